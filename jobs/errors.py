@@ -1,0 +1,62 @@
+"""The one hierarchy of errors that people see. Each says what happened, why, and what to do next."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Exit(IntEnum):
+    """Exit codes of the command line."""
+
+    OK = 0
+    JOB_FAILED = 1
+    USAGE = 2
+    ROW_ERRORS = 3
+    UNREACHABLE = 4
+    WAIT_TIMEOUT = 124
+    INTERRUPTED = 130
+
+
+class JobsError(Exception):
+    """An error with a next step.
+
+    Attributes:
+        hint: what to do next, one sentence, or "" if the message says it.
+        exit_code: what the command line returns.
+    """
+
+    exit_code = Exit.JOB_FAILED
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class UsageError(JobsError):
+    """The request cannot be carried out as written: bad option, bad spec, unknown job."""
+
+    exit_code = Exit.USAGE
+
+
+class InvalidInput(UsageError):
+    """The dataset is missing, unreadable, empty or has no prompt."""
+
+
+class InvalidModel(UsageError):
+    """The model directory is missing, incomplete or of an unsupported kind."""
+
+
+class Conflict(UsageError):
+    """The job id is taken by a job with another spec, or the job has already ended."""
+
+
+class StoreError(JobsError):
+    """The object store cannot be reached, refuses the credentials, or misbehaves."""
+
+    exit_code = Exit.UNREACHABLE
+
+
+class ClusterError(JobsError):
+    """The Ray cluster cannot be started, reached, or refuses the token."""
+
+    exit_code = Exit.UNREACHABLE

@@ -1,0 +1,43 @@
+"""Codes of error rows and of failed jobs. Stable: users match on them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class RowError(StrEnum):
+    """Why one row has no result (`error_code`)."""
+
+    EMPTY_PROMPT = "EMPTY_PROMPT"
+    INVALID_MESSAGES = "INVALID_MESSAGES"
+    INVALID_TEXT = "INVALID_TEXT"
+    INVALID_SAMPLING = "INVALID_SAMPLING"
+    TEMPLATE_ERROR = "TEMPLATE_ERROR"
+    ROW_TOO_LARGE = "ROW_TOO_LARGE"
+    CONTEXT_LENGTH_EXCEEDED = "CONTEXT_LENGTH_EXCEEDED"
+    ENGINE_ERROR = "ENGINE_ERROR"
+    ENGINE_CRASH = "ENGINE_CRASH"
+    TIMEOUT = "TIMEOUT"
+
+
+class JobError(StrEnum):
+    """Why a job FAILED (`code` of the terminal record)."""
+
+    INVALID_INPUT = "INVALID_INPUT"
+    INPUT_CHANGED = "INPUT_CHANGED"
+    INVALID_MODEL = "INVALID_MODEL"
+    MODEL_CHANGED = "MODEL_CHANGED"
+    ENGINE_START_FAILED = "ENGINE_START_FAILED"
+    ENGINE_DIED = "ENGINE_DIED"
+
+
+class State(StrEnum):
+    """State of a job, derived from the ledger."""
+
+    QUEUED = "QUEUED"
+    PLANNING = "PLANNING"
+    RUNNING = "RUNNING"
+    INTERRUPTED = "INTERRUPTED"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"

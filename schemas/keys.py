@@ -1,0 +1,35 @@
+"""Object keys of a job directory. Keys are relative to the job's root, with `/` between parts."""
+
+from __future__ import annotations
+
+SPEC = "_job/spec.json"
+PLAN = "_job/plan.json"
+PROGRESS = "_job/progress.json"
+TERMINAL = "_job/terminal.json"
+SUCCESS = "_SUCCESS"
+STAGED = "_job/staged/"
+ATTEMPTS = "_job/attempts/"
+RESULTS = "results/"
+
+
+def staged(shard: int) -> str:
+    """The tokenised rows of a shard."""
+    return f"{STAGED}part-{shard:05d}.parquet"
+
+
+def result(shard: int) -> str:
+    """The result object of a shard: its existence is the commit."""
+    return f"{RESULTS}part-{shard:05d}.parquet"
+
+
+def attempt(shard: int, attempt_id: str) -> str:
+    """The record of one attempt."""
+    return f"{ATTEMPTS}{shard:05d}/{attempt_id}.json"
+
+
+def shard_of(key: str) -> int | None:
+    """The shard number in a `part-NNNNN.parquet` key, or None for any other name."""
+    name = key.rsplit("/", 1)[-1]
+    if name.startswith("part-") and name.endswith(".parquet") and name[5:-8].isdigit():
+        return int(name[5:-8])
+    return None

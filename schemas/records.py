@@ -1,0 +1,150 @@
+"""Documents of the job directory besides the spec: plan, attempts, terminal record, manifest, progress."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from schemas import FORMAT_VERSION
+from schemas.base import Document
+
+
+class InputFile(Document):
+    """One input file, pinned: a changed file cannot slip into a resumed job."""
+
+    uri: str
+    size_bytes: int = Field(ge=0)
+    identity: str = Field(description="`sha256:…` of a local file's bytes, `etag:…` of an S3 object.")
+    num_rows: int = Field(ge=0)
+
+
+class ShardPlan(Document):
+    """What shard `index` must contain."""
+
+    index: int = Field(ge=0)
+    num_rows: int = Field(ge=1)
+    num_invalid_rows: int = Field(ge=0, description="Rows that staging has already turned into error rows.")
+    num_input_tokens: int = Field(ge=0)
+    num_expected_tokens: int = Field(ge=0, description="Input tokens plus the output tokens budgeted for.")
+    row_ids_sha256: str = Field(description="SHA-256 of the sorted row ids as little-endian int64.")
+
+
+class Plan(Document):
+    """The deterministic split of the rows into shards. Depends on dataset and spec only."""
+
+    format_version: int = FORMAT_VERSION
+    spec_sha256: str
+    files: tuple[InputFile, ...]
+    shards: tuple[ShardPlan, ...]
+    num_rows: int = Field(ge=0)
+    num_invalid_rows: int = Field(ge=0)
+    num_input_tokens: int = Field(ge=0)
+    max_input_tokens: int = Field(ge=0, description="Longest valid prompt.")
+    max_model_len: int = Field(ge=1, description="Sequence length that rows were validated against.")
+
+
+class Attempt(Document):
+    """One try of one shard by one replica, written before the work starts."""
+
+    attempt_id: str
+    shard: int = Field(ge=0)
+    driver: str = Field(description="Ray submission id of the driver.")
+    replica: str
+    node: str
+    pid: int
+    started_at: str = Field(description="UTC, ISO 8601. For people; no decision depends on it.")
+
+
+class ShardCommit(Document):
+    """A committed shard as the manifest lists it."""
+
+    index: int = Field(ge=0)
+    key: str
+    num_rows: int = Field(ge=1)
+    num_error_rows: int = Field(ge=0)
+    num_input_tokens: int = Field(ge=0)
+    num_generated_tokens: int = Field(ge=0)
+    size_bytes: int = Field(ge=1)
+    sha256: str
+    attempt_id: str
+
+
+class Manifest(Document):
+    """All of a job's results. `_SUCCESS` holds exactly this document."""
+
+    format_version: int = FORMAT_VERSION
+    job_id: str
+    plan_sha256: str
+    shards: tuple[ShardCommit, ...]
+    num_rows: int = Field(ge=0)
+    num_error_rows: int = Field(ge=0)
+    num_input_tokens: int = Field(ge=0)
+    num_generated_tokens: int = Field(ge=0)
+
+
+class Succeeded(Document):
+    """Every row has its result."""
+
+    state: Literal["SUCCEEDED"] = "SUCCEEDED"
+    format_version: int = FORMAT_VERSION
+    manifest: Manifest
+
+
+class Failed(Document):
+    """A permanent fault: running it again without a change would fail again."""
+
+    state: Literal["FAILED"] = "FAILED"
+    format_version: int = FORMAT_VERSION
+    code: str
+    reason: str = Field(description="What happened and what to do, for people. Never quotes a prompt.")
+
+
+class Cancelled(Document):
+    """Ended by a person."""
+
+    state: Literal["CANCELLED"] = "CANCELLED"
+    format_version: int = FORMAT_VERSION
+    by: str
+
+
+Terminal = Annotated[Succeeded | Failed | Cancelled, Field(discriminator="state")]
+"""The one write-once document that ends a job."""
+
+
+class ReplicaProgress(Document):
+    """One replica as its driver last saw it."""
+
+    replica: str
+    state: Literal["waiting", "loading", "ready", "lost"]
+    node: str = ""
+    pid: int = 0
+    since_s: float = Field(0.0, description="Seconds in this state.")
+    shards: tuple[int, ...] = ()
+    rows_in_flight: int = 0
+    rows_done: int = 0
+    restarts: int = 0
+    note: str = ""
+
+
+class Progress(Document):
+    """What the driver says about itself every few seconds. Advisory: never a basis for a decision."""
+
+    driver: str
+    updated_at: str = Field(description="UTC, ISO 8601.")
+    started_at: str
+    phase: Literal["starting", "staging", "running", "finishing", "ended"]
+    rows_total: int | None = None
+    rows_staged: int = 0
+    rows_ok: int = Field(0, description="Committed plus in-flight rows that ended well.")
+    rows_error: int = 0
+    shards_total: int | None = None
+    shards_committed: int = 0
+    input_tokens: int = 0
+    generated_tokens: int = 0
+    input_tokens_per_s: float = 0.0
+    generated_tokens_per_s: float = 0.0
+    cached_tokens: int = Field(0, description="Input tokens found in a prefix cache.")
+    eta_s: float | None = None
+    replicas: tuple[ReplicaProgress, ...] = ()
+    message: str = ""

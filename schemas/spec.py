@@ -1,0 +1,136 @@
+"""The spec: what the user asked for, frozen at submit."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from schemas import FORMAT_VERSION
+from schemas.base import Document
+from schemas.sampling import Sampling
+
+JOB_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,98}[a-z0-9]|[a-z0-9]")
+"""Safe as a path segment, an S3 key part and a Ray submission id."""
+
+RESERVED_COLUMNS = frozenset(
+    "row_id custom_id generated_text finish_reason num_input_tokens num_generated_tokens outputs logprobs "
+    "generated_tokens tool_calls parsed status error_code error_message attempts".split()
+)
+"""Names of output columns, which `keep` must not collide with."""
+
+
+class InputSpec(Document):
+    """Where the rows are and which columns make a prompt."""
+
+    uri: str = Field(min_length=1, description="Absolute path, directory, glob or s3:// URI of Parquet or JSONL files.")
+    messages_column: str | None = Field(None, description="Column of chat messages. Default: `messages` if present.")
+    prompt_column: str | None = Field(None, description="Column of prompt text. Default: `prompt` if present.")
+    template: str | None = Field(None, description="Jinja template over the row's columns that gives the prompt text.")
+    system: str | None = Field(None, description="System message put before every row's messages.")
+    chat: bool = Field(True, description="Wrap prompts in the model's chat format; false for base models.")
+    keep: tuple[str, ...] = Field((), description="Input columns carried to the results.")
+    max_row_bytes: int = Field(4 * 2**20, ge=1, description="A row whose prompt is larger becomes an error row.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        given = [n for n in ("messages_column", "prompt_column", "template") if getattr(self, n) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} exclude each other: a row has one prompt")
+        if self.system is not None and not self.chat:
+            raise ValueError("a system message needs the chat format; drop --system or --no-chat")
+        if clash := sorted(RESERVED_COLUMNS.intersection(self.keep) - {"custom_id"}):
+            raise ValueError(f"cannot keep column {clash[0]!r}: the results have a column of that name")
+        if len(set(self.keep)) != len(self.keep):
+            raise ValueError("a column is kept twice")
+        return self
+
+
+class ModelSpec(Document):
+    """Which model, proved by fingerprint to be the same on every attempt."""
+
+    path: str = Field(min_length=1, description="Model directory as the cluster's nodes see it.")
+    fingerprint: str | None = Field(None, description="Hash of config, tokenizer and weights, pinned at submit.")
+
+
+class FakeSpec(Document):
+    """Behaviour of the `fake` engine: deterministic text from the token ids, no model."""
+
+    token_s: float = Field(0.0, ge=0.0, description="Seconds per generated token.")
+    start_s: float = Field(0.0, ge=0.0, description="Seconds that a replica takes to start.")
+    fail_marker: str | None = Field(None, description="A prompt that contains this text fails with ENGINE_ERROR.")
+    crash_marker: str | None = Field(None, description="A prompt that contains this text kills the process.")
+
+
+class EngineSpec(Document):
+    """The engine and its limits. A limit left out is chosen for the hardware and recorded."""
+
+    name: Literal["vllm", "fake"] = "vllm"
+    device: Literal["auto", "gpu", "cpu"] = Field("auto", description="auto: GPUs if the cluster has any.")
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    load_format: Literal["auto", "safetensors", "dummy"] = Field("auto", description="dummy: random weights.")
+    max_model_len: int | None = Field(None, ge=2, description="Longest sequence, prompt and output, in tokens.")
+    max_num_seqs: int | None = Field(None, ge=1, le=8192, description="Sequences decoded at once by a replica.")
+    max_num_batched_tokens: int | None = Field(None, ge=1, description="Tokens per engine step.")
+    gpu_memory_utilization: float = Field(0.90, gt=0.0, le=1.0, description="Share of GPU memory for the engine.")
+    tensor_parallel_size: int = Field(1, ge=1, le=64, description="GPUs that share one model copy.")
+    enforce_eager: bool = Field(False, description="No torch.compile and no CUDA graphs: starts faster, runs slower.")
+    fake: FakeSpec = FakeSpec()
+
+
+class ReplicaRange(Document):
+    """How many replicas the job uses: it starts with what comes up and uses what joins."""
+
+    min: int = Field(1, ge=1, le=10_000)
+    max: int = Field(1, ge=1, le=10_000)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min > self.max:
+            raise ValueError(f"replicas {self.min}..{self.max}: the first number is larger than the second")
+        return self
+
+    @classmethod
+    def parse(cls, text: str) -> ReplicaRange:
+        """`8` or `2..16`.
+
+        Raises:
+            ValueError: neither of the two forms, or out of range.
+        """
+        match = re.fullmatch(r"\s*(\d+)\s*(?:\.\.\s*(\d+)\s*)?", text)
+        if match is None:
+            raise ValueError(f"{text!r} is not a number of replicas; write 8 or 2..16")
+        low = int(match[1])
+        return cls(min=low, max=int(match[2]) if match[2] else low)
+
+
+class ShardBudget(Document):
+    """Size of a shard: the unit of work and of commit. Independent of the cluster's size."""
+
+    max_tokens: int = Field(2_000_000, ge=1, description="Input plus expected output tokens of one shard.")
+    max_rows: int = Field(16_384, ge=1, description="Most rows in one shard.")
+
+
+class JobSpec(Document):
+    """One dataset and everything that decides what its rows become."""
+
+    format_version: int = FORMAT_VERSION
+    name: str = Field(min_length=1, max_length=200, description="Shown in lists and in the Ray dashboard.")
+    input: InputSpec
+    model: ModelSpec
+    engine: EngineSpec = EngineSpec()
+    sampling: Sampling = Sampling()
+    replicas: ReplicaRange = ReplicaRange()
+    shards: ShardBudget = ShardBudget()
+    output_tokens: bool = Field(False, description="Add the column `generated_tokens` to the results.")
+    keep_staged: bool = Field(False, description="Keep the staged shards after success.")
+    max_error_rate: float = Field(0.05, ge=0.0, le=1.0, description="Share of error rows above which exit code is 3.")
+    max_shard_strikes: int = Field(4, ge=1, description="Engine deaths on one shard after which the job fails.")
+
+    @field_validator("format_version")
+    @classmethod
+    def _known_version(cls, version: int) -> int:
+        if version > FORMAT_VERSION:
+            raise ValueError(f"format_version {version} is newer than this program's {FORMAT_VERSION}; upgrade it")
+        return version

@@ -1,0 +1,1 @@
+"""What runs on the cluster: driver, staging, replicas, engines."""
