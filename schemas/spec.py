@@ -15,8 +15,11 @@ JOB_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,98}[a-z0-9]|[a-z0-9]")
 """Safe as a path segment, an S3 key part and a Ray submission id."""
 
 RESERVED_COLUMNS = frozenset(
-    "row_id custom_id generated_text finish_reason num_input_tokens num_generated_tokens outputs logprobs "
-    "generated_tokens tool_calls parsed status error_code error_message attempts".split()
+    {
+        *("row_id", "custom_id", "generated_text", "finish_reason", "num_input_tokens", "num_generated_tokens"),
+        *("outputs", "logprobs", "generated_tokens", "tool_calls", "parsed"),
+        *("status", "error_code", "error_message", "attempts"),
+    }
 )
 """Names of output columns, which `keep` must not collide with."""
 
@@ -106,9 +109,15 @@ class ReplicaRange(Document):
 
 
 class ShardBudget(Document):
-    """Size of a shard: the unit of work and of commit. Independent of the cluster's size."""
+    """Size of a shard: the unit of work and of commit. Independent of the cluster's size.
 
-    max_tokens: int = Field(2_000_000, ge=1, description="Input plus expected output tokens of one shard.")
+    A shard holds the job's tokens over `target_count`, but no less than `min_tokens` (a commit costs
+    a request) and no more than `max_tokens` (what a dying replica can lose).
+    """
+
+    target_count: int = Field(64, ge=1, description="Shards that a small job is cut into, so that replicas share it.")
+    min_tokens: int = Field(16_384, ge=1, description="Least input plus expected output tokens of one shard.")
+    max_tokens: int = Field(2_000_000, ge=1, description="Most input plus expected output tokens of one shard.")
     max_rows: int = Field(16_384, ge=1, description="Most rows in one shard.")
 
 

@@ -1,0 +1,308 @@
+"""The ledger: what the object store says about one job.
+
+Every write that a decision rests on goes through `ObjectStore.put_new`, so that any number of
+writers agree on one outcome. There is no lock, no lease and no clock here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+from typing import TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from jobs.errors import Conflict, StoreError, UsageError
+from jobs.store.base import ObjectInfo, ObjectStore
+from schemas import FORMAT_VERSION, keys
+from schemas.base import Document
+from schemas.records import (
+    Attempt,
+    Cancelled,
+    Failed,
+    Manifest,
+    Plan,
+    Progress,
+    ShardCommit,
+    Succeeded,
+    Terminal,
+)
+from schemas.spec import JOB_ID, JobSpec
+
+_TERMINAL: TypeAdapter[Succeeded | Failed | Cancelled] = TypeAdapter(Terminal)
+_D = TypeVar("_D", bound=Document)
+
+
+class Commit(Enum):
+    """Outcome of a commit: both are success for the job, only one of them is our bytes."""
+
+    OURS = "ours"
+    ANOTHERS = "another's"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardStats:
+    """What a result object's metadata tells without reading it."""
+
+    num_rows: int
+    num_error_rows: int
+    num_input_tokens: int
+    num_generated_tokens: int
+    sha256: str
+
+    @classmethod
+    def of(cls, data: bytes, *, rows: int, errors: int, input_tokens: int, generated_tokens: int) -> ShardStats:
+        """Statistics of encoded result bytes."""
+        return cls(
+            num_rows=rows,
+            num_error_rows=errors,
+            num_input_tokens=input_tokens,
+            num_generated_tokens=generated_tokens,
+            sha256=hashlib.sha256(data).hexdigest(),
+        )
+
+    def to_metadata(self, attempt_id: str) -> dict[str, str]:
+        """Object metadata: lower-case keys and ASCII values, as S3 wants them."""
+        return {
+            "attempt-id": attempt_id,
+            "format-version": str(FORMAT_VERSION),
+            "rows": str(self.num_rows),
+            "error-rows": str(self.num_error_rows),
+            "input-tokens": str(self.num_input_tokens),
+            "generated-tokens": str(self.num_generated_tokens),
+            "sha256": self.sha256,
+        }
+
+
+class Ledger:
+    """One job directory.
+
+    Args:
+        store: the root that holds job directories.
+        job_id: name of the job directory.
+
+    Every method may raise `StoreError`.
+    """
+
+    def __init__(self, store: ObjectStore, job_id: str) -> None:
+        if not JOB_ID.fullmatch(job_id):
+            raise UsageError(
+                f"{job_id!r} is not a job id.",
+                "Use at most 100 lower-case letters, digits, '.', '_' and '-', with a letter or digit at both ends.",
+            )
+        self.store = store
+        self.job_id = job_id
+
+    @property
+    def uri(self) -> str:
+        """Where the job directory is."""
+        return f"{self.store.uri}/{self.job_id}"
+
+    # -- spec -----------------------------------------------------------------------------------
+
+    def create(self, spec: JobSpec, *, writer: str) -> bool:
+        """Write the spec once.
+
+        Returns:
+            True if this call created the job, False if the same job was there already.
+
+        Raises:
+            Conflict: the id is taken by a job with another spec.
+        """
+        if self.store.put_new(self._key(keys.SPEC), spec.to_json(), writer=writer):
+            return True
+        if self.spec().to_json() == spec.to_json():
+            return False
+        raise Conflict(
+            f"Job {self.job_id} exists with a different spec.",
+            f"Give another --id, or see what it is with: jobs status {self.job_id}",
+        )
+
+    def spec(self) -> JobSpec:
+        """The frozen spec.
+
+        Raises:
+            UsageError: no such job.
+        """
+        spec = self._read(keys.SPEC, JobSpec)
+        if spec is None:
+            raise UsageError(f"No job {self.job_id} under {self.store.uri}.", "List the jobs with: jobs list")
+        return spec
+
+    # -- plan and staged shards -----------------------------------------------------------------
+
+    def plan(self) -> Plan | None:
+        """The plan, or None before planning."""
+        return self._read(keys.PLAN, Plan)
+
+    def create_plan(self, plan: Plan, *, writer: str) -> Plan:
+        """Write the plan once; returns the plan that stands, which may be another driver's."""
+        if self.store.put_new(self._key(keys.PLAN), plan.to_json(), writer=writer):
+            return plan
+        standing = self.plan()
+        if standing is None:
+            raise StoreError(f"{self.uri}/{keys.PLAN} exists and cannot be read.", "Check the store's permissions.")
+        return standing
+
+    def staged_shards(self) -> set[int]:
+        """Shards whose staged rows are written."""
+        return self._shards_below(keys.STAGED)
+
+    def stage(self, shard: int, data: bytes, *, writer: str) -> bool:
+        """Write a shard's staged rows once; False if they were there."""
+        return self.store.put_new(self._key(keys.staged(shard)), data, writer=writer)
+
+    def read_staged(self, shard: int) -> bytes:
+        """A shard's staged rows as Parquet bytes.
+
+        Raises:
+            StoreError: they are not there.
+        """
+        data = self.store.get(self._key(keys.staged(shard)))
+        if data is None:
+            raise StoreError(f"{self.uri}/{keys.staged(shard)} is missing.", "Run: jobs resume " + self.job_id)
+        return data
+
+    def delete_staged(self, shards: Iterable[int]) -> None:
+        """Drop staged shards; only after success."""
+        for shard in shards:
+            self.store.delete(self._key(keys.staged(shard)))
+
+    # -- attempts and commits -------------------------------------------------------------------
+
+    def record_attempt(self, attempt: Attempt) -> None:
+        """Say who is about to work on a shard. Written before the work starts."""
+        key = self._key(keys.attempt(attempt.shard, attempt.attempt_id))
+        self.store.put_new(key, attempt.to_json(), writer=attempt.attempt_id)
+
+    def attempts(self) -> Iterator[Attempt]:
+        """All recorded attempts, by shard."""
+        for info in self.store.list(self._key(keys.ATTEMPTS)):
+            if (data := self.store.get(info.key)) is not None:
+                yield Attempt.from_json(data)
+
+    def commit(self, shard: int, data: bytes, stats: ShardStats, *, attempt_id: str) -> Commit:
+        """THE COMMIT: create the shard's result object, once, whoever comes first."""
+        key = self._key(keys.result(shard))
+        ours = self.store.put_new(key, data, writer=attempt_id, metadata=stats.to_metadata(attempt_id))
+        return Commit.OURS if ours else Commit.ANOTHERS
+
+    def committed(self) -> set[int]:
+        """Shards that have their result object."""
+        return self._shards_below(keys.RESULTS)
+
+    def read_result(self, shard: int) -> bytes | None:
+        """A committed shard as Parquet bytes, or None."""
+        return self.store.get(self._key(keys.result(shard)))
+
+    def shard_commit(self, shard: int) -> ShardCommit:
+        """The commit record of a committed shard.
+
+        Raises:
+            StoreError: not committed, or its metadata is not ours.
+        """
+        key = keys.result(shard)
+        info = self.store.head(self._key(key))
+        try:
+            if info is None:
+                raise KeyError("object")
+            return ShardCommit(
+                index=shard,
+                key=key,
+                num_rows=int(info.metadata["rows"]),
+                num_error_rows=int(info.metadata["error-rows"]),
+                num_input_tokens=int(info.metadata["input-tokens"]),
+                num_generated_tokens=int(info.metadata["generated-tokens"]),
+                size_bytes=info.size_bytes,
+                sha256=info.metadata["sha256"],
+                attempt_id=info.metadata["attempt-id"],
+            )
+        except (KeyError, ValueError) as error:
+            raise StoreError(
+                f"{self.uri}/{key} has no readable commit record ({error}).",
+                "It was not written by this system; move it away and run: jobs resume " + self.job_id,
+            ) from error
+
+    # -- end ------------------------------------------------------------------------------------
+
+    def terminal(self) -> Succeeded | Failed | Cancelled | None:
+        """The record that ended the job, or None."""
+        data = self.store.get(self._key(keys.TERMINAL))
+        try:
+            return None if data is None else _TERMINAL.validate_json(data)
+        except ValidationError as error:
+            raise _unreadable(f"{self.uri}/{keys.TERMINAL}", error) from error
+
+    def end(self, record: Succeeded | Failed | Cancelled, *, writer: str) -> Succeeded | Failed | Cancelled:
+        """End the job once; returns the record that stands, which may be another's."""
+        if self.store.put_new(self._key(keys.TERMINAL), record.to_json(), writer=writer):
+            standing: Succeeded | Failed | Cancelled | None = record
+        else:
+            standing = self.terminal()
+        if standing is None:
+            raise StoreError(f"{self.uri}/{keys.TERMINAL} exists and cannot be read.", "Check the store's permissions.")
+        if isinstance(standing, Succeeded):
+            self.publish(standing.manifest, writer=writer)
+        return standing
+
+    def publish(self, manifest: Manifest, *, writer: str) -> None:
+        """Write `_SUCCESS` for other tools. Follows the terminal record; anyone may repeat it."""
+        self.store.put_new(self._key(keys.SUCCESS), manifest.to_json(), writer=writer)
+
+    # -- advisory -------------------------------------------------------------------------------
+
+    def progress(self) -> Progress | None:
+        """The driver's last words about itself; None if there are none that this version reads."""
+        data = self.store.get(self._key(keys.PROGRESS))
+        try:
+            return None if data is None else Progress.from_json(data)
+        except ValidationError:
+            return None
+
+    def write_progress(self, progress: Progress) -> None:
+        """Overwrite the advisory progress."""
+        self.store.put(self._key(keys.PROGRESS), progress.to_json())
+
+    def created_at(self) -> datetime | None:
+        """When the spec was written, by the store's clock."""
+        info = self.store.head(self._key(keys.SPEC))
+        return None if info is None else info.modified_at
+
+    def objects(self) -> Iterator[ObjectInfo]:
+        """Every object of the job directory."""
+        return self.store.list(f"{self.job_id}/")
+
+    # -- helpers --------------------------------------------------------------------------------
+
+    def _key(self, key: str) -> str:
+        return f"{self.job_id}/{key}"
+
+    def _shards_below(self, prefix: str) -> set[int]:
+        numbers = (keys.shard_of(info.key) for info in self.store.list(self._key(prefix)))
+        return {number for number in numbers if number is not None}
+
+    def _read(self, key: str, kind: type[_D]) -> _D | None:
+        data = self.store.get(self._key(key))
+        try:
+            return None if data is None else kind.from_json(data)
+        except ValidationError as error:
+            raise _unreadable(f"{self.uri}/{key}", error) from error
+
+
+def _unreadable(what: str, error: ValidationError) -> UsageError:
+    first = error.errors(include_input=False, include_url=False)[0]
+    where = ".".join(map(str, first["loc"]))
+    return UsageError(
+        f"{what} cannot be read by this version: {where}: {first['msg']}",
+        "Upgrade nightbatch, or use the version that wrote it.",
+    )
+
+
+def list_jobs(store: ObjectStore) -> Iterator[Ledger]:
+    """All job directories under a root, in name order."""
+    for name in store.list_folders():
+        if JOB_ID.fullmatch(name):
+            yield Ledger(store, name)
