@@ -1,0 +1,255 @@
+"""Submission of drivers through Ray's Job Submission API (an HTTP service of the cluster's dashboard)."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import logging
+import os
+import shlex
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from jobs import __version__
+from jobs.errors import ClusterError
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+ENDED = frozenset({"STOPPED", "SUCCEEDED", "FAILED"})
+"""Statuses that never change again; the others are PENDING and RUNNING."""
+
+_CONNECT_S, _READ_S = 5.0, 60.0
+_TOKEN_HINT = "Give its token file with --token-path FILE or JOBS_TOKEN_PATH; `ray get-auth-token` prints the token."  # noqa: S105
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Submission:
+    """One run of a driver as the cluster sees it.
+
+    Attributes:
+        status: PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED.
+        message: Ray's own words about the status.
+        started_at: seconds since the epoch, or None before the start.
+        ended_at: seconds since the epoch, or None before the end.
+    """
+
+    submission_id: str
+    status: str
+    message: str
+    started_at: float | None
+    ended_at: float | None
+    metadata: dict[str, str]
+
+
+def describe(*, name: str, job_id: str, dataset: str, model: str) -> dict[str, str]:
+    """The metadata of a submission. The dashboard's Name column shows `job_name`."""
+    return {
+        "job_name": name,
+        "job_id": job_id,
+        "dataset": dataset,
+        "model": model,
+        "user": getpass.getuser(),
+        "client_version": __version__,
+    }
+
+
+class Submitter:
+    """Starts, finds, follows and stops drivers on one cluster. Every method raises `ClusterError`
+    when the cluster cannot be reached or refuses the token. Waits are bounded, except `tail`.
+    """
+
+    def __init__(self, dashboard_url: str, token_path: Path | None = None) -> None:
+        """Connect and check that the cluster answers.
+
+        Args:
+            token_path: file with the cluster's token. None leaves it to Ray's own variables
+                (`RAY_AUTH_MODE`, `RAY_AUTH_TOKEN`, `RAY_AUTH_TOKEN_PATH`).
+        """
+        self.dashboard_url = dashboard_url.rstrip("/")
+        with self._errors(), _only(self.dashboard_url):
+            self._client = _client(self.dashboard_url, _headers(token_path))
+
+    def submit(self, job_uri: str, submission_id: str, metadata: dict[str, str], env: dict[str, str]) -> bool:
+        """Start a driver for the job directory `job_uri`.
+
+        Args:
+            metadata: see `describe`.
+            env: extra environment of driver and workers. Shown in the dashboard: never a credential.
+
+        Returns:
+            False if the cluster already has a submission of that id; nothing is started then.
+        """
+        with self._errors():
+            try:
+                self._client.submit_job(
+                    entrypoint=f"python -m workers.driver {shlex.quote(job_uri)}",
+                    submission_id=submission_id,
+                    metadata=metadata,
+                    runtime_env={"env_vars": env} if env else None,
+                )
+            except RuntimeError as error:
+                # Ray 2.60 answers 500 with this text; there is no code of its own for it.
+                if "already exists" in str(error):
+                    return False
+                raise
+        return True
+
+    def status(self, submission_id: str) -> str | None:
+        """The submission's status, or None if the cluster does not know it."""
+        with self._errors():
+            try:
+                return str(self._client.get_job_status(submission_id).value)
+            except RuntimeError as error:
+                if _is_unknown(error):
+                    return None
+                raise
+
+    def find(self, job_id: str) -> list[Submission]:
+        """All submissions of a job on this cluster, newest first."""
+        with self._errors():
+            found = [
+                Submission(
+                    submission_id=details.submission_id,
+                    status=str(details.status.value),
+                    message=details.message or "",
+                    started_at=_seconds(details.start_time),
+                    ended_at=_seconds(details.end_time),
+                    metadata=dict(details.metadata or {}),
+                )
+                for details in self._client.list_jobs()
+                if details.submission_id and (details.metadata or {}).get("job_id") == job_id
+            ]
+        return sorted(found, key=lambda each: each.started_at or 0.0, reverse=True)
+
+    def logs(self, submission_id: str) -> str:
+        """Everything that the driver has printed so far."""
+        with self._errors(submission_id):
+            return str(self._client.get_job_logs(submission_id))
+
+    def tail(self, submission_id: str) -> Iterator[str]:
+        """The driver's output from its beginning, in pieces as they come, until the driver ends."""
+        loop = asyncio.new_event_loop()
+        pieces = self._client.tail_job_logs(submission_id)
+        try:
+            while True:
+                try:
+                    with self._errors(submission_id):
+                        piece = loop.run_until_complete(anext(pieces))
+                except StopAsyncIteration:
+                    return
+                yield piece
+        finally:
+            loop.run_until_complete(pieces.aclose())
+            loop.close()
+
+    def stop(self, submission_id: str, wait_s: float = 30.0) -> None:
+        """Ask the driver to stop (SIGTERM, and SIGKILL some seconds later) and wait until it has ended.
+
+        Raises:
+            ClusterError: it has not ended after `wait_s` seconds.
+        """
+        with self._errors():
+            try:
+                self._client.stop_job(submission_id)
+            except RuntimeError as error:
+                if _is_unknown(error):
+                    return
+                raise
+        deadline = time.monotonic() + wait_s
+        while (status := self.status(submission_id)) is not None and status not in ENDED:
+            if time.monotonic() > deadline:
+                raise ClusterError(
+                    f"The driver {submission_id} is still {status} {wait_s:.0f} s after it was told to stop.",
+                    hint=f"See what it does: {self.dashboard_job_url(submission_id)}",
+                )
+            time.sleep(0.2)
+
+    def dashboard_job_url(self, submission_id: str) -> str:
+        """Page of the submission in the Ray dashboard."""
+        return f"{self.dashboard_url}/#/jobs/{submission_id}"
+
+    @contextmanager
+    def _errors(self, submission_id: str = "") -> Iterator[None]:
+        import aiohttp
+        import requests
+        from ray.exceptions import AuthenticationError
+
+        where = self.dashboard_url
+        try:
+            yield
+        except AuthenticationError as error:
+            raise ClusterError(f"The Ray cluster at {where} refuses the token.", hint=_TOKEN_HINT) from error
+        except aiohttp.WSServerHandshakeError as error:
+            if error.status in (401, 403):
+                raise ClusterError(f"The Ray cluster at {where} refuses the token.", hint=_TOKEN_HINT) from error
+            raise ClusterError(f"The Ray cluster at {where} has no log of {submission_id}.") from error
+        except (requests.HTTPError, requests.JSONDecodeError) as error:
+            raise ClusterError(
+                f"What answers at {where} is not a Ray dashboard.", hint="Check the address: --address http://HOST:8265"
+            ) from error
+        except (requests.RequestException, aiohttp.ClientError, ConnectionError, TimeoutError) as error:
+            raise ClusterError(
+                f"The Ray cluster at {where} cannot be reached.",
+                hint="Check that it runs and that this machine reaches it: `jobs doctor`.",
+            ) from error
+        except RuntimeError as error:
+            if submission_id and _is_unknown(error):
+                raise ClusterError(f"The Ray cluster at {where} does not know {submission_id}.") from error
+            raise ClusterError(f"The Ray cluster at {where} failed: {error}") from error
+
+
+def _client(dashboard_url: str, headers: dict[str, str]) -> JobSubmissionClient:
+    from ray.job_submission import JobSubmissionClient
+
+    # It reports the end of every followed log on stderr.
+    logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
+    local = urlsplit(dashboard_url).hostname in ("127.0.0.1", "localhost", "::1")
+
+    class BoundedClient(JobSubmissionClient):  # type: ignore[misc]
+        """Ray's client waits for ever, and sends loopback calls to a configured proxy."""
+
+        def _do_request(self, *args: Any, **kwargs: Any) -> Any:
+            if local:
+                kwargs["proxies"] = {"http": "", "https": ""}
+            return super()._do_request(*args, timeout=(_CONNECT_S, _READ_S), **kwargs)
+
+    return BoundedClient(dashboard_url, headers=headers)
+
+
+def _headers(token_path: Path | None) -> dict[str, str]:
+    if token_path is None:
+        return {}
+    try:
+        token = token_path.expanduser().read_text().strip()
+    except OSError as error:
+        raise ClusterError(f"Cannot read the token file {token_path}: {error.strerror}.", hint=_TOKEN_HINT) from error
+    return {"Authorization": f"Bearer {token}"}
+
+
+@contextmanager
+def _only(dashboard_url: str) -> Iterator[None]:
+    """Ray lets its own environment variables override the address that it is given; not so here."""
+    name = "RAY_API_SERVER_ADDRESS"
+    before = os.environ.get(name)
+    os.environ[name] = dashboard_url
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+def _is_unknown(error: RuntimeError) -> bool:
+    return "status code 404" in str(error)
+
+
+def _seconds(milliseconds: int | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1000
