@@ -1,0 +1,225 @@
+"""A downloaded InternLM2/2.5 directory becomes a snapshot: native, complete, hashed, free of remote code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+from tokenizers import Tokenizer
+
+from jobs.errors import InvalidModel, UsageError
+from jobs.models import internlm2
+from jobs.models.config import INTERNLM2, load_info, read_json
+from jobs.models.convert import convert_sentencepiece, parse_sentencepiece
+from jobs.models.parity import check_parity
+from jobs.models.snapshot import INDEX, SNAPSHOT, check_model, weight_files
+from schemas.base import Document
+
+_GENERATION = "generation_config.json"
+
+
+class SnapshotFile(Document):
+    """One file of a snapshot."""
+
+    name: str
+    size_bytes: int = Field(ge=0)
+    sha256: str
+
+
+class Snapshot(Document):
+    """`snapshot.json`: every other file of the directory."""
+
+    format_version: int = 1
+    model_type: str
+    files: tuple[SnapshotFile, ...]
+
+
+def prepare(
+    source: Path,
+    target: Path,
+    *,
+    chat: bool | None = None,
+    copy: bool = False,
+    report: Callable[[str], None] = lambda _: None,
+) -> Snapshot:
+    """Write a snapshot of `source` to `target`, which must not exist or be empty.
+
+    The tokenizer is converted from `tokenizer.model` and compared with SentencePiece first. Weights are
+    hard-linked where the file system allows it, unless `copy`; the rest is small.
+
+    Args:
+        chat: whether answers end at `<|im_end|>` too. None: as the source's generation config says, or
+            else by whether its tokenizer config has a chat template.
+        report: is told what happens, for progress on a terminal.
+
+    Raises:
+        InvalidModel: the source is incomplete, of another kind, or its tokenizer does not convert exactly.
+        UsageError: the target is in use.
+    """
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UsageError(f"{target} exists and is not empty.", "Give a new directory.")
+    _refuse_origin(source)
+    info = load_info(source)
+    if info.model_type != INTERNLM2:
+        raise InvalidModel(
+            f"Only InternLM2 models are prepared; this is a {info.model_type} model.",
+            "Submit with the directory as it is: a native config.json and tokenizer.json need no preparation.",
+        )
+    weights = weight_files(source)
+    tokenizer_path = source / "tokenizer.model"
+    if not tokenizer_path.is_file():
+        raise InvalidModel(f"{source} has no tokenizer.model.", "Finish the download.")
+    target.mkdir(parents=True, exist_ok=True)
+    report("converting the tokenizer and comparing it with SentencePiece")
+    write_tokenizer(target, tokenizer_path.read_bytes(), vocab_size=info.vocab_size)
+    if chat is None:
+        chat = len(load_info(source).eos_ids) > 1 or "chat_template" in _read_if_there(source / "tokenizer_config.json")
+    write_configs(target, read_json(source / "config.json"), chat=chat)
+    for file in [*weights, *([source / INDEX] if (source / INDEX).is_file() else [])]:
+        report(f"adding {file.name}")
+        _place(file, target / file.name, copy=copy)
+    for licence in sorted(source.glob("LICENSE*")):
+        _place(licence, target / licence.name, copy=True)
+    report("hashing")
+    snapshot = write_snapshot(target)
+    check_model(target)
+    return snapshot
+
+
+def write_tokenizer(
+    target: Path, model: bytes, *, vocab_size: int, stride: int = 1, num_mixtures: int = 20_000
+) -> None:
+    """Write `tokenizer.json` and `tokenizer_config.json`, compared with SentencePiece by `check_parity`.
+
+    Raises:
+        InvalidModel: it does not convert exactly, or has more pieces than the model has embeddings.
+    """
+    markers = internlm2.markers_of(parse_sentencepiece(model))
+    tokenizer = convert_sentencepiece(model, markers)
+    if tokenizer.get_vocab_size() > vocab_size:
+        raise InvalidModel(
+            f"tokenizer.model has {tokenizer.get_vocab_size()} pieces, but the model has {vocab_size} embeddings.",
+            "Use the tokenizer.model of the same model.",
+        )
+    check_parity(tokenizer, model, markers, stride=stride, num_mixtures=num_mixtures)
+    tokenizer.save(str(target / "tokenizer.json"), pretty=False)
+    write_json(
+        target / "tokenizer_config.json",
+        {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": internlm2.BOS,
+            "eos_token": "</s>",
+            "unk_token": "<unk>",
+            "pad_token": "</s>",
+            "clean_up_tokenization_spaces": False,
+            "chat_template": internlm2.CHAT_TEMPLATE,
+        },
+    )
+
+
+def write_configs(target: Path, config: Mapping[str, Any], *, chat: bool) -> None:
+    """Write `config.json` without remote code and `generation_config.json` with the tokens that end an answer.
+
+    `target` must hold the `tokenizer.json` already: it says which id `<|im_end|>` has.
+    """
+    native = {key: value for key, value in config.items() if key not in ("auto_map", "_name_or_path")}
+    write_json(target / "config.json", native)
+    eos = ["</s>", internlm2.IM_END] if chat else ["</s>"]
+    tokenizer = Tokenizer.from_file(str(target / "tokenizer.json"))
+    ids = {name: tokenizer.token_to_id(name) for name in (internlm2.BOS, *eos)}
+    if None in ids.values():
+        raise InvalidModel("The tokenizer has no chat markers, so this is no chat model.", "Prepare it with --base.")
+    write_json(
+        target / _GENERATION,
+        {
+            "bos_token_id": ids[internlm2.BOS],
+            "pad_token_id": ids["</s>"],
+            "eos_token_id": [ids[name] for name in eos],
+        },
+    )
+
+
+def write_snapshot(target: Path) -> Snapshot:
+    """Hash every file of the directory into `snapshot.json`."""
+    files = tuple(
+        SnapshotFile(name=path.name, size_bytes=path.stat().st_size, sha256=_sha256(path))
+        for path in sorted(target.iterdir())
+        if path.is_file() and path.name != SNAPSHOT
+    )
+    snapshot = Snapshot(model_type=load_info(target).model_type, files=files)
+    (target / SNAPSHOT).write_bytes(snapshot.to_json())
+    return snapshot
+
+
+def verify(model_dir: Path) -> Snapshot:
+    """Compare every file of a snapshot with its hash.
+
+    Raises:
+        InvalidModel: no snapshot, or a file that is missing, changed or not part of it.
+    """
+    path = model_dir / SNAPSHOT
+    if not path.is_file():
+        raise InvalidModel(f"{model_dir} has no {SNAPSHOT}.", "Run `jobs model prepare SRC DST` to make a snapshot.")
+    try:
+        snapshot = Snapshot.from_json(path.read_bytes())
+    except ValidationError as error:
+        raise InvalidModel(f"{path} is damaged or of a newer version.", "Prepare the model again.") from error
+    known = {file.name for file in snapshot.files}
+    wrong = [f"{file.name} ({problem})" for file in snapshot.files if (problem := _problem(model_dir, file))]
+    wrong += [
+        f"{one.name} (not part of the snapshot)" for one in model_dir.iterdir() if one.name not in {*known, SNAPSHOT}
+    ]
+    if wrong:
+        raise InvalidModel(f"{model_dir} differs from its snapshot: {', '.join(sorted(wrong))}.", "Prepare it again.")
+    return snapshot
+
+
+def _problem(model_dir: Path, file: SnapshotFile) -> str:
+    path = model_dir / file.name
+    if not path.is_file():
+        return "missing"
+    if path.stat().st_size != file.size_bytes:
+        return "another size"
+    return "" if _sha256(path) == file.sha256 else "another hash"
+
+
+def _refuse_origin(source: Path) -> None:
+    if not (source / "config.json").is_file() and (
+        any(source.glob("model_tp*_pp*.pt")) or (source / "model_config.pt").is_file()
+    ):
+        raise InvalidModel(
+            f"{source} is an InternEvo ('Origin') checkpoint, whose weights are pickle files.",
+            "Download the Hugging Face version of the model (safetensors).",
+        )
+
+
+def _place(source: Path, target: Path, *, copy: bool) -> None:
+    real = source.resolve()
+    if not copy:
+        try:
+            os.link(real, target)
+        except OSError:  # another file system, or one without hard links
+            pass
+        else:
+            return
+    shutil.copyfile(real, target)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_if_there(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.is_file() else {}
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON object as people read it, in one byte form."""
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")

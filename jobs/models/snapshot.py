@@ -1,0 +1,97 @@
+"""Model directories as jobs use them: judged before anything starts, and pinned by a fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from jobs.errors import InvalidModel
+from jobs.models.config import ModelInfo, load_info, read_json
+
+SNAPSHOT = "snapshot.json"
+INDEX = "model.safetensors.index.json"
+
+_PINNED_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+)
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_PREPARE = "Run `jobs model prepare SRC DST` and use DST."
+
+
+def check_model(model_dir: str | Path, *, weights: bool = True) -> ModelInfo:
+    """Whether the directory can be used as it is: configuration, native tokenizer, complete safetensors.
+
+    Reads no weights. `weights=False` is for engines that make up their own.
+
+    Raises:
+        InvalidModel: what is wrong and what to do about it.
+    """
+    path = Path(model_dir)
+    info = load_info(path)
+    if not (path / "tokenizer.json").is_file():
+        remote = (path / "tokenizer.model").is_file() or any(path.glob("tokenization_*.py"))
+        raise InvalidModel(
+            f"{path} has no tokenizer.json" + (", only a tokenizer that needs code of its own." if remote else "."),
+            _PREPARE if remote else "Use a model with a native tokenizer.json.",
+        )
+    if weights:
+        weight_files(path)
+    return info
+
+
+def weight_files(model_dir: Path) -> list[Path]:
+    """The safetensors files of a model, in name order.
+
+    Raises:
+        InvalidModel: none, some missing against the index, or weights in pickle files only.
+    """
+    index = model_dir / INDEX
+    if index.is_file():
+        shards = sorted(set(read_json(index).get("weight_map", {}).values()))
+        missing = [name for name in shards if not (model_dir / name).is_file()]
+        if missing or not shards:
+            raise InvalidModel(
+                f"{len(missing)} of {len(shards)} weight files of {model_dir} are missing, {missing[0]} first."
+                if missing
+                else f"{index} names no weight files.",
+                "Finish the download.",
+            )
+        return [model_dir / name for name in shards]
+    if found := sorted(model_dir.glob("*.safetensors")):
+        return found
+    if any(any(model_dir.glob(pattern)) for pattern in _PICKLES):
+        raise InvalidModel(
+            f"{model_dir} has its weights in pickle files, which can run code when they are loaded.",
+            "Download the safetensors version of the model; an InternEvo ('Origin') checkpoint has to be "
+            "converted to Hugging Face format first.",
+        )
+    raise InvalidModel(f"{model_dir} has no weights (*.safetensors).", "Finish the download.")
+
+
+def fingerprint(model_dir: str | Path, *, weights: bool = True) -> str:
+    """`sha256:…` over what decides the model's answers.
+
+    A prepared snapshot is pinned by `snapshot.json`, which holds the hash of every file. Of another directory
+    the small files are hashed, and the weight files stand in by name and size: reading 40 GB at
+    every submit is not worth what it would find.
+
+    Raises:
+        InvalidModel: see `check_model`.
+    """
+    path = Path(model_dir)
+    check_model(path, weights=weights)
+    digest = hashlib.sha256()
+    if (path / SNAPSHOT).is_file():
+        digest.update((path / SNAPSHOT).read_bytes())
+        return f"sha256:{digest.hexdigest()}"
+    for name in _PINNED_FILES:
+        if (path / name).is_file():
+            digest.update(f"{name} {hashlib.sha256((path / name).read_bytes()).hexdigest()}\n".encode())
+    sizes = {file.name: file.stat().st_size for file in weight_files(path)} if weights else {}
+    digest.update(json.dumps(sizes, sort_keys=True).encode())
+    return f"sha256:{digest.hexdigest()}"
