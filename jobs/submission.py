@@ -8,6 +8,7 @@ import logging
 import os
 import shlex
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -170,6 +171,22 @@ class Submitter:
                 )
             time.sleep(0.2)
 
+    def resources(self) -> dict[str, float]:
+        """Total resources of the nodes that are alive, by Ray's names: `CPU`, `GPU`, `memory`, …"""
+        with self._errors():
+            answer = self._client.get("/api/v0/nodes?limit=10000")
+            total: Counter[str] = Counter()
+            for node in answer["data"]["result"]["result"]:
+                if node["state"] == "ALIVE":
+                    total.update(node["resources_total"])
+        return dict(total)
+
+    @property
+    def ray_version(self) -> str:
+        """Version of Ray on the cluster."""
+        with self._errors():
+            return str(self._client.get("/api/version")["ray_version"])
+
     def dashboard_job_url(self, submission_id: str) -> str:
         """Page of the submission in the Ray dashboard."""
         return f"{self.dashboard_url}/#/jobs/{submission_id}"
@@ -218,6 +235,11 @@ def _client(dashboard_url: str, headers: dict[str, str]) -> JobSubmissionClient:
             if local:
                 kwargs["proxies"] = {"http": "", "https": ""}
             return super()._do_request(*args, timeout=(_CONNECT_S, _READ_S), **kwargs)
+
+        def get(self, endpoint: str) -> Any:
+            response = self._do_request("GET", endpoint)
+            response.raise_for_status()
+            return response.json()
 
     return BoundedClient(dashboard_url, headers=headers)
 

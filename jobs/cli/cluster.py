@@ -1,0 +1,61 @@
+"""`jobs cluster`: the embedded cluster on this machine."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import typer
+
+from jobs.cli.output import Output, with_output
+from jobs.cluster import Cluster, current, down, up
+
+app = typer.Typer(help="The embedded Ray cluster on this machine.", no_args_is_help=True)
+
+
+@app.command("up")
+@with_output
+def cluster_up(out: Output) -> None:
+    """Start the embedded cluster, or show the one that runs.
+
+    `jobs submit` does this by itself when no cluster is configured.
+    """
+    if current() is None:
+        out.note("Starting a Ray cluster on this machine…")
+    out.record(_described(up()))
+    out.hint("End it with `jobs cluster down`.")
+
+
+@app.command("down")
+@with_output
+def cluster_down(out: Output) -> None:
+    """End the embedded cluster and every process of it.
+
+    Jobs that run on it are interrupted; what they have committed stays, and `jobs resume` goes on from there.
+    """
+    ended = down()
+    if out.format == "json":
+        out.record({"ended": ended})
+    out.note("The embedded cluster has ended." if ended else "No embedded cluster was running.")
+
+
+@app.command("status")
+@with_output
+def cluster_status(out: Output) -> None:
+    """Show the embedded cluster. Exit code 4 if none runs."""
+    cluster = current()
+    if cluster is None:
+        out.note("No embedded cluster is running.")
+        out.hint("Start one with `jobs cluster up`.")
+        raise typer.Exit(4)
+    out.record(_described(cluster))
+
+
+def _described(cluster: Cluster) -> dict[str, object]:
+    return {
+        "dashboard": cluster.dashboard_url,
+        "address": cluster.address,
+        "token_file": str(cluster.token_path),
+        "pid": cluster.pid,
+        "started": datetime.fromtimestamp(cluster.started_at, UTC).isoformat(timespec="seconds"),
+        "logs": str(cluster.temp_dir / "ray" / "session_latest" / "logs"),
+    }

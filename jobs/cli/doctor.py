@@ -1,0 +1,35 @@
+"""`jobs doctor`: check everything that a job needs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from jobs.cli.output import Format, Output, with_output
+
+
+@with_output
+def run_doctor(
+    out: Output,
+    address: Annotated[str | None, typer.Option(help="Dashboard address of the cluster to check.")] = None,
+    token_path: Annotated[str | None, typer.Option(help="File with that cluster's token.")] = None,
+    root: Annotated[str | None, typer.Option(help="Where job directories live: s3://… or a directory.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model directory to check.")] = None,
+) -> None:
+    """Check versions, cluster, GPUs, object store, model and shell; say how to mend what is wrong.
+
+    Exit code 1 if a check fails; warnings do not count.
+    """
+    from jobs import doctor, settings
+
+    flags = {"address": address, "token_path": token_path, "root": root, "model": model}
+    findings = list(doctor.examine(settings.load(flags)))
+    out.table([asdict(finding) for finding in findings], ["check", "level", "detail"])
+    if out.format is not Format.JSON:
+        for finding in findings:
+            if finding.fix:
+                out.note(f"{finding.check}: {finding.fix}")
+    if any(finding.level == "fail" for finding in findings):
+        raise typer.Exit(1)

@@ -1,0 +1,27 @@
+"""`jobs shell-init`: make bare `jobs` reach this program."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from jobs.cli.output import Output
+from jobs.errors import UsageError
+
+
+def shell_init(shell: Annotated[str, typer.Argument(help="bash or zsh.")]) -> None:
+    """Print the shell function that lets you type `jobs submit …`.
+
+    `jobs` is a builtin of the shell, so it never reaches a program of that name. The function sends known
+    commands to this program and everything else to the builtin. Put this line into ~/.bashrc or ~/.zshrc:
+
+        eval "$(batchjobs shell-init bash)"
+    """
+    from jobs.cli import app
+    from jobs.shell import SHELLS, function
+
+    if shell not in SHELLS:
+        raise UsageError(f"There is no shell function for {shell!r}.", hint=f"Give one of: {', '.join(SHELLS)}.")
+    names = [each.name for each in app.registered_commands] + [each.name for each in app.registered_groups]
+    Output().text(function(name for name in names if name))
