@@ -1,0 +1,205 @@
+"""S3 and stores that speak its protocol, including conditional writes (`If-None-Match: *`)."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
+from tenacity import Retrying, retry_if_exception, stop_before_delay, wait_random_exponential
+
+from jobs.errors import StoreError
+from jobs.store.base import ObjectInfo
+from jobs.store.key import checked_key, checked_metadata, checked_prefix
+from jobs.store.s3_errors import code_of, explain, is_transient, status_of
+
+_T = TypeVar("_T")
+_CONNECT_TIMEOUT_S = 5.0
+_MAX_POOL_CONNECTIONS = 32
+_MISSING = frozenset({"NoSuchKey", "404", "NotFound"})
+
+
+class S3Client:
+    """A boto3 client that is made on first use, once per process, and retries in one place.
+
+    Credentials, region, endpoint (AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL) and addressing style come from
+    the usual AWS settings. Pickles without the connection; usable after a fork and from many threads.
+
+    Args:
+        patience_s: no try starts later than this many seconds after a call's first.
+        read_timeout_s: longest silence of the store within one try.
+    """
+
+    def __init__(self, *, patience_s: float = 60.0, read_timeout_s: float = 30.0) -> None:
+        self.patience_s = patience_s
+        self.read_timeout_s = read_timeout_s
+        self._lock = threading.Lock()
+        self._made: tuple[int, Any] | None = None
+
+    def __reduce__(self) -> tuple[Callable[..., S3Client], tuple[float, float]]:
+        return _remake, (self.patience_s, self.read_timeout_s)
+
+    def call(self, uri: str, request: Callable[[Any], _T]) -> _T:
+        """Run `request(client)`, again while that makes sense.
+
+        Raises:
+            StoreError: a failure that `uri` and a hint explain; `__cause__` is boto's own error.
+        """
+        tries = Retrying(
+            retry=retry_if_exception(is_transient),
+            stop=stop_before_delay(self.patience_s),
+            wait=wait_random_exponential(multiplier=0.2, max=10),
+            reraise=True,
+        )
+        try:
+            return tries(lambda: request(self._client()))
+        except (BotoCoreError, ClientError, ResponseParserError) as error:
+            raise explain(error, uri, self.endpoint) from error
+
+    @property
+    def endpoint(self) -> str:
+        """Where requests go, for messages."""
+        made = self._made
+        return str(made[1].meta.endpoint_url) if made else "S3"
+
+    def _client(self) -> Any:
+        made = self._made
+        if made is None or made[0] != os.getpid():
+            with self._lock:
+                made = self._made
+                if made is None or made[0] != os.getpid():
+                    made = self._made = (os.getpid(), self._connect())
+        return made[1]
+
+    def _connect(self) -> Any:
+        return boto3.session.Session().client(
+            "s3",
+            config=Config(
+                connect_timeout=_CONNECT_TIMEOUT_S,
+                read_timeout=self.read_timeout_s,
+                max_pool_connections=_MAX_POOL_CONNECTIONS,
+                retries={"mode": "standard", "total_max_attempts": 1},
+                # Newer default checksums break older S3-compatible stores; Content-MD5 works everywhere.
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+            ),
+        )
+
+
+def _remake(patience_s: float, read_timeout_s: float) -> S3Client:
+    return S3Client(patience_s=patience_s, read_timeout_s=read_timeout_s)
+
+
+class S3Store:
+    """Objects under one prefix of a bucket. See `jobs.store.base.ObjectStore` for the promises.
+
+    Conditional writes: https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html.
+    Every write is one PutObject, so nothing half-uploaded can be left behind.
+    """
+
+    def __init__(self, bucket: str, prefix: str, *, patience_s: float = 60.0, read_timeout_s: float = 30.0) -> None:
+        self._bucket = bucket
+        self._root = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+        self.uri = f"s3://{bucket}/{self._root}".rstrip("/")
+        self._s3 = S3Client(patience_s=patience_s, read_timeout_s=read_timeout_s)
+
+    def put_new(self, key: str, data: bytes, *, writer: str, metadata: Mapping[str, str] | None = None) -> bool:
+        where = self._where(key)
+        described = checked_metadata(writer, metadata)
+        body = {"Body": data, "ContentMD5": _content_md5(data), "Metadata": described}
+
+        def attempt(client: Any) -> bool | None:
+            try:
+                client.put_object(**where, **body, IfNoneMatch="*")
+                return True
+            except ClientError as error:
+                if status_of(error) != 412:
+                    raise
+            # The key is taken: by a try of ours whose answer was lost, in this process or an earlier one, or not.
+            standing = self._head(client, key)
+            return None if standing is None else standing.metadata.get("writer") == writer
+
+        for _ in range(8):
+            if (ours := self._call(key, attempt)) is not None:
+                return ours
+        raise StoreError(f"{self.uri}/{key} is said to exist and not to exist.", "Check that nothing deletes it.")
+
+    def put(self, key: str, data: bytes) -> None:
+        where = self._where(key)
+        self._call(key, lambda client: client.put_object(**where, Body=data, ContentMD5=_content_md5(data)))
+
+    def get(self, key: str) -> bytes | None:
+        where = self._where(key)
+
+        def attempt(client: Any) -> bytes | None:
+            try:
+                data: bytes = client.get_object(**where)["Body"].read()
+                return data
+            except ClientError as error:
+                if code_of(error) in _MISSING:
+                    return None
+                raise
+
+        return self._call(key, attempt)
+
+    def head(self, key: str) -> ObjectInfo | None:
+        checked_key(key)
+        return self._call(key, lambda client: self._head(client, key))
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        checked_prefix(prefix)
+        for page in self._pages(prefix, ""):
+            for item in page.get("Contents", ()):
+                key = item["Key"].removeprefix(self._root)
+                if key and not key.endswith("/"):
+                    yield ObjectInfo(key=key, size_bytes=item["Size"], modified_at=item["LastModified"])
+
+    def list_folders(self, prefix: str = "") -> Iterator[str]:
+        checked_prefix(prefix, folder=True)
+        for page in self._pages(prefix, "/"):
+            for item in page.get("CommonPrefixes", ()):
+                yield item["Prefix"].removeprefix(self._root + prefix).removesuffix("/")
+
+    def delete(self, key: str) -> None:
+        where = self._where(key)
+        self._call(key, lambda client: client.delete_object(**where))
+
+    def _where(self, key: str) -> dict[str, str]:
+        return {"Bucket": self._bucket, "Key": self._root + checked_key(key)}
+
+    def _call(self, key: str, request: Callable[[Any], _T]) -> _T:
+        return self._s3.call(f"{self.uri}/{key}".rstrip("/"), request)
+
+    def _head(self, client: Any, key: str) -> ObjectInfo | None:
+        try:
+            answer = client.head_object(**self._where(key))
+        except ClientError as error:
+            if code_of(error) in _MISSING:
+                return None
+            raise
+        return ObjectInfo(
+            key=key,
+            size_bytes=answer["ContentLength"],
+            modified_at=answer["LastModified"],
+            metadata=answer["Metadata"],
+        )
+
+    def _pages(self, prefix: str, delimiter: str) -> Iterator[Any]:
+        request = {"Bucket": self._bucket, "Prefix": self._root + prefix, "Delimiter": delimiter}
+        while True:
+            page = self._call(prefix, lambda client: client.list_objects_v2(**request))
+            yield page
+            if not page.get("IsTruncated"):
+                return
+            request["ContinuationToken"] = page["NextContinuationToken"]
+
+
+def _content_md5(data: bytes) -> str:
+    return base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()

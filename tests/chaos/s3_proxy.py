@@ -1,0 +1,194 @@
+"""A proxy before an S3 server, on real sockets: atomic conditional writes, and faults by script or by seed.
+
+The server behind checks `If-None-Match` and writes in two steps, so two racing writers may both win there;
+here conditional PUTs pass one at a time, as on the real S3.
+"""
+
+from __future__ import annotations
+
+import http.client
+import random
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+_UPSTREAM_TIMEOUT_S = 30.0
+_HOP_HEADERS = {"connection", "expect", "keep-alive", "transfer-encoding"}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a fault may depend on."""
+
+    method: str
+    path: str
+    conditional: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """One thing that goes wrong.
+
+    Attributes:
+        status: HTTP status of the false answer; 0 cuts the connection instead.
+        code: S3 error code of the false answer.
+        applied: the server carries the request out before its answer is lost.
+        delay_s: wait this long first; with `status` None nothing else goes wrong.
+    """
+
+    status: int | None = 0
+    code: str = "InternalError"
+    applied: bool = False
+    delay_s: float = 0.0
+
+
+RESET = Fault()
+RESET_APPLIED = Fault(applied=True)
+ERROR = Fault(status=500)
+ERROR_APPLIED = Fault(status=500, applied=True)
+SLOW_DOWN = Fault(status=503, code="SlowDown")
+CONFLICT = Fault(status=409, code="ConditionalRequestConflict")
+WRITE_FAULTS = (RESET, RESET_APPLIED, ERROR, ERROR_APPLIED, SLOW_DOWN, CONFLICT)
+Faults = Callable[[Request], Fault | None]
+
+
+def no_faults(_: Request) -> Fault | None:
+    """Pass everything."""
+    return None
+
+
+def script(*faults: Fault | None, method: str = "PUT") -> Faults:
+    """The n-th request of this method meets the n-th fault; later ones pass."""
+    left = list(faults)
+    lock = threading.Lock()
+
+    def next_fault(request: Request) -> Fault | None:
+        with lock:
+            return left.pop(0) if request.method == method and left else None
+
+    return next_fault
+
+
+def always(fault: Fault, method: str | None = None) -> Faults:
+    """Every request (of this method) meets the fault."""
+    return lambda request: fault if method in (None, request.method) else None
+
+
+def seeded(seed: int, rate: float, faults: Iterable[Fault] = WRITE_FAULTS) -> Faults:
+    """Each request meets a random fault with probability `rate`; 409 only where S3 gives it."""
+    choices = list(faults)
+    chance = random.Random(seed)
+    lock = threading.Lock()
+
+    def next_fault(request: Request) -> Fault | None:
+        with lock:
+            fault = chance.choice(choices) if chance.random() < rate else None
+        return None if fault == CONFLICT and not request.conditional else fault
+
+    return next_fault
+
+
+class Proxy:
+    """Listens on a free port while the context is open.
+
+    Attributes:
+        endpoint: http:// address for clients.
+        faults: decides what happens to each request; may be replaced at any time.
+        requests: every request seen, in order of arrival.
+
+    Args:
+        drop_conditions: behave like a server that has never heard of `If-None-Match`.
+    """
+
+    def __init__(self, upstream: str, faults: Faults = no_faults, *, drop_conditions: bool = False) -> None:
+        self.faults = faults
+        self.requests: list[Request] = []
+        self._conditional = threading.Lock()
+        address = urlsplit(upstream)
+        proxy = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            timeout = _UPSTREAM_TIMEOUT_S
+
+            def handle_any(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                request = Request(self.command, self.path, self.headers.get("If-None-Match") == "*")
+                proxy.requests.append(request)
+                fault = proxy.faults(request)
+                if fault is not None:
+                    time.sleep(fault.delay_s)
+                if fault is None or fault.status is None or fault.applied:
+                    answer, payload = self.forward(request, body)
+                    if fault is None or fault.status is None:
+                        self.answer(answer.status, answer.getheaders(), payload)
+                        return
+                if fault.status == 0:
+                    self.cut()
+                    return
+                text = f"<?xml version='1.0'?><Error><Code>{fault.code}</Code><Message>injected</Message></Error>"
+                self.answer(fault.status, [("Content-Type", "application/xml")], text.encode())
+
+            do_GET = do_PUT = do_HEAD = do_DELETE = do_POST = handle_any  # noqa: N815
+
+            def forward(self, request: Request, body: bytes) -> tuple[http.client.HTTPResponse, bytes]:
+                dropped = _HOP_HEADERS | ({"if-none-match"} if drop_conditions else set())
+                headers = {name: value for name, value in self.headers.items() if name.lower() not in dropped}
+                connection = http.client.HTTPConnection(address.hostname, address.port, timeout=_UPSTREAM_TIMEOUT_S)
+                try:
+                    if request.conditional:
+                        with proxy._conditional:
+                            connection.request(self.command, self.path, body, headers)
+                            answer = connection.getresponse()
+                            return answer, answer.read()
+                    connection.request(self.command, self.path, body, headers)
+                    answer = connection.getresponse()
+                    return answer, answer.read()
+                finally:
+                    connection.close()
+
+            def answer(self, status: int, headers: list[tuple[str, str]], payload: bytes) -> None:
+                self.send_response_only(status)
+                names = {name.lower() for name, _ in headers}
+                for name, value in headers:
+                    if name.lower() not in _HOP_HEADERS:
+                        self.send_header(name, value)
+                if "content-length" not in names:
+                    self.send_header("Content-Length", str(len(payload)))
+                self.end_headers()
+                if self.command != "HEAD":
+                    self.wfile.write(payload)
+
+            def cut(self) -> None:
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                self.close_connection = True
+                self.connection.close()
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+            request_queue_size = 128
+
+            def handle_error(self, *_: Any) -> None:
+                """A client that has gone away is what this proxy is for."""
+
+        self._server = Server(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+        self.endpoint = f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(10)

@@ -1,0 +1,202 @@
+"""The S3 store against a server process, through a proxy that loses answers, stalls and says no."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from jobs.errors import Exit, StoreError
+from jobs.store.probe import check_write_once
+from jobs.store.s3 import S3Store
+from tests.chaos.s3_proxy import (
+    CONFLICT,
+    ERROR,
+    ERROR_APPLIED,
+    RESET,
+    RESET_APPLIED,
+    SLOW_DOWN,
+    WRITE_FAULTS,
+    Fault,
+    Proxy,
+    always,
+    no_faults,
+    script,
+    seeded,
+)
+from tests.s3 import SECRET_KEY, S3Server, running, use
+
+
+@pytest.fixture
+def store(s3_bucket: str, s3_proxy: Proxy) -> S3Store:
+    return S3Store(s3_bucket, "jobs", patience_s=20, read_timeout_s=2)
+
+
+def raw(server: S3Server, bucket: str) -> dict[str, bytes]:
+    client = server.client()
+    listed = client.list_objects_v2(Bucket=bucket).get("Contents", [])
+    return {item["Key"]: client.get_object(Bucket=bucket, Key=item["Key"])["Body"].read() for item in listed}
+
+
+@pytest.mark.parametrize("fault", [*WRITE_FAULTS, Fault(applied=True, delay_s=3.0)], ids=repr)
+def test_a_lost_answer_to_our_own_write_is_still_our_write(
+    store: S3Store, s3_proxy: Proxy, s3_server: S3Server, s3_bucket: str, fault: Fault
+) -> None:
+    s3_proxy.faults = script(fault)
+    assert store.put_new("x", b"ours", writer="w1") is True
+    assert raw(s3_server, s3_bucket) == {"jobs/x": b"ours"}
+    assert [r.method for r in s3_proxy.requests].count("PUT") == 2
+
+
+@pytest.mark.parametrize("fault", WRITE_FAULTS, ids=repr)
+def test_trouble_before_anothers_write_does_not_make_it_ours(store: S3Store, s3_proxy: Proxy, fault: Fault) -> None:
+    assert store.put_new("x", b"theirs", writer="w1")
+    s3_proxy.faults = script(fault, fault)
+    assert store.put_new("x", b"ours", writer="w2") is False
+    assert store.get("x") == b"theirs"
+
+
+def test_a_restarted_writer_recognises_its_write(store: S3Store) -> None:
+    assert store.put_new("x", b"ours", writer="w1")
+    assert pickle.loads(pickle.dumps(store)).put_new("x", b"ours", writer="w1") is True
+
+
+def test_lost_answers_to_the_comparison_are_retried_too(store: S3Store, s3_proxy: Proxy) -> None:
+    assert store.put_new("x", b"theirs", writer="w1")
+    s3_proxy.faults = script(RESET, ERROR, SLOW_DOWN, method="HEAD")
+    assert store.put_new("x", b"ours", writer="w2") is False
+
+
+def test_every_condition_goes_out_with_every_try(store: S3Store, s3_proxy: Proxy) -> None:
+    s3_proxy.faults = script(RESET, ERROR, CONFLICT, SLOW_DOWN)
+    assert store.put_new("x", b"ours", writer="w1")
+    puts = [request for request in s3_proxy.requests if request.method == "PUT"]
+    assert len(puts) == 5
+    assert all(request.conditional for request in puts)
+
+
+def test_racing_writers_under_faults_have_one_winner_each(store: S3Store, s3_proxy: Proxy) -> None:
+    s3_proxy.faults = seeded(7, 0.3)
+    for round_ in range(8):
+        gate = threading.Barrier(8)
+
+        def write(i: int, key: str = f"r{round_}", gate: threading.Barrier = gate) -> bool:
+            gate.wait(10)
+            return store.put_new(key, b"%d" % i, writer=f"w{i}")
+
+        with ThreadPoolExecutor(8) as pool:
+            won = list(pool.map(write, range(8)))
+        assert won.count(True) == 1
+        assert store.get(f"r{round_}") == b"%d" % won.index(True)
+
+
+@pytest.mark.parametrize("fault", [RESET, ERROR, SLOW_DOWN, ERROR_APPLIED, RESET_APPLIED, Fault(delay_s=5)], ids=repr)
+def test_an_outage_ends_in_an_error_in_bounded_time(s3_bucket: str, s3_proxy: Proxy, fault: Fault) -> None:
+    store = S3Store(s3_bucket, "", patience_s=2, read_timeout_s=1)
+    s3_proxy.faults = always(fault)
+    started = time.monotonic()
+    with pytest.raises(StoreError, match="Cannot use s3://") as caught:
+        store.put_new("x", b"ours", writer="w1")
+    assert time.monotonic() - started < 6
+    assert caught.value.exit_code == Exit.UNREACHABLE
+    assert caught.value.hint
+    s3_proxy.faults = no_faults
+    assert store.put_new("x", b"ours", writer="w1") is True
+
+
+def test_reads_and_listings_survive_faults(store: S3Store, s3_proxy: Proxy) -> None:
+    for i in range(5):
+        store.put_new(f"k{i}", b"%d" % i, writer="w")
+    s3_proxy.faults = seeded(3, 0.4)
+    for _ in range(5):
+        assert [info.key for info in store.list()] == [f"k{i}" for i in range(5)]
+        assert [store.get(f"k{i}") for i in range(5)] == [b"%d" % i for i in range(5)]
+        assert store.get("none") is None
+
+
+def test_the_probe_refuses_a_server_that_ignores_the_condition(
+    s3_server: S3Server, s3_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Proxy(s3_server.endpoint, drop_conditions=True) as proxy:
+        use(monkeypatch, proxy.endpoint)
+        with pytest.raises(StoreError, match="If-None-Match"):
+            check_write_once(S3Store(s3_bucket, ""))
+    assert raw(s3_server, s3_bucket) == {}
+
+
+def test_a_forked_child_gets_a_client_of_its_own(store: S3Store) -> None:
+    store.put("x", b"1")
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if store.get("x") == b"1" else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert store.get("x") == b"1"
+
+
+def test_no_such_bucket(s3_bucket: str) -> None:
+    with pytest.raises(StoreError, match="no such bucket") as caught:
+        check_write_once(S3Store(f"{s3_bucket}-not", ""))
+    assert caught.value.hint
+
+
+def test_nobody_listens(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        use(monkeypatch, f"http://127.0.0.1:{free.getsockname()[1]}")
+    started = time.monotonic()
+    with pytest.raises(StoreError, match="does not answer"):
+        check_write_once(S3Store(s3_bucket, "", patience_s=1))
+    assert time.monotonic() - started < 5
+
+
+def test_no_credentials(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    with pytest.raises(StoreError, match="no complete AWS credentials"):
+        check_write_once(S3Store(s3_bucket, ""))
+
+
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[S3Server]:
+    """A server that checks credentials once a bucket is there."""
+    with running({"INITIAL_NO_AUTH_ACTION_COUNT": "1"}) as server:
+        server.client().create_bucket(Bucket="guarded")
+        yield server
+
+
+def test_an_unknown_access_key(guarded: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, guarded.endpoint)
+    with pytest.raises(StoreError, match="does not know the access key") as caught:
+        check_write_once(S3Store("guarded", ""))
+    told = f"{caught.value} {caught.value.hint}"
+    assert SECRET_KEY not in told
+    assert "AKIA" not in told
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "sentence"),
+    [
+        (403, "AccessDenied", "denies access"),
+        (403, "SignatureDoesNotMatch", "refuses the secret key"),
+        (400, "ExpiredToken", "has expired"),
+        (400, "AuthorizationHeaderMalformed", "another region"),
+        (501, "NotImplemented", "lacks conditional writes"),
+        (418, "Teapot", "answers Teapot"),
+    ],
+)
+def test_refusals_are_told_at_once(s3_proxy: Proxy, store: S3Store, status: int, code: str, sentence: str) -> None:
+    s3_proxy.faults = always(Fault(status=status, code=code))
+    started = time.monotonic()
+    with pytest.raises(StoreError, match=sentence) as caught:
+        store.put_new("x", b"", writer="w")
+    assert time.monotonic() - started < 2
+    assert caught.value.hint
+    if status == 403:
+        with pytest.raises(StoreError, match="denies access"):
+            store.head("x")
