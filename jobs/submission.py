@@ -47,6 +47,11 @@ class Submission:
     ended_at: float | None
     metadata: dict[str, str]
 
+    @property
+    def active(self) -> bool:
+        """Whether the driver runs or is about to."""
+        return self.status not in ENDED
+
 
 def describe(*, name: str, job_id: str, dataset: str, model: str) -> dict[str, str]:
     """The metadata of a submission. The dashboard's Name column shows `job_name`."""

@@ -1,0 +1,100 @@
+"""From what a person typed to a `JobSpec`: a spec file, flags on top of it, defaults below."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import tomllib
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from jobs.encoding import BYTES_MODEL
+from jobs.errors import InvalidModel, UsageError
+from schemas.spec import JobSpec, ReplicaRange
+
+
+def read_spec_file(path: Path) -> dict[str, Any]:
+    """The nested values of a TOML spec file; tables and keys are those of `JobSpec`.
+
+    Raises:
+        UsageError: missing, unreadable or not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"Cannot read the spec file {path}: {error}.", "It is a TOML file; see the README.") from error
+
+
+def build_spec(dataset: str | None, flags: Mapping[str, Any], file_values: Mapping[str, Any] | None = None) -> JobSpec:
+    """One validated spec.
+
+    Args:
+        dataset: path or URI of the input; overrides the spec file's `input.uri`.
+        flags: values by dotted field name (`sampling.max_tokens`); None means not given.
+        file_values: what `read_spec_file` returned.
+
+    Raises:
+        UsageError: no dataset or no model.
+        pydantic.ValidationError: a value is unknown or out of range.
+    """
+    values: dict[str, Any] = {key: value for key, value in (file_values or {}).items()}
+    for name, value in {"input.uri": dataset, **flags}.items():
+        if value is not None:
+            _set(values, name, value)
+    uri = values.get("input", {}).get("uri")
+    if not uri:
+        raise UsageError(
+            "No dataset is given.", "Name a Parquet file, directory, glob or s3:// URI: jobs submit data.parquet"
+        )
+    values["input"]["uri"] = absolute_uri(uri)
+    values.setdefault("name", dataset_stem(uri))
+    if isinstance(values.get("replicas"), str | int):
+        values["replicas"] = ReplicaRange.parse(str(values["replicas"]))
+    _resolve_model(values)
+    return JobSpec.model_validate(values)
+
+
+def absolute_uri(uri: str) -> str:
+    """The same place, named so that it means the same on every machine of the cluster."""
+    return uri if "://" in uri else str(Path(uri).expanduser().absolute())
+
+
+def dataset_stem(uri: str) -> str:
+    """`reviews` for `/data/reviews.parquet`, `s3://bucket/reviews/` or `reviews/*.parquet`."""
+    parts = [part for part in PurePosixPath(uri.partition("://")[2] or uri).parts if part != "/" and "*" not in part]
+    stem = PurePosixPath(parts[-1]).stem if parts else ""
+    return stem or "job"
+
+
+def new_job_id(name: str) -> str:
+    """`<name>-<utc time>-<4 hex>`: sorts by time within a name, and two submits never collide by accident."""
+    slug = re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("._-")[:60] or "job"
+    return f"{slug}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def _set(values: dict[str, Any], dotted: str, value: Any) -> None:
+    *tables, key = dotted.split(".")
+    for table in tables:
+        nested = values.get(table, {})
+        if not isinstance(nested, Mapping):
+            raise UsageError(f"{table!r} in the spec file is not a table.", f"Write [{table}] and its keys below.")
+        values[table] = values = dict(nested)
+    values[key] = value
+
+
+def _resolve_model(values: dict[str, Any]) -> None:
+    """An absolute model path; the `fake` engine runs without a model."""
+    model = values.get("model")
+    path = model if isinstance(model, str) else (model or {}).get("path")
+    if not path:
+        if values.get("engine", {}).get("name") != "fake":
+            raise InvalidModel(
+                "No model is given.",
+                "Give its directory with --model DIR, set it once with JOBS_MODEL or in jobs.toml, "
+                "or try the pipeline without a model: --engine fake",
+            )
+        path = BYTES_MODEL
+    rest = {} if model is None or isinstance(model, str) else dict(model)
+    values["model"] = {**rest, "path": path if path == BYTES_MODEL else str(Path(path).expanduser().absolute())}

@@ -1,0 +1,248 @@
+"""The driver: the one process that runs a job on the cluster. `python -m workers.driver <job uri>`.
+
+It may die at any time: another one, here or elsewhere, goes on from the ledger.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+from uuid import uuid4
+
+import ray
+
+from jobs.encoding import BYTES_MODEL
+from jobs.errors import Exit, InvalidModel, JobsError
+from jobs.ledger import Ledger, ShardStats
+from jobs.models.snapshot import fingerprint
+from jobs.store import open_store
+from schemas.codes import JobError
+from schemas.records import Cancelled, Failed, Manifest, Plan, ShardCommit, Succeeded
+from schemas.spec import JobSpec
+from workers.dispatch import Dispatcher
+from workers.faults import JobFailure
+from workers.pool import Pool
+from workers.progress import Reporter
+from workers.replica import ShardDone
+from workers.resources import resolve_resources
+from workers.staging import stage
+
+log = logging.getLogger(__name__)
+
+TICK_S = 2.0
+"""Seconds between looks at the terminal record, and between writes of the progress."""
+
+HEADS_AT_ONCE = 16
+
+TerminalRecord = Succeeded | Failed | Cancelled
+_T = TypeVar("_T")
+
+
+class Driver:
+    """Runs one job until it has a terminal record.
+
+    Args:
+        driver_id: Ray's submission id; names this driver in records.
+    """
+
+    def __init__(self, ledger: Ledger, driver_id: str) -> None:
+        self._ledger = ledger
+        self._spec: JobSpec = ledger.spec()
+        self._writer = f"{driver_id}/{uuid4().hex}"
+        self._pool = Pool(ledger, self._spec, driver_id, resolve_resources(self._spec), self._on_commit)
+        self._reporter = Reporter(ledger, driver_id, self._pool)
+        self._plan: Plan | None = None
+
+    async def run(self) -> TerminalRecord:
+        """Work until the job is done, fails, or somebody else ends it.
+
+        Raises:
+            StoreError: the store stays away. The job is interrupted and can be resumed.
+        """
+        working, watching = asyncio.create_task(self._work()), asyncio.create_task(self._watch())
+        try:
+            finished, _ = await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+            record = finished.pop().result()
+        except JobFailure as failure:
+            log.error("%s: %s", failure.code, failure)
+            record = await self._end(Failed(code=failure.code, reason=str(failure)))
+        finally:
+            await _cancel(working, watching)
+            await self._pool.kill()
+        self._reporter.phase = "ended"
+        await self._reporter.tick()
+        return record
+
+    async def _work(self) -> TerminalRecord:
+        """Stage and dispatch until every shard is committed, then finish."""
+        await asyncio.to_thread(self._check_model)
+        loop = asyncio.get_running_loop()
+        staged: asyncio.Queue[Plan | int] = asyncio.Queue()
+
+        def report(event: Plan | int) -> None:
+            loop.call_soon_threadsafe(staged.put_nowait, event)
+
+        self._reporter.phase = "staging"
+        staging = _in_thread(lambda: stage(self._ledger, self._spec, self._writer, report))
+        dispatching, running = asyncio.create_task(self._dispatch(staged)), asyncio.create_task(self._pool.run())
+        pending: set[asyncio.Future[None]] = {staging, dispatching, running}
+        try:
+            while not running.done():
+                finished, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                for future in finished:
+                    future.result()
+        finally:
+            await _cancel(dispatching, running)
+        self._reporter.phase = "finishing"
+        return await self._finish()
+
+    async def _dispatch(self, staged: asyncio.Queue[Plan | int]) -> None:
+        """Hand what staging reports to the pool: the plan first, then shard after shard."""
+        dispatcher: Dispatcher | None = None
+        while True:
+            event = await staged.get()
+            if isinstance(event, Plan):
+                self._plan = event
+                self._reporter.plan(event)
+                dispatcher = Dispatcher(event.shards)
+                for commit in await asyncio.to_thread(self._commits):
+                    dispatcher.commit(commit.index)
+                    self._count(commit)
+                self._reporter.phase = "running"
+                await self._pool.open(dispatcher)
+            else:
+                assert dispatcher is not None, "the plan comes first"
+                dispatcher.stage([event])
+                self._reporter.staged(event)
+                await self._pool.wake()
+
+    async def _watch(self) -> TerminalRecord:
+        """Write the progress; return when somebody else has ended the job."""
+        while True:
+            await self._reporter.tick()
+            if (record := await asyncio.to_thread(self._ledger.terminal)) is not None:
+                log.info("the job has ended: %s", record.state)
+                return record
+            await asyncio.sleep(TICK_S)
+
+    async def _finish(self) -> TerminalRecord:
+        """Every shard is committed: manifest, terminal record, `_SUCCESS`."""
+        assert self._plan is not None
+        commits = await asyncio.to_thread(self._commits)
+        manifest = Manifest(
+            job_id=self._ledger.job_id,
+            plan_sha256=self._plan.digest(),
+            shards=tuple(commits),
+            num_rows=sum(c.num_rows for c in commits),
+            num_error_rows=sum(c.num_error_rows for c in commits),
+            num_input_tokens=sum(c.num_input_tokens for c in commits),
+            num_generated_tokens=sum(c.num_generated_tokens for c in commits),
+        )
+        if [c.num_rows for c in commits] != [s.num_rows for s in self._plan.shards]:
+            raise RuntimeError("the committed shards do not have the rows of the plan")
+        record = await self._end(Succeeded(manifest=manifest))
+        if isinstance(record, Succeeded) and not self._spec.keep_staged:
+            await asyncio.to_thread(self._ledger.delete_staged, range(len(commits)))
+        return record
+
+    async def _end(self, record: TerminalRecord) -> TerminalRecord:
+        return await asyncio.to_thread(self._ledger.end, record, writer=self._writer)
+
+    def _check_model(self) -> None:
+        """The model is usable here and the one that was submitted.
+
+        Raises:
+            JobFailure: it is not.
+        """
+        model = self._spec.model
+        if model.path == BYTES_MODEL:
+            return
+        try:
+            found = fingerprint(model.path, weights=self._needs_weights)
+        except InvalidModel as error:
+            raise JobFailure(JobError.INVALID_MODEL, f"{error} {error.hint}") from error
+        if model.fingerprint is not None and model.fingerprint != found:
+            raise JobFailure(
+                JobError.MODEL_CHANGED,
+                f"The model in {model.path} is not the one this job was submitted with. Submit a new job for it.",
+            )
+
+    @property
+    def _needs_weights(self) -> bool:
+        return self._spec.engine.name == "vllm" and self._spec.engine.load_format != "dummy"
+
+    def _commits(self) -> list[ShardCommit]:
+        """The commit records of all committed shards, by shard number."""
+        with ThreadPoolExecutor(HEADS_AT_ONCE) as threads:
+            return list(threads.map(self._ledger.shard_commit, sorted(self._ledger.committed())))
+
+    def _on_commit(self, done: ShardDone) -> None:
+        self._count(done.stats)
+
+    def _count(self, shard: ShardCommit | ShardStats) -> None:
+        self._reporter.committed(
+            rows=shard.num_rows,
+            errors=shard.num_error_rows,
+            input_tokens=shard.num_input_tokens,
+            generated_tokens=shard.num_generated_tokens,
+        )
+
+
+async def _cancel(*tasks: asyncio.Task[_T]) -> None:
+    """Cancel and wait until they are gone; their errors have been seen or do not matter any more."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _in_thread(work: Callable[[], None]) -> asyncio.Future[None]:
+    """Run in a daemon thread: unlike `to_thread`, it does not keep a driver alive whose job has been ended."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[None] = loop.create_future()
+
+    def settle(error: BaseException | None) -> None:
+        if not future.done():
+            future.set_result(None) if error is None else future.set_exception(error)
+
+    def run() -> None:
+        error: BaseException | None = None
+        try:
+            work()
+        except BaseException as raised:  # noqa: BLE001 - it is raised again where the future is awaited
+            error = raised
+        loop.call_soon_threadsafe(settle, error)
+
+    threading.Thread(target=run, name="staging", daemon=True).start()
+    return future
+
+
+def main(job_uri: str) -> int:
+    """Run the job; returns the exit code that Ray sees."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    driver_id = os.environ.get("RAY_JOB_SUBMISSION_ID") or f"driver-{uuid4().hex[:8]}"
+    root_uri, _, job_id = job_uri.rstrip("/").rpartition("/")
+    try:
+        ledger = Ledger(open_store(root_uri), job_id)
+        if (record := ledger.terminal()) is None:
+            ray.init(namespace=f"{job_id}/{driver_id}", logging_level=logging.WARNING)
+            record = asyncio.run(Driver(ledger, driver_id).run())
+        elif isinstance(record, Succeeded):
+            ledger.publish(record.manifest, writer=driver_id)
+    except JobsError as error:
+        log.error("%s %s", error, error.hint)
+        return error.exit_code
+    print(f"{job_id}: {record.state}" + (f": {record.code}: {record.reason}" if isinstance(record, Failed) else ""))
+    return Exit.JOB_FAILED if isinstance(record, Failed) else Exit.OK
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1])
+    sys.stdout.flush()
+    # Ray Data's threads and a cancelled staging must not hold up the end of a finished job.
+    os._exit(code)

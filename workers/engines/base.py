@@ -1,0 +1,87 @@
+"""What the system asks of an engine: token ids in, tokens out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from schemas.codes import RowError
+from schemas.sampling import Sampling
+
+
+class EngineDead(Exception):
+    """The engine has died and takes every row in flight with it; only a new process helps."""
+
+
+class RowFailed(Exception):
+    """One row cannot be answered; the engine goes on.
+
+    Args:
+        code: the row's `error_code`.
+        message: why, without a word of the prompt.
+    """
+
+    def __init__(self, code: RowError, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Completion:
+    """One generated sequence.
+
+    Attributes:
+        text: the text, or None where the caller is to decode `token_ids`.
+        logprobs: per token (token id, logprob, likeliest alternatives as (token id, logprob)).
+    """
+
+    token_ids: Sequence[int]
+    finish_reason: str
+    text: str | None = None
+    cumulative_logprob: float | None = None
+    logprobs: Sequence[tuple[int, float, Sequence[tuple[int, float]]]] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Output:
+    """Everything one row came to. `num_cached_tokens` counts input tokens found in the prefix cache."""
+
+    completions: Sequence[Completion]
+    num_cached_tokens: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineInfo:
+    """What an engine resolved its limits to; logged and kept in the attempt's statistics.
+
+    Attributes:
+        max_num_seqs: sequences it decodes at once: what the feed keeps full.
+        details: further resolved values by name.
+    """
+
+    max_num_seqs: int
+    max_model_len: int
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+class Engine(Protocol):
+    """One model copy. Methods are called from one event loop."""
+
+    async def start(self) -> EngineInfo:
+        """Load the model. May take minutes.
+
+        Raises:
+            Exception: it cannot start; the message says why.
+        """
+
+    async def generate(self, request_id: str, token_ids: Sequence[int], sampling: Sampling) -> Output:
+        """Answer one row. `request_id` is unique within the engine's life.
+
+        Raises:
+            RowFailed: this row cannot be answered.
+            EngineDead: no row can be answered any more.
+        """
+
+    async def stop(self) -> None:
+        """Free the device and end every process of the engine."""

@@ -1,0 +1,145 @@
+"""The `vllm` engine: one AsyncLLM, fed with token ids, asked for final outputs only."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from jobs.encoding import Encoder
+from schemas.codes import RowError
+from schemas.sampling import Sampling
+from schemas.spec import EngineSpec
+from workers.engines.base import Completion, EngineDead, EngineInfo, Output, RowFailed
+
+GPU_MAX_NUM_SEQS, GPU_MAX_BATCHED_TOKENS = 512, 8192
+CPU_MAX_NUM_SEQS, CPU_MAX_BATCHED_TOKENS = 64, 2048
+"""Set by hand because AsyncLLM falls back to 128 sequences and 2048 tokens in silence."""
+
+CPU_KV_CACHE_GIB = 1
+"""vLLM's CPU backend takes half of the machine's memory for its KV cache unless told otherwise."""
+
+
+class VllmEngine:
+    """One model copy on this process's GPUs (those Ray gave to the actor) or on the CPU."""
+
+    def __init__(self, spec: EngineSpec, model_path: str, encoder: Encoder, *, on_gpu: bool) -> None:
+        self._spec = spec
+        self._model_path = model_path
+        self._encoder = encoder
+        self._on_gpu = on_gpu
+        self._llm: Any = None
+
+    async def start(self) -> EngineInfo:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        if not self._on_gpu:
+            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(CPU_KV_CACHE_GIB))
+            os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+        from vllm.v1.metrics.ray_wrappers import RayPrometheusStatLogger
+
+        args = AsyncEngineArgs(**self._arguments())
+        self._llm = AsyncLLM.from_engine_args(args, stat_loggers=[RayPrometheusStatLogger])
+        config = self._llm.vllm_config
+        return EngineInfo(
+            max_num_seqs=config.scheduler_config.max_num_seqs,
+            max_model_len=config.model_config.max_model_len,
+            details={
+                "max_num_batched_tokens": config.scheduler_config.max_num_batched_tokens,
+                "tensor_parallel_size": config.parallel_config.tensor_parallel_size,
+                "dtype": str(config.model_config.dtype),
+                "num_gpu_blocks": config.cache_config.num_gpu_blocks,
+                "block_size": config.cache_config.block_size,
+            },
+        )
+
+    async def generate(self, request_id: str, token_ids: Sequence[int], sampling: Sampling) -> Output:
+        from vllm import TokensPrompt
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        params = self._sampling_params(sampling)
+        final = None
+        try:
+            async for output in self._llm.generate(TokensPrompt(prompt_token_ids=token_ids), params, request_id):
+                final = output
+        except EngineDeadError as error:
+            raise EngineDead(str(error)) from error
+        except (ValueError, RuntimeError) as error:
+            if self._llm.errored:
+                raise EngineDead(str(error)) from error
+            # The message of a refused request can quote its values: report the kind alone.
+            raise RowFailed(RowError.ENGINE_ERROR, f"the engine refused the row ({type(error).__name__})") from error
+        if final is None:
+            raise RowFailed(RowError.ENGINE_ERROR, "the engine gave no output")
+        completions = sorted(final.outputs, key=lambda completion: completion.index)
+        return Output(
+            completions=[self._completion(c, decoded=bool(sampling.stop)) for c in completions],
+            num_cached_tokens=final.num_cached_tokens or 0,
+        )
+
+    async def stop(self) -> None:
+        if self._llm is not None:
+            await asyncio.to_thread(self._llm.shutdown)
+
+    def _arguments(self) -> dict[str, Any]:
+        spec, on_gpu = self._spec, self._on_gpu
+        max_num_seqs = spec.max_num_seqs or (GPU_MAX_NUM_SEQS if on_gpu else CPU_MAX_NUM_SEQS)
+        batched = spec.max_num_batched_tokens or (GPU_MAX_BATCHED_TOKENS if on_gpu else CPU_MAX_BATCHED_TOKENS)
+        return {
+            "model": self._model_path,
+            "trust_remote_code": False,
+            "load_format": "safetensors" if spec.load_format == "auto" else spec.load_format,
+            "dtype": spec.dtype,
+            "max_model_len": spec.max_model_len or self._encoder.max_model_len,
+            "max_num_seqs": max_num_seqs,
+            "max_num_batched_tokens": max(batched, max_num_seqs),
+            "gpu_memory_utilization": spec.gpu_memory_utilization,
+            "tensor_parallel_size": spec.tensor_parallel_size,
+            # One actor holds all GPUs of its replica, on one node: vLLM's own processes share them.
+            "distributed_executor_backend": "mp" if spec.tensor_parallel_size > 1 else None,
+            "enable_prefix_caching": True,
+            "enable_chunked_prefill": True,
+            "enforce_eager": spec.enforce_eager,
+            "max_logprobs": 20,
+            "disable_log_stats": False,
+            "enable_log_requests": False,
+            **({"max_cudagraph_capture_size": max_num_seqs} if on_gpu and not spec.enforce_eager else {}),
+        }
+
+    def _sampling_params(self, sampling: Sampling) -> Any:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        values = sampling.model_dump()
+        values["stop"] = list(sampling.stop)
+        return SamplingParams(
+            **values,
+            stop_token_ids=[] if sampling.ignore_eos else list(self._encoder.eos_ids),
+            output_kind=RequestOutputKind.FINAL_ONLY,
+            # Text is needed token by token only to find stop strings; otherwise it is decoded once, at the end.
+            detokenize=bool(sampling.stop),
+        )
+
+    def _completion(self, completion: Any, *, decoded: bool) -> Completion:
+        logprobs = completion.logprobs
+        return Completion(
+            text=completion.text if decoded else None,
+            token_ids=list(completion.token_ids),
+            finish_reason=completion.finish_reason or "error",
+            cumulative_logprob=completion.cumulative_logprob,
+            logprobs=None if logprobs is None else _flatten(completion.token_ids, logprobs),
+        )
+
+
+def _flatten(token_ids: Sequence[int], logprobs: Sequence[Any]) -> list[tuple[int, float, list[tuple[int, float]]]]:
+    """vLLM's per-position {token id: Logprob} as (chosen id, its logprob, alternatives by rank)."""
+    result = []
+    for chosen, position in zip(token_ids, logprobs, strict=True):
+        ranked = sorted(position.items(), key=lambda item: (item[1].rank, item[0]))
+        top = [(token, entry.logprob) for token, entry in ranked]
+        result.append((chosen, position[chosen].logprob, top))
+    return result

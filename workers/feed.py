@@ -1,0 +1,96 @@
+"""The feed: keeps one engine full of rows, across the borders of shards.
+
+Shards are admitted one after the other, rows in the order of work. A shard's rows enter as soon as
+there is room, while the last rows of the shard before are still being decoded: no barrier, and
+never more rows in flight than the engine holds plus a short queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import uuid4
+
+from schemas.codes import RowError
+from schemas.sampling import Sampling
+from workers.engines.base import Engine, Output, RowFailed
+
+QUEUE_AHEAD = 0.25
+"""Rows waiting inside the engine, as a share of those it decodes at once: covers one engine step."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One valid row of a shard, ready for the engine."""
+
+    row_id: int
+    token_ids: Sequence[int]
+    sampling: Sampling
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RowFault:
+    """Why a row has no output."""
+
+    code: RowError
+    message: str
+
+
+class Feed:
+    """Rows of one replica on their way through its engine.
+
+    Attributes:
+        in_flight: rows inside the engine now.
+        done: rows that have left it.
+        input_tokens: tokens of those rows; likewise `generated_tokens` and `cached_tokens`.
+    """
+
+    def __init__(self, engine: Engine, max_num_seqs: int) -> None:
+        self._engine = engine
+        self._room = asyncio.Semaphore(max_num_seqs + max(1, int(max_num_seqs * QUEUE_AHEAD)))
+        self._admission = asyncio.Lock()
+        self._admitted: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+        self.in_flight = self.done = self.failed = 0
+        self.input_tokens = self.generated_tokens = self.cached_tokens = 0
+
+    async def admitted(self, ticket: str) -> None:
+        """Wait until all rows of the `run` with this ticket have entered the engine: time to bring more."""
+        await self._admitted[ticket].wait()
+        del self._admitted[ticket]
+
+    async def run(self, ticket: str, rows: Sequence[Row]) -> dict[int, Output | RowFault]:
+        """Put the rows of one shard through the engine; returns what each row id came to.
+
+        Raises:
+            EngineDead: no more rows can be answered by this engine.
+        """
+        results: dict[int, Output | RowFault] = {}
+        try:
+            async with asyncio.TaskGroup() as group:
+                async with self._admission:
+                    for row in rows:
+                        await self._room.acquire()
+                        group.create_task(self._answer(row, results))
+                self._admitted[ticket].set()
+        except ExceptionGroup as error:
+            raise error.exceptions[0] from error
+        return results
+
+    async def _answer(self, row: Row, results: dict[int, Output | RowFault]) -> None:
+        self.in_flight += 1
+        try:
+            output = await self._engine.generate(f"{row.row_id}-{uuid4().hex[:8]}", row.token_ids, row.sampling)
+        except RowFailed as error:
+            results[row.row_id] = RowFault(code=error.code, message=str(error))
+            self.failed += 1
+        else:
+            results[row.row_id] = output
+            self.generated_tokens += sum(len(c.token_ids) for c in output.completions)
+            self.cached_tokens += output.num_cached_tokens
+        finally:
+            self.in_flight -= 1
+            self._room.release()
+        self.done += 1
+        self.input_tokens += len(row.token_ids)

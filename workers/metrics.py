@@ -1,0 +1,63 @@
+"""Our metrics in Ray's Prometheus endpoint. vLLM's own are exported beside them by its Ray stat logger."""
+
+from __future__ import annotations
+
+from ray.util.metrics import Counter, Gauge
+
+from jobs.ledger import ShardStats
+
+
+class ReplicaMetrics:
+    """Counters of committed work by one replica. Tags: `job_id`, `replica`."""
+
+    def __init__(self, job_id: str, replica: str) -> None:
+        tags = {"job_id": job_id, "replica": replica}
+        self._rows_ok = _counter("batch_rows_ok_total", "Rows committed with a result.", tags)
+        self._rows_error = _counter("batch_rows_error_total", "Rows committed as error rows.", tags)
+        self._input = _counter("batch_input_tokens_total", "Input tokens of committed rows.", tags)
+        self._generated = _counter("batch_generated_tokens_total", "Generated tokens of committed rows.", tags)
+        self._shards = _counter("batch_shards_committed_total", "Shards committed.", tags)
+        self._in_flight = _gauge("batch_rows_in_flight", "Rows inside the engine.", tags)
+
+    def committed(self, stats: ShardStats) -> None:
+        """Count a shard that this replica committed; one lost to another writer is not counted."""
+        for counter, value in (
+            (self._rows_ok, stats.num_rows - stats.num_error_rows),
+            (self._rows_error, stats.num_error_rows),
+            (self._input, stats.num_input_tokens),
+            (self._generated, stats.num_generated_tokens),
+            (self._shards, 1),
+        ):
+            if value:
+                counter.inc(value)
+
+    def in_flight(self, rows: int) -> None:
+        """Rows inside the engine now."""
+        self._in_flight.set(rows)
+
+
+class DriverMetrics:
+    """Gauges of the whole job, set by its driver. Tag: `job_id`."""
+
+    def __init__(self, job_id: str) -> None:
+        tags = {"job_id": job_id}
+        self.rows_total = _gauge("batch_rows_total", "Rows of the job.", tags)
+        self.rows_done = _gauge("batch_rows_done", "Rows of the job that are committed.", tags)
+        self.shards_total = _gauge("batch_shards", "Shards of the job.", tags)
+        self.shards_done = _gauge("batch_shards_done", "Shards of the job that are committed.", tags)
+        self.replicas_ready = _gauge("batch_replicas_ready", "Replicas that take rows.", tags)
+        self.replicas_lost = _gauge("batch_replicas_lost_total", "Replicas that died since the driver started.", tags)
+        self.input_rate = _gauge("batch_input_tokens_per_second", "Input tokens per second.", tags)
+        self.generated_rate = _gauge("batch_generated_tokens_per_second", "Generated tokens per second.", tags)
+
+
+def _counter(name: str, description: str, tags: dict[str, str]) -> Counter:
+    counter = Counter(name, description=description, tag_keys=tuple(tags))
+    counter.set_default_tags(tags)
+    return counter
+
+
+def _gauge(name: str, description: str, tags: dict[str, str]) -> Gauge:
+    gauge = Gauge(name, description=description, tag_keys=tuple(tags))
+    gauge.set_default_tags(tags)
+    return gauge

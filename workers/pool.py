@@ -1,0 +1,285 @@
+"""The replica pool: as many replicas as the job may have, each replaced when it dies, all fed with shards."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+from uuid import uuid4
+
+import ray
+
+from jobs.ledger import Ledger
+from schemas.codes import JobError
+from schemas.records import ReplicaProgress
+from schemas.spec import JobSpec
+from workers.dispatch import Dispatcher
+from workers.faults import JobFailure, cause_of, is_node_loss, is_store_outage, last_words
+from workers.replica import Loaded, Replica, ReplicaCounters, ShardDone
+from workers.resources import Resources
+
+log = logging.getLogger(__name__)
+
+MAX_START_FAILURES = 3
+"""Engine starts that may fail in a row, over all replicas, before the job does."""
+
+MAX_OPEN_SHARDS = 8
+"""Shards of one replica that are admitted and not committed: bounds what it holds in memory."""
+
+STOP_GRACE_S = 5.0
+RESTART_PAUSE_S = 1.0
+
+
+@dataclass(slots=True)
+class Slot:
+    """One place in the pool and the replica that fills it now."""
+
+    number: int
+    incarnation: int = 0
+    state: str = "waiting"
+    since: float = field(default_factory=time.monotonic)
+    note: str = ""
+    actor: Any = None
+    loaded: Loaded | None = None
+    counters: ReplicaCounters | None = None
+    rows_committed: int = 0
+    errors_committed: int = 0
+    shards: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Name of the replica in logs, metrics and the Ray dashboard."""
+        return f"replica-{self.number}" + (f".{self.incarnation}" if self.incarnation else "")
+
+    def enter(self, state: str, note: str = "") -> None:
+        """Change state; `note` says why, for people."""
+        self.state, self.note, self.since = state, note, time.monotonic()
+
+    @property
+    def rows_uncommitted(self) -> int:
+        """Rows that have left the engine and wait for their shard's commit."""
+        return max(0, self.counters.rows_done - self.rows_committed) if self.counters else 0
+
+    @property
+    def errors_uncommitted(self) -> int:
+        """Error rows among those."""
+        return max(0, self.counters.rows_failed - self.errors_committed) if self.counters else 0
+
+    def progress(self) -> ReplicaProgress:
+        """For `progress.json`."""
+        return ReplicaProgress(
+            replica=self.name,
+            state=self.state,  # type: ignore[arg-type]
+            node=self.loaded.node if self.loaded else "",
+            pid=self.loaded.pid if self.loaded else 0,
+            since_s=round(time.monotonic() - self.since, 1),
+            shards=tuple(self.shards),
+            rows_in_flight=self.counters.rows_in_flight if self.counters else 0,
+            rows_done=self.counters.rows_done if self.counters else 0,
+            restarts=self.incarnation,
+            note=self.note,
+        )
+
+
+class Pool:
+    """Runs until the dispatcher is done. Reports each committed shard to `on_commit`."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        spec: JobSpec,
+        driver: str,
+        resources: Resources,
+        on_commit: Callable[[ShardDone], None],
+    ) -> None:
+        self._ledger, self._spec, self._driver, self._resources = ledger, spec, driver, resources
+        self._on_commit = on_commit
+        self._dispatcher: Dispatcher | None = None
+        self._changed = asyncio.Condition()
+        self._start_failures = 0
+        self.slots = [Slot(number) for number in range(spec.replicas.max)]
+        self._retired = ReplicaCounters()
+        self.lost = 0
+
+    async def open(self, dispatcher: Dispatcher) -> None:
+        """There is a plan: replicas that are loaded may start."""
+        self._dispatcher = dispatcher
+        await self.wake()
+
+    async def wake(self) -> None:
+        """There may be new work, or none left."""
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def run(self) -> None:
+        """Keep all slots filled until every shard is committed.
+
+        Raises:
+            JobFailure: the engine cannot start, or keeps dying over one shard.
+            StoreError: the store stays away.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                for slot in self.slots:
+                    group.create_task(self._fill(slot))
+        except ExceptionGroup as error:
+            raise error.exceptions[0] from None
+
+    async def refresh(self, timeout_s: float) -> None:
+        """Ask the ready replicas for their counters; a replica that does not answer in time keeps its last ones."""
+        ready = [slot for slot in self.slots if slot.state == "ready"]
+        await asyncio.gather(*(self._refresh(slot, timeout_s) for slot in ready))
+
+    def totals(self) -> ReplicaCounters:
+        """Sum over all replicas that this pool has had."""
+        return _add([self._retired, *(slot.counters for slot in self.slots if slot.counters)])
+
+    async def kill(self) -> None:
+        """End every replica now."""
+        await asyncio.gather(*(self._end(slot) for slot in self.slots))
+
+    # -- one slot -------------------------------------------------------------------------------
+
+    async def _fill(self, slot: Slot) -> None:
+        if slot.number >= self._resources.replicas_beside_staging:
+            slot.enter("waiting", "starts after staging, which needs the CPUs")
+            await self._until(lambda: self._dispatcher is not None)
+        while not self._done:
+            try:
+                await self._load(slot)
+                await self._work(slot)
+            except Exception as error:  # noqa: BLE001 - whatever a replica dies of, the pool decides what follows
+                self._mourn(slot, error)
+                await self.wake()
+                await asyncio.sleep(RESTART_PAUSE_S)
+            finally:
+                await self._end(slot)
+
+    async def _load(self, slot: Slot) -> None:
+        slot.enter("waiting", "for " + self._resources.describe())
+        options = self._resources.actor_options | {"name": slot.name}
+        arguments = (self._ledger.store.uri, self._ledger.job_id, slot.name, self._driver)
+        slot.actor = ray.remote(Replica).options(**options).remote(*arguments, on_gpu=self._resources.on_gpu)
+        await slot.actor.__ray_ready__.remote()
+        slot.enter("loading", "model")
+        slot.loaded = loaded = await slot.actor.load.remote()
+        self._start_failures = 0
+        slot.enter("ready")
+        log.info("%s is ready on %s (pid %d) after %.1f s", slot.name, loaded.node, loaded.pid, loaded.load_s)
+
+    async def _work(self, slot: Slot) -> None:
+        """Bring shards to the replica: the next as soon as the last is inside the engine."""
+        running: dict[asyncio.Task[ShardDone], int] = {}
+        admission: asyncio.Task[None] | None = None
+        change: asyncio.Task[None] | None = None
+        try:
+            while not (self._done and not running):
+                if admission is None and len(running) < MAX_OPEN_SHARDS and self._dispatcher is not None:
+                    shard = self._dispatcher.take(slot.name)
+                    if shard is not None:
+                        attempt_id = uuid4().hex
+                        slot.shards[shard] = attempt_id
+                        running[asyncio.create_task(_call(slot.actor.run_shard, shard, attempt_id))] = shard
+                        admission = asyncio.create_task(_call(slot.actor.admitted, attempt_id))
+                        continue
+                change = change or asyncio.create_task(self._change())
+                awaited = {change, *running, *([admission] if admission else [])}
+                finished, _ = await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
+                change = None if change in finished else change
+                # A finished shard comes before its admission: an error is then raised where its cause is known.
+                for task in [task for task in running if task in finished]:
+                    shard = running[task]
+                    await self._committed(slot, task.result())
+                    del running[task]
+                if admission in finished:
+                    await admission
+                    admission = None
+        finally:
+            for task in (*running, admission, change):
+                if task is not None:
+                    task.cancel()
+
+    async def _committed(self, slot: Slot, done: ShardDone) -> None:
+        assert self._dispatcher is not None
+        slot.shards.pop(done.shard, None)
+        slot.rows_committed += done.engine_rows
+        slot.errors_committed += done.engine_errors
+        if self._dispatcher.commit(done.shard):
+            self._on_commit(done)
+        await self.wake()
+
+    def _mourn(self, slot: Slot, error: Exception) -> None:
+        """Put a lost replica's shards back, and say whether the job can go on without it.
+
+        Raises:
+            StoreError: not the replica but the store is away.
+            JobFailure: too many starts failed, or too many engines died over one shard.
+        """
+        words, see = last_words(error), f"See: jobs logs {self._ledger.job_id}"
+        shards, slot.shards = slot.shards, {}
+        was_ready = slot.loaded is not None
+        log.warning("%s is lost: %s", slot.name, words)
+        slot.enter("lost", words[:200])
+        if is_store_outage(error):
+            raise cause_of(error)
+        if was_ready:
+            self.lost += 1
+        elif not is_node_loss(error):
+            self._start_failures += 1
+            if self._start_failures >= MAX_START_FAILURES:
+                times = f"{self._start_failures} times in a row"
+                raise JobFailure(JobError.ENGINE_START_FAILED, f"The engine did not start, {times}: {words} — {see}")
+        for shard in shards:
+            assert self._dispatcher is not None
+            strikes = self._dispatcher.give_back(shard, slot.name, strike=not is_node_loss(error))
+            if strikes >= self._spec.max_shard_strikes:
+                over = f"{strikes} times over shard {shard}"
+                raise JobFailure(JobError.ENGINE_DIED, f"The engine died {over}: {words} — {see}")
+
+    async def _end(self, slot: Slot) -> None:
+        """Let the engine free its device, then kill the actor. Prepares the slot for its next replica."""
+        actor, slot.actor = slot.actor, None
+        if slot.counters is not None:
+            self._retired = _add([self._retired, slot.counters])
+        slot.loaded, slot.counters, slot.rows_committed, slot.errors_committed = None, None, 0, 0
+        slot.incarnation += 1
+        if actor is None:
+            return
+        try:
+            await asyncio.wait_for(_call(actor.stop), STOP_GRACE_S)
+        except Exception as error:  # noqa: BLE001 - it is killed either way
+            log.info("%s did not stop by itself: %s", slot.name, type(error).__name__)
+        ray.kill(actor)
+
+    async def _refresh(self, slot: Slot, timeout_s: float) -> None:
+        try:
+            slot.counters = await asyncio.wait_for(_call(slot.actor.counters), timeout_s)
+        except Exception as error:  # noqa: BLE001 - a dead replica is noticed where its work is awaited
+            log.debug("%s does not answer: %s", slot.name, type(error).__name__)
+
+    # -- waiting --------------------------------------------------------------------------------
+
+    @property
+    def _done(self) -> bool:
+        return self._dispatcher is not None and self._dispatcher.done
+
+    async def _change(self) -> None:
+        async with self._changed:
+            await self._changed.wait()
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        async with self._changed:
+            await self._changed.wait_for(condition)
+
+
+async def _call(method: Any, *arguments: Any) -> Any:
+    """A remote call as a coroutine, so that it can be a task."""
+    return await method.remote(*arguments)
+
+
+def _add(counters: Sequence[ReplicaCounters]) -> ReplicaCounters:
+    names = [f.name for f in fields(ReplicaCounters)]
+    return ReplicaCounters(**{name: sum(getattr(c, name) for c in counters) for name in names})

@@ -1,0 +1,187 @@
+"""The replica: one Ray actor, one engine, shards in, commits out. Rows never leave it but to the store."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import pyarrow as pa
+
+from jobs.encoding import load_encoder
+from jobs.ledger import Commit, Ledger, ShardStats
+from jobs.store import open_store
+from schemas.records import Attempt, Plan
+from schemas.sampling import Sampling
+from schemas.spec import JobSpec
+from workers.engines.base import Engine, EngineInfo
+from workers.feed import Feed, Row, RowFault
+from workers.metrics import ReplicaMetrics
+from workers.results import encode_results, read_parquet
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Loaded:
+    """A replica that is ready for rows."""
+
+    node: str
+    pid: int
+    load_s: float
+    engine: EngineInfo
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardDone:
+    """A shard that is committed, by this attempt or by another.
+
+    Attributes:
+        engine_rows: rows that went through the engine; `engine_errors` of them came back as errors.
+    """
+
+    shard: int
+    ours: bool
+    stats: ShardStats
+    engine_rows: int
+    engine_errors: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReplicaCounters:
+    """Running totals of a replica's life."""
+
+    rows_in_flight: int = 0
+    rows_done: int = 0
+    rows_failed: int = 0
+    input_tokens: int = 0
+    generated_tokens: int = 0
+    cached_tokens: int = 0
+
+
+class Replica:
+    """The actor's class; `workers.pool` gives it its resources.
+
+    Args:
+        root_uri: the object store's root.
+        job_id: the job it works for.
+        name: the replica's name in logs and metrics.
+        driver: submission id of its driver.
+        on_gpu: whether the engine runs on GPUs.
+    """
+
+    def __init__(self, root_uri: str, job_id: str, name: str, driver: str, *, on_gpu: bool) -> None:
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        self._ledger = Ledger(open_store(root_uri), job_id)
+        self._name, self._driver, self._on_gpu = name, driver, on_gpu
+        self._spec: JobSpec = self._ledger.spec()
+        self._encoder = load_encoder(self._spec.model.path)
+        self._engine: Engine = self._make_engine()
+        self._feed: Feed | None = None
+        self._plan: Plan | None = None
+
+    async def load(self) -> Loaded:
+        """Start the engine; takes as long as the model takes to load."""
+        began = time.monotonic()
+        info = await self._engine.start()
+        self._feed = Feed(self._engine, info.max_num_seqs)
+        self._metrics = ReplicaMetrics(self._ledger.job_id, self._name)
+        load_s = time.monotonic() - began
+        log.info("%s ready after %.1f s: %s", self._name, load_s, info)
+        return Loaded(node=os.uname().nodename, pid=os.getpid(), load_s=load_s, engine=info)
+
+    async def run_shard(self, shard: int, attempt_id: str) -> ShardDone:
+        """Work one shard through to its commit. Several calls overlap; their rows enter in call order.
+
+        Raises:
+            EngineDead: the engine has died; this actor is of no more use.
+            StoreError: the store stays away.
+        """
+        assert self._feed is not None, "load() comes first"
+        plan = await self._standing_plan()
+        await asyncio.to_thread(self._ledger.record_attempt, self._attempt(shard, attempt_id))
+        staged = await asyncio.to_thread(lambda: read_parquet(self._ledger.read_staged(shard)))
+        rows = await asyncio.to_thread(_valid_rows, staged, self._spec.sampling)
+        results = await self._feed.run(attempt_id, rows)
+        data, stats = await asyncio.to_thread(
+            encode_results, self._spec, plan.shards[shard], staged, results, self._encoder
+        )
+        outcome = await asyncio.to_thread(self._ledger.commit, shard, data, stats, attempt_id=attempt_id)
+        ours = outcome is Commit.OURS
+        if ours:
+            self._metrics.committed(stats)
+        log.info("shard %d %s: %d rows, %d errors", shard, outcome.value, stats.num_rows, stats.num_error_rows)
+        engine_errors = sum(isinstance(result, RowFault) for result in results.values())
+        return ShardDone(shard=shard, ours=ours, stats=stats, engine_rows=len(rows), engine_errors=engine_errors)
+
+    async def admitted(self, attempt_id: str) -> None:
+        """Wait until every row of the attempt is inside the engine: time to bring the next shard."""
+        assert self._feed is not None, "load() comes first"
+        await self._feed.admitted(attempt_id)
+
+    async def counters(self) -> ReplicaCounters:
+        """Totals so far, for progress; also refreshes the replica's gauges."""
+        feed = self._feed
+        assert feed is not None, "load() comes first"
+        self._metrics.in_flight(feed.in_flight)
+        return ReplicaCounters(
+            rows_in_flight=feed.in_flight,
+            rows_done=feed.done,
+            rows_failed=feed.failed,
+            input_tokens=feed.input_tokens,
+            generated_tokens=feed.generated_tokens,
+            cached_tokens=feed.cached_tokens,
+        )
+
+    async def stop(self) -> None:
+        """Free the device; the actor can be killed afterwards without leaving processes behind."""
+        await self._engine.stop()
+
+    def _make_engine(self) -> Engine:
+        engine = self._spec.engine
+        if engine.name == "fake":
+            from workers.engines.fake import FakeEngine
+
+            return FakeEngine(engine, self._encoder)
+        from workers.engines.vllm import VllmEngine
+
+        return VllmEngine(engine, self._spec.model.path, self._encoder, on_gpu=self._on_gpu)
+
+    async def _standing_plan(self) -> Plan:
+        if self._plan is None:
+            self._plan = await asyncio.to_thread(self._ledger.plan)
+        assert self._plan is not None, "shards are dispatched after planning"
+        return self._plan
+
+    def _attempt(self, shard: int, attempt_id: str) -> Attempt:
+        return Attempt(
+            attempt_id=attempt_id,
+            shard=shard,
+            driver=self._driver,
+            replica=self._name,
+            node=os.uname().nodename,
+            pid=os.getpid(),
+            started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+
+
+def _valid_rows(staged: pa.Table, defaults: Sampling) -> list[Row]:
+    """The rows that go to the engine, in the order of work."""
+    overrides: dict[str | None, Sampling] = {None: defaults}
+    rows = []
+    for row_id, token_ids, sampling, error in zip(
+        staged["row_id"].to_pylist(),
+        staged["token_ids"].to_pylist(),
+        staged["sampling"].to_pylist(),
+        staged["error_code"].to_pylist(),
+        strict=True,
+    ):
+        if error is not None:
+            continue
+        if sampling not in overrides:
+            overrides[sampling] = Sampling.from_json(sampling.encode())
+        rows.append(Row(row_id=row_id, token_ids=token_ids, sampling=overrides[sampling]))
+    return rows
