@@ -39,7 +39,7 @@ def build_spec(dataset: str | None, flags: Mapping[str, Any], file_values: Mappi
         UsageError: no dataset or no model.
         pydantic.ValidationError: a value is unknown or out of range.
     """
-    values: dict[str, Any] = {key: value for key, value in (file_values or {}).items()}
+    values: dict[str, Any] = {**(file_values or {})}
     for name, value in {"input.uri": dataset, **flags}.items():
         if value is not None:
             _set(values, name, value)

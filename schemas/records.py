@@ -112,11 +112,14 @@ Terminal = Annotated[Succeeded | Failed | Cancelled, Field(discriminator="state"
 """The one write-once document that ends a job."""
 
 
+ReplicaState = Literal["waiting", "loading", "ready", "lost"]
+
+
 class ReplicaProgress(Document):
     """One replica as its driver last saw it."""
 
     replica: str
-    state: Literal["waiting", "loading", "ready", "lost"]
+    state: ReplicaState
     node: str = ""
     pid: int = 0
     since_s: float = Field(0.0, description="Seconds in this state.")

@@ -29,7 +29,7 @@ from workers.dispatch import Dispatcher
 from workers.faults import JobFailure
 from workers.pool import Pool
 from workers.progress import Reporter
-from workers.replica import ShardDone
+from workers.replica import STORE_PATIENCE_S, ShardDone
 from workers.resources import resolve_resources
 from workers.staging import stage
 
@@ -115,12 +115,12 @@ class Driver:
                     dispatcher.commit(commit.index)
                     self._count(commit)
                 self._reporter.phase = "running"
-                await self._pool.open(dispatcher)
+                self._pool.open(dispatcher)
             else:
                 assert dispatcher is not None, "the plan comes first"
                 dispatcher.stage([event])
                 self._reporter.staged(event)
-                await self._pool.wake()
+                self._pool.wake()
 
     async def _watch(self) -> TerminalRecord:
         """Write the progress; return when somebody else has ended the job."""
@@ -228,7 +228,7 @@ def main(job_uri: str) -> int:
     driver_id = os.environ.get("RAY_JOB_SUBMISSION_ID") or f"driver-{uuid4().hex[:8]}"
     root_uri, _, job_id = job_uri.rstrip("/").rpartition("/")
     try:
-        ledger = Ledger(open_store(root_uri), job_id)
+        ledger = Ledger(open_store(root_uri, patience_s=STORE_PATIENCE_S), job_id)
         if (record := ledger.terminal()) is None:
             ray.init(namespace=f"{job_id}/{driver_id}", logging_level=logging.WARNING)
             record = asyncio.run(Driver(ledger, driver_id).run())

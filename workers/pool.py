@@ -14,7 +14,7 @@ import ray
 
 from jobs.ledger import Ledger
 from schemas.codes import JobError
-from schemas.records import ReplicaProgress
+from schemas.records import ReplicaProgress, ReplicaState
 from schemas.spec import JobSpec
 from workers.dispatch import Dispatcher
 from workers.faults import JobFailure, cause_of, is_node_loss, is_store_outage, last_words
@@ -39,7 +39,7 @@ class Slot:
 
     number: int
     incarnation: int = 0
-    state: str = "waiting"
+    state: ReplicaState = "waiting"
     since: float = field(default_factory=time.monotonic)
     note: str = ""
     actor: Any = None
@@ -54,7 +54,7 @@ class Slot:
         """Name of the replica in logs, metrics and the Ray dashboard."""
         return f"replica-{self.number}" + (f".{self.incarnation}" if self.incarnation else "")
 
-    def enter(self, state: str, note: str = "") -> None:
+    def enter(self, state: ReplicaState, note: str = "") -> None:
         """Change state; `note` says why, for people."""
         self.state, self.note, self.since = state, note, time.monotonic()
 
@@ -72,7 +72,7 @@ class Slot:
         """For `progress.json`."""
         return ReplicaProgress(
             replica=self.name,
-            state=self.state,  # type: ignore[arg-type]
+            state=self.state,
             node=self.loaded.node if self.loaded else "",
             pid=self.loaded.pid if self.loaded else 0,
             since_s=round(time.monotonic() - self.since, 1),
@@ -98,21 +98,21 @@ class Pool:
         self._ledger, self._spec, self._driver, self._resources = ledger, spec, driver, resources
         self._on_commit = on_commit
         self._dispatcher: Dispatcher | None = None
-        self._changed = asyncio.Condition()
+        self._news = asyncio.Event()
         self._start_failures = 0
         self.slots = [Slot(number) for number in range(spec.replicas.max)]
         self._retired = ReplicaCounters()
         self.lost = 0
 
-    async def open(self, dispatcher: Dispatcher) -> None:
+    def open(self, dispatcher: Dispatcher) -> None:
         """There is a plan: replicas that are loaded may start."""
         self._dispatcher = dispatcher
-        await self.wake()
+        self.wake()
 
-    async def wake(self) -> None:
+    def wake(self) -> None:
         """There may be new work, or none left."""
-        async with self._changed:
-            self._changed.notify_all()
+        news, self._news = self._news, asyncio.Event()
+        news.set()
 
     async def run(self) -> None:
         """Keep all slots filled until every shard is committed.
@@ -121,12 +121,16 @@ class Pool:
             JobFailure: the engine cannot start, or keeps dying over one shard.
             StoreError: the store stays away.
         """
+        # A slot that waits for resources must not hold up a job whose last shard is committed elsewhere.
+        tasks = [asyncio.create_task(self._until_done()), *(asyncio.create_task(self._fill(s)) for s in self.slots)]
         try:
-            async with asyncio.TaskGroup() as group:
-                for slot in self.slots:
-                    group.create_task(self._fill(slot))
-        except ExceptionGroup as error:
-            raise error.exceptions[0] from None
+            finished, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in finished:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def refresh(self, timeout_s: float) -> None:
         """Ask the ready replicas for their counters; a replica that does not answer in time keeps its last ones."""
@@ -141,19 +145,24 @@ class Pool:
         """End every replica now."""
         await asyncio.gather(*(self._end(slot) for slot in self.slots))
 
+    async def _until_done(self) -> None:
+        while not self._done:
+            await self._news.wait()
+
     # -- one slot -------------------------------------------------------------------------------
 
     async def _fill(self, slot: Slot) -> None:
         if slot.number >= self._resources.replicas_beside_staging:
             slot.enter("waiting", "starts after staging, which needs the CPUs")
-            await self._until(lambda: self._dispatcher is not None)
+            while self._dispatcher is None:
+                await self._news.wait()
         while not self._done:
             try:
                 await self._load(slot)
                 await self._work(slot)
             except Exception as error:  # noqa: BLE001 - whatever a replica dies of, the pool decides what follows
                 self._mourn(slot, error)
-                await self.wake()
+                self.wake()
                 await asyncio.sleep(RESTART_PAUSE_S)
             finally:
                 await self._end(slot)
@@ -172,44 +181,45 @@ class Pool:
 
     async def _work(self, slot: Slot) -> None:
         """Bring shards to the replica: the next as soon as the last is inside the engine."""
-        running: dict[asyncio.Task[ShardDone], int] = {}
+        running: set[asyncio.Task[ShardDone]] = set()
         admission: asyncio.Task[None] | None = None
-        change: asyncio.Task[None] | None = None
         try:
-            while not (self._done and not running):
-                if admission is None and len(running) < MAX_OPEN_SHARDS and self._dispatcher is not None:
-                    shard = self._dispatcher.take(slot.name)
-                    if shard is not None:
-                        attempt_id = uuid4().hex
-                        slot.shards[shard] = attempt_id
-                        running[asyncio.create_task(_call(slot.actor.run_shard, shard, attempt_id))] = shard
-                        admission = asyncio.create_task(_call(slot.actor.admitted, attempt_id))
-                        continue
-                change = change or asyncio.create_task(self._change())
-                awaited = {change, *running, *([admission] if admission else [])}
+            while running or not self._done:
+                news = self._news  # taken before looking for work, so that nothing is missed in between
+                if admission is None and len(running) < MAX_OPEN_SHARDS and (shard := self._take(slot)) is not None:
+                    attempt_id = slot.shards[shard]
+                    running.add(asyncio.create_task(_call(slot.actor.run_shard, shard, attempt_id)))
+                    admission = asyncio.create_task(_call(slot.actor.admitted, attempt_id))
+                    continue
+                waiting = asyncio.create_task(news.wait())
+                awaited = {waiting, *running, *([admission] if admission else [])}
                 finished, _ = await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
-                change = None if change in finished else change
-                # A finished shard comes before its admission: an error is then raised where its cause is known.
-                for task in [task for task in running if task in finished]:
-                    shard = running[task]
-                    await self._committed(slot, task.result())
-                    del running[task]
+                waiting.cancel()
+                for done in running & finished:
+                    self._committed(slot, done.result())
+                running -= finished
                 if admission in finished:
                     await admission
                     admission = None
         finally:
-            for task in (*running, admission, change):
-                if task is not None:
-                    task.cancel()
+            for task in (*running, *([admission] if admission else [])):
+                task.cancel()
 
-    async def _committed(self, slot: Slot, done: ShardDone) -> None:
+    def _take(self, slot: Slot) -> int | None:
+        """The next shard for this replica under a new attempt id."""
+        shard = self._dispatcher.take(slot.name) if self._dispatcher is not None else None
+        if shard is not None:
+            slot.shards[shard] = uuid4().hex
+        return shard
+
+    def _committed(self, slot: Slot, done: ShardDone) -> None:
         assert self._dispatcher is not None
         slot.shards.pop(done.shard, None)
         slot.rows_committed += done.engine_rows
         slot.errors_committed += done.engine_errors
         if self._dispatcher.commit(done.shard):
             self._on_commit(done)
-        await self.wake()
+        self.wake()
 
     def _mourn(self, slot: Slot, error: Exception) -> None:
         """Put a lost replica's shards back, and say whether the job can go on without it.
@@ -265,14 +275,6 @@ class Pool:
     @property
     def _done(self) -> bool:
         return self._dispatcher is not None and self._dispatcher.done
-
-    async def _change(self) -> None:
-        async with self._changed:
-            await self._changed.wait()
-
-    async def _until(self, condition: Callable[[], bool]) -> None:
-        async with self._changed:
-            await self._changed.wait_for(condition)
 
 
 async def _call(method: Any, *arguments: Any) -> Any:

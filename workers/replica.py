@@ -24,6 +24,9 @@ from workers.results import encode_results, read_parquet
 
 log = logging.getLogger(__name__)
 
+STORE_PATIENCE_S = 300.0
+"""An outage of the store shorter than this costs time, not the attempt."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Loaded:
@@ -75,17 +78,23 @@ class Replica:
 
     def __init__(self, root_uri: str, job_id: str, name: str, driver: str, *, on_gpu: bool) -> None:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-        self._ledger = Ledger(open_store(root_uri), job_id)
+        self._ledger = Ledger(open_store(root_uri, patience_s=STORE_PATIENCE_S), job_id)
         self._name, self._driver, self._on_gpu = name, driver, on_gpu
-        self._spec: JobSpec = self._ledger.spec()
-        self._encoder = load_encoder(self._spec.model.path)
-        self._engine: Engine = self._make_engine()
+        self._engine: Engine | None = None
         self._feed: Feed | None = None
         self._plan: Plan | None = None
 
     async def load(self) -> Loaded:
-        """Start the engine; takes as long as the model takes to load."""
+        """Start the engine; takes as long as the model takes to load.
+
+        Raises:
+            StoreError: the store stays away.
+            Exception: the engine cannot start; the message says why.
+        """
         began = time.monotonic()
+        self._spec: JobSpec = await asyncio.to_thread(self._ledger.spec)
+        self._encoder = await asyncio.to_thread(load_encoder, self._spec.model.path)
+        self._engine = self._make_engine()
         info = await self._engine.start()
         self._feed = Feed(self._engine, info.max_num_seqs)
         self._metrics = ReplicaMetrics(self._ledger.job_id, self._name)
@@ -138,7 +147,8 @@ class Replica:
 
     async def stop(self) -> None:
         """Free the device; the actor can be killed afterwards without leaving processes behind."""
-        await self._engine.stop()
+        if self._engine is not None:
+            await self._engine.stop()
 
     def _make_engine(self) -> Engine:
         engine = self._spec.engine

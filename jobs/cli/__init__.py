@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from jobs import __version__
-from jobs.cli import cluster, config, doctor, shell
+from jobs.cli import cluster, config, doctor, shell, submit
 from jobs.cli.output import Output
 from jobs.errors import Exit, JobsError, UsageError
 
@@ -22,6 +22,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command("submit")(submit.submit)
+app.command("wait")(submit.wait)
+app.command("logs")(submit.logs)
+app.command("cancel")(submit.cancel)
+app.command("resume")(submit.resume)
 app.add_typer(cluster.app, name="cluster")
 app.command("config")(config.show_config)
 app.command("doctor")(doctor.run_doctor)

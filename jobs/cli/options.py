@@ -1,0 +1,167 @@
+"""The options that make a spec, shared by `submit` and `plan`."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+
+from jobs.errors import UsageError
+
+if TYPE_CHECKING:
+    from jobs.settings import Settings
+    from schemas.spec import JobSpec
+
+
+class Request(NamedTuple):
+    """What the options came to."""
+
+    spec: JobSpec
+    settings: Settings
+
+
+class _SpecOption(NamedTuple):
+    """One option and the field of `JobSpec` that it sets."""
+
+    field: str
+    kind: Any
+    flag: str
+    help: str
+    panel: str
+
+
+_INPUT, _SAMPLING, _ENGINE, _JOB = "Input", "Sampling", "Engine", "Job"
+
+_OPTIONS = [
+    _SpecOption("input.prompt_column", str, "--prompt-column", "Column of prompt text. Default: `prompt`.", _INPUT),
+    _SpecOption("input.messages_column", str, "--messages-column", "Chat messages. Default: `messages`.", _INPUT),
+    _SpecOption("input.template", str, "--template", "Jinja text over the columns: 'Summarise: {{ text }}'.", _INPUT),
+    _SpecOption("input.system", str, "--system", "System message put before every row.", _INPUT),
+    _SpecOption(
+        "sampling.max_tokens", int, "--max-tokens", "Most tokens to generate per row. Default: 256.", _SAMPLING
+    ),
+    _SpecOption("sampling.min_tokens", int, "--min-tokens", "Least tokens to generate per row.", _SAMPLING),
+    _SpecOption("sampling.temperature", float, "--temperature", "0 (default) is greedy decoding.", _SAMPLING),
+    _SpecOption("sampling.top_p", float, "--top-p", "Nucleus sampling mass, 0 to 1.", _SAMPLING),
+    _SpecOption("sampling.top_k", int, "--top-k", "Sample from the k likeliest tokens; 0: all.", _SAMPLING),
+    _SpecOption("sampling.min_p", float, "--min-p", "Least probability relative to the likeliest.", _SAMPLING),
+    _SpecOption(
+        "sampling.repetition_penalty", float, "--repetition-penalty", "Above 1 discourages repeats.", _SAMPLING
+    ),
+    _SpecOption("sampling.presence_penalty", float, "--presence-penalty", "-2 to 2.", _SAMPLING),
+    _SpecOption("sampling.frequency_penalty", float, "--frequency-penalty", "-2 to 2.", _SAMPLING),
+    _SpecOption("sampling.seed", int, "--seed", "Seed of each row's random generator.", _SAMPLING),
+    _SpecOption("sampling.stop", list[str], "--stop", "Text that ends the answer; may be repeated.", _SAMPLING),
+    _SpecOption("sampling.n", int, "--n", "Completions per row.", _SAMPLING),
+    _SpecOption("sampling.logprobs", int, "--logprobs", "Report the likeliest tokens per position.", _SAMPLING),
+    _SpecOption("engine.tensor_parallel_size", int, "--tensor-parallel", "GPUs that share a model copy.", _ENGINE),
+    _SpecOption("engine.device", str, "--device", "auto (default), gpu or cpu.", _ENGINE),
+    _SpecOption("engine.dtype", str, "--dtype", "auto (default), bfloat16, float16 or float32.", _ENGINE),
+    _SpecOption("engine.max_model_len", int, "--max-model-len", "Longest prompt plus answer, in tokens.", _ENGINE),
+    _SpecOption("engine.max_num_seqs", int, "--max-num-seqs", "Rows decoded at once by a replica.", _ENGINE),
+    _SpecOption("name", str, "--name", "Shown in lists and in the dashboard. Default: the dataset's name.", _JOB),
+    _SpecOption("max_error_rate", float, "--max-error-rate", "Exit 3 above this share of error rows (0.05).", _JOB),
+]
+
+
+def with_spec(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the argument DATASET and every spec option; it receives `request` by keyword."""
+
+    @functools.wraps(command)
+    def wrapper(*args: Any, **kwargs: Any) -> None:
+        command(*args, request=_resolve({option.name: kwargs.pop(option.name) for option in extra}), **kwargs)
+
+    own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "request"]
+    extra = _parameters()
+    first = [p for p in own if p.kind is p.POSITIONAL_OR_KEYWORD]
+    rest = [p for p in own if p.kind is p.KEYWORD_ONLY]
+    wrapper.__signature__ = inspect.Signature([*first, *extra, *rest])  # type: ignore[attr-defined]
+    return wrapper
+
+
+def _parameters() -> list[inspect.Parameter]:
+    def option(
+        name: str, kind: Any, *flags: str, default: Any = None, panel: str = _JOB, **more: Any
+    ) -> inspect.Parameter:
+        annotation = Annotated[kind, typer.Option(*flags, rich_help_panel=panel, show_default=False, **more)]
+        return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+    dataset = inspect.Parameter(
+        "dataset",
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        default=None,
+        annotation=Annotated[
+            str | None,
+            typer.Argument(help="Parquet or JSONL file, directory, glob or s3:// URI.", show_default=False),
+        ],
+    )
+    keep_help = "Input columns carried to the results: a,b."
+    return [
+        dataset,
+        option("spec_file", Path | None, "--spec", help="TOML file with a spec; options override it."),
+        option("model", str | None, "--model", help="Model directory.", panel=_ENGINE),
+        option("engine", str | None, "--engine", help="vllm (default) or fake.", panel=_ENGINE),
+        option("replicas", str | None, "--replicas", help="8 or 2..16. Default: 1.", panel=_ENGINE),
+        option("keep", list[str] | None, "--keep", help=keep_help, panel=_INPUT),
+        option("no_chat", bool, "--no-chat", default=False, help="Prompts as they are, for base models.", panel=_INPUT),
+        *(option(o.field.replace(".", "__"), o.kind | None, o.flag, help=o.help, panel=o.panel) for o in _OPTIONS),
+        option("output_tokens", bool, "--output-tokens", default=False, help="Add the column generated_tokens."),
+        option("keep_staged", bool, "--keep-staged", default=False, help="Keep the staged rows after success."),
+        option("assign", list[str] | None, "--set", help="Any field of the spec: engine.max_num_batched_tokens=8192."),
+        option("root", str | None, "--root", help="Where job directories live: s3://… or a directory."),
+        option("address", str | None, "--address", help="Dashboard of the Ray cluster to use."),
+        option("token_path", Path | None, "--token-path", help="File with that cluster's token."),
+    ]
+
+
+def _resolve(given: dict[str, Any]) -> Request:
+    """Flags over the spec file over settings over defaults."""
+    from jobs import settings as settings_module
+    from jobs.specs import build_spec, read_spec_file
+
+    settings = settings_module.load({name: given[name] for name in ("root", "address", "token_path")})
+    file_values = read_spec_file(given["spec_file"]) if given["spec_file"] else {}
+    flags: dict[str, Any] = {option.field: given[option.field.replace(".", "__")] for option in _OPTIONS}
+    flags |= {
+        "model.path": given["model"],
+        "engine.name": given["engine"],
+        "replicas": given["replicas"],
+        "input.keep": [name for part in given["keep"] for name in part.split(",") if name] if given["keep"] else None,
+        "input.chat": False if given["no_chat"] else None,
+        "output_tokens": given["output_tokens"] or None,
+        "keep_staged": given["keep_staged"] or None,
+        **dict(_assignment(text) for text in given["assign"] or ()),
+    }
+    # Settings fill what neither a flag nor the spec file says.
+    for field, value in (
+        ("model.path", settings.model),
+        ("engine.name", settings.engine),
+        ("replicas", settings.replicas),
+    ):
+        if flags[field] is None and not _says(file_values, field):
+            flags[field] = value
+    return Request(build_spec(given["dataset"], flags, file_values), settings)
+
+
+def _says(values: dict[str, Any], dotted: str) -> bool:
+    head, _, rest = dotted.partition(".")
+    if head not in values:
+        return False
+    return not rest or not isinstance(values[head], dict) or rest in values[head]
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    field, separator, value = text.partition("=")
+    if not separator or not field:
+        raise UsageError(
+            f"--set {text} is not an assignment.", "Write --set FIELD=VALUE, for example --set shards.max_rows=500"
+        )
+    try:
+        return field, json.loads(value)
+    except ValueError:
+        return field, value

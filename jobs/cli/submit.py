@@ -1,0 +1,116 @@
+"""Commands that start and end jobs: `submit`, `resume`, `cancel`, and those that wait for them."""
+
+from __future__ import annotations
+
+import getpass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from jobs.cli.options import Request, with_spec
+from jobs.cli.output import Output, with_output
+
+if TYPE_CHECKING:
+    from jobs.client import Job
+
+JobId = Annotated[str, typer.Argument(metavar="ID", help="Job id, as `jobs list` shows it.", show_default=False)]
+Root = Annotated[str | None, typer.Option("--root", help="Where job directories live.", show_default=False)]
+Timeout = Annotated[
+    float | None, typer.Option("--timeout", help="Seconds to wait at most; then exit 124.", show_default=False)
+]
+
+
+@with_output
+@with_spec
+def submit(
+    output: Output,
+    *,
+    request: Request,
+    job_id: Annotated[
+        str | None, typer.Option("--id", help="Job id; the same spec attaches to it.", show_default=False)
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Stay and watch until the job has ended.")] = False,
+    timeout: Timeout = None,
+) -> None:
+    """Submit a dataset. Returns at once; the job runs on the cluster.
+
+    Examples:
+
+      jobs submit reviews.parquet --model /models/internlm2_5-20b-chat --replicas 8
+
+      jobs submit s3://bucket/reviews/ --template 'Summarise: {{ text }}' --keep product --wait
+
+      jobs submit prompts.parquet --engine fake
+    """
+    from jobs.client import BatchClient
+    from jobs.specs import new_job_id
+
+    spec = request.spec
+    client = BatchClient(request.settings)
+    output.note(f"Checking {spec.input.uri} …")
+    job, created = client.submit(spec, job_id or new_job_id(spec.name))
+    status = job.status()
+    output.record({"job_id": job.id, "state": str(status.state), "uri": job.uri, "dashboard": status.dashboard_url})
+    if not created:
+        output.note("This job existed with the same spec; attached to it.")
+    if wait:
+        raise typer.Exit(_follow(job, output, timeout))
+    for hint in (f"jobs watch {job.id}", f"jobs logs -f {job.id}", f"jobs results {job.id}", f"jobs cancel {job.id}"):
+        output.hint(hint)
+
+
+@with_output
+def resume(
+    output: Output, job_id: JobId, root: Root = None, wait: Annotated[bool, typer.Option("--wait")] = False
+) -> None:
+    """Go on with an interrupted job, on this or another cluster. Nothing that is committed is done again."""
+    job = _job(job_id, root)
+    started = job.resume()
+    status = job.status()
+    output.record({"job_id": job.id, "state": str(status.state), "started": started, "dashboard": status.dashboard_url})
+    if not started:
+        output.note("It has succeeded already." if status.ended else "A driver is at work already.")
+    if wait:
+        raise typer.Exit(_follow(job, output, None))
+    output.hint(f"jobs watch {job.id}")
+
+
+@with_output
+def cancel(output: Output, job_id: JobId, root: Root = None) -> None:
+    """End a job now. What is committed stays and can be fetched with `jobs results`."""
+    job = _job(job_id, root)
+    record = job.cancel(by=getpass.getuser())
+    output.record({"job_id": job.id, "state": record.state})
+    if record.state != "CANCELLED":
+        output.note("The job had ended before.")
+    output.hint(f"jobs results {job.id}")
+
+
+@with_output
+def wait(output: Output, job_id: JobId, root: Root = None, timeout: Timeout = None) -> None:
+    """Wait until a job has ended; the exit code tells how (0 ok, 1 failed, 3 too many row errors, 124 timed out)."""
+    raise typer.Exit(_follow(_job(job_id, root), output, timeout))
+
+
+def logs(
+    job_id: JobId,
+    root: Root = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the driver ends.")] = False,
+) -> None:
+    """Print what the job's driver and replicas have logged."""
+    output = Output()
+    for text in _job(job_id, root).logs(follow=follow):
+        output.text(text)
+
+
+def _job(job_id: str, root: str | None) -> Job:
+    from jobs import settings
+    from jobs.client import BatchClient
+
+    return BatchClient(settings.load({"root": root})).job(job_id)
+
+
+def _follow(job: Job, output: Output, timeout_s: float | None) -> int:
+    from jobs.cli.watch import follow
+
+    return int(follow(job, output, timeout_s))

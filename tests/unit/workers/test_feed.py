@@ -1,0 +1,112 @@
+"""The feed keeps the engine full over shard borders, in order, within bounds."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from schemas.codes import RowError
+from schemas.sampling import Sampling
+from workers.engines.base import Completion, EngineDead, EngineInfo, Output, RowFailed
+from workers.feed import Feed, Row, RowFault
+
+
+class ScriptedEngine:
+    """An engine whose rows end when the test says so. The first token of a prompt is the row's number."""
+
+    def __init__(self) -> None:
+        self.entered: list[int] = []
+        self.gates: dict[int, asyncio.Event] = {}
+        self.fails: dict[int, Exception] = {}
+
+    async def start(self) -> EngineInfo:
+        return EngineInfo(max_num_seqs=4, max_model_len=100)
+
+    async def generate(self, request_id: str, token_ids: Sequence[int], sampling: Sampling) -> Output:
+        number = token_ids[0]
+        self.entered.append(number)
+        await self.gates.setdefault(number, asyncio.Event()).wait()
+        if number in self.fails:
+            raise self.fails[number]
+        return Output(completions=[Completion(text=str(number), token_ids=[number], finish_reason="stop")])
+
+    async def stop(self) -> None:
+        pass
+
+    async def release(self, *numbers: int) -> None:
+        for number in numbers:
+            self.gates.setdefault(number, asyncio.Event()).set()
+        await settle()
+
+
+async def settle() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def rows(*numbers: int) -> list[Row]:
+    return [Row(row_id=n, token_ids=[n], sampling=Sampling()) for n in numbers]
+
+
+async def test_rows_in_flight_are_bounded_by_the_engines_sequences_and_a_short_queue() -> None:
+    engine = ScriptedEngine()
+    feed = Feed(engine, 4)
+    shard = asyncio.create_task(feed.run("a", rows(*range(20))))
+    await settle()
+    assert engine.entered == [0, 1, 2, 3, 4]
+    await engine.release(0, 1)
+    assert engine.entered == [0, 1, 2, 3, 4, 5, 6]
+    await engine.release(*range(20))
+    assert sorted(await shard) == list(range(20))
+
+
+async def test_the_next_shard_enters_while_the_last_rows_of_the_one_before_are_decoded() -> None:
+    engine = ScriptedEngine()
+    feed = Feed(engine, 4)
+    first = asyncio.create_task(feed.run("a", rows(*range(6))))
+    second = asyncio.create_task(feed.run("b", rows(*range(10, 16))))
+    await settle()
+    await engine.release(0, 1, 2)
+    assert engine.entered == [0, 1, 2, 3, 4, 5, 10, 11]
+    assert not first.done()
+    await engine.release(*range(20))
+    await asyncio.gather(first, second)
+
+
+async def test_admitted_returns_when_the_last_row_is_inside() -> None:
+    engine = ScriptedEngine()
+    feed = Feed(engine, 4)
+    shard = asyncio.create_task(feed.run("a", rows(*range(7))))
+    admitted = asyncio.create_task(feed.admitted("a"))
+    await settle()
+    assert not admitted.done()
+    await engine.release(0, 1)
+    assert admitted.done()
+    assert not shard.done()
+    await engine.release(*range(7))
+    await shard
+
+
+async def test_one_bad_row_costs_one_row() -> None:
+    engine = ScriptedEngine()
+    engine.fails[1] = RowFailed(RowError.ENGINE_ERROR, "no")
+    feed = Feed(engine, 4)
+    shard = asyncio.create_task(feed.run("a", rows(0, 1, 2)))
+    await engine.release(0, 1, 2)
+    results = await shard
+    assert results[1] == RowFault(code=RowError.ENGINE_ERROR, message="no")
+    assert isinstance(results[0], Output)
+    assert (feed.done, feed.failed, feed.in_flight) == (3, 1, 0)
+
+
+async def test_a_dead_engine_ends_the_shard() -> None:
+    engine = ScriptedEngine()
+    engine.fails[1] = EngineDead("gone")
+    feed = Feed(engine, 4)
+    shard = asyncio.create_task(feed.run("a", rows(0, 1, 2)))
+    await settle()
+    await engine.release(1)
+    with pytest.raises(EngineDead):
+        await asyncio.wait_for(shard, 5)
