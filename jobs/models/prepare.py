@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -10,7 +9,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
 from tokenizers import Tokenizer
 
 from jobs.errors import InvalidModel, UsageError
@@ -18,26 +16,9 @@ from jobs.models import internlm2
 from jobs.models.config import INTERNLM2, load_info, read_json
 from jobs.models.convert import convert_sentencepiece, parse_sentencepiece
 from jobs.models.parity import check_parity
-from jobs.models.snapshot import INDEX, SNAPSHOT, check_model, weight_files
-from schemas.base import Document
+from jobs.models.snapshot import INDEX, Snapshot, check_model, weight_files, write_snapshot
 
 _GENERATION = "generation_config.json"
-
-
-class SnapshotFile(Document):
-    """One file of a snapshot."""
-
-    name: str
-    size_bytes: int = Field(ge=0)
-    sha256: str
-
-
-class Snapshot(Document):
-    """`snapshot.json`: every other file of the directory."""
-
-    format_version: int = 1
-    model_type: str
-    files: tuple[SnapshotFile, ...]
 
 
 def prepare(
@@ -75,20 +56,27 @@ def prepare(
     tokenizer_path = source / "tokenizer.model"
     if not tokenizer_path.is_file():
         raise InvalidModel(f"{source} has no tokenizer.model.", "Finish the download.")
-    target.mkdir(parents=True, exist_ok=True)
-    report("converting the tokenizer and comparing it with SentencePiece")
-    write_tokenizer(target, tokenizer_path.read_bytes(), vocab_size=info.vocab_size)
     if chat is None:
-        chat = len(load_info(source).eos_ids) > 1 or "chat_template" in _read_if_there(source / "tokenizer_config.json")
-    write_configs(target, read_json(source / "config.json"), chat=chat)
-    for file in [*weights, *([source / INDEX] if (source / INDEX).is_file() else [])]:
-        report(f"adding {file.name}")
-        _place(file, target / file.name, copy=copy)
-    for licence in sorted(source.glob("LICENSE*")):
-        _place(licence, target / licence.name, copy=True)
-    report("hashing")
-    snapshot = write_snapshot(target)
-    check_model(target)
+        tokenizer_config = source / "tokenizer_config.json"
+        chat = len(info.eos_ids) > 1 or (tokenizer_config.is_file() and "chat_template" in read_json(tokenizer_config))
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        report("Converting the tokenizer and comparing it with SentencePiece.")
+        write_tokenizer(partial, tokenizer_path.read_bytes(), vocab_size=info.vocab_size)
+        write_configs(partial, read_json(source / "config.json"), chat=chat)
+        for file in [*weights, *source.glob(INDEX)]:
+            report(f"Adding {file.name}.")
+            _place(file, partial / file.name, copy=copy)
+        for licence in source.glob("LICENSE*"):
+            _place(licence, partial / licence.name, copy=True)
+        report("Hashing every file.")
+        snapshot = write_snapshot(partial)
+        check_model(partial)
+        partial.replace(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     return snapshot
 
 
@@ -145,50 +133,6 @@ def write_configs(target: Path, config: Mapping[str, Any], *, chat: bool) -> Non
     )
 
 
-def write_snapshot(target: Path) -> Snapshot:
-    """Hash every file of the directory into `snapshot.json`."""
-    files = tuple(
-        SnapshotFile(name=path.name, size_bytes=path.stat().st_size, sha256=_sha256(path))
-        for path in sorted(target.iterdir())
-        if path.is_file() and path.name != SNAPSHOT
-    )
-    snapshot = Snapshot(model_type=load_info(target).model_type, files=files)
-    (target / SNAPSHOT).write_bytes(snapshot.to_json())
-    return snapshot
-
-
-def verify(model_dir: Path) -> Snapshot:
-    """Compare every file of a snapshot with its hash.
-
-    Raises:
-        InvalidModel: no snapshot, or a file that is missing, changed or not part of it.
-    """
-    path = model_dir / SNAPSHOT
-    if not path.is_file():
-        raise InvalidModel(f"{model_dir} has no {SNAPSHOT}.", "Run `jobs model prepare SRC DST` to make a snapshot.")
-    try:
-        snapshot = Snapshot.from_json(path.read_bytes())
-    except ValidationError as error:
-        raise InvalidModel(f"{path} is damaged or of a newer version.", "Prepare the model again.") from error
-    known = {file.name for file in snapshot.files}
-    wrong = [f"{file.name} ({problem})" for file in snapshot.files if (problem := _problem(model_dir, file))]
-    wrong += [
-        f"{one.name} (not part of the snapshot)" for one in model_dir.iterdir() if one.name not in {*known, SNAPSHOT}
-    ]
-    if wrong:
-        raise InvalidModel(f"{model_dir} differs from its snapshot: {', '.join(sorted(wrong))}.", "Prepare it again.")
-    return snapshot
-
-
-def _problem(model_dir: Path, file: SnapshotFile) -> str:
-    path = model_dir / file.name
-    if not path.is_file():
-        return "missing"
-    if path.stat().st_size != file.size_bytes:
-        return "another size"
-    return "" if _sha256(path) == file.sha256 else "another hash"
-
-
 def _refuse_origin(source: Path) -> None:
     if not (source / "config.json").is_file() and (
         any(source.glob("model_tp*_pp*.pt")) or (source / "model_config.pt").is_file()
@@ -209,15 +153,6 @@ def _place(source: Path, target: Path, *, copy: bool) -> None:
         else:
             return
     shutil.copyfile(real, target)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _read_if_there(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.is_file() else {}
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

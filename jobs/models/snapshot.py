@@ -6,8 +6,11 @@ import hashlib
 import json
 from pathlib import Path
 
+from pydantic import Field, ValidationError
+
 from jobs.errors import InvalidModel
 from jobs.models.config import ModelInfo, load_info, read_json
+from schemas.base import Document
 
 SNAPSHOT = "snapshot.json"
 INDEX = "model.safetensors.index.json"
@@ -21,6 +24,22 @@ _PINNED_FILES = (
 )
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _PREPARE = "Run `jobs model prepare SRC DST` and use DST."
+
+
+class SnapshotFile(Document):
+    """One file of a snapshot."""
+
+    name: str
+    size_bytes: int = Field(ge=0)
+    sha256: str
+
+
+class Snapshot(Document):
+    """`snapshot.json`: every other file of the directory."""
+
+    format_version: int = 1
+    model_type: str
+    files: tuple[SnapshotFile, ...]
 
 
 def check_model(model_dir: str | Path, *, weights: bool = True) -> ModelInfo:
@@ -95,3 +114,52 @@ def fingerprint(model_dir: str | Path, *, weights: bool = True) -> str:
     sizes = {file.name: file.stat().st_size for file in weight_files(path)} if weights else {}
     digest.update(json.dumps(sizes, sort_keys=True).encode())
     return f"sha256:{digest.hexdigest()}"
+
+
+def write_snapshot(target: Path) -> Snapshot:
+    """Hash every file of the directory into `snapshot.json`."""
+    files = tuple(
+        SnapshotFile(name=path.name, size_bytes=path.stat().st_size, sha256=_sha256(path))
+        for path in sorted(target.iterdir())
+        if path.is_file() and path.name != SNAPSHOT
+    )
+    snapshot = Snapshot(model_type=load_info(target).model_type, files=files)
+    (target / SNAPSHOT).write_bytes(snapshot.to_json())
+    return snapshot
+
+
+def verify(model_dir: Path) -> Snapshot:
+    """Compare every file of a snapshot with its hash.
+
+    Raises:
+        InvalidModel: no snapshot, or a file that is missing, changed or not part of it.
+    """
+    path = model_dir / SNAPSHOT
+    if not path.is_file():
+        raise InvalidModel(f"{model_dir} has no {SNAPSHOT}.", "Run `jobs model prepare SRC DST` to make a snapshot.")
+    try:
+        snapshot = Snapshot.from_json(path.read_bytes())
+    except ValidationError as error:
+        raise InvalidModel(f"{path} is damaged or of a newer version.", "Prepare the model again.") from error
+    known = {file.name for file in snapshot.files}
+    wrong = [f"{file.name} ({problem})" for file in snapshot.files if (problem := _problem(model_dir, file))]
+    wrong += [
+        f"{one.name} (not part of the snapshot)" for one in model_dir.iterdir() if one.name not in {*known, SNAPSHOT}
+    ]
+    if wrong:
+        raise InvalidModel(f"{model_dir} differs from its snapshot: {', '.join(sorted(wrong))}.", "Prepare it again.")
+    return snapshot
+
+
+def _problem(model_dir: Path, file: SnapshotFile) -> str:
+    path = model_dir / file.name
+    if not path.is_file():
+        return "missing"
+    if path.stat().st_size != file.size_bytes:
+        return "another size"
+    return "" if _sha256(path) == file.sha256 else "another hash"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

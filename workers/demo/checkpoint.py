@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from jobs.models.internlm2 import MARKERS
-from jobs.models.prepare import write_configs, write_snapshot, write_tokenizer
+from jobs.models.prepare import write_configs, write_tokenizer
+from jobs.models.snapshot import write_snapshot
 
 
 def small_config(
