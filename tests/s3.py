@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 from uuid import uuid4
 
@@ -36,10 +37,11 @@ class S3Server:
 
     endpoint: str
 
-    def client(self, **credentials: str) -> Any:
+    @cache  # noqa: B019 - one server, a handful of clients
+    def client(self) -> Any:
         """A plain boto3 client of this server, past any proxy."""
-        given = {"aws_access_key_id": ACCESS_KEY, "aws_secret_access_key": SECRET_KEY, **credentials}
-        return boto3.session.Session(**given).client("s3", endpoint_url=self.endpoint, region_name="us-east-1")
+        session = boto3.session.Session(aws_access_key_id=ACCESS_KEY, aws_secret_access_key=SECRET_KEY)
+        return session.client("s3", endpoint_url=self.endpoint, region_name="us-east-1")
 
 
 def environment(endpoint: str) -> dict[str, str]:
