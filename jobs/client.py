@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -72,6 +72,7 @@ class Job:
 
     def __init__(self, client: BatchClient, ledger: Ledger) -> None:
         self.client, self.ledger = client, ledger
+        self._plan: Plan | None = None
 
     @property
     def id(self) -> str:
@@ -91,14 +92,22 @@ class Job:
         """
         spec, terminal = self.ledger.spec(), self.ledger.terminal()
         progress = self.ledger.progress()
-        plan = self.ledger.plan()
+        # Write-once and large: read until it is there, then never again.
+        self._plan = plan = self._plan or self.ledger.plan()
         submissions = [] if terminal else self._submissions()
-        alive = terminal is None and _is_alive(submissions, progress)
+        alive = terminal is None and is_alive(submissions, progress)
+        if terminal is None and not alive:
+            # It may have ended between the two looks.
+            terminal = self.ledger.terminal()
         return JobStatus(
             job_id=self.id,
             uri=self.uri,
             state=derive_state(
-                terminal, planned=plan is not None, driver_seen=progress is not None, driver_alive=alive
+                terminal,
+                planned=plan is not None,
+                # A driver may have died before its first word.
+                driver_seen=progress is not None or (bool(submissions) and not alive),
+                driver_alive=alive,
             ),
             spec=spec,
             created_at=self.ledger.created_at(),
@@ -156,7 +165,7 @@ class Job:
                 "Submit it again under a new id; see why with: jobs status " + self.id,
             )
         submissions = self.client.submitter().find(self.id)
-        if _is_alive(submissions, self.ledger.progress()):
+        if is_alive(submissions, self.ledger.progress()):
             return False
         # Ray never takes an id twice; the first driver has the job's own.
         submission_id = f"{self.id}-{uuid4().hex[:6]}" if submissions else self.id
@@ -323,7 +332,7 @@ class BatchClient:
         return self._submitter
 
 
-def _is_alive(submissions: list[Submission], progress: Progress | None) -> bool:
+def is_alive(submissions: Sequence[Submission], progress: Progress | None) -> bool:
     """Whether a driver is at work: the cluster knows its own drivers, progress speaks for those elsewhere."""
     if any(submission.active for submission in submissions):
         return True

@@ -1,0 +1,119 @@
+"""`jobs watch`: follow a job until it ends. `follow` is what every command does that waits for one."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from jobs.cli.output import Format, Output, with_output
+from jobs.cli.reference import JobId, Root, open_job
+from jobs.errors import Exit
+
+if TYPE_CHECKING:
+    from jobs.client import Job
+    from jobs.summary import Summary
+
+LINE_INTERVAL_S = 5.0
+"""Off a terminal, progress is at most one line in this time."""
+
+
+@with_output
+def watch(
+    output: Output,
+    job_id: JobId,
+    root: Root = None,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", help="Seconds to watch at most; then exit 124.", show_default=False)
+    ] = None,
+) -> None:
+    """Show a job's progress until it ends. Ctrl-C stops watching; the job goes on.
+
+    On a terminal the display is live, elsewhere a line at a time on stderr; --json prints the final status.
+    The exit code tells how the job ended: 0 ok, 1 failed, cancelled or interrupted, 3 too many error rows.
+
+    Example:
+
+      jobs watch reviews-20260301-020000-5f3a
+    """
+    job = open_job(job_id, root)
+    code = follow(job, output, timeout)
+    if output.format is Format.JSON:
+        from jobs.summary import summarise
+
+        output.record(summarise(job.status(), job.ledger.committed()).to_dict())
+    raise typer.Exit(code)
+
+
+def follow(job: Job, output: Output, timeout_s: float | None = None) -> int:
+    """Show progress on stderr until the job has ended or is interrupted, then how it ended. Stdout stays empty.
+
+    Ctrl-C and the timeout end the watching, never the job.
+
+    Returns:
+        0, 1 or 3 as `Summary.exit_code`; 124 after `timeout_s` seconds; 130 after Ctrl-C.
+
+    Raises:
+        UsageError: no such job.
+        StoreError: the store cannot be reached.
+    """
+    from jobs.display import next_steps, outcome
+    from jobs.summary import summarise
+
+    try:
+        with _screen(output) as show:
+            for status in job.watch(timeout_s=timeout_s):
+                show(summarise(status))
+    except TimeoutError:
+        output.note(f"Job {job.id} has not ended after {timeout_s:g} s; it goes on.")
+        output.hint(f"jobs watch {job.id}")
+        return Exit.WAIT_TIMEOUT
+    except KeyboardInterrupt:
+        output.note(f"Not watching any more; job {job.id} goes on.")
+        output.hint(f"jobs watch {job.id}")
+        output.hint(f"jobs cancel {job.id}")
+        return Exit.INTERRUPTED
+    final = summarise(status, job.ledger.committed())
+    output.note(outcome(final))
+    for step in next_steps(final):
+        output.hint(step)
+    return final.exit_code
+
+
+@contextmanager
+def _screen(output: Output) -> Iterator[Callable[[Summary], None]]:
+    """What takes each summary: a live picture on a terminal, else a line now and then, or nothing when quiet."""
+    from rich.console import Console
+    from rich.live import Live
+
+    from jobs.display import picture
+
+    console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+    if output.format is Format.QUIET:
+        yield lambda summary: None
+    elif not sys.stderr.isatty() or console.is_dumb_terminal:
+        yield _Lines(output).show
+    else:
+        with Live(console=console, transient=True, redirect_stdout=False, redirect_stderr=False) as live:
+            yield lambda summary: live.update(picture(summary), refresh=True)
+
+
+class _Lines:
+    """Progress as plain lines: not too many, and none that says nothing new."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._last: Hashable = None
+        self._printed_at = -LINE_INTERVAL_S
+
+    def show(self, summary: Summary) -> None:
+        from jobs.display import one_line, signature
+
+        now, current = time.monotonic(), signature(summary)
+        if current != self._last and now - self._printed_at >= LINE_INTERVAL_S:
+            self._output.note(one_line(summary))
+            self._last, self._printed_at = current, now

@@ -1,0 +1,191 @@
+"""How a job's summary is shown to people: as facts, as one line, as a live picture, as an outcome. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable
+from typing import TYPE_CHECKING
+
+from jobs.summary import Summary
+from schemas.codes import State
+from schemas.records import ReplicaProgress
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_STYLES = {
+    State.RUNNING: "bold cyan",
+    State.SUCCEEDED: "bold green",
+    State.FAILED: "bold red",
+    State.CANCELLED: "bold yellow",
+    State.INTERRUPTED: "bold yellow",
+}
+_PHASES = {
+    "starting": "the driver is starting",
+    "staging": "reading and tokenising the dataset",
+    "finishing": "all rows are done; writing the manifest",
+}
+_REPLICAS = {"ready": "up", "loading": "loading model", "waiting": "waiting", "lost": "lost"}
+_NOTE_CHARACTERS = 80
+
+
+def duration(seconds: float) -> str:
+    """`8 s`, `1 min 40 s`, `2 h 5 min`, `3 d 4 h`: the two largest units."""
+    rest = max(0, round(seconds))
+    parts: list[tuple[int, str]] = []
+    for unit, size_s in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
+        count, rest = divmod(rest, size_s)
+        if count or parts or unit == "s":
+            parts.append((count, unit))
+    return " ".join(f"{count} {unit}" for count, unit in parts[:2] if count) or "0 s"
+
+
+def printable(text: str) -> str:
+    """One line without control characters: text that others wrote must not steer a terminal."""
+    return "".join(c if c.isprintable() else " " if c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def facts(summary: Summary) -> dict[str, str]:
+    """The moving parts of a job, label to text, in the order to show; only those that say something."""
+    found = {
+        "phase": _PHASES.get(summary.phase, "") if summary.at_work else "",
+        "rows": _rows(summary),
+        "shards": f"{summary.shards_committed:,} of {summary.shards_total:,} committed" if summary.shards_total else "",
+        "tokens": _tokens(summary),
+        "replicas": _replicas(summary.replicas),
+        "ETA": duration(summary.eta_s) if summary.eta_s is not None else "",
+        "message": printable(summary.message),
+    }
+    return {label: text for label, text in found.items() if text}
+
+
+def one_line(summary: Summary) -> str:
+    """The job on one line, for logs."""
+    parts: list[str] = [summary.state]
+    if summary.at_work and summary.phase in _PHASES:
+        parts.append(_PHASES[summary.phase])
+    if summary.rows_total:
+        parts.append(f"{summary.rows_done:,} of {summary.rows_total:,} rows ({_percent(summary)}%)")
+    if summary.rows_error:
+        parts.append(f"{summary.rows_error:,} failed")
+    if summary.shards_total:
+        parts.append(f"{summary.shards_committed:,} of {summary.shards_total:,} shards")
+    if summary.generated_tokens_per_s:
+        parts.append(f"{summary.generated_tokens_per_s:,.0f} tokens/s out")
+    if summary.replicas:
+        parts.append(f"replicas: {_replicas(summary.replicas)}")
+    if summary.eta_s is not None:
+        parts.append(f"ETA {duration(summary.eta_s)}")
+    if summary.message:
+        parts.append(printable(summary.message))
+    return " · ".join(parts)
+
+
+def signature(summary: Summary) -> Hashable:
+    """Equal for two moments between which nothing has happened but time."""
+    counts = tuple(sorted(summary.replica_counts.items()))
+    progress = (summary.rows_staged, summary.rows_done, summary.rows_error, summary.shards_committed)
+    return summary.state, summary.phase, progress, counts, summary.message
+
+
+def picture(summary: Summary) -> RenderableType:
+    """The live display: state, bar, facts."""
+    from rich.console import Group
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    head = Text.assemble((summary.state, _STYLES.get(summary.state, "bold")), f"  {summary.job_id}")
+    if summary.dashboard_url:
+        head.append(f"  {summary.dashboard_url}", style="dim")
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column()
+    grid.add_row("", ProgressBar(total=summary.rows_total or None, completed=summary.rows_done, width=48))
+    for label, text in facts(summary).items():
+        grid.add_row(label, Text(text))
+    return Group(head, grid)
+
+
+def outcome(summary: Summary) -> str:
+    """How the job stands when nobody works on it any more, in one sentence."""
+    job, done = f"Job {summary.job_id}", _committed(summary)
+    if summary.state is State.SUCCEEDED:
+        rows = f"{job} succeeded: {summary.rows_total:,} rows"
+        if not summary.rows_error:
+            return f"{rows}, all ok."
+        failed = f"{rows}, {summary.rows_error:,} of them failed ({summary.error_rate:.2%}"
+        over = summary.error_rate > summary.max_error_rate
+        return f"{failed}, more than the {summary.max_error_rate:.2%} allowed)." if over else f"{failed})."
+    if summary.state is State.FAILED:
+        return f"{job} failed{done}. {summary.failure_code}: {printable(summary.failure_reason or '')}"
+    if summary.state is State.CANCELLED:
+        return f"{job} was cancelled by {printable(summary.cancelled_by or '')}{done}."
+    if summary.state is State.INTERRUPTED:
+        return f"{job} was interrupted{done}; nothing that is committed is done again."
+    return f"{job} is {summary.state}."
+
+
+def next_steps(summary: Summary) -> list[str]:
+    """Commands that make sense now, the likeliest first."""
+    job = summary.job_id
+    if summary.state is State.SUCCEEDED:
+        return [f"jobs results {job}", *([f"jobs results {job} --failed"] if summary.rows_error else [])]
+    if summary.state is State.INTERRUPTED:
+        return [f"jobs resume {job}", f"jobs logs {job}"]
+    if summary.state is State.FAILED:
+        return [f"jobs logs {job}", *([f"jobs results {job}"] if summary.shards_committed else [])]
+    if summary.state is State.CANCELLED:
+        return [f"jobs results {job}"] if summary.shards_committed else []
+    return [f"jobs watch {job}", f"jobs logs -f {job}", f"jobs cancel {job}"]
+
+
+def _percent(summary: Summary) -> int:
+    # Rounded down: 100% must mean all.
+    return math.floor(100 * summary.rows_done / summary.rows_total) if summary.rows_total else 0
+
+
+def _committed(summary: Summary) -> str:
+    if not summary.shards_total:
+        return ""
+    return f", {summary.shards_committed:,} of {summary.shards_total:,} shards committed"
+
+
+def _rows(summary: Summary) -> str:
+    if summary.rows_total is None:
+        return f"{summary.rows_staged:,} staged" if summary.rows_staged else ""
+    text = f"{summary.rows_done:,} of {summary.rows_total:,} ({_percent(summary)}%): {summary.rows_ok:,} ok"
+    if summary.rows_error:
+        text += f", {summary.rows_error:,} failed"
+    if left := summary.rows_total - summary.rows_done:
+        text += f", {left:,} left"
+    return text
+
+
+def _tokens(summary: Summary) -> str:
+    parts = []
+    if summary.input_tokens or summary.generated_tokens:
+        parts.append(f"{summary.input_tokens:,} in, {summary.generated_tokens:,} out")
+    if summary.input_tokens_per_s or summary.generated_tokens_per_s:
+        parts.append(f"{summary.input_tokens_per_s:,.0f}/s in, {summary.generated_tokens_per_s:,.0f}/s out")
+    if summary.cached_share is not None:
+        parts.append(f"{summary.cached_share:.0%} of input from cache")
+    return " · ".join(parts)
+
+
+def _replicas(replicas: tuple[ReplicaProgress, ...]) -> str:
+    """`2 up · 1 loading model, 38 s · 1 lost, 4 s (worker killed)`: of those not up, the longest wait and a note."""
+    parts = []
+    for state, word in _REPLICAS.items():
+        group = [replica for replica in replicas if replica.state == state]
+        if not group:
+            continue
+        text = f"{len(group)} {word}"
+        if state != "ready":
+            longest = max(group, key=lambda replica: replica.since_s)
+            text += f", {'up to ' if len(group) > 1 else ''}{duration(longest.since_s)}"
+            if longest.note:
+                note = printable(longest.note)
+                text += f" ({note[: _NOTE_CHARACTERS - 1] + '…' if len(note) > _NOTE_CHARACTERS else note})"
+        parts.append(text)
+    return " · ".join(parts)

@@ -1,0 +1,168 @@
+"""A job at one moment as people and scripts see it: one flat value behind `status`, `list` and `watch`. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from jobs.errors import Exit
+from schemas import keys
+from schemas.codes import State
+from schemas.records import Cancelled, Failed, Progress, ReplicaProgress, Succeeded
+
+if TYPE_CHECKING:
+    from jobs.client import JobStatus
+
+_AT_WORK = frozenset({State.PLANNING, State.RUNNING})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Summary:
+    """The numbers of a job, each from the best source there is: manifest, else committed shards, else progress.
+
+    Attributes:
+        phase: what the driver is doing; "" when none is at work, like all that only a driver at work can tell
+            (rates, ETA, replicas, message).
+        rows_done: rows with a result, error rows included. While a driver is at work, rows that have left the
+            engine count before their shard's commit; afterwards only committed rows do.
+        cached_share: share of input tokens found in a prefix cache, 0 to 1; None if unknown.
+        updated_at: when the driver last said something, UTC, ISO 8601.
+    """
+
+    job_id: str
+    state: State
+    name: str
+    dataset: str
+    model: str
+    engine: str
+    created_at: str | None
+    uri: str
+    results_uri: str
+    dashboard_url: str | None
+    phase: str = ""
+    rows_total: int | None = None
+    rows_done: int = 0
+    rows_ok: int = 0
+    rows_error: int = 0
+    rows_staged: int = 0
+    shards_total: int | None = None
+    shards_committed: int = 0
+    input_tokens: int = 0
+    generated_tokens: int = 0
+    input_tokens_per_s: float = 0.0
+    generated_tokens_per_s: float = 0.0
+    cached_share: float | None = None
+    eta_s: float | None = None
+    error_rate: float = 0.0
+    max_error_rate: float = 1.0
+    failure_code: str | None = None
+    failure_reason: str | None = None
+    cancelled_by: str | None = None
+    message: str = ""
+    updated_at: str | None = None
+    replicas: tuple[ReplicaProgress, ...] = field(default=())
+
+    @property
+    def at_work(self) -> bool:
+        """Whether a driver works on the job now."""
+        return self.state in _AT_WORK
+
+    @property
+    def replica_counts(self) -> dict[str, int]:
+        """Number of replicas in each state that has any."""
+        return dict(Counter(replica.state for replica in self.replicas))
+
+    @property
+    def exit_code(self) -> Exit:
+        """What a command that has waited for this job returns."""
+        if self.state is not State.SUCCEEDED:
+            return Exit.JOB_FAILED
+        return Exit.ROW_ERRORS if self.error_rate > self.max_error_rate else Exit.OK
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form. Keys are stable."""
+        replicas = [replica.model_dump(mode="json") for replica in self.replicas]
+        return asdict(self) | {"replica_counts": self.replica_counts, "replicas": replicas}
+
+
+def summarise(status: JobStatus, committed: Collection[int] | None = None) -> Summary:
+    """The summary of a status.
+
+    Args:
+        committed: numbers of the committed shards, if the caller has listed them. A dead driver's progress counts
+            rows that were never committed; this puts them right.
+    """
+    numbers: dict[str, Any] = _from_progress(status.progress, at_work=status.state in _AT_WORK)
+    if status.plan is not None:
+        numbers |= {"rows_total": status.plan.num_rows, "shards_total": len(status.plan.shards)}
+        if committed is not None:
+            rows = sum(shard.num_rows for shard in status.plan.shards if shard.index in committed)
+            numbers |= _rows(rows, numbers.get("rows_error", 0)) | {"shards_committed": len(committed)}
+    return Summary(
+        job_id=status.job_id,
+        state=status.state,
+        name=status.spec.name,
+        dataset=status.spec.input.uri,
+        model=status.spec.model.path,
+        engine=status.spec.engine.name,
+        created_at=status.created_at.isoformat(timespec="seconds") if status.created_at else None,
+        uri=status.uri,
+        results_uri=f"{status.uri}/{keys.RESULTS}",
+        dashboard_url=status.dashboard_url,
+        max_error_rate=status.spec.max_error_rate,
+        **numbers | _from_terminal(status.terminal),
+    )
+
+
+def _from_progress(progress: Progress | None, *, at_work: bool) -> dict[str, Any]:
+    if progress is None:
+        return {}
+    numbers: dict[str, Any] = {
+        "rows_total": progress.rows_total,
+        **_rows(progress.rows_ok + progress.rows_error, progress.rows_error),
+        "rows_staged": progress.rows_staged,
+        "shards_total": progress.shards_total,
+        "shards_committed": progress.shards_committed,
+        "input_tokens": progress.input_tokens,
+        "generated_tokens": progress.generated_tokens,
+        "updated_at": progress.updated_at,
+    }
+    if progress.input_tokens and progress.cached_tokens:
+        # Cached tokens are counted as they happen, input tokens at the commit: the share may run ahead.
+        numbers["cached_share"] = min(1.0, round(progress.cached_tokens / progress.input_tokens, 3))
+    if at_work:
+        numbers |= {
+            "phase": progress.phase,
+            "input_tokens_per_s": progress.input_tokens_per_s,
+            "generated_tokens_per_s": progress.generated_tokens_per_s,
+            "eta_s": progress.eta_s,
+            "message": progress.message,
+            "replicas": progress.replicas,
+        }
+    return numbers
+
+
+def _from_terminal(terminal: Succeeded | Failed | Cancelled | None) -> dict[str, Any]:
+    if isinstance(terminal, Failed):
+        return {"failure_code": terminal.code, "failure_reason": terminal.reason}
+    if isinstance(terminal, Cancelled):
+        return {"cancelled_by": terminal.by}
+    if terminal is None:
+        return {}
+    manifest = terminal.manifest
+    return {
+        "rows_total": manifest.num_rows,
+        **_rows(manifest.num_rows, manifest.num_error_rows),
+        "shards_total": len(manifest.shards),
+        "shards_committed": len(manifest.shards),
+        "input_tokens": manifest.num_input_tokens,
+        "generated_tokens": manifest.num_generated_tokens,
+        "error_rate": manifest.num_error_rows / manifest.num_rows if manifest.num_rows else 0.0,
+    }
+
+
+def _rows(done: int, errors: int) -> dict[str, int]:
+    errors = min(done, errors)
+    return {"rows_done": done, "rows_ok": done - errors, "rows_error": errors}
