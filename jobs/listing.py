@@ -87,7 +87,11 @@ def newest(client: BatchClient, *, states: Collection[State] = (), limit: int) -
     return Listing(entries=tuple(entries[:limit]), more=len(entries) > limit, unreadable=tuple(unreadable))
 
 
-def _in_order(threads: ThreadPoolExecutor, describe: Any, dated: Iterable[tuple[datetime, Ledger]]) -> Iterator[Entry]:
+def _in_order(
+    threads: ThreadPoolExecutor,
+    describe: Callable[[tuple[datetime, Ledger]], Entry | None],
+    dated: Iterable[tuple[datetime, Ledger]],
+) -> Iterator[Entry]:
     """Entries in the given order; no job is asked for long before the reader wants it."""
     remaining = iter(dated)
     while batch := list(islice(remaining, REQUESTS_AT_ONCE)):
