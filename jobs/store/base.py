@@ -49,6 +49,9 @@ class ObjectStore(Protocol):
     def get(self, key: str) -> bytes | None:
         """The object's bytes, or None if there is no such key."""
 
+    def get_tail(self, key: str, size_bytes: int) -> bytes | None:
+        """The object's last `size_bytes` (at least 1) bytes, all of it if it is shorter, or None: Parquet footers."""
+
     def head(self, key: str) -> ObjectInfo | None:
         """The object's description with the writer's metadata (`writer` included), or None."""
 

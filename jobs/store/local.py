@@ -91,6 +91,16 @@ class LocalStore:
             except FileNotFoundError:
                 return None
 
+    def get_tail(self, key: str, size_bytes: int) -> bytes | None:
+        path = self._path(key)
+        with _explained(path):
+            try:
+                with open(path, "rb") as file:
+                    file.seek(max(0, os.fstat(file.fileno()).st_size - size_bytes))
+                    return file.read()
+            except FileNotFoundError:
+                return None
+
     def head(self, key: str) -> ObjectInfo | None:
         path = self._path(key)
         with _explained(path):

@@ -4,97 +4,18 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
-import boto3
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
-from botocore.parsers import ResponseParserError
-from tenacity import Retrying, retry_if_exception, stop_before_delay, wait_random_exponential
+from botocore.exceptions import ClientError
 
 from jobs.errors import StoreError
 from jobs.store.base import ObjectInfo
 from jobs.store.key import checked_key, checked_metadata, checked_prefix
-from jobs.store.s3_errors import code_of, explain, is_transient, status_of
+from jobs.store.s3_client import S3Client
+from jobs.store.s3_errors import is_missing, status_of
 
 _T = TypeVar("_T")
-_CONNECT_TIMEOUT_S = 5.0
-_MAX_POOL_CONNECTIONS = 32
-_MISSING = frozenset({"NoSuchKey", "404", "NotFound"})
-
-
-class S3Client:
-    """A boto3 client that is made on first use, once per process, and retries in one place.
-
-    Credentials, region, endpoint (AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL) and addressing style come from
-    the usual AWS settings. Pickles without the connection; usable after a fork and from many threads.
-
-    Args:
-        patience_s: no try starts later than this many seconds after a call's first.
-        read_timeout_s: longest silence of the store within one try.
-    """
-
-    def __init__(self, *, patience_s: float = 60.0, read_timeout_s: float = 30.0) -> None:
-        self.patience_s = patience_s
-        self.read_timeout_s = read_timeout_s
-        self._lock = threading.Lock()
-        self._made: tuple[int, Any] | None = None
-
-    def __reduce__(self) -> tuple[Callable[..., S3Client], tuple[float, float]]:
-        return _remake, (self.patience_s, self.read_timeout_s)
-
-    def call(self, uri: str, request: Callable[[Any], _T]) -> _T:
-        """Run `request(client)`, again while that makes sense.
-
-        Raises:
-            StoreError: a failure that `uri` and a hint explain; `__cause__` is boto's own error.
-        """
-        tries = Retrying(
-            retry=retry_if_exception(is_transient),
-            stop=stop_before_delay(self.patience_s),
-            wait=wait_random_exponential(multiplier=0.2, max=10),
-            reraise=True,
-        )
-        try:
-            return tries(lambda: request(self._client()))
-        except (BotoCoreError, ClientError, ResponseParserError) as error:
-            raise explain(error, uri, self.endpoint) from error
-
-    @property
-    def endpoint(self) -> str:
-        """Where requests go, for messages."""
-        made = self._made
-        return str(made[1].meta.endpoint_url) if made else "S3"
-
-    def _client(self) -> Any:
-        made = self._made
-        if made is None or made[0] != os.getpid():
-            with self._lock:
-                made = self._made
-                if made is None or made[0] != os.getpid():
-                    made = self._made = (os.getpid(), self._connect())
-        return made[1]
-
-    def _connect(self) -> Any:
-        return boto3.session.Session().client(
-            "s3",
-            config=Config(
-                connect_timeout=_CONNECT_TIMEOUT_S,
-                read_timeout=self.read_timeout_s,
-                max_pool_connections=_MAX_POOL_CONNECTIONS,
-                retries={"mode": "standard", "total_max_attempts": 1},
-                # Newer default checksums break older S3-compatible stores; Content-MD5 works everywhere.
-                request_checksum_calculation="when_required",
-                response_checksum_validation="when_required",
-            ),
-        )
-
-
-def _remake(patience_s: float, read_timeout_s: float) -> S3Client:
-    return S3Client(patience_s=patience_s, read_timeout_s=read_timeout_s)
 
 
 class S3Store:
@@ -136,18 +57,10 @@ class S3Store:
         self._call(key, lambda client: client.put_object(**where, Body=data, ContentMD5=_content_md5(data)))
 
     def get(self, key: str) -> bytes | None:
-        where = self._where(key)
+        return self._get(self._where(key), key)
 
-        def attempt(client: Any) -> bytes | None:
-            try:
-                data: bytes = client.get_object(**where)["Body"].read()
-                return data
-            except ClientError as error:
-                if code_of(error) in _MISSING:
-                    return None
-                raise
-
-        return self._call(key, attempt)
+    def get_tail(self, key: str, size_bytes: int) -> bytes | None:
+        return self._get({**self._where(key), "Range": f"bytes=-{size_bytes}"}, key)
 
     def head(self, key: str) -> ObjectInfo | None:
         checked_key(key)
@@ -177,11 +90,25 @@ class S3Store:
     def _call(self, key: str, request: Callable[[Any], _T]) -> _T:
         return self._s3.call(f"{self.uri}/{key}".rstrip("/"), request)
 
+    def _get(self, what: dict[str, str], key: str) -> bytes | None:
+        def attempt(client: Any) -> bytes | None:
+            try:
+                data: bytes = client.get_object(**what)["Body"].read()
+                return data
+            except ClientError as error:
+                if is_missing(error):
+                    return None
+                if status_of(error) == 416:
+                    return b""  # A range of an empty object.
+                raise
+
+        return self._call(key, attempt)
+
     def _head(self, client: Any, key: str) -> ObjectInfo | None:
         try:
             answer = client.head_object(**self._where(key))
         except ClientError as error:
-            if code_of(error) in _MISSING:
+            if is_missing(error):
                 return None
             raise
         return ObjectInfo(

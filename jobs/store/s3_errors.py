@@ -74,6 +74,11 @@ def code_of(error: ClientError) -> str:
     return _BY_STATUS.get(int(code), code) if code.isdigit() else code
 
 
+def is_missing(error: ClientError) -> bool:
+    """Whether there is no such object. A missing bucket is not that, except to HEAD, which cannot tell."""
+    return code_of(error) in ("NoSuchKey", "NotFound", "404")
+
+
 def is_transient(error: BaseException) -> bool:
     """Whether the same request may succeed later. Its first try may have been carried out all the same."""
     if isinstance(error, ClientError):
