@@ -1,0 +1,22 @@
+"""Datasets: from an address to pinned, sliced, readable rows."""
+
+from jobs.dataset.columns import Columns, resolve_columns
+from jobs.dataset.inspection import DataFile, Dataset, inspect
+from jobs.dataset.pinning import InputChanged, check_unchanged, identity, pin
+from jobs.dataset.reading import read_slice
+from jobs.dataset.slicing import Slice, slices
+
+__all__ = [
+    "Columns",
+    "DataFile",
+    "Dataset",
+    "InputChanged",
+    "Slice",
+    "check_unchanged",
+    "identity",
+    "inspect",
+    "pin",
+    "read_slice",
+    "resolve_columns",
+    "slices",
+]

@@ -1,0 +1,190 @@
+"""Which columns make the prompt, and which come along."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
+
+import pyarrow as pa
+from jinja2 import StrictUndefined, Template, TemplateSyntaxError, meta
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from jobs.dataset.jsonl import JSON_ONLY
+from jobs.errors import InvalidInput, UsageError
+from schemas.spec import InputSpec
+
+_MESSAGE_FIELDS = {"role", "content", "name"}
+
+
+def _no_null(value: object) -> object:
+    """Refuse to print a null as the word None."""
+    if value is None:
+        raise ValueError("a null value")
+    return value
+
+
+_environment = ImmutableSandboxedEnvironment(
+    undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False, finalize=_no_null
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Columns:
+    """The input columns that a job uses.
+
+    Attributes:
+        kind: how the prompt is made; the prompt column of `messages` may hold JSON text.
+        prompt_columns: the one column, or the columns that the template refers to.
+        template: text of the template, for that kind.
+        custom_id, sampling_params, max_tokens: the optional columns, None where the dataset lacks them.
+        kept: columns carried to the results.
+    """
+
+    kind: Literal["messages", "prompt", "template"]
+    prompt_columns: tuple[str, ...]
+    template: str | None
+    custom_id: str | None
+    sampling_params: str | None
+    max_tokens: str | None
+    kept: tuple[pa.Field, ...]
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """Every column to read, each once."""
+        optional = (self.custom_id, self.sampling_params, self.max_tokens)
+        names = [*self.prompt_columns, *(name for name in optional if name), *(field.name for field in self.kept)]
+        return tuple(dict.fromkeys(names))
+
+    def render(self, row: Mapping[str, Any]) -> str:
+        """The prompt that the template gives for a row of `prompt_columns`.
+
+        Raises:
+            Exception: whatever the template raises on the row's values.
+        """
+        assert self.template is not None
+        return _compile(self.template).render(row)
+
+
+def resolve_columns(schema: pa.Schema, spec: InputSpec) -> Columns:
+    """Match what was asked for with the columns that are there.
+
+    Raises:
+        InvalidInput: no prompt column, or a column of the wrong type.
+        UsageError: the options name a column that is not there, or the template does not parse.
+    """
+    kind, prompt_columns = _prompt(schema, spec)
+    return Columns(
+        kind=kind,
+        prompt_columns=prompt_columns,
+        template=spec.template,
+        custom_id=_optional(
+            schema, "custom_id", lambda t: _is_text(t) or pa.types.is_integer(t), "text or whole numbers"
+        ),
+        sampling_params=_optional(
+            schema, "sampling_params", lambda t: _is_text(t) or pa.types.is_struct(t), "structs or JSON text"
+        ),
+        max_tokens=_optional(schema, "max_tokens", pa.types.is_integer, "whole numbers"),
+        kept=tuple(pa.field(name, _given(schema, name, "--keep").type) for name in spec.keep),
+    )
+
+
+def _prompt(schema: pa.Schema, spec: InputSpec) -> tuple[Literal["messages", "prompt", "template"], tuple[str, ...]]:
+    if spec.template is not None:
+        return "template", _template_columns(schema, spec.template)
+    messages, prompt = spec.messages_column, spec.prompt_column
+    if messages is None and prompt is None:
+        if "messages" in schema.names:
+            messages = "messages"
+        elif "prompt" in schema.names:
+            prompt = "prompt"
+        else:
+            raise InvalidInput(
+                f"There is no column 'messages' or 'prompt'; {_columns_there(schema)}.",
+                "Name the column with --messages-column or --prompt-column, or build the prompt with "
+                "--template 'Summarise: {{ text }}'.",
+            )
+    if messages is not None:
+        return "messages", (_messages(schema, messages, spec.chat),)
+    assert prompt is not None
+    field = _given(schema, prompt, "--prompt-column")
+    if not _is_text(field.type) or field.metadata == JSON_ONLY:
+        what = "lists or objects" if field.metadata == JSON_ONLY else str(field.type)
+        raise InvalidInput(
+            f"The prompt column {prompt!r} must hold text, but holds {what}.",
+            "Name another with --prompt-column, give chats with --messages-column, or build one with --template.",
+        )
+    return "prompt", (prompt,)
+
+
+def _messages(schema: pa.Schema, name: str, chat: bool) -> str:
+    if not chat:
+        raise UsageError(
+            f"The messages in column {name!r} need the chat format.", "Drop --no-chat, or name a --prompt-column."
+        )
+    type_ = _given(schema, name, "--messages-column").type
+    if not _is_text(type_) and not _is_list_of_messages(type_):
+        raise InvalidInput(
+            f"The messages column {name!r} is {type_}, not list<struct<role: string, content: string>> or JSON text.",
+            "Write it as lists of messages, name another with --messages-column, or build the prompt with --template.",
+        )
+    return name
+
+
+def _is_list_of_messages(type_: pa.DataType) -> bool:
+    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    if not any(is_kind(type_) for is_kind in lists) or not pa.types.is_struct(type_.value_type):
+        return False
+    fields = {field.name: field.type for field in type_.value_type}
+    return {"role", "content"} <= fields.keys() <= _MESSAGE_FIELDS and all(
+        _is_text(of) or pa.types.is_null(of) for of in fields.values()
+    )
+
+
+def _is_text(type_: pa.DataType) -> bool:
+    if pa.types.is_dictionary(type_):
+        return _is_text(type_.value_type)
+    return bool(pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_string_view(type_))
+
+
+def _optional(schema: pa.Schema, name: str, fits: Any, wanted: str) -> str | None:
+    """The column's name if the dataset has it with values in it."""
+    if name not in schema.names or pa.types.is_null(schema.field(name).type):
+        return None
+    if not fits(schema.field(name).type):
+        raise InvalidInput(
+            f"The column {name!r} is {schema.field(name).type}, but must hold {wanted}.", "Convert or rename it."
+        )
+    return name
+
+
+def _given(schema: pa.Schema, name: str, option: str) -> pa.Field:
+    if name not in schema.names:
+        raise UsageError(f"There is no column {name!r}; {_columns_there(schema)}.", f"Correct {option}.")
+    return schema.field(name)
+
+
+def _template_columns(schema: pa.Schema, template: str) -> tuple[str, ...]:
+    try:
+        names = sorted(meta.find_undeclared_variables(_environment.parse(template)))
+        _compile(template)
+    except TemplateSyntaxError as error:
+        raise UsageError(f"The template does not parse: {error.message}.", "Correct --template.") from error
+    if not names:
+        raise UsageError(
+            "The template refers to no column, so every row would get the same prompt.",
+            f"Use a column, such as {{{{ {schema.names[0]} }}}}.",
+        )
+    for name in names:
+        _given(schema, name, "--template")
+    return tuple(names)
+
+
+@lru_cache(maxsize=8)
+def _compile(template: str) -> Template:
+    return _environment.from_string(template)
+
+
+def _columns_there(schema: pa.Schema) -> str:
+    return f"the columns are {', '.join(schema.names)}" if schema.names else "there are no columns"

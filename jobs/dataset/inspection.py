@@ -1,0 +1,138 @@
+"""What a dataset is, from its files' footers; nothing else of Parquet is read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from jobs.dataset import jsonl, parquet
+from jobs.dataset.sources import Source, find_sources
+from jobs.errors import InvalidInput
+
+_THREADS = 16
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataFile:
+    """One file of a dataset.
+
+    Attributes:
+        block_rows: rows of each row group, or of each byte range of JSON lines.
+        block_offsets: for JSON lines, the byte where each range starts, then the end of the last.
+    """
+
+    source: Source
+    block_rows: tuple[int, ...]
+    block_offsets: tuple[int, ...] = field(default=(), repr=False)
+
+    @property
+    def uri(self) -> str:
+        """Absolute path or s3:// address."""
+        return self.source.uri
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the file."""
+        return self.source.size_bytes
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the file."""
+        return sum(self.block_rows)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dataset:
+    """Files in name order with one common schema. A row's id is its position in them.
+
+    Attributes:
+        num_ignored_files: files among the others that are neither Parquet nor JSONL by name.
+    """
+
+    uri: str
+    files: tuple[DataFile, ...]
+    schema: pa.Schema
+    num_ignored_files: int = 0
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of all files."""
+        return sum(file.num_rows for file in self.files)
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of all files."""
+        return sum(file.size_bytes for file in self.files)
+
+
+def inspect(uri: str) -> Dataset:
+    """Find the dataset's files and read their footers; JSON lines are counted in one pass.
+
+    Args:
+        uri: file, directory, glob, or the same under s3://.
+
+    Raises:
+        InvalidInput: missing, not Parquet, truncated, corrupt, without rows, or of mixed schemas; names the file.
+        StoreError: S3 cannot be reached or refuses.
+    """
+    sources, num_ignored = find_sources(uri)
+    if len({source.is_jsonl for source in sources}) > 1:
+        odd = next(source for source in sources if source.is_jsonl is not sources[0].is_jsonl)
+        raise InvalidInput(
+            f"{uri} mixes Parquet and JSONL files; {odd.uri} differs.", "Give a glob that fits one kind."
+        )
+    with ThreadPoolExecutor(min(_THREADS, len(sources))) as pool:
+        files, schema = _inspect_jsonl(sources, pool) if sources[0].is_jsonl else _inspect_parquet(sources, pool)
+    dataset = Dataset(uri=uri, files=tuple(files), schema=schema, num_ignored_files=num_ignored)
+    if dataset.num_rows == 0:
+        raise InvalidInput(f"{uri} has no rows.", "Check that it was written completely.")
+    return dataset
+
+
+def _inspect_parquet(sources: Sequence[Source], pool: ThreadPoolExecutor) -> tuple[list[DataFile], pa.Schema]:
+    footers = list(pool.map(parquet.read_footer, sources))
+    common = footers[0][0]
+    _check_names(common, sources[0])
+    for source, (schema, _) in zip(sources, footers, strict=True):
+        _check_same(common, sources[0], schema, source)
+    return [DataFile(source=s, block_rows=rows) for s, (_, rows) in zip(sources, footers, strict=True)], common
+
+
+def _inspect_jsonl(sources: Sequence[Source], pool: ThreadPoolExecutor) -> tuple[list[DataFile], pa.Schema]:
+    scans = list(pool.map(jsonl.scan, sources))
+    kinds: dict[str, set[str]] = {}
+    for found in scans:
+        for name, seen in found.kinds.items():
+            kinds.setdefault(name, set()).update(seen)
+    files = [
+        DataFile(source=source, block_rows=tuple(found.rows), block_offsets=tuple(found.offsets))
+        for source, found in zip(sources, scans, strict=True)
+    ]
+    return files, jsonl.table_schema(kinds)
+
+
+def _check_names(schema: pa.Schema, source: Source) -> None:
+    twice = [name for name, count in Counter(schema.names).items() if count > 1]
+    if twice:
+        raise InvalidInput(f"{source.uri} has two columns named {twice[0]!r}.", "Rename one of them.")
+
+
+def _check_same(common: pa.Schema, first: Source, schema: pa.Schema, source: Source) -> None:
+    """Same names and types; order, nullability and metadata may differ."""
+    for name in [*common.names, *schema.names]:
+        here, there = schema.get_field_index(name), common.get_field_index(name)
+        if here < 0 or there < 0:
+            lacking = source if here < 0 else first
+            what = f"{lacking.uri} has no column {name!r}"
+        elif schema.types[here] != common.types[there]:
+            what = f"column {name!r} is {schema.types[here]} in {source.uri} and {common.types[there]} in {first.uri}"
+        else:
+            continue
+        raise InvalidInput(
+            f"The files have different schemas: {what}; {source.uri} is the first that differs.",
+            "Write all files with one schema, or give a glob that fits the ones that belong together.",
+        )

@@ -1,0 +1,57 @@
+"""Pinning a dataset: a changed file must not slip into a job that goes on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from jobs.dataset.inspection import DataFile, Dataset
+from jobs.dataset.sources import InputChanged, open_source
+from schemas.records import InputFile
+
+__all__ = ["InputChanged", "check_unchanged", "identity", "pin"]
+
+_THREADS = 8
+
+
+def identity(file: DataFile) -> str:
+    """`sha256:…` of a local file's bytes, `etag:…` of an S3 object.
+
+    Raises:
+        InputChanged: the file is gone or has another size than when it was inspected.
+    """
+    if file.source.etag is not None:
+        return f"etag:{file.source.etag}"
+    with open_source(file.source) as stream:
+        return f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()}"
+
+
+def pin(dataset: Dataset) -> tuple[InputFile, ...]:
+    """The files as the plan records them.
+
+    Raises:
+        InputChanged: a file has changed since it was inspected.
+    """
+    with ThreadPoolExecutor(_THREADS) as pool:
+        identities = list(pool.map(identity, dataset.files))
+    return tuple(
+        InputFile(uri=file.uri, size_bytes=file.size_bytes, identity=known, num_rows=file.num_rows)
+        for file, known in zip(dataset.files, identities, strict=True)
+    )
+
+
+def check_unchanged(pinned: Sequence[InputFile], current: Sequence[InputFile]) -> None:
+    """Compare what was pinned with what is there now.
+
+    Raises:
+        InputChanged: a file was added, removed or changed; names the first.
+    """
+    before, now = {file.uri: file for file in pinned}, {file.uri: file for file in current}
+    for uri in sorted(before | now):
+        if before.get(uri) != now.get(uri):
+            what = "has been added" if uri not in before else "is gone" if uri not in now else "has changed"
+            raise InputChanged(
+                f"The input is not the one that was planned: {uri} {what}.",
+                "Put the files back as they were, or submit the dataset as a new job.",
+            )

@@ -1,0 +1,116 @@
+"""Objects of S3 as input files: listing, and a file object that reads ranges of one version."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+from botocore.exceptions import ClientError
+
+from jobs.store.s3_client import S3Client
+from jobs.store.s3_errors import is_missing, status_of
+
+_LOOK = S3Client(patience_s=15.0)
+"""For questions that a person waits for."""
+_READ = S3Client(patience_s=120.0)
+_BUFFER_BYTES = 4 * 2**20
+
+
+def describe(uri: str) -> tuple[int, str] | None:
+    """Size in bytes and ETag of the object at exactly this address, or None.
+
+    Raises:
+        StoreError: S3 cannot be reached or refuses.
+    """
+    bucket, key = _split(uri)
+    if not key or key.endswith("/"):
+        return None
+
+    def head(client: Any) -> tuple[int, str] | None:
+        try:
+            answer = client.head_object(Bucket=bucket, Key=key)
+        except ClientError as error:
+            if is_missing(error):
+                return None
+            raise
+        return answer["ContentLength"], answer["ETag"].strip('"')
+
+    return _LOOK.call(uri, head)
+
+
+def list_objects(uri: str) -> Iterator[tuple[str, int, str]]:
+    """Address, size in bytes and ETag of every object whose address starts with `uri`.
+
+    Raises:
+        StoreError: S3 cannot be reached or refuses.
+    """
+    bucket, prefix = _split(uri)
+    request = {"Bucket": bucket, "Prefix": prefix}
+    while True:
+        page = _LOOK.call(uri, lambda client: client.list_objects_v2(**request))
+        for item in page.get("Contents", ()):
+            if not item["Key"].endswith("/"):
+                yield f"s3://{bucket}/{item['Key']}", item["Size"], item["ETag"].strip('"')
+        if not page.get("IsTruncated"):
+            return
+        request["ContinuationToken"] = page["NextContinuationToken"]
+
+
+def open_object(uri: str, size_bytes: int, etag: str, changed: Exception) -> io.BufferedReader:
+    """A seekable file over one version of an object; reads raise `changed` if that version is gone."""
+    return io.BufferedReader(_ObjectFile(uri, size_bytes, etag, changed), _BUFFER_BYTES)
+
+
+class _ObjectFile(io.RawIOBase):
+    def __init__(self, uri: str, size_bytes: int, etag: str, changed: Exception) -> None:
+        self._uri, self._size, self._etag, self._changed = uri, size_bytes, etag, changed
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = max(0, start + offset)
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        length = min(len(buffer), self._size - self._position)
+        if length <= 0:
+            return 0
+        data = self._range(self._position, length)
+        buffer[:length] = data
+        self._position += length
+        return length
+
+    def _range(self, start: int, length: int) -> bytes:
+        bucket, key = _split(self._uri)
+
+        def get(client: Any) -> bytes:
+            try:
+                answer = client.get_object(
+                    Bucket=bucket, Key=key, Range=f"bytes={start}-{start + length - 1}", IfMatch=self._etag
+                )
+            except ClientError as error:
+                if is_missing(error) or status_of(error) in (412, 416):
+                    raise self._changed from error
+                raise
+            data: bytes = answer["Body"].read()
+            if len(data) != length:
+                raise self._changed
+            return data
+
+        return _READ.call(self._uri, get)
+
+
+def _split(uri: str) -> tuple[str, str]:
+    bucket = urlsplit(uri).netloc
+    return bucket, uri.removeprefix(f"s3://{bucket}").removeprefix("/")
