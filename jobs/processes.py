@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,14 +19,8 @@ def leader(pid: int, started_at: float) -> psutil.Process | None:
     Args:
         started_at: the start time noted when it was started, seconds since the epoch.
     """
-    import psutil
-
-    try:
-        process = psutil.Process(pid)
-        same = abs(process.create_time() - started_at) < _SAME_START_S
-        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
-    except psutil.NoSuchProcess:
-        return None
+    process = _started_then(pid, started_at)
+    return process if process and _alive(process) else None
 
 
 def members(pid: int, started_at: float, mark: tuple[str, str]) -> set[psutil.Process]:
@@ -39,7 +34,8 @@ def members(pid: int, started_at: float, mark: tuple[str, str]) -> set[psutil.Pr
 
     head = leader(pid, started_at)
     found = {head, *head.children(recursive=True)} if head else set()
-    session_is_ours = head is not None or not psutil.pid_exists(pid)
+    # The number of a session is not given away while it has members, but it is after that.
+    session_is_ours = _started_then(pid, started_at) is not None or not psutil.pid_exists(pid)
     for process in psutil.process_iter():
         try:
             if process.uids().real != os.getuid() or process.create_time() < started_at - _SAME_START_S:
@@ -64,9 +60,8 @@ def end(pid: int, started_at: float, mark: tuple[str, str], *, grace_s: float, w
     left = members(pid, started_at, mark)
     if head := leader(pid, started_at):
         head.terminate()
-        _, survivors = psutil.wait_procs(left, timeout=grace_s)
-        left = set(survivors)
-    while left := {p for p in left if _alive(p)} | members(pid, started_at, mark):
+        left = _wait(left, grace_s)
+    while left := left | members(pid, started_at, mark):
         if time.monotonic() > deadline:
             return False
         for process in left:
@@ -74,8 +69,28 @@ def end(pid: int, started_at: float, mark: tuple[str, str], *, grace_s: float, w
                 process.kill()
             except psutil.NoSuchProcess:
                 continue
-        psutil.wait_procs(left, timeout=1)
+        left = _wait(left, 1.0)
+    with suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
     return True
+
+
+def _wait(group: set[psutil.Process], timeout_s: float) -> set[psutil.Process]:
+    """Those of the group that live after at most `timeout_s`. A zombie has ended, whoever has yet to reap it."""
+    deadline = time.monotonic() + timeout_s
+    while (alive := {process for process in group if _alive(process)}) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return alive
+
+
+def _started_then(pid: int, started_at: float) -> psutil.Process | None:
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        return process if abs(process.create_time() - started_at) < _SAME_START_S else None
+    except psutil.NoSuchProcess:
+        return None
 
 
 def _alive(process: psutil.Process) -> bool:
