@@ -79,9 +79,10 @@ def log_path() -> Path:
 
 
 def current() -> Cluster | None:
-    """The running embedded cluster, or None."""
+    """The running embedded cluster, or None. One that is still starting does not count."""
     cluster = _read()
-    return cluster if cluster and processes.leader(cluster.pid, cluster.started_at) else None
+    ready = cluster is not None and cluster.address and processes.leader(cluster.pid, cluster.started_at)
+    return cluster if ready else None
 
 
 def up() -> Cluster:
