@@ -297,7 +297,7 @@ class BatchClient:
         from jobs.submission import describe
 
         metadata = describe(name=spec.name, job_id=ledger.job_id, dataset=spec.input.uri, model=spec.model.path)
-        return self.submitter().submit(ledger.uri, submission_id, metadata, _store_environment())
+        return self.submitter().submit(ledger.uri, submission_id, metadata, _driver_environment())
 
     def submitter(self) -> Submitter:
         """The cluster's job API. The embedded cluster is brought up if none is configured.
@@ -344,7 +344,9 @@ def is_alive(submissions: Sequence[Submission], progress: Progress | None) -> bo
     return age.total_seconds() < PROGRESS_FRESH_S
 
 
-def _store_environment() -> dict[str, str]:
-    """Where the store is, for the driver. Names of endpoints and regions only, never a credential."""
+def _driver_environment() -> dict[str, str]:
+    """Where the store is, and plain logs: endpoints and regions only, never a credential."""
     names = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
-    return {name: os.environ[name] for name in names if os.environ.get(name)}
+    store = {name: os.environ[name] for name in names if os.environ.get(name)}
+    # Ray reads these as it is imported: no folding of equal lines, no colour codes in log files.
+    return {**store, "RAY_DEDUP_LOGS": "0", "RAY_COLOR_PREFIX": "0"}

@@ -7,13 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from pydantic import ValidationError
 
 from jobs.dataset.columns import Columns
 from jobs.encoding import Encoder
 from jobs.models.errors import InvalidMessages
-from jobs.planner import PREFIX_DEPTHS, prefix_keys
+from jobs.planner import PREFIX_DEPTHS, RowFacts, prefix_keys
 from schemas.codes import RowError
 from schemas.sampling import Sampling
 from schemas.spec import JobSpec
@@ -47,7 +48,8 @@ class RowPreparer:
     """
 
     def __init__(self, spec: JobSpec, columns: Columns, encoder: Encoder, max_model_len: int) -> None:
-        self._spec, self._columns, self._encoder = spec, columns, encoder
+        self.columns = columns
+        self._spec, self._encoder = spec, encoder
         self._max_model_len = max_model_len
         self._samplings: dict[str, str | Fault] = {}
         self.schema = pa.schema([*staged_schema(columns.kept), *FACTS_FIELDS])
@@ -59,7 +61,7 @@ class RowPreparer:
         samplings = self._row_samplings(table)
         token_ids = self._encode(prompts)
         staged = [self._judge(ids, sampling) for ids, sampling in zip(token_ids, samplings, strict=True)]
-        custom_id = self._columns.custom_id
+        custom_id = self.columns.custom_id
         return pa.table(
             [
                 pa.array(range(first_row_id, first_row_id + len(staged)), pa.int64()),
@@ -68,7 +70,7 @@ class RowPreparer:
                 pa.array([row.sampling for row in staged], pa.string()),
                 pa.array([row.fault and str(row.fault.code) for row in staged], pa.string()),
                 pa.array([row.fault and row.fault.message for row in staged], pa.string()),
-                *(table[field.name] for field in self._columns.kept),
+                *(table[field.name] for field in self.columns.kept),
                 pa.array([len(row.token_ids) for row in staged], pa.int32()),
                 pa.array([row.num_output_tokens for row in staged], pa.int32()),
                 pa.array([prefix_keys(row.token_ids) for row in staged], FACTS_FIELDS[-1].type),
@@ -80,7 +82,7 @@ class RowPreparer:
 
     def _prompts(self, table: pa.Table) -> Iterable[Any]:
         """Per row the prompt text, the list of messages, or a Fault."""
-        columns = self._columns
+        columns = self.columns
         if columns.kind == "template":
             assert columns.template is not None
             for row in _rows(table.select(list(columns.prompt_columns))):
@@ -93,7 +95,7 @@ class RowPreparer:
 
     def _render(self, row: Mapping[str, Any]) -> str | Fault:
         try:
-            return self._columns.render(row)
+            return self.columns.render(row)
         except Exception as error:  # noqa: BLE001 - a template can raise anything on a row's values
             return Fault(
                 code=RowError.TEMPLATE_ERROR, message=f"the template failed on this row: {type(error).__name__}"
@@ -140,7 +142,7 @@ class RowPreparer:
 
     def _row_samplings(self, table: pa.Table) -> list[str | Fault | None]:
         """Per row its own sampling values as JSON, None where it has none."""
-        columns = self._columns
+        columns = self.columns
         params = _values(table[columns.sampling_params]) if columns.sampling_params else [None] * len(table)
         max_tokens = _values(table[columns.max_tokens]) if columns.max_tokens else [None] * len(table)
         return [self._sampling(p, limit) for p, limit in zip(params, max_tokens, strict=True)]
@@ -173,6 +175,18 @@ class RowPreparer:
         except ValueError as error:
             message = str(error)
         return Fault(code=RowError.INVALID_SAMPLING, message=message)
+
+
+def facts_of(rows: pa.Table) -> RowFacts:
+    """The planner's view of prepared rows, in row-id order."""
+    light = rows.select(["row_id", "error_code", *(field.name for field in FACTS_FIELDS)])
+    table = light.combine_chunks().sort_by("row_id")
+    return RowFacts(
+        num_input_tokens=table["num_input_tokens"].to_numpy(),
+        num_output_tokens=table["num_output_tokens"].to_numpy(),
+        invalid=table["error_code"].is_valid().to_numpy(),
+        prefixes=np.asarray(table["prefixes"].combine_chunks().flatten()).reshape(-1, len(PREFIX_DEPTHS)),
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

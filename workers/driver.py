@@ -16,6 +16,7 @@ from typing import TypeVar
 from uuid import uuid4
 
 import ray
+import ray.data
 
 from jobs.encoding import BYTES_MODEL
 from jobs.errors import Exit, InvalidModel, JobsError
@@ -222,9 +223,16 @@ def _in_thread(work: Callable[[], None]) -> asyncio.Future[None]:
     return future
 
 
+def _set_up_logging() -> None:
+    """One line per event, ours and the replicas'; Ray Data's progress bars are made for notebooks."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+
+
 def main(job_uri: str) -> int:
     """Run the job; returns the exit code that Ray sees."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    _set_up_logging()
     driver_id = os.environ.get("RAY_JOB_SUBMISSION_ID") or f"driver-{uuid4().hex[:8]}"
     root_uri, _, job_id = job_uri.rstrip("/").rpartition("/")
     try:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from ray.exceptions import ActorDiedError, RayTaskError
 
-from jobs.errors import StoreError
 from schemas.codes import JobError
 
 LAST_WORDS_CHARS = 2000
+
+_E = TypeVar("_E", bound=BaseException)
 
 
 class JobFailure(Exception):
@@ -28,18 +31,23 @@ def is_node_loss(error: BaseException) -> bool:
     return isinstance(error, ActorDiedError) and "node has died" in str(error)
 
 
-def is_store_outage(error: BaseException) -> bool:
-    """Whether the store stayed away: the job is interrupted, not failed."""
-    return isinstance(cause_of(error), StoreError)
-
-
-def cause_of(error: BaseException) -> BaseException:
-    """The error as it was raised in the actor."""
-    return error.cause if isinstance(error, RayTaskError) and isinstance(error.cause, BaseException) else error
+def find_cause(error: BaseException, kind: type[_E]) -> _E | None:
+    """The error of that kind which Ray, Ray Data or `raise … from` wrapped into this one, or None."""
+    seen: set[int] = set()
+    pending: list[BaseException | None] = [error]
+    while pending:
+        current = pending.pop()
+        if current is None or id(current) in seen:
+            continue
+        if isinstance(current, kind):
+            return current
+        seen.add(id(current))
+        pending += [current.__cause__, current.__context__, getattr(current, "cause", None)]
+    return None
 
 
 def last_words(error: BaseException) -> str:
     """What the error says, short enough for a record."""
-    cause = cause_of(error)
+    cause = error.cause if isinstance(error, RayTaskError) and isinstance(error.cause, BaseException) else error
     text = f"{type(cause).__name__}: {cause}".strip()
     return text if len(text) <= LAST_WORDS_CHARS else "… " + text[-LAST_WORDS_CHARS:]

@@ -12,12 +12,13 @@ from uuid import uuid4
 
 import ray
 
+from jobs.errors import StoreError
 from jobs.ledger import Ledger
 from schemas.codes import JobError
 from schemas.records import ReplicaProgress, ReplicaState
 from schemas.spec import JobSpec
 from workers.dispatch import Dispatcher
-from workers.faults import JobFailure, cause_of, is_node_loss, is_store_outage, last_words
+from workers.faults import JobFailure, find_cause, is_node_loss, last_words
 from workers.replica import Loaded, Replica, ReplicaCounters, ShardDone
 from workers.resources import Resources
 
@@ -29,7 +30,7 @@ MAX_START_FAILURES = 3
 MAX_OPEN_SHARDS = 8
 """Shards of one replica that are admitted and not committed: bounds what it holds in memory."""
 
-STOP_GRACE_S = 5.0
+STOP_GRACE_S = 8.0
 RESTART_PAUSE_S = 1.0
 
 
@@ -233,8 +234,8 @@ class Pool:
         was_ready = slot.loaded is not None
         log.warning("%s is lost: %s", slot.name, words)
         slot.enter("lost", words[:200])
-        if is_store_outage(error):
-            raise cause_of(error)
+        if (outage := find_cause(error, StoreError)) is not None:
+            raise outage
         if was_ready:
             self.lost += 1
         elif not is_node_loss(error):

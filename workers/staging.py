@@ -26,15 +26,15 @@ from jobs.dataset import (
     slices,
 )
 from jobs.encoding import load_encoder
-from jobs.errors import InvalidInput, InvalidModel
+from jobs.errors import InvalidModel, StoreError, UsageError
 from jobs.ledger import Ledger
-from jobs.planner import PREFIX_DEPTHS, RowFacts, split
-from jobs.rows import FACTS_FIELDS, RowPreparer
+from jobs.planner import RowFacts, split
+from jobs.rows import FACTS_FIELDS, RowPreparer, facts_of
 from jobs.store import open_store
 from schemas.codes import JobError
 from schemas.records import InputFile, Plan
 from schemas.spec import JobSpec
-from workers.faults import JobFailure
+from workers.faults import JobFailure, find_cause
 from workers.results import write_parquet
 
 log = logging.getLogger(__name__)
@@ -67,10 +67,15 @@ def stage(ledger: Ledger, spec: JobSpec, writer: str, report: Callable[[Plan | i
         log.info("%d of %d staged shards are missing; staging again", len(missing), len(plan.shards))
     try:
         _Staging(ledger, spec, writer).run(plan, missing, report)
-    except InputChanged as error:
-        raise JobFailure(JobError.INPUT_CHANGED, f"{error} {error.hint}") from error
-    except InvalidInput as error:
-        raise JobFailure(JobError.INVALID_INPUT, f"{error} {error.hint}") from error
+    except Exception as error:
+        # Ray Data wraps what its tasks raise.
+        if (changed := find_cause(error, InputChanged)) is not None:
+            raise JobFailure(JobError.INPUT_CHANGED, f"{changed} {changed.hint}") from error
+        if (invalid := find_cause(error, UsageError)) is not None:
+            raise JobFailure(JobError.INVALID_INPUT, f"{invalid} {invalid.hint}") from error
+        if (outage := find_cause(error, StoreError)) is not None:
+            raise outage from error
+        raise
 
 
 class _Staging:
@@ -108,7 +113,7 @@ class _Staging:
 
     def _plan(self, blocks: ray.data.Dataset, files: tuple[InputFile, ...]) -> tuple[Plan, ray.ObjectRef]:
         """The plan, and where each row goes as a reference to (shard_of, position)."""
-        facts, longest = _collect_facts(blocks)
+        facts = _collect_facts(blocks)
         result = split(facts, self._spec.shards)
         plan = Plan(
             spec_sha256=self._spec.digest(),
@@ -117,7 +122,7 @@ class _Staging:
             num_rows=len(facts),
             num_invalid_rows=int(facts.invalid.sum()),
             num_input_tokens=int(facts.num_input_tokens.sum()),
-            max_input_tokens=longest,
+            max_input_tokens=int(facts.num_input_tokens.max()),
             max_model_len=self._max_model_len,
         )
         return plan, ray.put((result.shard_of, result.position))
@@ -188,16 +193,7 @@ def _task(task: ray.ObjectRef) -> tuple[JobSpec, pa.Schema, list[Slice], int]:
     return ray.get(task)  # type: ignore[no-any-return]
 
 
-def _collect_facts(blocks: ray.data.Dataset) -> tuple[RowFacts, int]:
-    """The light columns of all rows, in row-id order, and the longest prompt in tokens."""
+def _collect_facts(blocks: ray.data.Dataset) -> RowFacts:
+    """The light columns of all rows, in row-id order."""
     light = blocks.select_columns(["row_id", "error_code", *(field.name for field in FACTS_FIELDS)])
-    table = pa.concat_tables(light.iter_batches(batch_size=None, batch_format="pyarrow")).combine_chunks()
-    table = table.sort_by("row_id")
-    prefixes = table["prefixes"].combine_chunks()
-    facts = RowFacts(
-        num_input_tokens=table["num_input_tokens"].to_numpy(),
-        num_output_tokens=table["num_output_tokens"].to_numpy(),
-        invalid=table["error_code"].is_valid().to_numpy(),
-        prefixes=prefixes.flatten().to_numpy().reshape(-1, len(PREFIX_DEPTHS)),
-    )
-    return facts, int(facts.num_input_tokens.max())
+    return facts_of(pa.concat_tables(light.iter_batches(batch_size=None, batch_format="pyarrow")))

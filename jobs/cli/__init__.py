@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from jobs import __version__
-from jobs.cli import cluster, config, doctor, shell, submit
+from jobs.cli import cluster, config, doctor, model, plan, shell, status, submit, watch
 from jobs.cli.output import Output
 from jobs.errors import Exit, JobsError, UsageError
 
@@ -23,11 +23,16 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("submit")(submit.submit)
+app.command("plan")(plan.plan)
+app.command("list")(status.list_jobs)
+app.command("status")(status.status)
+app.command("watch")(watch.watch)
 app.command("wait")(submit.wait)
 app.command("logs")(submit.logs)
 app.command("cancel")(submit.cancel)
 app.command("resume")(submit.resume)
 app.add_typer(cluster.app, name="cluster")
+app.add_typer(model.app, name="model")
 app.command("config")(config.show_config)
 app.command("doctor")(doctor.run_doctor)
 app.command("shell-init")(shell.shell_init)

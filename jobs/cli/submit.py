@@ -9,12 +9,11 @@ import typer
 
 from jobs.cli.options import Request, with_spec
 from jobs.cli.output import Output, with_output
+from jobs.cli.reference import JobId, Root, open_job
 
 if TYPE_CHECKING:
     from jobs.client import Job
 
-JobId = Annotated[str, typer.Argument(metavar="ID", help="Job id, as `jobs list` shows it.", show_default=False)]
-Root = Annotated[str | None, typer.Option("--root", help="Where job directories live.", show_default=False)]
 Timeout = Annotated[
     float | None, typer.Option("--timeout", help="Seconds to wait at most; then exit 124.", show_default=False)
 ]
@@ -64,7 +63,7 @@ def resume(
     output: Output, job_id: JobId, root: Root = None, wait: Annotated[bool, typer.Option("--wait")] = False
 ) -> None:
     """Go on with an interrupted job, on this or another cluster. Nothing that is committed is done again."""
-    job = _job(job_id, root)
+    job = open_job(job_id, root)
     started = job.resume()
     status = job.status()
     output.record({"job_id": job.id, "state": str(status.state), "started": started, "dashboard": status.dashboard_url})
@@ -78,7 +77,7 @@ def resume(
 @with_output
 def cancel(output: Output, job_id: JobId, root: Root = None) -> None:
     """End a job now. What is committed stays and can be fetched with `jobs results`."""
-    job = _job(job_id, root)
+    job = open_job(job_id, root)
     record = job.cancel(by=getpass.getuser())
     output.record({"job_id": job.id, "state": record.state})
     if record.state != "CANCELLED":
@@ -89,7 +88,7 @@ def cancel(output: Output, job_id: JobId, root: Root = None) -> None:
 @with_output
 def wait(output: Output, job_id: JobId, root: Root = None, timeout: Timeout = None) -> None:
     """Wait until a job has ended; the exit code tells how (0 ok, 1 failed, 3 too many row errors, 124 timed out)."""
-    raise typer.Exit(_follow(_job(job_id, root), output, timeout))
+    raise typer.Exit(_follow(open_job(job_id, root), output, timeout))
 
 
 def logs(
@@ -99,15 +98,8 @@ def logs(
 ) -> None:
     """Print what the job's driver and replicas have logged."""
     output = Output()
-    for text in _job(job_id, root).logs(follow=follow):
+    for text in open_job(job_id, root).logs(follow=follow):
         output.text(text)
-
-
-def _job(job_id: str, root: str | None) -> Job:
-    from jobs import settings
-    from jobs.client import BatchClient
-
-    return BatchClient(settings.load({"root": root})).job(job_id)
 
 
 def _follow(job: Job, output: Output, timeout_s: float | None) -> int:

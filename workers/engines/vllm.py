@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +13,8 @@ from schemas.codes import RowError
 from schemas.sampling import Sampling
 from schemas.spec import EngineSpec
 from workers.engines.base import Completion, EngineDead, EngineInfo, Output, RowFailed
+
+log = logging.getLogger(__name__)
 
 GPU_MAX_NUM_SEQS, GPU_MAX_BATCHED_TOKENS = 512, 8192
 CPU_MAX_NUM_SEQS, CPU_MAX_BATCHED_TOKENS = 64, 2048
@@ -40,10 +43,9 @@ class VllmEngine:
 
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
-        from vllm.v1.metrics.ray_wrappers import RayPrometheusStatLogger
 
         args = AsyncEngineArgs(**self._arguments())
-        self._llm = AsyncLLM.from_engine_args(args, stat_loggers=[RayPrometheusStatLogger])
+        self._llm = AsyncLLM.from_engine_args(args, stat_loggers=_stat_loggers())
         config = self._llm.vllm_config
         return EngineInfo(
             max_num_seqs=config.scheduler_config.max_num_seqs,
@@ -68,7 +70,7 @@ class VllmEngine:
                 final = output
         except EngineDeadError as error:
             raise EngineDead(str(error)) from error
-        except (ValueError, RuntimeError) as error:
+        except Exception as error:
             if self._llm.errored:
                 raise EngineDead(str(error)) from error
             # The message of a refused request can quote its values: report the kind alone.
@@ -103,7 +105,8 @@ class VllmEngine:
             "distributed_executor_backend": "mp" if spec.tensor_parallel_size > 1 else None,
             "enable_prefix_caching": True,
             "enable_chunked_prefill": True,
-            "enforce_eager": spec.enforce_eager,
+            # On the CPU, torch.compile needs a C++ compiler at run time and half a minute, for little.
+            "enforce_eager": spec.enforce_eager or not on_gpu,
             "max_logprobs": 20,
             "disable_log_stats": False,
             "enable_log_requests": False,
@@ -133,6 +136,18 @@ class VllmEngine:
             cumulative_logprob=completion.cumulative_logprob,
             logprobs=None if logprobs is None else _flatten(completion.token_ids, logprobs),
         )
+
+
+def _stat_loggers() -> list[Any]:
+    """vLLM's own metrics in Ray's Prometheus endpoint; it imports Ray Serve for that, which may be absent."""
+    try:
+        from ray import serve  # noqa: F401
+    except ImportError as error:
+        log.warning("no vLLM metrics in Ray's endpoint: %s (pip install 'ray[serve]')", error)
+        return []
+    from vllm.v1.metrics.ray_wrappers import RayPrometheusStatLogger
+
+    return [RayPrometheusStatLogger]
 
 
 def _flatten(token_ids: Sequence[int], logprobs: Sequence[Any]) -> list[tuple[int, float, list[tuple[int, float]]]]:

@@ -1,0 +1,164 @@
+"""A user at a terminal: runs the installed command with a cluster, a root and an environment of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from jobs.ledger import Ledger
+from jobs.store import open_store
+from schemas.spec import JobSpec
+
+COMMAND = str(Path(sys.executable).with_name("batchjobs"))
+
+
+@dataclass
+class User:
+    """Runs commands; every one of them sees the same environment."""
+
+    root: str
+    env: dict[str, str] = field(default_factory=dict)
+
+    def run(self, *arguments: str, timeout_s: float = 120, code: int | None = 0) -> subprocess.CompletedProcess[str]:
+        """Run one command and expect its exit code (None: any)."""
+        done = subprocess.run(
+            [COMMAND, *arguments],
+            env=self.environment(),
+            text=True,
+            capture_output=True,
+            timeout=timeout_s,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
+        if code is not None:
+            assert done.returncode == code, f"{arguments} -> {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def json(self, *arguments: str, **options: Any) -> Any:
+        """Run one command with --json and return what it prints."""
+        return json.loads(self.run(*arguments, "--json", **options).stdout)
+
+    def submit(self, *arguments: str, timeout_s: float = 120) -> str:
+        """Submit and return the job id."""
+        job_id = self.run("submit", *arguments, "-q", timeout_s=timeout_s).stdout.strip()
+        assert job_id
+        return job_id
+
+    def environment(self) -> dict[str, str]:
+        """What the commands see."""
+        return {**os.environ, "JOBS_ROOT": self.root, "NO_COLOR": "1", "COLUMNS": "100", **self.env}
+
+    def ledger(self, job_id: str) -> Ledger:
+        """The job's directory, read past the command line."""
+        return Ledger(open_store(self.root), job_id)
+
+    def progress_until(
+        self, job_id: str, condition: Callable[[Any], bool], timeout_s: float = 90, what: str = "progress"
+    ) -> Any:
+        """Wait until the driver's progress meets a condition."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            progress = self.ledger(job_id).progress()
+            if progress is not None and condition(progress):
+                return progress
+            time.sleep(0.2)
+        raise AssertionError(f"no {what} of {job_id} in {timeout_s} s; the driver says:\n{self.logs(job_id)}")
+
+    def kill_driver(self, job_id: str) -> None:
+        """SIGKILL the job's driver and wait until the job shows as interrupted."""
+        kill(driver_pid(job_id))
+        deadline = time.monotonic() + 30
+        while self.json("status", job_id)["state"] != "INTERRUPTED":
+            assert time.monotonic() < deadline, "a dead driver still counts as alive after 30 s"
+            time.sleep(0.3)
+
+    def logs(self, job_id: str) -> str:
+        """What the drivers have said, for a failing test's message."""
+        done = self.run("logs", job_id, code=None)
+        return (done.stdout + done.stderr)[-8000:]
+
+
+@contextmanager
+def embedded_cluster(state_dir: Path, env: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    """An embedded cluster of its own; ended whatever happens. Yields the environment that leads to it."""
+    own = {
+        **env,
+        "JOBS_STATE_DIR": str(state_dir),
+        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+        "XDG_CONFIG_HOME": str(state_dir / "config"),
+    }
+    user = User(root=str(state_dir / "unused"), env=own)
+    user.run("cluster", "up")
+    try:
+        yield own
+    finally:
+        user.run("cluster", "down", code=None)
+
+
+def write_prompts(path: Path, prompts: Sequence[str], **columns: Sequence[Any]) -> Path:
+    """A Parquet dataset with the columns `prompt`, `custom_id` and those given, in several row groups."""
+    table = pa.table({"custom_id": [f"id-{n}" for n in range(len(prompts))], "prompt": list(prompts), **columns})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path, row_group_size=max(1, len(prompts) // 3))
+    return path
+
+
+def new_id(name: str = "job") -> str:
+    """A job id that no other test has."""
+    return f"{name}-{uuid4().hex[:8]}"
+
+
+def driver_pid(job_id: str) -> int:
+    """The process that runs the job: `python -m workers.driver …/<job id>`."""
+    for process in psutil.process_iter(["cmdline"]):
+        command = process.info["cmdline"] or []
+        if "workers.driver" in command and command[-1].endswith(f"/{job_id}"):
+            return int(process.pid)
+    raise AssertionError(f"no driver of {job_id} is running")
+
+
+def kill(pid: int) -> None:
+    """SIGKILL, and wait until the process is gone."""
+    process = psutil.Process(pid)
+    os.kill(pid, signal.SIGKILL)
+    process.wait(20)
+
+
+def check_invariants(ledger: Ledger, rows: int) -> pa.Table:
+    """What must hold of a succeeded job, whatever happened on the way. Returns all rows in dataset order.
+
+    I1 each row once; I2 every visible object parses and matches its hash and its plan.
+    """
+    plan, spec, terminal = ledger.plan(), ledger.spec(), ledger.terminal()
+    assert terminal is not None
+    assert terminal.state == "SUCCEEDED", terminal
+    assert plan is not None
+    assert isinstance(spec, JobSpec)
+    assert plan.num_rows == rows
+    tables = []
+    for shard, commit in zip(plan.shards, terminal.manifest.shards, strict=True):
+        data = ledger.read_result(shard.index)
+        assert data is not None
+        assert hashlib.sha256(data).hexdigest() == commit.sha256
+        table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
+        assert len(table) == shard.num_rows == commit.num_rows
+        assert table["row_id"].to_pylist() == sorted(table["row_id"].to_pylist())
+        tables.append(table)
+    table = pa.concat_tables(tables).sort_by("row_id")
+    assert table["row_id"].to_pylist() == list(range(rows))
+    return table

@@ -1,0 +1,180 @@
+"""Whole jobs with the `fake` engine, as a user sees them: commands in, objects and exit codes out."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pyarrow.dataset
+import pyarrow.parquet as pq
+import pytest
+
+from schemas import keys
+from tests.harness import User, check_invariants, driver_pid, kill, new_id, write_prompts
+
+DEBIAN = Path(__file__).parents[3] / "shared/data/debian-descriptions-4k.parquet"
+SMALL_SHARDS = ("--set", "shards.min_tokens=1", "--set", "shards.target_count=20")
+SLOW = ("--set", "engine.fake.token_s=0.05", "--max-num-seqs", "4")
+
+needs_debian = pytest.mark.skipif(not DEBIAN.exists(), reason=f"needs the real prompts in {DEBIAN}")
+
+
+@needs_debian
+def test_four_thousand_real_rows_over_s3_come_back_once_in_order_with_kept_columns(s3_user: User) -> None:
+    job_id = s3_user.submit(str(DEBIAN), "--engine", "fake", "--replicas", "2", "--keep", "package,language")
+    s3_user.run("wait", job_id, "--timeout", "100")
+    table = check_invariants(s3_user.ledger(job_id), 4000)
+
+    source = pq.read_table(DEBIAN)
+    for name in ("custom_id", "package", "language"):
+        assert table[name].to_pylist() == source[name].to_pylist()
+    assert set(table["status"].to_pylist()) == {"ok"}
+    assert s3_user.ledger(job_id).store.get(f"{job_id}/{keys.SUCCESS}") is not None
+    assert not s3_user.ledger(job_id).staged_shards()
+    status = s3_user.json("status", job_id)
+    assert (status["state"], status["rows_ok"], status["rows_error"]) == ("SUCCEEDED", 4000, 0)
+
+
+def test_submit_prints_the_id_alone_with_q_and_the_next_commands_without(user: User, tmp_path: Path) -> None:
+    dataset = write_prompts(tmp_path / "few.parquet", ["one", "two"])
+    quiet = user.run("submit", str(dataset), "--engine", "fake", "-q")
+    assert quiet.stdout.startswith("few-")
+    assert quiet.stdout.count("\n") == 1
+    loud = user.run("submit", str(dataset), "--engine", "fake", "--id", new_id(), "--wait")
+    assert "/#/jobs/" in loud.stdout
+    assert "jobs results" in loud.stderr
+
+
+def test_bad_rows_become_error_rows_and_the_others_are_answered(user: User, tmp_path: Path) -> None:
+    prompts = ["fine", "", None, "x" * 50_000, "FAIL here", "also fine"]
+    params = [None, None, None, None, None, '{"temperature": -1}']
+    dataset = write_prompts(tmp_path / "bad.parquet", prompts, sampling_params=params)
+    done = user.run(
+        *("submit", str(dataset), "--engine", "fake", "--wait", "--id", "bad-rows"),
+        *("--set", "engine.fake.fail_marker=FAIL", "--max-model-len", "1000"),
+        code=3,
+    )
+    table = check_invariants(user.ledger("bad-rows"), 6)
+    assert table["error_code"].to_pylist() == [
+        None,
+        "EMPTY_PROMPT",
+        "EMPTY_PROMPT",
+        "CONTEXT_LENGTH_EXCEEDED",
+        "ENGINE_ERROR",
+        "INVALID_SAMPLING",
+    ]
+    assert table["status"].to_pylist() == ["ok", "error", "error", "error", "error", "error"]
+    assert table["attempts"].to_pylist() == [1, 0, 0, 0, 1, 0]
+    assert not any("xxx" in (message or "") for message in table["error_message"].to_pylist())
+    assert "5" in done.stderr
+
+
+def test_the_same_job_gives_the_same_bytes_on_another_cluster_size(user: User, tmp_path: Path) -> None:
+    dataset = write_prompts(tmp_path / "same.parquet", [f"prompt {n}" for n in range(300)])
+    for job_id, replicas in (("first", "1"), ("second", "3")):
+        user.run(
+            "submit", str(dataset), "--engine", "fake", "--id", job_id, "--replicas", replicas, *SMALL_SHARDS, "--wait"
+        )
+        check_invariants(user.ledger(job_id), 300)
+    one, other = user.ledger("first"), user.ledger("second")
+    assert one.committed() == other.committed()
+    assert len(one.committed()) >= 10
+    assert all(one.read_result(shard) == other.read_result(shard) for shard in one.committed())
+
+
+def test_a_killed_replica_and_a_killed_driver_lose_nothing_and_redo_nothing(user: User, tmp_path: Path) -> None:
+    dataset = write_prompts(tmp_path / "kill.parquet", [f"prompt {n}" for n in range(400)])
+    job_id = user.submit(
+        str(dataset), "--engine", "fake", "--replicas", "2", "--id", new_id("kill"), *SMALL_SHARDS, *SLOW
+    )
+
+    progress = user.progress_until(job_id, lambda p: p.shards_committed >= 2 and any(r.pid for r in p.replicas))
+    kill(next(replica.pid for replica in progress.replicas if replica.pid))
+    user.progress_until(job_id, lambda p: any(r.restarts for r in p.replicas if r.state == "ready"), what="new replica")
+
+    committed = {shard: user.ledger(job_id).read_result(shard) for shard in user.ledger(job_id).committed()}
+    assert 0 < len(committed) < 15
+    user.kill_driver(job_id)
+    before = {info.key: info.modified_at for info in user.ledger(job_id).objects() if "/results/" in info.key}
+
+    user.run("resume", job_id, "--wait")
+    table = check_invariants(user.ledger(job_id), 400)
+    assert table["custom_id"].to_pylist() == [f"id-{n}" for n in range(400)]
+    after = {info.key: info.modified_at for info in user.ledger(job_id).objects() if "/results/" in info.key}
+    assert all(after[key] == at for key, at in before.items())
+    assert all(user.ledger(job_id).read_result(shard) == data for shard, data in committed.items())
+
+
+def test_cancel_ends_the_job_soon_and_keeps_what_is_committed(user: User, tmp_path: Path) -> None:
+    dataset = write_prompts(tmp_path / "cancel.parquet", [f"prompt {n}" for n in range(400)])
+    job_id = user.submit(str(dataset), "--engine", "fake", "--id", new_id("cancel"), *SMALL_SHARDS, *SLOW)
+    progress = user.progress_until(job_id, lambda p: p.shards_committed >= 1 and any(r.pid for r in p.replicas))
+    replica = next(r.pid for r in progress.replicas if r.pid)
+    began = time.monotonic()
+    assert user.json("cancel", job_id)["state"] == "CANCELLED"
+    while Path(f"/proc/{replica}").exists():
+        assert time.monotonic() - began < 15
+        time.sleep(0.2)
+    with pytest.raises(AssertionError, match="no driver"):
+        driver_pid(job_id)
+    assert user.ledger(job_id).committed()
+    assert user.json("status", job_id)["state"] == "CANCELLED"
+    assert "ended" in user.run("resume", job_id, code=2).stderr
+
+
+def test_the_same_id_attaches_with_the_same_spec_and_conflicts_with_another(user: User, tmp_path: Path) -> None:
+    dataset = write_prompts(tmp_path / "attach.parquet", ["a", "b"])
+    arguments = ("submit", str(dataset), "--engine", "fake", "--id", "attach")
+    user.run(*arguments, "--wait")
+    first = {info.key: info.modified_at for info in user.ledger("attach").objects()}
+    again = user.run(*arguments, "--wait")
+    assert "attached" in again.stderr
+    assert {info.key: info.modified_at for info in user.ledger("attach").objects()} == first
+    assert "different spec" in user.run(*arguments, "--temperature", "0.5", code=2).stderr
+
+
+def test_an_engine_that_keeps_dying_fails_the_job_with_its_reason(user: User, tmp_path: Path) -> None:
+    dataset = write_prompts(tmp_path / "crash.parquet", ["fine"] * 5 + ["CRASH"])
+    user.run(
+        *("submit", str(dataset), "--engine", "fake", "--id", "crash", "--wait"),
+        *("--set", "engine.fake.crash_marker=CRASH", "--set", "max_shard_strikes=2"),
+        code=1,
+    )
+    terminal = user.ledger("crash").terminal()
+    assert terminal is not None
+    assert terminal.state == "FAILED"
+    assert terminal.code == "ENGINE_DIED"
+    assert "jobs logs crash" in terminal.reason
+
+
+def test_input_that_changes_between_attempts_is_noticed(user: User, tmp_path: Path) -> None:
+    dataset = write_prompts(tmp_path / "change.parquet", [f"prompt {n}" for n in range(200)])
+    job_id = user.submit(str(dataset), "--engine", "fake", "--id", new_id("change"), *SMALL_SHARDS, *SLOW)
+    user.progress_until(job_id, lambda p: p.shards_committed >= 1)
+    user.kill_driver(job_id)
+    ledger = user.ledger(job_id)
+    ledger.delete_staged([max(ledger.staged_shards())])
+    write_prompts(dataset, ["something else"] * 200)
+    user.run("resume", job_id, "--wait", code=1)
+    terminal = ledger.terminal()
+    assert terminal is not None
+    assert terminal.state == "FAILED"
+    assert terminal.code == "INPUT_CHANGED"
+
+
+def test_logs_show_driver_and_replicas_and_no_prompt(user: User, tmp_path: Path) -> None:
+    dataset = write_prompts(tmp_path / "logs.parquet", ["canary-of-the-prompt"] * 3)
+    user.run("submit", str(dataset), "--engine", "fake", "--id", "logs", "--wait")
+    text = user.run("logs", "logs").stdout
+    assert "replica-0 is ready" in text
+    assert "canary" not in text
+
+
+def test_results_are_found_by_other_tools(user: User, tmp_path: Path) -> None:
+    dataset = write_prompts(tmp_path / "tools.parquet", ["a", "b", "c"])
+    user.run("submit", str(dataset), "--engine", "fake", "--id", "tools", "--wait")
+    table = pyarrow.dataset.dataset(f"{user.root}/tools/results").to_table()
+    assert len(table) == 3
+    manifest = json.loads(user.ledger("tools").store.get("tools/_SUCCESS") or b"")
+    assert manifest["num_rows"] == 3
