@@ -51,6 +51,15 @@ def test_missing_is_none(store: ObjectStore) -> None:
     store.delete("nope")
 
 
+def test_tail_is_the_end_of_the_object(store: ObjectStore) -> None:
+    store.put_new("a", b"0123456789", writer="w")
+    store.put("empty", b"")
+    assert store.get_tail("a", 3) == b"789"
+    assert store.get_tail("a", 10) == store.get_tail("a", 1000) == b"0123456789"
+    assert store.get_tail("empty", 8) == b""
+    assert store.get_tail("nope", 8) is None
+
+
 def test_put_replaces(store: ObjectStore) -> None:
     store.put("p", b"one")
     store.put("p", b"")
