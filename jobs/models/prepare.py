@@ -35,8 +35,7 @@ def prepare(
     hard-linked where the file system allows it, unless `copy`; the rest is small.
 
     Args:
-        chat: whether answers end at `<|im_end|>` too. None: as the source's generation config says, or
-            else by whether its tokenizer config has a chat template.
+        chat: whether answers end at `<|im_end|>` too. None: see `is_chat_model`.
         report: is told what happens, for progress on a terminal.
 
     Raises:
@@ -56,16 +55,14 @@ def prepare(
     tokenizer_path = source / "tokenizer.model"
     if not tokenizer_path.is_file():
         raise InvalidModel(f"{source} has no tokenizer.model.", "Finish the download.")
-    if chat is None:
-        tokenizer_config = source / "tokenizer_config.json"
-        chat = len(info.eos_ids) > 1 or (tokenizer_config.is_file() and "chat_template" in read_json(tokenizer_config))
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         report("Converting the tokenizer and comparing it with SentencePiece.")
         write_tokenizer(partial, tokenizer_path.read_bytes(), vocab_size=info.vocab_size)
-        write_configs(partial, read_json(source / "config.json"), chat=chat)
+        config = read_json(source / "config.json")
+        write_configs(partial, config, chat=is_chat_model(source) if chat is None else chat)
         for file in [*weights, *source.glob(INDEX)]:
             report(f"Adding {file.name}.")
             _place(file, partial / file.name, copy=copy)
@@ -78,6 +75,13 @@ def prepare(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return snapshot
+
+
+def is_chat_model(source: Path) -> bool:
+    """Whether a download is a chat model: it names more than one end token, or has a chat template."""
+    tokenizer_config = source / "tokenizer_config.json"
+    has_template = tokenizer_config.is_file() and "chat_template" in read_json(tokenizer_config)
+    return has_template or len(load_info(source).eos_ids) > 1
 
 
 def write_tokenizer(
