@@ -1,0 +1,149 @@
+"""From tables whose rows interleave to tables in row order, within a fixed amount of memory."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from jobs.errors import JobsError
+
+_COMPRESSED = pa.ipc.IpcWriteOptions(compression="lz4")
+
+
+@dataclass(slots=True)
+class _Run:
+    """A table sorted by row id, of which the rows before `start` have been handed out."""
+
+    row_ids: npt.NDArray[np.int64]
+    table: pa.Table
+    size_bytes: int
+    start: int = 0
+
+    @classmethod
+    def of(cls, table: pa.Table) -> _Run:
+        # A slice keeps the whole table in memory, so the whole table is what it costs.
+        return cls(table["row_id"].to_numpy(), table, table.get_total_buffer_size())
+
+    def take(self, below: int) -> pa.Table:
+        """Hand out the rows whose id is smaller than `below`."""
+        stop = int(np.searchsorted(self.row_ids, below))
+        taken = self.table.slice(self.start, stop - self.start)
+        self.start = stop
+        return taken
+
+    @property
+    def left(self) -> npt.NDArray[np.int64]:
+        """Ids of the rows not yet handed out."""
+        return self.row_ids[self.start :]
+
+
+class RowMerger:
+    """Takes tables with a column `row_id`, each sorted by it, and hands their rows out window by window.
+
+    Window `w` is the row ids from `w * window_rows` up to the next. Rows wait in memory for their window;
+    when they come to more than `memory_bytes`, they move to a file per window in a temporary directory,
+    one file open at a time. Each row is written there at most a few times, however many tables there are.
+
+    Raises (all methods):
+        JobsError: the temporary directory cannot be used.
+    """
+
+    def __init__(self, *, window_rows: int, memory_bytes: int) -> None:
+        self._window_rows, self._memory_bytes = window_rows, memory_bytes
+        self._runs: list[_Run] = []
+        self._spilled: set[int] = set()
+        self._directory: Path | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._directory is not None:
+            shutil.rmtree(self._directory, ignore_errors=True)
+
+    def add(self, table: pa.Table) -> None:
+        """Take rows in. None of them may belong to a window that has been handed out."""
+        if table.num_rows:
+            self._runs.append(_Run.of(table))
+        if sum(run.size_bytes for run in self._runs) > self._memory_bytes:
+            self._spill()
+
+    @property
+    def first_window(self) -> int | None:
+        """The first window that has rows, or None if all rows have been handed out."""
+        windows = [int(run.left[0]) // self._window_rows for run in self._runs]
+        return min([*windows, *self._spilled], default=None)
+
+    def take(self, window: int) -> pa.Table | None:
+        """Hand out a window's rows in row order; None if there are none. Windows are taken in ascending order."""
+        pieces = [run.take((window + 1) * self._window_rows) for run in self._runs]
+        self._runs = [run for run in self._runs if len(run.left)]
+        pieces = [piece for piece in pieces if piece.num_rows]
+        in_order = len(pieces) < 2 and window not in self._spilled
+        if window in self._spilled:
+            pieces += self._unspill(window)
+        if not pieces:
+            return None
+        table = pa.concat_tables(pieces)
+        return table if in_order else table.combine_chunks().sort_by("row_id")
+
+    def _spill(self) -> None:
+        """Move every row that waits to the file of its window."""
+        windows: defaultdict[int, list[pa.Table]] = defaultdict(list)
+        for run in self._runs:
+            found, starts = np.unique(run.left // self._window_rows, return_index=True)
+            stops = [*starts[1:].tolist(), len(run.left)]
+            for window, start, stop in zip(found.tolist(), starts.tolist(), stops, strict=True):
+                windows[window].append(run.table.slice(run.start + start, stop - start))
+        try:
+            for window, pieces in windows.items():
+                self._append(window, pieces)
+        except OSError as error:
+            raise _no_room(error) from error
+        self._runs = []
+
+    def _append(self, window: int, pieces: Iterable[pa.Table]) -> None:
+        table = pa.concat_tables(pieces).combine_chunks()
+        with (
+            open(self._path(window), "ab") as file,
+            pa.ipc.new_stream(file, table.schema, options=_COMPRESSED) as stream,
+        ):
+            stream.write_table(table)
+        self._spilled.add(window)
+
+    def _unspill(self, window: int) -> list[pa.Table]:
+        """A window's rows from its file, in no order: each table there holds rows of several runs."""
+        tables = []
+        try:
+            with open(self._path(window), "rb") as file:
+                while file.peek(1):
+                    tables.append(pa.ipc.open_stream(file).read_all())
+            self._path(window).unlink()
+        except OSError as error:
+            raise _no_room(error) from error
+        self._spilled.discard(window)
+        return tables
+
+    def _path(self, window: int) -> Path:
+        if self._directory is None:
+            self._directory = Path(tempfile.mkdtemp(prefix="nightbatch-results-"))
+        return self._directory / f"{window}.arrows"
+
+
+def _no_room(error: OSError) -> JobsError:
+    return JobsError(
+        f"Cannot use the temporary directory {tempfile.gettempdir()}: {error.strerror or error}.",
+        "Putting rows in order may need as much room there as the results take; set TMPDIR to a larger disk.",
+    )
