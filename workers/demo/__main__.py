@@ -40,9 +40,8 @@ def main(folder: Path = Path(".demo")) -> int:
         f"\n{right} of {len(rows)} answers are right ({right / len(rows):.1%}), {time.monotonic() - began:.0f} s in all."
     )
     print(f"\nResults    {answers}\nDashboard  {dashboard}\nNext       jobs status {job_id}")
-    print(
-        "           jobs list\n           jobs cluster down\n           source .venv/bin/activate   # puts `jobs` on PATH"
-    )
+    print("           jobs list\n           jobs cluster down")
+    print("           source .venv/bin/activate   # puts `jobs` on PATH")
     return 0 if len(rows) == ROWS else 1
 
 

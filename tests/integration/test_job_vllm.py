@@ -1,0 +1,86 @@
+"""Whole jobs on vLLM: two CPU replicas of a small InternLM2 with the real tokenizer, over a real S3 server."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from pathlib import Path
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+from tests.harness import User, check_invariants, kill, new_id
+
+SHARED = Path(__file__).parents[3] / "shared/data"
+DEBIAN, TOKENIZER = SHARED / "debian-descriptions-4k.parquet", SHARED / "internlm2-tokenizer.model"
+
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(not TOKENIZER.exists(), reason=f"needs the real tokenizer and prompts in {SHARED}"),
+]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """InternLM2's architecture and tokenizer with few, random weights."""
+    from workers.demo.random_model import write_random_model
+
+    folder = tmp_path_factory.mktemp("model") / "internlm2"
+    write_random_model(folder, tokenizer=TOKENIZER)
+    return folder
+
+
+def engine_processes() -> set[int]:
+    """Processes of vLLM engines: they name themselves."""
+    return {p.pid for p in psutil.process_iter(["name"]) if "EngineCore" in (p.info["name"] or "")}
+
+
+def ray_metrics(user: User) -> str:
+    """What Prometheus would scrape: every target that Ray lists for its service discovery."""
+    logs = Path(user.json("cluster", "status")["logs"])
+    targets = json.loads((logs.parent.parent / "prom_metrics_service_discovery.json").read_text())
+    pages = []
+    for address in (address for group in targets for address in group["targets"]):
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
+            pages.append(answer.read().decode())
+    return "\n".join(pages)
+
+
+def test_a_killed_replica_and_driver_on_vllm_lose_nothing_and_redo_nothing(s3_user: User, model: Path) -> None:
+    before = engine_processes()
+    job_id = s3_user.submit(
+        *(str(DEBIAN), "--model", str(model), "--replicas", "2", "--max-tokens", "16", "--id", new_id("vllm")),
+        *("--keep", "package,language", "--max-num-seqs", "16"),
+    )
+    ledger = s3_user.ledger(job_id)
+    progress = s3_user.progress_until(
+        job_id, lambda p: p.shards_committed >= 2 and any(r.pid for r in p.replicas), timeout_s=240
+    )
+    metrics = ray_metrics(s3_user)
+    assert "ray_batch_rows_ok_total{" in metrics
+    assert job_id in metrics
+    assert "ray_vllm_generation_tokens_total" in metrics
+
+    kill(next(replica.pid for replica in progress.replicas if replica.pid))
+    seen = progress.shards_committed
+    s3_user.progress_until(
+        job_id, lambda p: p.shards_committed > seen + 1, timeout_s=240, what="work by the other replica"
+    )
+    committed = {shard: ledger.read_result(shard) for shard in ledger.committed()}
+    assert len(committed) < 50
+    s3_user.kill_driver(job_id)
+    psutil.wait_procs([psutil.Process(pid) for pid in engine_processes() - before], timeout=30)
+    assert not engine_processes() - before
+
+    s3_user.run("resume", job_id, "--wait", timeout_s=400)
+    table = check_invariants(ledger, 4000)
+    source = pq.read_table(DEBIAN)
+    for name in ("custom_id", "package", "language"):
+        assert table[name].to_pylist() == source[name].to_pylist()
+    assert set(table["status"].to_pylist()) == {"ok"}
+    assert set(table["finish_reason"].to_pylist()) <= {"stop", "length"}
+    assert all(ledger.read_result(shard) == data for shard, data in committed.items())
+    psutil.wait_procs([psutil.Process(pid) for pid in engine_processes() - before], timeout=30)
+    assert not engine_processes() - before
