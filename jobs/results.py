@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -80,6 +81,7 @@ class Results:
         *,
         columns: Sequence[str] | None = None,
         where: Mapping[str, str] | None = None,
+        limit: int | None = None,
         window_rows: int = WINDOW_ROWS,
         memory_bytes: int = MEMORY_BYTES,
         verify: bool = False,
@@ -92,7 +94,7 @@ class Results:
         Args:
             columns: names of the columns wanted, in this order; default all.
             where: only rows whose column, written as text, has this value; all must hold.
-            window_rows: fewer rows per table reach the first one with fewer shards read.
+            limit: at most so many rows; without `where`, few rows need few shards.
             verify: check each shard's SHA-256 and, if all rows are asked for, that none is missing.
 
         Raises:
@@ -107,7 +109,9 @@ class Results:
         # Wide rows make narrow windows, so that one window is a small part of the memory.
         row_bytes = max(1, sum(part.decoded_bytes for part in self._parts) // max(1, self.num_rows))
         window_rows = max(1, min(window_rows, memory_bytes // 8 // row_bytes))
-        return self._merged(wanted, conditions, window_rows, memory_bytes, verify)
+        if limit is not None and not conditions:
+            window_rows = max(1, min(window_rows, limit))
+        return _limited(self._merged(wanted, conditions, window_rows, memory_bytes, verify), limit)
 
     def _merged(
         self,
@@ -228,6 +232,13 @@ def _footer(ledger: Ledger, index: int) -> pq.FileMetaData:
             return pq.read_metadata(pa.BufferReader(tail))
         except (OSError, pa.ArrowException) as error:
             raise _damaged(ledger, index, "it has no readable footer") from error
+
+
+def _limited(tables: Iterator[pa.Table], limit: int | None) -> Iterator[pa.Table]:
+    left = sys.maxsize if limit is None else limit
+    while left and (table := next(tables, None)) is not None:
+        yield table.slice(0, left)
+        left -= min(left, table.num_rows)
 
 
 @contextmanager

@@ -1,0 +1,157 @@
+"""`jobs results`: look at what a job has produced, or write it to a file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from jobs.cli.output import Format, Output, with_output
+from jobs.cli.reference import JobId, Root, open_job
+from jobs.errors import UsageError
+from jobs.formats import FileFormat, format_of
+
+if TYPE_CHECKING:
+    from jobs.results import Results
+
+PREVIEW_ROWS = 20
+
+
+@with_output
+def results(
+    output: Output,
+    job_id: JobId,
+    target: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[FILE]", help="File to write: .parquet, .jsonl, .json, .csv; - is stdout.", show_default=False
+        ),
+    ] = None,
+    root: Root = None,
+    form: Annotated[
+        FileFormat | None, typer.Option("--format", help="Format, if FILE's name does not tell.", show_default=False)
+    ] = None,
+    columns: Annotated[
+        list[str] | None, typer.Option("--columns", "-c", help="Only these columns: a,b.", show_default=False)
+    ] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="Only error rows; short for --where status=error.")] = False,
+    where: Annotated[
+        list[str] | None,
+        typer.Option("--where", help="Only rows with COLUMN=VALUE; may be repeated.", show_default=False),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", "--head", "-n", min=0, help="At most so many rows.", show_default=False)
+    ] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Check every shard against the commit record.")] = False,
+) -> None:
+    """Get a job's results, in the order of the dataset.
+
+    Without FILE, a terminal shows the first rows as a table with long text cut; a pipe gets all rows as JSON Lines
+    (--json: one JSON array). Of a job that has not succeeded you get the rows that are committed so far.
+    Rows lie in any order in the shards: sorting a large job may need as much room in TMPDIR as its results take.
+
+    Examples:
+
+      jobs results reviews-20260301 reviews.parquet
+
+      jobs results reviews-20260301 --failed --columns row_id,error_code,error_message
+
+      jobs results reviews-20260301 --columns custom_id,generated_text | jq -r .generated_text
+    """
+    from jobs.results import open_results
+
+    form = _format(target, form, output)
+    conditions = dict(map(_condition, [*(where or ()), *(["status=error"] if failed else [])]))
+    names = [name for part in columns for name in part.split(",") if name] if columns else None
+    found = open_results(open_job(job_id, root).ledger)
+    _warn_if_partial(output, job_id, found)
+    if form is None:
+        if verify:
+            rows = sum(table.num_rows for table in found.tables(columns=["row_id"], verify=True))
+            output.note(f"Verified {found.num_shards:,} shards with {rows:,} rows.")
+        _show(output, job_id, found, names, conditions, PREVIEW_ROWS if limit is None else limit)
+        return
+    written = _write(found, target, form, names, conditions, limit, verify)
+    if target not in (None, "-"):
+        output.record({"file": target, "rows": written, "format": str(form), "complete": found.complete})
+
+
+def _format(target: str | None, form: FileFormat | None, output: Output) -> FileFormat | None:
+    """The format to write, or None to show a table."""
+    if target is not None and "://" in target:
+        raise UsageError(
+            f"{target} is not a file.",
+            "Name a local file, or pipe: jobs results ID - --format parquet | aws s3 cp - s3://…",
+        )
+    if target not in (None, "-"):
+        return form or format_of(Path(target))
+    if form is None and target is None and output.format is Format.TABLE and sys.stdout.isatty():
+        return None
+    form = form or (FileFormat.JSON if output.format is Format.JSON else FileFormat.JSONL)
+    if form is FileFormat.PARQUET and sys.stdout.isatty():
+        raise UsageError("Parquet is not for a terminal.", "Name a file, or send it into a pipe.")
+    return form
+
+
+def _condition(text: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    if not name or not separator:
+        raise UsageError(f"--where {text} is not a condition.", "Write COLUMN=VALUE, for example status=error")
+    return name, value
+
+
+def _warn_if_partial(output: Output, job_id: str, found: Results) -> None:
+    if found.complete:
+        return
+    how = f"has ended as {found.terminal.state}" if found.terminal else "has not ended"
+    output.warn(
+        f"Job {job_id} {how}: these are the {found.num_rows:,} rows of the {found.num_shards:,} shards "
+        "that are committed, not the whole dataset."
+    )
+
+
+def _show(
+    output: Output, job_id: str, found: Results, names: Sequence[str] | None, where: dict[str, str], limit: int
+) -> None:
+    import pyarrow as pa
+    from rich.console import Console
+
+    from jobs.preview import columns_of, preview
+
+    shown = list(names) if names else columns_of(found.schema)
+    tables = list(found.tables(columns=shown, where=where, limit=limit))
+    if not tables:
+        output.note("No row is like that." if where else "No rows.")
+        return
+    table = pa.concat_tables(tables)
+    rows, columns = preview(table, Console().width, drop_empty=names is None)
+    output.table(rows, {name: name for name in columns})
+    if where:
+        output.note(f"{table.num_rows:,} rows" + (", there may be more." if table.num_rows == limit else "."))
+    else:
+        output.note(f"{table.num_rows:,} of {found.num_rows:,} rows.")
+    output.hint(f"jobs results {job_id} results.parquet")
+
+
+def _write(
+    found: Results,
+    target: str | None,
+    form: FileFormat,
+    names: Sequence[str] | None,
+    where: dict[str, str],
+    limit: int | None,
+    verify: bool,
+) -> int:
+    import pyarrow as pa
+
+    from jobs.export import replacing, write_results
+
+    tables = found.tables(columns=names, where=where, limit=limit, verify=verify)
+    schema = pa.schema([found.schema.field(name) for name in names]) if names else found.schema
+    if target in (None, "-"):
+        return write_results(tables, schema, sys.stdout.buffer, form)
+    with replacing(Path(target)) as file:
+        return write_results(tables, schema, file, form)

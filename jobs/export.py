@@ -1,0 +1,210 @@
+"""Results as files: Parquet, JSON Lines, a JSON array or CSV, written as a stream."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import os
+import secrets
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import date, datetime, time
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+
+from jobs.errors import JobsError, UsageError
+from jobs.formats import FileFormat
+
+ROW_GROUP_ROWS = 16_384
+
+
+def write_results(tables: Iterable[pa.Table], schema: pa.Schema, sink: BinaryIO, form: FileFormat) -> int:
+    """Write tables as they come.
+
+    Parquet keeps every type. JSON has null for what it lacks (NaN, infinity) and text for dates (ISO 8601), decimals
+    and bytes (base64). CSV has an empty field for null and JSON text for lists and structs.
+
+    Returns:
+        The number of rows written.
+    """
+    num_rows = 0
+    writer = _WRITERS[form](sink, schema)
+    for table in tables:
+        writer.write(table)
+        num_rows += table.num_rows
+    writer.close()
+    return num_rows
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes the place of `path` when the block ends well, and leaves no trace otherwise.
+
+    Pipes and devices are written to as they are.
+
+    Raises:
+        UsageError: the directory is missing or not writable, or the path is a directory.
+        JobsError: the disk is full or fails.
+    """
+    path = Path(os.path.realpath(path))
+    if path.is_dir():
+        raise UsageError(f"{path} is a directory.", "Give the name of a file in it.")
+    special = path.exists() and not path.is_file()
+    written = path if special else path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        file = open(written, "wb" if special else "xb")  # noqa: SIM115 - opening has errors of its own
+    except OSError as error:
+        raise UsageError(
+            f"Cannot write {path}: {error.strerror}.", "Give a file in a directory that exists and is yours."
+        ) from error
+    try:
+        with file:
+            yield file
+            file.flush()
+            if not special:
+                os.fsync(file.fileno())
+                os.replace(written, path)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        hint = "Free some space, or give another file."
+        raise JobsError(f"Cannot write {path}: {error.strerror or error}.", hint) from error
+    finally:
+        if not special:
+            written.unlink(missing_ok=True)
+
+
+class _Writer(Protocol):
+    def write(self, table: pa.Table) -> None:
+        """Write the rows of a table."""
+
+    def close(self) -> None:
+        """Write what is left. The sink stays open."""
+
+
+class _Parquet:
+    """Row groups of a useful size, also when a filter leaves few rows per table."""
+
+    def __init__(self, sink: BinaryIO, schema: pa.Schema) -> None:
+        self._writer = pq.ParquetWriter(sink, schema, compression="zstd", write_page_checksum=True)
+        self._waiting: list[pa.Table] = []
+
+    def write(self, table: pa.Table) -> None:
+        self._waiting.append(table)
+        if sum(waiting.num_rows for waiting in self._waiting) >= ROW_GROUP_ROWS:
+            self._flush()
+
+    def close(self) -> None:
+        if self._waiting:
+            self._flush()
+        self._writer.close()
+
+    def _flush(self) -> None:
+        self._writer.write_table(pa.concat_tables(self._waiting), row_group_size=ROW_GROUP_ROWS)
+        self._waiting = []
+
+
+class _JsonLines:
+    def __init__(self, sink: BinaryIO, schema: pa.Schema) -> None:
+        self._sink = sink
+
+    def write(self, table: pa.Table) -> None:
+        self._sink.write("".join(f"{_json(row)}\n" for row in _rows(table)).encode())
+
+    def close(self) -> None:
+        self._sink.flush()
+
+
+class _JsonArray:
+    def __init__(self, sink: BinaryIO, schema: pa.Schema) -> None:
+        self._sink, self._before = sink, "[\n"
+
+    def write(self, table: pa.Table) -> None:
+        for row in _rows(table):
+            self._sink.write(f"{self._before}{_json(row)}".encode())
+            self._before = ",\n"
+
+    def close(self) -> None:
+        self._sink.write(b"[]\n" if self._before == "[\n" else b"\n]\n")
+        self._sink.flush()
+
+
+class _Csv:
+    def __init__(self, sink: BinaryIO, schema: pa.Schema) -> None:
+        self._schema = pa.schema([pa.field(f.name, f.type if _is_plain(f.type) else pa.string()) for f in schema])
+        self._writer = pa_csv.CSVWriter(sink, self._schema)
+
+    def write(self, table: pa.Table) -> None:
+        columns = [
+            table[field.name]
+            if _is_plain(table.schema.field(field.name).type)
+            else pa.array([_text(value) for value in _values(table[field.name])], pa.string())
+            for field in self._schema
+        ]
+        self._writer.write_table(pa.table(columns, schema=self._schema))
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+_WRITERS: dict[FileFormat, Callable[[BinaryIO, pa.Schema], _Writer]] = {
+    FileFormat.PARQUET: _Parquet,
+    FileFormat.JSONL: _JsonLines,
+    FileFormat.JSON: _JsonArray,
+    FileFormat.CSV: _Csv,
+}
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    """Whether CSV can hold the type as it is."""
+    types = pa.types
+    tests = (types.is_boolean, types.is_integer, types.is_floating, types.is_string, types.is_large_string)
+    return any(test(kind) for test in tests)
+
+
+def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
+    columns = [_values(column) for column in table.columns]
+    return (dict(zip(table.schema.names, values, strict=True)) for values in zip(*columns, strict=True))
+
+
+def _values(column: pa.ChunkedArray) -> list[Any]:
+    if pa.types.is_timestamp(column.type) and column.type.unit == "ns":
+        # Python's own datetime ends at microseconds.
+        column = column.cast(pa.timestamp("us", column.type.tz), safe=False)
+    values: list[Any] = column.to_pylist()
+    return values
+
+
+def _text(value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    return _json(value) if isinstance(value, list | dict) else str(_plain(value))
+
+
+def _json(value: Any) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, default=_plain)
+    except ValueError:
+        return json.dumps(_finite(value), ensure_ascii=False, default=_plain)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    return value.isoformat() if isinstance(value, date | datetime | time) else str(value)
+
+
+def _finite(value: Any) -> Any:
+    """The value with null for the numbers that JSON lacks."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return value
