@@ -99,6 +99,11 @@ def test_small_row_groups_share_a_slice_and_large_ones_are_cut(tmp_path: Path) -
         slices(inspect(str(tmp_path)), 0)
 
 
+def test_pieces_of_a_large_row_group_span_several_batches(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"n": range(10_000)}), tmp_path / "x.parquet")
+    assert read_ids(inspect(str(tmp_path)), 3000) == list(range(10_000))
+
+
 def test_wide_rows_come_in_small_batches(tmp_path: Path) -> None:
     pq.write_table(pa.table({"prompt": [f"{i}" * 3 * 2**20 for i in range(60)]}), tmp_path / "x.parquet")
     [piece] = slices(inspect(str(tmp_path)))
