@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from pydantic import ValidationError
+
 from jobs.encoding import BYTES_MODEL
 from jobs.errors import InvalidModel, UsageError
 from schemas.spec import JobSpec, ReplicaRange
@@ -51,7 +53,7 @@ def build_spec(dataset: str | None, flags: Mapping[str, Any], file_values: Mappi
     values["input"]["uri"] = absolute_uri(uri)
     values.setdefault("name", dataset_stem(uri))
     if isinstance(values.get("replicas"), str | int):
-        values["replicas"] = ReplicaRange.parse(str(values["replicas"]))
+        values["replicas"] = _replicas(str(values["replicas"]))
     _resolve_model(values)
     return JobSpec.model_validate(values)
 
@@ -84,12 +86,20 @@ def _set(values: dict[str, Any], dotted: str, value: Any) -> None:
     values[key] = value
 
 
+def _replicas(text: str) -> ReplicaRange:
+    try:
+        return ReplicaRange.parse(text)
+    except ValueError as error:
+        reason = "a job needs at least one" if isinstance(error, ValidationError) else str(error)
+        raise UsageError(f"--replicas {text} is not valid: {reason}.", "Write 8, or 2..16 for a range.") from error
+
+
 def _resolve_model(values: dict[str, Any]) -> None:
     """An absolute model path; the `fake` engine runs without a model."""
     model = values.get("model")
     path = model if isinstance(model, str) else (model or {}).get("path")
     if not path:
-        if values.get("engine", {}).get("name") != "fake":
+        if values.get("engine", {}).get("name", "vllm") == "vllm":
             raise InvalidModel(
                 "No model is given.",
                 "Give its directory with --model DIR, set it once with JOBS_MODEL or in jobs.toml, "

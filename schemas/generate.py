@@ -1,0 +1,38 @@
+"""`python -m schemas.generate`: writes the JSON Schemas of all stored documents next to this module."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from schemas.records import Attempt, Manifest, Plan, Progress, Terminal
+from schemas.spec import JobSpec
+
+FOLDER = Path(__file__).parent / "generated"
+DOCUMENTS: dict[str, Any] = {
+    "spec": JobSpec,
+    "plan": Plan,
+    "attempt": Attempt,
+    "manifest": Manifest,
+    "progress": Progress,
+    "terminal": Terminal,
+}
+
+
+def render(document: Any) -> str:
+    """The JSON Schema of one document, as it is committed."""
+    return json.dumps(TypeAdapter(document).json_schema(), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def main() -> None:
+    """Write all of them."""
+    FOLDER.mkdir(exist_ok=True)
+    for name, document in DOCUMENTS.items():
+        (FOLDER / f"{name}.schema.json").write_text(render(document), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
