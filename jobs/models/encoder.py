@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 
@@ -120,7 +121,9 @@ class PromptEncoder:
         good = [segments for segments in rendered if not isinstance(segments, InvalidMessages)]
         ids = self._encode({segment for segments in good for segment in segments})
         return [
-            segments if isinstance(segments, InvalidMessages) else [i for one in segments for i in ids[one]]
+            segments
+            if isinstance(segments, InvalidMessages)
+            else list(chain.from_iterable(ids[one] for one in segments))
             for segments in rendered
         ]
 
@@ -181,9 +184,13 @@ def _tokenizer_json(model_dir: Path) -> dict[str, Any]:
 
 def _tokenizer(document: str, model_dir: Path) -> Tokenizer:
     try:
-        return Tokenizer.from_str(document)
+        tokenizer = Tokenizer.from_str(document)
     except Exception as error:  # the library raises bare Exception
         raise InvalidModel(f"{model_dir / 'tokenizer.json'} is damaged.", "Download the model again.") from error
+    # Some files carry the settings of a training run, which would cut long prompts without a word.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
 
 
 def _markers(document: Mapping[str, Any], template: str) -> tuple[str, ...]:

@@ -95,7 +95,8 @@ def weight_files(model_dir: Path) -> list[Path]:
 def fingerprint(model_dir: str | Path, *, weights: bool = True) -> str:
     """`sha256:…` over what decides the model's answers.
 
-    A prepared snapshot is pinned by `snapshot.json`, which holds the hash of every file. Of another directory
+    A prepared snapshot is pinned by `snapshot.json`, which holds the hash of every file; that the files have the
+    sizes it names is checked here, that they have the hashes by `verify`. Of another directory
     the small files are hashed, and the weight files stand in by name and size: reading 40 GB at
     every submit is not worth what it would find.
 
@@ -106,6 +107,7 @@ def fingerprint(model_dir: str | Path, *, weights: bool = True) -> str:
     check_model(path, weights=weights)
     digest = hashlib.sha256()
     if (path / SNAPSHOT).is_file():
+        _check_sizes(path, weights=weights)
         digest.update((path / SNAPSHOT).read_bytes())
         return f"sha256:{digest.hexdigest()}"
     for name in _PINNED_FILES:
@@ -128,36 +130,51 @@ def write_snapshot(target: Path) -> Snapshot:
     return snapshot
 
 
-def verify(model_dir: Path) -> Snapshot:
+def verify(model_dir: str | Path) -> Snapshot:
     """Compare every file of a snapshot with its hash.
 
     Raises:
         InvalidModel: no snapshot, or a file that is missing, changed or not part of it.
     """
+    path = Path(model_dir)
+    snapshot = _load(path)
+    known = {file.name for file in snapshot.files}
+    wrong = [f"{file.name} ({problem})" for file in snapshot.files if (problem := _problem(path, file, hashes=True))]
+    wrong += [f"{one.name} (not part of the snapshot)" for one in path.iterdir() if one.name not in {*known, SNAPSHOT}]
+    _refuse(path, wrong)
+    return snapshot
+
+
+def _check_sizes(model_dir: Path, *, weights: bool) -> None:
+    files = [file for file in _load(model_dir).files if weights or not file.name.endswith(".safetensors")]
+    _refuse(
+        model_dir,
+        [f"{file.name} ({problem})" for file in files if (problem := _problem(model_dir, file, hashes=False))],
+    )
+
+
+def _load(model_dir: Path) -> Snapshot:
     path = model_dir / SNAPSHOT
     if not path.is_file():
         raise InvalidModel(f"{model_dir} has no {SNAPSHOT}.", "Run `jobs model prepare SRC DST` to make a snapshot.")
     try:
-        snapshot = Snapshot.from_json(path.read_bytes())
+        return Snapshot.from_json(path.read_bytes())
     except ValidationError as error:
         raise InvalidModel(f"{path} is damaged or of a newer version.", "Prepare the model again.") from error
-    known = {file.name for file in snapshot.files}
-    wrong = [f"{file.name} ({problem})" for file in snapshot.files if (problem := _problem(model_dir, file))]
-    wrong += [
-        f"{one.name} (not part of the snapshot)" for one in model_dir.iterdir() if one.name not in {*known, SNAPSHOT}
-    ]
+
+
+def _refuse(model_dir: Path, wrong: list[str]) -> None:
     if wrong:
         raise InvalidModel(f"{model_dir} differs from its snapshot: {', '.join(sorted(wrong))}.", "Prepare it again.")
-    return snapshot
 
 
-def _problem(model_dir: Path, file: SnapshotFile) -> str:
+def _problem(model_dir: Path, file: SnapshotFile, *, hashes: bool) -> str:
     path = model_dir / file.name
     if not path.is_file():
         return "missing"
     if path.stat().st_size != file.size_bytes:
         return "another size"
-    return "" if _sha256(path) == file.sha256 else "another hash"
+    return "another hash" if hashes and _sha256(path) != file.sha256 else ""
 
 
 def _sha256(path: Path) -> str:

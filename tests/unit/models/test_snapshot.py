@@ -104,6 +104,14 @@ def test_fingerprint_of_a_snapshot_is_its_list_of_hashes(model: Path) -> None:
     assert fingerprint(model) != before
 
 
+def test_fingerprint_sees_a_snapshot_that_was_copied_in_part(model: Path) -> None:
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(InvalidModel, match=r"model\.safetensors .another size"):
+        fingerprint(model)
+    assert fingerprint(model, weights=False)
+
+
 @pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"])
 def test_fingerprint_of_other_models_covers_the_small_files(model: Path, name: str) -> None:
     (model / "snapshot.json").unlink()

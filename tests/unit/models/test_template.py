@@ -143,3 +143,15 @@ def test_a_model_without_template(other_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no chat template"):
         encoder.encode_chat([{"role": "user", "content": "u"}])
     assert encoder.encode_prompt("a")[0] == 256
+
+
+def test_truncation_and_padding_saved_in_the_tokenizer_are_not_used(other_dir: Path, tmp_path: Path) -> None:
+    model = copy(other_dir, tmp_path / "m", chat_template=CHATML)
+    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+    tokenizer.enable_truncation(4)
+    tokenizer.enable_padding()
+    tokenizer.save(str(model / "tokenizer.json"))
+    long, short = PromptEncoder.load(model).encode_prompts(["a" * 50, "b"])
+    assert isinstance(long, list)
+    assert isinstance(short, list)
+    assert (len(long), len(short)) == (51, 2)
