@@ -48,7 +48,7 @@ def printable(text: str) -> str:
 def facts(summary: Summary) -> dict[str, str]:
     """The moving parts of a job, label to text, in the order to show; only those that say something."""
     found = {
-        "phase": _PHASES.get(summary.phase, "") if summary.at_work else "",
+        "phase": _phase(summary),
         "rows": _rows(summary),
         "shards": f"{summary.shards_committed:,} of {summary.shards_total:,} committed" if summary.shards_total else "",
         "tokens": _tokens(summary),
@@ -62,8 +62,8 @@ def facts(summary: Summary) -> dict[str, str]:
 def one_line(summary: Summary) -> str:
     """The job on one line, for logs."""
     parts: list[str] = [summary.state]
-    if summary.at_work and summary.phase in _PHASES:
-        parts.append(_PHASES[summary.phase])
+    if phase := _phase(summary):
+        parts.append(phase)
     if summary.rows_total:
         parts.append(f"{summary.rows_done:,} of {summary.rows_total:,} rows ({_percent(summary)}%)")
     if summary.rows_error:
@@ -137,7 +137,15 @@ def next_steps(summary: Summary) -> list[str]:
         return [f"jobs logs {job}", *([f"jobs results {job}"] if summary.shards_committed else [])]
     if summary.state is State.CANCELLED:
         return [f"jobs results {job}"] if summary.shards_committed else []
+    if not summary.driver_alive:
+        return [f"jobs resume {job}", f"jobs cancel {job}"]
     return [f"jobs watch {job}", f"jobs logs -f {job}", f"jobs cancel {job}"]
+
+
+def _phase(summary: Summary) -> str:
+    if summary.state is State.QUEUED:
+        return "waiting for the cluster to start a driver" if summary.driver_alive else "no driver has been started"
+    return _PHASES.get(summary.phase, "") if summary.at_work else ""
 
 
 def _percent(summary: Summary) -> int:

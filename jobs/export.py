@@ -41,6 +41,13 @@ def write_results(tables: Iterable[pa.Table], schema: pa.Schema, sink: BinaryIO,
     return num_rows
 
 
+def as_text(value: Any) -> str | None:
+    """A cell's value as one text: what CSV shows of it."""
+    if value is None or isinstance(value, str):
+        return value
+    return _json(value) if isinstance(value, list | dict) else str(_plain(value))
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file that takes the place of `path` when the block ends well, and leaves no trace otherwise.
@@ -143,7 +150,7 @@ class _Csv:
         columns = [
             table[field.name]
             if _is_plain(table.schema.field(field.name).type)
-            else pa.array([_text(value) for value in _values(table[field.name])], pa.string())
+            else pa.array([as_text(value) for value in _values(table[field.name])], pa.string())
             for field in self._schema
         ]
         self._writer.write_table(pa.table(columns, schema=self._schema))
@@ -178,12 +185,6 @@ def _values(column: pa.ChunkedArray) -> list[Any]:
         column = column.cast(pa.timestamp("us", column.type.tz), safe=False)
     values: list[Any] = column.to_pylist()
     return values
-
-
-def _text(value: Any) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    return _json(value) if isinstance(value, list | dict) else str(_plain(value))
 
 
 def _json(value: Any) -> str:

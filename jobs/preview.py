@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from jobs.display import printable
+from jobs.export import as_text
 
 _GAP = 3
 """Characters between two columns of `Output.table`."""
 
 _LEAST_WIDTH = 6
-_QUIET_COLUMNS = ("num_input_tokens", "generated_tokens", "logprobs", "outputs", "status", "attempts")
-"""Left out unless asked for: other columns say as much, or they hold more than a line."""
+_MOST_CHARACTERS = 1000
+_QUIET_COLUMNS = frozenset(
+    {
+        *("num_input_tokens", "num_generated_tokens", "status", "attempts"),
+        *("outputs", "logprobs", "generated_tokens", "tool_calls", "parsed"),
+    }
+)
+"""Left out unless asked for: other columns tell as much, or they hold more than a line."""
 
 
 def columns_of(schema: pa.Schema) -> list[str]:
@@ -23,8 +29,8 @@ def columns_of(schema: pa.Schema) -> list[str]:
     return [name for name in schema.names if name not in _QUIET_COLUMNS]
 
 
-def preview(table: pa.Table, width: int, *, drop_empty: bool) -> tuple[list[dict[str, str]], list[str]]:
-    """Rows of short, printable cells that fit `width` characters, and the columns in order.
+def preview(table: pa.Table, width: int, *, drop_empty: bool) -> tuple[list[dict[str, str]], dict[str, str]]:
+    """Rows of short, printable cells that fit `width` characters, and the columns with their titles.
 
     Args:
         drop_empty: leave out columns that are null in all of these rows.
@@ -32,8 +38,10 @@ def preview(table: pa.Table, width: int, *, drop_empty: bool) -> tuple[list[dict
     names = [n for n in table.schema.names if not drop_empty or table[n].null_count < table.num_rows]
     cells = {name: [_cell(value) for value in table[name].to_pylist()] for name in names}
     widths = _fitted([max(map(_width, [name, *cells[name]])) for name in names], width)
-    short = {name: [_shortened(cell, limit) for cell in cells[name]] for name, limit in zip(names, widths, strict=True)}
-    return [{name: short[name][row] for name in names} for row in range(table.num_rows)], names
+    limits = dict(zip(names, widths, strict=True))
+    short = {name: [_shortened(cell, limits[name]) for cell in cells[name]] for name in names}
+    rows = [{name: short[name][row] for name in names} for row in range(table.num_rows)]
+    return rows, {name: _shortened(printable(name.replace("_", " ")), limits[name]) for name in names}
 
 
 def _fitted(widths: Sequence[int], total: int) -> list[int]:
@@ -48,9 +56,7 @@ def _fitted(widths: Sequence[int], total: int) -> list[int]:
 def _cell(value: Any) -> str:
     if value is None:
         return "-"
-    if isinstance(value, list | dict):
-        value = json.dumps(value, ensure_ascii=False, default=str)
-    return printable(str(value)[:1000])
+    return printable((as_text(value) or "")[:_MOST_CHARACTERS])
 
 
 def _shortened(text: str, width: int) -> str:

@@ -37,6 +37,7 @@ class Summary:
     dataset: str
     model: str
     engine: str
+    driver_alive: bool
     created_at: str | None
     uri: str
     results_uri: str
@@ -107,6 +108,7 @@ def summarise(status: JobStatus, committed: Collection[int] | None = None) -> Su
         dataset=status.spec.input.uri,
         model=status.spec.model.path,
         engine=status.spec.engine.name,
+        driver_alive=status.driver_alive,
         created_at=status.created_at.isoformat(timespec="seconds") if status.created_at else None,
         uri=status.uri,
         results_uri=f"{status.uri}/{keys.RESULTS}",

@@ -128,7 +128,7 @@ def _show(
         return
     table = pa.concat_tables(tables)
     rows, columns = preview(table, Console().width, drop_empty=names is None)
-    output.table(rows, {name: name for name in columns})
+    output.table(rows, columns)
     if where:
         output.note(f"{table.num_rows:,} rows" + (", there may be more." if table.num_rows == limit else "."))
     else:
@@ -152,6 +152,10 @@ def _write(
     tables = found.tables(columns=names, where=where, limit=limit, verify=verify)
     schema = pa.schema([found.schema.field(name) for name in names]) if names else found.schema
     if target in (None, "-"):
-        return write_results(tables, schema, sys.stdout.buffer, form)
+        try:
+            return write_results(tables, schema, sys.stdout.buffer, form)
+        except BrokenPipeError:
+            # The reader has had enough, as in `jobs results ID | head`.
+            raise typer.Exit(0) from None
     with replacing(Path(target)) as file:
         return write_results(tables, schema, file, form)
