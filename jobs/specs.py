@@ -91,7 +91,7 @@ def _replicas(text: str) -> ReplicaRange:
         return ReplicaRange.parse(text)
     except ValueError as error:
         reason = "a job needs at least one" if isinstance(error, ValidationError) else str(error)
-        raise UsageError(f"--replicas {text} is not valid: {reason}.", "Write 8, or 2..16 for a range.") from error
+        raise UsageError(f"--replicas {text} is not valid: {reason}.") from error
 
 
 def _resolve_model(values: dict[str, Any]) -> None:

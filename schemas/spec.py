@@ -103,7 +103,7 @@ class ReplicaRange(Document):
         """
         match = re.fullmatch(r"\s*(\d+)\s*(?:\.\.\s*(\d+)\s*)?", text)
         if match is None:
-            raise ValueError(f"{text!r} is not a number of replicas")
+            raise ValueError(f"{text!r} is not a number of replicas; write 8 or 2..16")
         low = int(match[1])
         return cls(min=low, max=int(match[2]) if match[2] else low)
 
