@@ -25,7 +25,7 @@ _PHASES = {
     "staging": "reading and tokenising the dataset",
     "finishing": "all rows are done; writing the manifest",
 }
-_REPLICAS = {"ready": "up", "loading": "loading model", "waiting": "waiting", "lost": "lost"}
+_REPLICAS = {"ready": "up", "loading": "loading", "waiting": "waiting", "lost": "lost"}
 _NOTE_CHARACTERS = 80
 
 
@@ -182,7 +182,7 @@ def _tokens(summary: Summary) -> str:
 
 
 def _replicas(replicas: tuple[ReplicaProgress, ...]) -> str:
-    """`2 up · 1 loading model, 38 s · 1 lost, 4 s (worker killed)`: of those not up, the longest wait and a note."""
+    """`2 up · 1 loading model, 38 s · 1 lost, 4 s (worker killed)`: of those not up, the longest wait and its note."""
     parts = []
     for state, word in _REPLICAS.items():
         group = [replica for replica in replicas if replica.state == state]
@@ -191,9 +191,15 @@ def _replicas(replicas: tuple[ReplicaProgress, ...]) -> str:
         text = f"{len(group)} {word}"
         if state != "ready":
             longest = max(group, key=lambda replica: replica.since_s)
-            text += f", {'up to ' if len(group) > 1 else ''}{duration(longest.since_s)}"
-            if longest.note:
-                note = printable(longest.note)
-                text += f" ({note[: _NOTE_CHARACTERS - 1] + '…' if len(note) > _NOTE_CHARACTERS else note})"
+            note = _shortened(printable(longest.note))
+            since = f"{'up to ' if len(group) > 1 else ''}{duration(longest.since_s)}"
+            if state == "loading":
+                text += f" {note or 'model'}, {since}"
+            else:
+                text += f", {since} ({note})" if note else f", {since}"
         parts.append(text)
     return " · ".join(parts)
+
+
+def _shortened(note: str) -> str:
+    return note if len(note) <= _NOTE_CHARACTERS else note[: _NOTE_CHARACTERS - 1] + "…"

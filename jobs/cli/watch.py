@@ -67,7 +67,8 @@ def follow(job: Job, output: Output, timeout_s: float | None = None) -> int:
     try:
         with _screen(output) as show:
             for status in job.watch(timeout_s=timeout_s):
-                show(summarise(status))
+                if not status.ended:
+                    show(summarise(status))
     except TimeoutError:
         output.note(f"Job {job.id} has not ended after {timeout_s:g} s; it goes on.")
         output.hint(f"jobs watch {job.id}")
