@@ -116,7 +116,7 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(prog="python -m workers.demo.train", description=__doc__)
     parser.add_argument("out", type=Path, help="directory to write")
-    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
