@@ -8,6 +8,10 @@ import threading
 import time
 
 _POLL_S = 1.0
+_V2_RUNNER_WORKS = "0.32"
+"""vLLM's first version here whose V2 model runner can run InternLM2: in 0.26 it leaves out an argument that the
+model's `forward` has no default for, and the engine dies while it captures CUDA graphs."""
+
 _watching = threading.Event()
 
 
@@ -18,11 +22,15 @@ def register() -> None:
     second of its parent's end: vLLM's engine core outlives a parent that is killed with SIGKILL, and holds
     its memory for ever (seen with 0.32).
     """
+    from packaging.version import Version
     from transformers import AutoConfig
+    from vllm import __version__
 
     from workers.engines.internlm2 import InternLM2Config
 
     AutoConfig.register("internlm2", InternLM2Config, exist_ok=True)
+    if Version(__version__) < Version(_V2_RUNNER_WORKS):
+        os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
     if multiprocessing.parent_process() is not None and not _watching.is_set():
         _watching.set()
         threading.Thread(target=_end_with, args=(os.getppid(),), name="parent-watch", daemon=True).start()
