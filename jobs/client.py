@@ -41,6 +41,7 @@ class JobStatus:
 
     Attributes:
         driver_alive: by the cluster's word or, where it cannot be asked, by fresh progress.
+        driver: submission id of the driver at work, if the cluster knows it; the progress may still be another's.
     """
 
     job_id: str
@@ -52,6 +53,7 @@ class JobStatus:
     plan: Plan | None
     progress: Progress | None
     driver_alive: bool
+    driver: str | None
     dashboard_url: str | None
 
     @property
@@ -115,6 +117,7 @@ class Job:
             plan=plan,
             progress=progress,
             driver_alive=alive,
+            driver=next((submission.submission_id for submission in submissions if submission.active), None),
             dashboard_url=self.dashboard_url(submissions),
         )
 

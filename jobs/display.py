@@ -145,7 +145,9 @@ def next_steps(summary: Summary) -> list[str]:
 def _phase(summary: Summary) -> str:
     if summary.state is State.QUEUED:
         return "waiting for the cluster to start a driver" if summary.driver_alive else "no driver has been started"
-    return _PHASES.get(summary.phase, "") if summary.at_work else ""
+    if not summary.at_work:
+        return ""
+    return _PHASES.get(summary.phase, "") if summary.phase else _PHASES["starting"]
 
 
 def _percent(summary: Summary) -> int:

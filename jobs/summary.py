@@ -23,8 +23,8 @@ class Summary:
     """The numbers of a job, each from the best source there is: manifest, else committed shards, else progress.
 
     Attributes:
-        phase: what the driver is doing; "" when none is at work, like all that only a driver at work can tell
-            (rates, ETA, replicas, message).
+        phase: what the driver is doing; "" when none is at work or it has not said anything yet, like all that
+            only a driver at work can tell (rates, ETA, replicas, message).
         rows_done: rows with a result, error rows included. While a driver is at work, rows that have left the
             engine count before their shard's commit; afterwards only committed rows do.
         cached_share: share of input tokens found in a prefix cache, 0 to 1; None if unknown.
@@ -95,7 +95,7 @@ def summarise(status: JobStatus, committed: Collection[int] | None = None) -> Su
         committed: numbers of the committed shards, if the caller has listed them. A dead driver's progress counts
             rows that were never committed; this puts them right.
     """
-    numbers: dict[str, Any] = _from_progress(status.progress, at_work=status.state in _AT_WORK)
+    numbers = _from_progress(status.progress, at_work=_speaks_for_now(status))
     if status.plan is not None:
         numbers |= {"rows_total": status.plan.num_rows, "shards_total": len(status.plan.shards)}
         if committed is not None:
@@ -116,6 +116,13 @@ def summarise(status: JobStatus, committed: Collection[int] | None = None) -> Su
         max_error_rate=status.spec.max_error_rate,
         **numbers | _from_terminal(status.terminal),
     )
+
+
+def _speaks_for_now(status: JobStatus) -> bool:
+    """Whether the progress comes from the driver at work, not from one before it."""
+    if status.state not in _AT_WORK or status.progress is None:
+        return False
+    return status.driver in (None, status.progress.driver)
 
 
 def _from_progress(progress: Progress | None, *, at_work: bool) -> dict[str, Any]:

@@ -36,8 +36,9 @@ def status(
 
     job = open_job(job_id, root)
     now = job.status()
-    at_work = now.state in (State.PLANNING, State.RUNNING)
-    summary = summarise(now, None if at_work else job.ledger.committed())
+    summary = summarise(now)
+    if not summary.at_work:
+        summary = summarise(now, job.ledger.committed())
     if output.format is Format.JSON:
         output.record(summary.to_dict())
     elif output.format is Format.QUIET:

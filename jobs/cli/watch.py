@@ -13,6 +13,7 @@ import typer
 from jobs.cli.output import Format, Output, with_output
 from jobs.cli.reference import JobId, Root, open_job
 from jobs.errors import Exit
+from schemas.codes import State
 
 if TYPE_CHECKING:
     from jobs.client import Job
@@ -67,8 +68,9 @@ def follow(job: Job, output: Output, timeout_s: float | None = None) -> int:
     try:
         with _screen(output) as show:
             for status in job.watch(timeout_s=timeout_s):
-                if not status.ended:
-                    show(summarise(status))
+                summary = summarise(status)
+                if summary.at_work or summary.state is State.QUEUED:
+                    show(summary)
     except TimeoutError:
         output.note(f"Job {job.id} has not ended after {timeout_s:g} s; it goes on.")
         output.hint(f"jobs watch {job.id}")

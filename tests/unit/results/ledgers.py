@@ -66,14 +66,10 @@ def result_rows(row_ids: Sequence[int]) -> pa.Table:
     )
 
 
-def make_job(
-    store: ObjectStore, shards: Sequence[Sequence[int]], *, commit: Iterable[int] | None = None, job_id: str = "demo"
-) -> Ledger:
-    """A job whose shard `i` has the rows `shards[i]`, with spec and plan; `commit` says which are committed."""
-    ledger = Ledger(store, job_id)
-    ledger.create(spec_of(), writer="test")
+def plan_of(shards: Sequence[Sequence[int]]) -> Plan:
+    """The plan in which shard `i` has the rows `shards[i]`."""
     num_rows = sum(map(len, shards))
-    plan = Plan(
+    return Plan(
         spec_sha256=spec_of().digest(),
         files=(InputFile(uri="/data/demo.parquet", size_bytes=1, identity="sha256:0", num_rows=num_rows),),
         shards=tuple(
@@ -93,7 +89,15 @@ def make_job(
         max_input_tokens=1,
         max_model_len=1024,
     )
-    ledger.create_plan(plan, writer="test")
+
+
+def make_job(
+    store: ObjectStore, shards: Sequence[Sequence[int]], *, commit: Iterable[int] | None = None, job_id: str = "demo"
+) -> Ledger:
+    """A job whose shard `i` has the rows `shards[i]`, with spec and plan; `commit` says which are committed."""
+    ledger = Ledger(store, job_id)
+    ledger.create(spec_of(), writer="test")
+    ledger.create_plan(plan_of(shards), writer="test")
     for index in range(len(shards)) if commit is None else commit:
         table = result_rows(shards[index])
         data = write_parquet(table)
