@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import os
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -172,3 +173,17 @@ def test_a_device_is_written_to_as_it_is() -> None:
     with replacing(Path("/dev/null")) as file:
         file.write(b"gone")
     assert not Path("/dev/null").is_file()
+
+
+def test_a_pipe_whose_reader_leaves_is_not_a_full_disk(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+
+    def write() -> None:
+        with replacing(path) as file:
+            os.close(reader)
+            file.write(b"x" * 100_000)
+
+    with pytest.raises(BrokenPipeError):
+        write()
