@@ -7,7 +7,7 @@ writers agree on one outcome. There is no lock, no lease and no clock here.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
@@ -18,7 +18,6 @@ from pydantic import TypeAdapter, ValidationError
 from jobs.errors import Conflict, StoreError, UsageError
 from jobs.store.base import ObjectInfo, ObjectStore
 from schemas import FORMAT_VERSION, keys
-from schemas.base import Document
 from schemas.records import (
     Attempt,
     Cancelled,
@@ -33,7 +32,8 @@ from schemas.records import (
 from schemas.spec import JOB_ID, JobSpec
 
 _TERMINAL: TypeAdapter[Succeeded | Failed | Cancelled] = TypeAdapter(Terminal)
-_D = TypeVar("_D", bound=Document)
+_V = TypeVar("_V", bound=JobSpec | Plan | Succeeded | Failed | Cancelled)
+"""Documents that decisions rest on: they carry the version of their format."""
 
 
 class Commit(Enum):
@@ -127,7 +127,7 @@ class Ledger:
         Raises:
             UsageError: no such job.
         """
-        spec = self._read(keys.SPEC, JobSpec)
+        spec = self._read(keys.SPEC, JobSpec.from_json)
         if spec is None:
             raise UsageError(f"No job {self.job_id} under {self.store.uri}.", "List the jobs with: jobs list")
         return spec
@@ -136,7 +136,7 @@ class Ledger:
 
     def plan(self) -> Plan | None:
         """The plan, or None before planning."""
-        return self._read(keys.PLAN, Plan)
+        return self._read(keys.PLAN, Plan.from_json)
 
     def create_plan(self, plan: Plan, *, writer: str) -> Plan:
         """Write the plan once; returns the plan that stands, which may be another driver's."""
@@ -204,11 +204,21 @@ class Ledger:
         Raises:
             StoreError: not committed, or its metadata is not ours.
         """
+        if (commit := self.find_commit(shard)) is None:
+            raise StoreError(f"{self.uri}/{keys.result(shard)} is missing.", "Run: jobs resume " + self.job_id)
+        return commit
+
+    def find_commit(self, shard: int) -> ShardCommit | None:
+        """The commit record of a shard, or None if it is not committed.
+
+        Raises:
+            StoreError: its metadata is not ours.
+        """
         key = keys.result(shard)
         info = self.store.head(self._key(key))
+        if info is None:
+            return None
         try:
-            if info is None:
-                raise KeyError("object")
             return ShardCommit(
                 index=shard,
                 key=key,
@@ -230,11 +240,7 @@ class Ledger:
 
     def terminal(self) -> Succeeded | Failed | Cancelled | None:
         """The record that ended the job, or None."""
-        data = self.store.get(self._key(keys.TERMINAL))
-        try:
-            return None if data is None else _TERMINAL.validate_json(data)
-        except ValidationError as error:
-            raise _unreadable(f"{self.uri}/{keys.TERMINAL}", error) from error
+        return self._read(keys.TERMINAL, _TERMINAL.validate_json)
 
     def end(self, record: Succeeded | Failed | Cancelled, *, writer: str) -> Succeeded | Failed | Cancelled:
         """End the job once; returns the record that stands, which may be another's."""
@@ -284,21 +290,24 @@ class Ledger:
         numbers = (keys.shard_of(info.key) for info in self.store.list(self._key(prefix)))
         return {number for number in numbers if number is not None}
 
-    def _read(self, key: str, kind: type[_D]) -> _D | None:
+    def _read(self, key: str, parse: Callable[[bytes], _V]) -> _V | None:
         data = self.store.get(self._key(key))
+        if data is None:
+            return None
         try:
-            return None if data is None else kind.from_json(data)
+            document = parse(data)
         except ValidationError as error:
-            raise _unreadable(f"{self.uri}/{key}", error) from error
+            first = error.errors(include_input=False, include_url=False)[0]
+            raise self._unreadable(key, ": ".join([*map(str, first["loc"]), first["msg"]])) from error
+        if document.format_version > FORMAT_VERSION:
+            raise self._unreadable(key, f"format_version {document.format_version} is newer than {FORMAT_VERSION}")
+        return document
 
-
-def _unreadable(what: str, error: ValidationError) -> UsageError:
-    first = error.errors(include_input=False, include_url=False)[0]
-    where = ".".join(map(str, first["loc"]))
-    return UsageError(
-        f"{what} cannot be read by this version: {where}: {first['msg']}",
-        "Upgrade nightbatch, or use the version that wrote it.",
-    )
+    def _unreadable(self, key: str, reason: str) -> UsageError:
+        return UsageError(
+            f"{self.uri}/{key} cannot be read by this version: {reason}",
+            "Upgrade nightbatch, or use the version that wrote it.",
+        )
 
 
 def list_jobs(store: ObjectStore) -> Iterator[Ledger]:

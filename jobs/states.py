@@ -21,5 +21,5 @@ def derive_state(
     if terminal is not None:
         return State(terminal.state)
     if not driver_alive:
-        return State.INTERRUPTED if driver_seen else State.QUEUED
+        return State.INTERRUPTED if driver_seen or planned else State.QUEUED
     return State.RUNNING if planned else State.PLANNING if driver_seen else State.QUEUED
