@@ -16,6 +16,9 @@ from jobs.encoding import BYTES_MODEL
 from jobs.errors import InvalidModel, UsageError
 from schemas.spec import JobSpec, ReplicaRange
 
+MAX_NAME_CHARS = 200
+"""`JobSpec.name` takes no more; a file's name may be longer."""
+
 
 def read_spec_file(path: Path) -> dict[str, Any]:
     """The nested values of a TOML spec file; tables and keys are those of `JobSpec`.
@@ -42,16 +45,18 @@ def build_spec(dataset: str | None, flags: Mapping[str, Any], file_values: Mappi
         pydantic.ValidationError: a value is unknown or out of range.
     """
     values: dict[str, Any] = {**(file_values or {})}
+    if isinstance(model := values.get("model"), str):
+        values["model"] = {"path": model}
     for name, value in {"input.uri": dataset, **flags}.items():
         if value is not None:
             _set(values, name, value)
-    uri = values.get("input", {}).get("uri")
-    if not uri:
+    uri = _get(values, "input.uri")
+    if not isinstance(uri, str) or not uri:
         raise UsageError(
             "No dataset is given.", "Name a Parquet file, directory, glob or s3:// URI: jobs submit data.parquet"
         )
-    values["input"]["uri"] = absolute_uri(uri)
-    values.setdefault("name", dataset_stem(uri))
+    _set(values, "input.uri", absolute_uri(uri))
+    values.setdefault("name", dataset_stem(uri)[:MAX_NAME_CHARS])
     if isinstance(values.get("replicas"), str | int):
         values["replicas"] = _replicas(str(values["replicas"]))
     _resolve_model(values)
@@ -77,13 +82,25 @@ def new_job_id(name: str) -> str:
 
 
 def _set(values: dict[str, Any], dotted: str, value: Any) -> None:
+    """Set one field; nested tables are copied, so that the caller's stay as they are."""
     *tables, key = dotted.split(".")
     for table in tables:
-        nested = values.get(table, {})
-        if not isinstance(nested, Mapping):
-            raise UsageError(f"{table!r} in the spec file is not a table.", f"Write [{table}] and its keys below.")
-        values[table] = values = dict(nested)
+        values[table] = values = dict(_table(values, table))
     values[key] = value
+
+
+def _get(values: Mapping[str, Any], dotted: str) -> Any:
+    *tables, key = dotted.split(".")
+    for table in tables:
+        values = _table(values, table)
+    return values.get(key)
+
+
+def _table(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    nested = values.get(name, {})
+    if not isinstance(nested, Mapping):
+        raise UsageError(f"{name!r} in the spec file is not a table.", f"Write [{name}] and its keys below.")
+    return nested
 
 
 def _replicas(text: str) -> ReplicaRange:
@@ -96,15 +113,15 @@ def _replicas(text: str) -> ReplicaRange:
 
 def _resolve_model(values: dict[str, Any]) -> None:
     """An absolute model path; the `fake` engine runs without a model."""
-    model = values.get("model")
-    path = model if isinstance(model, str) else (model or {}).get("path")
+    path = _get(values, "model.path")
     if not path:
-        if values.get("engine", {}).get("name", "vllm") == "vllm":
+        if (_get(values, "engine.name") or "vllm") == "vllm":
             raise InvalidModel(
                 "No model is given.",
                 "Give its directory with --model DIR, set it once with JOBS_MODEL or in jobs.toml, "
                 "or try the pipeline without a model: --engine fake",
             )
         path = BYTES_MODEL
-    rest = {} if model is None or isinstance(model, str) else dict(model)
-    values["model"] = {**rest, "path": path if path == BYTES_MODEL else str(Path(path).expanduser().absolute())}
+    if isinstance(path, str) and path != BYTES_MODEL:
+        path = str(Path(path).expanduser().absolute())
+    _set(values, "model.path", path)
