@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,9 +11,9 @@ import pyarrow as pa
 
 from jobs.dataset import Dataset, inspect, read_slice, resolve_columns, slices
 from jobs.encoding import load_encoder
-from jobs.planner import shared_tokens, split
+from jobs.planner import RowFacts, shard_tokens, shared_tokens, split
 from jobs.rows import RowPreparer, facts_of
-from schemas.spec import JobSpec
+from schemas.spec import JobSpec, ShardBudget
 
 DEFAULT_TOKENS_PER_S = 10_000.0
 """Input plus output tokens per second of one InternLM2.5-20B replica on one H100 80 GB: vLLM 0.26, bf16,
@@ -82,7 +83,7 @@ def estimate(
     return Estimate(
         rows=dataset.num_rows,
         measured_rows=len(sample),
-        shards=max(1, round(scale * len(split(facts, spec.shards).shards))),
+        shards=_count_shards(facts, spec.shards, scale),
         input_tokens=round(scale * int(facts.num_input_tokens.sum())),
         max_input_tokens=int(facts.num_input_tokens.max()),
         output_tokens=round(scale * int(facts.num_output_tokens.sum())),
@@ -92,6 +93,16 @@ def estimate(
         eta_s=seconds / replicas + REPLICA_START_S,
         cost=None if gpu_hour_price is None else gpu_hours * gpu_hour_price,
     )
+
+
+def _count_shards(facts: RowFacts, budget: ShardBudget, scale: float) -> int:
+    """Shards of the job that has `scale` times these rows. Exact at 1."""
+    if scale == 1:
+        return len(split(facts, budget).shards)
+    valid = ~facts.invalid
+    tokens = scale * int(facts.num_input_tokens[valid].sum() + facts.num_output_tokens[valid].sum())
+    # A shard's size follows from the whole job's tokens, so a cut of the sample would not scale.
+    return max(round(tokens / shard_tokens(int(tokens), budget)), math.ceil(scale * len(facts) / budget.max_rows), 1)
 
 
 def _sample(dataset: Dataset, preparer: RowPreparer, sample_rows: int) -> Iterator[pa.Table]:

@@ -92,7 +92,7 @@ def split(facts: RowFacts, budget: ShardBudget) -> Split:
     """
     order = order_rows(facts)
     weights = np.where(facts.invalid, 0, facts.num_input_tokens.astype(np.int64) + facts.num_output_tokens)
-    limit = min(max(int(weights.sum()) // budget.target_count, budget.min_tokens), budget.max_tokens)
+    limit = shard_tokens(int(weights.sum()), budget)
     bounds = _cut(weights[order], facts.prefixes[order, 0], limit, budget.max_rows)
 
     shard_of = np.empty(len(facts), dtype=np.int32)
@@ -113,6 +113,11 @@ def split(facts: RowFacts, budget: ShardBudget) -> Split:
             )
         )
     return Split(shards=tuple(shards), shard_of=shard_of, position=position)
+
+
+def shard_tokens(job_tokens: int, budget: ShardBudget) -> int:
+    """Most input plus expected output tokens of one shard in a job of so many tokens."""
+    return min(max(job_tokens // budget.target_count, budget.min_tokens), budget.max_tokens)
 
 
 def shared_tokens(facts: RowFacts) -> int:

@@ -1,0 +1,106 @@
+"""The dry run tells what the job will be: exact where every row is measured, near where a sample is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from jobs.dataset import inspect, read_slice, resolve_columns, slices
+from jobs.encoding import BytesEncoder
+from jobs.errors import InvalidInput
+from jobs.estimate import REPLICA_START_S, estimate
+from jobs.planner import split
+from jobs.rows import RowPreparer, facts_of
+from jobs.specs import build_spec
+from schemas.spec import JobSpec
+
+
+def spec_of(path: Path, prompts: list[str | None], **flags: Any) -> JobSpec:
+    pq.write_table(pa.table({"prompt": pa.array(prompts, pa.string())}), path, row_group_size=100)
+    dotted = {name.replace("__", "."): value for name, value in flags.items()}
+    return build_spec(str(path), {"engine.name": "fake", "input.chat": False, **dotted})
+
+
+def shards_of(spec: JobSpec) -> int:
+    """Shards of the real plan."""
+    dataset = inspect(spec.input.uri)
+    columns = resolve_columns(dataset.schema, spec.input)
+    preparer = RowPreparer(spec, columns, BytesEncoder(), 32_768)
+    first, tables = 0, []
+    for piece in slices(dataset):
+        for batch in read_slice(piece, list(columns.needed)):
+            tables.append(preparer.prepare(batch, first))
+            first += len(batch)
+    return len(split(facts_of(pa.concat_tables(tables)), spec.shards).shards)
+
+
+def test_a_small_dataset_is_measured_row_by_row(tmp_path: Path) -> None:
+    prompts = ["a" * 10, "b" * 20, "", None, "c" * 30_000]
+    spec = spec_of(tmp_path / "d.parquet", prompts, sampling__max_tokens=7, engine__max_model_len=1000)
+    result = estimate(spec)
+    assert (result.rows, result.measured_rows, result.exact, result.shards) == (5, 5, True, 1)
+    assert (result.input_tokens, result.max_input_tokens, result.output_tokens) == (30, 20, 14)
+    assert result.invalid_rows == {"CONTEXT_LENGTH_EXCEEDED": 1, "EMPTY_PROMPT": 2}
+    assert result.cost is None
+
+
+def test_a_common_prefix_is_counted_once_and_is_not_work(tmp_path: Path) -> None:
+    common = "x" * 128
+    result = estimate(spec_of(tmp_path / "d.parquet", [common + str(n) for n in range(10)], sampling__max_tokens=1))
+    assert result.input_tokens == 1290
+    assert result.shared_input_tokens == 9 * 128
+    alone = estimate(spec_of(tmp_path / "e.parquet", [chr(97 + n) * 129 for n in range(10)], sampling__max_tokens=1))
+    assert alone.shared_input_tokens == 0
+    assert result.eta_s < alone.eta_s
+
+
+def test_time_and_cost_follow_from_the_rate_the_replicas_and_the_price(tmp_path: Path) -> None:
+    spec = spec_of(tmp_path / "d.parquet", ["a" * 50] * 1, sampling__max_tokens=50, replicas="2")
+    result = estimate(spec, tokens_per_s=0.5, gpu_hour_price=3.0)
+    assert result.eta_s == pytest.approx(200 / 2 + REPLICA_START_S)
+    assert result.gpu_hours == pytest.approx((200 + 2 * REPLICA_START_S) / 3600)
+    assert result.cost == pytest.approx(3 * result.gpu_hours)
+
+
+def test_a_replica_of_two_gpus_costs_twice(tmp_path: Path) -> None:
+    one = estimate(spec_of(tmp_path / "d.parquet", ["a"]))
+    two = estimate(spec_of(tmp_path / "d.parquet", ["a"], engine__tensor_parallel_size=2))
+    assert two.gpu_hours == pytest.approx(2 * one.gpu_hours)
+
+
+@pytest.mark.parametrize(
+    "shards",
+    [
+        {},
+        {"shards__min_tokens": 1},
+        {"shards__min_tokens": 1, "shards__max_tokens": 9_000},
+        {"shards__max_rows": 300},
+        {"shards__target_count": 1, "shards__max_tokens": 100_000},
+    ],
+)
+def test_a_sample_scales_to_the_whole(tmp_path: Path, shards: dict[str, int]) -> None:
+    prompts = [None if n % 10 == 0 else f"prompt {n:06} " + "x" * (n % 50) for n in range(20_000)]
+    spec = spec_of(tmp_path / "d.parquet", prompts, sampling__max_tokens=20, **shards)
+    whole, part = estimate(spec), estimate(spec, sample_rows=2_000)
+    assert whole.exact
+    assert not part.exact
+    assert 1_000 <= part.measured_rows <= 4_000
+    assert part.rows == whole.rows == 20_000
+    assert part.input_tokens == pytest.approx(whole.input_tokens, rel=0.02)
+    assert part.output_tokens == pytest.approx(whole.output_tokens, rel=0.02)
+    assert part.invalid_rows["EMPTY_PROMPT"] == pytest.approx(2_000, rel=0.05)
+    assert part.eta_s == pytest.approx(whole.eta_s, rel=0.02)
+    assert whole.shards == shards_of(spec)
+    assert part.shards == pytest.approx(whole.shards, rel=0.1)
+
+
+def test_what_cannot_be_submitted_cannot_be_estimated(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput):
+        estimate(build_spec(str(tmp_path / "missing.parquet"), {"engine.name": "fake"}))
+    pq.write_table(pa.table({"text": ["a"]}), tmp_path / "d.parquet")
+    with pytest.raises(InvalidInput):
+        estimate(build_spec(str(tmp_path / "d.parquet"), {"engine.name": "fake"}))
