@@ -153,6 +153,8 @@ class Job:
     def resume(self) -> bool:
         """Start a driver if the job has not ended and none is at work; the ledger says where to go on.
 
+        Takes up to 15 s where the last driver ran on another cluster: whether it still writes progress is watched.
+
         Returns:
             Whether a driver was started.
 
@@ -161,6 +163,10 @@ class Job:
         """
         spec, terminal = self.ledger.spec(), self.ledger.terminal()
         if isinstance(terminal, Succeeded):
+            # Its driver may have died between the record and these last steps.
+            self.ledger.publish(terminal.manifest, writer=f"resume/{uuid4().hex}")
+            if not spec.keep_staged:
+                self.ledger.delete_staged(self.ledger.staged_shards())
             return False
         if terminal is not None:
             raise Conflict(
@@ -168,7 +174,7 @@ class Job:
                 "Submit it again under a new id; see why with: jobs status " + self.id,
             )
         submissions = self.client.submitter().find(self.id)
-        if is_alive(submissions, self.ledger.progress()):
+        if any(submission.active for submission in submissions) or self._is_worked_on_elsewhere(submissions):
             return False
         # Ray never takes an id twice; the first driver has the job's own.
         submission_id = f"{self.id}-{uuid4().hex[:6]}" if submissions else self.id
@@ -220,6 +226,19 @@ class Job:
         submissions = self._submissions() if submissions is None else submissions
         submitter = self.client.running_submitter() if submissions else None
         return submitter.dashboard_job_url(submissions[0].submission_id) if submitter and submissions else None
+
+    def _is_worked_on_elsewhere(self, submissions: Sequence[Submission]) -> bool:
+        """Whether a driver that this cluster does not know is at work: its progress moves while we look.
+
+        Fresh progress alone would hold up a resume whose first cluster has just gone.
+        """
+        first = progress = self.ledger.progress()
+        while is_alive(submissions, progress):
+            if progress != first:
+                return True
+            time.sleep(0.5)
+            progress = self.ledger.progress()
+        return False
 
     def _submissions(self) -> list[Submission]:
         """The cluster's view, newest first; empty if there is no cluster to ask."""
@@ -344,7 +363,8 @@ def is_alive(submissions: Sequence[Submission], progress: Progress | None) -> bo
     if any(submission.submission_id == progress.driver for submission in submissions):
         return False
     age = datetime.now(UTC) - datetime.fromisoformat(progress.updated_at)
-    return age.total_seconds() < PROGRESS_FRESH_S
+    # Either sign: a driver whose clock is ahead must not seem alive for as long after its death.
+    return abs(age.total_seconds()) < PROGRESS_FRESH_S
 
 
 def _driver_environment() -> dict[str, str]:
