@@ -26,6 +26,7 @@ class Dispatcher:
     def __init__(self, shards: Sequence[ShardPlan]) -> None:
         self._shards = [_Shard() for _ in shards]
         self._waiting: set[int] = set()
+        self._unstaged = set(range(len(shards)))
         self._left = len(self._shards)
 
     @property
@@ -38,10 +39,16 @@ class Dispatcher:
         """Committed shards."""
         return len(self._shards) - self._left
 
+    @property
+    def staged(self) -> bool:
+        """Whether no shard needs staging any more."""
+        return not self._unstaged
+
     def stage(self, shards: Iterable[int]) -> None:
         """These shards' rows can be read."""
         for number in shards:
             self._shards[number].staged = True
+            self._unstaged.discard(number)
             self._offer(number)
 
     def take(self, replica: str) -> int | None:
@@ -60,6 +67,7 @@ class Dispatcher:
             return False
         shard.committed = True
         self._waiting.discard(number)
+        self._unstaged.discard(number)
         self._left -= 1
         return True
 

@@ -19,10 +19,11 @@ import ray
 import ray.data
 
 from jobs.encoding import BYTES_MODEL
-from jobs.errors import Exit, InvalidModel, JobsError
+from jobs.errors import Exit, InvalidModel, JobsError, StoreError
 from jobs.ledger import Ledger, ShardStats
 from jobs.models.snapshot import fingerprint
 from jobs.store import open_store
+from schemas import keys
 from schemas.codes import JobError
 from schemas.records import Cancelled, Failed, Manifest, Plan, ShardCommit, Succeeded
 from schemas.spec import JobSpec
@@ -56,7 +57,7 @@ class Driver:
         self._ledger = ledger
         self._spec: JobSpec = ledger.spec()
         self._writer = f"{driver_id}/{uuid4().hex}"
-        self._pool = Pool(ledger, self._spec, driver_id, resolve_resources(self._spec), self._on_commit)
+        self._pool = Pool(ledger, self._spec, driver_id, self._on_commit)
         self._reporter = Reporter(ledger, driver_id, self._pool)
         self._plan: Plan | None = None
 
@@ -83,6 +84,7 @@ class Driver:
     async def _work(self) -> TerminalRecord:
         """Stage and dispatch until every shard is committed, then finish."""
         await asyncio.to_thread(self._check_model)
+        resources = await asyncio.to_thread(resolve_resources, self._spec)
         loop = asyncio.get_running_loop()
         staged: asyncio.Queue[Plan | int] = asyncio.Queue()
 
@@ -91,7 +93,8 @@ class Driver:
 
         self._reporter.phase = "staging"
         staging = _in_thread(lambda: stage(self._ledger, self._spec, self._writer, report))
-        dispatching, running = asyncio.create_task(self._dispatch(staged)), asyncio.create_task(self._pool.run())
+        dispatching = asyncio.create_task(self._dispatch(staged))
+        running = asyncio.create_task(self._pool.run(resources))
         pending: set[asyncio.Future[None]] = {staging, dispatching, running}
         try:
             while not running.done():
@@ -179,9 +182,20 @@ class Driver:
         return self._spec.engine.name == "vllm" and self._spec.engine.load_format != "dummy"
 
     def _commits(self) -> list[ShardCommit]:
-        """The commit records of all committed shards, by shard number."""
+        """The commit records of all committed shards, by shard number.
+
+        Raises:
+            StoreError: something else lies among the results.
+        """
+        assert self._plan is not None
+        committed = sorted(self._ledger.committed())
+        if committed and committed[-1] >= len(self._plan.shards):
+            raise StoreError(
+                f"{self._ledger.uri}/{keys.result(committed[-1])} is not part of the plan.",
+                f"Move it away and run: jobs resume {self._ledger.job_id}",
+            )
         with ThreadPoolExecutor(HEADS_AT_ONCE) as threads:
-            return list(threads.map(self._ledger.shard_commit, sorted(self._ledger.committed())))
+            return list(threads.map(self._ledger.shard_commit, committed))
 
     def _on_commit(self, done: ShardDone) -> None:
         self._count(done.stats)
@@ -230,13 +244,17 @@ def _set_up_logging() -> None:
     ray.data.DataContext.get_current().enable_progress_bars = False
 
 
-def main(job_uri: str) -> int:
-    """Run the job; returns the exit code that Ray sees."""
+def main(job_uri: str, *, store_patience_s: float = STORE_PATIENCE_S) -> int:
+    """Run the job; returns the exit code that Ray sees.
+
+    Args:
+        store_patience_s: an outage of the store that is longer than this interrupts the job.
+    """
     _set_up_logging()
     driver_id = os.environ.get("RAY_JOB_SUBMISSION_ID") or f"driver-{uuid4().hex[:8]}"
     root_uri, _, job_id = job_uri.rstrip("/").rpartition("/")
     try:
-        ledger = Ledger(open_store(root_uri, patience_s=STORE_PATIENCE_S), job_id)
+        ledger = Ledger(open_store(root_uri, patience_s=store_patience_s), job_id)
         if (record := ledger.terminal()) is None:
             ray.init(namespace=f"{job_id}/{driver_id}", logging_level=logging.WARNING)
             record = asyncio.run(Driver(ledger, driver_id).run())
@@ -245,6 +263,9 @@ def main(job_uri: str) -> int:
     except JobsError as error:
         log.error("%s %s", error, error.hint)
         return error.exit_code
+    except Exception:
+        log.exception("the driver has failed; nothing committed is lost, go on with: jobs resume %s", job_id)
+        return Exit.JOB_FAILED
     print(f"{job_id}: {record.state}" + (f": {record.code}: {record.reason}" if isinstance(record, Failed) else ""))
     return Exit.JOB_FAILED if isinstance(record, Failed) else Exit.OK
 

@@ -93,10 +93,9 @@ class Pool:
         ledger: Ledger,
         spec: JobSpec,
         driver: str,
-        resources: Resources,
         on_commit: Callable[[ShardDone], None],
     ) -> None:
-        self._ledger, self._spec, self._driver, self._resources = ledger, spec, driver, resources
+        self._ledger, self._spec, self._driver = ledger, spec, driver
         self._on_commit = on_commit
         self._dispatcher: Dispatcher | None = None
         self._news = asyncio.Event()
@@ -115,13 +114,17 @@ class Pool:
         news, self._news = self._news, asyncio.Event()
         news.set()
 
-    async def run(self) -> None:
+    async def run(self, resources: Resources) -> None:
         """Keep all slots filled until every shard is committed.
+
+        Args:
+            resources: of each replica.
 
         Raises:
             JobFailure: the engine cannot start, or keeps dying over one shard.
             StoreError: the store stays away.
         """
+        self._resources = resources
         # A slot that waits for resources must not hold up a job whose last shard is committed elsewhere.
         tasks = [asyncio.create_task(self._until_done()), *(asyncio.create_task(self._fill(s)) for s in self.slots)]
         try:
@@ -155,7 +158,7 @@ class Pool:
     async def _fill(self, slot: Slot) -> None:
         if slot.number >= self._resources.replicas_beside_staging:
             slot.enter("waiting", "starts after staging, which needs the CPUs")
-            while self._dispatcher is None:
+            while self._dispatcher is None or not self._dispatcher.staged:
                 await self._news.wait()
         while not self._done:
             try:
@@ -169,6 +172,8 @@ class Pool:
                 await self._end(slot)
 
     async def _load(self, slot: Slot) -> None:
+        if slot.state == "lost":
+            slot.incarnation += 1
         slot.enter("waiting", "for " + self._resources.describe())
         options = self._resources.actor_options | {"name": slot.name}
         arguments = (self._ledger.store.uri, self._ledger.job_id, slot.name, self._driver)
@@ -256,7 +261,6 @@ class Pool:
         if slot.counters is not None:
             self._retired = _add([self._retired, slot.counters])
         slot.loaded, slot.counters, slot.rows_committed, slot.errors_committed = None, None, 0, 0
-        slot.incarnation += 1
         if actor is None:
             return
         try:

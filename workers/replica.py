@@ -14,7 +14,7 @@ import pyarrow as pa
 from jobs.encoding import load_encoder
 from jobs.ledger import Commit, Ledger, ShardStats
 from jobs.store import open_store
-from schemas.records import Attempt, Plan
+from schemas.records import Attempt, Plan, ShardCommit
 from schemas.sampling import Sampling
 from schemas.spec import JobSpec
 from workers.engines.base import Engine, EngineInfo
@@ -48,7 +48,7 @@ class ShardDone:
 
     shard: int
     ours: bool
-    stats: ShardStats
+    stats: ShardStats | ShardCommit
     engine_rows: int
     engine_errors: int
 
@@ -111,6 +111,10 @@ class Replica:
         """
         assert self._feed is not None, "load() comes first"
         plan = await self._standing_plan()
+        if (commit := await asyncio.to_thread(self._ledger.find_commit, shard)) is not None:
+            # By a replica that died before it could say so, or for another driver.
+            await self._feed.run(attempt_id, ())
+            return ShardDone(shard=shard, ours=False, stats=commit, engine_rows=0, engine_errors=0)
         await asyncio.to_thread(self._ledger.record_attempt, self._attempt(shard, attempt_id))
         staged = await asyncio.to_thread(lambda: read_parquet(self._ledger.read_staged(shard)))
         rows = await asyncio.to_thread(_valid_rows, staged, self._spec.sampling)

@@ -79,3 +79,13 @@ def test_whatever_dies_every_shard_is_committed_once(count: int, seed: int) -> N
             shard, name = held.pop(random.randrange(len(held)))
             dispatcher.give_back(shard, name, strike=True)
     assert sorted(commits) == list(range(count))
+
+
+def test_staging_is_over_when_every_shard_is_staged_or_committed() -> None:
+    dispatcher = Dispatcher(plan_of(3))
+    dispatcher.stage([0, 0])
+    dispatcher.commit(0)
+    dispatcher.commit(1)
+    assert not dispatcher.staged
+    dispatcher.stage([2])
+    assert dispatcher.staged

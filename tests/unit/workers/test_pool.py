@@ -1,0 +1,47 @@
+"""When replicas start. What they do then is shown on a real cluster, in the integration tests."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from jobs.ledger import Ledger
+from jobs.store.local import LocalStore
+from schemas.records import ShardPlan
+from schemas.spec import InputSpec, JobSpec, ModelSpec
+from workers.dispatch import Dispatcher
+from workers.pool import Pool
+from workers.resources import Resources
+
+NO_ROOM = Resources(on_gpu=False, num_gpus=0, num_cpus=1.0, replicas_beside_staging=0)
+
+
+def dispatcher_of(count: int) -> Dispatcher:
+    return Dispatcher(
+        [
+            ShardPlan(
+                index=i, num_rows=1, num_invalid_rows=0, num_input_tokens=1, num_expected_tokens=2, row_ids_sha256=""
+            )
+            for i in range(count)
+        ]
+    )
+
+
+async def test_replicas_leave_staging_its_cpus_until_the_last_shard_is_staged(tmp_path: Path) -> None:
+    spec = JobSpec(name="n", input=InputSpec(uri="/d"), model=ModelSpec(path="builtin:bytes"))
+    pool = Pool(Ledger(LocalStore(tmp_path), "demo"), spec, "driver", lambda _: None)
+    dispatcher = dispatcher_of(3)
+    running = asyncio.create_task(pool.run(NO_ROOM))
+    await asyncio.sleep(0)
+    pool.open(dispatcher)
+    dispatcher.stage([0, 1])
+    pool.wake()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert [slot.note for slot in pool.slots] == ["starts after staging, which needs the CPUs"]
+    assert pool.slots[0].actor is None
+    # Another driver commits everything: there is nothing to start for any more.
+    for shard in range(3):
+        dispatcher.commit(shard)
+    pool.wake()
+    await asyncio.wait_for(running, 5)
