@@ -28,6 +28,9 @@ from schemas.spec import JobSpec
 if TYPE_CHECKING:
     from jobs.submission import Submission, Submitter
 
+SUBMISSION_ID = "JOBS_SUBMISSION_ID"
+"""Environment variable that tells a driver its own submission id: Ray gives it none."""
+
 PROGRESS_FRESH_S = 15.0
 """A driver whose progress is younger than this is taken for alive where the cluster cannot be asked."""
 
@@ -319,7 +322,9 @@ class BatchClient:
         from jobs.submission import describe
 
         metadata = describe(name=spec.name, job_id=ledger.job_id, dataset=spec.input.uri, model=spec.model.path)
-        return self.submitter().submit(ledger.uri, submission_id, metadata, _driver_environment())
+        return self.submitter().submit(
+            ledger.uri, submission_id, metadata, _driver_environment() | {SUBMISSION_ID: submission_id}
+        )
 
     def submitter(self) -> Submitter:
         """The cluster's job API. The embedded cluster is brought up if none is configured.

@@ -18,6 +18,7 @@ from uuid import uuid4
 import ray
 import ray.data
 
+from jobs.client import SUBMISSION_ID
 from jobs.encoding import BYTES_MODEL
 from jobs.errors import Exit, InvalidModel, JobsError, StoreError
 from jobs.ledger import Ledger, ShardStats
@@ -251,7 +252,7 @@ def main(job_uri: str, *, store_patience_s: float = STORE_PATIENCE_S) -> int:
         store_patience_s: an outage of the store that is longer than this interrupts the job.
     """
     _set_up_logging()
-    driver_id = os.environ.get("RAY_JOB_SUBMISSION_ID") or f"driver-{uuid4().hex[:8]}"
+    driver_id = os.environ.get(SUBMISSION_ID) or f"driver-{uuid4().hex[:8]}"
     root_uri, _, job_id = job_uri.rstrip("/").rpartition("/")
     try:
         ledger = Ledger(open_store(root_uri, patience_s=store_patience_s), job_id)
