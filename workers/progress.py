@@ -73,7 +73,9 @@ class Reporter:
     def _progress(self) -> Progress:
         totals = self._pool.totals()
         rows_live = self._rows + sum(slot.rows_uncommitted for slot in self._pool.slots)
-        rates = self._rates(rows_live, totals.input_tokens, totals.generated_tokens)
+        # Rates begin with the work: neither loading the model nor what earlier drivers committed is part of them.
+        at_work = totals.rows_in_flight + totals.rows_done > 0
+        rates = self._rates(rows_live, totals.input_tokens, totals.generated_tokens) if at_work else (0.0, 0.0, 0.0)
         total = self._plan.num_rows if self._plan else None
         errors_live = self._errors + sum(slot.errors_uncommitted for slot in self._pool.slots)
         return Progress(
