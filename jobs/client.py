@@ -342,6 +342,15 @@ class BatchClient:
             raise ClusterError("The embedded cluster ended right after it started.", "See what it says: jobs doctor")
         return started
 
+    def token_path(self) -> Path | None:
+        """File with the token that the cluster's dashboard asks for, if we know it."""
+        from jobs import cluster
+
+        if self.settings.address is not None:
+            return self.settings.token_path
+        embedded = cluster.current()
+        return embedded.token_path if embedded else None
+
     def running_submitter(self) -> Submitter | None:
         """The cluster's job API, or None where the embedded cluster would have to be started first.
 

@@ -50,6 +50,8 @@ def submit(
     job, created = client.submit(spec, job_id or new_job_id(spec.name))
     status = job.status()
     output.record({"job_id": job.id, "state": str(status.state), "uri": job.uri, "dashboard": status.dashboard_url})
+    if token := client.token_path():
+        output.note(f"The dashboard asks for a token: cat {token}")
     if not created:
         output.note("This job existed with the same spec; attached to it.")
     if wait:
