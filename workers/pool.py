@@ -258,15 +258,17 @@ class Pool:
     async def _end(self, slot: Slot) -> None:
         """Let the engine free its device, then kill the actor. Prepares the slot for its next replica."""
         actor, slot.actor = slot.actor, None
+        was_ready = slot.loaded is not None
         if slot.counters is not None:
             self._retired = _add([self._retired, slot.counters])
         slot.loaded, slot.counters, slot.rows_committed, slot.errors_committed = None, None, 0, 0
         if actor is None:
             return
-        try:
-            await asyncio.wait_for(_call(actor.stop), STOP_GRACE_S)
-        except Exception as error:  # noqa: BLE001 - it is killed either way
-            log.info("%s did not stop by itself: %s", slot.name, type(error).__name__)
+        if was_ready:  # one that is loading answers nothing until it has loaded
+            try:
+                await asyncio.wait_for(_call(actor.stop), STOP_GRACE_S)
+            except Exception as error:  # noqa: BLE001 - it is killed either way
+                log.info("%s did not stop by itself: %s", slot.name, type(error).__name__)
         ray.kill(actor)
 
     async def _refresh(self, slot: Slot, timeout_s: float) -> None:
@@ -274,8 +276,6 @@ class Pool:
             slot.counters = await asyncio.wait_for(_call(slot.actor.counters), timeout_s)
         except Exception as error:  # noqa: BLE001 - a dead replica is noticed where its work is awaited
             log.debug("%s does not answer: %s", slot.name, type(error).__name__)
-
-    # -- waiting --------------------------------------------------------------------------------
 
     @property
     def _done(self) -> bool:
