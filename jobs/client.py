@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from jobs import settings as settings_module
-from jobs.encoding import BYTES_MODEL
 from jobs.errors import ClusterError, Conflict, JobsError
 from jobs.ledger import Ledger, list_jobs
 from jobs.settings import Settings
@@ -306,16 +305,14 @@ class BatchClient:
             InvalidInput, InvalidModel, UsageError: what is wrong and what to do.
         """
         from jobs.dataset import inspect, resolve_columns
+        from jobs.models.pinning import pin_model
 
         dataset = inspect(spec.input.uri)
         resolve_columns(dataset.schema, spec.input)
-        if spec.model.path == BYTES_MODEL or (self.settings.address and not Path(spec.model.path).exists()):
+        if self.settings.address and not Path(spec.model.path).exists():
             # On a cluster elsewhere, the directory may exist only there: its driver checks it first of all.
             return spec
-        from jobs.models.snapshot import fingerprint
-
-        weights = spec.engine.name == "vllm" and spec.engine.load_format != "dummy"
-        return spec.evolve(model=spec.model.evolve(fingerprint=fingerprint(spec.model.path, weights=weights)))
+        return spec.evolve(model=spec.model.evolve(fingerprint=pin_model(spec)))
 
     def start_driver(self, ledger: Ledger, spec: JobSpec, submission_id: str) -> bool:
         """Ask the cluster for a driver; False if it has that submission already."""

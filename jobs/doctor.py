@@ -117,16 +117,27 @@ def _store(root: str) -> Finding:
 
 
 def _model(model: str) -> Finding:
-    from jobs.models.snapshot import check_model
+    """Whether a job could use the model, and what would run: the numbers that decide its answers."""
+    from jobs.models.encoder import PromptEncoder
+    from jobs.models.snapshot import fingerprint
 
     if not Path(model).exists():
         fix = "Give --model a directory on this machine, or make sure that every node of the cluster has this one."
         return Finding(check="model", level="warn", detail=f"{model} is not on this machine", fix=fix)
     try:
-        check_model(model)
+        pinned, encoder = fingerprint(model), PromptEncoder.load(model)
     except JobsError as error:
         return Finding(check="model", level="fail", detail=str(error), fix=error.hint)
-    return Finding(check="model", level="ok", detail=f"{model} is complete")
+    info = encoder.info
+    built_in = "InternLM2's own" if info.model_type == "internlm2" else "chat template of the directory"
+    detail = [
+        f"{info.architecture}, {info.num_layers} layers, {info.dtype or 'unknown dtype'}",
+        f"context {info.max_model_len:,} tokens",
+        f"bos {encoder.bos_id}, eos {', '.join(map(str, info.eos_ids))}",
+        f"chat format: {built_in if encoder.has_chat_format else 'none, use --no-chat'}",
+        f"fingerprint {pinned}",
+    ]
+    return Finding(check="model", level="ok", detail=" · ".join(detail))
 
 
 def _shell() -> Finding:

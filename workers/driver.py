@@ -19,10 +19,9 @@ import ray
 import ray.data
 
 from jobs.client import SUBMISSION_ID
-from jobs.encoding import BYTES_MODEL
 from jobs.errors import Exit, InvalidModel, JobsError, StoreError
 from jobs.ledger import Ledger, ShardStats
-from jobs.models.snapshot import fingerprint
+from jobs.models.pinning import pin_model
 from jobs.store import open_store
 from schemas import keys
 from schemas.codes import JobError
@@ -166,10 +165,8 @@ class Driver:
             JobFailure: it is not.
         """
         model = self._spec.model
-        if model.path == BYTES_MODEL:
-            return
         try:
-            found = fingerprint(model.path, weights=self._needs_weights)
+            found = pin_model(self._spec)
         except InvalidModel as error:
             raise JobFailure(JobError.INVALID_MODEL, f"{error} {error.hint}") from error
         if model.fingerprint is not None and model.fingerprint != found:
@@ -177,10 +174,6 @@ class Driver:
                 JobError.MODEL_CHANGED,
                 f"The model in {model.path} is not the one this job was submitted with. Submit a new job for it.",
             )
-
-    @property
-    def _needs_weights(self) -> bool:
-        return self._spec.engine.name == "vllm" and self._spec.engine.load_format != "dummy"
 
     def _commits(self) -> list[ShardCommit]:
         """The commit records of all committed shards, by shard number.
