@@ -305,14 +305,18 @@ class BatchClient:
             InvalidInput, InvalidModel, UsageError: what is wrong and what to do.
         """
         from jobs.dataset import inspect, resolve_columns
+        from jobs.encoding import load_encoder
         from jobs.models.pinning import pin_model
+        from jobs.rows import check_spec
 
         dataset = inspect(spec.input.uri)
-        resolve_columns(dataset.schema, spec.input)
+        columns = resolve_columns(dataset.schema, spec.input, choices=spec.task == "score")
         if self.settings.address and not Path(spec.model.path).exists():
             # On a cluster elsewhere, the directory may exist only there: its driver checks it first of all.
             return spec
-        return spec.evolve(model=spec.model.evolve(fingerprint=pin_model(spec)))
+        pinned = spec.evolve(model=spec.model.evolve(fingerprint=pin_model(spec)))
+        check_spec(spec, columns, load_encoder(spec.model.path))
+        return pinned
 
     def start_driver(self, ledger: Ledger, spec: JobSpec, submission_id: str) -> bool:
         """Ask the cluster for a driver; False if it has that submission already."""

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from jobs.models.errors import InvalidMessages
 from jobs.models.messages import parse_messages
+from jobs.models.tools import declare_tools
 
 BYTES_MODEL = "builtin:bytes"
 """Model path of jobs that run on the `fake` engine without a model directory."""
@@ -26,16 +27,33 @@ class Encoder(Protocol):
     def max_model_len(self) -> int:
         """Longest sequence, prompt and output, in tokens."""
 
+    @property
+    def vocab_size(self) -> int:
+        """Every token id is below it."""
+
+    @property
+    def tool_call_id(self) -> int | None:
+        """The token that starts a tool call; None where the model's way of calling is not known."""
+
     def encode_prompts(self, texts: Sequence[str]) -> Sequence[list[int] | InvalidMessages]:
         """Token ids of plain prompts, begin-of-sequence first; an error value where one cannot be encoded."""
 
-    def encode_chats(
-        self, conversations: Sequence[Sequence[Mapping[str, Any]]]
-    ) -> Sequence[list[int] | InvalidMessages]:
-        """Token ids of conversations, ready for the assistant's turn; an error value where one is malformed."""
+    def encode_continuations(self, texts: Sequence[str]) -> Sequence[list[int] | InvalidMessages]:
+        """Token ids of texts that follow other tokens: no begin-of-sequence, markers as plain text."""
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Text of generated tokens, without special tokens."""
+    def encode_chats(
+        self,
+        conversations: Sequence[Sequence[Mapping[str, Any]]],
+        tools: Sequence[Sequence[Mapping[str, Any]] | None] | None = None,
+    ) -> Sequence[list[int] | InvalidMessages]:
+        """Token ids of conversations, ready for the assistant's turn; an error value where one is malformed.
+
+        Args:
+            tools: per conversation the tools that are declared to the model, if any.
+        """
+
+    def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
+        """Text of generated tokens, without special tokens unless asked for."""
 
 
 class BytesEncoder:
@@ -43,24 +61,35 @@ class BytesEncoder:
 
     eos_ids: tuple[int, ...] = ()
     max_model_len = 32_768
+    vocab_size = 256
+    tool_call_id = None
 
     def encode_prompts(self, texts: Sequence[str]) -> Sequence[list[int] | InvalidMessages]:
         return [list(text.encode(errors="replace")) for text in texts]
 
-    def encode_chats(
-        self, conversations: Sequence[Sequence[Mapping[str, Any]]]
-    ) -> Sequence[list[int] | InvalidMessages]:
-        return [self._encode_chat(messages) for messages in conversations]
+    def encode_continuations(self, texts: Sequence[str]) -> Sequence[list[int] | InvalidMessages]:
+        return self.encode_prompts(texts)
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def encode_chats(
+        self,
+        conversations: Sequence[Sequence[Mapping[str, Any]]],
+        tools: Sequence[Sequence[Mapping[str, Any]] | None] | None = None,
+    ) -> Sequence[list[int] | InvalidMessages]:
+        given = tools if tools is not None else [None] * len(conversations)
+        return [self._encode_chat(messages, of) for messages, of in zip(conversations, given, strict=True)]
+
+    def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
         return bytes(ids).decode(errors="replace")
 
-    def _encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int] | InvalidMessages:
+    def _encode_chat(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None
+    ) -> list[int] | InvalidMessages:
         try:
+            declared = f"tools: {declare_tools(tools)}\n" if tools else ""
             parsed = parse_messages(messages, _ROLES)
         except InvalidMessages as error:
             return error
-        return list("".join(f"{m.role}: {m.content}\n" for m in parsed).encode(errors="replace"))
+        return list((declared + "".join(f"{m.role}: {m.content}\n" for m in parsed)).encode(errors="replace"))
 
 
 @lru_cache(maxsize=2)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from pydantic import ValidationError
 
 from jobs.dataset.columns import Columns
-from jobs.encoding import Encoder
+from jobs.encoding import BYTES_MODEL, Encoder
+from jobs.errors import UsageError
 from jobs.models.errors import InvalidMessages
 from jobs.planner import PREFIX_DEPTHS, RowFacts, prefix_keys
+from jobs.row_choices import Choices, row_choices
+from jobs.row_sampling import RowSampling, as_json, unusable
+from jobs.row_tools import row_tools
+from jobs.row_values import Fault, parsed, rows, size_bytes, values
 from schemas.codes import RowError
+from schemas.records import RowColumn
 from schemas.sampling import Sampling
 from schemas.spec import JobSpec
 from schemas.tables import staged_schema
@@ -27,17 +31,6 @@ FACTS_FIELDS = [
 ]
 """Light columns that follow the staged ones until the plan is made."""
 
-SAMPLING_CACHE = 4096
-"""Distinct per-row sampling values remembered, so that repeated ones are validated once."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Fault:
-    """Why a row becomes an error row. The message never quotes the row."""
-
-    code: RowError
-    message: str
-
 
 class RowPreparer:
     """Prepares batches of one job's rows.
@@ -45,23 +38,29 @@ class RowPreparer:
     Args:
         columns: which input columns make the prompt.
         max_model_len: longest sequence of the engine, in tokens.
+
+    Raises:
+        UsageError: the spec asks for what the model or the engine cannot do.
     """
 
     def __init__(self, spec: JobSpec, columns: Columns, encoder: Encoder, max_model_len: int) -> None:
         self.columns = columns
         self._spec, self._encoder = spec, encoder
         self._max_model_len = max_model_len
-        self._samplings: dict[str, str | Fault] = {}
-        self.schema = pa.schema([*staged_schema(columns.kept), *FACTS_FIELDS])
+        self._sampling = RowSampling(spec.sampling, columns, encoder.vocab_size)
+        self.schema = pa.schema([*staged_schema(spec, columns.kept), *FACTS_FIELDS])
+        check_spec(spec, columns, encoder)
 
     def prepare(self, batch: pa.RecordBatch | pa.Table, first_row_id: int) -> pa.Table:
         """Staged rows and their facts: exactly one row out for each row in, in the same order."""
         table = batch if isinstance(batch, pa.Table) else pa.Table.from_batches([batch])
-        prompts = [self._check(value) for value in self._prompts(table)]
-        samplings = self._row_samplings(table)
-        token_ids = self._encode(prompts)
-        staged = [self._judge(ids, sampling) for ids, sampling in zip(token_ids, samplings, strict=True)]
+        inputs = self._inputs(table)
+        staged = [self._judge(*row) for row in zip(inputs, self._samplings(table), self._choices(table), strict=True)]
         custom_id = self.columns.custom_id
+        scored = [
+            pa.array([row.choices and row.choices.texts for row in staged], pa.list_(pa.string())),
+            pa.array([row.choices and row.choices.token_ids for row in staged], pa.list_(pa.list_(pa.int32()))),
+        ]
         return pa.table(
             [
                 pa.array(range(first_row_id, first_row_id + len(staged)), pa.int64()),
@@ -70,13 +69,34 @@ class RowPreparer:
                 pa.array([row.sampling for row in staged], pa.string()),
                 pa.array([row.fault and str(row.fault.code) for row in staged], pa.string()),
                 pa.array([row.fault and row.fault.message for row in staged], pa.string()),
+                *(scored if self._spec.task == "score" else ()),
                 *(table[field.name] for field in self.columns.kept),
-                pa.array([len(row.token_ids) for row in staged], pa.int32()),
+                pa.array([row.num_input_tokens for row in staged], pa.int32()),
                 pa.array([row.num_output_tokens for row in staged], pa.int32()),
                 pa.array([prefix_keys(row.token_ids) for row in staged], FACTS_FIELDS[-1].type),
             ],
             schema=self.schema,
         )
+
+    def _inputs(self, table: pa.Table) -> list[list[int] | Fault]:
+        """Per row the token ids of its prompt, or a Fault."""
+        prompts = [self._check(value) for value in self._prompts(table)]
+        if not self._spec.input.chat:
+            return self._encode(prompts, self._encoder.encode_prompts)
+        tools = row_tools(table, self.columns.tools, self._spec.input.tools)
+        pairs = [self._with_tools(prompt, of) for prompt, of in zip(prompts, tools, strict=True)]
+        return self._encode(
+            pairs, lambda valid: self._encoder.encode_chats([chat for chat, _ in valid], [of for _, of in valid])
+        )
+
+    def _samplings(self, table: pa.Table) -> list[Sampling | Fault | None]:
+        return [None] * len(table) if self._spec.task == "score" else self._sampling.of(table)
+
+    def _choices(self, table: pa.Table) -> Sequence[Choices | Fault | None]:
+        if self._spec.task != "score":
+            return [None] * len(table)
+        assert self.columns.choices is not None, "resolved with choices=True"
+        return row_choices(table, self.columns.choices, self._encoder, self._spec.input.max_row_bytes)
 
     # -- prompts --------------------------------------------------------------------------------
 
@@ -85,13 +105,13 @@ class RowPreparer:
         columns = self.columns
         if columns.kind == "template":
             assert columns.template is not None
-            for row in _rows(table.select(list(columns.prompt_columns))):
+            for row in rows(table.select(list(columns.prompt_columns))):
                 yield row if isinstance(row, Fault) else self._render(row)
         elif columns.kind == "prompt":
-            yield from _values(table[columns.prompt_columns[0]])
+            yield from values(table, columns.prompt_columns[0])
         else:
-            for value in _values(table[columns.prompt_columns[0]]):
-                yield _json(value, RowError.INVALID_MESSAGES) if isinstance(value, str) else value
+            for value in values(table, columns.prompt_columns[0]):
+                yield parsed(value, RowError.INVALID_MESSAGES) if isinstance(value, str) else value
 
     def _render(self, row: Mapping[str, Any]) -> str | Fault:
         try:
@@ -109,7 +129,7 @@ class RowPreparer:
             return Fault(code=RowError.INVALID_MESSAGES, message="the messages are not a list")
         if prompt is None or not _has_content(prompt):
             return Fault(code=RowError.EMPTY_PROMPT, message="the prompt is empty")
-        if (size := _size_bytes(prompt)) > self._spec.input.max_row_bytes:
+        if (size := size_bytes(prompt)) > self._spec.input.max_row_bytes:
             limit = self._spec.input.max_row_bytes
             return Fault(code=RowError.ROW_TOO_LARGE, message=f"the prompt has {size} bytes, the limit is {limit}")
         if not self._spec.input.chat:
@@ -120,61 +140,74 @@ class RowPreparer:
         system = self._spec.input.system
         return messages if system is None else [{"role": "system", "content": system}, *messages]
 
-    def _encode(self, prompts: Sequence[Any]) -> list[list[int] | Fault]:
-        valid = [prompt for prompt in prompts if not isinstance(prompt, Fault)]
-        encode = self._encoder.encode_chats if self._spec.input.chat else self._encoder.encode_prompts
-        encoded = iter(encode(valid))
+    def _with_tools(self, prompt: Any, tools: Any) -> Any:
+        """The prompt and its tools, or a Fault."""
+        if isinstance(prompt, Fault) or isinstance(tools, Fault):
+            return prompt if isinstance(prompt, Fault) else tools
+        if tools and (size := size_bytes(tools)) > self._spec.input.max_row_bytes:
+            limit = self._spec.input.max_row_bytes
+            return Fault(code=RowError.ROW_TOO_LARGE, message=f"the tools have {size} bytes, the limit is {limit}")
+        return prompt, tools
+
+    def _encode(self, prompts: Sequence[Any], encode: Callable[[list[Any]], Sequence[Any]]) -> list[list[int] | Fault]:
+        encoded = iter(encode([prompt for prompt in prompts if not isinstance(prompt, Fault)]))
         return [prompt if isinstance(prompt, Fault) else _ids_or_fault(next(encoded)) for prompt in prompts]
 
-    def _judge(self, ids: list[int] | Fault, sampling: str | Fault | None) -> _StagedRow:
-        if isinstance(ids, Fault):
-            return _StagedRow(fault=ids)
-        if isinstance(sampling, Fault):
-            return _StagedRow(fault=sampling)
-        if len(ids) >= self._max_model_len:
-            message = f"the prompt has {len(ids)} tokens; the limit is {self._max_model_len} with the answer"
+    def _judge(
+        self, ids: list[int] | Fault, sampling: Sampling | Fault | None, choices: Choices | Fault | None
+    ) -> _StagedRow:
+        for part in (ids, sampling, choices):
+            if isinstance(part, Fault):
+                return _StagedRow(fault=part)
+        assert not isinstance(ids, Fault)
+        assert not isinstance(sampling, Fault)
+        assert not isinstance(choices, Fault)
+        longest = max(map(len, choices.token_ids)) if choices else 0
+        if len(ids) + longest >= self._max_model_len:
+            what = f"the prompt has {len(ids)} tokens" + (f" and a choice {longest}" if choices else "")
+            message = f"{what}; the limit is {self._max_model_len} with the answer"
             return _StagedRow(fault=Fault(code=RowError.CONTEXT_LENGTH_EXCEEDED, message=message))
-        values = self._spec.sampling if sampling is None else Sampling.from_json(sampling.encode())
-        budget = min(values.max_tokens, self._max_model_len - len(ids)) * values.n
-        return _StagedRow(token_ids=ids, sampling=sampling, num_output_tokens=budget)
+        if choices:
+            return _StagedRow(token_ids=ids, choices=choices, num_input_tokens=len(ids) + choices.num_tokens)
+        used = sampling or self._spec.sampling
+        return _StagedRow(
+            token_ids=ids,
+            sampling=None if sampling is None else as_json(sampling),
+            num_input_tokens=len(ids),
+            num_output_tokens=min(used.max_tokens, self._max_model_len - len(ids)) * used.n,
+        )
 
-    # -- sampling -------------------------------------------------------------------------------
 
-    def _row_samplings(self, table: pa.Table) -> list[str | Fault | None]:
-        """Per row its own sampling values as JSON, None where it has none."""
-        columns = self.columns
-        params = _values(table[columns.sampling_params]) if columns.sampling_params else [None] * len(table)
-        max_tokens = _values(table[columns.max_tokens]) if columns.max_tokens else [None] * len(table)
-        return [self._sampling(p, limit) for p, limit in zip(params, max_tokens, strict=True)]
+def check_spec(spec: JobSpec, columns: Columns, encoder: Encoder) -> None:
+    """Check what the model and the engine make of the job's own sampling values and tools.
 
-    def _sampling(self, params: Any, max_tokens: Any) -> str | Fault | None:
-        if isinstance(params, str):
-            params = _json(params, RowError.INVALID_SAMPLING)
-        if isinstance(params, Fault):
-            return params
-        if params is not None and not isinstance(params, Mapping):
-            return Fault(code=RowError.INVALID_SAMPLING, message="sampling_params is not an object")
-        values = {name: value for name, value in (params or {}).items() if value is not None}
-        if max_tokens is not None:
-            values["max_tokens"] = max_tokens
-        if not values:
-            return None
-        key = repr(sorted(values.items(), key=lambda item: item[0]))
-        if key not in self._samplings:
-            if len(self._samplings) >= SAMPLING_CACHE:
-                self._samplings.clear()
-            self._samplings[key] = self._merge(values)
-        return self._samplings[key]
+    Raises:
+        UsageError: they cannot work with them.
+    """
+    if (why := unusable(spec.sampling, encoder.vocab_size)) is not None:
+        raise UsageError(f"The sampling values of the job cannot be used: {why}.", "Correct them and submit again.")
+    has_tools = spec.task == "generate" and (spec.input.tools or columns.tools)
+    if has_tools and encoder.tool_call_id is None and spec.model.path != BYTES_MODEL:
+        raise UsageError(
+            "Tools are supported with InternLM2 models only: how others write their calls is not known.",
+            "Drop --tools, or the column 'tools' of the dataset.",
+        )
 
-    def _merge(self, values: dict[str, Any]) -> str | Fault:
-        try:
-            return json.dumps(self._spec.sampling.override(values).model_dump(mode="json"), sort_keys=True)
-        except ValidationError as error:
-            first = error.errors(include_input=False, include_url=False)[0]
-            message = f"{'.'.join(map(str, first['loc'])) or 'sampling_params'}: {first['msg']}"
-        except ValueError as error:
-            message = str(error)
-        return Fault(code=RowError.INVALID_SAMPLING, message=message)
+
+def row_columns(spec: JobSpec, columns: Columns) -> tuple[RowColumn, ...]:
+    """The result columns that the job has because of its rows: by the dataset's columns, not by what is in them.
+
+    JSON that a row asks for inside its `sampling_params` makes no column `parsed`.
+    """
+    if spec.task == "score":
+        return ()
+    form = spec.sampling.structured_outputs
+    wanted: list[RowColumn] = []
+    if spec.input.tools or columns.tools:
+        wanted.append("tool_calls")
+    if (form and form.json_schema) or columns.structured_outputs or columns.response_format:
+        wanted.append("parsed")
+    return tuple(wanted)
 
 
 def facts_of(rows: pa.Table) -> RowFacts:
@@ -193,41 +226,14 @@ def facts_of(rows: pa.Table) -> RowFacts:
 class _StagedRow:
     token_ids: Sequence[int] = ()
     sampling: str | None = None
+    choices: Choices | None = None
+    num_input_tokens: int = 0
     num_output_tokens: int = 0
     fault: Fault | None = None
 
 
 def _ids_or_fault(encoded: list[int] | InvalidMessages) -> list[int] | Fault:
     return Fault(code=encoded.code, message=str(encoded)) if isinstance(encoded, InvalidMessages) else encoded
-
-
-def _values(column: pa.ChunkedArray) -> list[Any]:
-    """Python values of a column; a Fault where a value is not valid UTF-8, which Parquet does not check."""
-    try:
-        return column.to_pylist()  # type: ignore[no-any-return]
-    except UnicodeDecodeError:
-        return [_value(scalar) for scalar in column]
-
-
-def _value(scalar: pa.Scalar) -> Any:
-    try:
-        return scalar.as_py()
-    except UnicodeDecodeError:
-        return Fault(code=RowError.INVALID_TEXT, message="the text is not valid UTF-8")
-
-
-def _rows(table: pa.Table) -> Iterable[dict[str, Any] | Fault]:
-    columns = {name: _values(table[name]) for name in table.column_names}
-    for index in range(len(table)):
-        row = {name: values[index] for name, values in columns.items()}
-        yield next((value for value in row.values() if isinstance(value, Fault)), row)
-
-
-def _json(text: str, code: RowError) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return Fault(code=code, message="the text is not JSON")
 
 
 def _has_content(prompt: Any) -> bool:
@@ -241,15 +247,6 @@ def _has_content(prompt: Any) -> bool:
 def _is_blank(message: Mapping[str, Any]) -> bool:
     content = message.get("content")
     return isinstance(content, str) and not content.strip() and not message.get("tool_calls")
-
-
-def _size_bytes(value: Any) -> int:
-    """UTF-8 size of all text in a prompt."""
-    if isinstance(value, str):
-        return len(value.encode(errors="replace"))
-    if isinstance(value, Mapping):
-        return sum(_size_bytes(part) for part in value.values())
-    return sum(_size_bytes(part) for part in value) if isinstance(value, Sequence) else 0
 
 
 def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
 import tomllib
@@ -14,6 +15,8 @@ from pydantic import ValidationError
 
 from jobs.encoding import BYTES_MODEL
 from jobs.errors import InvalidModel, UsageError
+from jobs.models.errors import InvalidMessages
+from jobs.models.tools import declare_tools
 from schemas.spec import JobSpec, ReplicaRange
 
 MAX_NAME_CHARS = 200
@@ -41,7 +44,7 @@ def build_spec(dataset: str | None, flags: Mapping[str, Any], file_values: Mappi
         file_values: what `read_spec_file` returned.
 
     Raises:
-        UsageError: no dataset or no model.
+        UsageError: no dataset or no model, or a form or a tool that cannot be used.
         pydantic.ValidationError: a value is unknown or out of range.
     """
     values: dict[str, Any] = {**(file_values or {})}
@@ -60,7 +63,40 @@ def build_spec(dataset: str | None, flags: Mapping[str, Any], file_values: Mappi
     if isinstance(values.get("replicas"), str | int):
         values["replicas"] = _replicas(str(values["replicas"]))
     _resolve_model(values)
-    return JobSpec.model_validate(values)
+    spec = JobSpec.model_validate(values)
+    check_forms(spec)
+    return spec
+
+
+def check_forms(spec: JobSpec) -> None:
+    """Check what only its reader can judge: the form of structured outputs, and the tools.
+
+    Raises:
+        UsageError: it cannot be compiled, or a tool has no name.
+    """
+    form = spec.sampling.structured_outputs
+    if form is not None:
+        from jobs.structured import compile_error
+
+        if (why := compile_error(form)) is not None:
+            raise UsageError(f"The {why}.", "Correct it: the engine would refuse every row.")
+    try:
+        declare_tools([json.loads(tool) for tool in spec.input.tools])
+    except (ValueError, InvalidMessages) as error:
+        why = str(error) if isinstance(error, InvalidMessages) else "a tool is not JSON"
+        raise UsageError(f"The tools of the job cannot be used: {why}.", "Write a JSON list of functions.") from error
+
+
+def read_json_file(path: Path, option: str) -> Any:
+    """What a file holds.
+
+    Raises:
+        UsageError: missing, unreadable or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"Cannot read {option} {path}: {error}.", "It is a JSON file.") from error
 
 
 def absolute_uri(uri: str) -> str:

@@ -9,6 +9,9 @@ from pydantic import Field
 from schemas import FORMAT_VERSION
 from schemas.base import Document
 
+RowColumn = Literal["tool_calls", "parsed"]
+"""A result column that a job has because of its rows, the same in every shard."""
+
 
 class InputFile(Document):
     """One input file, pinned: a changed file cannot slip into a resumed job."""
@@ -37,6 +40,7 @@ class Plan(Document):
     spec_sha256: str
     files: tuple[InputFile, ...]
     shards: tuple[ShardPlan, ...]
+    row_columns: tuple[RowColumn, ...] = Field((), description="Result columns that the dataset's columns call for.")
     num_rows: int = Field(ge=0)
     num_invalid_rows: int = Field(ge=0)
     num_input_tokens: int = Field(ge=0)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -23,6 +24,9 @@ RESERVED_COLUMNS = frozenset(
 )
 """Names of output columns, which `keep` must not collide with."""
 
+SCORE_COLUMNS = frozenset({"choices", "best_choice", "best_choice_mean"})
+"""Further ones of jobs that score."""
+
 
 class InputSpec(Document):
     """Where the rows are and which columns make a prompt."""
@@ -33,8 +37,18 @@ class InputSpec(Document):
     template: str | None = Field(None, description="Jinja template over the row's columns that gives the prompt text.")
     system: str | None = Field(None, description="System message put before every row's messages.")
     chat: bool = Field(True, description="Wrap prompts in the model's chat format; false for base models.")
+    tools: tuple[str, ...] = Field((), description="Tools of rows without any of their own: JSON text of each.")
+    choices_column: str | None = Field(None, description="Column of choices to score. Default: `choices`.")
     keep: tuple[str, ...] = Field((), description="Input columns carried to the results.")
     max_row_bytes: int = Field(4 * 2**20, ge=1, description="A row whose prompt is larger becomes an error row.")
+
+    @field_validator("tools", mode="before")
+    @classmethod
+    def _as_text(cls, tools: Any) -> Any:
+        """Takes tools as objects too. Text keeps the order of their keys, which the model reads."""
+        if not isinstance(tools, list | tuple):
+            return tools
+        return tuple(tool if isinstance(tool, str) else json.dumps(tool, ensure_ascii=False) for tool in tools)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -43,6 +57,8 @@ class InputSpec(Document):
             raise ValueError(f"{' and '.join(given)} exclude each other: a row has one prompt")
         if self.system is not None and not self.chat:
             raise ValueError("a system message needs the chat format; drop --system or --no-chat")
+        if self.tools and not self.chat:
+            raise ValueError("tools need the chat format; drop --tools or --no-chat")
         if clash := sorted(RESERVED_COLUMNS.intersection(self.keep) - {"custom_id"}):
             raise ValueError(f"cannot keep column {clash[0]!r}: the results have a column of that name")
         if len(set(self.keep)) != len(self.keep):
@@ -126,6 +142,7 @@ class JobSpec(Document):
 
     format_version: int = FORMAT_VERSION
     name: str = Field(min_length=1, max_length=200, description="Shown in lists and in the Ray dashboard.")
+    task: Literal["generate", "score"] = Field("generate", description="score: how likely each of a row's choices is.")
     input: InputSpec
     model: ModelSpec
     engine: EngineSpec = EngineSpec()
@@ -143,3 +160,14 @@ class JobSpec(Document):
         if version > FORMAT_VERSION:
             raise ValueError(f"format_version {version} is newer than this program's {FORMAT_VERSION}; upgrade it")
         return version
+
+    @model_validator(mode="after")
+    def _fits_task(self) -> Self:
+        if self.task == "generate":
+            if self.input.choices_column is not None:
+                raise ValueError("a column of choices is for scoring; add --task score")
+        elif self.sampling != Sampling() or self.output_tokens:
+            raise ValueError("scoring generates nothing: drop the sampling options and --output-tokens")
+        elif clash := sorted(SCORE_COLUMNS.intersection(self.input.keep)):
+            raise ValueError(f"cannot keep column {clash[0]!r}: the results have a column of that name")
+        return self

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import pyarrow as pa
 
+from schemas.records import RowColumn
 from schemas.spec import JobSpec
 
 STAGED_FIELDS = [
@@ -16,7 +17,17 @@ STAGED_FIELDS = [
     pa.field("error_code", pa.string()),
     pa.field("error_message", pa.string()),
 ]
-"""Staged rows; kept columns follow. `sampling` is the row's own values as JSON. `token_ids` is empty on error rows."""
+"""Staged rows; kept columns follow, under `KEPT` and their name. `sampling` is the row's own values as JSON.
+`token_ids` is empty on error rows."""
+
+KEPT = "kept."
+"""Prefix of kept columns in staged rows, where they must not meet ours."""
+
+CHOICE_FIELDS = [
+    pa.field("choices", pa.list_(pa.string())),
+    pa.field("choice_token_ids", pa.list_(pa.list_(pa.int32()))),
+]
+"""Further staged columns of jobs that score; `token_ids` is the context that all of a row's choices continue."""
 
 COMPLETION = pa.struct(
     [
@@ -38,17 +49,66 @@ TOKEN_LOGPROBS = pa.list_(
 )
 
 
-def staged_schema(kept: Iterable[pa.Field]) -> pa.Schema:
+TOOL_CALLS = pa.list_(
+    pa.struct([pa.field("name", pa.string()), pa.field("arguments", pa.string()), pa.field("error", pa.string())])
+)
+"""`arguments` is JSON text, as in OpenAI's API. `error` says why a call cannot be used, else null; the call's
+text is then in `arguments` as the model wrote it. A row without calls has null."""
+
+CHOICE_SCORES = pa.list_(
+    pa.struct(
+        [
+            pa.field("text", pa.string()),
+            pa.field("num_tokens", pa.int32()),
+            pa.field("sum_logprob", pa.float64()),
+            pa.field("mean_logprob", pa.float64()),
+        ]
+    )
+)
+"""One entry per choice, in the row's order; natural logarithms, the mean is per token."""
+
+
+def staged_fields(spec: JobSpec) -> list[pa.Field]:
+    """The columns of staged rows that come before the kept ones."""
+    return [*STAGED_FIELDS, *(CHOICE_FIELDS if spec.task == "score" else ())]
+
+
+def staged_schema(spec: JobSpec, kept: Iterable[pa.Field]) -> pa.Schema:
     """Schema of `_job/staged/part-*.parquet` for a job that keeps the given input columns."""
-    return pa.schema([*STAGED_FIELDS, *kept])
+    return pa.schema([*staged_fields(spec), *(field.with_name(KEPT + field.name) for field in kept)])
 
 
-def result_schema(spec: JobSpec, kept: Iterable[pa.Field]) -> pa.Schema:
-    """Schema of `results/part-*.parquet`: the same for every shard of a job, whatever its rows did."""
+def result_schema(spec: JobSpec, kept: Iterable[pa.Field], row_columns: Collection[RowColumn] = ()) -> pa.Schema:
+    """Schema of `results/part-*.parquet`: the same for every shard of a job, whatever its rows did.
+
+    Args:
+        row_columns: the plan's columns of that name.
+    """
     fields = [
         pa.field("row_id", pa.int64(), nullable=False),
         pa.field("custom_id", pa.string()),
         *(field for field in kept if field.name != "custom_id"),
+        *(_scored() if spec.task == "score" else _generated(spec, row_columns)),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("error_code", pa.string()),
+        pa.field("error_message", pa.string()),
+        pa.field("attempts", pa.int32(), nullable=False),
+    ]
+    return pa.schema(fields)
+
+
+def _scored() -> list[pa.Field]:
+    """`best_choice` is the index with the highest sum, `best_choice_mean` that with the highest mean."""
+    return [
+        pa.field("choices", CHOICE_SCORES),
+        pa.field("best_choice", pa.int32()),
+        pa.field("best_choice_mean", pa.int32()),
+        pa.field("num_input_tokens", pa.int32()),
+    ]
+
+
+def _generated(spec: JobSpec, row_columns: Collection[RowColumn]) -> list[pa.Field]:
+    fields = [
         pa.field("generated_text", pa.string()),
         pa.field("finish_reason", pa.string()),
         pa.field("num_input_tokens", pa.int32()),
@@ -60,10 +120,8 @@ def result_schema(spec: JobSpec, kept: Iterable[pa.Field]) -> pa.Schema:
         fields.append(pa.field("logprobs", TOKEN_LOGPROBS))
     if spec.output_tokens:
         fields.append(pa.field("generated_tokens", pa.list_(pa.int32())))
-    fields += [
-        pa.field("status", pa.string(), nullable=False),
-        pa.field("error_code", pa.string()),
-        pa.field("error_message", pa.string()),
-        pa.field("attempts", pa.int32(), nullable=False),
-    ]
-    return pa.schema(fields)
+    if "tool_calls" in row_columns:
+        fields.append(pa.field("tool_calls", TOOL_CALLS))
+    if "parsed" in row_columns:
+        fields.append(pa.field("parsed", pa.string()))
+    return fields

@@ -23,11 +23,21 @@ QUEUE_AHEAD = 0.25
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """One valid row of a shard, ready for the engine."""
+    """One valid row of a shard, ready for the engine.
+
+    Attributes:
+        choices: token ids of the choices to score; a row without them is answered.
+    """
 
     row_id: int
     token_ids: Sequence[int]
     sampling: Sampling
+    choices: Sequence[Sequence[int]] = ()
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that the row brings."""
+        return len(self.token_ids) + sum(map(len, self.choices))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,7 +59,8 @@ class Feed:
 
     def __init__(self, engine: Engine, max_num_seqs: int) -> None:
         self._engine = engine
-        self._room = asyncio.Semaphore(max_num_seqs + max(1, int(max_num_seqs * QUEUE_AHEAD)))
+        self._capacity = max_num_seqs + max(1, int(max_num_seqs * QUEUE_AHEAD))
+        self._room = asyncio.Semaphore(self._capacity)
         self._admission = asyncio.Lock()
         self._admitted: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self.in_flight = self.done = self.failed = 0
@@ -71,7 +82,8 @@ class Feed:
             async with asyncio.TaskGroup() as group:
                 async with self._admission:
                     for row in rows:
-                        await self._room.acquire()
+                        for _ in range(self._places(row)):
+                            await self._room.acquire()
                         group.create_task(self._answer(row, results))
                 self._admitted[ticket].set()
         except ExceptionGroup as error:
@@ -81,7 +93,7 @@ class Feed:
     async def _answer(self, row: Row, results: dict[int, Output | RowFault]) -> None:
         self.in_flight += 1
         try:
-            output = await self._engine.generate(f"{row.row_id}-{uuid4().hex[:8]}", row.token_ids, row.sampling)
+            output = await self._ask(f"{row.row_id}-{uuid4().hex[:8]}", row)
         except RowFailed as error:
             results[row.row_id] = RowFault(code=error.code, message=str(error))
             self.failed += 1
@@ -91,6 +103,16 @@ class Feed:
             self.cached_tokens += output.num_cached_tokens
         finally:
             self.in_flight -= 1
-            self._room.release()
+            for _ in range(self._places(row)):
+                self._room.release()
         self.done += 1
-        self.input_tokens += len(row.token_ids)
+        self.input_tokens += row.num_tokens
+
+    async def _ask(self, request_id: str, row: Row) -> Output:
+        if row.choices:
+            return await self._engine.score(request_id, row.token_ids, row.choices)
+        return await self._engine.generate(request_id, row.token_ids, row.sampling)
+
+    def _places(self, row: Row) -> int:
+        """Sequences that the row is inside the engine. Only one row at a time waits for them: no deadlock."""
+        return min(max(1, len(row.choices)), self._capacity)

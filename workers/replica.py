@@ -9,18 +9,16 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-import pyarrow as pa
-
 from jobs.encoding import load_encoder
 from jobs.ledger import Commit, Ledger, ShardStats
 from jobs.store import open_store
 from schemas.records import Attempt, Plan, ShardCommit
-from schemas.sampling import Sampling
 from schemas.spec import JobSpec
 from workers.engines.base import Engine, EngineInfo
-from workers.feed import Feed, Row, RowFault
+from workers.feed import Feed, RowFault
 from workers.metrics import ReplicaMetrics
 from workers.results import encode_results, read_parquet
+from workers.staged_rows import valid_rows
 
 log = logging.getLogger(__name__)
 
@@ -117,11 +115,9 @@ class Replica:
             return ShardDone(shard=shard, ours=False, stats=commit, engine_rows=0, engine_errors=0)
         await asyncio.to_thread(self._ledger.record_attempt, self._attempt(shard, attempt_id))
         staged = await asyncio.to_thread(lambda: read_parquet(self._ledger.read_staged(shard)))
-        rows = await asyncio.to_thread(_valid_rows, staged, self._spec.sampling)
+        rows = await asyncio.to_thread(valid_rows, staged, self._spec)
         results = await self._feed.run(attempt_id, rows)
-        data, stats = await asyncio.to_thread(
-            encode_results, self._spec, plan.shards[shard], staged, results, self._encoder
-        )
+        data, stats = await asyncio.to_thread(encode_results, self._spec, plan, shard, staged, results, self._encoder)
         outcome = await asyncio.to_thread(self._ledger.commit, shard, data, stats, attempt_id=attempt_id)
         ours = outcome is Commit.OURS
         if ours:
@@ -180,22 +176,3 @@ class Replica:
             pid=os.getpid(),
             started_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-
-
-def _valid_rows(staged: pa.Table, defaults: Sampling) -> list[Row]:
-    """The rows that go to the engine, in the order of work."""
-    overrides: dict[str | None, Sampling] = {None: defaults}
-    rows = []
-    for row_id, token_ids, sampling, error in zip(
-        staged["row_id"].to_pylist(),
-        staged["token_ids"].to_pylist(),
-        staged["sampling"].to_pylist(),
-        staged["error_code"].to_pylist(),
-        strict=True,
-    ):
-        if error is not None:
-            continue
-        if sampling not in overrides:
-            overrides[sampling] = Sampling.from_json(sampling.encode())
-        rows.append(Row(row_id=row_id, token_ids=token_ids, sampling=overrides[sampling]))
-    return rows

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.encoding import Encoder
 from jobs.ledger import ShardStats
 from jobs.planner import row_ids_digest
-from schemas.records import ShardPlan
+from schemas.records import Plan
 from schemas.spec import JobSpec
-from schemas.tables import STAGED_FIELDS, result_schema
-from workers.engines.base import Completion, Output
+from schemas.tables import KEPT, result_schema
+from workers.engines.base import Output
 from workers.feed import RowFault
+from workers.result_rows import generated_row, scored_row
+from workers.staged_rows import num_input_tokens, samplings
 
 ROW_GROUP_ROWS = 8192
 
@@ -28,7 +29,8 @@ class ShardMismatch(Exception):
 
 def encode_results(
     spec: JobSpec,
-    shard: ShardPlan,
+    plan: Plan,
+    shard: int,
     staged: pa.Table,
     results: Mapping[int, Output | RowFault],
     encoder: Encoder,
@@ -39,25 +41,18 @@ def encode_results(
         ShardMismatch: the staged rows are not those of the plan.
     """
     staged = staged.sort_by("row_id")
-    row_ids = staged["row_id"].to_numpy()
-    if len(row_ids) != shard.num_rows or row_ids_digest(row_ids) != shard.row_ids_sha256:
-        raise ShardMismatch(f"shard {shard.index} holds {len(row_ids)} rows that are not those of the plan")
+    row_ids, planned = staged["row_id"].to_numpy(), plan.shards[shard]
+    if len(row_ids) != planned.num_rows or row_ids_digest(row_ids) != planned.row_ids_sha256:
+        raise ShardMismatch(f"shard {shard} holds {len(row_ids)} rows that are not those of the plan")
 
-    kept = staged.schema.names[len(STAGED_FIELDS) :]
-    schema = result_schema(spec, [staged.schema.field(name) for name in kept])
-    rows = [
-        _row(spec, results.get(row_id), code, message, num_tokens, encoder)
-        for row_id, code, message, num_tokens in zip(
-            row_ids.tolist(),
-            staged["error_code"].to_pylist(),
-            staged["error_message"].to_pylist(),
-            pa.compute.list_value_length(staged["token_ids"]).to_pylist(),
-            strict=True,
-        )
-    ]
+    kept = [field for field in staged.schema if field.name.startswith(KEPT)]
+    schema = result_schema(spec, [field.with_name(field.name.removeprefix(KEPT)) for field in kept], plan.row_columns)
+    copied = {"row_id": "row_id", "custom_id": "custom_id"}
+    copied |= {field.name.removeprefix(KEPT): field.name for field in kept if field.name != f"{KEPT}custom_id"}
+    rows = _rows(spec, plan, staged, results, encoder)
     columns = [
-        staged[field.name].cast(field.type)
-        if field.name in ("row_id", "custom_id", *kept)
+        staged[copied[field.name]].cast(field.type)
+        if field.name in copied
         else pa.array([row.get(field.name) for row in rows], field.type)
         for field in schema
     ]
@@ -67,7 +62,7 @@ def encode_results(
         rows=len(rows),
         errors=sum(row["status"] == "error" for row in rows),
         input_tokens=sum(row["num_input_tokens"] for row in rows),
-        generated_tokens=sum(row["num_generated_tokens"] for row in rows),
+        generated_tokens=sum(row.get("num_generated_tokens", 0) for row in rows),
     )
 
 
@@ -87,33 +82,36 @@ def read_parquet(data: bytes) -> pa.Table:
     return pq.read_table(io.BytesIO(data), page_checksum_verification=True)
 
 
-def _row(
-    spec: JobSpec,
-    result: Output | RowFault | None,
-    staged_code: str | None,
-    staged_message: str | None,
-    num_input_tokens: int,
-    encoder: Encoder,
-) -> dict[str, Any]:
-    """The generated columns of one row. `attempts` counts the tries of the row itself, not of its shard."""
-    if staged_code is not None:
-        return _error_row(staged_code, staged_message, num_input_tokens, attempts=0)
-    if result is None:
-        raise ShardMismatch("a valid row came back without a result")
-    if isinstance(result, RowFault):
-        return _error_row(result.code, result.message, num_input_tokens, attempts=1)
-    first = result.completions[0]
-    return {
-        "generated_text": _text(first, encoder),
-        "finish_reason": first.finish_reason,
-        "num_input_tokens": num_input_tokens,
-        "num_generated_tokens": sum(len(c.token_ids) for c in result.completions),
-        "outputs": [_completion(i, c, encoder) for i, c in enumerate(result.completions)],
-        "logprobs": _logprobs(first),
-        "generated_tokens": first.token_ids,
-        "status": "ok",
-        "attempts": 1,
-    }
+def _rows(
+    spec: JobSpec, plan: Plan, staged: pa.Table, results: Mapping[int, Output | RowFault], encoder: Encoder
+) -> list[dict[str, Any]]:
+    """The columns of each row. `attempts` counts the tries of the row itself, not of its shard."""
+    rows: list[dict[str, Any]] = []
+    texts = staged["choices"].to_pylist() if spec.task == "score" else [()] * len(staged)
+    for row_id, code, message, num_tokens, sampling, choices in zip(
+        staged["row_id"].to_pylist(),
+        staged["error_code"].to_pylist(),
+        staged["error_message"].to_pylist(),
+        num_input_tokens(staged),
+        samplings(staged, spec.sampling),
+        texts,
+        strict=True,
+    ):
+        result = results.get(row_id)
+        if code is not None:
+            rows.append(_error_row(code, message, num_tokens, attempts=0))
+        elif result is None:
+            raise ShardMismatch("a valid row came back without a result")
+        elif isinstance(result, RowFault):
+            rows.append(_error_row(result.code, result.message, num_tokens, attempts=1))
+        else:
+            answer = (
+                scored_row(choices, result.scores)
+                if spec.task == "score"
+                else generated_row(result, sampling, plan.row_columns, encoder)
+            )
+            rows.append({"num_input_tokens": num_tokens, "status": "ok", "attempts": 1, **answer})
+    return rows
 
 
 def _error_row(code: str, message: str | None, num_input_tokens: int, *, attempts: int) -> dict[str, Any]:
@@ -126,35 +124,3 @@ def _error_row(code: str, message: str | None, num_input_tokens: int, *, attempt
         "error_message": message,
         "attempts": attempts,
     }
-
-
-def _text(completion: Completion, encoder: Encoder) -> str:
-    if completion.text is not None:
-        return completion.text
-    ids: Sequence[int] = completion.token_ids
-    if ids and ids[-1] in encoder.eos_ids:
-        ids = ids[:-1]
-    return encoder.decode(np.asarray(ids, dtype=np.int64).tolist())
-
-
-def _completion(index: int, completion: Completion, encoder: Encoder) -> dict[str, Any]:
-    return {
-        "index": index,
-        "text": _text(completion, encoder),
-        "finish_reason": completion.finish_reason,
-        "num_tokens": len(completion.token_ids),
-        "cumulative_logprob": completion.cumulative_logprob,
-    }
-
-
-def _logprobs(completion: Completion) -> list[dict[str, Any]] | None:
-    if completion.logprobs is None:
-        return None
-    return [
-        {
-            "token_id": token_id,
-            "logprob": logprob,
-            "top": [{"token_id": other, "logprob": value} for other, value in top],
-        }
-        for token_id, logprob, top in completion.logprobs
-    ]

@@ -29,10 +29,10 @@ from jobs.encoding import load_encoder
 from jobs.errors import InvalidModel, StoreError, UsageError
 from jobs.ledger import Ledger
 from jobs.planner import RowFacts, split
-from jobs.rows import FACTS_FIELDS, RowPreparer, facts_of
+from jobs.rows import FACTS_FIELDS, RowPreparer, facts_of, row_columns
 from jobs.store import open_store
 from schemas.codes import JobError
-from schemas.records import InputFile, Plan
+from schemas.records import InputFile, Plan, RowColumn
 from schemas.spec import JobSpec
 from workers.faults import JobFailure, find_cause
 from workers.results import write_parquet
@@ -91,7 +91,8 @@ class _Staging:
         if standing is not None:
             check_unchanged(standing.files, files)
         blocks = self._tokenise(dataset).materialize()
-        plan, lookup = self._plan(blocks, files)
+        columns = resolve_columns(dataset.schema, self._spec.input, choices=self._spec.task == "score")
+        plan, lookup = self._plan(blocks, files, row_columns(self._spec, columns))
         if standing is None:
             standing = self._ledger.create_plan(plan, writer=self._writer)
             report(standing)
@@ -111,7 +112,9 @@ class _Staging:
         indices = ray.data.range(len(work), override_num_blocks=len(work))
         return indices.map_batches(_tokenise, batch_size=1, batch_format="pyarrow", fn_kwargs={"task": task})
 
-    def _plan(self, blocks: ray.data.Dataset, files: tuple[InputFile, ...]) -> tuple[Plan, ray.ObjectRef]:
+    def _plan(
+        self, blocks: ray.data.Dataset, files: tuple[InputFile, ...], wanted: tuple[RowColumn, ...]
+    ) -> tuple[Plan, ray.ObjectRef]:
         """The plan, and where each row goes as a reference to (shard_of, position)."""
         facts = _collect_facts(blocks)
         result = split(facts, self._spec.shards)
@@ -119,6 +122,7 @@ class _Staging:
             spec_sha256=self._spec.digest(),
             files=files,
             shards=result.shards,
+            row_columns=wanted,
             num_rows=len(facts),
             num_invalid_rows=int(facts.invalid.sum()),
             num_input_tokens=int(facts.num_input_tokens.sum()),
@@ -161,7 +165,7 @@ def _tokenise(batch: pa.Table, task: ray.ObjectRef) -> Iterator[pa.Table]:
     """One slice of the dataset, in bounded batches."""
     spec, schema, work, model_len = _task(task)
     (index,) = batch["id"].to_pylist()
-    columns = resolve_columns(schema, spec.input)
+    columns = resolve_columns(schema, spec.input, choices=spec.task == "score")
     preparer = RowPreparer(spec, columns, load_encoder(spec.model.path), model_len)
     first_row_id = work[index].first_row_id
     for rows in read_slice(work[index], list(columns.needed)):

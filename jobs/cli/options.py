@@ -35,12 +35,13 @@ class _SpecOption(NamedTuple):
     panel: str
 
 
-_INPUT, _SAMPLING, _ENGINE, _JOB = "Input", "Sampling", "Engine", "Job"
+_INPUT, _SAMPLING, _FORM, _ENGINE, _JOB = "Input", "Sampling", "Form of the answer", "Engine", "Job"
 
 _OPTIONS = [
     _SpecOption("input.prompt_column", str, "--prompt-column", "Column of prompt text. Default: `prompt`.", _INPUT),
     _SpecOption("input.messages_column", str, "--messages-column", "Chat messages. Default: `messages`.", _INPUT),
     _SpecOption("input.template", str, "--template", "Jinja text over the columns: 'Summarise: {{ text }}'.", _INPUT),
+    _SpecOption("input.choices_column", str, "--choices-column", "Choices to score. Default: `choices`.", _INPUT),
     _SpecOption("input.system", str, "--system", "System message put before every row.", _INPUT),
     _SpecOption(
         "sampling.max_tokens", int, "--max-tokens", "Most tokens to generate per row. Default: 256.", _SAMPLING
@@ -57,13 +58,21 @@ _OPTIONS = [
     _SpecOption("sampling.frequency_penalty", float, "--frequency-penalty", "-2 to 2.", _SAMPLING),
     _SpecOption("sampling.seed", int, "--seed", "Seed of each row's random generator.", _SAMPLING),
     _SpecOption("sampling.stop", list[str], "--stop", "Text that ends the answer; may be repeated.", _SAMPLING),
+    _SpecOption("sampling.bad_words", list[str], "--bad-word", "Word never generated; may be repeated.", _SAMPLING),
     _SpecOption("sampling.n", int, "--n", "Completions per row.", _SAMPLING),
     _SpecOption("sampling.logprobs", int, "--logprobs", "Report the likeliest tokens per position.", _SAMPLING),
+    _SpecOption(
+        "sampling.structured_outputs.regex", str, "--regex", "Expression that the whole answer matches.", _FORM
+    ),
+    _SpecOption(
+        "sampling.structured_outputs.choice", list[str], "--choice", "An answer to choose from; repeat it.", _FORM
+    ),
     _SpecOption("engine.tensor_parallel_size", int, "--tensor-parallel", "GPUs that share a model copy.", _ENGINE),
     _SpecOption("engine.device", str, "--device", "auto (default), gpu or cpu.", _ENGINE),
     _SpecOption("engine.dtype", str, "--dtype", "auto (default), bfloat16, float16 or float32.", _ENGINE),
     _SpecOption("engine.max_model_len", int, "--max-model-len", "Longest prompt plus answer, in tokens.", _ENGINE),
     _SpecOption("engine.max_num_seqs", int, "--max-num-seqs", "Rows decoded at once by a replica.", _ENGINE),
+    _SpecOption("task", str, "--task", "generate (default), or score: how likely each of a row's choices is.", _JOB),
     _SpecOption("name", str, "--name", "Shown in lists and in the dashboard. Default: the dataset's name.", _JOB),
     _SpecOption("max_error_rate", float, "--max-error-rate", "Exit 3 above this share of error rows (0.05).", _JOB),
 ]
@@ -109,6 +118,8 @@ def _parameters() -> list[inspect.Parameter]:
         option("replicas", str | None, "--replicas", help="8 or 2..16. Default: 1.", panel=_ENGINE),
         option("keep", list[str] | None, "--keep", help=keep_help, panel=_INPUT),
         option("no_chat", bool, "--no-chat", default=False, help="Prompts as they are, for base models.", panel=_INPUT),
+        option("json_schema", Path | None, "--json-schema", help="File with the answer's JSON schema.", panel=_FORM),
+        option("tools", Path | None, "--tools", help="File with a JSON list of the tools to offer.", panel=_INPUT),
         *(option(o.field.replace(".", "__"), o.kind | None, o.flag, help=o.help, panel=o.panel) for o in _OPTIONS),
         option("output_tokens", bool, "--output-tokens", default=False, help="Add the column generated_tokens."),
         option("keep_staged", bool, "--keep-staged", default=False, help="Keep the staged rows after success."),
@@ -122,7 +133,7 @@ def _parameters() -> list[inspect.Parameter]:
 def _resolve(given: dict[str, Any]) -> Request:
     """Flags over the spec file over settings over defaults."""
     from jobs import settings as settings_module
-    from jobs.specs import build_spec, read_spec_file
+    from jobs.specs import build_spec, read_json_file, read_spec_file
 
     settings = settings_module.load({name: given[name] for name in ("root", "address", "token_path")})
     file_values = read_spec_file(given["spec_file"]) if given["spec_file"] else {}
@@ -133,10 +144,14 @@ def _resolve(given: dict[str, Any]) -> Request:
         "replicas": given["replicas"],
         "input.keep": [name for part in given["keep"] for name in part.split(",") if name] if given["keep"] else None,
         "input.chat": False if given["no_chat"] else None,
+        "input.tools": read_json_file(given["tools"], "--tools") if given["tools"] else None,
         "output_tokens": given["output_tokens"] or None,
         "keep_staged": given["keep_staged"] or None,
         **dict(_assignment(text) for text in given["assign"] or ()),
     }
+    if given["json_schema"]:
+        schema = read_json_file(given["json_schema"], "--json-schema")
+        flags["sampling.structured_outputs.json_schema"] = json.dumps(schema, ensure_ascii=False)
     # Settings fill what neither a flag nor the spec file says.
     for field, value in (
         ("model.path", settings.model),

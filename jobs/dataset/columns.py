@@ -38,7 +38,9 @@ class Columns:
         kind: how the prompt is made; the prompt column of `messages` may hold JSON text.
         prompt_columns: the one column, or the columns that the template refers to.
         template: text of the template, for that kind.
-        custom_id, sampling_params, max_tokens: the optional columns, None where the dataset lacks them.
+        custom_id, sampling_params, max_tokens, structured_outputs, response_format, tools: the optional
+            columns, None where the dataset lacks them.
+        choices: the column of choices to score; None unless asked for.
         kept: columns carried to the results.
     """
 
@@ -48,12 +50,19 @@ class Columns:
     custom_id: str | None
     sampling_params: str | None
     max_tokens: str | None
+    structured_outputs: str | None
+    response_format: str | None
+    tools: str | None
+    choices: str | None
     kept: tuple[pa.Field, ...]
 
     @property
     def needed(self) -> tuple[str, ...]:
         """Every column to read, each once."""
-        optional = (self.custom_id, self.sampling_params, self.max_tokens)
+        optional = (
+            *(self.custom_id, self.sampling_params, self.max_tokens),
+            *(self.structured_outputs, self.response_format, self.tools, self.choices),
+        )
         names = [*self.prompt_columns, *(name for name in optional if name), *(field.name for field in self.kept)]
         return tuple(dict.fromkeys(names))
 
@@ -67,11 +76,14 @@ class Columns:
         return _compile(self.template).render(row)
 
 
-def resolve_columns(schema: pa.Schema, spec: InputSpec) -> Columns:
+def resolve_columns(schema: pa.Schema, spec: InputSpec, *, choices: bool = False) -> Columns:
     """Match what was asked for with the columns that are there.
 
+    Args:
+        choices: the job scores, so there must be a column of choices.
+
     Raises:
-        InvalidInput: no prompt column, or a column of the wrong type.
+        InvalidInput: no prompt column, no column of choices, or a column of the wrong type.
         UsageError: the options name a column that is not there, or the template does not parse.
     """
     kind, prompt_columns = _prompt(schema, spec)
@@ -82,10 +94,12 @@ def resolve_columns(schema: pa.Schema, spec: InputSpec) -> Columns:
         custom_id=_optional(
             schema, "custom_id", lambda t: _is_text(t) or pa.types.is_integer(t), "text or whole numbers"
         ),
-        sampling_params=_optional(
-            schema, "sampling_params", lambda t: _is_text(t) or pa.types.is_struct(t), "structs or JSON text"
-        ),
+        sampling_params=_optional(schema, "sampling_params", _is_object, "structs or JSON text"),
         max_tokens=_optional(schema, "max_tokens", pa.types.is_integer, "whole numbers"),
+        structured_outputs=_optional(schema, "structured_outputs", _is_object, "structs or JSON text"),
+        response_format=_optional(schema, "response_format", _is_object, "structs or JSON text"),
+        tools=_tools(schema, spec),
+        choices=_choices(schema, spec) if choices else None,
         kept=tuple(pa.field(name, _given(schema, name, "--keep").type) for name in spec.keep),
     )
 
@@ -132,9 +146,41 @@ def _messages(schema: pa.Schema, name: str, chat: bool) -> str:
     return name
 
 
+def _tools(schema: pa.Schema, spec: InputSpec) -> str | None:
+    column = _optional(schema, "tools", lambda t: _is_text(t) or _is_list(t), "lists of tools or JSON text")
+    if column is not None and not spec.chat:
+        raise UsageError(
+            "The tools in column 'tools' need the chat format.", "Drop --no-chat, or rename or drop that column."
+        )
+    return column
+
+
+def _choices(schema: pa.Schema, spec: InputSpec) -> str:
+    name = spec.choices_column or "choices"
+    if name not in schema.names:
+        raise InvalidInput(
+            f"There is no column {name!r} of choices to score; {_columns_there(schema)}.",
+            "Name the column with --choices-column; each row holds a list of texts.",
+        )
+    type_ = schema.field(name).type
+    if not _is_text(type_) and not (_is_list(type_) and _is_text(type_.value_type)):
+        raise InvalidInput(
+            f"The column of choices {name!r} is {type_}, not list<string> or JSON text.",
+            "Write each row's choices as a list of texts, or name another column with --choices-column.",
+        )
+    return name
+
+
+def _is_object(type_: pa.DataType) -> bool:
+    return _is_text(type_) or bool(pa.types.is_struct(type_))
+
+
+def _is_list(type_: pa.DataType) -> bool:
+    return any(is_kind(type_) for is_kind in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list))
+
+
 def _is_list_of_messages(type_: pa.DataType) -> bool:
-    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-    if not any(is_kind(type_) for is_kind in lists) or not pa.types.is_struct(type_.value_type):
+    if not _is_list(type_) or not pa.types.is_struct(type_.value_type):
         return False
     fields = {field.name: field.type for field in type_.value_type}
     return {"role", "content"} <= fields.keys() <= _MESSAGE_FIELDS and all(

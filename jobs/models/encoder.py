@@ -79,6 +79,11 @@ class PromptEncoder:
         """Tokens that end a completion."""
         return self.info.eos_ids
 
+    @property
+    def tool_call_id(self) -> int | None:
+        """The token that starts a tool call; None for models other than InternLM2."""
+        return self._marked.token_to_id(internlm2.ACTION_START) if self.model_type == INTERNLM2 else None
+
     def encode_prompt(self, text: str) -> list[int]:
         """BOS (if the model has one), then the text.
 
@@ -89,9 +94,11 @@ class PromptEncoder:
 
     def encode_prompts(self, texts: Sequence[str]) -> list[list[int] | InvalidText]:
         """`encode_prompt` of each text, in order; a text that cannot be encoded gives its error."""
-        valid = [text for text in texts if _encodable(text)]
-        encodings = iter(self._plain.encode_batch_fast(valid, add_special_tokens=True))
-        return [next(encodings).ids if _encodable(text) else _invalid_text() for text in texts]
+        return self._encode_plain(texts, bos=True)
+
+    def encode_continuations(self, texts: Sequence[str]) -> list[list[int] | InvalidText]:
+        """Each text as it continues a prompt: no BOS, markers as plain text; errors as in `encode_prompts`."""
+        return self._encode_plain(texts, bos=False)
 
     def encode_chat(
         self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None = None
@@ -144,6 +151,11 @@ class PromptEncoder:
         except InvalidMessages as error:
             return error
         return segments if all(_encodable(segment.text) for segment in segments) else _invalid_text()
+
+    def _encode_plain(self, texts: Sequence[str], *, bos: bool) -> list[list[int] | InvalidText]:
+        valid = [text for text in texts if _encodable(text)]
+        encodings = iter(self._plain.encode_batch_fast(valid, add_special_tokens=bos))
+        return [next(encodings).ids if _encodable(text) else _invalid_text() for text in texts]
 
     def _encode(self, segments: set[Segment]) -> dict[Segment, list[int]]:
         ids: dict[Segment, list[int]] = {}

@@ -44,10 +44,24 @@ class Completion:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Output:
-    """Everything one row came to. `num_cached_tokens` counts input tokens found in the prefix cache."""
+class ChoiceScore:
+    """How likely one choice is after its context: the sum of its tokens' natural log-probabilities."""
 
-    completions: Sequence[Completion]
+    num_tokens: int
+    sum_logprob: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Output:
+    """Everything one row came to.
+
+    Attributes:
+        scores: one for each choice, if the row was scored; then there are no completions.
+        num_cached_tokens: input tokens that were not computed, but found in the prefix cache.
+    """
+
+    completions: Sequence[Completion] = ()
+    scores: Sequence[ChoiceScore] = ()
     num_cached_tokens: int = 0
 
 
@@ -81,6 +95,13 @@ class Engine(Protocol):
         Raises:
             RowFailed: this row cannot be answered.
             EngineDead: no row can be answered any more.
+        """
+
+    async def score(self, request_id: str, context: Sequence[int], choices: Sequence[Sequence[int]]) -> Output:
+        """Score each choice as the continuation of the context, which is computed once. None of them is empty.
+
+        Raises:
+            RowFailed, EngineDead: as `generate`.
         """
 
     async def stop(self) -> None:

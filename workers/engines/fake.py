@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import os
 import signal
 from collections.abc import Sequence
@@ -15,15 +16,18 @@ import numpy as np
 
 from jobs.encoding import Encoder
 from schemas.codes import RowError
-from schemas.sampling import Sampling
+from schemas.sampling import Sampling, StructuredOutputs
 from schemas.spec import EngineSpec
-from workers.engines.base import Completion, EngineInfo, Output, RowFailed
+from workers.engines.base import ChoiceScore, Completion, EngineInfo, Output, RowFailed
 
 DEFAULT_MAX_NUM_SEQS = 256
 
 
 class FakeEngine:
-    """Generates `fake-<hash of the prompt and the sampling values>`, one token per character."""
+    """Generates `fake-<hash of the prompt and the sampling values>`, one token per character.
+
+    Where structured outputs are asked for, one of the choices, or `{"fake": "<hash>"}` whatever the schema.
+    """
 
     def __init__(self, spec: EngineSpec, encoder: Encoder) -> None:
         self._spec = spec
@@ -46,13 +50,24 @@ class FakeEngine:
             await asyncio.sleep(self._behaviour.token_s * max(len(c.token_ids) for c in completions))
         return Output(completions=completions)
 
+    async def score(self, request_id: str, context: Sequence[int], choices: Sequence[Sequence[int]]) -> Output:
+        self._misbehave(context)
+        if self._behaviour.token_s > 0:
+            await asyncio.sleep(self._behaviour.token_s)
+        return Output(
+            scores=[
+                ChoiceScore(num_tokens=len(choice), sum_logprob=-len(choice) * _share(context, choice))
+                for choice in choices
+            ]
+        )
+
     async def stop(self) -> None:
         pass
 
     def _complete(self, token_ids: Sequence[int], sampling: Sampling, index: int, budget: int) -> Completion:
         digest = hashlib.sha256(np.asarray(token_ids, dtype="<i4").tobytes())
         digest.update(f"{sampling.to_json()!r}/{index}".encode())
-        text = f"fake-{digest.hexdigest()[:16]}"
+        text = _shaped(f"fake-{digest.hexdigest()[:16]}", sampling.structured_outputs)
         return Completion(
             text=text[:budget],
             token_ids=list(text[:budget].encode()),
@@ -69,3 +84,17 @@ class FakeEngine:
             os.kill(os.getpid(), signal.SIGKILL)
         if self._behaviour.fail_marker and self._behaviour.fail_marker in prompt:
             raise RowFailed(RowError.ENGINE_ERROR, "the fake engine was told to fail on this row")
+
+
+def _shaped(text: str, form: StructuredOutputs | None) -> str:
+    if form is None or form.regex is not None:
+        return text
+    if form.choice is not None:
+        return form.choice[int(text.removeprefix("fake-"), 16) % len(form.choice)]
+    return json.dumps({"fake": text.removeprefix("fake-")})
+
+
+def _share(context: Sequence[int], choice: Sequence[int]) -> float:
+    """A number from 0 to 8 that depends on nothing but the tokens."""
+    digest = hashlib.sha256(np.asarray([len(context), *context, *choice], dtype="<i4").tobytes()).digest()
+    return int.from_bytes(digest[:4], "little") / 2**29

@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from jobs.encoding import Encoder
+from jobs.structured import guided_schema
 from schemas.codes import RowError
-from schemas.sampling import Sampling
+from schemas.sampling import Sampling, StructuredOutputs
 from schemas.spec import EngineSpec
 from workers.engines.base import Completion, EngineDead, EngineInfo, Output, RowFailed
+from workers.engines.vllm_scoring import Scorer
 
 log = logging.getLogger(__name__)
 
@@ -60,10 +62,25 @@ class VllmEngine:
         )
 
     async def generate(self, request_id: str, token_ids: Sequence[int], sampling: Sampling) -> Output:
+        final = await self.request(request_id, token_ids, self._sampling_params(sampling))
+        completions = sorted(final.outputs, key=lambda completion: completion.index)
+        return Output(
+            completions=[self._completion(c, decoded=bool(sampling.stop)) for c in completions],
+            num_cached_tokens=final.num_cached_tokens or 0,
+        )
+
+    async def score(self, request_id: str, context: Sequence[int], choices: Sequence[Sequence[int]]) -> Output:
+        return await Scorer(self.request).score(request_id, context, choices)
+
+    async def request(self, request_id: str, token_ids: Sequence[int], params: Any) -> Any:
+        """One request of vLLM's own kind, with what can go wrong in our terms.
+
+        Raises:
+            RowFailed, EngineDead: as `generate`.
+        """
         from vllm import TokensPrompt
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        params = self._sampling_params(sampling)
         final = None
         try:
             async for output in self._llm.generate(TokensPrompt(prompt_token_ids=token_ids), params, request_id):
@@ -77,17 +94,15 @@ class VllmEngine:
             raise RowFailed(RowError.ENGINE_ERROR, f"the engine refused the row ({type(error).__name__})") from error
         if final is None:
             raise RowFailed(RowError.ENGINE_ERROR, "the engine gave no output")
-        completions = sorted(final.outputs, key=lambda completion: completion.index)
-        return Output(
-            completions=[self._completion(c, decoded=bool(sampling.stop)) for c in completions],
-            num_cached_tokens=final.num_cached_tokens or 0,
-        )
+        return final
 
     async def stop(self) -> None:
         if self._llm is not None:
             await asyncio.to_thread(self._llm.shutdown)
 
     def _arguments(self) -> dict[str, Any]:
+        from vllm.config import StructuredOutputsConfig
+
         spec, on_gpu = self._spec, self._on_gpu
         max_num_seqs = spec.max_num_seqs or (GPU_MAX_NUM_SEQS if on_gpu else CPU_MAX_NUM_SEQS)
         batched = spec.max_num_batched_tokens or (GPU_MAX_BATCHED_TOKENS if on_gpu else CPU_MAX_BATCHED_TOKENS)
@@ -108,6 +123,8 @@ class VllmEngine:
             # On the CPU, torch.compile needs a C++ compiler at run time and half a minute, for little.
             "enforce_eager": spec.enforce_eager or not on_gpu,
             "max_logprobs": 20,
+            # The compiler that `jobs.structured` asks: what a plan accepts is what the engine can do.
+            "structured_outputs_config": StructuredOutputsConfig(backend="guidance"),
             "disable_log_stats": False,
             "enable_log_requests": False,
             **({"max_cudagraph_capture_size": max_num_seqs} if on_gpu and not spec.enforce_eager else {}),
@@ -118,7 +135,8 @@ class VllmEngine:
         from vllm.sampling_params import RequestOutputKind
 
         values = sampling.model_dump()
-        values["stop"] = list(sampling.stop)
+        values["stop"], values["bad_words"] = list(sampling.stop), list(sampling.bad_words)
+        values["structured_outputs"] = _structured(sampling.structured_outputs)
         return SamplingParams(
             **values,
             stop_token_ids=[] if sampling.ignore_eos else list(self._encoder.eos_ids),
@@ -136,6 +154,18 @@ class VllmEngine:
             cumulative_logprob=completion.cumulative_logprob,
             logprobs=None if logprobs is None else _flatten(completion.token_ids, logprobs),
         )
+
+
+def _structured(form: StructuredOutputs | None) -> Any:
+    from vllm.sampling_params import StructuredOutputsParams
+
+    if form is None:
+        return None
+    return StructuredOutputsParams(
+        json=None if form.json_schema is None else guided_schema(form.json_schema),
+        regex=form.regex,
+        choice=None if form.choice is None else list(form.choice),
+    )
 
 
 def _stat_loggers() -> list[Any]:

@@ -1,0 +1,112 @@
+"""The sampling values of rows: the job's, with a row's own on top."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+from pydantic import ValidationError
+
+from jobs.dataset.columns import Columns
+from jobs.row_values import Fault, parsed, values
+from jobs.structured import compile_error, of_response_format
+from schemas.codes import RowError
+from schemas.sampling import Sampling
+
+REMEMBERED = 4096
+"""Distinct values of rows that are remembered, so that repeated ones are validated once."""
+
+
+class RowSampling:
+    """Validates what rows ask for in `sampling_params`, `max_tokens`, `structured_outputs` and `response_format`.
+
+    Args:
+        defaults: the job's values.
+        vocab_size: token ids are below it.
+    """
+
+    def __init__(self, defaults: Sampling, columns: Columns, vocab_size: int) -> None:
+        self._defaults, self._columns, self._vocab_size = defaults, columns, vocab_size
+        self._merged: dict[str, Sampling | Fault] = {}
+
+    def of(self, table: pa.Table) -> list[Sampling | Fault | None]:
+        """Per row its sampling values, None where it has none of its own."""
+        columns = self._columns
+        return [
+            self._of_row(*row)
+            for row in zip(
+                values(table, columns.sampling_params),
+                values(table, columns.max_tokens),
+                values(table, columns.structured_outputs),
+                values(table, columns.response_format),
+                strict=True,
+            )
+        ]
+
+    def _of_row(self, params: Any, max_tokens: Any, structured: Any, response_format: Any) -> Sampling | Fault | None:
+        if params is None and max_tokens is None and structured is None and response_format is None:
+            return None
+        key = repr((params, max_tokens, structured, response_format))
+        if key not in self._merged:
+            if len(self._merged) >= REMEMBERED:
+                self._merged.clear()
+            self._merged[key] = self._merge(params, max_tokens, structured, response_format)
+        return self._merged[key]
+
+    def _merge(self, params: Any, max_tokens: Any, structured: Any, response_format: Any) -> Sampling | Fault:
+        try:
+            given = {name: value for name, value in _object(params, "sampling_params").items() if value is not None}
+            if max_tokens is not None:
+                given["max_tokens"] = max_tokens
+            forms = [_object(structured, "structured_outputs")] if structured is not None else []
+            if response_format is not None:
+                forms += filter(None, [of_response_format(_object(response_format, "response_format"))])
+            if len(forms) + ("structured_outputs" in given) > 1:
+                return _fault("the row asks for two forms of structured outputs; give one")
+            if forms:
+                given["structured_outputs"] = forms[0]
+            sampling = self._defaults.override(given)
+        except _NotReadable as error:
+            return error.fault
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            return _fault(f"{'.'.join(map(str, first['loc'])) or 'sampling_params'}: {first['msg']}")
+        except ValueError as error:
+            return _fault(str(error))
+        why = unusable(sampling, self._vocab_size)
+        return sampling if why is None else _fault(why)
+
+
+def unusable(sampling: Sampling, vocab_size: int) -> str | None:
+    """Why the engine cannot work with these values, or None."""
+    if beyond := [token for token in sampling.logit_bias if token >= vocab_size]:
+        return f"logit_bias has token id {max(beyond)}; the model's ids are below {vocab_size}"
+    return None if sampling.structured_outputs is None else compile_error(sampling.structured_outputs)
+
+
+def as_json(sampling: Sampling) -> str:
+    """Text for the staged row; equal values give equal text."""
+    return json.dumps(sampling.model_dump(mode="json"), sort_keys=True, ensure_ascii=False)
+
+
+class _NotReadable(Exception):
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault.message)
+        self.fault = fault
+
+
+def _object(value: Any, column: str) -> Mapping[str, Any]:
+    found = value if isinstance(value, Fault) else parsed(value, RowError.INVALID_SAMPLING)
+    if isinstance(found, Fault):
+        raise _NotReadable(found)
+    if found is None:
+        return {}
+    if not isinstance(found, Mapping):
+        raise _NotReadable(_fault(f"{column} is not an object"))
+    return found
+
+
+def _fault(message: str) -> Fault:
+    return Fault(code=RowError.INVALID_SAMPLING, message=message)

@@ -1,0 +1,185 @@
+"""What the vLLM engine makes of forms, biases and choices: one engine on CPU, on the demo model."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+from collections.abc import Coroutine, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from jobs.models.encoder import PromptEncoder
+from schemas.sampling import Sampling
+from schemas.spec import EngineSpec
+from tests.reference.internlm2 import Reference
+from workers.engines.base import Output
+from workers.result_rows import text_of
+
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
+
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+
+MODEL = Path(__file__).parents[2] / "workers/demo/model"
+TOLERANCE = 1e-4
+PERSON = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 12},
+        "age": {"type": "integer", "minimum": 0, "maximum": 120},
+    },
+    "required": ["name", "age"],
+    "additionalProperties": False,
+}
+_T = TypeVar("_T")
+
+
+class Bench:
+    """The engine as a replica has it, on an event loop of its own, and what to compare it with."""
+
+    def __init__(self) -> None:
+        from workers.engines.vllm import VllmEngine
+
+        self.encoder = PromptEncoder.load(MODEL)
+        self.reference = Reference.load(MODEL)
+        self.loop = asyncio.new_event_loop()
+        spec = EngineSpec(name="vllm", dtype="float32", max_num_seqs=16, max_num_batched_tokens=256)
+        self.engine = VllmEngine(spec, str(MODEL), self.encoder, on_gpu=False)
+        self.info = self.run(self.engine.start())
+        self._count = 0
+
+    def run(self, work: Coroutine[Any, Any, _T]) -> _T:
+        return self.loop.run_until_complete(asyncio.wait_for(work, 120))
+
+    def ask(self, prompt: str, **sampling: Any) -> tuple[str, Output]:
+        ids = self.encoder.encode_chat([{"role": "user", "content": prompt}])
+        output = self.run(self.engine.generate(self._id(), ids, Sampling.model_validate(sampling)))
+        return text_of(output.completions[0], self.encoder), output
+
+    def score(self, context: Sequence[int], choices: Sequence[Sequence[int]]) -> Output:
+        return self.run(self.engine.score(self._id(), context, choices))
+
+    def expected(self, context: Sequence[int], choice: Sequence[int]) -> float:
+        rows = self.reference.logprobs([*context, *choice[:-1]])[len(context) - 1 :]
+        return float(sum(rows[place, token] for place, token in enumerate(choice)))
+
+    def check_scores(self, context: Sequence[int], choices: Sequence[Sequence[int]]) -> Output:
+        output = self.score(context, choices)
+        for choice, score in zip(choices, output.scores, strict=True):
+            assert score.num_tokens == len(choice)
+            assert score.sum_logprob == pytest.approx(self.expected(context, choice), abs=TOLERANCE * len(choice))
+        return output
+
+    def close(self) -> None:
+        self.run(self.engine.stop())
+        self.loop.close()
+
+    def _id(self) -> str:
+        self._count += 1
+        return f"request-{self._count}"
+
+
+@pytest.fixture(scope="module")
+def bench() -> Iterator[Bench]:
+    bench = Bench()
+    yield bench
+    bench.close()
+
+
+def test_json_by_a_schema(bench: Bench) -> None:
+    assert bench.ask("What is 2 + 3?")[0] == "5"
+    text, output = bench.ask("What is 2 + 3?", max_tokens=60, structured_outputs={"json": PERSON})
+    person = json.loads(text)
+    assert set(person) == {"name", "age"}
+    assert isinstance(person["age"], int)
+    assert output.completions[0].finish_reason == "stop"
+
+
+def test_the_order_of_keys_is_that_of_the_schema(bench: Bench) -> None:
+    turned = {**PERSON, "properties": dict(reversed(PERSON["properties"].items()))}
+    text, _ = bench.ask("What is 2 + 3?", max_tokens=60, structured_outputs={"json": turned})
+    assert list(json.loads(text)) == ["age", "name"]
+
+
+def test_text_by_an_expression_and_by_choice(bench: Bench) -> None:
+    text, _ = bench.ask("What is 2 + 3?", max_tokens=30, structured_outputs={"regex": "[a-c]{3}-[0-9]{4}"})
+    assert len(text) == 8
+    assert text[3] == "-"
+    assert set(text[:3]) <= set("abc")
+    choices = ["tiger lily", "piano", "größer"]
+    text, output = bench.ask("What is 2 + 3?", max_tokens=30, structured_outputs={"choice": choices})
+    assert text in choices
+    assert output.completions[0].finish_reason == "stop"
+
+
+def test_a_bias_and_a_bad_word_change_the_answer(bench: Bench) -> None:
+    plain, output = bench.ask("What is 20 + 31?")
+    assert plain == "51"
+    first = int(output.completions[0].token_ids[0])
+    biased, _ = bench.ask("What is 20 + 31?", logit_bias={str(first): -100})
+    assert biased != plain
+    banned, _ = bench.ask("What is 20 + 31?", bad_words=["51"])
+    assert banned != plain
+
+
+def test_scores_are_those_of_the_reference(bench: Bench) -> None:
+    context = bench.encoder.encode_prompt("What is 20 + 31? The answer is")
+    choices = bench.encoder.encode_continuations([" 51", " 52", " a number that is larger than forty", " 51"])
+    assert max(map(len, choices)) > 4
+    bench.check_scores(context, choices)
+
+
+def test_the_context_of_a_rows_choices_is_computed_once(bench: Bench) -> None:
+    block = bench.info.details["block_size"]
+    chance = random.Random(3)
+    for length in (2 * block + 5, 2 * block, block - 3):
+        context = [1, *chance.choices(range(10, 400), k=length - 1)]
+        choices = [chance.choices(range(10, 400), k=size) for size in (1, 1, 3, 9, 2)]
+        output = bench.check_scores(context, choices)
+        computed = length + sum(map(len, choices)) - output.num_cached_tokens
+        # Each longer choice computes the context's last, incomplete block again.
+        assert computed <= length + sum(map(len, choices)) + 3 * block
+        assert bench.check_scores(context, choices).num_cached_tokens > 0 or length < block
+
+
+def test_choices_that_are_in_the_cache_themselves_keep_their_scores(bench: Bench) -> None:
+    """vLLM has no log-probabilities for what it reads from the cache."""
+    block = bench.info.details["block_size"]
+    chance = random.Random(4)
+    context = [1, *chance.choices(range(10, 400), k=block + 3)]
+    stem = chance.choices(range(10, 400), k=3 * block)
+    choices = [[*stem, 11], [*stem, 12], stem, stem[: 2 * block]]
+    for _ in range(2):
+        bench.check_scores(context, choices)
+
+
+def test_more_first_tokens_than_one_request_takes(bench: Bench) -> None:
+    context = bench.encoder.encode_prompt("Sort these words")
+    output = bench.check_scores(context, [[token] for token in range(3, 303)])
+    assert sum(2.718281828**score.sum_logprob for score in output.scores) <= 1.0001
+
+
+def test_many_rows_at_once_over_one_shared_prefix(bench: Bench) -> None:
+    chance = random.Random(5)
+    shared = [1, *chance.choices(range(10, 400), k=700)]
+    contexts = [[*shared, *chance.choices(range(10, 400), k=chance.randint(1, 40))] for _ in range(12)]
+    choices = [[chance.choices(range(10, 400), k=chance.randint(1, 6)) for _ in range(4)] for _ in contexts]
+
+    async def all_of_them() -> list[Output]:
+        work = [bench.engine.score(f"many-{n}", c, of) for n, (c, of) in enumerate(zip(contexts, choices, strict=True))]
+        return await asyncio.gather(*work)
+
+    for context, of, output in zip(contexts, choices, bench.run(all_of_them()), strict=True):
+        for choice, score in zip(of, output.scores, strict=True):
+            assert score.sum_logprob == pytest.approx(bench.expected(context, choice), abs=TOLERANCE * len(choice))
+
+
+def test_a_request_that_vllm_refuses_costs_one_row(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    from workers.engines.base import RowFailed
+
+    with pytest.raises(RowFailed):
+        bench.ask("What is 2 + 3?", logit_bias={"9999999": 1})
+    assert bench.ask("What is 20 + 31?")[0] == "51"

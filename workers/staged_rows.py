@@ -1,0 +1,50 @@
+"""Staged rows as the engine and the results see them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from schemas.sampling import Sampling
+from schemas.spec import JobSpec
+from workers.feed import Row
+
+
+def valid_rows(staged: pa.Table, spec: JobSpec) -> list[Row]:
+    """The rows that go to the engine, in the order of work."""
+    return [
+        Row(row_id=row_id, token_ids=token_ids, sampling=sampling, choices=choices or ())
+        for row_id, token_ids, sampling, choices, error in zip(
+            staged["row_id"].to_pylist(),
+            staged["token_ids"].to_pylist(),
+            samplings(staged, spec.sampling),
+            _column(staged, "choice_token_ids"),
+            staged["error_code"].to_pylist(),
+            strict=True,
+        )
+        if error is None
+    ]
+
+
+def samplings(staged: pa.Table, defaults: Sampling) -> list[Sampling]:
+    """Each row's sampling values."""
+    known: dict[str | None, Sampling] = {None: defaults}
+    found = []
+    for text in staged["sampling"].to_pylist():
+        if text not in known:
+            known[text] = Sampling.from_json(text.encode())
+        found.append(known[text])
+    return found
+
+
+def num_input_tokens(staged: pa.Table) -> list[int]:
+    """Tokens of each row's prompt; of a row to score, its choices' tokens too."""
+    lengths = pc.list_value_length(staged["token_ids"]).to_pylist()
+    choices = _column(staged, "choice_token_ids")
+    return [length + sum(map(len, of or ())) for length, of in zip(lengths, choices, strict=True)]
+
+
+def _column(staged: pa.Table, name: str) -> list[Any]:
+    return staged[name].to_pylist() if name in staged.schema.names else [None] * len(staged)
