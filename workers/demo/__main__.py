@@ -38,9 +38,8 @@ def main(folder: Path = Path(".demo")) -> int:
     print()
     Output().table(rows[:SHOWN], ["task", "expected", "generated_text", "status"])
     right = sum(is_right(row["expected"], row["generated_text"] or "") for row in rows)
-    print(
-        f"\n{right} of {len(rows)} answers are right ({right / len(rows):.1%}), {time.monotonic() - began:.0f} s in all."
-    )
+    took_s = time.monotonic() - began
+    print(f"\n{right} of {len(rows)} answers are right ({right / len(rows):.1%}), {took_s:.0f} s in all.")
     print(f"\nResults    {answers}\nDashboard  {dashboard}\nNext       jobs status {job_id}")
     print("           jobs list\n           jobs cluster down")
     print("           source .venv/bin/activate   # puts `jobs` on PATH")
