@@ -202,12 +202,24 @@ def test_tools_are_declared_however_they_are_written() -> None:
     assert prepare(texts, encoder)["token_ids"].to_pylist() == [expected]
 
 
+def test_nested_structs_lose_the_nulls_that_arrow_fills_in() -> None:
+    encoder = PromptEncoder.load(MODEL)
+    other = {"name": "clock", "parameters": {"type": "object"}}
+    table = pa.Table.from_pylist([{"prompt": "p0", "tools": [FUNCTION]}, {"prompt": "p0", "tools": [other]}])
+    chat = [{"role": "user", "content": "p0"}]
+    expected = [encoder.encode_chat(chat, [tool]) for tool in (FUNCTION, other)]
+    assert prepare(table, encoder)["token_ids"].to_pylist() == expected
+
+
 def test_tools_of_a_row_replace_those_of_the_job() -> None:
     encoder = PromptEncoder.load(MODEL)
     chat = [{"role": "user", "content": "p"}]
     other = {"name": "other"}
     table = pa.table({"prompt": ["p"] * 3, "tools": [None, json.dumps([other]), "[]"]})
-    staged = prepare(table, encoder, input={"uri": "/x", "tools": [FUNCTION]})
+    none = pa.table({"prompt": ["p"], "tools": pa.array([[]], pa.list_(pa.string()))})
+    job = {"uri": "/x", "tools": [FUNCTION]}
+    assert prepare(none, encoder, input=job)["token_ids"].to_pylist() == [encoder.encode_chat(chat)]
+    staged = prepare(table, encoder, input=job)
     assert staged["token_ids"].to_pylist() == [
         encoder.encode_chat(chat, tools) for tools in ([FUNCTION], [other], None)
     ]

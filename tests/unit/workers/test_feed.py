@@ -9,7 +9,7 @@ import pytest
 
 from schemas.codes import RowError
 from schemas.sampling import Sampling
-from workers.engines.base import Completion, EngineDead, EngineInfo, Output, RowFailed
+from workers.engines.base import ChoiceScore, Completion, EngineDead, EngineInfo, Output, RowFailed
 from workers.feed import Feed, Row, RowFault
 
 
@@ -31,6 +31,10 @@ class ScriptedEngine:
         if number in self.fails:
             raise self.fails[number]
         return Output(completions=[Completion(text=str(number), token_ids=[number], finish_reason="stop")])
+
+    async def score(self, request_id: str, context: Sequence[int], choices: Sequence[Sequence[int]]) -> Output:
+        await self.generate(request_id, context, Sampling())
+        return Output(scores=[ChoiceScore(num_tokens=len(c), sum_logprob=-1.0) for c in choices])
 
     async def stop(self) -> None:
         pass
@@ -110,3 +114,22 @@ async def test_a_dead_engine_ends_the_shard() -> None:
     await engine.release(1)
     with pytest.raises(EngineDead):
         await asyncio.wait_for(shard, 5)
+
+
+async def test_a_row_to_score_takes_a_place_for_each_choice() -> None:
+    engine = ScriptedEngine()
+    feed = Feed(engine, 4)
+    scored = [
+        Row(row_id=n, token_ids=[n], sampling=Sampling(), choices=[[7]] * size) for n, size in enumerate((2, 3, 1, 50))
+    ]
+    shard = asyncio.create_task(feed.run("a", scored))
+    await settle()
+    assert engine.entered == [0, 1]
+    await engine.release(0)
+    assert engine.entered == [0, 1, 2]
+    await engine.release(1, 2)
+    assert engine.entered == [0, 1, 2, 3], "more choices than places: the row has the engine to itself"
+    await engine.release(3)
+    results = await asyncio.wait_for(shard, 5)
+    assert [len(results[n].scores) for n in range(4)] == [2, 3, 1, 50]
+    assert feed.input_tokens == 4 + 56
