@@ -158,7 +158,9 @@ class Replica:
             return FakeEngine(engine, self._encoder)
         from workers.engines.vllm import VllmEngine
 
-        return VllmEngine(engine, self._spec.model.path, self._encoder, on_gpu=self._on_gpu)
+        return VllmEngine(
+            engine, self._spec.model.path, self._encoder, on_gpu=self._on_gpu, scores=self._spec.task == "score"
+        )
 
     async def _standing_plan(self) -> Plan:
         if self._plan is None:

@@ -1,7 +1,7 @@
 """The full-size InternLM2.5-20B configuration through the command line, on one GPU, with random weights.
 
 `python tests/gpu/full_size.py TOKENIZER.model MODEL` writes the model directory, where SentencePiece is new enough.
-`python tests/gpu/full_size.py MODEL DATASET.parquet OUT` submits DATASET (columns `messages`, `custom_id`) to an
+`python tests/gpu/full_size.py MODEL DATASET.parquet OUT [--no-kill]` submits DATASET (columns `messages`, `custom_id`) to an
 embedded cluster, kills the replica once in mid-job, waits for the end, checks every row and
 writes what it saw to OUT/report.json. Then a second job of fixed lengths, undisturbed, for its throughput.
 Needs the package installed (its entry point registers InternLM2 with vLLM) and a GPU of 80 GB.
@@ -43,14 +43,15 @@ CONFIG: dict[str, Any] = {
 ENGINE = ("--set", "engine.load_format=dummy", "--set", "sampling.ignore_eos=true", "--max-model-len", "4096")
 
 
-def main(model: Path, dataset: Path, out: Path) -> None:
-    """Run both jobs and write the report."""
+def main(model: Path, dataset: Path, out: Path, *, kill: bool = True) -> None:
+    """Run both jobs, or only the undisturbed one, and write the report."""
     work = Path("/tmp/full-size")
     os.environ |= {"JOBS_STATE_DIR": str(work / "state"), "JOBS_ROOT": str(work / "root"), "NO_COLOR": "1"}
     report: dict[str, Any] = {"gpu": gpu("name,memory.total"), "before": gpu("memory.used")}
     try:
-        report["killed"] = with_a_kill(model, dataset)
-        print(json.dumps(report, indent=1), flush=True)
+        if kill:
+            report["killed"] = with_a_kill(model, dataset)
+            print(json.dumps(report, indent=1), flush=True)
         report["steady"] = steady(model, work)
     finally:
         (out / "driver.log").write_text(jobs("logs", "killed", check=False) + jobs("logs", "steady", check=False))
@@ -170,5 +171,5 @@ def elapsed(began: float) -> float:
 
 
 if __name__ == "__main__":
-    first, second, *rest = (Path(argument).absolute() for argument in sys.argv[1:])
-    main(first, second, rest[0]) if rest else write_model(second, first)
+    first, second, *rest = (Path(argument).absolute() for argument in sys.argv[1:] if argument != "--no-kill")
+    main(first, second, rest[0], kill="--no-kill" not in sys.argv) if rest else write_model(second, first)

@@ -22,6 +22,9 @@ GPU_MAX_NUM_SEQS, GPU_MAX_BATCHED_TOKENS = 512, 8192
 CPU_MAX_NUM_SEQS, CPU_MAX_BATCHED_TOKENS = 64, 2048
 """Set by hand because AsyncLLM falls back to 128 sequences and 2048 tokens in silence."""
 
+SCORE_MAX_BATCHED_TOKENS = 2048
+"""Scoring can need the logits of a whole batch: 0.8 GB in float32 with InternLM2's vocabulary of 92,544."""
+
 CPU_KV_CACHE_GIB = 1
 """vLLM's CPU backend takes half of the machine's memory for its KV cache unless told otherwise."""
 
@@ -29,11 +32,14 @@ CPU_KV_CACHE_GIB = 1
 class VllmEngine:
     """One model copy on this process's GPUs (those Ray gave to the actor) or on the CPU."""
 
-    def __init__(self, spec: EngineSpec, model_path: str, encoder: Encoder, *, on_gpu: bool) -> None:
+    def __init__(
+        self, spec: EngineSpec, model_path: str, encoder: Encoder, *, on_gpu: bool, scores: bool = False
+    ) -> None:
         self._spec = spec
         self._model_path = model_path
         self._encoder = encoder
         self._on_gpu = on_gpu
+        self._scores = scores
         self._llm: Any = None
 
     async def start(self) -> EngineInfo:
@@ -105,7 +111,7 @@ class VllmEngine:
 
         spec, on_gpu = self._spec, self._on_gpu
         max_num_seqs = spec.max_num_seqs or (GPU_MAX_NUM_SEQS if on_gpu else CPU_MAX_NUM_SEQS)
-        batched = spec.max_num_batched_tokens or (GPU_MAX_BATCHED_TOKENS if on_gpu else CPU_MAX_BATCHED_TOKENS)
+        batched = spec.max_num_batched_tokens or self._max_batched_tokens()
         return {
             "model": self._model_path,
             "trust_remote_code": False,
@@ -129,6 +135,11 @@ class VllmEngine:
             "enable_log_requests": False,
             **({"max_cudagraph_capture_size": max_num_seqs} if on_gpu and not spec.enforce_eager else {}),
         }
+
+    def _max_batched_tokens(self) -> int:
+        if self._scores:
+            return SCORE_MAX_BATCHED_TOKENS
+        return GPU_MAX_BATCHED_TOKENS if self._on_gpu else CPU_MAX_BATCHED_TOKENS
 
     def _sampling_params(self, sampling: Sampling) -> Any:
         from vllm import SamplingParams
