@@ -1,9 +1,9 @@
 """The full-size InternLM2.5-20B configuration through the command line, on one GPU, with random weights.
 
 `python tests/gpu/full_size.py TOKENIZER.model MODEL` writes the model directory, where SentencePiece is new enough.
-`python tests/gpu/full_size.py MODEL DATASET.parquet OUT [--no-kill]` submits DATASET (columns `messages`, `custom_id`) to an
-embedded cluster, kills the replica once in mid-job, waits for the end, checks every row and
-writes what it saw to OUT/report.json. Then a second job of fixed lengths, undisturbed, for its throughput.
+`python tests/gpu/full_size.py MODEL DATASET.parquet OUT [--no-kill]` submits DATASET (columns `messages`,
+`custom_id`) to an embedded cluster, kills the replica once in mid-job, waits for the end and checks every row. Then
+it runs a job of fixed lengths, undisturbed, for its throughput, and writes what it saw to OUT/report.json.
 Needs the package installed (its entry point registers InternLM2 with vLLM) and a GPU of 80 GB.
 """
 
