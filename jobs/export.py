@@ -150,7 +150,7 @@ class _Csv:
         columns = [
             table[field.name]
             if _is_plain(table.schema.field(field.name).type)
-            else pa.array([as_text(value) for value in _values(table[field.name])], pa.string())
+            else pa.array([as_text(value) for value in python_values(table[field.name])], pa.string())
             for field in self._schema
         ]
         self._writer.write_table(pa.table(columns, schema=self._schema))
@@ -175,16 +175,30 @@ def _is_plain(kind: pa.DataType) -> bool:
 
 
 def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
-    columns = [_values(column) for column in table.columns]
+    columns = [python_values(column) for column in table.columns]
     return (dict(zip(table.schema.names, values, strict=True)) for values in zip(*columns, strict=True))
 
 
-def _values(column: pa.ChunkedArray) -> list[Any]:
+def python_values(column: pa.ChunkedArray) -> list[Any]:
+    """Values for people and for text formats; what a kept column holds beyond UTF-8 or Python's dates is marked."""
     if pa.types.is_timestamp(column.type) and column.type.unit == "ns":
         # Python's own datetime ends at microseconds.
         column = column.cast(pa.timestamp("us", column.type.tz), safe=False)
-    values: list[Any] = column.to_pylist()
+    try:
+        values: list[Any] = column.to_pylist()
+    except (ValueError, OverflowError, pa.ArrowException):
+        values = [_readable(scalar) for scalar in column]
     return values
+
+
+def _readable(scalar: Any) -> Any:
+    try:
+        return scalar.as_py()
+    except UnicodeDecodeError:
+        is_text = pa.types.is_string(scalar.type) or pa.types.is_large_string(scalar.type)
+        return scalar.as_buffer().to_pybytes().decode(errors="replace") if is_text else "\N{REPLACEMENT CHARACTER}"
+    except (ValueError, OverflowError, pa.ArrowException):
+        return "\N{REPLACEMENT CHARACTER}"
 
 
 def _json(value: Any) -> str:

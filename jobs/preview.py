@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from jobs.display import printable
-from jobs.export import as_text
+from jobs.export import as_text, python_values
 
 _GAP = 3
 """Characters between two columns of `Output.table`."""
@@ -36,7 +36,7 @@ def preview(table: pa.Table, width: int, *, drop_empty: bool) -> tuple[list[dict
         drop_empty: leave out columns that are null in all of these rows.
     """
     names = [n for n in table.schema.names if not drop_empty or table[n].null_count < table.num_rows]
-    cells = {name: [_cell(value) for value in table[name].to_pylist()] for name in names}
+    cells = {name: [_cell(value) for value in python_values(table[name])] for name in names}
     widths = _fitted([max(map(_width, [name, *cells[name]])) for name in names], width)
     limits = dict(zip(names, widths, strict=True))
     short = {name: [_shortened(cell, limits[name]) for cell in cells[name]] for name in names}

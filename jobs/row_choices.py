@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from jobs.encoding import Encoder
 from jobs.models.errors import InvalidMessages
-from jobs.row_values import Fault, parsed, size_bytes, values
+from jobs.row_values import Fault, is_encodable, parsed, size_bytes, values
 from schemas.codes import RowError
 
 
@@ -49,6 +49,8 @@ def _check(value: Any, max_bytes: int) -> list[str] | Fault:
         return _fault("there are no choices")
     if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
         return _fault("the choices are not a list of texts")
+    if not all(map(is_encodable, found)):
+        return Fault(code=RowError.INVALID_TEXT, message="a choice holds a lone surrogate, which is not a character")
     if not all(found):
         return _fault(f"choice {found.index('')} is empty")
     if (size := size_bytes(found)) > max_bytes:

@@ -10,7 +10,7 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from jobs.dataset.columns import Columns
-from jobs.row_values import Fault, parsed, values
+from jobs.row_values import Fault, is_encodable, parsed, values
 from jobs.structured import compile_error, of_response_format
 from schemas.codes import RowError
 from schemas.sampling import Sampling
@@ -83,6 +83,8 @@ def unusable(sampling: Sampling, vocab_size: int) -> str | None:
     """Why the engine cannot work with these values, or None."""
     if beyond := [token for token in sampling.logit_bias if token >= vocab_size]:
         return f"logit_bias has token id {max(beyond)}; the model's ids are below {vocab_size}"
+    if not is_encodable(as_json(sampling)):
+        return "a text holds a lone surrogate, which is not a character"
     return None if sampling.structured_outputs is None else compile_error(sampling.structured_outputs)
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from schemas.codes import RowError
+
+MAX_DEPTH = 64
+"""Levels of nesting that JSON in a row may have."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,15 +24,15 @@ class Fault:
 
 
 def values(table: pa.Table, column: str | None) -> list[Any]:
-    """Python values of a column, None everywhere if there is none; a Fault where text is not valid UTF-8.
+    """Python values of a column, None everywhere if there is none; a Fault where a value cannot be one.
 
-    Parquet does not check its text.
+    Parquet does not check that its text is UTF-8, and its dates reach further than Python's.
     """
     if column is None:
         return [None] * len(table)
     try:
         return table[column].to_pylist()  # type: ignore[no-any-return]
-    except UnicodeDecodeError:
+    except (ValueError, OverflowError, pa.ArrowException):
         return [_value(scalar) for scalar in table[column]]
 
 
@@ -49,18 +52,42 @@ def parsed(value: Any, code: RowError) -> Any:
     if not isinstance(value, str):
         return _without_nulls(value)
     try:
-        return json.loads(value)
+        found = json.loads(value)
     except (ValueError, RecursionError):
         return Fault(code=code, message="the text is not JSON")
+    return found if _is_shallow(found) else Fault(code=code, message=f"the JSON is nested over {MAX_DEPTH} levels deep")
 
 
 def size_bytes(value: Any) -> int:
     """UTF-8 size of all text in a value."""
     if isinstance(value, str):
         return len(value.encode(errors="replace"))
+    return sum(size_bytes(part) for part in _parts(value))
+
+
+def is_encodable(text: str) -> bool:
+    """Whether the text is Unicode: a lone surrogate is not."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _parts(value: Any) -> Iterable[Any]:
     if isinstance(value, Mapping):
-        return sum(size_bytes(part) for part in value.values())
-    return sum(size_bytes(part) for part in value) if isinstance(value, Sequence) else 0
+        return value.values()
+    return value if isinstance(value, list | tuple) else ()
+
+
+def _is_shallow(value: Any) -> bool:
+    """Whether nesting ends within `MAX_DEPTH` levels: what handles the value may be recursive."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [part for outer in level for part in _parts(outer)]
+        if not level:
+            return True
+    return False
 
 
 def _value(scalar: pa.Scalar) -> Any:
@@ -68,6 +95,8 @@ def _value(scalar: pa.Scalar) -> Any:
         return scalar.as_py()
     except UnicodeDecodeError:
         return Fault(code=RowError.INVALID_TEXT, message="the text is not valid UTF-8")
+    except (ValueError, OverflowError, pa.ArrowException) as error:
+        return Fault(code=RowError.TEMPLATE_ERROR, message=f"a value cannot be read: {type(error).__name__}")
 
 
 def _without_nulls(value: Any) -> Any:

@@ -70,7 +70,7 @@ class RowPreparer:
                 pa.array([row.fault and str(row.fault.code) for row in staged], pa.string()),
                 pa.array([row.fault and row.fault.message for row in staged], pa.string()),
                 *(scored if self._spec.task == "score" else ()),
-                *(table[field.name] for field in self.columns.kept),
+                *(table[field.name].cast(field.type) for field in self.columns.kept),
                 pa.array([row.num_input_tokens for row in staged], pa.int32()),
                 pa.array([row.num_output_tokens for row in staged], pa.int32()),
                 pa.array([prefix_keys(row.token_ids) for row in staged], FACTS_FIELDS[-1].type),

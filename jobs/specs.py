@@ -143,7 +143,11 @@ def _replicas(text: str) -> ReplicaRange:
     try:
         return ReplicaRange.parse(text)
     except ValueError as error:
-        reason = "a job needs at least one" if isinstance(error, ValidationError) else str(error)
+        reason = str(error)
+        if isinstance(error, ValidationError):
+            first = error.errors(include_url=False)[0]
+            ordered = first["type"] == "value_error"
+            reason = first["msg"].removeprefix("Value error, ") if ordered else "a job needs at least one"
         raise UsageError(f"--replicas {text} is not valid: {reason}.") from error
 
 

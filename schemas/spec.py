@@ -86,7 +86,9 @@ class EngineSpec(Document):
     """The engine and its limits. A limit left out is chosen for the hardware and recorded."""
 
     name: Literal["vllm", "fake"] = "vllm"
-    device: Literal["auto", "gpu", "cpu"] = Field("auto", description="auto: GPUs if the cluster has any.")
+    device: Literal["auto", "gpu", "cpu"] = Field(
+        "auto", description="auto: GPUs if the cluster has any or the model is large."
+    )
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     load_format: Literal["auto", "safetensors", "dummy"] = Field("auto", description="dummy: random weights.")
     max_model_len: int | None = Field(None, ge=2, description="Longest sequence, prompt and output, in tokens.")

@@ -77,6 +77,9 @@ class Driver:
         finally:
             await _cancel(working, watching)
             await self._pool.kill()
+        # Here, because the watch may have seen the record first and cancelled the work right after it was written.
+        if isinstance(record, Succeeded) and not self._spec.keep_staged:
+            await asyncio.to_thread(lambda: self._ledger.delete_staged(self._ledger.staged_shards()))
         self._reporter.phase = "ended"
         await self._reporter.tick()
         return record
@@ -150,10 +153,7 @@ class Driver:
         )
         if [c.num_rows for c in commits] != [s.num_rows for s in self._plan.shards]:
             raise RuntimeError("the committed shards do not have the rows of the plan")
-        record = await self._end(Succeeded(manifest=manifest))
-        if isinstance(record, Succeeded) and not self._spec.keep_staged:
-            await asyncio.to_thread(self._ledger.delete_staged, range(len(commits)))
-        return record
+        return await self._end(Succeeded(manifest=manifest))
 
     async def _end(self, record: TerminalRecord) -> TerminalRecord:
         return await asyncio.to_thread(self._ledger.end, record, writer=self._writer)

@@ -156,7 +156,7 @@ class Pool:
     # -- one slot -------------------------------------------------------------------------------
 
     async def _fill(self, slot: Slot) -> None:
-        if slot.number >= self._resources.replicas_beside_staging:
+        if self._resources.after_staging:
             slot.enter("waiting", "starts after staging, which needs the CPUs")
             while self._dispatcher is None or not self._dispatcher.staged:
                 await self._news.wait()

@@ -1,20 +1,25 @@
-"""What a replica asks Ray for, and how many may start while staging needs the CPUs."""
+"""What a replica asks Ray for, and when it may start.
+
+Replicas on GPUs, and fake ones, ask for no CPU: staging, of this job or of another one on the same cluster,
+then always finds one. Replicas that compute on CPUs start when their job is staged, so that they never hold
+what it waits for.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
 
+from jobs.models.snapshot import weight_files
 from schemas.codes import JobError
 from schemas.spec import JobSpec
 from workers.faults import JobFailure
 
-STAGING_CPUS = 1
-"""CPUs that replicas leave free until staging is done: without one it could never finish."""
-
-FAKE_CPUS = 0.1
+LARGE_MODEL_BYTES = 3 * 10**9
+"""Weights beyond this are meant for GPUs: a job without any waits for one rather than crawl on CPUs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,13 +27,13 @@ class Resources:
     """Resources of one replica.
 
     Attributes:
-        replicas_beside_staging: replicas that may start before staging is done.
+        after_staging: replicas start when the job is staged, because they compute on the CPUs that staging needs.
     """
 
     on_gpu: bool
     num_gpus: int
     num_cpus: float
-    replicas_beside_staging: int
+    after_staging: bool
 
     @property
     def actor_options(self) -> dict[str, Any]:
@@ -39,10 +44,13 @@ class Resources:
             "max_restarts": 0,
             "max_task_retries": 0,
             "max_concurrency": 1000,
+            "scheduling_strategy": "SPREAD",
         }
 
     def describe(self) -> str:
         """`1 GPU` or `2 CPUs`, for people."""
+        if not self.num_gpus and not self.num_cpus:
+            return "a worker process"
         amount, unit = (self.num_gpus, "GPU") if self.on_gpu else (self.num_cpus, "CPU")
         return f"{amount:g} {unit}{'' if amount == 1 else 's'}"
 
@@ -53,29 +61,31 @@ def resolve_resources(spec: JobSpec) -> Resources:
     One actor holds all GPUs of its replica, so they are on one node by construction.
 
     Raises:
-        JobFailure: the spec asks for GPUs together with the CPU device.
+        JobFailure: a replica cannot fit on any node.
     """
-    total = ray.cluster_resources()
-    cpus, gpus = total.get("CPU", 0.0), total.get("GPU", 0.0)
     engine = spec.engine
-    on_gpu = engine.name == "vllm" and (engine.device == "gpu" or (engine.device == "auto" and gpus > 0))
-    if on_gpu:
-        num_cpus = 1.0
-    elif engine.name == "fake":
-        num_cpus = FAKE_CPUS
-    else:
-        # Ray sets OMP_NUM_THREADS to an actor's CPUs: the replicas share the largest node's cores.
-        node_cpus = max((node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]), default=1.0)
-        num_cpus = max(1.0, (node_cpus - STAGING_CPUS) // spec.replicas.max) * engine.tensor_parallel_size
-        if num_cpus > node_cpus:
-            raise JobFailure(
-                JobError.INVALID_CLUSTER,
-                f"A replica of {engine.tensor_parallel_size} CPU workers needs {num_cpus:g} CPUs on one node; the "
-                f"largest node has {node_cpus:g}. Lower --tensor-parallel.",
-            )
-    return Resources(
-        on_gpu=on_gpu,
-        num_gpus=engine.tensor_parallel_size if on_gpu else 0,
-        num_cpus=num_cpus,
-        replicas_beside_staging=max(0, int((cpus - STAGING_CPUS) / num_cpus)),
-    )
+    if engine.name == "fake":
+        return Resources(on_gpu=False, num_gpus=0, num_cpus=0, after_staging=False)
+    if _on_gpu(spec):
+        return Resources(on_gpu=True, num_gpus=engine.tensor_parallel_size, num_cpus=0, after_staging=False)
+    # Ray sets OMP_NUM_THREADS to an actor's CPUs: the replicas share the largest node's cores.
+    node_cpus = max((node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]), default=1.0)
+    num_cpus = max(1.0, (node_cpus - 1) // spec.replicas.max) * engine.tensor_parallel_size
+    if num_cpus > node_cpus:
+        raise JobFailure(
+            JobError.INVALID_CLUSTER,
+            f"A replica of {engine.tensor_parallel_size} CPU workers needs {num_cpus:g} CPUs on one node; the "
+            f"largest node has {node_cpus:g}. Lower --tensor-parallel.",
+        )
+    return Resources(on_gpu=False, num_gpus=0, num_cpus=num_cpus, after_staging=True)
+
+
+def _on_gpu(spec: JobSpec) -> bool:
+    """`auto` means GPUs where the cluster has any, and for a large model also where they are yet to come."""
+    if spec.engine.device != "auto":
+        return spec.engine.device == "gpu"
+    if ray.cluster_resources().get("GPU", 0.0) > 0:
+        return True
+    if spec.engine.load_format == "dummy":
+        return False
+    return sum(path.stat().st_size for path in weight_files(Path(spec.model.path))) > LARGE_MODEL_BYTES

@@ -13,6 +13,7 @@ from functools import lru_cache
 import numpy as np
 import pyarrow as pa
 import ray.data
+from ray.exceptions import UserCodeException
 
 from jobs.dataset import (
     Dataset,
@@ -75,6 +76,14 @@ def stage(ledger: Ledger, spec: JobSpec, writer: str, report: Callable[[Plan | i
             raise JobFailure(JobError.INVALID_INPUT, f"{invalid} {invalid.hint}") from error
         if (outage := find_cause(error, StoreError)) is not None:
             raise outage from error
+        if (fault := find_cause(error, UserCodeException)) is not None:
+            # Our code failed on these rows and would again; what it says could quote them.
+            kind = type(fault.__cause__ or fault).__name__
+            raise JobFailure(
+                JobError.STAGING_FAILED,
+                f"Staging failed on the dataset's rows: {kind}. This is a fault of the program; see: jobs logs "
+                f"{ledger.job_id}",
+            ) from error
         raise
 
 

@@ -86,6 +86,8 @@ def resolve_columns(schema: pa.Schema, spec: InputSpec, *, choices: bool = False
         InvalidInput: no prompt column, no column of choices, or a column of the wrong type.
         UsageError: the options name a column that is not there, or the template does not parse.
     """
+    if twice := sorted({name for name in schema.names if schema.names.count(name) > 1}):
+        raise InvalidInput(f"There are two columns named {twice[0]!r}.", "Rename one of them.")
     kind, prompt_columns = _prompt(schema, spec)
     return Columns(
         kind=kind,
@@ -95,12 +97,18 @@ def resolve_columns(schema: pa.Schema, spec: InputSpec, *, choices: bool = False
             schema, "custom_id", lambda t: _is_text(t) or pa.types.is_integer(t), "text or whole numbers"
         ),
         sampling_params=_optional(schema, "sampling_params", _is_object, "structs or JSON text"),
-        max_tokens=_optional(schema, "max_tokens", pa.types.is_integer, "whole numbers"),
+        max_tokens=_optional(
+            # Writers turn whole numbers with gaps into floats; a row's value is checked by itself.
+            schema,
+            "max_tokens",
+            lambda t: pa.types.is_integer(t) or pa.types.is_floating(t),
+            "whole numbers",
+        ),
         structured_outputs=_optional(schema, "structured_outputs", _is_object, "structs or JSON text"),
         response_format=_optional(schema, "response_format", _is_object, "structs or JSON text"),
         tools=_tools(schema, spec),
         choices=_choices(schema, spec) if choices else None,
-        kept=tuple(pa.field(name, _given(schema, name, "--keep").type) for name in spec.keep),
+        kept=tuple(pa.field(name, _sortable(_given(schema, name, "--keep").type)) for name in spec.keep),
     )
 
 
@@ -203,6 +211,13 @@ def _optional(schema: pa.Schema, name: str, fits: Any, wanted: str) -> str | Non
             f"The column {name!r} is {schema.field(name).type}, but must hold {wanted}.", "Convert or rename it."
         )
     return name
+
+
+def _sortable(type_: pa.DataType) -> pa.DataType:
+    """The type as results have it: Arrow cannot yet sort views, which say the same as the plain types."""
+    if pa.types.is_string_view(type_):
+        return pa.string()
+    return pa.binary() if pa.types.is_binary_view(type_) else type_
 
 
 def _given(schema: pa.Schema, name: str, option: str) -> pa.Field:

@@ -84,3 +84,11 @@ def test_a_killed_replica_and_driver_on_vllm_lose_nothing_and_redo_nothing(s3_us
     assert all(ledger.read_result(shard) == data for shard, data in committed.items())
     psutil.wait_procs([psutil.Process(pid) for pid in engine_processes() - before], timeout=30)
     assert not engine_processes() - before
+
+
+def test_two_jobs_at_once_do_not_wait_for_each_others_cpus(user: User, model: Path) -> None:
+    arguments = ("submit", str(DEBIAN), "--model", str(model), "--replicas", "2", "--max-tokens", "2", "-q")
+    first, second = (user.run(*arguments, "--id", new_id("both")).stdout.strip() for _ in range(2))
+    for job_id in (first, second):
+        user.run("wait", job_id, "--timeout", "400", timeout_s=420)
+        check_invariants(user.ledger(job_id), 4000)

@@ -13,7 +13,7 @@ from workers.dispatch import Dispatcher
 from workers.pool import Pool
 from workers.resources import Resources
 
-NO_ROOM = Resources(on_gpu=False, num_gpus=0, num_cpus=1.0, replicas_beside_staging=0)
+ON_CPUS = Resources(on_gpu=False, num_gpus=0, num_cpus=1.0, after_staging=True)
 
 
 def dispatcher_of(count: int) -> Dispatcher:
@@ -31,7 +31,7 @@ async def test_replicas_leave_staging_its_cpus_until_the_last_shard_is_staged(tm
     spec = JobSpec(name="n", input=InputSpec(uri="/d"), model=ModelSpec(path="builtin:bytes"))
     pool = Pool(Ledger(LocalStore(tmp_path), "demo"), spec, "driver", lambda _: None)
     dispatcher = dispatcher_of(3)
-    running = asyncio.create_task(pool.run(NO_ROOM))
+    running = asyncio.create_task(pool.run(ON_CPUS))
     await asyncio.sleep(0)
     pool.open(dispatcher)
     dispatcher.stage([0, 1])
