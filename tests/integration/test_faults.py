@@ -209,15 +209,17 @@ def test_two_drivers_at_once_and_one_of_them_frozen_until_the_other_has_finished
         lambda: {attempt.driver for attempt in ledger.attempts()} == {first, second}, 60, "attempts of both drivers"
     )
     os.kill(first_pid, signal.SIGSTOP)
+    assert ledger.terminal() is None
     try:
         wait_until(lambda: ledger.terminal() is not None, 90, "end by the second driver")
         check_invariants(ledger, 60)
         wait_until(lambda: client.submitter().status(second) == "SUCCEEDED", 30, "end of the second driver")
-        before = standing(ledger)
+        before, attempts = standing(ledger), list(ledger.attempts())
     finally:
         os.kill(first_pid, signal.SIGCONT)
     wait_until(lambda: client.submitter().status(first) == "SUCCEEDED", 60, "end of the driver that was frozen")
     assert standing(ledger) == before
+    assert list(ledger.attempts()) == attempts, "what another driver has committed is not run again"
     check_invariants(ledger, 60)
     assert_results_are_write_once(proxied.proxy)
     proxied.proxy.faults = no_faults
