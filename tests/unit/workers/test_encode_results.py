@@ -1,0 +1,159 @@
+"""A result object holds exactly the rows that the plan gives to its shard, or it is not written."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from random import Random
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from jobs.dataset.columns import resolve_columns
+from jobs.encoding import BytesEncoder
+from jobs.planner import row_ids_digest, split
+from jobs.rows import FACTS_FIELDS, RowPreparer, facts_of
+from schemas.codes import RowError
+from schemas.records import Plan
+from schemas.spec import EngineSpec, InputSpec, JobSpec, ModelSpec, ShardBudget
+from workers.engines.base import Output
+from workers.engines.fake import FakeEngine
+from workers.feed import RowFault
+from workers.results import ShardMismatch, encode_results, read_parquet, write_parquet
+from workers.staged_rows import valid_rows
+
+SPEC = JobSpec(
+    name="n",
+    input=InputSpec(uri="/d", keep=("tag",)),
+    model=ModelSpec(path="builtin:bytes"),
+    engine=EngineSpec(name="fake"),
+    shards=ShardBudget(min_tokens=1, target_count=3),
+)
+EMPTY, FAILED = {4, 11}, {7}
+"""Row ids that staging has turned into error rows, and that the engine fails on."""
+
+
+def whole_dataset() -> tuple[Plan, list[pa.Table]]:
+    """The plan of thirty rows and the staged rows of each shard, in the order of work."""
+    source = pa.table(
+        {
+            "custom_id": [f"id-{n}" for n in range(30)],
+            "prompt": ["" if n in EMPTY else f"prompt {n} " * (1 + n % 3) for n in range(30)],
+            "tag": list(range(30)),
+        }
+    )
+    preparer = RowPreparer(SPEC, resolve_columns(source.schema, SPEC.input), BytesEncoder(), 1000)
+    prepared = preparer.prepare(source, 0)
+    cut = split(facts_of(prepared), SPEC.shards)
+    plan = Plan(
+        spec_sha256=SPEC.digest(),
+        files=(),
+        shards=cut.shards,
+        num_rows=30,
+        num_invalid_rows=len(EMPTY),
+        num_input_tokens=1,
+        max_input_tokens=1,
+        max_model_len=1000,
+    )
+    staged = prepared.drop_columns([field.name for field in FACTS_FIELDS])
+    order = np.argsort(cut.position)
+    return plan, [staged.take(order[cut.shard_of[order] == shard.index]) for shard in plan.shards]
+
+
+def answers(staged: pa.Table) -> dict[int, Output | RowFault]:
+    engine = FakeEngine(SPEC.engine, BytesEncoder())
+    fault = RowFault(code=RowError.ENGINE_ERROR, message="no")
+
+    async def answer() -> dict[int, Output | RowFault]:
+        return {
+            row.row_id: fault if row.row_id in FAILED else await engine.generate("r", row.token_ids, row.sampling)
+            for row in valid_rows(staged, SPEC)
+        }
+
+    return asyncio.run(answer())
+
+
+PLAN, STAGED = whole_dataset()
+
+
+def encode(shard: int, staged: pa.Table, results: dict[int, Output | RowFault] | None = None) -> pa.Table:
+    data, stats = encode_results(
+        SPEC, PLAN, shard, staged, answers(staged) if results is None else results, BytesEncoder()
+    )
+    table = read_parquet(data)
+    assert stats.num_rows == len(table)
+    assert stats.num_error_rows == table["status"].to_pylist().count("error")
+    assert stats.num_input_tokens == sum(table["num_input_tokens"].to_pylist())
+    assert stats.num_generated_tokens == sum(table["num_generated_tokens"].to_pylist())
+    return table
+
+
+def test_all_shards_together_hold_every_row_once_with_its_own_columns() -> None:
+    assert len(STAGED) >= 3
+    tables = [encode(shard, staged) for shard, staged in enumerate(STAGED)]
+    for shard, table in zip(PLAN.shards, tables, strict=True):
+        assert table["row_id"].to_pylist() == sorted(table["row_id"].to_pylist())
+        assert row_ids_digest(table["row_id"].to_numpy()) == shard.row_ids_sha256
+    rows = pa.concat_tables(tables).sort_by("row_id").to_pylist()
+    assert [row["row_id"] for row in rows] == list(range(30))
+    assert [row["custom_id"] for row in rows] == [f"id-{n}" for n in range(30)]
+    assert [row["tag"] for row in rows] == list(range(30))
+    expected = dict.fromkeys(EMPTY, "EMPTY_PROMPT") | dict.fromkeys(FAILED, "ENGINE_ERROR")
+    assert {row["row_id"]: row["error_code"] for row in rows if row["status"] != "ok"} == expected
+    assert [row["attempts"] for row in rows] == [0 if n in EMPTY else 1 for n in range(30)]
+    # The answer of each row is that of its own prompt, and of no neighbour's.
+    texts = {row["row_id"]: row["generated_text"] for row in rows if row["status"] == "ok"}
+    everything = {row_id: output for staged in STAGED for row_id, output in answers(staged).items()}
+    assert texts == {n: o.completions[0].text for n, o in everything.items() if isinstance(o, Output)}
+    assert len(set(texts.values())) == len(texts)
+
+
+def test_the_order_in_which_rows_end_does_not_show() -> None:
+    for shard, staged in enumerate(STAGED):
+        results = answers(staged)
+        shuffled = list(results.items())
+        Random(shard).shuffle(shuffled)
+        reversed_rows = staged.take(list(reversed(range(len(staged)))))
+        one = encode_results(SPEC, PLAN, shard, staged, results, BytesEncoder())
+        other = encode_results(SPEC, PLAN, shard, reversed_rows, dict(shuffled), BytesEncoder())
+        assert one == other
+
+
+def without_one(staged: pa.Table) -> pa.Table:
+    return staged.slice(1)
+
+
+def one_twice(staged: pa.Table) -> pa.Table:
+    return pa.concat_tables([staged, staged.slice(0, 1)])
+
+
+def one_for_another(staged: pa.Table) -> pa.Table:
+    return pa.concat_tables([staged.slice(1), staged.slice(1, 1)])
+
+
+def of_another_shard(staged: pa.Table) -> pa.Table:
+    return STAGED[0].slice(0, len(staged))
+
+
+@pytest.mark.parametrize("damage", [without_one, one_twice, one_for_another, of_another_shard])
+def test_staged_rows_that_are_not_the_plans_are_never_encoded(damage: Callable[[pa.Table], pa.Table]) -> None:
+    assert len(STAGED[0]) >= len(STAGED[1]) >= 2
+    with pytest.raises(ShardMismatch, match="not those of the plan"):
+        encode(1, damage(STAGED[1]), results={n: o for s in STAGED for n, o in answers(s).items()})
+
+
+def test_a_valid_row_without_a_result_is_never_encoded() -> None:
+    results = answers(STAGED[0])
+    results.popitem()
+    with pytest.raises(ShardMismatch, match="without a result"):
+        encode(0, STAGED[0], results)
+
+
+def test_a_flipped_byte_in_staged_rows_is_noticed() -> None:
+    data = bytearray(write_parquet(STAGED[0]))
+    assert read_parquet(bytes(data)).equals(STAGED[0])
+    # In the pages of the first column: they begin after the magic number.
+    data[60] ^= 1
+    with pytest.raises(OSError, match=r"(?i)crc|checksum|corrupt"):
+        read_parquet(bytes(data))
