@@ -289,8 +289,8 @@ class BatchClient:
             Conflict: the id is taken by another spec.
             StoreError, ClusterError: store or cluster cannot be used.
         """
-        spec = self.preflight(spec)
         ledger = Ledger(self.store, job_id)
+        spec = self.preflight(spec)
         check_write_once(self.store)
         self.submitter()
         job = Job(self, ledger)

@@ -240,8 +240,8 @@ def _has_content(prompt: Any) -> bool:
     """Whether anybody but the system says something. Malformed messages pass: the encoder names their fault."""
     if isinstance(prompt, str):
         return bool(prompt.strip())
-    others = [m for m in prompt if not (isinstance(m, Mapping) and m.get("role") == "system")]
-    return any(not isinstance(m, Mapping) or not _is_blank(m) for m in others)
+    others = [m for m in prompt if not (isinstance(m, dict) and m.get("role") == "system")]
+    return any(not isinstance(m, dict) or not _is_blank(m) for m in others)
 
 
 def _is_blank(message: Mapping[str, Any]) -> bool:
