@@ -29,7 +29,7 @@ demo: .venv
 	$(BIN)/python -m workers.demo
 
 test: .venv
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(or $(ARGS),-n 2)
 
 lint: .venv
 	$(BIN)/ruff check .

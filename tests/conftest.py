@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.s3 import s3_bucket, s3_proxy, s3_server
 
 __all__ = ["s3_bucket", "s3_proxy", "s3_server"]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several processes (`-n 2`), a module's tests share one, and all that start vLLM share one: engines are slow."""
+    for item in items:
+        vllm = item.get_closest_marker("vllm") is not None
+        item.add_marker(pytest.mark.xdist_group("vllm" if vllm else item.nodeid.split("::")[0]))
