@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 from tests.s3 import s3_bucket, s3_proxy, s3_server
 
 __all__ = ["s3_bucket", "s3_proxy", "s3_server"]
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several processes (`-n 2`), tests of a module share one, and so do all that start vLLM."""
-    for item in items:
-        vllm = item.get_closest_marker("vllm") is not None
-        item.add_marker(pytest.mark.xdist_group("vllm" if vllm else item.nodeid.split("::")[0]))
+class Scheduling(LoadFileScheduling):  # type: ignore[misc]
+    """With several processes (`-n 2`), tests of a file share one, and so do all that start vLLM: that is slow."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::", 1)[0]
+        return "vllm" if "vllm" in file or "fidelity" in file else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling:
+    """Used by pytest-xdist in place of its own."""
+    return Scheduling(config, log)
