@@ -14,6 +14,7 @@ from uuid import uuid4
 
 from jobs import settings as settings_module
 from jobs.errors import ClusterError, Conflict, JobsError
+from jobs.failpoints import failpoint
 from jobs.ledger import Ledger, list_jobs
 from jobs.settings import Settings
 from jobs.states import derive_state
@@ -189,7 +190,9 @@ class Job:
             The record that stands: the job may have ended by itself just before.
         """
         self.ledger.spec()
+        failpoint("cancel.before_record")
         record = self.ledger.end(Cancelled(by=by), writer=f"cancel/{uuid4().hex}")
+        failpoint("cancel.after_record")
         try:
             submitter = self.client.running_submitter()
         except ClusterError:
@@ -294,8 +297,11 @@ class BatchClient:
         check_write_once(self.store)
         self.submitter()
         job = Job(self, ledger)
+        failpoint("submit.before_spec")
         created = ledger.create(spec, writer=f"submit/{uuid4().hex}")
+        failpoint("submit.after_spec")
         job.resume()
+        failpoint("submit.after_start")
         return job, created
 
     def preflight(self, spec: JobSpec) -> JobSpec:

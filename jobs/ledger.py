@@ -16,6 +16,7 @@ from typing import TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from jobs.errors import Conflict, StoreError, UsageError
+from jobs.failpoints import failpoint
 from jobs.store.base import ObjectInfo, ObjectStore
 from schemas import FORMAT_VERSION, keys
 from schemas.records import (
@@ -140,7 +141,10 @@ class Ledger:
 
     def create_plan(self, plan: Plan, *, writer: str) -> Plan:
         """Write the plan once; returns the plan that stands, which may be another driver's."""
-        if self.store.put_new(self._key(keys.PLAN), plan.to_json(), writer=writer):
+        failpoint("ledger.before_plan")
+        created = self.store.put_new(self._key(keys.PLAN), plan.to_json(), writer=writer)
+        failpoint("ledger.after_plan")
+        if created:
             return plan
         standing = self.plan()
         if standing is None:
@@ -244,10 +248,10 @@ class Ledger:
 
     def end(self, record: Succeeded | Failed | Cancelled, *, writer: str) -> Succeeded | Failed | Cancelled:
         """End the job once; returns the record that stands, which may be another's."""
-        if self.store.put_new(self._key(keys.TERMINAL), record.to_json(), writer=writer):
-            standing: Succeeded | Failed | Cancelled | None = record
-        else:
-            standing = self.terminal()
+        failpoint("ledger.before_terminal")
+        created = self.store.put_new(self._key(keys.TERMINAL), record.to_json(), writer=writer)
+        failpoint("ledger.after_terminal")
+        standing = record if created else self.terminal()
         if standing is None:
             raise StoreError(f"{self.uri}/{keys.TERMINAL} exists and cannot be read.", "Check the store's permissions.")
         if isinstance(standing, Succeeded):
@@ -256,7 +260,9 @@ class Ledger:
 
     def publish(self, manifest: Manifest, *, writer: str) -> None:
         """Write `_SUCCESS` for other tools. Follows the terminal record; anyone may repeat it."""
+        failpoint("ledger.before_success")
         self.store.put_new(self._key(keys.SUCCESS), manifest.to_json(), writer=writer)
+        failpoint("ledger.after_success")
 
     # -- advisory -------------------------------------------------------------------------------
 

@@ -9,8 +9,6 @@ import asyncio
 import logging
 import os
 import sys
-import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 from uuid import uuid4
@@ -20,6 +18,7 @@ import ray.data
 
 from jobs.client import SUBMISSION_ID
 from jobs.errors import Exit, InvalidModel, JobsError, StoreError
+from jobs.failpoints import failpoint
 from jobs.ledger import Ledger, ShardStats
 from jobs.models.pinning import pin_model
 from jobs.store import open_store
@@ -27,13 +26,13 @@ from schemas import keys
 from schemas.codes import JobError
 from schemas.records import Cancelled, Failed, Manifest, Plan, ShardCommit, Succeeded
 from schemas.spec import JobSpec
+from workers.cluster import Cluster
 from workers.dispatch import Dispatcher
 from workers.faults import JobFailure
 from workers.pool import Pool
 from workers.progress import Reporter
+from workers.ray_cluster import RayCluster
 from workers.replica import STORE_PATIENCE_S, ShardDone
-from workers.resources import resolve_resources
-from workers.staging import stage
 
 log = logging.getLogger(__name__)
 
@@ -53,11 +52,11 @@ class Driver:
         driver_id: Ray's submission id; names this driver in records.
     """
 
-    def __init__(self, ledger: Ledger, driver_id: str) -> None:
-        self._ledger = ledger
+    def __init__(self, ledger: Ledger, driver_id: str, cluster: Cluster) -> None:
+        self._ledger, self._cluster = ledger, cluster
         self._spec: JobSpec = ledger.spec()
         self._writer = f"{driver_id}/{uuid4().hex}"
-        self._pool = Pool(ledger, self._spec, driver_id, self._on_commit)
+        self._pool = Pool(ledger, self._spec, driver_id, cluster, self._on_commit)
         self._reporter = Reporter(ledger, driver_id, self._pool)
         self._plan: Plan | None = None
 
@@ -77,36 +76,36 @@ class Driver:
         finally:
             await _cancel(working, watching)
             await self._pool.kill()
+        failpoint("driver.after_record")
         # Here, because the watch may have seen the record first and cancelled the work right after it was written.
         if isinstance(record, Succeeded) and not self._spec.keep_staged:
+            failpoint("driver.before_delete_staged")
             await asyncio.to_thread(lambda: self._ledger.delete_staged(self._ledger.staged_shards()))
         self._reporter.phase = "ended"
         await self._reporter.tick()
+        failpoint("driver.before_exit")
         return record
 
     async def _work(self) -> TerminalRecord:
         """Stage and dispatch until every shard is committed, then finish."""
         await asyncio.to_thread(self._check_model)
-        resources = await asyncio.to_thread(resolve_resources, self._spec)
-        loop = asyncio.get_running_loop()
+        resources = await asyncio.to_thread(self._cluster.resolve_resources, self._spec)
         staged: asyncio.Queue[Plan | int] = asyncio.Queue()
 
-        def report(event: Plan | int) -> None:
-            loop.call_soon_threadsafe(staged.put_nowait, event)
-
         self._reporter.phase = "staging"
-        staging = _in_thread(lambda: stage(self._ledger, self._spec, self._writer, report))
+        staging = asyncio.create_task(self._cluster.stage(self._ledger, self._spec, self._writer, staged.put_nowait))
         dispatching = asyncio.create_task(self._dispatch(staged))
         running = asyncio.create_task(self._pool.run(resources))
-        pending: set[asyncio.Future[None]] = {staging, dispatching, running}
+        pending: set[asyncio.Task[None]] = {staging, dispatching, running}
         try:
             while not running.done():
                 finished, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
                 for future in finished:
                     future.result()
         finally:
-            await _cancel(dispatching, running)
+            await _cancel(staging, dispatching, running)
         self._reporter.phase = "finishing"
+        failpoint("driver.before_finish")
         return await self._finish()
 
     async def _dispatch(self, staged: asyncio.Queue[Plan | int]) -> None:
@@ -117,6 +116,7 @@ class Driver:
             if isinstance(event, Plan):
                 self._plan = event
                 self._reporter.plan(event)
+                failpoint("driver.plan_stands")
                 dispatcher = Dispatcher(event.shards)
                 for commit in await asyncio.to_thread(self._commits):
                     dispatcher.commit(commit.index)
@@ -125,6 +125,7 @@ class Driver:
                 self._pool.open(dispatcher)
             else:
                 assert dispatcher is not None, "the plan comes first"
+                failpoint("driver.shard_staged")
                 dispatcher.stage([event])
                 self._reporter.staged(event)
                 self._pool.wake()
@@ -192,6 +193,7 @@ class Driver:
             return list(threads.map(self._ledger.shard_commit, committed))
 
     def _on_commit(self, done: ShardDone) -> None:
+        failpoint("driver.shard_committed")
         self._count(done.stats)
 
     def _count(self, shard: ShardCommit | ShardStats) -> None:
@@ -210,27 +212,6 @@ async def _cancel(*tasks: asyncio.Task[_T]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _in_thread(work: Callable[[], None]) -> asyncio.Future[None]:
-    """Run in a daemon thread: unlike `to_thread`, it does not keep a driver alive whose job has been ended."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[None] = loop.create_future()
-
-    def settle(error: BaseException | None) -> None:
-        if not future.done():
-            future.set_result(None) if error is None else future.set_exception(error)
-
-    def run() -> None:
-        error: BaseException | None = None
-        try:
-            work()
-        except BaseException as raised:  # noqa: BLE001 - it is raised again where the future is awaited
-            error = raised
-        loop.call_soon_threadsafe(settle, error)
-
-    threading.Thread(target=run, name="staging", daemon=True).start()
-    return future
-
-
 def _set_up_logging() -> None:
     """One line per event, ours and the replicas'; Ray Data's progress bars are made for notebooks."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -245,13 +226,14 @@ def main(job_uri: str, *, store_patience_s: float = STORE_PATIENCE_S) -> int:
         store_patience_s: an outage of the store that is longer than this interrupts the job.
     """
     _set_up_logging()
+    failpoint("driver.start")
     driver_id = os.environ.get(SUBMISSION_ID) or f"driver-{uuid4().hex[:8]}"
     root_uri, _, job_id = job_uri.rstrip("/").rpartition("/")
     try:
         ledger = Ledger(open_store(root_uri, patience_s=store_patience_s), job_id)
         if (record := ledger.terminal()) is None:
             ray.init(namespace=f"{job_id}/{driver_id}", logging_level=logging.WARNING)
-            record = asyncio.run(Driver(ledger, driver_id).run())
+            record = asyncio.run(Driver(ledger, driver_id, RayCluster()).run())
         elif isinstance(record, Succeeded):
             ledger.publish(record.manifest, writer=driver_id)
     except JobsError as error:

@@ -1,10 +1,8 @@
-"""Faults that end a job, and how Ray's errors map to what they mean for a replica."""
+"""Faults that end a job, and what errors say."""
 
 from __future__ import annotations
 
 from typing import TypeVar
-
-from ray.exceptions import ActorDiedError, RayTaskError
 
 from schemas.codes import JobError
 
@@ -26,11 +24,6 @@ class JobFailure(Exception):
         self.code = code
 
 
-def is_node_loss(error: BaseException) -> bool:
-    """Whether the replica's whole node went away: no fault of the engine or of the rows."""
-    return isinstance(error, ActorDiedError) and "node has died" in str(error)
-
-
 def find_cause(error: BaseException, kind: type[_E]) -> _E | None:
     """The error of that kind which Ray, Ray Data or `raise … from` wrapped into this one, or None."""
     seen: set[int] = set()
@@ -48,6 +41,5 @@ def find_cause(error: BaseException, kind: type[_E]) -> _E | None:
 
 def last_words(error: BaseException) -> str:
     """What the error says, short enough for a record."""
-    cause = error.cause if isinstance(error, RayTaskError) and isinstance(error.cause, BaseException) else error
-    text = f"{type(cause).__name__}: {cause}".strip()
+    text = f"{type(error).__name__}: {error}".strip()
     return text if len(text) <= LAST_WORDS_CHARS else "… " + text[-LAST_WORDS_CHARS:]

@@ -7,19 +7,17 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
 from uuid import uuid4
-
-import ray
 
 from jobs.errors import StoreError
 from jobs.ledger import Ledger
 from schemas.codes import JobError
 from schemas.records import ReplicaProgress, ReplicaState
 from schemas.spec import JobSpec
+from workers.cluster import Cluster, ReplicaHandle, ReplicaLost
 from workers.dispatch import Dispatcher
-from workers.faults import JobFailure, find_cause, is_node_loss, last_words
-from workers.replica import Loaded, Replica, ReplicaCounters, ShardDone
+from workers.faults import JobFailure, find_cause, last_words
+from workers.replica import Loaded, ReplicaCounters, ShardDone
 from workers.resources import Resources
 
 log = logging.getLogger(__name__)
@@ -43,7 +41,7 @@ class Slot:
     state: ReplicaState = "waiting"
     since: float = field(default_factory=time.monotonic)
     note: str = ""
-    actor: Any = None
+    replica: ReplicaHandle | None = None
     loaded: Loaded | None = None
     counters: ReplicaCounters | None = None
     rows_committed: int = 0
@@ -93,9 +91,10 @@ class Pool:
         ledger: Ledger,
         spec: JobSpec,
         driver: str,
+        cluster: Cluster,
         on_commit: Callable[[ShardDone], None],
     ) -> None:
-        self._ledger, self._spec, self._driver = ledger, spec, driver
+        self._ledger, self._spec, self._driver, self._cluster = ledger, spec, driver, cluster
         self._on_commit = on_commit
         self._dispatcher: Dispatcher | None = None
         self._news = asyncio.Event()
@@ -175,18 +174,18 @@ class Pool:
         if slot.state == "lost":
             slot.incarnation += 1
         slot.enter("waiting", "for " + self._resources.describe())
-        options = self._resources.actor_options | {"name": slot.name}
-        arguments = (self._ledger.store.uri, self._ledger.job_id, slot.name, self._driver)
-        slot.actor = ray.remote(Replica).options(**options).remote(*arguments, on_gpu=self._resources.on_gpu)
-        await slot.actor.__ray_ready__.remote()
+        slot.replica = self._cluster.start_replica(self._ledger, slot.name, self._driver, self._resources)
+        await slot.replica.started()
         slot.enter("loading", "model")
-        slot.loaded = loaded = await slot.actor.load.remote()
+        slot.loaded = loaded = await slot.replica.load()
         self._start_failures = 0
         slot.enter("ready")
         log.info("%s is ready on %s (pid %d) after %.1f s", slot.name, loaded.node, loaded.pid, loaded.load_s)
 
     async def _work(self, slot: Slot) -> None:
         """Bring shards to the replica: the next as soon as the last is inside the engine."""
+        replica = slot.replica
+        assert replica is not None
         running: set[asyncio.Task[ShardDone]] = set()
         admission: asyncio.Task[None] | None = None
         try:
@@ -194,8 +193,8 @@ class Pool:
                 news = self._news  # taken before looking for work, so that nothing is missed in between
                 if admission is None and len(running) < MAX_OPEN_SHARDS and (shard := self._take(slot)) is not None:
                     attempt_id = slot.shards[shard]
-                    running.add(asyncio.create_task(_call(slot.actor.run_shard, shard, attempt_id)))
-                    admission = asyncio.create_task(_call(slot.actor.admitted, attempt_id))
+                    running.add(asyncio.create_task(replica.run_shard(shard, attempt_id)))
+                    admission = asyncio.create_task(replica.admitted(attempt_id))
                     continue
                 waiting = asyncio.create_task(news.wait())
                 awaited = {waiting, *running, *([admission] if admission else [])}
@@ -234,6 +233,7 @@ class Pool:
             StoreError: not the replica but the store is away.
             JobFailure: too many starts failed, or too many engines died over one shard.
         """
+        node_lost = isinstance(error, ReplicaLost) and error.node_lost
         words, see = last_words(error), f"See: jobs logs {self._ledger.job_id}"
         shards, slot.shards = slot.shards, {}
         was_ready = slot.loaded is not None
@@ -243,48 +243,45 @@ class Pool:
             raise outage
         if was_ready:
             self.lost += 1
-        elif not is_node_loss(error):
+        elif not node_lost:
             self._start_failures += 1
             if self._start_failures >= MAX_START_FAILURES:
                 times = f"{self._start_failures} times in a row"
                 raise JobFailure(JobError.ENGINE_START_FAILED, f"The engine did not start, {times}: {words} — {see}")
         for shard in shards:
             assert self._dispatcher is not None
-            strikes = self._dispatcher.give_back(shard, slot.name, strike=not is_node_loss(error))
+            strikes = self._dispatcher.give_back(shard, slot.name, strike=not node_lost)
             if strikes >= self._spec.max_shard_strikes:
                 over = f"{strikes} times over shard {shard}"
                 raise JobFailure(JobError.ENGINE_DIED, f"The engine died {over}: {words} — {see}")
 
     async def _end(self, slot: Slot) -> None:
-        """Let the engine free its device, then kill the actor. Prepares the slot for its next replica."""
-        actor, slot.actor = slot.actor, None
+        """Let the engine free its device, then kill the process. Prepares the slot for its next replica."""
+        replica, slot.replica = slot.replica, None
         was_ready = slot.loaded is not None
         if slot.counters is not None:
             self._retired = _add([self._retired, slot.counters])
         slot.loaded, slot.counters, slot.rows_committed, slot.errors_committed = None, None, 0, 0
-        if actor is None:
+        if replica is None:
             return
         if was_ready:  # one that is loading answers nothing until it has loaded
             try:
-                await asyncio.wait_for(_call(actor.stop), STOP_GRACE_S)
+                await asyncio.wait_for(replica.stop(), STOP_GRACE_S)
             except Exception as error:  # noqa: BLE001 - it is killed either way
                 log.info("%s did not stop by itself: %s", slot.name, type(error).__name__)
-        ray.kill(actor)
+        replica.kill()
 
     async def _refresh(self, slot: Slot, timeout_s: float) -> None:
+        if (replica := slot.replica) is None:
+            return
         try:
-            slot.counters = await asyncio.wait_for(_call(slot.actor.counters), timeout_s)
+            slot.counters = await asyncio.wait_for(replica.counters(), timeout_s)
         except Exception as error:  # noqa: BLE001 - a dead replica is noticed where its work is awaited
             log.debug("%s does not answer: %s", slot.name, type(error).__name__)
 
     @property
     def _done(self) -> bool:
         return self._dispatcher is not None and self._dispatcher.done
-
-
-async def _call(method: Any, *arguments: Any) -> Any:
-    """A remote call as a coroutine, so that it can be a task."""
-    return await method.remote(*arguments)
 
 
 def _add(counters: Sequence[ReplicaCounters]) -> ReplicaCounters:

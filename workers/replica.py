@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from jobs.encoding import load_encoder
+from jobs.failpoints import failpoint
 from jobs.ledger import Commit, Ledger, ShardStats
-from jobs.store import open_store
 from schemas.records import Attempt, Plan, ShardCommit
 from schemas.spec import JobSpec
 from workers.engines.base import Engine, EngineInfo
@@ -64,19 +64,18 @@ class ReplicaCounters:
 
 
 class Replica:
-    """The actor's class; `workers.pool` gives it its resources.
+    """The actor's class; `workers.ray_cluster` gives it its resources.
 
     Args:
-        root_uri: the object store's root.
-        job_id: the job it works for.
+        ledger: of the job it works for.
         name: the replica's name in logs and metrics.
         driver: submission id of its driver.
         on_gpu: whether the engine runs on GPUs.
     """
 
-    def __init__(self, root_uri: str, job_id: str, name: str, driver: str, *, on_gpu: bool) -> None:
+    def __init__(self, ledger: Ledger, name: str, driver: str, *, on_gpu: bool) -> None:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-        self._ledger = Ledger(open_store(root_uri, patience_s=STORE_PATIENCE_S), job_id)
+        self._ledger = ledger
         self._name, self._driver, self._on_gpu = name, driver, on_gpu
         self._engine: Engine | None = None
         self._feed: Feed | None = None
@@ -90,6 +89,7 @@ class Replica:
             Exception: the engine cannot start; the message says why.
         """
         began = time.monotonic()
+        failpoint("replica.before_load")
         self._spec: JobSpec = await asyncio.to_thread(self._ledger.spec)
         self._encoder = await asyncio.to_thread(load_encoder, self._spec.model.path)
         self._engine = self._make_engine()
@@ -97,6 +97,7 @@ class Replica:
         self._feed = Feed(self._engine, info.max_num_seqs)
         self._metrics = ReplicaMetrics(self._ledger.job_id, self._name)
         load_s = time.monotonic() - began
+        failpoint("replica.after_load")
         log.info("%s ready after %.1f s: %s", self._name, load_s, info)
         return Loaded(node=os.uname().nodename, pid=os.getpid(), load_s=load_s, engine=info)
 
@@ -113,12 +114,18 @@ class Replica:
             # By a replica that died before it could say so, or for another driver.
             await self._feed.run(attempt_id, ())
             return ShardDone(shard=shard, ours=False, stats=commit, engine_rows=0, engine_errors=0)
+        failpoint("replica.before_attempt")
         await asyncio.to_thread(self._ledger.record_attempt, self._attempt(shard, attempt_id))
+        failpoint("replica.after_attempt")
         staged = await asyncio.to_thread(lambda: read_parquet(self._ledger.read_staged(shard)))
         rows = await asyncio.to_thread(valid_rows, staged, self._spec)
+        failpoint("replica.before_rows")
         results = await self._feed.run(attempt_id, rows)
+        failpoint("replica.after_rows")
         data, stats = await asyncio.to_thread(encode_results, self._spec, plan, shard, staged, results, self._encoder)
+        failpoint("replica.before_commit")
         outcome = await asyncio.to_thread(self._ledger.commit, shard, data, stats, attempt_id=attempt_id)
+        failpoint("replica.after_commit")
         ours = outcome is Commit.OURS
         if ours:
             self._metrics.committed(stats)

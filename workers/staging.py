@@ -28,6 +28,7 @@ from jobs.dataset import (
 )
 from jobs.encoding import load_encoder
 from jobs.errors import InvalidModel, StoreError, UsageError
+from jobs.failpoints import failpoint
 from jobs.ledger import Ledger
 from jobs.planner import RowFacts, split
 from jobs.rows import FACTS_FIELDS, RowPreparer, facts_of, row_columns
@@ -173,6 +174,7 @@ def max_model_len(spec: JobSpec) -> int:
 def _tokenise(batch: pa.Table, task: ray.ObjectRef) -> Iterator[pa.Table]:
     """One slice of the dataset, in bounded batches."""
     spec, schema, work, model_len = _task(task)
+    failpoint("staging.before_tokenise")
     (index,) = batch["id"].to_pylist()
     columns = resolve_columns(schema, spec.input, choices=spec.task == "score")
     preparer = RowPreparer(spec, columns, load_encoder(spec.model.path), model_len)
@@ -197,7 +199,9 @@ def _write_shard(rows: pa.Table, target: tuple[str, str, str]) -> pa.Table:
     root_uri, job_id, writer = target
     shard = rows["shard"][0].as_py()
     table = rows.sort_by("position").drop_columns(["shard", "position"])
+    failpoint("staging.before_write")
     Ledger(open_store(root_uri), job_id).stage(shard, write_parquet(table), writer=writer)
+    failpoint("staging.after_write")
     return pa.table({"shard": pa.array([shard], pa.int32())})
 
 

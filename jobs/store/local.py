@@ -24,6 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from jobs.errors import StoreError
+from jobs.failpoints import failpoint
 from jobs.store.base import ObjectInfo
 from jobs.store.key import checked_key, checked_metadata, checked_prefix
 
@@ -60,6 +61,7 @@ class LocalStore:
             try:
                 own = _metadata_path(path, _write(temporary, data))
                 _write(own, described)
+                failpoint("store.before_link")
                 created = _link(temporary, path)
                 _sync_directory(path.parent)
                 if created:

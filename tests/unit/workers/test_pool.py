@@ -11,6 +11,7 @@ from schemas.records import ShardPlan
 from schemas.spec import InputSpec, JobSpec, ModelSpec
 from workers.dispatch import Dispatcher
 from workers.pool import Pool
+from workers.ray_cluster import RayCluster
 from workers.resources import Resources
 
 ON_CPUS = Resources(on_gpu=False, num_gpus=0, num_cpus=1.0, after_staging=True)
@@ -29,7 +30,7 @@ def dispatcher_of(count: int) -> Dispatcher:
 
 async def test_replicas_leave_staging_its_cpus_until_the_last_shard_is_staged(tmp_path: Path) -> None:
     spec = JobSpec(name="n", input=InputSpec(uri="/d"), model=ModelSpec(path="builtin:bytes"))
-    pool = Pool(Ledger(LocalStore(tmp_path), "demo"), spec, "driver", lambda _: None)
+    pool = Pool(Ledger(LocalStore(tmp_path), "demo"), spec, "driver", RayCluster(), lambda _: None)
     dispatcher = dispatcher_of(3)
     running = asyncio.create_task(pool.run(ON_CPUS))
     await asyncio.sleep(0)
@@ -39,7 +40,7 @@ async def test_replicas_leave_staging_its_cpus_until_the_last_shard_is_staged(tm
     for _ in range(20):
         await asyncio.sleep(0)
     assert [slot.note for slot in pool.slots] == ["starts after staging, which needs the CPUs"]
-    assert pool.slots[0].actor is None
+    assert pool.slots[0].replica is None
     # Another driver commits everything: there is nothing to start for any more.
     for shard in range(3):
         dispatcher.commit(shard)

@@ -1,0 +1,44 @@
+"""Named places where a process can be made to die, so that tests can kill it at every one of them in turn.
+
+Nothing happens unless JOBS_FAILPOINT_DIR names a directory, in the environment of the process as it starts.
+A file there that is called like a failpoint arms it: the first process that comes by takes the file away
+and kills itself with SIGKILL, as the kernel or a lost machine would.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+FAILPOINTS = (
+    *("submit.before_spec", "submit.after_spec", "submit.after_start"),
+    *("cancel.before_record", "cancel.after_record"),
+    *("driver.start", "driver.after_record", "driver.before_delete_staged", "driver.before_exit"),
+    *("driver.plan_stands", "driver.shard_staged", "driver.shard_committed", "driver.before_finish"),
+    *("ledger.before_plan", "ledger.after_plan", "ledger.before_terminal", "ledger.after_terminal"),
+    *("ledger.before_success", "ledger.after_success"),
+    *("staging.before_tokenise", "staging.before_write", "staging.after_write"),
+    *("replica.before_load", "replica.after_load", "replica.before_attempt", "replica.after_attempt"),
+    *("replica.before_rows", "replica.after_rows", "replica.before_commit", "replica.after_commit"),
+    *("store.before_link",),
+)
+"""All names, in the order in which a job passes them."""
+
+_directory = os.environ.get("JOBS_FAILPOINT_DIR")
+
+
+def failpoint(name: str) -> None:
+    """Die here if this failpoint is armed."""
+    if _directory is not None:
+        _hit(Path(_directory) / name)
+
+
+def _hit(armed: Path) -> None:
+    assert armed.name in FAILPOINTS, armed.name
+    try:
+        # Atomic: of all processes that come by, one dies.
+        armed.rename(armed.with_name(f"{armed.name}.hit-{os.getpid()}"))
+    except FileNotFoundError:
+        return
+    os.kill(os.getpid(), signal.SIGKILL)
