@@ -24,7 +24,7 @@ ROW_GROUP_ROWS = 16_384
 
 
 def write_results(tables: Iterable[pa.Table], schema: pa.Schema, sink: BinaryIO, form: FileFormat) -> int:
-    """Write tables as they come.
+    """Write tables as they come, in any format but `OPENAI`, which needs more than rows: see `jobs.responses`.
 
     Parquet keeps every type. JSON has null for what it lacks (NaN, infinity) and text for dates (ISO 8601), decimals
     and bytes (base64). CSV has an empty field for null and JSON text for lists and structs.
@@ -45,7 +45,7 @@ def as_text(value: Any) -> str | None:
     """A cell's value as one text: what CSV shows of it."""
     if value is None or isinstance(value, str):
         return value
-    return _json(value) if isinstance(value, list | dict) else str(_plain(value))
+    return as_json(value) if isinstance(value, list | dict) else str(_plain(value))
 
 
 @contextmanager
@@ -121,7 +121,7 @@ class _JsonLines:
         self._sink = sink
 
     def write(self, table: pa.Table) -> None:
-        self._sink.write("".join(f"{_json(row)}\n" for row in _rows(table)).encode())
+        self._sink.write("".join(f"{as_json(row)}\n" for row in rows_of(table)).encode())
 
     def close(self) -> None:
         self._sink.flush()
@@ -132,8 +132,8 @@ class _JsonArray:
         self._sink, self._before = sink, "[\n"
 
     def write(self, table: pa.Table) -> None:
-        for row in _rows(table):
-            self._sink.write(f"{self._before}{_json(row)}".encode())
+        for row in rows_of(table):
+            self._sink.write(f"{self._before}{as_json(row)}".encode())
             self._before = ",\n"
 
     def close(self) -> None:
@@ -174,7 +174,8 @@ def _is_plain(kind: pa.DataType) -> bool:
     return any(test(kind) for test in tests)
 
 
-def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
+def rows_of(table: pa.Table) -> Iterator[dict[str, Any]]:
+    """Rows as dictionaries of `python_values`."""
     columns = [python_values(column) for column in table.columns]
     return (dict(zip(table.schema.names, values, strict=True)) for values in zip(*columns, strict=True))
 
@@ -201,7 +202,8 @@ def _readable(scalar: Any) -> Any:
         return "\N{REPLACEMENT CHARACTER}"
 
 
-def _json(value: Any) -> str:
+def as_json(value: Any) -> str:
+    """JSON on one line, with null and text for what JSON lacks."""
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False, default=_plain)
     except ValueError:

@@ -15,6 +15,8 @@ class FileFormat(StrEnum):
     JSONL = "jsonl"
     JSON = "json"
     CSV = "csv"
+    OPENAI = "openai"
+    """Response lines of OpenAI's batch format; see `jobs.responses`."""
 
 
 _ENDINGS = {

@@ -57,7 +57,7 @@ class Results:
     def __init__(
         self, ledger: Ledger, terminal: Succeeded | Failed | Cancelled | None, parts: Sequence[Part], schema: pa.Schema
     ) -> None:
-        self._ledger, self.terminal, self._parts, self.schema = ledger, terminal, parts, schema
+        self.ledger, self.terminal, self._parts, self.schema = ledger, terminal, parts, schema
         commits = terminal.manifest.shards if isinstance(terminal, Succeeded) else ()
         self._sha256s = {commit.index: commit.sha256 for commit in commits}
 
@@ -144,16 +144,16 @@ class Results:
                 last_row, rows_seen = table["row_id"][-1].as_py(), rows_seen + table.num_rows
                 yield table.select(wanted)
         if check_all and rows_seen != self.num_rows:
-            raise StoreError(f"{self._ledger.uri} has results of {rows_seen:,} of {self.num_rows:,} rows.", _CHANGED)
+            raise StoreError(f"{self.ledger.uri} has results of {rows_seen:,} of {self.num_rows:,} rows.", _CHANGED)
 
     def _fetch(self, index: int, *, verify: bool) -> bytes:
-        data = self._ledger.read_result(index)
+        data = self.ledger.read_result(index)
         if data is None:
-            raise _missing(self._ledger, index)
+            raise _missing(self.ledger, index)
         if verify:
-            promised = self._sha256s.get(index) or self._ledger.shard_commit(index).sha256
+            promised = self._sha256s.get(index) or self.ledger.shard_commit(index).sha256
             if hashlib.sha256(data).hexdigest() != promised:
-                raise _damaged(self._ledger, index, "its SHA-256 is not that of the commit")
+                raise _damaged(self.ledger, index, "its SHA-256 is not that of the commit")
         return data
 
     def _read(self, part: Part, data: bytes, *, columns: list[str]) -> pa.Table:
@@ -161,16 +161,16 @@ class Results:
             file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
             return file.read(columns=columns)
         except (OSError, pa.ArrowException) as error:
-            raise _damaged(self._ledger, part.index, "a checksum or its structure is wrong") from error
+            raise _damaged(self.ledger, part.index, "a checksum or its structure is wrong") from error
 
     def _check_order(self, table: pa.Table, last_row: int, first_row: int | None) -> None:
         """No row twice; with `first_row`, none missing either."""
         row_ids = table["row_id"].to_numpy()
         steps = np.diff(row_ids, prepend=last_row)
         if (steps <= 0).any():
-            raise StoreError(f"{self._ledger.uri} has row {row_ids[steps <= 0][0]} twice.", _CHANGED)
+            raise StoreError(f"{self.ledger.uri} has row {row_ids[steps <= 0][0]} twice.", _CHANGED)
         if first_row is not None and row_ids[-1] != first_row + len(row_ids) - 1:
-            raise StoreError(f"{self._ledger.uri} lacks rows between {first_row} and {row_ids[-1]}.", _CHANGED)
+            raise StoreError(f"{self.ledger.uri} lacks rows between {first_row} and {row_ids[-1]}.", _CHANGED)
 
 
 def open_results(ledger: Ledger) -> Results:

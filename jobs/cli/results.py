@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
 from jobs.cli.output import Format, Output, with_output
 from jobs.cli.reference import JobId, Root, open_job
 from jobs.errors import UsageError
-from jobs.formats import FileFormat, format_of
+from jobs.formats import FileFormat
+from jobs.targets import check_target, open_target, target_format
 
 if TYPE_CHECKING:
     from jobs.results import Results
@@ -27,12 +27,17 @@ def results(
     target: Annotated[
         str | None,
         typer.Argument(
-            metavar="[FILE]", help="File to write: .parquet, .jsonl, .json, .csv; - is stdout.", show_default=False
+            metavar="[FILE]",
+            help="File or s3:// object to write: .parquet, .jsonl, .json, .csv; - is stdout.",
+            show_default=False,
         ),
     ] = None,
     root: Root = None,
     form: Annotated[
-        FileFormat | None, typer.Option("--format", help="Format, if FILE's name does not tell.", show_default=False)
+        FileFormat | None,
+        typer.Option(
+            "--format", help="Format, if FILE's name does not tell; openai: lines of its batches.", show_default=False
+        ),
     ] = None,
     columns: Annotated[
         list[str] | None, typer.Option("--columns", "-c", help="Only these columns: a,b.", show_default=False)
@@ -57,6 +62,8 @@ def results(
 
       jobs results reviews-20260301 reviews.parquet
 
+      jobs results reviews-20260301 s3://bucket/answers.jsonl --format openai
+
       jobs results reviews-20260301 --failed --columns row_id,error_code,error_message
 
       jobs results reviews-20260301 --columns custom_id,generated_text | jq -r .generated_text
@@ -64,6 +71,8 @@ def results(
     from jobs.results import open_results
 
     form = _format(target, form, output)
+    if form is FileFormat.OPENAI and columns:
+        raise UsageError("--columns has no meaning in OpenAI's batch format.", "Drop it, or write .jsonl.")
     conditions = dict(map(_condition, [*(where or ()), *(["status=error"] if failed else [])]))
     names = [name for part in columns for name in part.split(",") if name] if columns else None
     found = open_results(open_job(job_id, root).ledger)
@@ -81,13 +90,9 @@ def results(
 
 def _format(target: str | None, form: FileFormat | None, output: Output) -> FileFormat | None:
     """The format to write, or None to show a table."""
-    if target is not None and "://" in target:
-        raise UsageError(
-            f"{target} is not a file.",
-            "Name a local file, or pipe: jobs results ID - --format parquet | aws s3 cp - s3://…",
-        )
     if target not in (None, "-"):
-        return form or format_of(Path(target))
+        check_target(target)
+        return form or target_format(target)
     if form is None and target is None and output.format is Format.TABLE and sys.stdout.isatty():
         return None
     form = form or (FileFormat.JSON if output.format is Format.JSON else FileFormat.JSONL)
@@ -147,15 +152,21 @@ def _write(
 ) -> int:
     import pyarrow as pa
 
-    from jobs.export import replacing, write_results
+    from jobs.export import write_results
+    from jobs.responses import Responses, write_responses
 
     tables = found.tables(columns=names, where=where, limit=limit, verify=verify)
     schema = pa.schema([found.schema.field(name) for name in names]) if names else found.schema
+    responses = Responses.of(found.ledger) if form is FileFormat.OPENAI else None
+
+    def write(sink: BinaryIO) -> int:
+        return write_responses(tables, sink, responses) if responses else write_results(tables, schema, sink, form)
+
     if target in (None, "-"):
         try:
-            return write_results(tables, schema, sys.stdout.buffer, form)
+            return write(sys.stdout.buffer)
         except BrokenPipeError:
             # The reader has had enough, as in `jobs results ID | head`.
             raise typer.Exit(0) from None
-    with replacing(Path(target)) as file:
-        return write_results(tables, schema, file, form)
+    with open_target(target) as file:
+        return write(file)

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
+from jobs.dataset.requests import is_request, request_row
 from jobs.dataset.sources import InputChanged, Source, open_source
 from jobs.errors import InvalidInput
 
@@ -24,7 +25,6 @@ _BLOCK_ROWS = 1024
 _BATCH_BYTES = 64 * 2**20
 _MAX_LINE_BYTES = 64 * 2**20
 _MAX_COLUMNS = 1000
-_NOT_SAMPLING = {"messages", "prompt", "model", "user", "metadata", "store"}
 
 
 @dataclass(kw_only=True, slots=True)
@@ -130,25 +130,7 @@ def _parse(line: bytes) -> dict[str, Any] | None:
         return None
     if not isinstance(row, dict):
         return None
-    body = row.get("body")
-    return _batch_request(row, body) if isinstance(body, dict) and "custom_id" in row else row
-
-
-def _batch_request(row: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
-    """A request of OpenAI's batch format as a row: https://platform.openai.com/docs/guides/batch."""
-    sampling = {name: value for name, value in body.items() if name not in _NOT_SAMPLING and value is not None}
-    if "max_completion_tokens" in sampling:
-        sampling["max_tokens"] = sampling.pop("max_completion_tokens")
-    if sampling.get("stream") is False:
-        del sampling["stream"]
-    if isinstance(sampling.get("stop"), str):
-        sampling["stop"] = [sampling["stop"]]
-    if isinstance(sampling.get("logprobs"), bool):
-        top = sampling.pop("top_logprobs", 0)
-        if sampling.pop("logprobs"):
-            sampling["logprobs"] = top
-    flat = {"custom_id": row["custom_id"], "sampling_params": sampling or None}
-    return flat | {name: body[name] for name in ("messages", "prompt") if name in body}
+    return request_row(row) if is_request(row) else row
 
 
 def _kind(value: Any) -> str:

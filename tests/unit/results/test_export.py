@@ -113,7 +113,7 @@ def test_odd_values_in_csv() -> None:
     assert text.splitlines()[2].endswith(",,"), "null is an empty field"
 
 
-@pytest.mark.parametrize("form", list(FileFormat))
+@pytest.mark.parametrize("form", sorted(set(FileFormat) - {FileFormat.OPENAI}))
 def test_no_rows_at_all_is_still_a_file(form: FileFormat) -> None:
     schema = result_rows([]).schema
     sink = io.BytesIO()

@@ -94,7 +94,10 @@ def test_an_unfinished_job_says_so(root: Path, capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["demo", "s3://b/out.parquet"], "is not a file"),
+        (["demo", "s3://bucket"], "is not a place to write to"),
+        (["demo", "gs://b/out.parquet"], "is not a place to write to"),
+        (["demo", "s3://b/out"], "does not tell a format"),
+        (["demo", "out.jsonl", "--format", "openai", "-c", "row_id"], "--columns has no meaning"),
         (["demo", "out.xlsx"], "does not tell a format"),
         (["demo", "--where", "status"], "is not a condition"),
         (["demo", "-c", "nope"], "no column 'nope'"),
@@ -268,3 +271,16 @@ def test_lines_come_slowly(root: Path, capsys: pytest.CaptureFixture[str]) -> No
         driver.join()
     lines = capsys.readouterr().err.splitlines()
     assert [line.startswith("RUNNING") for line in lines[:2]] == [True, False]
+
+
+def test_results_go_to_s3_whole(done: str, s3_bucket: str, capsys: pytest.CaptureFixture[str]) -> None:
+    target = f"s3://{s3_bucket}/exports/out.jsonl"
+    assert main(["results", done, target, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"file": target, "rows": 60, "format": "jsonl", "complete": True}
+    data = open_store(f"s3://{s3_bucket}/exports").get("out.jsonl")
+    assert data is not None
+    assert [json.loads(line)["row_id"] for line in data.splitlines()] == list(range(60))
+    assert main(["results", done, f"s3://{s3_bucket}/exports/other.csv", "--where", "nope=1"]) == 2
+    assert [info.key for info in open_store(f"s3://{s3_bucket}/exports").list()] == ["out.jsonl"]
+    assert main(["results", done, "s3://no-such-bucket-here/out.csv"]) == 4
+    assert "no such bucket" in capsys.readouterr().err

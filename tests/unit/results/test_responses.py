@@ -1,0 +1,168 @@
+"""Result rows as lines of OpenAI's batch format, read by the types of its own client."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from openai.types import Completion
+from openai.types.chat import ChatCompletion
+
+from jobs.cli import main
+from jobs.errors import UsageError
+from jobs.ledger import Ledger
+from jobs.responses import Responses, model_name, write_responses
+from jobs.store import open_store
+from schemas.sampling import Sampling
+from schemas.spec import InputSpec, ModelSpec
+from tests.unit.results.ledgers import is_error, make_job, spec_of, succeed, text_of
+
+SHARDS = [range(1, 20, 2), range(0, 20, 2)]
+
+
+def responses(*, chat: bool = True) -> Responses:
+    return Responses(job_id="j", model="m", created=7, chat=chat, token_text=lambda token: f"<{token}>")
+
+
+def row(**changes: Any) -> dict[str, Any]:
+    return {
+        "row_id": 3,
+        "custom_id": "c",
+        "generated_text": "text",
+        "finish_reason": "stop",
+        "num_input_tokens": 5,
+        "num_generated_tokens": 2,
+        "status": "ok",
+        "error_code": None,
+        "error_message": None,
+        **changes,
+    }
+
+
+def test_export_gives_complete_objects_and_the_same_bytes_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JOBS_ROOT", str(tmp_path / "root"))
+    ledger = make_job(open_store(str(tmp_path / "root")), SHARDS)
+    succeed(ledger)
+    for name in ("one.jsonl", "two.jsonl"):
+        assert main(["results", "demo", str(tmp_path / name), "--format", "openai"]) == 0
+    assert (tmp_path / "one.jsonl").read_bytes() == (tmp_path / "two.jsonl").read_bytes()
+    lines = [json.loads(line) for line in (tmp_path / "one.jsonl").read_text().splitlines()]
+    assert [line["custom_id"] for line in lines] == [f"id-{n}" for n in range(20)]
+    assert len({line["id"] for line in lines}) == 20
+    created = ledger.created_at()
+    assert created is not None
+    for number, line in enumerate(lines):
+        assert line["error"] is None
+        if is_error(number):
+            assert line["response"]["status_code"] == 400
+            assert line["response"]["body"]["error"]["code"] == "empty_prompt"
+            continue
+        body = ChatCompletion.model_validate(line["response"]["body"], strict=True)
+        assert line["response"]["status_code"] == 200
+        assert body.choices[0].message.content == text_of(number)
+        assert body.created == int(created.timestamp())
+        assert body.model == "vllm", "the job has no model directory"
+        assert body.usage is not None
+        assert (body.usage.prompt_tokens, body.usage.completion_tokens, body.usage.total_tokens) == (
+            number,
+            5,
+            number + 5,
+        )
+
+
+def test_a_failed_filter_leaves_error_lines_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    monkeypatch.setenv("JOBS_ROOT", str(tmp_path))
+    succeed(make_job(open_store(str(tmp_path)), SHARDS))
+    assert main(["results", "demo", "--failed", "--format", "openai"]) == 0
+    lines = [json.loads(line) for line in capfdbinary.readouterr().out.splitlines()]
+    assert [line["custom_id"] for line in lines] == [f"id-{n}" for n in range(20) if is_error(n)]
+
+
+def test_plain_completions_with_logprobs() -> None:
+    token = {"token_id": 65, "logprob": -0.5, "top": [{"token_id": 65, "logprob": -0.5}]}
+    body = responses(chat=False).line(row(logprobs=[token, token]))["response"]["body"]
+    choice = Completion.model_validate(body, strict=True).choices[0]
+    assert choice.text == "text"
+    assert choice.logprobs is not None
+    assert choice.logprobs.tokens == ["<65>", "<65>"]
+    assert choice.logprobs.text_offset == [0, 4]
+    assert choice.logprobs.top_logprobs == [{"<65>": -0.5}] * 2
+
+
+def test_several_choices_and_logprobs_of_the_first() -> None:
+    outputs = [{"index": i, "text": f"t{i}", "finish_reason": "length"} for i in range(3)]
+    token = {"token_id": 65, "logprob": -0.5, "top": []}
+    body = responses().line(row(generated_text="t0", outputs=outputs, logprobs=[token]))["response"]["body"]
+    choices = ChatCompletion.model_validate(body, strict=True).choices
+    assert [choice.message.content for choice in choices] == ["t0", "t1", "t2"]
+    assert [choice.logprobs is None for choice in choices] == [False, True, True]
+    assert choices[0].logprobs is not None
+    assert choices[0].logprobs.content is not None
+    assert choices[0].logprobs.content[0].bytes == list(b"<65>")
+
+
+def test_tool_calls_and_one_that_cannot_be_read() -> None:
+    calls = [
+        {"name": "f", "arguments": '{"a": 1}', "error": None},
+        {"name": None, "arguments": "{broken", "error": "not JSON"},
+    ]
+    body = responses().line(row(generated_text="", tool_calls=calls))["response"]["body"]
+    choice = ChatCompletion.model_validate(body, strict=True).choices[0]
+    assert choice.finish_reason == "tool_calls"
+    assert choice.message.tool_calls is not None
+    [call] = choice.message.tool_calls
+    assert call.type == "function"
+    assert (call.function.name, call.function.arguments) == ("f", '{"a": 1}')
+    assert choice.message.content == "{broken"
+
+
+def test_the_engine_is_to_blame_for_its_own_errors() -> None:
+    line = responses().line(row(status="error", error_code="ENGINE_ERROR", error_message=None, custom_id=None))
+    assert line["response"]["status_code"] == 500
+    assert line["response"]["body"]["error"]["type"] == "server_error"
+    assert line["custom_id"] == "row-3"
+
+
+def test_unanswered_requests_have_an_error_and_no_response() -> None:
+    line = responses().unanswered(3, "c", "batch_cancelled", "The batch was cancelled.")
+    assert line["response"] is None
+    assert line["error"]["code"] == "batch_cancelled"
+    assert line["id"] == responses().line(row())["id"]
+
+
+def test_numbers_that_json_lacks(tmp_path: Path) -> None:
+    sink = io.BytesIO()
+    token = {"token_id": 1, "logprob": float("-inf"), "top": []}
+    table = pa.Table.from_pylist([row(logprobs=[token], error_code="", error_message="")])
+    assert write_responses([table], sink, responses()) == 1
+    found = json.loads(sink.getvalue())["response"]["body"]["choices"][0]["logprobs"]["content"][0]
+    assert found["logprob"] is None
+
+
+def test_token_texts_come_from_the_encoder_or_are_ids(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    sampling = Sampling(logprobs=1)
+    here, elsewhere = Ledger(store, "here"), Ledger(store, "elsewhere")
+    here.create(spec_of(sampling=sampling), writer="t")
+    elsewhere.create(spec_of(sampling=sampling, model=ModelSpec(path="/nowhere/internlm")), writer="t")
+    assert Responses.of(here).token_text(66) == "B"
+    assert Responses.of(elsewhere).token_text(66) == "token_id:66"
+    assert Responses.of(elsewhere).model == "internlm"
+    assert Responses.of(elsewhere, "alias").model == "alias"
+
+
+def test_scores_are_refused(tmp_path: Path) -> None:
+    ledger = Ledger(open_store(str(tmp_path)), "scores")
+    spec = spec_of(task="score", input=InputSpec(uri="/x.parquet"))
+    ledger.create(spec, writer="t")
+    with pytest.raises(UsageError, match="no form for scores"):
+        Responses.of(ledger)
+    assert model_name(spec) == "vllm"
