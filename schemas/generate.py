@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from schemas.batches import BatchRequest, Outcome, StoredFile
 from schemas.records import Attempt, Manifest, Plan, Progress, Terminal
 from schemas.spec import JobSpec
 
@@ -19,6 +20,9 @@ DOCUMENTS: dict[str, Any] = {
     "manifest": Manifest,
     "progress": Progress,
     "terminal": Terminal,
+    "stored_file": StoredFile,
+    "batch_request": BatchRequest,
+    "batch_outcome": Outcome,
 }
 
 

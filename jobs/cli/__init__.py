@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from jobs import __version__
-from jobs.cli import cluster, config, doctor, model, plan, results, shell, status, submit, watch
+from jobs.cli import cluster, config, doctor, model, plan, results, serve, shell, status, submit, watch
 from jobs.cli.output import Output
 from jobs.errors import Exit, JobsError, UsageError
 
@@ -30,6 +30,7 @@ app.command("watch")(watch.watch)
 app.command("wait")(submit.wait)
 app.command("logs")(submit.logs)
 app.command("results")(results.results)
+app.command("serve")(serve.serve)
 app.command("cancel")(submit.cancel)
 app.command("resume")(submit.resume)
 app.add_typer(cluster.app, name="cluster")

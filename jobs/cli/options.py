@@ -147,7 +147,7 @@ def _resolve(given: dict[str, Any]) -> Request:
         "input.tools": read_json_file(given["tools"], "--tools") if given["tools"] else None,
         "output_tokens": given["output_tokens"] or None,
         "keep_staged": given["keep_staged"] or None,
-        **dict(_assignment(text) for text in given["assign"] or ()),
+        **dict(assignment(text) for text in given["assign"] or ()),
     }
     if given["json_schema"]:
         schema = read_json_file(given["json_schema"], "--json-schema")
@@ -158,19 +158,21 @@ def _resolve(given: dict[str, Any]) -> Request:
         ("engine.name", settings.engine),
         ("replicas", settings.replicas),
     ):
-        if flags[field] is None and not _says(file_values, field):
+        if flags[field] is None and not says(file_values, field):
             flags[field] = value
     return Request(build_spec(given["dataset"], flags, file_values), settings)
 
 
-def _says(values: dict[str, Any], dotted: str) -> bool:
+def says(values: dict[str, Any], dotted: str) -> bool:
+    """Whether a spec file sets a field."""
     head, _, rest = dotted.partition(".")
     if head not in values:
         return False
     return not rest or not isinstance(values[head], dict) or rest in values[head]
 
 
-def _assignment(text: str) -> tuple[str, Any]:
+def assignment(text: str) -> tuple[str, Any]:
+    """The field and the value of `--set FIELD=VALUE`; a value that is not JSON is text."""
     field, separator, value = text.partition("=")
     if not separator or not field:
         raise UsageError(

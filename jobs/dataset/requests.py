@@ -36,20 +36,18 @@ def request_row(line: Mapping[str, Any]) -> dict[str, Any]:
     chat = "messages" in body
     sampling = {name: value for name, value in body.items() if value is not None and name not in _NO_EFFECT}
     row: dict[str, Any] = {"custom_id": line["custom_id"]}
-    for name in ("messages", "prompt"):
-        if name in body:
-            sampling.pop(name, None)
-            row[name] = body[name]
-    if isinstance(body.get("prompt"), list):
-        row["prompt"] = _only_text(body["prompt"])
-        if row["prompt"] is None:
-            sampling["prompt"] = body["prompt"]
     if chat:
+        row["messages"] = body["messages"]
+        sampling.pop("messages", None)
         tools = sampling.pop("tools", None)
         if sampling.get("tool_choice") == "none":
             del sampling["tool_choice"]
         elif tools:
             row["tools"] = tools
+    elif "prompt" in body:
+        row["prompt"] = only_text(body["prompt"])
+        if row["prompt"] is not None:
+            del sampling["prompt"]
     if "response_format" in sampling:
         row["response_format"] = sampling.pop("response_format")
     row["sampling_params"] = _sampling(sampling) or None
@@ -68,6 +66,8 @@ def _sampling(given: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _only_text(prompt: list[Any]) -> str | None:
-    """The text of a list of one prompt. Several prompts or token ids in one request are not supported."""
-    return prompt[0] if len(prompt) == 1 and isinstance(prompt[0], str) else None
+def only_text(prompt: Any) -> str | None:
+    """The text of a prompt, which may be a list of one. None: several prompts, or token ids, are not supported."""
+    if isinstance(prompt, list) and len(prompt) == 1:
+        [prompt] = prompt
+    return prompt if isinstance(prompt, str) else None

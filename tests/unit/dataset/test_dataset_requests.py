@@ -52,6 +52,7 @@ def test_values_that_are_supported(body: dict[str, Any], sampling: dict[str, Any
         {"reasoning_effort": "high"},
         {"temprature": 1},
         {"echo": True},
+        {"prompt": "beside the messages"},
     ],
 )
 def test_what_is_not_supported_is_refused_by_name(body: dict[str, Any]) -> None:

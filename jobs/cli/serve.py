@@ -1,0 +1,152 @@
+"""`jobs serve`: OpenAI's Batch API over the jobs under one root."""
+
+from __future__ import annotations
+
+import importlib.util
+import ipaddress
+import logging
+import socket
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from jobs.cli.output import Output, with_output
+from jobs.errors import JobsError, UsageError
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from jobs.settings import Settings
+    from schemas.spec import JobSpec
+
+_PACKAGES = ("fastapi", "uvicorn", "python_multipart")
+
+
+@with_output
+def serve(
+    output: Output,
+    *,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0: a free one.")] = 8340,
+    token_file: Annotated[
+        Path | None, typer.Option("--token-file", help="File with the clients' token; made if missing.")
+    ] = None,
+    no_auth: Annotated[bool, typer.Option("--no-auth", help="Let every user of this machine in.")] = False,
+    model_name: Annotated[
+        str | None, typer.Option("--model-name", help="Model that requests name. Default: its directory's name.")
+    ] = None,
+    max_file_mib: Annotated[int, typer.Option("--max-file-mib", min=1, help="Largest file to take.")] = 200,
+    max_requests: Annotated[int, typer.Option("--max-requests", min=1, help="Most requests in a file.")] = 50_000,
+    spec_file: Annotated[Path | None, typer.Option("--spec", help="TOML file with the spec of every batch.")] = None,
+    model: Annotated[str | None, typer.Option("--model", help="Model directory.")] = None,
+    engine: Annotated[str | None, typer.Option("--engine", help="vllm (default) or fake.")] = None,
+    replicas: Annotated[str | None, typer.Option("--replicas", help="8 or 2..16. Default: 1.")] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option("--max-tokens", help="Of requests that give none. Default: 256.")
+    ] = None,
+    assign: Annotated[list[str] | None, typer.Option("--set", help="Any field of the spec: FIELD=VALUE.")] = None,
+    root: Annotated[str | None, typer.Option("--root", help="Where jobs and files live.")] = None,
+    address: Annotated[str | None, typer.Option("--address", help="Dashboard of the Ray cluster to use.")] = None,
+    token_path: Annotated[Path | None, typer.Option("--token-path", help="File with that cluster's token.")] = None,
+) -> None:
+    """Serve OpenAI's Batch API: files and batches by HTTP, over the same ledger as all jobs.
+
+    Clients use http://HOST:PORT/v1 as base URL and the token as API key. Batches are jobs: `jobs list` shows
+    them. All state is under the root, so a server may be killed and started again; batches go on meanwhile.
+
+    Examples:
+
+      jobs serve --model /models/internlm2_5-20b-chat --replicas 2..8
+
+      jobs serve --engine fake --port 8340
+
+      OPENAI_BASE_URL=http://127.0.0.1:8340/v1 OPENAI_API_KEY=$(cat TOKEN_FILE) python my_batch.py
+    """
+    from jobs import settings as settings_module
+
+    _check_packages()
+    settings = settings_module.load({"root": root, "address": address, "token_path": token_path})
+    if no_auth and not _is_loopback(host):
+        raise UsageError(
+            f"A server on {host} needs a token: others than this machine's users can reach it.", "Drop --no-auth."
+        )
+    flags = {"model.path": model, "engine.name": engine, "replicas": replicas, "sampling.max_tokens": max_tokens}
+    base = _spec(settings, spec_file, flags, assign)
+    with _listen(host, port) as listener:
+        from jobs.responses import model_name as name_of_model
+        from jobs.serve.app import Limits, Service, make_app
+        from jobs.serve.runner import Runner
+        from jobs.serve.token import default_token_path, load_token
+        from jobs.store import open_store
+        from jobs.store.probe import check_write_once
+
+        token_file = None if no_auth else token_file or default_token_path()
+        store = open_store(settings.root)
+        check_write_once(store)
+        name = model_name or name_of_model(base)
+        service = Service(
+            store=store,
+            runner=Runner(settings, base, name),
+            model=name,
+            token=load_token(token_file) if token_file else None,
+            limits=Limits(file_bytes=max_file_mib * 2**20, requests=max_requests),
+        )
+        app = make_app(service)
+        url = f"http://{_shown(host)}:{listener.getsockname()[1]}/v1"
+        output.record({"url": url, "model": name, "token_file": str(token_file or ""), "root": store.uri})
+        output.hint(f"export OPENAI_BASE_URL={url}" + (f" OPENAI_API_KEY=$(cat {token_file})" if token_file else ""))
+        sys.stdout.flush()
+        logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+        _run(app, listener)
+
+
+def _run(app: FastAPI, listener: socket.socket) -> None:
+    import uvicorn
+
+    # Requests are not logged: their addresses hold ids only, but a line for each poll helps nobody.
+    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=5)
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def _check_packages() -> None:
+    missing = [name.replace("_", "-") for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise JobsError(f"`jobs serve` needs {', '.join(missing)}.", "Install them: pip install 'nightbatch[serve]'")
+
+
+def _spec(settings: Settings, spec_file: Path | None, flags: dict[str, Any], assign: list[str] | None) -> JobSpec:
+    """The spec of every batch but for its input: flags over the spec file over settings over defaults."""
+    from jobs.cli.options import assignment, says
+    from jobs.specs import build_spec, read_spec_file
+
+    file_values = read_spec_file(spec_file) if spec_file else {}
+    flags |= dict(assignment(text) for text in assign or ())
+    for field in ("model.path", "engine.name", "replicas"):
+        if flags[field] is None and not says(file_values, field):
+            flags[field] = getattr(settings, field.partition(".")[0])
+    spec = build_spec(settings.root, flags, file_values)
+    if spec.task == "score":
+        raise UsageError("OpenAI's Batch API has no requests that score.", "Drop task = 'score'.")
+    return spec
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise UsageError(
+            f"Cannot listen on {host}:{port}: {error.strerror or error}.", "Give another --port; 0 takes a free one."
+        ) from error
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _shown(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,124 @@
+"""A batch's answers as files: those of requests that succeeded, and those of all others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from jobs.errors import JobsError, StoreError
+from jobs.export import as_json, rows_of
+from jobs.ledger import Ledger
+from jobs.responses import Responses
+from jobs.results import open_results
+from jobs.serve.errors import ApiError
+from jobs.serve.files import Files, FileWriter
+from jobs.serve.requests import asked_for_logprobs
+from schemas.batches import Accepted, BatchError, BatchRequest, Ended, Outcome, StoredFile
+from schemas.records import Cancelled, Failed, Succeeded
+
+EXPIRED_BY = "end of the completion window"
+"""Who cancels the job of a batch that takes too long."""
+
+_UNANSWERED: Mapping[Ended, str] = {
+    "expired": "This request was not carried out before the completion window ended.",
+    "cancelled": "This request was not carried out before the batch was cancelled.",
+    "failed": "This request was not carried out before the batch failed.",
+}
+
+
+def ended_as(terminal: Succeeded | Failed | Cancelled) -> Ended:
+    """The batch's status after the end of its job."""
+    if isinstance(terminal, Succeeded):
+        return "completed"
+    if isinstance(terminal, Failed):
+        return "failed"
+    return "expired" if terminal.by == EXPIRED_BY else "cancelled"
+
+
+def write_outputs(
+    files: Files,
+    ledger: Ledger,
+    request: BatchRequest,
+    accepted: Accepted,
+    terminal: Succeeded | Failed | Cancelled,
+    at: int,
+) -> Outcome:
+    """Write the two files and say how the batch ended. They exist when they are published.
+
+    A request without a result, in a batch that did not complete, gets an error line if the input file still exists.
+
+    Raises:
+        StoreError: the store cannot be reached, or a result is damaged.
+    """
+    status = ended_as(terminal)
+    suffix = request.id.removeprefix("batch_")
+    good = files.writer(f"file-{suffix}-output")
+    bad = files.writer(f"file-{suffix}-errors")
+    responses = Responses.of(ledger, accepted.model)
+    completed = failed = 0
+    for row_id, asked, row in _requests_and_rows(files, ledger, request):
+        if row is None:
+            line = responses.unanswered(row_id, asked["custom_id"], f"batch_{status}", _UNANSWERED[status])
+        else:
+            if asked is not None and not asked_for_logprobs(asked["body"]):
+                row["logprobs"] = None
+            line = responses.line(row)
+        ok = row is not None and row["status"] == "ok"
+        completed, failed = completed + ok, failed + (not ok)
+        (good if ok else bad).write(f"{as_json(line)}\n".encode())
+    errors = (BatchError(code=terminal.code.lower(), message=terminal.reason),) if isinstance(terminal, Failed) else ()
+    return Outcome(
+        status=status,
+        at=at,
+        total=accepted.total,
+        completed=completed,
+        failed=failed,
+        errors=errors,
+        output=_closed(good, f"{request.id}_output.jsonl", at) if completed else None,
+        error_output=_closed(bad, f"{request.id}_errors.jsonl", at) if failed else None,
+    )
+
+
+def _closed(writer: FileWriter, filename: str, at: int) -> StoredFile:
+    return writer.close(filename=filename, purpose="batch_output", created_at=at)
+
+
+def _requests_and_rows(
+    files: Files, ledger: Ledger, request: BatchRequest
+) -> Iterator[tuple[int, Any, dict[str, Any] | None]]:
+    """Every row id with its request (None if the input file is gone) and its result row (None if there is none)."""
+    rows = _rows(ledger)
+    row = next(rows, None)
+    for row_id, asked in enumerate(_requests(files, request.input_file_id)):
+        if row is not None and row["row_id"] == row_id:
+            yield row_id, asked, row
+            row = next(rows, None)
+        else:
+            yield row_id, asked, None
+    while row is not None:
+        yield row["row_id"], None, row
+        row = next(rows, None)
+
+
+def _requests(files: Files, file_id: str) -> Iterator[Any]:
+    file = files.find(file_id)
+    if file is None:
+        return
+    try:
+        for _, line in files.lines(file):
+            yield json.loads(line)
+    except ApiError:
+        return  # It is being deleted.
+
+
+def _rows(ledger: Ledger) -> Iterator[dict[str, Any]]:
+    """The committed rows in their order."""
+    try:
+        results = open_results(ledger)
+    except StoreError:
+        raise
+    except JobsError:
+        return  # Nothing is committed.
+    for table in results.tables():
+        yield from rows_of(table)

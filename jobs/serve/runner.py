@@ -1,0 +1,195 @@
+"""Carries batches on: from validation to a job, from the job's end to the files of answers.
+
+Every step starts from what the store says and ends in a write-once object, so that any number of servers may
+run the same steps, and one that is killed is followed by another.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+
+from pydantic import ValidationError
+
+from jobs.client import BatchClient
+from jobs.errors import ClusterError, Conflict, JobsError, StoreError, UsageError
+from jobs.ledger import Ledger
+from jobs.serve.batches import Batches, Standing
+from jobs.serve.errors import ApiError
+from jobs.serve.files import Files
+from jobs.serve.outputs import EXPIRED_BY, write_outputs
+from jobs.serve.requests import check_requests, job_spec
+from jobs.settings import Settings
+from schemas.batches import Accepted, BatchError, Outcome
+from schemas.codes import JobError
+from schemas.records import Cancelled, Failed
+from schemas.spec import JobSpec
+
+POLL_S = 1.0
+"""Time between two looks at a batch that has not ended."""
+
+RESUME_S, MAX_RESUME_S = 5.0, 300.0
+"""Time between two questions whether a batch's driver is alive; it doubles with each that had to be started again."""
+
+_BATCHES_AT_ONCE = 4
+_CANCELLED_BY = "a request to cancel the batch"
+
+_log = logging.getLogger(__name__)
+
+
+class Runner:
+    """Carries every batch under the settings' root on, in threads of its own, between `start` and `stop`.
+
+    Args:
+        base: the spec of all jobs but for input, sampling of several choices, and name.
+        model: the name that requests must give.
+    """
+
+    def __init__(self, settings: Settings, base: JobSpec, model: str) -> None:
+        self._settings, self._base, self._model = settings, base, model
+        store = BatchClient(settings).store
+        self._batches, self._files = Batches(store), Files(store)
+        self._ended: set[str] = set()
+        self._under_way: dict[str, Future[None]] = {}
+        self._next_looks: dict[str, tuple[float, float]] = {}
+        self._wake, self._stopping = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="batches", daemon=True)
+        self._threads = ThreadPoolExecutor(_BATCHES_AT_ONCE, thread_name_prefix="batch")
+
+    def start(self) -> None:
+        """Begin with the batches that are there."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Look now: a batch has been created or cancelled."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """End soon. What is under way in other threads is done again by the next server."""
+        self._stopping.set()
+        self._wake.set()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            self._wake.clear()
+            try:
+                for batch_id in self._batches.ids():
+                    if batch_id not in self._ended and batch_id not in self._under_way:
+                        self._under_way[batch_id] = self._threads.submit(self._guarded, batch_id)
+            except (JobsError, RuntimeError) as error:
+                _log.warning("Looking for batches: %s", error)
+            self._under_way = {each: future for each, future in self._under_way.items() if not future.done()}
+            self._wake.wait(POLL_S)
+
+    def _guarded(self, batch_id: str) -> None:
+        try:
+            if self.advance(batch_id):
+                self._ended.add(batch_id)
+                self._next_looks.pop(batch_id, None)
+        except (StoreError, ClusterError) as error:
+            # The next look tries again.
+            _log.warning("Batch %s waits: %s %s", batch_id, error, error.hint)
+            self._stopping.wait(RESUME_S)
+        except Exception:  # noqa: BLE001 - one batch must not end the others
+            _log.exception("Batch %s", batch_id)
+            self._stopping.wait(RESUME_S)
+
+    def advance(self, batch_id: str) -> bool:
+        """Take the next step of a batch, if there is one now. Returns whether it has ended."""
+        standing = self._batches.standing(batch_id)
+        if standing.outcome is not None:
+            return True
+        if (outcome := self._batches.read(batch_id, "outcome", Outcome)) is not None:
+            return self._publish(batch_id, outcome)
+        ledger = self._batches.ledger(batch_id)
+        if standing.accepted is None:
+            return self._validate(standing, ledger)
+        terminal = ledger.terminal()
+        if terminal is None:
+            self._drive(standing, standing.accepted, ledger)
+            return False
+        found = write_outputs(self._files, ledger, standing.request, standing.accepted, terminal, int(time.time()))
+        return self._end(batch_id, found)
+
+    def _validate(self, standing: Standing, ledger: Ledger) -> bool:
+        request, now = standing.request, int(time.time())
+        if standing.cancel is not None:
+            # Another server may be about to submit the job: with this record there, it starts no driver.
+            ledger.end(Cancelled(by=_CANCELLED_BY), writer=request.id)
+            return self._end(request.id, Outcome(status="cancelled", at=now))
+        file = self._files.find(request.input_file_id)
+        if file is None:
+            gone = BatchError(code="file_not_found", message="The input file has been deleted.", param="input_file_id")
+            return self._end(request.id, Outcome(status="failed", at=now, errors=(gone,)))
+        try:
+            checked = check_requests(self._files.lines(file), request.endpoint, self._model)
+        except ApiError:
+            return False  # It is being deleted; the next look finds it gone.
+        if checked.errors:
+            return self._end(request.id, Outcome(status="failed", at=now, errors=checked.errors))
+        try:
+            spec = job_spec(self._base, request.id, self._files.uri(file), request.endpoint, checked)
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            unfit = BatchError(code="unsupported_value", message=f"This server's settings do not fit: {first['msg']}.")
+            return self._end(request.id, Outcome(status="failed", at=now, errors=(unfit,)))
+        accepted = Accepted(spec=spec, model=self._model, total=checked.total, at=now)
+        self._batches.write(request.id, "accepted", accepted)
+        self._wake.set()
+        return False
+
+    def _drive(self, standing: Standing, accepted: Accepted, ledger: Ledger) -> None:
+        """See to it that a driver works on the job, or end it."""
+        by = _CANCELLED_BY if standing.cancel is not None else None
+        if by is None and time.time() >= standing.request.expires_at:
+            by = EXPIRED_BY
+        if by is not None:
+            if ledger.created_at() is None:
+                _end_unstarted(ledger, accepted.spec, Cancelled(by=by))
+            else:
+                BatchClient(self._settings).job(ledger.job_id).cancel(by)
+            return
+        batch_id = standing.request.id
+        next_look, pause_s = self._next_looks.get(batch_id, (0.0, RESUME_S))
+        if time.monotonic() < next_look:
+            return
+        client = BatchClient(self._settings)
+        try:
+            if ledger.created_at() is None:
+                client.submit(accepted.spec, ledger.job_id)
+            elif client.job(ledger.job_id).resume():
+                _log.warning("Batch %s had no driver; it has one again", batch_id)
+                # A driver that dies at once is not started without end.
+                pause_s = min(2 * pause_s, MAX_RESUME_S)
+        except Conflict:
+            # It has ended meanwhile, or another server submitted it with what it knows of the model.
+            _log.info("Batch %s is at work already", batch_id)
+        except UsageError as error:
+            record = Failed(code=JobError.INVALID_INPUT, reason=f"{error} {error.hint}".strip())
+            _end_unstarted(ledger, accepted.spec, record)
+        self._next_looks[batch_id] = (time.monotonic() + pause_s, pause_s)
+
+    def _end(self, batch_id: str, outcome: Outcome) -> bool:
+        self._batches.write(batch_id, "outcome", outcome)
+        standing = self._batches.read(batch_id, "outcome", Outcome)
+        assert standing is not None, "it is write-once"
+        return self._publish(batch_id, standing)
+
+    def _publish(self, batch_id: str, outcome: Outcome) -> bool:
+        """Make the files exist, then the end: whoever sees a batch ended finds its files."""
+        for file in (outcome.output, outcome.error_output):
+            if file is not None:
+                self._files.publish(file)
+        self._batches.write(batch_id, "done", outcome)
+        return True
+
+
+def _end_unstarted(ledger: Ledger, spec: JobSpec, record: Failed | Cancelled) -> None:
+    """End a job that has no spec yet. The record comes first: with it there, nobody starts a driver."""
+    ledger.end(record, writer=f"serve/{ledger.job_id}")
+    with suppress(Conflict):
+        ledger.create(spec, writer=f"serve/{ledger.job_id}")

@@ -1,0 +1,59 @@
+"""The token that clients of the server must show."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from pathlib import Path
+
+from jobs.errors import UsageError
+
+_MIN_CHARS = 16
+
+
+def default_token_path() -> Path:
+    """Where the token is kept unless a flag says otherwise: beside the embedded cluster's state."""
+    from jobs.cluster import state_dir
+
+    return state_dir().parent / "serve-token"
+
+
+def load_token(path: Path) -> str:
+    """The token in a file, which is made (mode 0600) if it is not there.
+
+    Raises:
+        UsageError: not readable, readable by others, or too short to be a secret.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _create(path)
+        mode = path.stat().st_mode
+        token = path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"Cannot use the token file {path}: {error}.", "Give another with --token-file.") from error
+    if stat.S_IMODE(mode) & 0o077:
+        raise UsageError(f"The token file {path} can be read by other users.", f"Close it: chmod 600 {path}")
+    if len(token) < _MIN_CHARS or not token.isprintable() or " " in token:
+        raise UsageError(
+            f"The token in {path} is not one line of at least {_MIN_CHARS} characters without spaces.",
+            "Remove the file, and the server makes a new one.",
+        )
+    return token
+
+
+def _create(path: Path) -> None:
+    """Make the file with a new token, whole, unless it is there; of two servers that start at once, one makes it."""
+    if path.exists():
+        return
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(f"nb-{secrets.token_urlsafe(32)}\n")
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return
+    finally:
+        temporary.unlink()
