@@ -28,6 +28,11 @@ MARK = "NIGHTBATCH_CLUSTER"
 START_S = 90.0
 """Longest wait for the job API. A warm start takes 4 to 8 s; the rest is for slow disks."""
 
+_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""Ray 2.60 takes a node's address from its default route, even where 127.0.0.1 is asked for, and then listens on every
+interface. This switch is off by default on macOS, and off everywhere it keeps all of Ray's ports on the loopback
+interface (`ray._private.services.get_node_ip_address`). Its clients need it too, to look for the node there."""
+
 _LOCK_S = START_S + 60.0
 _GRACE_S = 10.0
 _DOWN_S = 40.0
@@ -41,7 +46,7 @@ class Cluster:
 
     Attributes:
         address: `host:port` of Ray's control service, for `ray.init(address=…)`.
-        dashboard_url: the dashboard and the job API, on the loopback interface only.
+        dashboard_url: the dashboard and the job API; like every port of the cluster on the loopback interface only.
         token_path: file with the token that every call must carry; only this user can read it.
         pid: the process that leads the cluster's session.
         started_at: start of that process, seconds since the epoch.
@@ -62,6 +67,7 @@ class Cluster:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(self.token_path),
             "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+            **_LOOPBACK,
         }
 
 
@@ -202,7 +208,7 @@ def _command(temp_dir: Path, dashboard_port: int, client_port: int) -> list[str]
         # Port 0 means any free one, so that several embedded clusters can share a machine.
         *("--port=0", "--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0"),
         f"--ray-client-server-port={client_port}",
-        *("--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}"),
+        *("--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}"),
         f"--temp-dir={temp_dir / 'ray'}",
         f"--num-cpus={_num_cpus()}",
         f"--object-store-memory={_object_store_bytes()}",
@@ -222,6 +228,7 @@ def _environment(temp_dir: Path, token_path: Path, metric_ports: list[int]) -> d
         "RAY_AUTH_TOKEN_PATH": str(token_path),
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
+        **_LOOPBACK,
         # Ray drains for 20 s on SIGTERM, for services with traffic. Jobs resume, so there is none to wait for.
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
         "DASHBOARD_METRIC_PORT": str(metric_ports[0]),
@@ -297,6 +304,7 @@ def _locked() -> Iterator[None]:
     """Hold this state directory's lock. The system drops it when the holder dies."""
     try:
         state_dir().mkdir(parents=True, exist_ok=True, mode=0o700)
+        state_dir().chmod(0o700)
         file = (state_dir() / "lock").open("w")
     except OSError as error:
         raise ClusterError(

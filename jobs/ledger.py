@@ -19,6 +19,7 @@ from jobs.errors import Conflict, StoreError, UsageError
 from jobs.failpoints import failpoint
 from jobs.store.base import ObjectInfo, ObjectStore
 from schemas import FORMAT_VERSION, keys
+from schemas.history import History
 from schemas.records import (
     Attempt,
     Cancelled,
@@ -277,6 +278,21 @@ class Ledger:
     def write_progress(self, progress: Progress) -> None:
         """Overwrite the advisory progress."""
         self.store.put(self._key(keys.PROGRESS), progress.to_json())
+
+    def histories(self) -> list[History]:
+        """What each driver saw over time, oldest driver first; those that this version cannot read are left out."""
+        found = []
+        for info in self.store.list(self._key(keys.HISTORY)):
+            data = self.store.get(info.key)
+            try:
+                found += [] if data is None else [History.from_json(data)]
+            except ValidationError:
+                continue
+        return sorted(found, key=lambda history: history.samples[0].at if history.samples else 0.0)
+
+    def write_history(self, history: History) -> None:
+        """Overwrite one driver's advisory history."""
+        self.store.put(self._key(keys.history(history.driver)), history.to_json())
 
     def created_at(self) -> datetime | None:
         """When the spec was written, by the store's clock."""

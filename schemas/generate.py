@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from schemas.batches import BatchRequest, Outcome, StoredFile
+from schemas.history import History
 from schemas.records import Attempt, Manifest, Plan, Progress, Terminal
 from schemas.spec import JobSpec
 
@@ -20,6 +21,7 @@ DOCUMENTS: dict[str, Any] = {
     "manifest": Manifest,
     "progress": Progress,
     "terminal": Terminal,
+    "history": History,
     "stored_file": StoredFile,
     "batch_request": BatchRequest,
     "batch_outcome": Outcome,

@@ -9,6 +9,7 @@ TERMINAL = "_job/terminal.json"
 SUCCESS = "_SUCCESS"
 STAGED = "_job/staged/"
 ATTEMPTS = "_job/attempts/"
+HISTORY = "_job/history/"
 RESULTS = "results/"
 
 
@@ -25,6 +26,11 @@ def result(shard: int) -> str:
 def attempt(shard: int, attempt_id: str) -> str:
     """The record of one attempt."""
     return f"{ATTEMPTS}{shard:05d}/{attempt_id}.json"
+
+
+def history(driver: str) -> str:
+    """What one driver saw over time."""
+    return f"{HISTORY}{driver}.json"
 
 
 def shard_of(key: str) -> int | None:

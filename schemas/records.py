@@ -151,7 +151,12 @@ class Progress(Document):
     generated_tokens: int = 0
     input_tokens_per_s: float = 0.0
     generated_tokens_per_s: float = 0.0
-    cached_tokens: int = Field(0, description="Input tokens found in a prefix cache.")
+    engine_input_tokens: int = Field(0, description="Input tokens that went through the engines of this driver.")
+    cached_tokens: int = Field(0, description="Of those, the ones found in a prefix cache.")
     eta_s: float | None = None
+    eta_low_s: float | None = Field(None, description="With `eta_high_s`: where the end lies if rates stay as spread.")
+    eta_high_s: float | None = Field(None, description="None with a low end: the rates say nothing about the latest.")
+    replica_s: float = Field(0.0, description="Seconds that this driver's replicas have held their resources.")
+    gpus_per_replica: int | None = Field(None, description="None until a replica has loaded its engine.")
     replicas: tuple[ReplicaProgress, ...] = ()
     message: str = ""

@@ -21,7 +21,7 @@ from jobs.errors import JobsError
 from jobs.serve.batches import Batches
 from jobs.serve.body_limit import BodyLimit
 from jobs.serve.errors import ApiError, not_found, of_jobs_error
-from jobs.serve.files import Files, new_id
+from jobs.serve.files import Files, FileWriter, new_id
 from jobs.serve.models import (
     BatchList,
     BatchObject,
@@ -134,18 +134,17 @@ def _files(service: Service) -> APIRouter:
         purpose: Annotated[Literal["batch"], Form()],
     ) -> FileObject:
         """Upload the requests of a batch."""
-        writer, size = files.writer(file_id := new_id("file-")), 0
-        while data := file.file.read(_READ_BYTES):
-            size += len(data)
-            if size > service.limits.file_bytes:
-                raise ApiError(413, f"The file is larger than {service.limits.file_bytes:,} bytes.", param="file")
-            writer.write(data)
-            _check_requests(writer.num_lines, service.limits)
-        name = (file.filename or "upload.jsonl")[:255].encode(errors="replace").decode()
-        stored = writer.close(filename=name, purpose=purpose, created_at=int(time.time()))
-        _check_requests(stored.num_lines, service.limits)
-        if not stored.num_lines:
-            raise ApiError(400, "The file has no lines.", code="empty_file", param="file")
+        writer = files.writer(file_id := new_id("file-"))
+        try:
+            _copy(file, writer, service.limits)
+            name = (file.filename or "upload.jsonl")[:255].encode(errors="replace").decode()
+            stored = writer.close(filename=name, purpose=purpose, created_at=int(time.time()))
+            _check_requests(stored.num_lines, service.limits)
+            if not stored.num_lines:
+                raise ApiError(400, "The file has no lines.", code="empty_file", param="file")
+        except ApiError:
+            writer.discard()
+            raise
         files.publish(stored)
         return _shown(find(file_id))
 
@@ -256,6 +255,16 @@ def _router(service: Service) -> APIRouter:
     return APIRouter(prefix="/v1", dependencies=[Depends(check_token)], responses=_REFUSALS)
 
 
+def _copy(file: UploadFile, writer: FileWriter, limits: Limits) -> None:
+    size_bytes = 0
+    while data := file.file.read(_READ_BYTES):
+        size_bytes += len(data)
+        if size_bytes > limits.file_bytes:
+            raise ApiError(413, f"The file is larger than {limits.file_bytes:,} bytes.", param="file")
+        writer.write(data)
+        _check_requests(writer.num_lines, limits)
+
+
 def _check_requests(num_lines: int, limits: Limits) -> None:
     if num_lines > limits.requests:
         raise ApiError(400, f"The file has more than {limits.requests:,} requests.", code="too_many_requests")
@@ -286,10 +295,8 @@ async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
     """Unknown paths and methods, bodies that cannot be read or are too large."""
     assert isinstance(error, HTTPException)
     found = ApiError(error.status_code, str(error.detail))
-    headers = dict(error.headers or {})
-    if error.status_code == 405:
-        # Starlette knows the methods of the first route of that path only.
-        headers["allow"] = ", ".join(_methods(request))
+    # Starlette's own Allow has the methods of the first route of that path only.
+    headers = {"allow": ", ".join(_methods(request))} if error.status_code == 405 else error.headers
     return JSONResponse(found.to_dict(), error.status_code, headers)
 
 

@@ -56,6 +56,11 @@ class FileWriter:
             size_bytes=self._size_bytes,
         )
 
+    def discard(self) -> None:
+        """Remove what is written of a file that will not exist."""
+        for number in range(self._num_parts):
+            self._store.delete(part_key(self._id, self._run, number))
+
     def _flush(self, end: int) -> None:
         part = bytes(self._waiting[:end])
         del self._waiting[:end]

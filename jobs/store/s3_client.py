@@ -19,6 +19,7 @@ from jobs.store.s3_errors import explain, is_transient
 _T = TypeVar("_T")
 _CONNECT_TIMEOUT_S = 5.0
 _MAX_POOL_CONNECTIONS = 32
+_MAX_WAIT_S = 10.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +46,8 @@ class S3Client:
         tries = Retrying(
             retry=retry_if_exception(is_transient),
             stop=stop_before_delay(self.patience_s),
-            wait=wait_random_exponential(multiplier=0.2, max=10),
+            # A wait that reaches past the deadline ends the tries before their time: keep waits short beside it.
+            wait=wait_random_exponential(multiplier=0.2, max=min(_MAX_WAIT_S, self.patience_s / 8)),
             reraise=True,
         )
         endpoint = "S3"

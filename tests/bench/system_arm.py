@@ -1,0 +1,104 @@
+"""What the product does with the rows of a workload: `jobs submit` on an embedded cluster, to `_SUCCESS`.
+
+`python -m tests.bench.system_arm MODEL OUT.json DATASET.parquet … [--gpu] [--replicas N] [--set FIELD=VALUE …]`
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+DEADLINE_S = 560.0
+
+
+def main() -> None:
+    """Parse the command line and run the jobs one after the other."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.system_arm", description=__doc__)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("datasets", nargs="+", type=Path)
+    parser.add_argument("--gpu", action="store_true")
+    parser.add_argument("--replicas", default="1")
+    parser.add_argument("--set", action="append", default=[], dest="values")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as work:
+        os.environ |= {"JOBS_STATE_DIR": f"{work}/state", "JOBS_ROOT": f"{work}/root", "NO_COLOR": "1"}
+        report: dict[str, Any] = {"runs": []}
+        try:
+            jobs("cluster", "up")
+            for dataset in given.datasets:
+                options = ["--replicas", given.replicas, *(word for value in given.values for word in ("--set", value))]
+                report["runs"].append(run(given.model, dataset, options, gpu=given.gpu))
+                print(json.dumps(report["runs"][-1]), flush=True)
+                given.out.write_text(json.dumps(report, indent=1) + "\n")
+        finally:
+            for dataset in given.datasets:
+                name = dataset.stem.lower()
+                given.out.with_name(f"{name}.log").write_text(jobs("logs", name, check=False))
+            jobs("cluster", "down", check=False)
+
+
+def run(model: Path, dataset: Path, options: list[str], *, gpu: bool) -> dict[str, Any]:
+    """One job. `ready_s`: from `submit` to the first shard that a replica takes; `seconds`: from there to the end."""
+    name = dataset.stem.lower()
+    limits = ["--max-model-len", "8192" if gpu else "4096"]
+    began, began_at = time.monotonic(), time.time()
+    jobs(
+        *("submit", str(dataset), "--model", str(model), "--id", name, "--no-chat", *limits, *options, "-q"),
+        *("--set", "sampling.ignore_eos=true", *(("--set", "engine.load_format=dummy") if gpu else ())),
+    )
+    submitted, seen = elapsed(began), {}
+    root = Path(os.environ["JOBS_ROOT"], name)
+    while not (root / "_job/terminal.json").exists() and elapsed(began) < DEADLINE_S:
+        seen = read(root / "_job/progress.json") or seen
+        time.sleep(0.1)
+    total, manifest = elapsed(began), read(root / "_SUCCESS")
+    tokens = manifest.get("num_input_tokens", 0) + manifest.get("num_generated_tokens", 0)
+    ready = round(min(path.stat().st_mtime for path in (root / "_job/attempts").rglob("*.json")) - began_at, 2)
+    rows_s = total - ready
+    return {
+        "arm": "ours",
+        "dataset": dataset.stem,
+        "rows": manifest.get("num_rows"),
+        "submit_s": submitted,
+        "ready_s": ready,
+        "total_s": total,
+        "seconds": round(rows_s, 2),
+        "tokens_per_s": round(tokens / rows_s, 1),
+        "rows_per_s": round(manifest.get("num_rows", 0) / rows_s, 3),
+        "cached_tokens": seen.get("cached_tokens"),
+        "input_tokens": manifest.get("num_input_tokens"),
+    }
+
+
+def jobs(*arguments: str, check: bool = True) -> str:
+    """Run one command of the product."""
+    done = subprocess.run([sys.executable, "-m", "jobs", *arguments], text=True, capture_output=True, check=False)
+    if check and done.returncode:
+        raise SystemExit(f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}")
+    return done.stdout
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A JSON object, {} if there is none yet."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
+    return found
+
+
+def elapsed(began: float) -> float:
+    """Seconds since then."""
+    return round(time.monotonic() - began, 2)
+
+
+if __name__ == "__main__":
+    main()

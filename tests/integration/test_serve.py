@@ -1,0 +1,202 @@
+"""`jobs serve` as OpenAI's own client uses it, unmodified, with a real cluster behind it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from openai import OpenAI
+from openai.types import Batch, Completion
+from openai.types.chat import ChatCompletion
+
+from schemas.batches import job_id_of
+from tests.harness import COMMAND, User, check_invariants, driver_pid, kill
+
+ENDED = {"completed", "failed", "expired", "cancelled"}
+CHAT = "/v1/chat/completions"
+SLOW = (
+    *("--set", "engine.fake.token_s=0.05", "--set", "engine.max_num_seqs=4"),
+    *("--set", "shards.min_tokens=1", "--set", "shards.target_count=20"),
+)
+
+
+@dataclass
+class Server:
+    """A server process and OpenAI's client of it."""
+
+    process: subprocess.Popen[str]
+    client: OpenAI
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        os.kill(self.process.pid, signal.SIGKILL)
+        self.process.wait(20)
+
+
+@contextmanager
+def serving(user: User, folder: Path, *arguments: str) -> Iterator[Server]:
+    """`jobs serve` on a free port; its token file is in `folder`, so that a second server has the same token."""
+    command = [COMMAND, "serve", "--model-name", "demo", "--port", "0", "--json", "--token-file", str(folder / "token")]
+    with (folder / "serve.log").open("a") as log, ExitStack() as stack:
+        process = subprocess.Popen(
+            [*command, "--engine", "fake", *arguments],
+            env=user.environment(),
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=log,
+        )
+        stack.callback(process.stdout.close)  # type: ignore[union-attr]
+        stack.callback(process.wait, 60)
+        stack.callback(process.terminate)
+        assert process.stdout is not None
+        printed = ""
+        while "}" not in printed:
+            line = process.stdout.readline()
+            assert line, (folder / "serve.log").read_text()
+            printed += line
+        url = json.loads(printed)["url"]
+        client = OpenAI(base_url=url, api_key=(folder / "token").read_text().strip(), timeout=30)
+        yield Server(process, stack.enter_context(client))
+
+
+def chat(custom_id: str, text: str, **body: Any) -> dict[str, Any]:
+    messages = [{"role": "user", "content": [{"type": "text", "text": text}]}]
+    return request(custom_id, CHAT, messages=messages, **body)
+
+
+def request(custom_id: str, url: str, **body: Any) -> dict[str, Any]:
+    return {"custom_id": custom_id, "method": "POST", "url": url, "body": {"model": "demo", **body}}
+
+
+def start(client: OpenAI, folder: Path, requests: list[dict[str, Any]], endpoint: Any = CHAT) -> Batch:
+    path = folder / f"{requests[0]['custom_id']}.jsonl"
+    path.write_text("".join(f"{json.dumps(each)}\n" for each in requests))
+    file = client.files.create(file=path, purpose="batch")
+    return client.batches.create(input_file_id=file.id, endpoint=endpoint, completion_window="24h")
+
+
+def wait(client: OpenAI, batch: Batch, until: Callable[[Batch], bool] = lambda batch: batch.status in ENDED) -> Batch:
+    deadline = time.monotonic() + 120
+    while not until(batch):
+        assert batch.status not in ENDED, batch
+        assert time.monotonic() < deadline, batch
+        time.sleep(0.2)
+        batch = client.batches.retrieve(batch.id)
+    return batch
+
+
+def lines(client: OpenAI, file_id: str | None) -> list[dict[str, Any]]:
+    assert file_id is not None
+    return [json.loads(line) for line in client.files.content(file_id).text.splitlines()]
+
+
+def test_a_batch_from_upload_to_answers(s3_user: User, tmp_path: Path) -> None:
+    with serving(s3_user, tmp_path, "--replicas", "2") as server:
+        client = server.client
+        requests = [chat(f"chat-{n}", f"question {n}") for n in range(40)]
+        requests[3] = chat("chat-3", "question 3", temperature=-1)
+        requests[4] = chat("chat-4", "question 4", logprobs=True, top_logprobs=2, max_completion_tokens=5)
+        requests[5] = chat("chat-5", "question 5", frobnicate=True)
+        batch = start(client, tmp_path, requests)
+        assert batch.status == "validating"
+        plain = [request(f"plain-{n}", "/v1/completions", prompt=f"Once {n}", n=2, seed=n) for n in range(6)]
+        other = start(client, tmp_path, plain, "/v1/completions")
+
+        batch, other = wait(client, batch), wait(client, other)
+        counts = batch.request_counts
+        assert counts is not None
+        assert (batch.status, counts.total, counts.completed, counts.failed) == ("completed", 40, 38, 2)
+        assert batch.created_at <= (batch.in_progress_at or 0) <= (batch.completed_at or 0)
+        assert batch.model == "demo"
+
+        answered, refused = lines(client, batch.output_file_id), lines(client, batch.error_file_id)
+        assert [line["custom_id"] for line in answered] == [f"chat-{n}" for n in range(40) if n not in (3, 5)]
+        for line in answered:
+            body = ChatCompletion.model_validate(line["response"]["body"], strict=True)
+            assert (body.choices[0].message.content or "").startswith("fake-")
+            assert (body.choices[0].logprobs is not None) == (line["custom_id"] == "chat-4")
+        assert [line["custom_id"] for line in refused] == ["chat-3", "chat-5"]
+        assert [line["response"]["status_code"] for line in refused] == [400, 400]
+        assert "frobnicate" in refused[1]["response"]["body"]["error"]["message"]
+
+        assert (other.status, other.error_file_id) == ("completed", None)
+        for line in lines(client, other.output_file_id):
+            completion = Completion.model_validate(line["response"]["body"], strict=True)
+            assert len({choice.text for choice in completion.choices}) == 2
+
+        assert [each.id for each in client.batches.list(limit=1)] == [other.id, batch.id], "over two pages"
+        assert {file.purpose for file in client.files.list()} == {"batch", "batch_output"}
+
+        # A batch is a job, and the command line gives the same lines, in one file.
+        check_invariants(s3_user.ledger(job_id_of(batch.id)), 40)
+        exported = s3_user.run("results", job_id_of(batch.id), "-", "--format", "openai").stdout.splitlines()
+        ids = {line["custom_id"]: line["id"] for line in (*answered, *refused)}
+        assert {line["custom_id"]: line["id"] for line in map(json.loads, exported)} == ids
+
+
+def test_a_killed_server_loses_nothing_and_two_do_no_harm(user: User, tmp_path: Path) -> None:
+    requests = [chat(f"kill-{n}", f"question {n}") for n in range(60)]
+    with serving(user, tmp_path, *SLOW) as first:
+        # Killed before it can have started the job, and again while the job runs.
+        batch = start(first.client, tmp_path, requests)
+        first.kill()
+    with serving(user, tmp_path, *SLOW) as second:
+        running = wait(second.client, batch, lambda b: b.request_counts is not None and b.request_counts.completed > 0)
+        assert running.status == "in_progress"
+        second.kill()
+    with serving(user, tmp_path, *SLOW) as third, serving(user, tmp_path) as fourth:
+        done = wait(third.client, batch)
+        assert done.status == "completed"
+        assert fourth.client.batches.retrieve(batch.id).status == "completed"
+        answered = lines(fourth.client, done.output_file_id)
+    assert [line["custom_id"] for line in answered] == [f"kill-{n}" for n in range(60)]
+    assert len(list(user.ledger("x").store.list_folders("_files/"))) == 2, "one input and one output"
+
+
+def test_a_dead_driver_is_followed_by_another(user: User, tmp_path: Path) -> None:
+    with serving(user, tmp_path, *SLOW) as server:
+        batch = start(server.client, tmp_path, [chat(f"driver-{n}", f"question {n}") for n in range(60)])
+        wait(server.client, batch, lambda b: b.request_counts is not None and b.request_counts.completed > 0)
+        kill(driver_pid(job_id_of(batch.id)))  # the service may have started the next one before anybody looks
+        done = wait(server.client, batch)
+        assert done.status == "completed"
+        assert len(lines(server.client, done.output_file_id)) == 60
+
+
+def test_cancel_keeps_what_is_answered(user: User, tmp_path: Path) -> None:
+    with serving(user, tmp_path, *SLOW) as server:
+        client = server.client
+        batch = start(client, tmp_path, [chat(f"cancel-{n}", f"question {n}") for n in range(200)])
+        ledger = user.ledger(job_id_of(batch.id))
+        wait(client, batch, lambda _: bool(ledger.committed()))
+        assert client.batches.cancel(batch.id).status in {"cancelling", "cancelled"}
+        batch = wait(client, batch)
+        assert batch.status == "cancelled"
+        answered, unanswered = lines(client, batch.output_file_id), lines(client, batch.error_file_id)
+        ids = [int(line["custom_id"].removeprefix("cancel-")) for line in (*answered, *unanswered)]
+        assert sorted(ids) == list(range(200))
+        assert answered
+        assert {line["error"]["code"] for line in unanswered} == {"batch_cancelled"}
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_a_job_that_cannot_start_fails_the_batch_and_says_why(user: User, tmp_path: Path, remote: bool) -> None:
+    """The model is checked where the batch is started, or, if it is not there, by the driver."""
+    missing = ["--set", "model.path=/no/such/model"] if not remote else ["--set", "engine.tensor_parallel_size=64"]
+    with serving(user, tmp_path, *missing) as server:
+        batch = wait(server.client, start(server.client, tmp_path, [chat("a", "hi")]))
+        assert batch.status == "failed"
+        assert batch.errors is not None
+        assert batch.errors.data is not None
+        assert batch.errors.data[0].message
+        [line] = lines(server.client, batch.error_file_id)
+        assert line["error"]["code"] == "batch_failed"

@@ -1,0 +1,190 @@
+"""Batches after the end of their jobs: which files they get, whoever writes them and how often."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.ledger import Ledger
+from jobs.serve.batches import Batches, Standing
+from jobs.serve.files import Files
+from jobs.serve.outputs import EXPIRED_BY
+from jobs.serve.runner import Runner
+from jobs.settings import Settings
+from jobs.store import open_store
+from jobs.store.base import ObjectStore
+from schemas.batches import Accepted, BatchRequest, CancelRequest, Outcome
+from schemas.records import Cancelled, Failed
+from tests.unit.results.ledgers import is_error, make_job, spec_of, succeed
+from tests.unit.serve.conftest import BASE
+
+ROWS = 60
+SHARDS = [list(range(i, ROWS, 3)) for i in range(3)]
+BATCH = "batch_1"
+
+
+@pytest.fixture
+def store(root: Path) -> ObjectStore:
+    return open_store(str(root))
+
+
+def runner(store: ObjectStore) -> Runner:
+    return Runner(Settings(root=store.uri), BASE, "demo")
+
+
+def job(store: ObjectStore, *, commit: Sequence[int] | None = None, window_s: float = 3600) -> Ledger:
+    """A batch whose job has committed some shards."""
+    files, batches, now = Files(store), Batches(store), int(time.time())
+    writer = files.writer("file-1")
+    for n in range(ROWS):
+        body = {"model": "demo", "messages": [{"role": "user", "content": "hi"}]}
+        line = {"custom_id": f"id-{n}", "method": "POST", "url": "/v1/chat/completions", "body": body}
+        writer.write(json.dumps(line).encode() + b"\n")
+    files.publish(writer.close(filename="in.jsonl", purpose="batch", created_at=now))
+    request = BatchRequest(
+        id=BATCH,
+        input_file_id="file-1",
+        endpoint="/v1/chat/completions",
+        completion_window="1h",
+        expires_at=int(now + window_s),
+        created_at=now,
+    )
+    batches.write(BATCH, "request", request)
+    batches.write(BATCH, "accepted", Accepted(spec=spec_of(), model="demo", total=ROWS, at=now))
+    return make_job(store, SHARDS, commit=commit, job_id="batch-1")
+
+
+def advance(store: ObjectStore, steps: int = 5) -> Standing:
+    """Let a server carry the batch on until it has ended."""
+    current = runner(store)
+    for _ in range(steps):
+        if current.advance(BATCH):
+            return Batches(store).standing(BATCH)
+    raise AssertionError(f"the batch is {Batches(store).standing(BATCH).status}")
+
+
+def lines(store: ObjectStore, kind: str) -> list[dict[str, Any]]:
+    files = Files(store)
+    file = files.find(f"file-1-{kind}")
+    assert file is not None
+    return [json.loads(line) for _, line in files.lines(file)]
+
+
+def check_files(store: ObjectStore, committed: Sequence[int], code: str | None) -> None:
+    """Every request is in exactly one of the two files, in order."""
+    done = sorted(row for shard in committed for row in SHARDS[shard])
+    good = [row for row in done if not is_error(row)]
+    assert [line["custom_id"] for line in lines(store, "output")] == [f"id-{row}" for row in good]
+    bad = lines(store, "errors")
+    assert [line["custom_id"] for line in bad] == [f"id-{row}" for row in range(ROWS) if row not in good]
+    for line in bad:
+        row = int(line["custom_id"].removeprefix("id-"))
+        if row in done:
+            assert line["response"]["body"]["error"]["code"] == "empty_prompt"
+        else:
+            assert (line["response"], line["error"]["code"]) == (None, code)
+
+
+def counts(standing: Standing) -> tuple[str, int, int, int]:
+    assert standing.outcome is not None
+    outcome = standing.outcome
+    return outcome.status, outcome.total, outcome.completed, outcome.failed
+
+
+def test_success(store: ObjectStore) -> None:
+    succeed(job(store))
+    assert Batches(store).standing(BATCH).status == "finalizing"
+    assert counts(advance(store)) == ("completed", 60, 51, 9)
+    check_files(store, [0, 1, 2], None)
+    assert all(line["response"]["body"]["model"] == "demo" for line in lines(store, "output"))
+
+
+def test_cancelled_halfway_keeps_the_answers(store: ObjectStore) -> None:
+    job(store, commit=[1])
+    Batches(store).write(BATCH, "cancel", CancelRequest(at=1))
+    assert Batches(store).standing(BATCH).status == "cancelling"
+    standing = advance(store)
+    assert counts(standing) == ("cancelled", 60, 17, 43)
+    check_files(store, [1], "batch_cancelled")
+    shown = Batches(store).show(standing)
+    assert shown.cancelling_at == 1
+    assert shown.cancelled_at is not None
+    assert shown.completed_at is None
+
+
+def test_the_window_ends(store: ObjectStore) -> None:
+    ledger = job(store, commit=[0, 2], window_s=-1)
+    assert counts(advance(store)) == ("expired", 60, 34, 26)
+    check_files(store, [0, 2], "batch_expired")
+    assert ledger.terminal() == Cancelled(by=EXPIRED_BY)
+
+
+def test_a_failed_job_says_why_and_keeps_the_answers(store: ObjectStore) -> None:
+    job(store, commit=[2]).end(Failed(code="ENGINE_DIED", reason="The engine died."), writer="test")
+    standing = advance(store)
+    assert counts(standing) == ("failed", 60, 17, 43)
+    check_files(store, [2], "batch_failed")
+    errors = Batches(store).show(standing).errors
+    assert errors is not None
+    assert [(error.code, error.message) for error in errors.data] == [("engine_died", "The engine died.")]
+
+
+def test_nothing_committed_and_the_input_gone(store: ObjectStore) -> None:
+    job(store, commit=[]).end(Cancelled(by="ada"), writer="test")
+    files = Files(store)
+    file = files.find("file-1")
+    assert file is not None
+    files.delete(file)
+    standing = advance(store)
+    assert counts(standing) == ("cancelled", 60, 0, 0)
+    shown = Batches(store).show(standing)
+    assert (shown.output_file_id, shown.error_file_id) == (None, None)
+
+
+def test_cancelled_before_there_is_a_job(store: ObjectStore) -> None:
+    batches, now = Batches(store), int(time.time())
+    request = BatchRequest(
+        id=BATCH, input_file_id="file-9", endpoint="/v1/completions", completion_window="1h",
+        expires_at=now + 99, created_at=now,
+    )  # fmt: skip
+    batches.write(BATCH, "request", request)
+    assert batches.cancel(BATCH).status == "cancelling"
+    assert advance(store).status == "cancelled"
+    assert batches.ledger(BATCH).terminal() is not None, "no server can start a driver any more"
+
+
+def test_an_input_file_that_is_deleted_before_validation(store: ObjectStore) -> None:
+    batches, now = Batches(store), int(time.time())
+    request = BatchRequest(
+        id=BATCH, input_file_id="file-9", endpoint="/v1/completions", completion_window="1h",
+        expires_at=now + 99, created_at=now,
+    )  # fmt: skip
+    batches.write(BATCH, "request", request)
+    standing = advance(store)
+    assert standing.outcome is not None
+    assert [error.code for error in standing.outcome.errors] == ["file_not_found"]
+
+
+def test_two_servers_and_a_killed_one_agree(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    succeed(job(store))
+    with monkeypatch.context() as patched:
+        # Killed after the outcome is decided, before its files exist.
+        def killed(self: Files, file: object) -> None:
+            raise KeyboardInterrupt
+
+        patched.setattr(Files, "publish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            runner(store).advance(BATCH)
+    assert Batches(store).standing(BATCH).status == "finalizing"
+    decided = Batches(store).read(BATCH, "outcome", Outcome)
+    assert decided is not None
+    assert Files(store).find("file-1-output") is None
+    assert advance(store).outcome == decided
+    assert advance(store).outcome == decided
+    assert Files(store).find("file-1-output") == decided.output
+    check_files(store, [0, 1, 2], None)

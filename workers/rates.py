@@ -1,0 +1,94 @@
+"""How fast a job goes and when it will end, from counts over time. Pure."""
+
+from __future__ import annotations
+
+import statistics
+from collections import deque
+from dataclasses import dataclass
+from itertools import pairwise
+
+RATE_WINDOW_S = 60.0
+"""Rates look back this far."""
+
+SPREAD_WINDOW_S = 240.0
+"""The spread of the rates is taken from slices of this window."""
+
+_SLICES, _LEAST_SLICES, _SLICE_S = 8, 3, 6.0
+_DEVIATIONS = 2.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Eta:
+    """Seconds until the end: the likeliest, and a range around it.
+
+    Attributes:
+        low_s: None while there are too few rates for a range.
+        high_s: None with a `low_s`: the rates vary so much that they do not bound it.
+    """
+
+    likely_s: float
+    low_s: float | None = None
+    high_s: float | None = None
+
+
+class Rates:
+    """Counts of rows, input tokens and generated tokens over time."""
+
+    def __init__(self) -> None:
+        self._samples: deque[tuple[float, int, int, int]] = deque()
+
+    def add(self, at_s: float, rows: int, input_tokens: int, generated_tokens: int) -> None:
+        """The counts at a moment; moments ascend."""
+        self._samples.append((at_s, rows, input_tokens, generated_tokens))
+        while at_s - self._samples[0][0] > SPREAD_WINDOW_S:
+            self._samples.popleft()
+
+    def per_second(self) -> tuple[float, float, float]:
+        """Rows, input tokens and generated tokens per second; zeros before there are two samples."""
+        if not self._samples:
+            return (0.0, 0.0, 0.0)
+        last = self._samples[-1]
+        first = next(sample for sample in self._samples if last[0] - sample[0] <= RATE_WINDOW_S)
+        if last[0] <= first[0]:
+            return (0.0, 0.0, 0.0)
+        rows, read, generated = (max(0.0, (last[i] - first[i]) / (last[0] - first[0])) for i in (1, 2, 3))
+        return rows, read, generated
+
+    def eta(self, rows_left: int) -> Eta | None:
+        """When so many rows will be done if the rate goes on as it was; None while nothing moves.
+
+        The range holds what the mean rate of the time ahead will be in about 19 of 20 cases, if slices of the
+        past are independent samples of it. It knows nothing of replicas that come or go.
+        """
+        rate = self.per_second()[0]
+        if rate <= 0:
+            return None
+        likely_s = rows_left / rate
+        slices = self._slices()
+        if len(slices) < _LEAST_SLICES:
+            return Eta(likely_s=likely_s)
+        ahead = max(1.0, likely_s / (self._span_s / len(slices)))
+        margin = _DEVIATIONS * statistics.stdev(slices) * (1 / len(slices) + 1 / ahead) ** 0.5
+        bounded = margin < 0.9 * rate
+        return Eta(
+            likely_s=likely_s,
+            low_s=rows_left / (rate + margin),
+            high_s=rows_left / (rate - margin) if bounded else None,
+        )
+
+    @property
+    def _span_s(self) -> float:
+        return self._samples[-1][0] - self._samples[0][0]
+
+    def _slices(self) -> list[float]:
+        """Rows per second in slices of about equal length."""
+        count = min(_SLICES, int(self._span_s / _SLICE_S))
+        if count < _LEAST_SLICES:
+            return []
+        began = self._samples[0][0]
+        # The sample nearest to the end of each slice; ticks may come late.
+        bounds = [
+            min(self._samples, key=lambda sample: abs(sample[0] - began - self._span_s * number / count))
+            for number in range(count + 1)
+        ]
+        return [(late[1] - early[1]) / (late[0] - early[0]) for early, late in pairwise(bounds) if late[0] > early[0]]
