@@ -5,23 +5,27 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from jobs.errors import JobsError, StoreError, UsageError
+from jobs.errors import JobsError, StoreError
+from jobs.filters import Condition, known_column, parse_conditions, select
 from jobs.ledger import Ledger
 from jobs.merge import RowMerger
 from schemas import keys
 from schemas.records import Cancelled, Failed, ShardCommit, Succeeded
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 WINDOW_ROWS = 16_384
 MEMORY_BYTES = 128 * 2**20
@@ -80,7 +84,7 @@ class Results:
         self,
         *,
         columns: Sequence[str] | None = None,
-        where: Mapping[str, str] | None = None,
+        where: str | Sequence[str] = (),
         limit: int | None = None,
         window_rows: int = WINDOW_ROWS,
         memory_bytes: int = MEMORY_BYTES,
@@ -93,7 +97,7 @@ class Results:
 
         Args:
             columns: names of the columns wanted, in this order; default all.
-            where: only rows whose column, written as text, has this value; all must hold.
+            where: only rows for which all of these hold: `status=error`, `num_input_tokens>1000`; see `jobs.filters`.
             limit: at most so many rows; without `where`, few rows need few shards.
             verify: check each shard's SHA-256 and, if all rows are asked for, that none is missing.
 
@@ -103,9 +107,9 @@ class Results:
             JobsError: no room for temporary files.
         """
         wanted = self.schema.names if columns is None else list(columns)
-        conditions = _conditions(self.schema, where or {})
+        conditions = parse_conditions([where] if isinstance(where, str) else where, self.schema)
         for name in wanted:
-            _known(self.schema, name)
+            known_column(self.schema, name)
         # Wide rows make narrow windows, so that one window is a small part of the memory.
         row_bytes = max(1, sum(part.decoded_bytes for part in self._parts) // max(1, self.num_rows))
         window_rows = max(1, min(window_rows, memory_bytes // 8 // row_bytes))
@@ -113,15 +117,36 @@ class Results:
             window_rows = max(1, min(window_rows, limit))
         return _limited(self._merged(wanted, conditions, window_rows, memory_bytes, verify), limit)
 
+    def to_table(
+        self, *, columns: Sequence[str] | None = None, where: str | Sequence[str] = (), limit: int | None = None
+    ) -> pa.Table:
+        """All of it as one Arrow table, in memory. Arguments and errors are those of `tables`."""
+        wanted = self.schema if columns is None else pa.schema([known_column(self.schema, name) for name in columns])
+        return pa.concat_tables([wanted.empty_table(), *self.tables(columns=columns, where=where, limit=limit)])
+
+    def to_pandas(
+        self, *, columns: Sequence[str] | None = None, where: str | Sequence[str] = (), limit: int | None = None
+    ) -> pd.DataFrame:
+        """All of it as a data frame, in memory; needs pandas. Arguments and errors are those of `tables`."""
+        return self.to_table(columns=columns, where=where, limit=limit).to_pandas()
+
+    def batches(
+        self, *, columns: Sequence[str] | None = None, where: str | Sequence[str] = (), limit: int | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        """The rows as a stream of record batches. Arguments and errors are those of `tables`."""
+        tables = self.tables(columns=columns, where=where, limit=limit)
+        return (batch for table in tables for batch in table.to_batches())
+
     def _merged(
         self,
         wanted: Sequence[str],
-        conditions: Mapping[str, pa.Scalar],
+        conditions: Sequence[Condition],
         window_rows: int,
         memory_bytes: int,
         verify: bool,
     ) -> Iterator[pa.Table]:
-        read = partial(self._read, columns=[*{"row_id": None, **dict.fromkeys([*wanted, *conditions])}])
+        needed = ["row_id", *wanted, *(condition.column for condition in conditions)]
+        read = partial(self._read, columns=list(dict.fromkeys(needed)))
         parts = deque(sorted(self._parts, key=lambda part: part.first_row))
         check_all = verify and self.complete and not conditions
         rows_seen, last_row = 0, -1
@@ -136,7 +161,7 @@ class Results:
                     break
                 window = min(starts)
                 while parts and parts[0].first_row // window_rows <= window:
-                    merger.add(_selected(read(parts.popleft(), next(fetched)), conditions))
+                    merger.add(select(read(parts.popleft(), next(fetched)), conditions))
                 table = merger.take(window)
                 if table is None:
                     continue
@@ -259,33 +284,6 @@ def _ahead(indices: Sequence[int], fetch: Callable[[int], bytes]) -> Iterator[It
         yield results()
     finally:
         threads.shutdown(wait=False, cancel_futures=True)
-
-
-def _conditions(schema: pa.Schema, where: Mapping[str, str]) -> dict[str, pa.Scalar]:
-    """The values looked for, in the types of their columns."""
-    found = {}
-    for name, text in where.items():
-        kind = _known(schema, name).type
-        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-        if pa.types.is_nested(kind):
-            raise UsageError(f"Column {name} holds {kind}, which cannot be compared with a text.", "Filter the export.")
-        try:
-            found[name] = pa.scalar(text).cast(kind)
-        except pa.ArrowException as error:
-            raise UsageError(f"{text!r} is not a value of column {name} ({kind}).", "Correct the filter.") from error
-    return found
-
-
-def _selected(table: pa.Table, conditions: Mapping[str, pa.Scalar]) -> pa.Table:
-    for name, value in conditions.items():
-        table = table.filter(pc.equal(table[name].cast(value.type), value))
-    return table
-
-
-def _known(schema: pa.Schema, name: str) -> pa.Field:
-    if name not in schema.names:
-        raise UsageError(f"The results have no column {name!r}.", f"Columns are: {', '.join(schema.names)}.")
-    return schema.field(name)
 
 
 def _missing(ledger: Ledger, index: int) -> StoreError:

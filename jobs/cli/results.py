@@ -45,18 +45,25 @@ def results(
     failed: Annotated[bool, typer.Option("--failed", help="Only error rows; short for --where status=error.")] = False,
     where: Annotated[
         list[str] | None,
-        typer.Option("--where", help="Only rows with COLUMN=VALUE; may be repeated.", show_default=False),
+        typer.Option(
+            "--where", help="Only rows with COLUMN=VALUE (or !=, <, <=, >, >=); all of several.", show_default=False
+        ),
+    ] = None,
+    head: Annotated[
+        int | None,
+        typer.Option("--head", "-n", min=0, help="Show the first so many rows as a table.", show_default=False),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option("--limit", "--head", "-n", min=0, help="At most so many rows.", show_default=False)
+        int | None, typer.Option("--limit", min=0, help="At most so many rows.", show_default=False)
     ] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Check every shard against the commit record.")] = False,
 ) -> None:
     """Get a job's results, in the order of the dataset.
 
-    Without FILE, a terminal shows the first rows as a table with long text cut; a pipe gets all rows as JSON Lines
-    (--json: one JSON array). Of a job that has not succeeded you get the rows that are committed so far.
-    Rows lie in any order in the shards: sorting a large job may need as much room in TMPDIR as its results take.
+    Without FILE, a terminal shows the first rows as a table with long text cut, as --head N does anywhere; a pipe
+    gets all rows as JSON Lines (--json: one JSON array). Of a job that has not succeeded you get the rows that are
+    committed so far. Rows lie in any order in the shards: sorting a large job may need as much room in TMPDIR as its
+    results take. In --where, `error_code=` asks for rows without a value and `error_code!=` for those with one.
 
     Examples:
 
@@ -66,14 +73,18 @@ def results(
 
       jobs results reviews-20260301 --failed --columns row_id,error_code,error_message
 
+      jobs results reviews-20260301 --where finish_reason=length --where 'num_input_tokens>2000' --head 5
+
       jobs results reviews-20260301 --columns custom_id,generated_text | jq -r .generated_text
     """
     from jobs.results import open_results
 
-    form = _format(target, form, output)
+    if head is not None and (target is not None or form is not None or limit is not None):
+        raise UsageError("--head shows rows and writes nothing.", "For a file or a format, give --limit instead.")
+    form = _format(target, form, output, preview=head is not None)
     if form is FileFormat.OPENAI and columns:
         raise UsageError("--columns has no meaning in OpenAI's batch format.", "Drop it, or write .jsonl.")
-    conditions = dict(map(_condition, [*(where or ()), *(["status=error"] if failed else [])]))
+    conditions = [*(where or ()), *(["status=error"] if failed else [])]
     names = [name for part in columns for name in part.split(",") if name] if columns else None
     found = open_results(open_job(job_id, root).ledger)
     _warn_if_partial(output, job_id, found)
@@ -81,31 +92,24 @@ def results(
         if verify:
             rows = sum(table.num_rows for table in found.tables(columns=["row_id"], verify=True))
             output.note(f"Verified {found.num_shards:,} shards with {rows:,} rows.")
-        _show(output, job_id, found, names, conditions, PREVIEW_ROWS if limit is None else limit)
+        _show(output, job_id, found, names, conditions, head or limit or PREVIEW_ROWS)
         return
-    written = _write(found, target, form, names, conditions, limit, verify)
+    written = _write(found, target, form, names, conditions, limit if head is None else head, verify)
     if target not in (None, "-"):
         output.record({"file": target, "rows": written, "format": str(form), "complete": found.complete})
 
 
-def _format(target: str | None, form: FileFormat | None, output: Output) -> FileFormat | None:
+def _format(target: str | None, form: FileFormat | None, output: Output, *, preview: bool) -> FileFormat | None:
     """The format to write, or None to show a table."""
     if target not in (None, "-"):
         check_target(target)
         return form or target_format(target)
-    if form is None and target is None and output.format is Format.TABLE and sys.stdout.isatty():
+    if form is None and target is None and output.format is Format.TABLE and (preview or sys.stdout.isatty()):
         return None
     form = form or (FileFormat.JSON if output.format is Format.JSON else FileFormat.JSONL)
     if form is FileFormat.PARQUET and sys.stdout.isatty():
         raise UsageError("Parquet is not for a terminal.", "Name a file, or send it into a pipe.")
     return form
-
-
-def _condition(text: str) -> tuple[str, str]:
-    name, separator, value = text.partition("=")
-    if not name or not separator:
-        raise UsageError(f"--where {text} is not a condition.", "Write COLUMN=VALUE, for example status=error")
-    return name, value
 
 
 def _warn_if_partial(output: Output, job_id: str, found: Results) -> None:
@@ -119,7 +123,7 @@ def _warn_if_partial(output: Output, job_id: str, found: Results) -> None:
 
 
 def _show(
-    output: Output, job_id: str, found: Results, names: Sequence[str] | None, where: dict[str, str], limit: int
+    output: Output, job_id: str, found: Results, names: Sequence[str] | None, where: Sequence[str], limit: int
 ) -> None:
     import pyarrow as pa
     from rich.console import Console
@@ -146,7 +150,7 @@ def _write(
     target: str | None,
     form: FileFormat,
     names: Sequence[str] | None,
-    where: dict[str, str],
+    where: Sequence[str],
     limit: int | None,
     verify: bool,
 ) -> int:

@@ -85,7 +85,7 @@ def start(client: OpenAI, folder: Path, requests: list[dict[str, Any]], endpoint
 
 
 def wait(client: OpenAI, batch: Batch, until: Callable[[Batch], bool] = lambda batch: batch.status in ENDED) -> Batch:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while not until(batch):
         assert batch.status not in ENDED, batch
         assert time.monotonic() < deadline, batch
@@ -191,7 +191,10 @@ def test_cancel_keeps_what_is_answered(user: User, tmp_path: Path) -> None:
 @pytest.mark.parametrize("remote", [False, True])
 def test_a_job_that_cannot_start_fails_the_batch_and_says_why(user: User, tmp_path: Path, remote: bool) -> None:
     """The model is checked where the batch is started, or, if it is not there, by the driver."""
-    missing = ["--set", "model.path=/no/such/model"] if not remote else ["--set", "engine.tensor_parallel_size=64"]
+    missing = ["--set", "model.path=/no/such/model"]
+    if remote:
+        cluster = user.json("cluster", "status")
+        missing += ["--address", cluster["dashboard"], "--token-path", cluster["token_file"]]
     with serving(user, tmp_path, *missing) as server:
         batch = wait(server.client, start(server.client, tmp_path, [chat("a", "hi")]))
         assert batch.status == "failed"

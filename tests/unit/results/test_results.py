@@ -15,7 +15,7 @@ from jobs.results import iter_results, open_results
 from jobs.store import open_store
 from jobs.store.base import ObjectStore
 from schemas import keys
-from tests.unit.results.ledgers import is_error, make_job, result_rows, succeed
+from tests.unit.results.ledgers import is_error, make_job, result_rows, succeed, text_of
 
 
 @st.composite
@@ -92,21 +92,32 @@ def test_the_first_rows_need_few_shards(tmp_path: Path) -> None:
 def test_columns_and_filters(tmp_path: Path) -> None:
     ledger = make_job(open_store(str(tmp_path)), [list(range(0, 50, 2)), list(range(1, 50, 2))])
     results = open_results(ledger)
-    errors = pa.concat_tables(results.tables(columns=["error_code", "custom_id"], where={"status": "error"}))
+    errors = pa.concat_tables(results.tables(columns=["error_code", "custom_id"], where="status=error"))
     assert errors.schema.names == ["error_code", "custom_id"]
     assert errors["custom_id"].to_pylist() == [f"id-{i}" for i in range(50) if is_error(i)]
-    both = pa.concat_tables(results.tables(where={"kind": "kind 1", "num_input_tokens": "11"}))
+    both = pa.concat_tables(results.tables(where=["kind=kind 1", "num_input_tokens=11"]))
     assert both["row_id"].to_pylist() == [11]
-    assert list(results.tables(where={"custom_id": "nobody"})) == []
+    assert list(results.tables(where="custom_id=nobody")) == []
+
+
+def test_a_table_a_data_frame_or_a_stream(tmp_path: Path) -> None:
+    results = open_results(make_job(open_store(str(tmp_path)), [list(range(0, 50, 2)), list(range(1, 50, 2))]))
+    assert results.to_table().to_pylist() == result_rows(range(50)).to_pylist()
+    none = results.to_table(columns=["custom_id", "attempts"], where="custom_id=nobody")
+    assert (none.num_rows, none.schema.names) == (0, ["custom_id", "attempts"])
+    frame = results.to_pandas(columns=["row_id", "generated_text"], where="row_id<2")
+    assert frame.to_dict("list") == {"row_id": [0, 1], "generated_text": [text_of(0), text_of(1)]}
+    batches = list(results.batches(limit=7))
+    assert [row for batch in batches for row in batch["row_id"].to_pylist()] == list(range(7))
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         ({"columns": ["nope"]}, "no column 'nope'"),
-        ({"where": {"nope": "1"}}, "no column 'nope'"),
-        ({"where": {"num_input_tokens": "many"}}, "not a value of column num_input_tokens"),
-        ({"where": {"tags": "a"}}, "cannot be compared"),
+        ({"where": "nope=1"}, "no column 'nope'"),
+        ({"where": "num_input_tokens=many"}, "not a value of column num_input_tokens"),
+        ({"where": "tags=a"}, "cannot be compared"),
     ],
 )
 def test_bad_requests_are_refused_before_reading(tmp_path: Path, arguments: dict[str, object], words: str) -> None:

@@ -61,7 +61,7 @@ def test_failed_rows_and_columns(done: str, capfdbinary: pytest.CaptureFixture[b
 
 
 def test_a_pipe_gets_json_lines_and_head_counts(done: str, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
-    assert main(["results", done, "--head", "7"]) == 0
+    assert main(["results", done, "--limit", "7"]) == 0
     assert [json.loads(line)["row_id"] for line in capfdbinary.readouterr().out.splitlines()] == list(range(7))
     assert main(["results", done, "--json", "--limit", "2"]) == 0
     assert [row["row_id"] for row in json.loads(capfdbinary.readouterr().out)] == [0, 1]
@@ -83,6 +83,13 @@ def test_a_terminal_gets_a_table_that_fits(
     assert "4 of 60 rows." in captured.err
 
 
+def test_head_is_a_table_in_a_pipe_too(done: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["results", done, "--head", "2", "-c", "row_id,status", "--where", "row_id>3"]) == 0
+    captured = capsys.readouterr()
+    assert [line.split() for line in captured.out.splitlines()] == [["ROW", "ID", "STATUS"], ["4", "ok"], ["5", "ok"]]
+    assert "2 rows, there may be more." in captured.err
+
+
 def test_an_unfinished_job_says_so(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_job(open_store(str(root)), SHARDS, commit=[1])
     assert main(["results", "demo", "out.parquet", "--json"]) == 0
@@ -100,6 +107,8 @@ def test_an_unfinished_job_says_so(root: Path, capsys: pytest.CaptureFixture[str
         (["demo", "out.jsonl", "--format", "openai", "-c", "row_id"], "--columns has no meaning"),
         (["demo", "out.xlsx"], "does not tell a format"),
         (["demo", "--where", "status"], "is not a condition"),
+        (["demo", "--where", "nope>1"], "no column 'nope'"),
+        (["demo", "out.jsonl", "--head", "3"], "give --limit instead"),
         (["demo", "-c", "nope"], "no column 'nope'"),
         (["other"], "No job other"),
     ],

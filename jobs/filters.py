@@ -1,0 +1,106 @@
+"""Conditions on result rows, as people write them: `status=error`, `num_input_tokens>1000`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from jobs.errors import UsageError
+
+_CONDITION = re.compile(r"\s*(?P<column>[^=!<>]*?)\s*(?P<operator>==|!=|<=|>=|=|<|>)\s*(?P<value>.*?)\s*", re.DOTALL)
+_HOW = "Write COLUMN=VALUE, or with !=, <, <=, > or >= for =; for example status=error"
+
+_COMPARE: Mapping[str, Callable[[Any, Any], Any]] = {
+    "=": pc.equal,
+    "!=": pc.not_equal,
+    "<": pc.less,
+    "<=": pc.less_equal,
+    ">": pc.greater,
+    ">=": pc.greater_equal,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One condition in the types of a table.
+
+    Attributes:
+        value: what the column is compared with; None stands for no value at all.
+    """
+
+    column: str
+    operator: str
+    value: pa.Scalar | None
+
+    def holds(self, table: pa.Table) -> pa.ChunkedArray:
+        """Per row whether it holds: never null. A row without a value is unlike every value, and neither
+        smaller nor greater.
+        """
+        column = table[self.column]
+        if self.value is None:
+            empty = pc.is_null(column)
+            if _is_text(column.type):
+                empty = pc.or_(empty, pc.fill_null(pc.equal(column.cast(pa.string()), ""), True))
+            return empty if self.operator == "=" else pc.invert(empty)
+        found = _COMPARE[self.operator](column.cast(self.value.type), self.value)
+        return pc.fill_null(found, self.operator == "!=")
+
+
+def parse_conditions(texts: Iterable[str], schema: pa.Schema) -> list[Condition]:
+    """Conditions on tables of a schema. `COLUMN=` asks for rows without a value, `COLUMN!=` for those with one.
+
+    Raises:
+        UsageError: not a condition, an unknown column, or a value that the column's type does not have.
+    """
+    return [_parse(text, schema) for text in texts]
+
+
+def select(table: pa.Table, conditions: Iterable[Condition]) -> pa.Table:
+    """The rows for which every condition holds."""
+    masks = [condition.holds(table) for condition in conditions]
+    return table.filter(reduce(pc.and_, masks)) if masks else table
+
+
+def known_column(schema: pa.Schema, name: str) -> pa.Field:
+    """The column of that name.
+
+    Raises:
+        UsageError: there is none; names those that there are.
+    """
+    if name not in schema.names:
+        raise UsageError(f"The results have no column {name!r}.", f"Columns are: {', '.join(schema.names)}.")
+    return schema.field(name)
+
+
+def _parse(text: str, schema: pa.Schema) -> Condition:
+    match = _CONDITION.fullmatch(text)
+    if match is None or not match["column"]:
+        raise UsageError(f"{text!r} is not a condition.", _HOW)
+    name, operator, value = match["column"], match["operator"].replace("==", "="), match["value"]
+    kind = known_column(schema, name).type
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if not value:
+        if operator not in ("=", "!="):
+            raise UsageError(f"{text!r} compares with nothing.", _HOW)
+        return Condition(name, operator, None)
+    if pa.types.is_nested(kind):
+        raise UsageError(f"Column {name} holds {kind}, which cannot be compared with a text.", "Filter the export.")
+    try:
+        scalar = pa.scalar(value).cast(kind)
+        _COMPARE[operator](pa.nulls(0, kind), scalar)
+    except pa.ArrowNotImplementedError as error:
+        raise UsageError(f"Column {name} holds {kind}, which has no order.", "Use = or !=.") from error
+    except pa.ArrowException as error:
+        raise UsageError(f"{value!r} is not a value of column {name} ({kind}).", "Correct the condition.") from error
+    return Condition(name, operator, scalar)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
