@@ -6,6 +6,7 @@ import math
 from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
+from jobs.gates import describe
 from jobs.summary import Summary
 from schemas.codes import State
 from schemas.records import ReplicaProgress
@@ -55,6 +56,7 @@ def facts(summary: Summary) -> dict[str, str]:
         "replicas": _replicas(summary.replicas),
         "ETA": duration(summary.eta_s) if summary.eta_s is not None else "",
         "message": printable(summary.message),
+        "gates crossed": describe(summary.crossed_gates),
     }
     return {label: text for label, text in found.items() if text}
 
@@ -112,11 +114,11 @@ def outcome(summary: Summary) -> str:
     job, done = f"Job {summary.job_id}", _committed(summary)
     if summary.state is State.SUCCEEDED:
         rows = f"{job} succeeded: {summary.rows_total:,} rows"
+        if summary.crossed_gates:
+            return f"{job} did not pass its gates: {describe(summary.crossed_gates)}. All results are kept."
         if not summary.rows_error:
             return f"{rows}, all ok."
-        failed = f"{rows}, {summary.rows_error:,} of them failed ({summary.error_rate:.2%}"
-        over = summary.error_rate > summary.max_error_rate
-        return f"{failed}, more than the {summary.max_error_rate:.2%} allowed)." if over else f"{failed})."
+        return f"{rows}, {summary.rows_error:,} of them failed ({summary.error_rate:.2%})."
     if summary.state is State.FAILED:
         return f"{job} failed{done}. {summary.failure_code}: {printable(summary.failure_reason or '')}"
     if summary.state is State.CANCELLED:

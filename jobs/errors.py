@@ -11,7 +11,7 @@ class Exit(IntEnum):
     OK = 0
     JOB_FAILED = 1
     USAGE = 2
-    ROW_ERRORS = 3
+    GATE_CROSSED = 3
     UNREACHABLE = 4
     WAIT_TIMEOUT = 124
     INTERRUPTED = 130

@@ -54,13 +54,30 @@ class ShardStats:
     num_input_tokens: int
     num_generated_tokens: int
     sha256: str
+    num_length_rows: int = 0
+    num_empty_rows: int = 0
+    num_valid_json_rows: int = 0
 
     @classmethod
-    def of(cls, data: bytes, *, rows: int, errors: int, input_tokens: int, generated_tokens: int) -> ShardStats:
+    def of(
+        cls,
+        data: bytes,
+        *,
+        rows: int,
+        errors: int,
+        input_tokens: int,
+        generated_tokens: int,
+        cut: int = 0,
+        empty: int = 0,
+        valid_json: int = 0,
+    ) -> ShardStats:
         """Statistics of encoded result bytes."""
         return cls(
             num_rows=rows,
             num_error_rows=errors,
+            num_length_rows=cut,
+            num_empty_rows=empty,
+            num_valid_json_rows=valid_json,
             num_input_tokens=input_tokens,
             num_generated_tokens=generated_tokens,
             sha256=hashlib.sha256(data).hexdigest(),
@@ -73,6 +90,9 @@ class ShardStats:
             "format-version": str(FORMAT_VERSION),
             "rows": str(self.num_rows),
             "error-rows": str(self.num_error_rows),
+            "length-rows": str(self.num_length_rows),
+            "empty-rows": str(self.num_empty_rows),
+            "valid-json-rows": str(self.num_valid_json_rows),
             "input-tokens": str(self.num_input_tokens),
             "generated-tokens": str(self.num_generated_tokens),
             "sha256": self.sha256,
@@ -229,6 +249,10 @@ class Ledger:
                 key=key,
                 num_rows=int(info.metadata["rows"]),
                 num_error_rows=int(info.metadata["error-rows"]),
+                # Shards of jobs from before there were such gates do not count these.
+                num_length_rows=int(info.metadata.get("length-rows", 0)),
+                num_empty_rows=int(info.metadata.get("empty-rows", 0)),
+                num_valid_json_rows=int(info.metadata.get("valid-json-rows", 0)),
                 num_input_tokens=int(info.metadata["input-tokens"]),
                 num_generated_tokens=int(info.metadata["generated-tokens"]),
                 size_bytes=info.size_bytes,
@@ -260,7 +284,12 @@ class Ledger:
         return standing
 
     def publish(self, manifest: Manifest, *, writer: str) -> None:
-        """Write `_SUCCESS` for other tools. Follows the terminal record; anyone may repeat it."""
+        """Write `_SUCCESS` for other tools. Follows the terminal record; anyone may repeat it.
+
+        Results that do not pass the job's gates get none: other tools must not take them for good.
+        """
+        if manifest.crossed_gates:
+            return
         failpoint("ledger.before_success")
         self.store.put_new(self._key(keys.SUCCESS), manifest.to_json(), writer=writer)
         failpoint("ledger.after_success")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from jobs.errors import Exit
 from schemas import keys
 from schemas.codes import State
-from schemas.records import Cancelled, Failed, Progress, ReplicaProgress, Succeeded
+from schemas.records import Cancelled, CrossedGate, Failed, Progress, ReplicaProgress, Succeeded
 
 if TYPE_CHECKING:
     from jobs.client import JobStatus
@@ -58,6 +58,7 @@ class Summary:
     eta_s: float | None = None
     error_rate: float = 0.0
     max_error_rate: float = 1.0
+    crossed_gates: tuple[CrossedGate, ...] = ()
     failure_code: str | None = None
     failure_reason: str | None = None
     cancelled_by: str | None = None
@@ -80,12 +81,15 @@ class Summary:
         """What a command that has waited for this job returns."""
         if self.state is not State.SUCCEEDED:
             return Exit.JOB_FAILED
-        return Exit.ROW_ERRORS if self.error_rate > self.max_error_rate else Exit.OK
+        return Exit.GATE_CROSSED if self.crossed_gates else Exit.OK
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form. Keys are stable."""
-        replicas = [replica.model_dump(mode="json") for replica in self.replicas]
-        return asdict(self) | {"replica_counts": self.replica_counts, "replicas": replicas}
+        documents = {
+            "replicas": [replica.model_dump(mode="json") for replica in self.replicas],
+            "crossed_gates": [gate.model_dump(mode="json") for gate in self.crossed_gates],
+        }
+        return asdict(self) | {"replica_counts": self.replica_counts, **documents}
 
 
 def summarise(status: JobStatus, committed: Collection[int] | None = None) -> Summary:
@@ -168,6 +172,7 @@ def _from_terminal(terminal: Succeeded | Failed | Cancelled | None) -> dict[str,
         "shards_committed": len(manifest.shards),
         "input_tokens": manifest.num_input_tokens,
         "generated_tokens": manifest.num_generated_tokens,
+        "crossed_gates": manifest.crossed_gates,
         "error_rate": manifest.num_error_rows / manifest.num_rows if manifest.num_rows else 0.0,
     }
 

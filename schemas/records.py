@@ -60,6 +60,20 @@ class Attempt(Document):
     started_at: str = Field(description="UTC, ISO 8601. For people; no decision depends on it.")
 
 
+Gate = Literal["max_error_rate", "max_length_finish_rate", "max_empty_rate", "min_valid_json_rate"]
+"""The quality gates of a job, by the names of their limits in the spec."""
+
+
+class CrossedGate(Document):
+    """A limit of the spec that the results do not keep."""
+
+    gate: Gate
+    limit: float
+    rate: float = Field(description="`num_rows` over `of_rows`.")
+    num_rows: int = Field(ge=0, description="Rows that the gate counts.")
+    of_rows: int = Field(ge=1)
+
+
 class ShardCommit(Document):
     """A committed shard as the manifest lists it."""
 
@@ -67,6 +81,9 @@ class ShardCommit(Document):
     key: str
     num_rows: int = Field(ge=1)
     num_error_rows: int = Field(ge=0)
+    num_length_rows: int = Field(0, ge=0, description="Answers that were cut by their length.")
+    num_empty_rows: int = Field(0, ge=0, description="Answers without text and tool calls.")
+    num_valid_json_rows: int = Field(0, ge=0, description="Answers that are JSON; counted if the job has that gate.")
     num_input_tokens: int = Field(ge=0)
     num_generated_tokens: int = Field(ge=0)
     size_bytes: int = Field(ge=1)
@@ -75,7 +92,7 @@ class ShardCommit(Document):
 
 
 class Manifest(Document):
-    """All of a job's results. `_SUCCESS` holds exactly this document."""
+    """All of a job's results. `_SUCCESS` holds exactly this document; with a crossed gate there is no `_SUCCESS`."""
 
     format_version: int = FORMAT_VERSION
     job_id: str
@@ -83,12 +100,16 @@ class Manifest(Document):
     shards: tuple[ShardCommit, ...]
     num_rows: int = Field(ge=0)
     num_error_rows: int = Field(ge=0)
+    num_length_rows: int = Field(0, ge=0)
+    num_empty_rows: int = Field(0, ge=0)
+    num_valid_json_rows: int = Field(0, ge=0)
     num_input_tokens: int = Field(ge=0)
     num_generated_tokens: int = Field(ge=0)
+    crossed_gates: tuple[CrossedGate, ...] = ()
 
 
 class Succeeded(Document):
-    """Every row has its result."""
+    """Every row has its result. Whether the results are good enough is what the manifest's gates tell."""
 
     state: Literal["SUCCEEDED"] = "SUCCEEDED"
     format_version: int = FORMAT_VERSION

@@ -153,7 +153,16 @@ class JobSpec(Document):
     shards: ShardBudget = ShardBudget()
     output_tokens: bool = Field(False, description="Add the column `generated_tokens` to the results.")
     keep_staged: bool = Field(False, description="Keep the staged shards after success.")
-    max_error_rate: float = Field(0.05, ge=0.0, le=1.0, description="Share of error rows above which exit code is 3.")
+    max_error_rate: float = Field(0.05, ge=0.0, le=1.0, description="Gate: most error rows, as a share of all rows.")
+    max_length_finish_rate: float | None = Field(
+        None, ge=0.0, le=1.0, description="Gate: most answers that were cut by their length, as a share of the answers."
+    )
+    max_empty_rate: float | None = Field(
+        None, ge=0.0, le=1.0, description="Gate: most answers without text and tool calls, as a share of the answers."
+    )
+    min_valid_json_rate: float | None = Field(
+        None, ge=0.0, le=1.0, description="Gate: least answers that are valid JSON, as a share of the answers."
+    )
     max_shard_strikes: int = Field(4, ge=1, description="Engine deaths on one shard after which the job fails.")
 
     @field_validator("format_version")
@@ -170,6 +179,8 @@ class JobSpec(Document):
                 raise ValueError("a column of choices is for scoring; add --task score")
         elif self.sampling != Sampling() or self.output_tokens:
             raise ValueError("scoring generates nothing: drop the sampling options and --output-tokens")
+        elif (self.max_length_finish_rate, self.max_empty_rate, self.min_valid_json_rate) != (None, None, None):
+            raise ValueError("scoring generates nothing: of the gates it has only max_error_rate")
         elif clash := sorted(SCORE_COLUMNS.intersection(self.input.keep)):
             raise ValueError(f"cannot keep column {clash[0]!r}: the results have a column of that name")
         return self

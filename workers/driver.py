@@ -19,6 +19,7 @@ import ray.data
 from jobs.client import SUBMISSION_ID
 from jobs.errors import Exit, InvalidModel, JobsError, StoreError
 from jobs.failpoints import failpoint
+from jobs.gates import describe, judged
 from jobs.ledger import Ledger, ShardStats
 from jobs.models.pinning import pin_model
 from jobs.store import open_store
@@ -143,14 +144,20 @@ class Driver:
         """Every shard is committed: manifest, terminal record, `_SUCCESS`."""
         assert self._plan is not None
         commits = await asyncio.to_thread(self._commits)
-        manifest = Manifest(
-            job_id=self._ledger.job_id,
-            plan_sha256=self._plan.digest(),
-            shards=tuple(commits),
-            num_rows=sum(c.num_rows for c in commits),
-            num_error_rows=sum(c.num_error_rows for c in commits),
-            num_input_tokens=sum(c.num_input_tokens for c in commits),
-            num_generated_tokens=sum(c.num_generated_tokens for c in commits),
+        manifest = judged(
+            self._spec,
+            Manifest(
+                job_id=self._ledger.job_id,
+                plan_sha256=self._plan.digest(),
+                shards=tuple(commits),
+                num_rows=sum(c.num_rows for c in commits),
+                num_error_rows=sum(c.num_error_rows for c in commits),
+                num_length_rows=sum(c.num_length_rows for c in commits),
+                num_empty_rows=sum(c.num_empty_rows for c in commits),
+                num_valid_json_rows=sum(c.num_valid_json_rows for c in commits),
+                num_input_tokens=sum(c.num_input_tokens for c in commits),
+                num_generated_tokens=sum(c.num_generated_tokens for c in commits),
+            ),
         )
         if [c.num_rows for c in commits] != [s.num_rows for s in self._plan.shards]:
             raise RuntimeError("the committed shards do not have the rows of the plan")
@@ -243,6 +250,9 @@ def main(job_uri: str, *, store_patience_s: float = STORE_PATIENCE_S) -> int:
         log.exception("the driver has failed; nothing committed is lost, go on with: jobs resume %s", job_id)
         return Exit.JOB_FAILED
     print(f"{job_id}: {record.state}" + (f": {record.code}: {record.reason}" if isinstance(record, Failed) else ""))
+    if isinstance(record, Succeeded) and record.manifest.crossed_gates:
+        print(f"{job_id}: {describe(record.manifest.crossed_gates)}")
+        return Exit.GATE_CROSSED
     return Exit.JOB_FAILED if isinstance(record, Failed) else Exit.OK
 
 

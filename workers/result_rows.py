@@ -38,7 +38,7 @@ def generated_row(
         row["generated_text"], row["tool_calls"] = found
     form = sampling.structured_outputs
     if form is not None and form.json_schema is not None:
-        row["parsed"] = _json_text(row["generated_text"])
+        row["parsed"] = json_text(row["generated_text"])
     return row
 
 
@@ -90,7 +90,7 @@ def _call(call: ToolCall) -> dict[str, Any]:
     return {"name": call.name, "arguments": call.arguments, "error": call.error or None}
 
 
-def _json_text(text: str) -> str | None:
+def json_text(text: str) -> str | None:
     """The text if it is JSON, which an answer cut by its length is not."""
     try:
         json.loads(text, parse_constant=_refuse)

@@ -17,7 +17,7 @@ from schemas.spec import JobSpec
 from schemas.tables import KEPT, result_schema
 from workers.engines.base import Output
 from workers.feed import RowFault
-from workers.result_rows import generated_row, scored_row
+from workers.result_rows import generated_row, json_text, scored_row
 from workers.staged_rows import num_input_tokens, samplings
 
 ROW_GROUP_ROWS = 8192
@@ -63,7 +63,20 @@ def encode_results(
         errors=sum(row["status"] == "error" for row in rows),
         input_tokens=sum(row["num_input_tokens"] for row in rows),
         generated_tokens=sum(row.get("num_generated_tokens", 0) for row in rows),
+        **({} if spec.task == "score" else _quality(spec, rows)),
     )
+
+
+def _quality(spec: JobSpec, rows: list[dict[str, Any]]) -> dict[str, int]:
+    """What the job's gates count, of the rows that were answered."""
+    answers = [row for row in rows if row["status"] == "ok"]
+    counts = {
+        "cut": sum(row["finish_reason"] == "length" for row in answers),
+        "empty": sum(not row["generated_text"].strip() and not row.get("tool_calls") for row in answers),
+    }
+    if spec.min_valid_json_rate is not None:
+        counts["valid_json"] = sum(json_text(row["generated_text"]) is not None for row in answers)
+    return counts
 
 
 def write_parquet(table: pa.Table) -> bytes:

@@ -36,6 +36,7 @@ class _SpecOption(NamedTuple):
 
 
 _INPUT, _SAMPLING, _FORM, _ENGINE, _JOB = "Input", "Sampling", "Form of the answer", "Engine", "Job"
+_GATES = "Quality gates: shares from 0 to 1; exit 3 and no _SUCCESS if one is crossed"
 
 _OPTIONS = [
     _SpecOption("input.prompt_column", str, "--prompt-column", "Column of prompt text. Default: `prompt`.", _INPUT),
@@ -74,7 +75,10 @@ _OPTIONS = [
     _SpecOption("engine.max_num_seqs", int, "--max-num-seqs", "Rows decoded at once by a replica.", _ENGINE),
     _SpecOption("task", str, "--task", "generate (default), or score: how likely each of a row's choices is.", _JOB),
     _SpecOption("name", str, "--name", "Shown in lists and in the dashboard. Default: the dataset's name.", _JOB),
-    _SpecOption("max_error_rate", float, "--max-error-rate", "Exit 3 above this share of error rows (0.05).", _JOB),
+    _SpecOption("max_error_rate", float, "--max-error-rate", "Most error rows, of all rows. Default: 0.05.", _GATES),
+    _SpecOption("max_length_finish_rate", float, "--max-length-finish-rate", "Most answers cut by length.", _GATES),
+    _SpecOption("max_empty_rate", float, "--max-empty-rate", "Most answers without text and tool calls.", _GATES),
+    _SpecOption("min_valid_json_rate", float, "--min-valid-json-rate", "Least answers that are JSON.", _GATES),
 ]
 
 

@@ -20,7 +20,7 @@ def status(
     job_id: JobId,
     root: Root = None,
     exit_status: Annotated[
-        bool, typer.Option("--exit-status", help="Exit 1 if it has failed, 3 with too many error rows.")
+        bool, typer.Option("--exit-status", help="Exit 1 if it has failed, 3 if it has crossed a quality gate.")
     ] = False,
 ) -> None:
     """Show how a job stands. The exit code is 0 whatever it shows, unless --exit-status is given.

@@ -89,7 +89,7 @@ def cancel(output: Output, job_id: JobId, root: Root = None) -> None:
 
 @with_output
 def wait(output: Output, job_id: JobId, root: Root = None, timeout: Timeout = None) -> None:
-    """Wait until a job has ended; the exit code tells how (0 ok, 1 failed, 3 too many row errors, 124 timed out)."""
+    """Wait until a job has ended; the exit code tells how (0 ok, 1 failed, 3 a quality gate crossed, 124 timed out)."""
     raise typer.Exit(_follow(open_job(job_id, root), output, timeout))
 
 

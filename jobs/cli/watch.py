@@ -35,7 +35,7 @@ def watch(
     """Show a job's progress until it ends. Ctrl-C stops watching; the job goes on.
 
     On a terminal the display is live, elsewhere a line at a time on stderr; --json prints the final status.
-    The exit code tells how the job ended: 0 ok, 1 failed, cancelled or interrupted, 3 too many error rows.
+    The exit code tells how the job ended: 0 ok, 1 failed, cancelled or interrupted, 3 a quality gate crossed.
 
     Example:
 

@@ -67,6 +67,8 @@ def job_spec(base: JobSpec, batch_id: str, input_uri: str, endpoint: Endpoint, c
         name=batch_id,
         input=base.input.evolve(uri=input_uri, chat=endpoint == _CHAT),
         sampling=base.sampling.evolve(**sampling),
+        # A batch completes however many of its requests fail.
+        max_error_rate=1.0,
     )
 
 

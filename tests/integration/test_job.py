@@ -178,3 +178,26 @@ def test_results_are_found_by_other_tools(user: User, tmp_path: Path) -> None:
     assert len(table) == 3
     manifest = json.loads(user.ledger("tools").store.get("tools/_SUCCESS") or b"")
     assert manifest["num_rows"] == 3
+
+
+def test_a_job_that_crosses_a_gate_keeps_its_results_and_says_which_with_numbers(user: User, tmp_path: Path) -> None:
+    dataset = write_prompts(tmp_path / "gate.parquet", [f"prompt {n}" for n in range(20)])
+    ended = user.run(
+        *("submit", str(dataset), "--engine", "fake", "--id", "gate", "--wait"),
+        *("--max-tokens", "4", "--max-length-finish-rate", "0.1", "--max-empty-rate", "0"),
+        code=3,
+    )
+    said = "20 of 20 answers were cut by their length (100 %; max_length_finish_rate allows at most 10 %)"
+    assert said in ended.stderr
+    table = check_invariants(user.ledger("gate"), 20)
+    assert set(table["finish_reason"].to_pylist()) == {"length"}
+    assert user.ledger("gate").store.get(f"gate/{keys.SUCCESS}") is None
+    assert said in user.run("status", "gate").stdout
+    status = user.json("status", "gate", "--exit-status", code=3)
+    assert [gate["gate"] for gate in status["crossed_gates"]] == ["max_length_finish_rate"]
+    assert user.run("results", "gate", "--failed").stdout == ""
+    assert user.run("results", "gate").stdout.count("\n") == 20
+    assert said in user.logs("gate")
+    # The record is there: whoever comes later comes to the same end.
+    user.run("resume", "gate", "--wait", code=3)
+    assert user.ledger("gate").store.get(f"gate/{keys.SUCCESS}") is None

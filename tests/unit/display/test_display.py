@@ -12,6 +12,7 @@ from rich.console import Console
 from jobs.client import JobStatus
 from jobs.display import duration, facts, next_steps, one_line, outcome, picture, printable, signature
 from jobs.errors import Exit
+from jobs.gates import judged
 from jobs.summary import Summary, summarise
 from schemas.codes import State
 from schemas.records import Cancelled, Failed, Manifest, Progress, ReplicaProgress, Succeeded
@@ -147,11 +148,17 @@ def test_all_rows_mean_100_percent_and_nothing_less() -> None:
     [
         (0, Exit.OK, "Job demo succeeded: 30 rows, all ok."),
         (1, Exit.OK, "Job demo succeeded: 30 rows, 1 of them failed (3.33%)."),
-        (2, Exit.ROW_ERRORS, "Job demo succeeded: 30 rows, 2 of them failed (6.67%, more than the 5.00% allowed)."),
+        (
+            2,
+            Exit.GATE_CROSSED,
+            "Job demo did not pass its gates: 2 of 30 rows are errors (6.667 %; max_error_rate allows at most 5 %). "
+            "All results are kept.",
+        ),
     ],
 )
 def test_success_with_and_without_errors(errors: int, code: Exit, words: str) -> None:
-    ended = summary_of(State.SUCCEEDED, terminal=Succeeded(manifest=MANIFEST.evolve(num_error_rows=errors)))
+    manifest = judged(spec_of(), MANIFEST.evolve(num_error_rows=errors))
+    ended = summary_of(State.SUCCEEDED, terminal=Succeeded(manifest=manifest))
     assert (ended.exit_code, outcome(ended)) == (code, words)
     assert (ended.rows_done, ended.rows_error, ended.replicas, ended.eta_s) == (30, errors, (), None)
     assert next_steps(ended) == ["jobs results demo"] + ["jobs results demo --failed"] * bool(errors)
@@ -191,6 +198,15 @@ def test_json_form_is_complete_and_stable() -> None:
         *("uri", "results_uri", "dashboard_url", "phase"),
         *("rows_total", "rows_done", "rows_ok", "rows_error", "rows_staged", "shards_total", "shards_committed"),
         *("input_tokens", "generated_tokens", "input_tokens_per_s", "generated_tokens_per_s", "cached_share", "eta_s"),
-        *("error_rate", "max_error_rate", "failure_code", "failure_reason", "cancelled_by", "message", "updated_at"),
+        *(
+            "error_rate",
+            "max_error_rate",
+            "crossed_gates",
+            "failure_code",
+            "failure_reason",
+            "cancelled_by",
+            "message",
+            "updated_at",
+        ),
         *("replicas", "replica_counts"),
     ]

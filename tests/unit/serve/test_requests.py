@@ -82,7 +82,7 @@ def test_the_job_has_the_servers_values_and_the_batchs_input() -> None:
     checked = Checked(errors=(), total=2, num_choices=1, logprobs=None)
     spec = job_spec(BASE, "batch_1", "/in", CHAT, checked)
     assert (spec.name, spec.input.uri, spec.input.chat) == ("batch_1", "/in", True)
-    assert spec.evolve(name=BASE.name, input=BASE.input) == BASE
+    assert spec.evolve(name=BASE.name, input=BASE.input) == BASE.evolve(max_error_rate=1.0)
     plain = job_spec(BASE, "batch_1", "/in", PLAIN, Checked(errors=(), total=2, num_choices=3, logprobs=4))
     assert not plain.input.chat
     assert (plain.sampling.n, plain.sampling.temperature, plain.sampling.logprobs) == (3, 1.0, 4)

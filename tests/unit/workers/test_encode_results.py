@@ -17,7 +17,7 @@ from jobs.rows import FACTS_FIELDS, RowPreparer, facts_of
 from schemas.codes import RowError
 from schemas.records import Plan
 from schemas.spec import EngineSpec, InputSpec, JobSpec, ModelSpec, ShardBudget
-from workers.engines.base import Output
+from workers.engines.base import Completion, Output
 from workers.engines.fake import FakeEngine
 from workers.feed import RowFault
 from workers.results import ShardMismatch, encode_results, read_parquet, write_parquet
@@ -157,3 +157,23 @@ def test_a_flipped_byte_in_staged_rows_is_noticed() -> None:
     data[60] ^= 1
     with pytest.raises(OSError, match=r"(?i)crc|checksum|corrupt"):
         read_parquet(bytes(data))
+
+
+def test_stats_count_what_the_gates_judge() -> None:
+    texts = ['{"a": 1}', "  ", "", "cut her", "[1, 2", "true"]
+
+    def counted(spec: JobSpec) -> tuple[int, int, int]:
+        staged = STAGED[0]
+        results = dict(answers(staged))
+        answered = [row_id for row_id, result in sorted(results.items()) if isinstance(result, Output)]
+        assert len(answered) >= len(texts)
+        for row_id, text in zip(answered, texts, strict=False):
+            completion = Completion(
+                text=text, token_ids=[1], finish_reason="length" if "cut" in text else "stop", cumulative_logprob=0.0
+            )
+            results[row_id] = Output(completions=[completion])
+        _, stats = encode_results(spec, PLAN, 0, staged, results, BytesEncoder())
+        return stats.num_length_rows, stats.num_empty_rows, stats.num_valid_json_rows
+
+    assert counted(SPEC) == (1, 2, 0)
+    assert counted(SPEC.evolve(min_valid_json_rate=0.5)) == (1, 2, 2)

@@ -1,0 +1,58 @@
+"""Quality gates: limits of the spec that decide whether results are good enough to be used. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import get_args
+
+from schemas.records import CrossedGate, Gate, Manifest
+from schemas.spec import JobSpec
+
+_COUNTED: dict[Gate, str] = {
+    "max_error_rate": "rows are errors",
+    "max_length_finish_rate": "answers were cut by their length",
+    "max_empty_rate": "answers are empty",
+    "min_valid_json_rate": "answers are valid JSON",
+}
+
+
+def judged(spec: JobSpec, manifest: Manifest) -> Manifest:
+    """The manifest with those of the spec's gates that its counts do not keep."""
+    return manifest.evolve(crossed_gates=tuple(_crossed(spec, manifest)))
+
+
+def describe(gates: Iterable[CrossedGate]) -> str:
+    """Crossed gates with their numbers, for people; empty if there are none."""
+    return "; ".join(_describe(gate) for gate in gates)
+
+
+def _crossed(spec: JobSpec, manifest: Manifest) -> Iterator[CrossedGate]:
+    answers = manifest.num_rows - manifest.num_error_rows
+    counts = {
+        "max_error_rate": (manifest.num_error_rows, manifest.num_rows),
+        "max_length_finish_rate": (manifest.num_length_rows, answers),
+        "max_empty_rate": (manifest.num_empty_rows, answers),
+        "min_valid_json_rate": (manifest.num_valid_json_rows, answers),
+    }
+    for gate in get_args(Gate):
+        limit, (count, total) = getattr(spec, gate), counts[gate]
+        # Without an answer there is nothing to judge; that there is none is what max_error_rate is for.
+        if limit is None or total == 0:
+            continue
+        rate = count / total
+        crossed = rate < limit if gate.startswith("min_") else rate > limit
+        if crossed:
+            yield CrossedGate(gate=gate, limit=limit, rate=rate, num_rows=count, of_rows=total)
+
+
+def _describe(crossed: CrossedGate) -> str:
+    bound = "at least" if crossed.gate.startswith("min_") else "at most"
+    return (
+        f"{crossed.num_rows:,} of {crossed.of_rows:,} {_COUNTED[crossed.gate]} ({_percent(crossed.rate)}; "
+        f"{crossed.gate} allows {bound} {_percent(crossed.limit)})"
+    )
+
+
+def _percent(share: float) -> str:
+    """As many digits as it takes: 0.01 % must not read as 0 %."""
+    return f"{100 * share:.4g} %"
