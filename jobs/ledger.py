@@ -7,8 +7,8 @@ writers agree on one outcome. There is no lock, no lease and no clock here.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 from typing import TypeVar
@@ -47,7 +47,11 @@ class Commit(Enum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardStats:
-    """What a result object's metadata tells without reading it."""
+    """What a result object's metadata tells without reading it.
+
+    Attributes:
+        error_codes: the error rows by their code.
+    """
 
     num_rows: int
     num_error_rows: int
@@ -57,6 +61,7 @@ class ShardStats:
     num_length_rows: int = 0
     num_empty_rows: int = 0
     num_valid_json_rows: int = 0
+    error_codes: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -64,7 +69,7 @@ class ShardStats:
         data: bytes,
         *,
         rows: int,
-        errors: int,
+        error_codes: Mapping[str, int],
         input_tokens: int,
         generated_tokens: int,
         cut: int = 0,
@@ -74,7 +79,8 @@ class ShardStats:
         """Statistics of encoded result bytes."""
         return cls(
             num_rows=rows,
-            num_error_rows=errors,
+            num_error_rows=sum(error_codes.values()),
+            error_codes=error_codes,
             num_length_rows=cut,
             num_empty_rows=empty,
             num_valid_json_rows=valid_json,
@@ -85,6 +91,7 @@ class ShardStats:
 
     def to_metadata(self, attempt_id: str) -> dict[str, str]:
         """Object metadata: lower-case keys and ASCII values, as S3 wants them."""
+        codes = ",".join(f"{code}={count}" for code, count in sorted(self.error_codes.items()))
         return {
             "attempt-id": attempt_id,
             "format-version": str(FORMAT_VERSION),
@@ -93,6 +100,7 @@ class ShardStats:
             "length-rows": str(self.num_length_rows),
             "empty-rows": str(self.num_empty_rows),
             "valid-json-rows": str(self.num_valid_json_rows),
+            **({"error-codes": codes} if codes else {}),
             "input-tokens": str(self.num_input_tokens),
             "generated-tokens": str(self.num_generated_tokens),
             "sha256": self.sha256,
@@ -253,6 +261,7 @@ class Ledger:
                 num_length_rows=int(info.metadata.get("length-rows", 0)),
                 num_empty_rows=int(info.metadata.get("empty-rows", 0)),
                 num_valid_json_rows=int(info.metadata.get("valid-json-rows", 0)),
+                error_codes=_error_codes(info.metadata.get("error-codes", "")),
                 num_input_tokens=int(info.metadata["input-tokens"]),
                 num_generated_tokens=int(info.metadata["generated-tokens"]),
                 size_bytes=info.size_bytes,
@@ -359,6 +368,12 @@ class Ledger:
             f"{self.uri}/{key} cannot be read by this version: {reason}",
             "Upgrade nightbatch, or use the version that wrote it.",
         )
+
+
+def _error_codes(text: str) -> dict[str, int]:
+    """From `EMPTY_PROMPT=3,ENGINE_ERROR=1`."""
+    pairs = (part.partition("=") for part in text.split(",") if part)
+    return {code: int(count) for code, _, count in pairs}
 
 
 def list_jobs(store: ObjectStore) -> Iterator[Ledger]:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from enum import StrEnum
 
 from pydantic import Field
 
 from schemas import FORMAT_VERSION
 from schemas.base import Document
 
-Activity = Literal["waiting", "loading", "busy", "idle", "lost"]
-"""What a replica does. `busy` and `idle` are the two ways to be ready: with and without rows or shards."""
+
+class Activity(StrEnum):
+    """What a replica does, as one letter. `busy` and `idle` are the two ways to be ready: with and without work."""
+
+    WAITING = "w"
+    LOADING = "l"
+    BUSY = "b"
+    IDLE = "i"
+    LOST = "x"
 
 
 class Sample(Document):
@@ -22,35 +29,29 @@ class Sample(Document):
     input_tokens: int = Field(0, ge=0, description="That went through this driver's engines.")
     generated_tokens: int = Field(0, ge=0, description="By this driver's engines.")
     cached_tokens: int = Field(0, ge=0, description="Of the input tokens, those found in a prefix cache.")
-    replica_s: float = Field(0.0, ge=0.0, description="Seconds that this driver's replicas have held their resources.")
-    waiting: int = Field(0, ge=0, description="Replicas that do this now; likewise the next four.")
-    loading: int = Field(0, ge=0)
-    busy: int = Field(0, ge=0)
-    idle: int = Field(0, ge=0)
-    lost: int = Field(0, ge=0)
+    gpu_s: float = Field(0.0, ge=0.0, description="GPU-seconds that this driver's replicas have held.")
+    eta_s: float | None = Field(None, ge=0.0, description="Seconds to the end, as it was foretold then.")
+    replicas: str = Field("", description="A letter of `Activity` for each place in the pool; of the first ones only.")
 
 
-class Interval(Document):
-    """A time in which one place in the pool did one thing."""
+class Loss(Document):
+    """A replica that died."""
 
-    slot: int = Field(ge=0, description="Number of the place; replicas that replace each other share it.")
-    restarts: int = Field(0, ge=0, description="Replicas that this place has had before.")
-    activity: Activity
+    at: float = Field(description="Seconds since the epoch.")
+    slot: int = Field(ge=0, description="Number of its place in the pool; replicas that replace each other share it.")
     node: str = ""
-    note: str = Field("", description="Of a lost replica, what it died of.")
-    began_at: float = Field(description="Seconds since the epoch.")
-    ended_at: float
+    reason: str = Field("", description="What is known of its end.")
 
 
 class History(Document):
-    """One driver's view. Advisory and bounded: samples and intervals are thinned as a job grows old."""
+    """One driver's view. Advisory and bounded: every other sample goes, again and again, as a job grows old."""
 
     format_version: int = FORMAT_VERSION
     driver: str
     samples: tuple[Sample, ...] = ()
-    intervals: tuple[Interval, ...] = Field((), description="By slot, then by time; of the first slots only.")
-    num_slots: int = Field(0, ge=0, description="Places in the pool, with those that have no intervals here.")
-    gpus_per_replica: int | None = Field(None, ge=0, description="None until a replica has loaded its engine.")
+    losses: tuple[Loss, ...] = Field((), description="The latest ones.")
+    num_slots: int = Field(0, ge=0, description="Places in the pool.")
+    gpus_per_replica: int | None = Field(None, ge=0, description="None until it is known.")
     engine: dict[str, str | int | float | bool | None] = Field(
         default_factory=dict, description="What the engine resolved its limits to."
     )

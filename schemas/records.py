@@ -84,6 +84,7 @@ class ShardCommit(Document):
     num_length_rows: int = Field(0, ge=0, description="Answers that were cut by their length.")
     num_empty_rows: int = Field(0, ge=0, description="Answers without text and tool calls.")
     num_valid_json_rows: int = Field(0, ge=0, description="Answers that are JSON; counted if the job has that gate.")
+    error_codes: dict[str, int] = Field(default_factory=dict, description="The error rows by their code.")
     num_input_tokens: int = Field(ge=0)
     num_generated_tokens: int = Field(ge=0)
     size_bytes: int = Field(ge=1)
@@ -166,6 +167,7 @@ class Progress(Document):
     rows_staged: int = 0
     rows_ok: int = Field(0, description="Committed plus in-flight rows that ended well.")
     rows_error: int = 0
+    error_codes: dict[str, int] = Field(default_factory=dict, description="Committed error rows by their code.")
     shards_total: int | None = None
     shards_committed: int = 0
     input_tokens: int = 0
@@ -177,7 +179,6 @@ class Progress(Document):
     eta_s: float | None = None
     eta_low_s: float | None = Field(None, description="With `eta_high_s`: where the end lies if rates stay as spread.")
     eta_high_s: float | None = Field(None, description="None with a low end: the rates say nothing about the latest.")
-    replica_s: float = Field(0.0, description="Seconds that this driver's replicas have held their resources.")
-    gpus_per_replica: int | None = Field(None, description="None until a replica has loaded its engine.")
+    gpu_s: float = Field(0.0, description="GPU-seconds that replicas of this and earlier drivers have held.")
     replicas: tuple[ReplicaProgress, ...] = ()
     message: str = ""

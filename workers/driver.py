@@ -20,7 +20,7 @@ from jobs.client import SUBMISSION_ID
 from jobs.errors import Exit, InvalidModel, JobsError, StoreError
 from jobs.failpoints import failpoint
 from jobs.gates import describe, judged
-from jobs.ledger import Ledger, ShardStats
+from jobs.ledger import Ledger
 from jobs.models.pinning import pin_model
 from jobs.store import open_store
 from schemas import keys
@@ -121,7 +121,7 @@ class Driver:
                 dispatcher = Dispatcher(event.shards)
                 for commit in await asyncio.to_thread(self._commits):
                     dispatcher.commit(commit.index)
-                    self._count(commit)
+                    self._reporter.committed(commit)
                 self._reporter.phase = "running"
                 self._pool.open(dispatcher)
             else:
@@ -201,15 +201,7 @@ class Driver:
 
     def _on_commit(self, done: ShardDone) -> None:
         failpoint("driver.shard_committed")
-        self._count(done.stats)
-
-    def _count(self, shard: ShardCommit | ShardStats) -> None:
-        self._reporter.committed(
-            rows=shard.num_rows,
-            errors=shard.num_error_rows,
-            input_tokens=shard.num_input_tokens,
-            generated_tokens=shard.num_generated_tokens,
-        )
+        self._reporter.committed(done.stats)
 
 
 async def _cancel(*tasks: asyncio.Task[_T]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from uuid import uuid4
@@ -12,6 +13,7 @@ from uuid import uuid4
 from jobs.errors import StoreError
 from jobs.ledger import Ledger
 from schemas.codes import JobError
+from schemas.history import Loss
 from schemas.records import ReplicaProgress, ReplicaState
 from schemas.spec import JobSpec
 from workers.cluster import Cluster, ReplicaHandle, ReplicaLost
@@ -27,6 +29,9 @@ MAX_START_FAILURES = 3
 
 MAX_OPEN_SHARDS = 8
 """Shards of one replica that are admitted and not committed: bounds what it holds in memory."""
+
+MAX_LOSSES = 256
+"""Deaths of replicas that are remembered, for people."""
 
 STOP_GRACE_S = 8.0
 RESTART_PAUSE_S = 1.0
@@ -102,6 +107,8 @@ class Pool:
         self.slots = [Slot(number) for number in range(spec.replicas.max)]
         self._retired = ReplicaCounters()
         self.lost = 0
+        self.losses: deque[Loss] = deque(maxlen=MAX_LOSSES)
+        self.gpus_per_replica: int | None = None
 
     def open(self, dispatcher: Dispatcher) -> None:
         """There is a plan: replicas that are loaded may start."""
@@ -124,6 +131,7 @@ class Pool:
             StoreError: the store stays away.
         """
         self._resources = resources
+        self.gpus_per_replica = resources.num_gpus
         # A slot that waits for resources must not hold up a job whose last shard is committed elsewhere.
         tasks = [asyncio.create_task(self._until_done()), *(asyncio.create_task(self._fill(s)) for s in self.slots)]
         try:
@@ -239,6 +247,8 @@ class Pool:
         was_ready = slot.loaded is not None
         log.warning("%s is lost: %s", slot.name, words)
         slot.enter("lost", words[:200])
+        node = slot.loaded.node if slot.loaded else ""
+        self.losses.append(Loss(at=round(time.time(), 1), slot=slot.number, node=node, reason=words[:200]))
         if (outage := find_cause(error, StoreError)) is not None:
             raise outage
         if was_ready:

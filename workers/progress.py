@@ -1,26 +1,26 @@
-"""The driver's progress: what it writes to `progress.json` and to the metrics every few seconds."""
+"""The driver's progress: what it writes to the store and to the metrics every few seconds."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections import deque
+from collections import Counter
 from datetime import UTC, datetime
 from typing import Literal
 
 from jobs.errors import StoreError
-from jobs.ledger import Ledger
-from schemas.records import Plan, Progress
+from jobs.ledger import Ledger, ShardStats
+from schemas.history import Sample
+from schemas.records import Plan, Progress, ShardCommit
+from workers.history import Recorder
 from workers.metrics import DriverMetrics
 from workers.pool import Pool
+from workers.rates import Rates
 
 log = logging.getLogger(__name__)
 
 Phase = Literal["starting", "staging", "running", "finishing", "ended"]
-
-RATE_WINDOW_S = 60.0
-"""Rates and the ETA look back this far."""
 
 REFRESH_TIMEOUT_S = 1.0
 
@@ -35,11 +35,13 @@ class Reporter:
     def __init__(self, ledger: Ledger, driver: str, pool: Pool) -> None:
         self._ledger, self._driver, self._pool = ledger, driver, pool
         self._metrics = DriverMetrics(ledger.job_id)
+        self._rates, self._recorder = Rates(), Recorder(driver)
         self._started_at = _now()
         self._plan: Plan | None = None
         self._rows_staged = self._rows = self._errors = self._shards = 0
         self._input_tokens = self._generated_tokens = 0
-        self._samples: deque[tuple[float, int, int, int]] = deque()
+        self._error_codes: Counter[str] = Counter()
+        self._gpu_s_before: float | None = None
         self.phase: Phase = "starting"
 
     def plan(self, plan: Plan) -> None:
@@ -51,33 +53,57 @@ class Reporter:
         assert self._plan is not None
         self._rows_staged += self._plan.shards[shard].num_rows
 
-    def committed(self, *, rows: int, errors: int, input_tokens: int, generated_tokens: int) -> None:
+    def committed(self, shard: ShardCommit | ShardStats) -> None:
         """A shard is committed, now or by an earlier driver."""
         self._shards += 1
-        self._rows += rows
-        self._errors += errors
-        self._input_tokens += input_tokens
-        self._generated_tokens += generated_tokens
+        self._rows += shard.num_rows
+        self._errors += shard.num_error_rows
+        self._error_codes.update(shard.error_codes)
+        self._input_tokens += shard.num_input_tokens
+        self._generated_tokens += shard.num_generated_tokens
 
     async def tick(self) -> Progress:
-        """Ask the replicas, write the progress, set the metrics. A store that is away is not reported here."""
+        """Ask the replicas, write progress and history, set the metrics. A store that is away is not reported here."""
         await self._pool.refresh(REFRESH_TIMEOUT_S)
         progress = self._progress()
         self._export(progress)
         try:
-            await asyncio.to_thread(self._ledger.write_progress, progress)
+            await asyncio.to_thread(self._write, progress)
         except StoreError as error:
             log.warning("progress not written: %s", error)
         return progress
 
+    def _write(self, progress: Progress) -> None:
+        if self._gpu_s_before is None:
+            earlier = self._ledger.progress()
+            self._gpu_s_before = earlier.gpu_s if earlier else 0.0
+            progress = progress.evolve(gpu_s=progress.gpu_s + self._gpu_s_before)
+        self._ledger.write_progress(progress)
+        if self._recorder.due(time.time(), ended=self.phase == "ended"):
+            self._ledger.write_history(self._recorder.history(self._pool.losses))
+
     def _progress(self) -> Progress:
-        totals = self._pool.totals()
-        rows_live = self._rows + sum(slot.rows_uncommitted for slot in self._pool.slots)
-        # Rates begin with the work: neither loading the model nor what earlier drivers committed is part of them.
-        at_work = totals.rows_in_flight + totals.rows_done > 0
-        rates = self._rates(rows_live, totals.input_tokens, totals.generated_tokens) if at_work else (0.0, 0.0, 0.0)
+        totals, slots = self._pool.totals(), self._pool.slots
+        rows_live = self._rows + sum(slot.rows_uncommitted for slot in slots)
+        errors_live = self._errors + sum(slot.errors_uncommitted for slot in slots)
         total = self._plan.num_rows if self._plan else None
-        errors_live = self._errors + sum(slot.errors_uncommitted for slot in self._pool.slots)
+        # Rates begin with the work: neither loading the model nor what earlier drivers committed is part of them.
+        if totals.rows_in_flight + totals.rows_done > 0:
+            self._rates.add(time.monotonic(), rows_live, totals.input_tokens, totals.generated_tokens)
+        _, input_rate, generated_rate = self._rates.per_second()
+        eta = None if total is None or self.phase == "ended" else self._rates.eta(total - rows_live)
+        replicas = tuple(slot.progress() for slot in slots)
+        sample = Sample(
+            at=round(time.time(), 1),
+            rows_ok=rows_live - errors_live,
+            rows_error=errors_live,
+            input_tokens=totals.input_tokens,
+            generated_tokens=totals.generated_tokens,
+            cached_tokens=totals.cached_tokens,
+            eta_s=eta and round(eta.likely_s, 1),
+        )
+        self._recorder.resolved(self._pool.gpus_per_replica, next((s.loaded.engine for s in slots if s.loaded), None))
+        self._recorder.look(sample, replicas)
         return Progress(
             driver=self._driver,
             updated_at=_now(),
@@ -85,32 +111,23 @@ class Reporter:
             phase=self.phase,
             rows_total=total,
             rows_staged=self._rows_staged,
-            rows_ok=rows_live - errors_live,
-            rows_error=errors_live,
+            rows_ok=sample.rows_ok,
+            rows_error=sample.rows_error,
+            error_codes=dict(self._error_codes),
             shards_total=len(self._plan.shards) if self._plan else None,
             shards_committed=self._shards,
             input_tokens=self._input_tokens,
             generated_tokens=self._generated_tokens,
-            input_tokens_per_s=round(rates[1], 1),
-            generated_tokens_per_s=round(rates[2], 1),
+            input_tokens_per_s=round(input_rate, 1),
+            generated_tokens_per_s=round(generated_rate, 1),
+            engine_input_tokens=totals.input_tokens,
             cached_tokens=totals.cached_tokens,
-            eta_s=None if total is None or rates[0] <= 0 else round((total - rows_live) / rates[0], 1),
-            replicas=tuple(slot.progress() for slot in self._pool.slots),
+            eta_s=sample.eta_s,
+            eta_low_s=eta and eta.low_s and round(eta.low_s, 1),
+            eta_high_s=eta and eta.high_s and round(eta.high_s, 1),
+            gpu_s=round(self._recorder.gpu_s + (self._gpu_s_before or 0.0), 1),
+            replicas=replicas,
         )
-
-    def _rates(self, rows: int, input_tokens: int, generated_tokens: int) -> tuple[float, float, float]:
-        """Rows, input tokens and generated tokens per second over the window; zeros before there are two samples."""
-        now = time.monotonic()
-        self._samples.append((now, rows, input_tokens, generated_tokens))
-        while now - self._samples[0][0] > RATE_WINDOW_S:
-            self._samples.popleft()
-        first, last = self._samples[0], self._samples[-1]
-        if last[0] <= first[0]:
-            return (0.0, 0.0, 0.0)
-        rows_rate, input_rate, generated_rate = (
-            max(0.0, (last[i] - first[i]) / (last[0] - first[0])) for i in (1, 2, 3)
-        )
-        return rows_rate, input_rate, generated_rate
 
     def _export(self, progress: Progress) -> None:
         metrics = self._metrics

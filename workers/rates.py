@@ -11,7 +11,7 @@ RATE_WINDOW_S = 60.0
 """Rates look back this far."""
 
 SPREAD_WINDOW_S = 240.0
-"""The spread of the rates is taken from slices of this window."""
+"""The end is foretold from this window: the mean of its slices and how they spread."""
 
 _SLICES, _LEAST_SLICES, _SLICE_S = 8, 3, 6.0
 _DEVIATIONS = 2.0
@@ -57,15 +57,15 @@ class Rates:
     def eta(self, rows_left: int) -> Eta | None:
         """When so many rows will be done if the rate goes on as it was; None while nothing moves.
 
-        The range holds what the mean rate of the time ahead will be in about 19 of 20 cases, if slices of the
-        past are independent samples of it. It knows nothing of replicas that come or go.
+        The range holds the end in about 19 of 20 cases, if slices of the past are independent samples of the
+        time ahead. It knows nothing of replicas that come or go.
         """
-        rate = self.per_second()[0]
+        slices = self._slices()
+        rate = statistics.fmean(slices) if slices else self.per_second()[0]
         if rate <= 0:
             return None
         likely_s = rows_left / rate
-        slices = self._slices()
-        if len(slices) < _LEAST_SLICES:
+        if not slices:
             return Eta(likely_s=likely_s)
         ahead = max(1.0, likely_s / (self._span_s / len(slices)))
         margin = _DEVIATIONS * statistics.stdev(slices) * (1 / len(slices) + 1 / ahead) ** 0.5
@@ -78,10 +78,10 @@ class Rates:
 
     @property
     def _span_s(self) -> float:
-        return self._samples[-1][0] - self._samples[0][0]
+        return self._samples[-1][0] - self._samples[0][0] if self._samples else 0.0
 
     def _slices(self) -> list[float]:
-        """Rows per second in slices of about equal length."""
+        """Rows per second in slices of about equal length; none while there are too few of them."""
         count = min(_SLICES, int(self._span_s / _SLICE_S))
         if count < _LEAST_SLICES:
             return []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -60,7 +61,7 @@ def encode_results(
     return data, ShardStats.of(
         data,
         rows=len(rows),
-        errors=sum(row["status"] == "error" for row in rows),
+        error_codes=Counter(row["error_code"] for row in rows if row["status"] == "error"),
         input_tokens=sum(row["num_input_tokens"] for row in rows),
         generated_tokens=sum(row.get("num_generated_tokens", 0) for row in rows),
         **({} if spec.task == "score" else _quality(spec, rows)),

@@ -91,7 +91,16 @@ def test_results_stay_readable_and_other_tools_see_no_success(tmp_path: Path) ->
 
 def test_commits_from_before_the_gates_are_read(tmp_path: Path) -> None:
     ledger = Ledger(open_store(str(tmp_path)), "demo")
-    stats = ShardStats.of(b"rows", rows=3, errors=1, input_tokens=5, generated_tokens=6, cut=1, empty=2, valid_json=1)
+    stats = ShardStats.of(
+        b"rows",
+        rows=3,
+        error_codes={"ENGINE_ERROR": 1},
+        input_tokens=5,
+        generated_tokens=6,
+        cut=1,
+        empty=2,
+        valid_json=1,
+    )
     metadata = stats.to_metadata("attempt-1")
     ledger.commit(0, b"rows", stats, attempt_id="attempt-1")
     now = ledger.shard_commit(0)

@@ -44,7 +44,7 @@ def plan_of(num_rows: int = 3, max_model_len: int = 100) -> Plan:
 
 
 def stats_of(data: bytes) -> ShardStats:
-    return ShardStats.of(data, rows=3, errors=1, input_tokens=30, generated_tokens=12)
+    return ShardStats.of(data, rows=3, error_codes={"EMPTY_PROMPT": 1}, input_tokens=30, generated_tokens=12)
 
 
 def succeeded(job_id: str = "demo", generated: int = 0) -> Succeeded:

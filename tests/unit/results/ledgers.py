@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -101,8 +102,8 @@ def make_job(
     for index in range(len(shards)) if commit is None else commit:
         table = result_rows(shards[index])
         data = write_parquet(table)
-        errors = sum(map(is_error, shards[index]))
-        stats = ShardStats.of(data, rows=len(table), errors=errors, input_tokens=10, generated_tokens=20)
+        codes = Counter("EMPTY_PROMPT" for row in shards[index] if is_error(row))
+        stats = ShardStats.of(data, rows=len(table), error_codes=codes, input_tokens=10, generated_tokens=20)
         ledger.commit(index, data, stats, attempt_id=f"attempt-{index}")
     return ledger
 

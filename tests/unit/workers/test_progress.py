@@ -1,0 +1,74 @@
+"""What the driver says about itself, read back from the store as `jobs watch` does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jobs.errors import StoreError
+from jobs.ledger import ShardStats
+from jobs.store.local import LocalStore
+from schemas.records import Progress
+from tests.unit.results.ledgers import make_job, plan_of
+from workers.engines.base import EngineInfo
+from workers.pool import Pool
+from workers.progress import Reporter
+from workers.ray_cluster import RayCluster
+from workers.replica import Loaded, ReplicaCounters
+
+SHARDS = [range(10), range(10, 20), range(20, 30)]
+
+
+def reporter_of(tmp_path: Path, driver: str = "demo") -> tuple[Reporter, Pool]:
+    ledger = make_job(LocalStore(tmp_path), SHARDS, commit=[0])
+    pool = Pool(ledger, ledger.spec(), driver, RayCluster(), lambda _: None)
+    return Reporter(ledger, driver, pool), pool
+
+
+async def test_progress_and_history_tell_rows_errors_by_code_tokens_and_gpu_time(tmp_path: Path) -> None:
+    reporter, pool = reporter_of(tmp_path)
+    reporter._ledger.write_progress(
+        Progress(driver="earlier", updated_at="2026-03-01", started_at="2026-03-01", phase="running", gpu_s=500.0)
+    )
+    reporter.plan(plan_of(SHARDS))
+    reporter.committed(reporter._ledger.shard_commit(0))
+    reporter.committed(
+        ShardStats.of(b"", rows=10, error_codes={"ENGINE_ERROR": 2}, input_tokens=100, generated_tokens=50)
+    )
+    slot = pool.slots[0]
+    slot.enter("ready")
+    slot.loaded = Loaded(node="n1", pid=7, load_s=1.0, engine=EngineInfo(max_num_seqs=4, max_model_len=512))
+    slot.counters = ReplicaCounters(
+        rows_in_flight=2, rows_done=5, rows_failed=1, input_tokens=400, generated_tokens=40, cached_tokens=100
+    )
+    pool.gpus_per_replica = 1
+    await reporter.tick()
+    reporter.phase = "ended"
+    await reporter.tick()
+
+    progress = reporter._ledger.progress()
+    assert progress is not None
+    # Of 20 committed rows 3 failed, of 5 more that left the engine 1.
+    assert (progress.rows_ok, progress.rows_error, progress.rows_total) == (21, 4, 30)
+    assert progress.error_codes == {"EMPTY_PROMPT": 1, "ENGINE_ERROR": 2}
+    assert (progress.engine_input_tokens, progress.cached_tokens) == (400, 100)
+    assert progress.gpu_s >= 500.0
+    (history,) = reporter._ledger.histories()
+    assert [sample.replicas for sample in history.samples] == ["b", "b"]
+    assert history.engine["max_num_seqs"] == 4
+    assert history.samples[-1].rows_error == progress.rows_error
+
+
+async def test_a_store_that_is_away_does_not_stop_the_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reporter, _ = reporter_of(tmp_path)
+
+    def away(*_: object) -> None:
+        raise StoreError("away")
+
+    monkeypatch.setattr(LocalStore, "put", away)
+    assert (await reporter.tick()).rows_total is None
+    monkeypatch.undo()
+    await reporter.tick()
+    assert reporter._ledger.progress() is not None
+    assert len(reporter._ledger.histories()[0].samples) == 2
