@@ -9,8 +9,9 @@ import asyncio
 import logging
 import os
 import sys
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import ray
@@ -211,11 +212,39 @@ async def _cancel(*tasks: asyncio.Task[_T]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
+def _connect(namespace: str) -> Cluster:
+    ray.init(namespace=namespace, logging_level=logging.WARNING)
+    return RayCluster()
+
+
 def _set_up_logging() -> None:
     """One line per event, ours and the replicas'; Ray Data's progress bars are made for notebooks."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     ray.data.DataContext.get_current().enable_progress_bars = False
+
+
+def run_job(
+    ledger: Ledger,
+    driver_id: str,
+    connect: Callable[[], Cluster],
+    run: Callable[[Coroutine[Any, Any, TerminalRecord]], TerminalRecord] = asyncio.run,
+) -> TerminalRecord:
+    """Run a job until it has ended; of one that has, only `_SUCCESS` is made sure of.
+
+    Args:
+        connect: gives the cluster, if there is work for it.
+        run: runs the driver's coroutine.
+
+    Raises:
+        StoreError: the store stays away. The job is interrupted and can be resumed.
+    """
+    record = ledger.terminal()
+    if record is None:
+        return run(Driver(ledger, driver_id, connect()).run())
+    if isinstance(record, Succeeded):
+        ledger.publish(record.manifest, writer=driver_id)
+    return record
 
 
 def main(job_uri: str, *, store_patience_s: float = STORE_PATIENCE_S) -> int:
@@ -230,11 +259,7 @@ def main(job_uri: str, *, store_patience_s: float = STORE_PATIENCE_S) -> int:
     root_uri, _, job_id = job_uri.rstrip("/").rpartition("/")
     try:
         ledger = Ledger(open_store(root_uri, patience_s=store_patience_s), job_id)
-        if (record := ledger.terminal()) is None:
-            ray.init(namespace=f"{job_id}/{driver_id}", logging_level=logging.WARNING)
-            record = asyncio.run(Driver(ledger, driver_id, RayCluster()).run())
-        elif isinstance(record, Succeeded):
-            ledger.publish(record.manifest, writer=driver_id)
+        record = run_job(ledger, driver_id, lambda: _connect(namespace=f"{job_id}/{driver_id}"))
     except JobsError as error:
         log.error("%s %s", error, error.hint)
         return error.exit_code

@@ -13,12 +13,17 @@ from jobs.errors import StoreError, UsageError
 from jobs.store import open_store
 from jobs.store.base import ObjectStore
 from jobs.store.probe import check_write_once
+from tests.simulation.bucket import Bucket
 
 
-@pytest.fixture(params=["local", "s3", "s3-prefix"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
+@pytest.fixture(params=["local", "memory", "s3", "s3-prefix"])
+def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
     if request.param == "local":
         return open_store(str(tmp_path / "not" / "there" / "yet"))
+    if request.param == "memory":  # what the simulation runs on must keep the same promises
+        memory = Bucket(page_size=7)
+        monkeypatch.setattr("jobs.store.s3_client._process_client", lambda _: memory)
+        return open_store("s3://memory/some/prefix")
     bucket = request.getfixturevalue("s3_bucket")
     return open_store(f"s3://{bucket}/some/prefix/" if request.param == "s3-prefix" else f"s3://{bucket}")
 
