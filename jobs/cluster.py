@@ -84,6 +84,11 @@ def log_path() -> Path:
     return state_dir() / "ray.log"
 
 
+def metrics_path() -> Path:
+    """Prometheus' list of this cluster's endpoints (`file_sd_configs`); stays when the cluster is started anew."""
+    return state_dir() / "prometheus-targets.json"
+
+
 def current() -> Cluster | None:
     """The running embedded cluster, or None. One that is still starting does not count."""
     cluster = _read()
@@ -129,7 +134,7 @@ def _clear() -> None:
                 hint=f"Look for processes with {cluster.temp_dir} in their command line, then try again.",
             )
         shutil.rmtree(cluster.temp_dir, ignore_errors=True)
-    for name in ("cluster.json", "token"):
+    for name in ("cluster.json", "token", "prometheus-targets.json"):
         (state_dir() / name).unlink(missing_ok=True)
 
 
@@ -161,6 +166,8 @@ def _start() -> Cluster:
         started_at=psutil.Process(head.pid).create_time(),
         temp_dir=temp_dir,
     )
+    # Ray writes the file a little later; it lies in a directory whose name changes.
+    metrics_path().symlink_to(temp_dir / "ray" / "prom_metrics_service_discovery.json")
     # Written before the wait: if this process is killed, the next `up` or `down` finds what to end.
     _write(cluster)
     try:

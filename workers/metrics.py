@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from ray.util.metrics import Counter, Gauge
+from ray.util.metrics import Counter, Gauge, Histogram
 
 from jobs.ledger import ShardStats
+
+SHARD_SECONDS: list[float] = [1, 3, 10, 30, 60, 120, 300, 600, 1200, 3600]
+"""Bounds of the shard histogram's buckets: a shard is meant to take a few minutes."""
 
 
 class ReplicaMetrics:
@@ -18,9 +21,15 @@ class ReplicaMetrics:
         self._generated = _counter("batch_generated_tokens_total", "Generated tokens of committed rows.", tags)
         self._shards = _counter("batch_shards_committed_total", "Shards committed.", tags)
         self._in_flight = _gauge("batch_rows_in_flight", "Rows inside the engine.", tags)
+        self._shard_s = _histogram("batch_shard_seconds", "From taking a shard to its commit.", SHARD_SECONDS, tags)
 
-    def committed(self, stats: ShardStats) -> None:
-        """Count a shard that this replica committed; one lost to another writer is not counted."""
+    def committed(self, stats: ShardStats, *, took_s: float) -> None:
+        """Count a shard that this replica committed; one lost to another writer is not counted.
+
+        Args:
+            took_s: seconds from taking the shard to its commit; shards overlap, so this is no share of the time.
+        """
+        self._shard_s.observe(took_s)
         for counter, value in (
             (self._rows_ok, stats.num_rows - stats.num_error_rows),
             (self._rows_error, stats.num_error_rows),
@@ -45,10 +54,14 @@ class DriverMetrics:
         self.rows_done = _gauge("batch_rows_done", "Rows of the job that are committed.", tags)
         self.shards_total = _gauge("batch_shards", "Shards of the job.", tags)
         self.shards_done = _gauge("batch_shards_done", "Shards of the job that are committed.", tags)
+        self.rows = _gauge("batch_rows", "Rows by status: ok and error, committed or not, and left.", tags, "status")
         self.replicas_ready = _gauge("batch_replicas_ready", "Replicas that take rows.", tags)
         self.replicas_lost = _gauge("batch_replicas_lost_total", "Replicas that died since the driver started.", tags)
         self.input_rate = _gauge("batch_input_tokens_per_second", "Input tokens per second.", tags)
         self.generated_rate = _gauge("batch_generated_tokens_per_second", "Generated tokens per second.", tags)
+        self.cached_share = _gauge("batch_cached_token_share", "Share of input tokens found in the prefix cache.", tags)
+        self.gpu_s = _gauge("batch_gpu_seconds", "GPU time held by the job's replicas, over all its drivers.", tags)
+        self.gpus_ready = _gauge("batch_gpus_ready", "GPUs of the replicas that take rows.", tags)
 
 
 def _counter(name: str, description: str, tags: dict[str, str]) -> Counter:
@@ -57,7 +70,14 @@ def _counter(name: str, description: str, tags: dict[str, str]) -> Counter:
     return counter
 
 
-def _gauge(name: str, description: str, tags: dict[str, str]) -> Gauge:
-    gauge = Gauge(name, description=description, tag_keys=tuple(tags))
+def _gauge(name: str, description: str, tags: dict[str, str], *more_tags: str) -> Gauge:
+    """`more_tags` are set with each value."""
+    gauge = Gauge(name, description=description, tag_keys=(*tags, *more_tags))
     gauge.set_default_tags(tags)
     return gauge
+
+
+def _histogram(name: str, description: str, bounds: list[float], tags: dict[str, str]) -> Histogram:
+    histogram = Histogram(name, description=description, boundaries=bounds, tag_keys=tuple(tags))
+    histogram.set_default_tags(tags)
+    return histogram

@@ -135,7 +135,14 @@ class Reporter:
         metrics.rows_done.set(self._rows)
         metrics.shards_total.set(progress.shards_total or 0)
         metrics.shards_done.set(self._shards)
-        metrics.replicas_ready.set(sum(slot.state == "ready" for slot in self._pool.slots))
+        left = (progress.rows_total or 0) - progress.rows_ok - progress.rows_error
+        for status, rows in (("ok", progress.rows_ok), ("error", progress.rows_error), ("left", left)):
+            metrics.rows.set(rows, {"status": status})
+        ready = sum(slot.state == "ready" for slot in self._pool.slots)
+        metrics.replicas_ready.set(ready)
+        metrics.gpus_ready.set(ready * (self._pool.gpus_per_replica or 0))
+        metrics.gpu_s.set(progress.gpu_s)
+        metrics.cached_share.set(progress.cached_tokens / max(1, progress.engine_input_tokens))
         metrics.replicas_lost.set(self._pool.lost)
         metrics.input_rate.set(progress.input_tokens_per_s)
         metrics.generated_rate.set(progress.generated_tokens_per_s)

@@ -109,6 +109,7 @@ class Replica:
             StoreError: the store stays away.
         """
         assert self._feed is not None, "load() comes first"
+        began = time.monotonic()
         plan = await self._standing_plan()
         if (commit := await asyncio.to_thread(self._ledger.find_commit, shard)) is not None:
             # By a replica that died before it could say so, or for another driver.
@@ -128,7 +129,7 @@ class Replica:
         failpoint("replica.after_commit")
         ours = outcome is Commit.OURS
         if ours:
-            self._metrics.committed(stats)
+            self._metrics.committed(stats, took_s=time.monotonic() - began)
         log.info("shard %d %s: %d rows, %d errors", shard, outcome.value, stats.num_rows, stats.num_error_rows)
         engine_errors = sum(isinstance(result, RowFault) for result in results.values())
         return ShardDone(shard=shard, ours=ours, stats=stats, engine_rows=len(rows), engine_errors=engine_errors)

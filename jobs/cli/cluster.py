@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import typer
 
 from jobs.cli.output import Output, with_output
-from jobs.cluster import Cluster, current, down, up
+from jobs.cluster import Cluster, current, down, metrics_path, up
 
 app = typer.Typer(help="The embedded Ray cluster on this machine.", no_args_is_help=True)
 
@@ -57,5 +57,6 @@ def _described(cluster: Cluster) -> dict[str, object]:
         "token_file": str(cluster.token_path),
         "pid": cluster.pid,
         "started": datetime.fromtimestamp(cluster.started_at, UTC).isoformat(timespec="seconds"),
+        "metrics": str(metrics_path()),
         "logs": str(cluster.temp_dir / "ray" / "session_latest" / "logs"),
     }
