@@ -51,10 +51,12 @@ def facts(summary: Summary) -> dict[str, str]:
     found = {
         "phase": _phase(summary),
         "rows": _rows(summary),
+        "errors": _errors(summary),
         "shards": f"{summary.shards_committed:,} of {summary.shards_total:,} committed" if summary.shards_total else "",
         "tokens": _tokens(summary),
         "replicas": _replicas(summary.replicas),
-        "ETA": duration(summary.eta_s) if summary.eta_s is not None else "",
+        "ETA": _eta(summary),
+        "cost": _cost(summary),
         "message": printable(summary.message),
         "gates crossed": describe(summary.crossed_gates),
     }
@@ -69,15 +71,18 @@ def one_line(summary: Summary) -> str:
     if summary.rows_total:
         parts.append(f"{summary.rows_done:,} of {summary.rows_total:,} rows ({_percent(summary)}%)")
     if summary.rows_error:
-        parts.append(f"{summary.rows_error:,} failed")
+        codes = _errors(summary)
+        parts.append(f"{summary.rows_error:,} failed" + (f" ({codes})" if codes else ""))
     if summary.shards_total:
         parts.append(f"{summary.shards_committed:,} of {summary.shards_total:,} shards")
     if summary.generated_tokens_per_s:
-        parts.append(f"{summary.generated_tokens_per_s:,.0f} tokens/s out")
+        parts.append(f"{summary.input_tokens_per_s:,.0f} tokens/s in, {summary.generated_tokens_per_s:,.0f} out")
     if summary.replicas:
         parts.append(f"replicas: {_replicas(summary.replicas)}")
     if summary.eta_s is not None:
-        parts.append(f"ETA {duration(summary.eta_s)}")
+        parts.append(f"ETA {_eta(summary)}")
+    if summary.cost:
+        parts.append(f"cost {summary.cost:,.2f}")
     if summary.message:
         parts.append(printable(summary.message))
     return " · ".join(parts)
@@ -105,7 +110,7 @@ def picture(summary: Summary) -> RenderableType:
     grid.add_column()
     grid.add_row("", ProgressBar(total=summary.rows_total or None, completed=summary.rows_done, width=48))
     for label, text in facts(summary).items():
-        grid.add_row(label, Text(text))
+        grid.add_row(label, Text(text, style="red" if label == "errors" else ""))
     return Group(head, grid)
 
 
@@ -174,6 +179,32 @@ def _rows(summary: Summary) -> str:
     return text
 
 
+def _errors(summary: Summary) -> str:
+    """`3 EMPTY_PROMPT, 1 ENGINE_ERROR`: the most frequent first."""
+    ranked = sorted(summary.error_codes.items(), key=lambda each: (-each[1], each[0]))
+    return ", ".join(f"{count:,} {printable(code)}" for code, count in ranked)
+
+
+def _eta(summary: Summary) -> str:
+    """`12 min (10 min to 15 min)`, or why there is none."""
+    if summary.eta_s is None:
+        left = (summary.rows_total or 0) - summary.rows_done
+        return "not known before rows are done" if summary.phase == "running" and left else ""
+    if summary.eta_low_s is None:
+        return f"about {duration(summary.eta_s)}"
+    low, high = duration(summary.eta_low_s), summary.eta_high_s
+    if high is None:
+        return f"{duration(summary.eta_s)} (at least {low})"
+    return duration(summary.eta_s) + ("" if low == duration(high) else f" ({low} to {duration(high)})")
+
+
+def _cost(summary: Summary) -> str:
+    if not summary.gpu_s:
+        return ""
+    time = f"{duration(summary.gpu_s)} of GPU time"
+    return time if summary.cost is None else f"{summary.cost:,.2f} for {time}"
+
+
 def _tokens(summary: Summary) -> str:
     parts = []
     if summary.input_tokens or summary.generated_tokens:
@@ -181,7 +212,7 @@ def _tokens(summary: Summary) -> str:
     if summary.input_tokens_per_s or summary.generated_tokens_per_s:
         parts.append(f"{summary.input_tokens_per_s:,.0f}/s in, {summary.generated_tokens_per_s:,.0f}/s out")
     if summary.cached_share is not None:
-        parts.append(f"{summary.cached_share:.0%} of input from cache")
+        parts.append(f"{summary.cached_share:.0%} of input from prefix cache")
     return " · ".join(parts)
 
 
@@ -202,6 +233,8 @@ def _replicas(replicas: tuple[ReplicaProgress, ...]) -> str:
             else:
                 text += f", {since} ({note})" if note else f", {since}"
         parts.append(text)
+    if restarts := sum(replica.restarts for replica in replicas):
+        parts.append(f"{restarts:,} replaced so far")
     return " · ".join(parts)
 
 

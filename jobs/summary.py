@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,11 @@ class Summary:
             only a driver at work can tell (rates, ETA, replicas, message).
         rows_done: rows with a result, error rows included. While a driver is at work, rows that have left the
             engine count before their shard's commit; afterwards only committed rows do.
+        error_codes: committed error rows by their code.
         cached_share: share of input tokens found in a prefix cache, 0 to 1; None if unknown.
+        eta_low_s: where the end lies if the job goes on as it did; likewise `eta_high_s`, None if nothing bounds it.
+        gpu_s: GPU-seconds that replicas have held so far.
+        cost: what these cost, in the currency of the setting `gpu_hour_price`; None without it.
         updated_at: when the driver last said something, UTC, ISO 8601.
     """
 
@@ -47,6 +51,7 @@ class Summary:
     rows_done: int = 0
     rows_ok: int = 0
     rows_error: int = 0
+    error_codes: Mapping[str, int] = field(default_factory=dict)
     rows_staged: int = 0
     shards_total: int | None = None
     shards_committed: int = 0
@@ -56,6 +61,10 @@ class Summary:
     generated_tokens_per_s: float = 0.0
     cached_share: float | None = None
     eta_s: float | None = None
+    eta_low_s: float | None = None
+    eta_high_s: float | None = None
+    gpu_s: float = 0.0
+    cost: float | None = None
     error_rate: float = 0.0
     max_error_rate: float = 1.0
     crossed_gates: tuple[CrossedGate, ...] = ()
@@ -92,7 +101,9 @@ class Summary:
         return asdict(self) | {"replica_counts": self.replica_counts, **documents}
 
 
-def summarise(status: JobStatus, committed: Collection[int] | None = None) -> Summary:
+def summarise(
+    status: JobStatus, committed: Collection[int] | None = None, *, gpu_hour_price: float | None = None
+) -> Summary:
     """The summary of a status.
 
     Args:
@@ -100,6 +111,8 @@ def summarise(status: JobStatus, committed: Collection[int] | None = None) -> Su
             rows that were never committed; this puts them right.
     """
     numbers = _from_progress(status.progress, at_work=_speaks_for_now(status))
+    if gpu_hour_price is not None:
+        numbers["cost"] = round(numbers.get("gpu_s", 0.0) / 3600 * gpu_hour_price, 4)
     if status.plan is not None:
         numbers |= {"rows_total": status.plan.num_rows, "shards_total": len(status.plan.shards)}
         if committed is not None:
@@ -135,22 +148,25 @@ def _from_progress(progress: Progress | None, *, at_work: bool) -> dict[str, Any
     numbers: dict[str, Any] = {
         "rows_total": progress.rows_total,
         **_rows(progress.rows_ok + progress.rows_error, progress.rows_error),
+        "error_codes": progress.error_codes,
         "rows_staged": progress.rows_staged,
         "shards_total": progress.shards_total,
         "shards_committed": progress.shards_committed,
         "input_tokens": progress.input_tokens,
         "generated_tokens": progress.generated_tokens,
+        "gpu_s": progress.gpu_s,
         "updated_at": progress.updated_at,
     }
-    if progress.input_tokens and progress.cached_tokens:
-        # Cached tokens are counted as they happen, input tokens at the commit: the share may run ahead.
-        numbers["cached_share"] = min(1.0, round(progress.cached_tokens / progress.input_tokens, 3))
+    if progress.engine_input_tokens and progress.cached_tokens:
+        numbers["cached_share"] = round(progress.cached_tokens / progress.engine_input_tokens, 3)
     if at_work:
         numbers |= {
             "phase": progress.phase,
             "input_tokens_per_s": progress.input_tokens_per_s,
             "generated_tokens_per_s": progress.generated_tokens_per_s,
             "eta_s": progress.eta_s,
+            "eta_low_s": progress.eta_low_s,
+            "eta_high_s": progress.eta_high_s,
             "message": progress.message,
             "replicas": progress.replicas,
         }
@@ -168,6 +184,7 @@ def _from_terminal(terminal: Succeeded | Failed | Cancelled | None) -> dict[str,
     return {
         "rows_total": manifest.num_rows,
         **_rows(manifest.num_rows, manifest.num_error_rows),
+        "error_codes": dict(sum((Counter(shard.error_codes) for shard in manifest.shards), Counter())),
         "shards_total": len(manifest.shards),
         "shards_committed": len(manifest.shards),
         "input_tokens": manifest.num_input_tokens,

@@ -81,6 +81,10 @@ class Replica:
         self._feed: Feed | None = None
         self._plan: Plan | None = None
 
+    def __repr__(self) -> str:
+        """What Ray puts before each line that this process prints."""
+        return self._name
+
     async def load(self) -> Loaded:
         """Start the engine; takes as long as the model takes to load.
 

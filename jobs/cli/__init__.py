@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from jobs import __version__
-from jobs.cli import cluster, config, doctor, model, plan, results, serve, shell, status, submit, watch
+from jobs.cli import cluster, compare, config, doctor, logs, model, plan, results, serve, shell, status, submit, watch
 from jobs.cli.output import Output
 from jobs.errors import Exit, JobsError, UsageError
 
@@ -28,8 +28,9 @@ app.command("list")(status.list_jobs)
 app.command("status")(status.status)
 app.command("watch")(watch.watch)
 app.command("wait")(submit.wait)
-app.command("logs")(submit.logs)
+app.command("logs")(logs.logs)
 app.command("results")(results.results)
+app.command("compare")(compare.compare)
 app.command("serve")(serve.serve)
 app.command("cancel")(submit.cancel)
 app.command("resume")(submit.resume)

@@ -36,9 +36,10 @@ def status(
 
     job = open_job(job_id, root)
     now = job.status()
-    summary = summarise(now)
+    price = job.client.settings.gpu_hour_price
+    summary = summarise(now, gpu_hour_price=price)
     if not summary.at_work:
-        summary = summarise(now, job.ledger.committed())
+        summary = summarise(now, job.ledger.committed(), gpu_hour_price=price)
     if output.format is Format.JSON:
         output.record(summary.to_dict())
     elif output.format is Format.QUIET:

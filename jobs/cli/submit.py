@@ -93,17 +93,6 @@ def wait(output: Output, job_id: JobId, root: Root = None, timeout: Timeout = No
     raise typer.Exit(_follow(open_job(job_id, root), output, timeout))
 
 
-def logs(
-    job_id: JobId,
-    root: Root = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the driver ends.")] = False,
-) -> None:
-    """Print what the job's driver and replicas have logged."""
-    output = Output()
-    for text in open_job(job_id, root).logs(follow=follow):
-        output.text(text)
-
-
 def _follow(job: Job, output: Output, timeout_s: float | None) -> int:
     from jobs.cli.watch import follow
 

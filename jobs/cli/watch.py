@@ -46,7 +46,9 @@ def watch(
     if output.format is Format.JSON:
         from jobs.summary import summarise
 
-        output.record(summarise(job.status(), job.ledger.committed()).to_dict())
+        output.record(
+            summarise(job.status(), job.ledger.committed(), gpu_hour_price=job.client.settings.gpu_hour_price).to_dict()
+        )
     raise typer.Exit(code)
 
 
@@ -68,7 +70,7 @@ def follow(job: Job, output: Output, timeout_s: float | None = None) -> int:
     try:
         with _screen(output) as show:
             for status in job.watch(timeout_s=timeout_s):
-                summary = summarise(status)
+                summary = summarise(status, gpu_hour_price=job.client.settings.gpu_hour_price)
                 if summary.at_work or summary.state is State.QUEUED:
                     show(summary)
     except TimeoutError:
@@ -76,7 +78,7 @@ def follow(job: Job, output: Output, timeout_s: float | None = None) -> int:
         output.hint(f"jobs watch {job.id}")
         return Exit.WAIT_TIMEOUT
     except KeyboardInterrupt:
-        output.note(f"Not watching any more; job {job.id} goes on.")
+        output.note(f"Detached: the job goes on without you. Its id is {job.id}.")
         output.hint(f"jobs watch {job.id}")
         output.hint(f"jobs cancel {job.id}")
         return Exit.INTERRUPTED

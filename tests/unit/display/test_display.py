@@ -33,8 +33,13 @@ PROGRESS = Progress(
     generated_tokens=4_500,
     input_tokens_per_s=1204.4,
     generated_tokens_per_s=310.2,
+    engine_input_tokens=120_000,
     cached_tokens=45_600,
     eta_s=100.2,
+    eta_low_s=80.0,
+    eta_high_s=140.0,
+    error_codes={"EMPTY_PROMPT": 1, "ENGINE_ERROR": 1},
+    gpu_s=5400.0,
     replicas=(
         ReplicaProgress(replica="replica-0", state="ready", since_s=120),
         ReplicaProgress(replica="replica-1", state="ready", since_s=118),
@@ -95,36 +100,72 @@ def test_a_running_job() -> None:
     assert facts(summary_of()) == {
         "rows": "19 of 30 (63%): 17 ok, 2 failed, 11 left",
         "shards": "1 of 3 committed",
-        "tokens": "120,000 in, 4,500 out · 1,204/s in, 310/s out · 38% of input from cache",
+        "errors": "1 EMPTY_PROMPT, 1 ENGINE_ERROR",
+        "tokens": "120,000 in, 4,500 out · 1,204/s in, 310/s out · 38% of input from prefix cache",
         "replicas": replicas,
-        "ETA": "1 min 40 s",
+        "ETA": "1 min 40 s (1 min 20 s to 2 min 20 s)",
+        "cost": "1 h 30 min of GPU time",
     }
     assert one_line(summary_of()) == (
-        "RUNNING · 19 of 30 rows (63%) · 2 failed · 1 of 3 shards · 310 tokens/s out · "
-        f"replicas: {replicas} · ETA 1 min 40 s"
+        "RUNNING · 19 of 30 rows (63%) · 2 failed (1 EMPTY_PROMPT, 1 ENGINE_ERROR) · 1 of 3 shards · "
+        f"1,204 tokens/s in, 310 out · replicas: {replicas} · ETA 1 min 40 s (1 min 20 s to 2 min 20 s)"
     )
     assert next_steps(summary_of()) == ["jobs watch demo", "jobs logs -f demo", "jobs cancel demo"]
 
 
-def test_the_live_picture() -> None:
+def frame(summary: Summary) -> list[str]:
+    """The lines that a terminal of 90 columns shows."""
     console = Console(file=io.StringIO(), width=90, color_system=None, force_terminal=False)
-    console.print(picture(summary_of(progress=PROGRESS.evolve(replicas=PROGRESS.replicas[:3], cached_tokens=0))))
-    lines = [line.rstrip() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
-    assert lines == [
+    console.print(picture(summary))
+    return [line.rstrip() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+
+
+def test_the_live_picture() -> None:
+    three = PROGRESS.evolve(replicas=(*PROGRESS.replicas[:2], PROGRESS.replicas[2].evolve(restarts=1)), cached_tokens=0)
+    assert frame(summarise(status_of(progress=three), gpu_hour_price=2.5)) == [
         "RUNNING  demo  http://127.0.0.1:8265/#/jobs/demo",
         "          ━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━",
         "rows      19 of 30 (63%): 17 ok, 2 failed, 11 left",
+        "errors    1 EMPTY_PROMPT, 1 ENGINE_ERROR",
         "shards    1 of 3 committed",
         "tokens    120,000 in, 4,500 out · 1,204/s in, 310/s out",
-        "replicas  2 up · 1 loading model, 38 s",
-        "ETA       1 min 40 s",
+        "replicas  2 up · 1 loading model, 38 s · 1 replaced so far",
+        "ETA       1 min 40 s (1 min 20 s to 2 min 20 s)",
+        "cost      3.75 for 1 h 30 min of GPU time",
     ]
+
+
+def test_the_live_picture_while_there_is_nothing_yet() -> None:
+    loading = ReplicaProgress(replica="replica-0", state="loading", since_s=38.4, note="model")
+    young = Progress(
+        driver="demo", updated_at="", started_at="", phase="running", rows_total=30, shards_total=3, replicas=(loading,)
+    )
+    assert frame(summary_of(progress=young)) == [
+        "RUNNING  demo  http://127.0.0.1:8265/#/jobs/demo",
+        "",
+        "rows      0 of 30 (0%): 0 ok, 30 left",
+        "shards    0 of 3 committed",
+        "replicas  1 loading model, 38 s",
+        "ETA       not known before rows are done",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("low_s", "high_s", "text"),
+    [
+        (None, None, "about 1 min 40 s"),
+        (60.0, None, "1 min 40 s (at least 1 min)"),
+        (100.0, 100.3, "1 min 40 s"),
+    ],
+)
+def test_an_eta_says_how_sure_it_is(low_s: float | None, high_s: float | None, text: str) -> None:
+    assert facts(summary_of(progress=PROGRESS.evolve(eta_low_s=low_s, eta_high_s=high_s)))["ETA"] == text
 
 
 def test_before_there_is_a_plan() -> None:
     staging = PROGRESS.evolve(phase="staging", rows_total=None, shards_total=None, rows_ok=0, rows_error=0, eta_s=None)
     planning = summary_of(State.PLANNING, plan=None, progress=staging)
-    assert one_line(planning).startswith("PLANNING · reading and tokenising the dataset · 310 tokens/s")
+    assert one_line(planning).startswith("PLANNING · reading and tokenising the dataset · 1,204 tokens/s in")
     assert one_line(summary_of(State.QUEUED, plan=None, progress=None)) == (
         "QUEUED · waiting for the cluster to start a driver"
     )
@@ -135,7 +176,10 @@ def test_before_there_is_a_plan() -> None:
 
 def test_words_of_an_earlier_driver_are_not_the_present() -> None:
     resumed = summary_of(driver="demo-a1b2c3")
-    assert one_line(resumed) == "RUNNING · the driver is starting · 19 of 30 rows (63%) · 2 failed · 1 of 3 shards"
+    assert one_line(resumed) == (
+        "RUNNING · the driver is starting · 19 of 30 rows (63%) · 2 failed (1 EMPTY_PROMPT, 1 ENGINE_ERROR) · "
+        "1 of 3 shards"
+    )
 
 
 def test_all_rows_mean_100_percent_and_nothing_less() -> None:
@@ -196,8 +240,18 @@ def test_json_form_is_complete_and_stable() -> None:
     assert list(summary_of().to_dict()) == [
         *("job_id", "state", "name", "dataset", "model", "engine", "driver_alive", "created_at"),
         *("uri", "results_uri", "dashboard_url", "phase"),
-        *("rows_total", "rows_done", "rows_ok", "rows_error", "rows_staged", "shards_total", "shards_committed"),
-        *("input_tokens", "generated_tokens", "input_tokens_per_s", "generated_tokens_per_s", "cached_share", "eta_s"),
+        *(
+            "rows_total",
+            "rows_done",
+            "rows_ok",
+            "rows_error",
+            "error_codes",
+            "rows_staged",
+            "shards_total",
+            "shards_committed",
+        ),
+        *("input_tokens", "generated_tokens", "input_tokens_per_s", "generated_tokens_per_s", "cached_share"),
+        *("eta_s", "eta_low_s", "eta_high_s", "gpu_s", "cost"),
         *(
             "error_rate",
             "max_error_rate",

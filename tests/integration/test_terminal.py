@@ -1,0 +1,97 @@
+"""A person at a real terminal: `jobs watch`, `jobs logs -f`, and Ctrl-C."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from tests.harness import COMMAND, User, new_id, write_prompts
+
+pytestmark = pytest.mark.skipif(shutil.which("tmux") is None, reason="needs tmux: apt-get install tmux")
+
+SLOW = ("--set", "engine.fake.token_s=0.2", "--set", "engine.fake.start_s=8", "--max-num-seqs", "2")
+SHARDS = ("--set", "shards.min_tokens=1", "--set", "shards.target_count=20")
+
+
+class Terminal:
+    """A shell in a window of tmux, 100 by 30 characters."""
+
+    def __init__(self, directory: Path, environment: dict[str, str]) -> None:
+        self._tmux = ["tmux", "-L", f"test-{uuid4().hex[:8]}", "-f", "/dev/null"]
+        start = [*self._tmux, "new-session", "-d", "-x", "100", "-y", "30", "env", "PS1=$ ", "bash", "--norc", "-i"]
+        subprocess.run(start, env={**environment, "TERM": "screen"}, cwd=directory, check=True)
+
+    def type(self, *keys: str) -> None:
+        """Press keys, by tmux's names."""
+        subprocess.run([*self._tmux, "send-keys", *keys], check=True)
+
+    def screen(self) -> str:
+        """What the window shows."""
+        return subprocess.run(
+            [*self._tmux, "capture-pane", "-p"], text=True, capture_output=True, check=True
+        ).stdout.rstrip()
+
+    def until(self, *texts: str, timeout_s: float = 90) -> str:
+        """Wait until the window shows all of these at once."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            if all(text in (screen := self.screen()) for text in texts):
+                return screen
+            time.sleep(0.2)
+        raise AssertionError(f"{texts} not on the screen after {timeout_s} s:\n{self.screen()}")
+
+    def close(self) -> None:
+        """End the shell and what runs in it."""
+        subprocess.run([*self._tmux, "kill-server"], check=False)
+
+
+@pytest.fixture
+def terminal(user: User, tmp_path: Path) -> Iterator[Terminal]:
+    environment = {name: value for name, value in user.environment().items() if name not in ("NO_COLOR", "COLUMNS")}
+    opened = Terminal(tmp_path, environment)
+    yield opened
+    opened.close()
+
+
+def test_watching_shows_the_job_live_and_ctrl_c_lets_it_go_on(user: User, terminal: Terminal, tmp_path: Path) -> None:
+    dataset = write_prompts(tmp_path / "slow.parquet", ["", *(f"prompt {n}" for n in range(300))])
+    job_id = user.submit(str(dataset), "--engine", "fake", "--id", new_id("watch"), *SHARDS, *SLOW)
+    jobs = shlex.quote(COMMAND)
+
+    terminal.type(f"clear; {jobs} watch {job_id}; echo code=$?", "Enter")
+    terminal.until("RUNNING", "of 301", "1 loading model", "not known before rows are done")
+    running = terminal.until("1 up", "EMPTY_PROMPT", "/s out", "ETA", "left")
+    assert running.count(job_id) <= 3, f"frames replace each other:\n{running}"
+
+    terminal.type("C-c")
+    after = terminal.until("code=130")
+    assert "Detached: the job goes on" in after
+    assert f"jobs watch {job_id}" in after
+    assert "committed" not in after, f"the picture is taken away:\n{after}"
+    assert user.json("status", job_id)["state"] == "RUNNING"
+
+    terminal.type(f"clear; {jobs} logs -f {job_id}; echo code=$?", "Enter")
+    terminal.until("driver     | ", "replica-0  | ")
+    terminal.type("C-c")
+    assert "goes on" in terminal.until("code=130")
+
+    user.run("cancel", job_id)
+    terminal.type(f"clear; {jobs} watch {job_id}; echo code=$?", "Enter")
+    assert "was cancelled by" in terminal.until("code=1")
+
+
+def test_off_a_terminal_there_are_plain_lines(user: User, tmp_path: Path) -> None:
+    dataset = write_prompts(tmp_path / "plain.parquet", [f"prompt {n}" for n in range(40)])
+    done = user.run("submit", str(dataset), "--engine", "fake", "--id", new_id("plain"), "--wait", *SHARDS, *SLOW[:2])
+    lines = [line for line in done.stderr.splitlines() if " · " in line]
+    assert lines
+    assert all(line.startswith(("QUEUED", "PLANNING", "RUNNING")) for line in lines)
+    assert "\x1b" not in done.stderr
+    assert "succeeded: 40 rows, all ok." in done.stderr
