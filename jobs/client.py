@@ -23,7 +23,7 @@ from jobs.store.base import ObjectStore
 from jobs.store.probe import check_write_once
 from schemas.codes import State
 from schemas.records import Cancelled, Failed, Plan, Progress, Succeeded
-from schemas.spec import JobSpec
+from schemas.spec import AUTO, JobSpec
 
 if TYPE_CHECKING:
     from jobs.submission import Submission, Submitter
@@ -313,8 +313,12 @@ class BatchClient:
         from jobs.dataset import inspect, resolve_columns
         from jobs.encoding import load_encoder
         from jobs.models.pinning import pin_model
+        from jobs.reuse import check_source
         from jobs.rows import check_spec
 
+        for job_id in spec.reuse:
+            if job_id != AUTO:
+                check_source(Ledger(self.store, job_id))
         dataset = inspect(spec.input.uri)
         columns = resolve_columns(dataset.schema, spec.input, choices=spec.task == "score")
         if self.settings.address and not Path(spec.model.path).exists():

@@ -11,8 +11,11 @@ import pyarrow as pa
 
 from jobs.dataset import Dataset, inspect, read_slice, resolve_columns, slices
 from jobs.encoding import load_encoder
+from jobs.ledger import Ledger
+from jobs.models.pinning import pin_model
 from jobs.planner import RowFacts, shard_tokens, shared_tokens, split
-from jobs.rows import RowPreparer, facts_of
+from jobs.reuse import open_sources, source_jobs
+from jobs.rows import RowPreparer, facts_of, fingerprints_of
 from schemas.spec import JobSpec, ShardBudget
 
 DEFAULT_TOKENS_PER_S = 10_000.0
@@ -32,6 +35,8 @@ class Estimate:
         output_tokens: upper bound: every row generates as many tokens as it may.
         shared_input_tokens: input tokens that an earlier row's prefix has in the KV cache.
         invalid_rows: rows that will be error rows, by code.
+        reused_rows: rows whose result an earlier job has.
+        repeated_rows: of the others, rows that are equal to an earlier one and cost nothing.
     """
 
     rows: int
@@ -42,6 +47,8 @@ class Estimate:
     output_tokens: int
     shared_input_tokens: int
     invalid_rows: dict[str, int]
+    reused_rows: int
+    repeated_rows: int
     gpu_hours: float
     eta_s: float
     cost: float | None
@@ -58,26 +65,36 @@ def estimate(
     sample_rows: int = 20_000,
     tokens_per_s: float = DEFAULT_TOKENS_PER_S,
     gpu_hour_price: float | None = None,
+    ledger: Ledger | None = None,
 ) -> Estimate:
     """Measure up to `sample_rows` rows, spread over the dataset, and scale up.
 
     Args:
         tokens_per_s: input plus output tokens per second of one replica.
         gpu_hour_price: price of one GPU for one hour, in any currency.
+        ledger: of a job below the root that `spec.reuse` looks at; needed to count reused rows.
 
     Raises:
         InvalidInput, InvalidModel: the job could not be submitted either.
     """
+    reused = None
+    if ledger is not None and spec.reuse:
+        spec = spec.evolve(model=spec.model.evolve(fingerprint=pin_model(spec)))
+        reused = open_sources(ledger, source_jobs(ledger, spec, spec.model.fingerprint))
     dataset = inspect(spec.input.uri)
     encoder = load_encoder(spec.model.path)
     max_model_len = min(spec.engine.max_model_len or encoder.max_model_len, encoder.max_model_len)
     columns = resolve_columns(dataset.schema, spec.input, choices=spec.task == "score")
     preparer = RowPreparer(spec, columns, encoder, max_model_len)
     sample = pa.concat_tables(_sample(dataset, preparer, sample_rows))
-    facts = facts_of(sample)
+    measured = facts_of(sample)
     scale = dataset.num_rows / len(sample)
-    work = int(facts.num_input_tokens.sum()) + int(facts.num_output_tokens.sum()) - shared_tokens(facts)
-    seconds = scale * work / tokens_per_s
+    facts = measured
+    if reused is not None:
+        ordered = sample.sort_by("row_id")
+        known = reused.find(fingerprints_of(ordered, sampled=spec.reuse_sampled)) >= 0
+        facts = facts_of(ordered.filter(pa.array(~known)))
+    seconds = scale * (int(facts.work_tokens.sum()) - shared_tokens(facts)) / tokens_per_s
     replicas = spec.replicas.max
     gpu_hours = (seconds + replicas * REPLICA_START_S) / 3600 * spec.engine.tensor_parallel_size
     codes = Counter(code for code in sample["error_code"].to_pylist() if code is not None)
@@ -85,11 +102,13 @@ def estimate(
         rows=dataset.num_rows,
         measured_rows=len(sample),
         shards=_count_shards(facts, spec.shards, scale),
-        input_tokens=round(scale * int(facts.num_input_tokens.sum())),
-        max_input_tokens=int(facts.num_input_tokens.max()),
-        output_tokens=round(scale * int(facts.num_output_tokens.sum())),
+        input_tokens=round(scale * int(measured.num_input_tokens.sum())),
+        max_input_tokens=int(measured.num_input_tokens.max()),
+        output_tokens=round(scale * int(facts.num_output_tokens[~facts.repeated].sum())),
         shared_input_tokens=round(scale * shared_tokens(facts)),
         invalid_rows={code: round(scale * count) for code, count in sorted(codes.items())},
+        reused_rows=round(scale * (len(measured) - len(facts))),
+        repeated_rows=round(scale * int(facts.repeated.sum())),
         gpu_hours=gpu_hours,
         eta_s=seconds / replicas + REPLICA_START_S,
         cost=None if gpu_hour_price is None else gpu_hours * gpu_hour_price,
@@ -100,8 +119,7 @@ def _count_shards(facts: RowFacts, budget: ShardBudget, scale: float) -> int:
     """Shards of the job that has `scale` times these rows. Exact at 1."""
     if scale == 1:
         return len(split(facts, budget).shards)
-    valid = ~facts.invalid
-    tokens = scale * int(facts.num_input_tokens[valid].sum() + facts.num_output_tokens[valid].sum())
+    tokens = scale * int(facts.work_tokens.sum())
     # A shard's size follows from the whole job's tokens, so a cut of the sample would not scale.
     return max(round(tokens / shard_tokens(int(tokens), budget)), math.ceil(scale * len(facts) / budget.max_rows), 1)
 

@@ -204,6 +204,14 @@ class Ledger:
         for shard in shards:
             self.store.delete(self._key(keys.staged(shard)))
 
+    def write_fingerprints(self, shard: int, data: bytes, *, writer: str) -> None:
+        """Write a shard's row fingerprints once. Every writer has the same."""
+        self.store.put_new(self._key(keys.fingerprints(shard)), data, writer=writer)
+
+    def read_fingerprints(self, shard: int) -> bytes | None:
+        """A shard's row fingerprints as Parquet bytes, or None: older versions wrote none."""
+        return self.store.get(self._key(keys.fingerprints(shard)))
+
     # -- attempts and commits -------------------------------------------------------------------
 
     def record_attempt(self, attempt: Attempt) -> None:

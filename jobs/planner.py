@@ -51,15 +51,28 @@ class RowFacts:
         num_output_tokens: shape (rows,), the output tokens budgeted for each row.
         invalid: shape (rows,), rows that staging has turned into error rows.
         prefixes: shape (rows, len(PREFIX_DEPTHS)), uint64, from `prefix_keys`.
+        same_as: shape (rows,), the first row that has the same result; the row itself where no earlier one has.
     """
 
     num_input_tokens: npt.NDArray[np.int32]
     num_output_tokens: npt.NDArray[np.int32]
     invalid: npt.NDArray[np.bool_]
     prefixes: npt.NDArray[np.uint64]
+    same_as: npt.NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.num_input_tokens)
+
+    @property
+    def repeated(self) -> npt.NDArray[np.bool_]:
+        """Rows whose result an earlier row has: shape (rows,)."""
+        return np.not_equal(self.same_as, np.arange(len(self)))
+
+    @property
+    def work_tokens(self) -> npt.NDArray[np.int64]:
+        """Input plus expected output tokens that each row costs: shape (rows,)."""
+        tokens = self.num_input_tokens.astype(np.int64) + self.num_output_tokens
+        return np.where(self.invalid | self.repeated, 0, tokens)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,22 +91,37 @@ class Split:
 
 
 def order_rows(facts: RowFacts) -> npt.NDArray[np.int64]:
-    """Row ids in the order of work: nested prefix groups, each where its first row stands in the dataset."""
+    """Row ids in the order of work: nested prefix groups, each where its first row stands in the dataset.
+
+    Rows with the same result are neighbours, so that one computation serves them all.
+    """
     row_ids = np.arange(len(facts), dtype=np.int64)
-    sort_keys = [_first_of_group(facts.prefixes[:, depth]) for depth in range(len(PREFIX_DEPTHS))]
-    return np.lexsort((row_ids, *reversed(sort_keys)))
+    sort_keys = [_first_of_group(facts.prefixes[:, depth], facts.same_as) for depth in range(len(PREFIX_DEPTHS))]
+    return np.lexsort((row_ids, facts.same_as, *reversed(sort_keys)))
 
 
-def split(facts: RowFacts, budget: ShardBudget) -> Split:
+def split(facts: RowFacts, budget: ShardBudget, sources: npt.NDArray[np.int64] | None = None) -> Split:
     """Order the rows and cut the order into shards.
 
     A prefix group that fits into one shard is not cut: the shard before it ends early, if it is at
     least half full.
+
+    Args:
+        sources: shape (rows,), where in earlier jobs each row's result lies, as a number by which neighbours lie
+            near each other; -1 for rows to compute. Rows with a source have shards of their own, in its order.
     """
+    reused = np.zeros(len(facts), np.bool_) if sources is None else sources >= 0
     order = order_rows(facts)
-    weights = np.where(facts.invalid, 0, facts.num_input_tokens.astype(np.int64) + facts.num_output_tokens)
+    order = order[~reused[order]]
+    weights = np.where(reused, 0, facts.work_tokens)
     limit = shard_tokens(int(weights.sum()), budget)
     bounds = _cut(weights[order], facts.prefixes[order, 0], limit, budget.max_rows)
+    if sources is not None:
+        copied = np.flatnonzero(reused)
+        copied = copied[np.argsort(sources[copied], kind="stable")]
+        for start in range(0, len(copied), budget.max_rows):
+            bounds.append((len(order) + start, len(order) + min(start + budget.max_rows, len(copied))))
+        order = np.concatenate((order, copied))
 
     shard_of = np.empty(len(facts), dtype=np.int32)
     position = np.empty(len(facts), dtype=np.int64)
@@ -107,6 +135,7 @@ def split(facts: RowFacts, budget: ShardBudget) -> Split:
                 index=index,
                 num_rows=len(rows),
                 num_invalid_rows=int(facts.invalid[rows].sum()),
+                num_reused_rows=int(reused[rows].sum()),
                 num_input_tokens=int(facts.num_input_tokens[rows].sum()),
                 num_expected_tokens=int(weights[rows].sum()),
                 row_ids_sha256=row_ids_digest(rows),
@@ -121,13 +150,16 @@ def shard_tokens(job_tokens: int, budget: ShardBudget) -> int:
 
 
 def shared_tokens(facts: RowFacts) -> int:
-    """Input tokens that a row shares with a row before it, at the compared depths: what a prefix cache can save."""
+    """Input tokens that a row shares with a row before it, at the compared depths: what a prefix cache can save.
+
+    Rows that are not computed at all do not count.
+    """
     shared = np.zeros(len(facts), dtype=np.int64)
     row_ids = np.arange(len(facts))
     for column, depth in enumerate(PREFIX_DEPTHS):
-        repeated = _first_of_group(facts.prefixes[:, column]) != row_ids
-        shared[repeated] = depth
-    return int(shared.sum())
+        later = _first_of_group(facts.prefixes[:, column], row_ids) != row_ids
+        shared[later] = depth
+    return int(shared[~facts.repeated].sum())
 
 
 def row_ids_digest(sorted_row_ids: npt.NDArray[np.int64]) -> str:
@@ -135,12 +167,12 @@ def row_ids_digest(sorted_row_ids: npt.NDArray[np.int64]) -> str:
     return hashlib.sha256(np.ascontiguousarray(sorted_row_ids, dtype="<i8").tobytes()).hexdigest()
 
 
-def _first_of_group(group_keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
-    """For each row the first row of its group; rows without a prefix of this depth share none."""
+def _first_of_group(group_keys: npt.NDArray[np.uint64], otherwise: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """For each row the first row of its group; `otherwise` for those without a prefix of this depth."""
     _, first, inverse = np.unique(group_keys, return_index=True, return_inverse=True)
     result = first[inverse].astype(np.int64)
     alone = group_keys == NO_PREFIX
-    result[alone] = np.flatnonzero(alone)
+    result[alone] = otherwise[alone]
     return result
 
 

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from jobs.dataset.columns import Columns
 from jobs.encoding import BYTES_MODEL, Encoder
 from jobs.errors import UsageError
+from jobs.fingerprints import RowFingerprints, first_of_equal
 from jobs.models.errors import InvalidMessages
 from jobs.planner import PREFIX_DEPTHS, RowFacts, prefix_keys
 from jobs.row_choices import Choices, row_choices
@@ -22,11 +24,12 @@ from schemas.codes import RowError
 from schemas.records import RowColumn
 from schemas.sampling import Sampling
 from schemas.spec import JobSpec
-from schemas.tables import staged_schema
+from schemas.tables import FINGERPRINT, staged_schema
 
 FACTS_FIELDS = [
     pa.field("num_input_tokens", pa.int32()),
     pa.field("num_output_tokens", pa.int32()),
+    pa.field("repeatable", pa.bool_()),
     pa.field("prefixes", pa.list_(pa.uint64(), len(PREFIX_DEPTHS))),
 ]
 """Light columns that follow the staged ones until the plan is made."""
@@ -48,6 +51,7 @@ class RowPreparer:
         self._spec, self._encoder = spec, encoder
         self._max_model_len = max_model_len
         self._sampling = RowSampling(spec.sampling, columns, encoder.vocab_size)
+        self._fingerprints = RowFingerprints(spec, spec.model.fingerprint, row_columns(spec, columns))
         self.schema = pa.schema([*staged_schema(spec, columns.kept), *FACTS_FIELDS])
         check_spec(spec, columns, encoder)
 
@@ -70,9 +74,11 @@ class RowPreparer:
                 pa.array([row.fault and str(row.fault.code) for row in staged], pa.string()),
                 pa.array([row.fault and row.fault.message for row in staged], pa.string()),
                 *(scored if self._spec.task == "score" else ()),
+                pa.array([row.fingerprint for row in staged], FINGERPRINT.type),
                 *(table[field.name].cast(field.type) for field in self.columns.kept),
                 pa.array([row.num_input_tokens for row in staged], pa.int32()),
                 pa.array([row.num_output_tokens for row in staged], pa.int32()),
+                pa.array([row.repeatable for row in staged], pa.bool_()),
                 pa.array([prefix_keys(row.token_ids) for row in staged], FACTS_FIELDS[-1].type),
             ],
             schema=self.schema,
@@ -168,13 +174,21 @@ class RowPreparer:
             message = f"{what}; the limit is {self._max_model_len} with the answer"
             return _StagedRow(fault=Fault(code=RowError.CONTEXT_LENGTH_EXCEEDED, message=message))
         if choices:
-            return _StagedRow(token_ids=ids, choices=choices, num_input_tokens=len(ids) + choices.num_tokens)
-        used = sampling or self._spec.sampling
+            return _StagedRow(
+                token_ids=ids,
+                choices=choices,
+                num_input_tokens=len(ids) + choices.num_tokens,
+                fingerprint=self._fingerprints.of_choices(ids, choices.token_ids, choices.texts),
+                repeatable=True,
+            )
+        used, room_tokens = sampling or self._spec.sampling, self._max_model_len - len(ids)
         return _StagedRow(
             token_ids=ids,
             sampling=None if sampling is None else as_json(sampling),
             num_input_tokens=len(ids),
-            num_output_tokens=min(used.max_tokens, self._max_model_len - len(ids)) * used.n,
+            num_output_tokens=min(used.max_tokens, room_tokens) * used.n,
+            fingerprint=self._fingerprints.of_prompt(ids, used, room_tokens),
+            repeatable=used.deterministic,
         )
 
 
@@ -212,14 +226,24 @@ def row_columns(spec: JobSpec, columns: Columns) -> tuple[RowColumn, ...]:
 
 def facts_of(rows: pa.Table) -> RowFacts:
     """The planner's view of prepared rows, in row-id order."""
-    light = rows.select(["row_id", "error_code", *(field.name for field in FACTS_FIELDS)])
+    light = rows.select(["row_id", "error_code", "fingerprint", *(field.name for field in FACTS_FIELDS)])
     table = light.combine_chunks().sort_by("row_id")
     return RowFacts(
         num_input_tokens=table["num_input_tokens"].to_numpy(),
         num_output_tokens=table["num_output_tokens"].to_numpy(),
         invalid=table["error_code"].is_valid().to_numpy(),
         prefixes=np.asarray(table["prefixes"].combine_chunks().flatten()).reshape(-1, len(PREFIX_DEPTHS)),
+        same_as=first_of_equal(fingerprints_of(table, sampled=False)),
     )
+
+
+def fingerprints_of(rows: pa.Table, *, sampled: bool) -> pa.Array:
+    """Fingerprints of prepared rows, in their order; null on error rows and, unless `sampled`, on those that are
+    sampled at random."""
+    known = rows["fingerprint"]
+    if not sampled:
+        known = pc.if_else(rows["repeatable"], known, pa.scalar(None, FINGERPRINT.type))
+    return known.combine_chunks()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -229,6 +253,8 @@ class _StagedRow:
     choices: Choices | None = None
     num_input_tokens: int = 0
     num_output_tokens: int = 0
+    fingerprint: bytes | None = None
+    repeatable: bool = False
     fault: Fault | None = None
 
 

@@ -10,12 +10,18 @@ SUCCESS = "_SUCCESS"
 STAGED = "_job/staged/"
 ATTEMPTS = "_job/attempts/"
 HISTORY = "_job/history/"
+FINGERPRINTS = "_job/fingerprints/"
 RESULTS = "results/"
 
 
 def staged(shard: int) -> str:
     """The tokenised rows of a shard."""
     return f"{STAGED}part-{shard:05d}.parquet"
+
+
+def fingerprints(shard: int) -> str:
+    """The row fingerprints of a shard, by which later jobs find its results."""
+    return f"{FINGERPRINTS}part-{shard:05d}.parquet"
 
 
 def result(shard: int) -> str:

@@ -15,6 +15,9 @@ from schemas.sampling import Sampling
 JOB_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,98}[a-z0-9]|[a-z0-9]")
 """Safe as a path segment, an S3 key part and a Ray submission id."""
 
+AUTO = "auto"
+"""In `reuse`: every earlier job that may have results for this one."""
+
 RESERVED_COLUMNS = frozenset(
     {
         *("row_id", "custom_id", "generated_text", "finish_reason", "num_input_tokens", "num_generated_tokens"),
@@ -151,6 +154,8 @@ class JobSpec(Document):
     sampling: Sampling = Sampling()
     replicas: ReplicaRange = ReplicaRange()
     shards: ShardBudget = ShardBudget()
+    reuse: tuple[str, ...] = Field((), description="Earlier jobs whose results are taken for equal rows, or `auto`.")
+    reuse_sampled: bool = Field(False, description="Take results that were sampled at random, too.")
     output_tokens: bool = Field(False, description="Add the column `generated_tokens` to the results.")
     keep_staged: bool = Field(False, description="Keep the staged shards after success.")
     max_error_rate: float = Field(0.05, ge=0.0, le=1.0, description="Gate: most error rows, as a share of all rows.")
@@ -171,6 +176,21 @@ class JobSpec(Document):
         if version > FORMAT_VERSION:
             raise ValueError(f"format_version {version} is newer than this program's {FORMAT_VERSION}; upgrade it")
         return version
+
+    @field_validator("reuse", mode="before")
+    @classmethod
+    def _one_or_many(cls, jobs: Any) -> Any:
+        return (jobs,) if isinstance(jobs, str) else jobs
+
+    @field_validator("reuse")
+    @classmethod
+    def _are_job_ids(cls, jobs: tuple[str, ...]) -> tuple[str, ...]:
+        for job in jobs:
+            if not JOB_ID.fullmatch(job):
+                raise ValueError(f"{job!r} is not a job id")
+        if AUTO in jobs and len(jobs) > 1:
+            raise ValueError(f"{AUTO!r} stands alone: it takes every earlier job of the same model and task")
+        return jobs
 
     @model_validator(mode="after")
     def _fits_task(self) -> Self:

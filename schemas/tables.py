@@ -20,6 +20,12 @@ STAGED_FIELDS = [
 """Staged rows; kept columns follow, under `KEPT` and their name. `sampling` is the row's own values as JSON.
 `token_ids` is empty on error rows."""
 
+FINGERPRINT = pa.field("fingerprint", pa.binary(16))
+"""Last of the staged columns before the kept ones; null on error rows. See `jobs.fingerprints`."""
+
+FINGERPRINT_FIELDS = [pa.field("row_id", pa.int64(), nullable=False), FINGERPRINT]
+"""`_job/fingerprints/part-*.parquet`, by row id; they stay when staged rows are deleted."""
+
 KEPT = "kept."
 """Prefix of kept columns in staged rows, where they must not meet ours."""
 
@@ -70,7 +76,7 @@ CHOICE_SCORES = pa.list_(
 
 def staged_fields(spec: JobSpec) -> list[pa.Field]:
     """The columns of staged rows that come before the kept ones."""
-    return [*STAGED_FIELDS, *(CHOICE_FIELDS if spec.task == "score" else ())]
+    return [*STAGED_FIELDS, *(CHOICE_FIELDS if spec.task == "score" else ()), FINGERPRINT]
 
 
 def staged_schema(spec: JobSpec, kept: Iterable[pa.Field]) -> pa.Schema:

@@ -127,9 +127,13 @@ class Driver:
                 self._pool.open(dispatcher)
             else:
                 assert dispatcher is not None, "the plan comes first"
+                assert self._plan is not None
                 failpoint("driver.shard_staged")
-                dispatcher.stage([event])
                 self._reporter.staged(event)
+                if not self._plan.shards[event].num_reused_rows:
+                    dispatcher.stage([event])
+                elif dispatcher.commit(event):  # by staging, which copied it
+                    self._count(await asyncio.to_thread(self._ledger.shard_commit, event))
                 self._pool.wake()
 
     async def _watch(self) -> TerminalRecord:

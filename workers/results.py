@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -19,7 +19,7 @@ from schemas.tables import KEPT, result_schema
 from workers.engines.base import Output
 from workers.feed import RowFault
 from workers.result_rows import generated_row, json_text, scored_row
-from workers.staged_rows import num_input_tokens, samplings
+from workers.staged_rows import num_input_tokens, repeats, samplings
 
 ROW_GROUP_ROWS = 8192
 
@@ -42,23 +42,47 @@ def encode_results(
         ShardMismatch: the staged rows are not those of the plan.
     """
     staged = staged.sort_by("row_id")
+    rows = _rows(spec, plan, staged, results, encoder)
+    table = result_table(
+        spec, plan, shard, staged, lambda field: pa.array([row.get(field.name) for row in rows], field.type)
+    )
+    data = write_parquet(table)
+    return data, shard_stats(spec, data, rows)
+
+
+def result_table(
+    spec: JobSpec, plan: Plan, shard: int, staged: pa.Table, column: Callable[[pa.Field], pa.Array]
+) -> pa.Table:
+    """The rows of one shard's result object.
+
+    Args:
+        staged: its staged rows by row id; `row_id`, `custom_id` and the kept columns come from there.
+        column: makes every other column, in the order of those rows.
+
+    Raises:
+        ShardMismatch: the staged rows are not those of the plan.
+    """
     row_ids, planned = staged["row_id"].to_numpy(), plan.shards[shard]
     if len(row_ids) != planned.num_rows or row_ids_digest(row_ids) != planned.row_ids_sha256:
         raise ShardMismatch(f"shard {shard} holds {len(row_ids)} rows that are not those of the plan")
-
     kept = [field for field in staged.schema if field.name.startswith(KEPT)]
     schema = result_schema(spec, [field.with_name(field.name.removeprefix(KEPT)) for field in kept], plan.row_columns)
-    copied = {"row_id": "row_id", "custom_id": "custom_id"}
-    copied |= {field.name.removeprefix(KEPT): field.name for field in kept if field.name != f"{KEPT}custom_id"}
-    rows = _rows(spec, plan, staged, results, encoder)
-    columns = [
-        staged[copied[field.name]].cast(field.type)
-        if field.name in copied
-        else pa.array([row.get(field.name) for row in rows], field.type)
-        for field in schema
-    ]
-    data = write_parquet(pa.table(columns, schema=schema))
-    return data, ShardStats.of(
+    carried = {"row_id": "row_id", "custom_id": "custom_id"}
+    carried |= {field.name.removeprefix(KEPT): field.name for field in kept if field.name != f"{KEPT}custom_id"}
+    return pa.table(
+        [staged[carried[field.name]].cast(field.type) if field.name in carried else column(field) for field in schema],
+        schema=schema,
+    )
+
+
+def shard_stats(spec: JobSpec, data: bytes, rows: Sequence[Mapping[str, Any]]) -> ShardStats:
+    """What the commit says of a shard.
+
+    Args:
+        data: the result object's bytes.
+        rows: its rows as in the result columns.
+    """
+    return ShardStats.of(
         data,
         rows=len(rows),
         error_codes=Counter(row["error_code"] for row in rows if row["status"] == "error"),
@@ -68,7 +92,7 @@ def encode_results(
     )
 
 
-def _quality(spec: JobSpec, rows: list[dict[str, Any]]) -> dict[str, int]:
+def _quality(spec: JobSpec, rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """What the job's gates count, of the rows that were answered."""
     answers = [row for row in rows if row["status"] == "ok"]
     counts = {
@@ -102,6 +126,7 @@ def _rows(
     """The columns of each row. `attempts` counts the tries of the row itself, not of its shard."""
     rows: list[dict[str, Any]] = []
     texts = staged["choices"].to_pylist() if spec.task == "score" else [()] * len(staged)
+    stands_for = repeats(staged, spec)
     for row_id, code, message, num_tokens, sampling, choices in zip(
         staged["row_id"].to_pylist(),
         staged["error_code"].to_pylist(),
@@ -111,7 +136,7 @@ def _rows(
         texts,
         strict=True,
     ):
-        result = results.get(row_id)
+        result = results.get(stands_for.get(row_id, row_id))
         if code is not None:
             rows.append(_error_row(code, message, num_tokens, attempts=0))
         elif result is None:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from jobs.fingerprints import first_of_equal
 from schemas.sampling import Sampling
 from schemas.spec import JobSpec
+from schemas.tables import FINGERPRINT
 from workers.feed import Row
 
 
 def valid_rows(staged: pa.Table, spec: JobSpec) -> list[Row]:
-    """The rows that go to the engine, in the order of work."""
+    """The rows that go to the engine, in the order of work: those that no other row of the shard stands for."""
+    repeated = repeats(staged, spec)
     return [
         Row(row_id=row_id, token_ids=token_ids, sampling=sampling, choices=choices or ())
         for row_id, token_ids, sampling, choices, error in zip(
@@ -24,8 +28,21 @@ def valid_rows(staged: pa.Table, spec: JobSpec) -> list[Row]:
             staged["error_code"].to_pylist(),
             strict=True,
         )
-        if error is None
+        if error is None and row_id not in repeated
     ]
+
+
+def repeats(staged: pa.Table, spec: JobSpec) -> dict[int, int]:
+    """Rows of the shard that come to the result of another one: row id to the id of the row that is computed."""
+    if FINGERPRINT.name not in staged.schema.names:
+        return {}  # staged by an older version
+    scored = spec.task == "score"
+    known = [scored or sampling.deterministic for sampling in samplings(staged, spec.sampling)]
+    table = staged.select(["row_id", FINGERPRINT.name]).filter(pa.array(known, pa.bool_())).sort_by("row_id")
+    row_ids = table["row_id"].to_numpy()
+    first = first_of_equal(table[FINGERPRINT.name].combine_chunks())
+    later = np.flatnonzero(first != np.arange(len(first)))
+    return dict(zip(row_ids[later].tolist(), row_ids[first[later]].tolist(), strict=True))
 
 
 def samplings(staged: pa.Table, defaults: Sampling) -> list[Sampling]:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import ray.data
 from ray.exceptions import UserCodeException
@@ -30,12 +32,16 @@ from jobs.encoding import load_encoder
 from jobs.errors import InvalidModel, StoreError, UsageError
 from jobs.failpoints import failpoint
 from jobs.ledger import Ledger
-from jobs.planner import RowFacts, split
-from jobs.rows import FACTS_FIELDS, RowPreparer, facts_of, row_columns
+from jobs.models.pinning import pin_model
+from jobs.planner import split
+from jobs.reuse import Sources, open_sources, source_jobs
+from jobs.rows import FACTS_FIELDS, RowPreparer, facts_of, fingerprints_of, row_columns
 from jobs.store import open_store
 from schemas.codes import JobError
 from schemas.records import InputFile, Plan, RowColumn
 from schemas.spec import JobSpec
+from schemas.tables import FINGERPRINT_FIELDS
+from workers.copies import SOURCE_COLUMNS, copy_shard
 from workers.faults import JobFailure, find_cause
 from workers.results import write_parquet
 
@@ -92,7 +98,10 @@ class _Staging:
     """One run of staging over one dataset."""
 
     def __init__(self, ledger: Ledger, spec: JobSpec, writer: str) -> None:
-        self._ledger, self._spec, self._writer = ledger, spec, writer
+        self._ledger, self._writer = ledger, writer
+        self._digest = spec.digest()
+        # Where the model lies on the cluster only, it is pinned here, not at submit.
+        self._spec = spec.evolve(model=spec.model.evolve(fingerprint=spec.model.fingerprint or pin_model(spec)))
         self._max_model_len = max_model_len(spec)
 
     def run(self, standing: Plan | None, missing: set[int] | None, report: Callable[[Plan | int], None]) -> None:
@@ -102,19 +111,26 @@ class _Staging:
             check_unchanged(standing.files, files)
         blocks = self._tokenise(dataset).materialize()
         columns = resolve_columns(dataset.schema, self._spec.input, choices=self._spec.task == "score")
-        plan, lookup = self._plan(blocks, files, row_columns(self._spec, columns))
+        reused = self._sources(standing) if self._spec.reuse else None
+        plan, lookup = self._plan(blocks, files, row_columns(self._spec, columns), reused)
         if standing is None:
             standing = self._ledger.create_plan(plan, writer=self._writer)
             report(standing)
         if standing != plan:
             raise JobFailure(
                 JobError.INPUT_CHANGED,
-                "Staging this dataset again gives another plan than the one that stands; "
-                "the input or the tokenizer has changed. Submit it as a new job.",
+                "Staging this dataset again gives another plan than the one that stands; the input, the tokenizer "
+                "or a job that results are taken from has changed. Submit it as a new job.",
             )
         wanted = missing if missing is not None else {shard.index for shard in plan.shards}
-        for shard in self._write(blocks, lookup, wanted):
+        for shard in self._write(blocks, plan, lookup, wanted):
             report(shard)
+
+    def _sources(self, standing: Plan | None) -> Sources:
+        """The results that may be taken: those of the standing plan's jobs, if there is one."""
+        if standing is not None:
+            return open_sources(self._ledger, standing.reused_jobs)
+        return open_sources(self._ledger, source_jobs(self._ledger, self._spec, self._spec.model.fingerprint))
 
     def _tokenise(self, dataset: Dataset) -> ray.data.Dataset:
         work = slices(dataset)
@@ -123,27 +139,37 @@ class _Staging:
         return indices.map_batches(_tokenise, batch_size=1, batch_format="pyarrow", fn_kwargs={"task": task})
 
     def _plan(
-        self, blocks: ray.data.Dataset, files: tuple[InputFile, ...], wanted: tuple[RowColumn, ...]
+        self,
+        blocks: ray.data.Dataset,
+        files: tuple[InputFile, ...],
+        wanted: tuple[RowColumn, ...],
+        reused: Sources | None,
     ) -> tuple[Plan, ray.ObjectRef]:
-        """The plan, and where each row goes as a reference to (shard_of, position)."""
-        facts = _collect_facts(blocks)
-        result = split(facts, self._spec.shards)
+        """The plan, and a reference to where each row goes."""
+        light = _light_columns(blocks)
+        facts = facts_of(light)
+        found = None if reused is None else reused.find(fingerprints_of(light, sampled=self._spec.reuse_sampled))
+        result = split(facts, self._spec.shards, found)
+        rows = None if reused is None or found is None else reused.rows.take(pa.array(found, mask=found < 0))
         plan = Plan(
-            spec_sha256=self._spec.digest(),
+            spec_sha256=self._digest,
             files=files,
             shards=result.shards,
             row_columns=wanted,
             num_rows=len(facts),
             num_invalid_rows=int(facts.invalid.sum()),
+            num_reused_rows=sum(shard.num_reused_rows for shard in result.shards),
+            num_repeated_rows=int((facts.repeated if found is None else facts.repeated & (found < 0)).sum()),
+            reused_jobs=() if reused is None else reused.jobs,
             num_input_tokens=int(facts.num_input_tokens.sum()),
             max_input_tokens=int(facts.num_input_tokens.max()),
             max_model_len=self._max_model_len,
         )
-        return plan, ray.put((result.shard_of, result.position))
+        return plan, ray.put(_Places(result.shard_of, result.position, rows))
 
-    def _write(self, blocks: ray.data.Dataset, lookup: ray.ObjectRef, wanted: set[int]) -> Iterator[int]:
+    def _write(self, blocks: ray.data.Dataset, plan: Plan, lookup: ray.ObjectRef, wanted: set[int]) -> Iterator[int]:
         """Shuffle rows to their shards and write those; yields each shard when it can be read."""
-        target = (self._ledger.store.uri, self._ledger.job_id, self._writer)
+        target = ray.put((self._ledger.store.uri, self._ledger.job_id, self._writer, self._spec, plan))
         written = (
             blocks.map_batches(
                 _assign, batch_size=None, batch_format="pyarrow", fn_kwargs={"lookup": lookup, "wanted": wanted}
@@ -184,25 +210,54 @@ def _tokenise(batch: pa.Table, task: ray.ObjectRef) -> Iterator[pa.Table]:
         first_row_id += len(rows)
 
 
+class _Places(NamedTuple):
+    """Where each row goes, and comes from. By row id.
+
+    Attributes:
+        sources: of rows to copy, `job`, `shard` and `row_id` of their results; null on the others.
+    """
+
+    shard_of: npt.NDArray[np.int32]
+    position: npt.NDArray[np.int64]
+    sources: pa.Table | None
+
+
 def _assign(rows: pa.Table, lookup: ray.ObjectRef, wanted: set[int]) -> pa.Table:
     """Adds each row's shard and position; drops the light columns and the rows of shards not wanted."""
-    shard_of, position = ray.get(lookup)
+    places: _Places = ray.get(lookup)
     row_ids = rows["row_id"].to_numpy()
+    shards = places.shard_of[row_ids]
     rows = rows.drop_columns([field.name for field in FACTS_FIELDS])
-    rows = rows.append_column("shard", pa.array(shard_of[row_ids], pa.int32()))
-    rows = rows.append_column("position", pa.array(position[row_ids], pa.int64()))
-    return rows.filter(pa.array(np.isin(shard_of[row_ids], list(wanted))))
+    rows = rows.append_column("shard", pa.array(shards, pa.int32()))
+    rows = rows.append_column("position", pa.array(places.position[row_ids], pa.int64()))
+    if places.sources is not None:
+        found = places.sources.take(row_ids)
+        for name, column in zip(SOURCE_COLUMNS, ("job", "shard", "row_id"), strict=True):
+            rows = rows.append_column(name, found[column])
+    return rows.filter(pa.array(np.isin(shards, list(wanted))))
 
 
-def _write_shard(rows: pa.Table, target: tuple[str, str, str]) -> pa.Table:
-    """Write one shard's rows in the order of work."""
-    root_uri, job_id, writer = target
+def _write_shard(rows: pa.Table, target: ray.ObjectRef) -> pa.Table:
+    """Write one shard's rows in the order of work, or their results if earlier jobs have them."""
+    root_uri, job_id, writer, spec, plan = _target(target)
+    ledger = Ledger(open_store(root_uri), job_id)
     shard = rows["shard"][0].as_py()
-    table = rows.sort_by("position").drop_columns(["shard", "position"])
-    failpoint("staging.before_write")
-    Ledger(open_store(root_uri), job_id).stage(shard, write_parquet(table), writer=writer)
-    failpoint("staging.after_write")
+    rows = rows.sort_by("position").drop_columns(["shard", "position"])
+    prints = rows.select([field.name for field in FINGERPRINT_FIELDS]).sort_by("row_id")
+    ledger.write_fingerprints(shard, write_parquet(prints), writer=writer)
+    if plan.shards[shard].num_reused_rows:
+        copy_shard(ledger, spec, plan, shard, rows, driver=writer.partition("/")[0])
+    else:
+        failpoint("staging.before_write")
+        staged = rows.select([name for name in rows.column_names if name not in SOURCE_COLUMNS])
+        ledger.stage(shard, write_parquet(staged), writer=writer)
+        failpoint("staging.after_write")
     return pa.table({"shard": pa.array([shard], pa.int32())})
+
+
+@lru_cache(maxsize=2)
+def _target(target: ray.ObjectRef) -> tuple[str, str, str, JobSpec, Plan]:
+    return ray.get(target)  # type: ignore[no-any-return]
 
 
 @lru_cache(maxsize=2)
@@ -210,7 +265,7 @@ def _task(task: ray.ObjectRef) -> tuple[JobSpec, pa.Schema, list[Slice], int]:
     return ray.get(task)  # type: ignore[no-any-return]
 
 
-def _collect_facts(blocks: ray.data.Dataset) -> RowFacts:
-    """The light columns of all rows, in row-id order."""
-    light = blocks.select_columns(["row_id", "error_code", *(field.name for field in FACTS_FIELDS)])
-    return facts_of(pa.concat_tables(light.iter_batches(batch_size=None, batch_format="pyarrow")))
+def _light_columns(blocks: ray.data.Dataset) -> pa.Table:
+    """What planning needs of all rows, by row id."""
+    light = blocks.select_columns(["row_id", "error_code", "fingerprint", *(field.name for field in FACTS_FIELDS)])
+    return pa.concat_tables(light.iter_batches(batch_size=None, batch_format="pyarrow")).sort_by("row_id")

@@ -73,6 +73,9 @@ _OPTIONS = [
     _SpecOption("engine.dtype", str, "--dtype", "auto (default), bfloat16, float16 or float32.", _ENGINE),
     _SpecOption("engine.max_model_len", int, "--max-model-len", "Longest prompt plus answer, in tokens.", _ENGINE),
     _SpecOption("engine.max_num_seqs", int, "--max-num-seqs", "Rows decoded at once by a replica.", _ENGINE),
+    _SpecOption(
+        "reuse", list[str], "--reuse", "Take equal rows' results from this earlier job, or `auto`; repeat it.", _JOB
+    ),
     _SpecOption("task", str, "--task", "generate (default), or score: how likely each of a row's choices is.", _JOB),
     _SpecOption("name", str, "--name", "Shown in lists and in the dashboard. Default: the dataset's name.", _JOB),
     _SpecOption("max_error_rate", float, "--max-error-rate", "Most error rows, of all rows. Default: 0.05.", _GATES),
@@ -127,6 +130,11 @@ def _parameters() -> list[inspect.Parameter]:
         *(option(o.field.replace(".", "__"), o.kind | None, o.flag, help=o.help, panel=o.panel) for o in _OPTIONS),
         option("output_tokens", bool, "--output-tokens", default=False, help="Add the column generated_tokens."),
         option("keep_staged", bool, "--keep-staged", default=False, help="Keep the staged rows after success."),
+        option(
+            *("reuse_sampled", bool, "--reuse-sampled"),
+            default=False,
+            help="With --reuse: take results that were sampled at random, too.",
+        ),
         option("assign", list[str] | None, "--set", help="Any field of the spec: engine.max_num_batched_tokens=8192."),
         option("root", str | None, "--root", help="Where job directories live: s3://… or a directory."),
         option("address", str | None, "--address", help="Dashboard of the Ray cluster to use."),
@@ -151,6 +159,7 @@ def _resolve(given: dict[str, Any]) -> Request:
         "input.tools": read_json_file(given["tools"], "--tools") if given["tools"] else None,
         "output_tokens": given["output_tokens"] or None,
         "keep_staged": given["keep_staged"] or None,
+        "reuse_sampled": given["reuse_sampled"] or None,
         **dict(assignment(text) for text in given["assign"] or ()),
     }
     if given["json_schema"]:

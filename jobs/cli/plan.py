@@ -35,10 +35,15 @@ def plan(
     from dataclasses import asdict
 
     from jobs.estimate import DEFAULT_TOKENS_PER_S, estimate
+    from jobs.ledger import Ledger
+    from jobs.specs import new_job_id
+    from jobs.store import open_store
 
     price = gpu_price if gpu_price is not None else request.settings.gpu_hour_price
     rate = tokens_per_s or DEFAULT_TOKENS_PER_S
-    result = estimate(request.spec, sample_rows=sample, tokens_per_s=rate, gpu_hour_price=price)
+    spec = request.spec
+    ledger = Ledger(open_store(request.settings.root), new_job_id(spec.name)) if spec.reuse else None
+    result = estimate(spec, sample_rows=sample, tokens_per_s=rate, gpu_hour_price=price, ledger=ledger)
     if output.format is not Format.TABLE:
         output.record(asdict(result) | {"exact": result.exact, "tokens_per_s": rate})
         return
@@ -49,11 +54,13 @@ def plan(
             "rows": f"{result.rows:,}",
             "measured": "every row" if result.exact else f"{result.measured_rows:,} rows, scaled up",
             "error rows": invalid or "none",
+            **({"reused rows": f"{result.reused_rows:,} have their result in an earlier job"} if spec.reuse else {}),
+            **({"repeated rows": f"{result.repeated_rows:,} equal another row"} if result.repeated_rows else {}),
             "shards": f"{result.shards:,}",
             "input tokens": f"{result.input_tokens:,} (longest prompt {result.max_input_tokens:,})",
             "shared prefixes": f"{share:.0%} of the input tokens are in an earlier row's prefix",
             "output tokens": f"at most {result.output_tokens:,}",
-            "replicas": request.spec.replicas.max,
+            "replicas": spec.replicas.max,
             "GPU-hours": f"at most {result.gpu_hours:,.2f}",
             "ETA": f"at most {_duration(result.eta_s)}",
             **({"cost": f"at most {result.cost:,.2f}"} if result.cost is not None else {}),

@@ -106,6 +106,7 @@ def _our_order(ids: list[list[int]], outputs: list[int]) -> list[int]:
         num_output_tokens=np.array(outputs, np.int32),
         invalid=np.zeros(len(ids), np.bool_),
         prefixes=np.array([prefix_keys(row) for row in ids], np.uint64),
+        same_as=np.arange(len(ids)),
     )
     return [int(row) for row in order_rows(facts)]
 

@@ -16,6 +16,7 @@ def facts_of(prompts: list[list[int]], output_tokens: int = 10) -> RowFacts:
         num_output_tokens=np.full(len(prompts), output_tokens, dtype=np.int32),
         invalid=np.array([not p for p in prompts], dtype=bool),
         prefixes=np.array([prefix_keys(p) for p in prompts], dtype=np.uint64).reshape(-1, len(PREFIX_DEPTHS)),
+        same_as=np.arange(len(prompts)),
     )
 
 

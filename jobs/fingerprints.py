@@ -1,0 +1,93 @@
+"""Row fingerprints: two rows with the same one come to the same result, in this job or in another.
+
+A fingerprint covers everything that a row's result depends on: the model's own fingerprint, what the engine does to its
+numbers, the task, the token ids (and with them template, system message, tools and chat format), the sampling values
+and the columns that the job asks for. It does not cover what is merely carried along: `custom_id` and kept columns.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Collection, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from schemas.records import RowColumn
+from schemas.sampling import Sampling
+from schemas.spec import JobSpec
+from schemas.tables import FINGERPRINT
+
+VERSION = 1
+"""Counts up when the same fingerprint would no longer mean the same result."""
+
+SIZE_BYTES = FINGERPRINT.type.byte_width
+
+_LIMITS = {"max_model_len", "max_num_seqs", "max_num_batched_tokens", "gpu_memory_utilization"}
+_SPEED_ONLY = {"device", "enforce_eager", "tensor_parallel_size", "stall_timeout_s", "fake"}
+_NOT_THE_RESULT = _LIMITS | _SPEED_ONLY
+"""Engine fields that do not enter: they decide how fast a result comes, up to the rounding of sums."""
+
+
+class RowFingerprints:
+    """Fingerprints of one job's rows.
+
+    Args:
+        model: fingerprint of the model directory; None for jobs without one.
+        row_columns: the plan's result columns of that name.
+    """
+
+    def __init__(self, spec: JobSpec, model: str | None, row_columns: Collection[RowColumn]) -> None:
+        engine = spec.engine.model_dump(mode="json", exclude=_NOT_THE_RESULT)
+        parts = [
+            *(VERSION, model or spec.model.path, spec.task, spec.output_tokens, sorted(row_columns)),
+            *(sorted(engine.items()), spec.sampling.logprobs),
+        ]
+        self._job_key = hashlib.blake2b(repr(parts).encode(), digest_size=32).digest()
+        self._sampling_keys: dict[int, tuple[Sampling, bytes]] = {}
+
+    def of_prompt(self, token_ids: Sequence[int], sampling: Sampling, room_tokens: int) -> bytes:
+        """Fingerprint of a row that is answered.
+
+        Args:
+            room_tokens: most tokens that its answer can have; `max_tokens` counts only below that.
+        """
+        head = struct.pack("<q", min(sampling.max_tokens, room_tokens)) + self._sampling_key(sampling)
+        return self._digest(head, token_ids)
+
+    def of_choices(self, context: Sequence[int], choices: Sequence[Sequence[int]], texts: Sequence[str]) -> bytes:
+        """Fingerprint of a row whose choices are scored."""
+        parts = [np.asarray(choice, dtype="<i4").tobytes() for choice in choices]
+        parts += [text.encode(errors="surrogatepass") for text in texts]
+        return self._digest(b"".join(struct.pack("<q", len(part)) + part for part in parts), context)
+
+    def _digest(self, head: bytes, token_ids: Sequence[int]) -> bytes:
+        hasher = hashlib.blake2b(head, digest_size=SIZE_BYTES, key=self._job_key)
+        hasher.update(np.asarray(token_ids, dtype="<i4").tobytes())
+        return hasher.digest()
+
+    def _sampling_key(self, sampling: Sampling) -> bytes:
+        """Digest of all values but `max_tokens`. Rows share few `Sampling` objects, so their identity is the cache."""
+        known = self._sampling_keys.get(id(sampling))
+        if known is None or known[0] is not sampling:
+            values = sampling.model_dump(mode="json", exclude={"max_tokens"})
+            known = (sampling, hashlib.blake2b(repr(sorted(values.items())).encode(), digest_size=16).digest())
+            if len(self._sampling_keys) >= 1024:
+                self._sampling_keys.clear()
+            self._sampling_keys[id(sampling)] = known
+        return known[1]
+
+
+def first_of_equal(fingerprints: pa.Array) -> npt.NDArray[np.int64]:
+    """For each row the first row with the same fingerprint; itself where it has none. Shape (rows,)."""
+    own = np.arange(len(fingerprints), dtype=np.int64)
+    if not len(fingerprints):
+        return own
+    codes = fingerprints.dictionary_encode().indices
+    known = codes.is_valid().to_numpy(zero_copy_only=False)
+    codes = codes.fill_null(0).to_numpy(zero_copy_only=False)
+    first = np.empty(int(codes.max()) + 1, dtype=np.int64)
+    first[codes[known][::-1]] = own[known][::-1]  # of several assignments the last one stays: the first row's
+    return np.where(known, first[codes], own)
