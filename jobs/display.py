@@ -176,6 +176,8 @@ def _rows(summary: Summary) -> str:
         text += f", {summary.rows_error:,} failed"
     if left := summary.rows_total - summary.rows_done:
         text += f", {left:,} left"
+    if summary.rows_reused:
+        text += f"; {summary.rows_reused:,} taken from earlier jobs"
     return text
 
 

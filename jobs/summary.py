@@ -25,6 +25,7 @@ class Summary:
     Attributes:
         phase: what the driver is doing; "" when none is at work or it has not said anything yet, like all that
             only a driver at work can tell (rates, ETA, replicas, message).
+        rows_reused: rows whose result was taken from an earlier job; `rows_repeated`, from an equal row of this one.
         rows_done: rows with a result, error rows included. While a driver is at work, rows that have left the
             engine count before their shard's commit; afterwards only committed rows do.
         error_codes: committed error rows by their code.
@@ -53,6 +54,8 @@ class Summary:
     rows_error: int = 0
     error_codes: Mapping[str, int] = field(default_factory=dict)
     rows_staged: int = 0
+    rows_reused: int = 0
+    rows_repeated: int = 0
     shards_total: int | None = None
     shards_committed: int = 0
     input_tokens: int = 0
@@ -115,6 +118,7 @@ def summarise(
         numbers["cost"] = round(numbers.get("gpu_s", 0.0) / 3600 * gpu_hour_price, 4)
     if status.plan is not None:
         numbers |= {"rows_total": status.plan.num_rows, "shards_total": len(status.plan.shards)}
+        numbers |= {"rows_reused": status.plan.num_reused_rows, "rows_repeated": status.plan.num_repeated_rows}
         if committed is not None:
             rows = sum(shard.num_rows for shard in status.plan.shards if shard.index in committed)
             numbers |= _rows(rows, numbers.get("rows_error", 0)) | {"shards_committed": len(committed)}

@@ -133,7 +133,7 @@ class Driver:
                 if not self._plan.shards[event].num_reused_rows:
                     dispatcher.stage([event])
                 elif dispatcher.commit(event):  # by staging, which copied it
-                    self._count(await asyncio.to_thread(self._ledger.shard_commit, event))
+                    self._reporter.committed(await asyncio.to_thread(self._ledger.shard_commit, event))
                 self._pool.wake()
 
     async def _watch(self) -> TerminalRecord:
