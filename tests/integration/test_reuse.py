@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from schemas import keys
 from tests.harness import User, check_invariants, new_id, write_prompts
+
+pytestmark = pytest.mark.timeout(600)
 
 SHARDS = ("--set", "shards.min_tokens=1", "--set", "shards.target_count=6")
 OWN = {"row_id", "custom_id", "tag"}
