@@ -22,6 +22,9 @@ FAILPOINTS = (
     *("replica.before_load", "replica.after_load", "replica.before_attempt", "replica.after_attempt"),
     *("replica.before_rows", "replica.after_rows", "replica.before_commit", "replica.after_commit"),
     *("store.before_link",),
+    *("schedule.before_open", "schedule.after_open", "schedule.before_submit", "schedule.before_resume"),
+    *("schedule.before_publish", "schedule.published", "schedule.before_settle", "schedule.after_settle"),
+    *("schedule.after_send",),
 )
 """All names, in the order in which a job passes them."""
 

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 from schemas.batches import BatchRequest, Outcome, StoredFile
 from schemas.history import History
 from schemas.records import Attempt, Manifest, Plan, Progress, Terminal
+from schemas.schedules import Event, Pointer, Run, RunOutcome, Schedule
 from schemas.spec import JobSpec
 
 FOLDER = Path(__file__).parent / "generated"
@@ -25,6 +26,11 @@ DOCUMENTS: dict[str, Any] = {
     "stored_file": StoredFile,
     "batch_request": BatchRequest,
     "batch_outcome": Outcome,
+    "schedule": Schedule,
+    "schedule_run": Run,
+    "schedule_run_outcome": RunOutcome,
+    "schedule_pointer": Pointer,
+    "schedule_event": Event,
 }
 
 

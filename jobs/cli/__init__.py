@@ -10,7 +10,22 @@ from typing import Annotated
 import typer
 
 from jobs import __version__
-from jobs.cli import cluster, compare, config, doctor, logs, model, plan, results, serve, shell, status, submit, watch
+from jobs.cli import (
+    cluster,
+    compare,
+    config,
+    doctor,
+    logs,
+    model,
+    plan,
+    results,
+    schedule,
+    serve,
+    shell,
+    status,
+    submit,
+    watch,
+)
 from jobs.cli.output import Output
 from jobs.errors import Exit, JobsError, UsageError
 
@@ -34,6 +49,7 @@ app.command("compare")(compare.compare)
 app.command("serve")(serve.serve)
 app.command("cancel")(submit.cancel)
 app.command("resume")(submit.resume)
+app.add_typer(schedule.app, name="schedule")
 app.add_typer(cluster.app, name="cluster")
 app.add_typer(model.app, name="model")
 app.command("config")(config.show_config)

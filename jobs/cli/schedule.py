@@ -1,0 +1,287 @@
+"""`jobs schedule`: jobs that run by the calendar."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, get_args
+
+import typer
+
+from jobs.cli.options import Request, with_spec
+from jobs.cli.output import Format, Output, with_output
+from jobs.cli.reference import Root
+from jobs.cli.schedule_runs import render_schedule, run_schedule, serve_schedules
+from jobs.errors import UsageError
+from schemas.schedules import CatchUp, End, Overlap, Schedule, Webhook, utc
+
+if TYPE_CHECKING:
+    from jobs.schedules.book import Book, Entry
+
+app = typer.Typer(
+    help="Jobs that run by the calendar, unattended. All state is in the object store.", no_args_is_help=True
+)
+app.command("run")(run_schedule)
+app.command("serve")(serve_schedules)
+app.command("render")(render_schedule)
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The schedule's name.", show_default=False)]
+_WHEN, _LATE, _NEWS = "When", "Late and interrupted runs", "Notifications"
+
+
+@app.command("create")
+@with_output
+@with_spec
+def create(
+    output: Output,
+    schedule_name: Name,
+    *,
+    request: Request,
+    cron: Annotated[
+        str, typer.Option("--cron", help="Minute, hour, day, month, weekday: '0 2 * * *'.", rich_help_panel=_WHEN)
+    ],
+    tz: Annotated[str, typer.Option("--tz", help="Time zone: Europe/Berlin.", rich_help_panel=_WHEN)] = "UTC",
+    wait_for: Annotated[
+        str | None, typer.Option("--wait-for", help="Address that must exist first, as well.", rich_help_panel=_WHEN)
+    ] = None,
+    input_deadline: Annotated[
+        str, typer.Option("--input-deadline", help="How long to wait for the input.", rich_help_panel=_LATE)
+    ] = "6h",
+    export: Annotated[
+        str | None, typer.Option("--export", help="Write good results there too: s3://out/{{ date }}.parquet")
+    ] = None,
+    overlap: Annotated[
+        str, typer.Option("--overlap", help="If a run is not done when the next is due: skip, queue, cancel-previous.")
+    ] = "skip",
+    catch_up: Annotated[str, typer.Option("--catch-up", help="Missed runs to make up for: none, latest, all.")] = (
+        "latest"
+    ),
+    max_catch_up: Annotated[int, typer.Option("--max-catch-up", help="With all: at most so many, the newest.")] = 7,
+    deadline: Annotated[
+        str | None, typer.Option("--deadline", help="A run is late after: 30m, 6h, 1d.", rich_help_panel=_LATE)
+    ] = None,
+    cancel_late: Annotated[
+        bool, typer.Option("--cancel-late", help="Cancel a late run; else it goes on.", rich_help_panel=_LATE)
+    ] = False,
+    retries: Annotated[
+        int, typer.Option("--retries", help="How often an interrupted job is resumed.", rich_help_panel=_LATE)
+    ] = 3,
+    retry_backoff: Annotated[
+        str, typer.Option("--retry-backoff", help="Pause before the first; it doubles.", rich_help_panel=_LATE)
+    ] = "1m",
+    webhook: Annotated[
+        list[str] | None, typer.Option("--webhook", help="Address to POST events to.", rich_help_panel=_NEWS)
+    ] = None,
+    webhook_secret_env: Annotated[
+        str | None,
+        typer.Option("--webhook-secret-env", help="Scheduler's variable with the secret.", rich_help_panel=_NEWS),
+    ] = None,
+    webhook_secret_file: Annotated[
+        str | None, typer.Option("--webhook-secret-file", help="Or a file on its machine.", rich_help_panel=_NEWS)
+    ] = None,
+    notify_on: Annotated[
+        str, typer.Option("--notify-on", help="Of " + ", ".join(get_args(End)), rich_help_panel=_NEWS)
+    ] = "succeeded,gate,failed,late",
+    replace: Annotated[bool, typer.Option("--replace", help="Change a schedule that exists.")] = False,
+) -> None:
+    """Run a job by the calendar. `jobs schedule serve` must run somewhere, or what `render` prints.
+
+    DATASET, --wait-for and --export may hold {{ date }}, {{ yesterday }}, {{ year }}, {{ month }}, {{ day }},
+    {{ hour }}, {{ minute }} and {{ logical_date }}, by the schedule's own clock.
+
+    Examples:
+
+      jobs schedule create nightly --cron '0 2 * * *' --tz Europe/Berlin --spec nightly.toml
+
+      jobs schedule create reviews 's3://in/{{ date }}/' --cron '0 2 * * *' --wait-for 's3://in/{{ date }}/_SUCCESS'
+      --deadline 6h --max-empty-rate 0.01 --webhook https://example.com/hook --webhook-secret-env HOOK_SECRET
+    """
+    from jobs.schedules.calendar import Calendar
+    from jobs.schedules.durations import seconds
+    from jobs.schedules.runner import check_target
+    from jobs.schedules.template import render, variables
+    from jobs.specs import absolute_uri
+    from jobs.store.probe import check_write_once
+
+    now = datetime.now(UTC).replace(microsecond=0)
+    if (webhook_secret_env or webhook_secret_file) and not webhook:
+        raise UsageError("A webhook's secret is given, but no webhook.", "Add --webhook URL.")
+    schedule = Schedule(
+        name=schedule_name,
+        cron=cron,
+        tz=tz,
+        spec=request.spec,
+        wait_for=absolute_uri(wait_for) if wait_for else None,
+        export=export,
+        overlap=_one_of("--overlap", overlap, Overlap),
+        catch_up=_one_of("--catch-up", catch_up, CatchUp),
+        max_catch_up=max_catch_up,
+        deadline_s=seconds(deadline, "--deadline") if deadline else None,
+        cancel_late=cancel_late,
+        input_deadline_s=seconds(input_deadline, "--input-deadline"),
+        retries=retries,
+        retry_backoff_s=seconds(retry_backoff, "--retry-backoff"),
+        webhooks=tuple(
+            Webhook(url=url, secret_env=webhook_secret_env, secret_path=webhook_secret_file) for url in webhook or ()
+        ),
+        notify_on=tuple(_one_of("--notify-on", each.strip(), End) for each in notify_on.split(",") if each.strip()),
+        since=now,
+        created_at=now,
+    )
+    calendar = Calendar(cron, tz)
+    due = next(calendar.after(now))
+    for text in filter(None, (schedule.spec.input.uri, schedule.wait_for, export)):
+        rendered = render(text, variables(calendar, due))
+        if text is export:
+            check_target(rendered)
+    book = _book(request.settings.root)
+    check_write_once(book.store)
+    standing = book.find(schedule_name)
+    if replace and standing is not None:
+        book.write(schedule.evolve(created_at=standing.created_at, suspended=standing.suspended))
+    elif not book.create(schedule):
+        output.note("This schedule existed with the same settings.")
+    output.record(_described(book, book.schedule(schedule_name), now))
+    output.hint("jobs schedule serve")
+    output.hint(f"jobs schedule run {schedule_name}")
+
+
+@app.command("list")
+@with_output
+def list_schedules(output: Output, root: Root = None) -> None:
+    """List the schedules, with their next run and how the last one ended."""
+    book, now = _book(root), datetime.now(UTC)
+    found = [schedule for name in book.names() if (schedule := book.find(name)) is not None]
+    if not found and output.format is Format.TABLE:
+        output.note(f"No schedules under {book.store.uri}.")
+        output.hint("jobs schedule create nightly --cron '0 2 * * *' --tz Europe/Berlin --spec nightly.toml")
+        return
+    rows = [_described(book, schedule, now) for schedule in found]
+    columns = ("name", "state", "cron", "tz", "next", "last", "outcome", "published")
+    output.table(rows, dict(zip(columns, columns, strict=True)))
+
+
+@app.command("show")
+@with_output
+def show(
+    output: Output,
+    name: Name,
+    root: Root = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Show at most so many runs.")] = 14,
+) -> None:
+    """Show a schedule and its newest runs."""
+    book = _book(root)
+    schedule = book.schedule(name)
+    runs = [_run(entry) for entry in book.recent(name, limit)]
+    about = _described(book, schedule, datetime.now(UTC))
+    if output.format is Format.JSON:
+        output.record(about | {"schedule": schedule.model_dump(mode="json"), "runs": runs})
+        return
+    if output.format is Format.TABLE:
+        output.record(about | {"overlap": schedule.overlap, "catch_up": schedule.catch_up})
+    output.table(runs, ["logical_date", "round", "outcome", "job_id", "rows", "reason"])
+
+
+@app.command("latest")
+@with_output
+def latest(output: Output, name: Name, root: Root = None) -> None:
+    """Show the newest published results; -q prints the job id alone. Exit code 1 before the first success.
+
+    Example: jobs results $(jobs schedule latest nightly -q) out.parquet
+    """
+    pointer = _book(root).latest(name)
+    if pointer is None:
+        output.note(f"Nothing of {name} has been published yet.")
+        raise typer.Exit(1)
+    shown = pointer.model_dump(mode="json", exclude={"format_version"})
+    output.record({"job_id": shown.pop("job_id"), **shown})
+
+
+@app.command("suspend")
+@with_output
+def suspend(output: Output, name: Name, root: Root = None) -> None:
+    """Begin no more runs. Those that have begun go on; what is due meanwhile is not made up for."""
+    _set_suspended(output, name, root, True)
+
+
+@app.command("resume")
+@with_output
+def resume(output: Output, name: Name, root: Root = None) -> None:
+    """Let a suspended schedule begin runs again, from its next due time on."""
+    _set_suspended(output, name, root, False)
+
+
+@app.command("delete")
+@with_output
+def delete(output: Output, name: Name, root: Root = None) -> None:
+    """Delete a schedule. Its jobs, its results and latest.json stay; jobs at work go on."""
+    book = _book(root)
+    book.schedule(name)
+    book.delete(name)
+    output.record({"name": name, "state": "deleted"})
+
+
+def _set_suspended(output: Output, name: str, root: str | None, suspended: bool) -> None:
+    book, now = _book(root), datetime.now(UTC).replace(microsecond=0)
+    schedule = book.schedule(name)
+    if schedule.suspended != suspended:
+        # A schedule that comes back does not make up for the time in which it was told to rest.
+        schedule = schedule.evolve(suspended=suspended, since=schedule.since if suspended else now)
+        book.write(schedule)
+    output.record(_described(book, schedule, now))
+
+
+def _described(book: Book, schedule: Schedule, now: datetime) -> dict[str, Any]:
+    from jobs.schedules.calendar import Calendar
+
+    calendar = Calendar(schedule.cron, schedule.tz)
+    last = next(book.recent(schedule.name, 1), None)
+    pointer = book.latest(schedule.name)
+    following = None if schedule.suspended else calendar.local(next(calendar.after(max(now, schedule.since))))
+    return {
+        "name": schedule.name,
+        "state": "suspended" if schedule.suspended else "active",
+        "cron": schedule.cron,
+        "tz": schedule.tz,
+        "dataset": schedule.spec.input.uri,
+        "next": following.isoformat(timespec="minutes") if following else None,
+        "last": last.run.logical_date if last else None,
+        "outcome": _outcome(last) if last else None,
+        "published": pointer.logical_date if pointer else None,
+    }
+
+
+def _run(entry: Entry) -> dict[str, Any]:
+    run, outcome = entry.run, entry.outcome
+    return {
+        "logical_date": run.logical_date,
+        "round": run.round,
+        "outcome": _outcome(entry),
+        "job_id": run.job_id,
+        "rows": outcome.num_rows if outcome else None,
+        "due_at": utc(run.due_at),
+        "opened_at": utc(run.opened_at),
+        "ended_at": utc(outcome.at) if outcome else None,
+        "by": run.by,
+        "retries": len([retry for retry in entry.retries if retry.started_at]),
+        "reason": (outcome.reason or None) if outcome else None,
+    }
+
+
+def _outcome(entry: Entry) -> str:
+    if entry.outcome is not None:
+        return entry.outcome.kind
+    return "late, not done" if entry.late is not None else "not done"
+
+
+def _one_of(flag: str, value: str, choices: Any) -> Any:
+    if value not in get_args(choices):
+        raise UsageError(f"{flag} {value} is not known.", f"Give one of: {', '.join(get_args(choices))}.")
+    return value
+
+
+def _book(root: str | None) -> Book:
+    from jobs import settings
+    from jobs.client import BatchClient
+    from jobs.schedules.book import Book
+
+    return Book(BatchClient(settings.load({"root": root})).store)

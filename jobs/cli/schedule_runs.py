@@ -1,0 +1,197 @@
+"""The commands that carry schedules out: `jobs schedule run`, `serve` and `render`."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import signal
+import sys
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from jobs.cli.output import Output, with_output
+from jobs.cli.reference import Root
+from jobs.errors import Exit, UsageError
+
+if TYPE_CHECKING:
+    from jobs.schedules.book import Book
+    from jobs.schedules.scheduler import Scheduler
+    from jobs.settings import Settings
+    from schemas.schedules import End, Run, Schedule
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The schedule's name.", show_default=False)]
+Address = Annotated[str | None, typer.Option("--address", help="Dashboard of the Ray cluster to use.")]
+TokenPath = Annotated[Path | None, typer.Option("--token-path", help="File with that cluster's token.")]
+Commands = Annotated[
+    list[str] | None,
+    typer.Option("--notify-command", help="Program that gets each event as JSON on stdin; no shell. May be repeated."),
+]
+
+_EXITS: dict[End, Exit] = {"succeeded": Exit.OK, "gate": Exit.GATE_CROSSED}
+
+
+@with_output
+def run_schedule(
+    output: Output,
+    name: Name,
+    date: Annotated[
+        str | None, typer.Option("--date", help="Logical date: 2026-03-29. Default: the last that was due.")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Stay until the run has ended and is published.")] = False,
+    root: Root = None,
+    address: Address = None,
+    token_path: TokenPath = None,
+    notify_command: Commands = None,
+) -> None:
+    """Run one date of a schedule now. Running it again attaches to it; what has succeeded is not run again.
+
+    A date whose run has failed gets another round: its interrupted job goes on; if it had ended, a new one is
+    submitted. Without --wait, `jobs schedule serve` carries the run on. The exit code of --wait tells how it ended:
+    0 succeeded, 3 a quality gate crossed, 1 anything else.
+
+    Examples:
+
+      jobs schedule run nightly --wait
+
+      jobs schedule run nightly --date 2026-03-29
+    """
+    from jobs.schedules.scheduler import POLL_S
+
+    settings = _settings(root, address, token_path)
+    book, scheduler = _scheduler(settings, notify_command)
+    schedule = book.schedule(name)
+    run = _begin(book, scheduler, schedule, date)
+    while True:
+        view = scheduler.advance(schedule, run.logical_date)
+        if view.outcome is not None or not wait:
+            break
+        time.sleep(POLL_S)
+    outcome = view.outcome
+    output.record(
+        {
+            "job_id": run.job_id,
+            "logical_date": run.logical_date,
+            "round": view.run.round,
+            "outcome": outcome.kind if outcome else "not done",
+            "state": str(view.job.state) if view.job else None,
+            "reason": (outcome.reason or None) if outcome else None,
+        }
+    )
+    if outcome is not None:
+        raise typer.Exit(_EXITS.get(outcome.kind, Exit.JOB_FAILED))
+    output.note("A `jobs schedule serve` carries it on; or stay with --wait.")
+    output.hint(f"jobs watch {run.job_id}" if view.job else f"Its input is not there yet: {run.spec.input.uri}")
+
+
+@with_output
+def serve_schedules(
+    output: Output,
+    *,
+    notify_command: Commands = None,
+    root: Root = None,
+    address: Address = None,
+    token_path: TokenPath = None,
+) -> None:
+    """Run the schedules under the root until it is ended. Any number may run at once, and each may be killed.
+
+    Webhooks are a schedule's own; commands are given here, because whoever can write to the object store must not be
+    able to run programs on this machine.
+
+    Example:
+
+      jobs schedule serve --root s3://bucket/jobs --notify-command '/usr/local/bin/tell-the-team --quiet'
+    """
+    from jobs.store.probe import check_write_once
+
+    settings = _settings(root, address, token_path)
+    book, scheduler = _scheduler(settings, notify_command)
+    check_write_once(book.store)
+    output.record({"root": book.store.uri, "schedules": len(book.names())})
+    sys.stdout.flush()
+    over = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: over.set())
+    scheduler.serve(over.wait)
+
+
+@with_output
+def render_schedule(
+    output: Output,
+    name: Name,
+    kind: Annotated[str, typer.Option("--for", help="cronjob (Kubernetes) or systemd.")] = "cronjob",
+    image: Annotated[str, typer.Option("--image", help="Image with nightbatch, for cronjob.")] = "nightbatch:latest",
+    root: Root = None,
+    address: Address = None,
+) -> None:
+    """Print what runs a schedule without `serve`: a Kubernetes CronJob, or a systemd service and timer.
+
+    Both call `jobs schedule run NAME --wait` at the schedule's times. Catching up and waiting for an earlier run are
+    then theirs, as far as they can: Kubernetes' concurrencyPolicy, systemd's Persistent.
+
+    Examples:
+
+      jobs schedule render nightly --image registry/nightbatch:1 | kubectl apply -f -
+
+      jobs schedule render nightly --for systemd
+    """
+    from jobs.schedules.manifests import cron_job, systemd_units
+
+    settings = _settings(root, address, None)
+    book, _ = _scheduler(settings, None)
+    schedule = book.schedule(name)
+    if kind == "cronjob":
+        output.text(cron_job(schedule, settings.root, settings.address, image))
+    elif kind == "systemd":
+        output.text(systemd_units(schedule, settings.root, settings.address, sys.executable))
+    else:
+        raise UsageError(f"--for {kind} is not known.", "Give cronjob or systemd.")
+
+
+def _begin(book: Book, scheduler: Scheduler, schedule: Schedule, date: str | None) -> Run:
+    """The run to attach to, opened if need be."""
+    from jobs.schedules.calendar import Calendar
+
+    calendar, now = Calendar(schedule.cron, schedule.tz), datetime.now(UTC).replace(microsecond=0)
+    due = calendar.due_at(date) if date else calendar.latest(now)
+    if due is None or due > now:
+        upcoming = next(calendar.after(now))
+        raise UsageError(
+            f"{date or schedule.name} is not due yet.", f"The next run is {calendar.logical_date(upcoming)}."
+        )
+    entry = book.entry(schedule.name, calendar.logical_date(due))
+    if entry is None:
+        return book.open(schedule, due, now, by_hand=True)
+    if entry.outcome is None or entry.outcome.kind == "succeeded":
+        return entry.run
+    job = scheduler.job_of(entry.run)
+    return book.reopen(schedule, entry, now, job_ended=job is not None and job.ended)
+
+
+def _scheduler(settings: Settings, commands: list[str] | None) -> tuple[Book, Scheduler]:
+    from jobs.client import BatchClient
+    from jobs.schedules.book import Book
+    from jobs.schedules.runner import ClientRunner
+    from jobs.schedules.scheduler import Scheduler
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    for noisy in ("botocore", "urllib3", "ray"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    book = Book(BatchClient(settings).store)
+    try:
+        split = [tuple(shlex.split(command)) for command in commands or ()]
+    except ValueError as error:
+        raise UsageError(f"--notify-command cannot be read: {error}.", "Quote it as for a shell.") from error
+    if not all(split):
+        raise UsageError("--notify-command is empty.", "Give a program and its arguments.")
+    return book, Scheduler(book, ClientRunner(settings), commands=split)
+
+
+def _settings(root: str | None, address: str | None, token_path: Path | None) -> Settings:
+    from jobs import settings
+
+    return settings.load({"root": root, "address": address, "token_path": token_path})

@@ -1,0 +1,288 @@
+"""Schedules and their runs as they lie in the object store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import islice
+from typing import TypeVar
+from uuid import uuid4
+
+from pydantic import ValidationError
+
+from jobs.errors import Conflict, UsageError
+from jobs.failpoints import failpoint
+from jobs.schedules.calendar import Calendar
+from jobs.schedules.template import render, variables
+from jobs.store.base import ObjectStore
+from schemas import FORMAT_VERSION
+from schemas.base import Document
+from schemas.schedules import (
+    SCHEDULE_NAME,
+    SCHEDULES,
+    End,
+    Late,
+    Pointer,
+    Retry,
+    Run,
+    RunOutcome,
+    Schedule,
+    Sent,
+    job_id_of,
+    latest_key,
+    published_key,
+    reopened_key,
+    run_key,
+    runs_key,
+    schedule_key,
+)
+
+_D = TypeVar("_D", bound=Document)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """What the store says of one run."""
+
+    run: Run
+    outcome: RunOutcome | None
+    late: Late | None
+    retries: tuple[Retry, ...]
+    sent: frozenset[tuple[End, str]]
+
+
+class Book:
+    """The schedules under one root. Every method may raise `StoreError`."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self.store = store
+
+    # -- schedules ------------------------------------------------------------------------------
+
+    def names(self) -> list[str]:
+        """All schedules, and deleted ones of which runs are left."""
+        return [name for name in self.store.list_folders(SCHEDULES) if SCHEDULE_NAME.fullmatch(name)]
+
+    def find(self, name: str) -> Schedule | None:
+        """A schedule, or None."""
+        return self._read(schedule_key(name), Schedule) if SCHEDULE_NAME.fullmatch(name) else None
+
+    def schedule(self, name: str) -> Schedule:
+        """A schedule.
+
+        Raises:
+            UsageError: there is none of that name.
+        """
+        if (found := self.find(name)) is None:
+            raise UsageError(f"There is no schedule {name!r} under {self.store.uri}.", "See: jobs schedule list")
+        return found
+
+    def create(self, schedule: Schedule) -> bool:
+        """Write a new schedule; False if the same one is there.
+
+        Raises:
+            Conflict: another one of that name is there.
+        """
+        if self.store.put_new(schedule_key(schedule.name), schedule.to_json(), writer=_writer()):
+            return True
+        standing = self.schedule(schedule.name)
+        if standing.evolve(since=schedule.since, created_at=schedule.created_at, suspended=False) != schedule:
+            raise Conflict(
+                f"There is a schedule {schedule.name!r} with other settings.",
+                "Change it with --replace, or give the new one another name.",
+            )
+        return False
+
+    def write(self, schedule: Schedule) -> None:
+        """Overwrite a schedule. By people's commands only: of two at the same time the last one stands."""
+        self.store.put(schedule_key(schedule.name), schedule.to_json())
+
+    def delete(self, name: str) -> None:
+        """Remove a schedule. Its runs, its jobs and what is published stay."""
+        self.store.delete(schedule_key(name))
+
+    # -- runs -----------------------------------------------------------------------------------
+
+    def dates(self, name: str) -> list[str]:
+        """The logical dates that have runs, oldest first."""
+        return list(self.store.list_folders(runs_key(name)))
+
+    def entry(self, name: str, logical_date: str) -> Entry | None:
+        """The newest round of a logical date, or None."""
+        found = [info.key for info in self.store.list(f"{runs_key(name)}{logical_date}/")]
+        rounds = sorted(int(key.split("/")[-2]) for key in found if key.endswith("/run.json"))
+        if not rounds:
+            return None
+        folder = run_key(name, logical_date, rounds[-1], "").removesuffix(".json")
+        names = {key.removeprefix(folder).removesuffix(".json") for key in found if key.startswith(folder)}
+
+        def read(document: str, kind: type[_D]) -> _D | None:
+            return self._read(f"{folder}{document}.json", kind) if document in names else None
+
+        run = read("run", Run)
+        assert run is not None, "it is listed and never deleted"
+        retries = []
+        for number in range(1, len(names) + 1):
+            if (retry := read(f"retry-{number}", Retry)) is not None:
+                retries.append(read(f"retry-{number}-started", Retry) or retry)
+        return Entry(
+            run=run,
+            outcome=read("outcome", RunOutcome),
+            late=read("late", Late),
+            retries=tuple(retries),
+            sent=frozenset(_sent(each) for each in names if each.startswith("sent-")),
+        )
+
+    def recent(self, name: str, limit: int) -> Iterator[Entry]:
+        """The newest runs, newest first."""
+        for date in islice(reversed(self.dates(name)), limit):
+            if (entry := self.entry(name, date)) is not None:
+                yield entry
+
+    def open(
+        self, schedule: Schedule, due: datetime, now: datetime, *, catch_up: bool = False, by_hand: bool = False
+    ) -> Run:
+        """Begin the run of a due time; whoever comes first fixes its spec. Returns the run that stands.
+
+        Raises:
+            UsageError: a template is not valid.
+        """
+        calendar = Calendar(schedule.cron, schedule.tz)
+        return self._open(schedule, calendar, due, now, calendar.logical_date(due), 1, None, catch_up, by_hand)
+
+    def reopen(self, schedule: Schedule, entry: Entry, now: datetime, *, job_ended: bool) -> Run:
+        """Begin the next round of a run that has ended without success.
+
+        Its job goes on if it can; one that has a terminal record stays ended, and the new round has a job of its own.
+        """
+        old = entry.run
+        job_id = None if job_ended else old.job_id
+        calendar = Calendar(schedule.cron, schedule.tz)
+        run = self._open(schedule, calendar, old.due_at, now, old.logical_date, old.round + 1, job_id, False, True, old)
+        self.store.put_new(reopened_key(run.schedule, f"{run.logical_date}.{run.round}"), b"{}\n", writer=_writer())
+        return run
+
+    def reopened(self, name: str) -> dict[str, int]:
+        """The newest round of those logical dates that have more than one: schedulers need not look at them all."""
+        found: dict[str, int] = {}
+        for info in self.store.list(reopened_key(name)):
+            date, _, round_ = info.key.rsplit("/", 1)[-1].removesuffix(".json").rpartition(".")
+            found[date] = max(int(round_), found.get(date, 1))
+        return found
+
+    def _open(
+        self,
+        schedule: Schedule,
+        calendar: Calendar,
+        due: datetime,
+        now: datetime,
+        logical_date: str,
+        round_: int,
+        job_id: str | None,
+        catch_up: bool,
+        by_hand: bool,
+        old: Run | None = None,
+    ) -> Run:
+        values = variables(calendar, due)
+        uri = render(schedule.spec.input.uri, values)
+        # A job that goes on keeps the spec that it has.
+        spec = old.spec if old and job_id else schedule.spec.evolve(input=schedule.spec.input.evolve(uri=uri))
+        run = Run(
+            schedule=schedule.name,
+            logical_date=logical_date,
+            round=round_,
+            due_at=due,
+            opened_at=now,
+            by="hand" if by_hand else "schedule",
+            catch_up=catch_up,
+            job_id=job_id or job_id_of(schedule.name, logical_date, round_),
+            spec=spec,
+            wait_for=render(schedule.wait_for, values) if schedule.wait_for else None,
+            export=render(schedule.export, values) if schedule.export else None,
+        )
+        failpoint("schedule.before_open")
+        if self._write(run, "run", run):
+            failpoint("schedule.after_open")
+            return run
+        standing = self._read(run_key(run.schedule, run.logical_date, run.round, "run"), Run)
+        assert standing is not None, "it is write-once"
+        return standing
+
+    def settle(self, run: Run, outcome: RunOutcome) -> bool:
+        """Write how a run ended, once."""
+        return self._write(run, "outcome", outcome)
+
+    def mark_late(self, run: Run, now: datetime) -> bool:
+        """Write that a run's deadline has passed, once."""
+        return self._write(run, "late", Late(at=now))
+
+    def note_interruption(self, run: Run, retry: Retry) -> bool:
+        """Write that a run's job was found interrupted, once for each number."""
+        return self._write(run, f"retry-{retry.number}", retry)
+
+    def claim_retry(self, run: Run, retry: Retry) -> bool:
+        """Take a resumption upon oneself; False if another has."""
+        return self._write(run, f"retry-{retry.number}-started", retry)
+
+    def release_retry(self, run: Run, number: int) -> None:
+        """Give a claimed resumption back: it could not be tried."""
+        self.store.delete(run_key(run.schedule, run.logical_date, run.round, f"retry-{number}-started"))
+
+    def mark_sent(self, run: Run, kind: End, hook_id: str, sent: Sent) -> bool:
+        """Write that a notification was delivered."""
+        return self._write(run, f"sent-{kind}-{hook_id}", sent)
+
+    # -- publications ---------------------------------------------------------------------------
+
+    def is_published(self, name: str, logical_date: str) -> bool:
+        """Whether a date's results may be read."""
+        return self.store.head(published_key(name, logical_date)) is not None
+
+    def publish(self, pointer: Pointer) -> None:
+        """Let readers find a date's results, and see to it that `latest.json` is the newest."""
+        key = published_key(pointer.schedule, pointer.logical_date)
+        self.store.put_new(key, pointer.to_json(), writer=_writer())
+        failpoint("schedule.published")
+        self.point_to_newest(pointer.schedule)
+
+    def point_to_newest(self, name: str) -> None:
+        """Make `latest.json` the newest publication. Whoever was overtaken meanwhile looks again and puts it right."""
+        while True:
+            newest = max((info.key for info in self.store.list(published_key(name))), default=None)
+            data = None if newest is None else self.store.get(newest)
+            if data is None or self.store.get(latest_key(name)) == data:
+                return
+            self.store.put(latest_key(name), data)
+
+    def latest(self, name: str) -> Pointer | None:
+        """What readers see, or None before the first success."""
+        return self._read(latest_key(name), Pointer)
+
+    # -- helpers --------------------------------------------------------------------------------
+
+    def _write(self, run: Run, document: str, value: Document) -> bool:
+        key = run_key(run.schedule, run.logical_date, run.round, document)
+        return self.store.put_new(key, value.to_json(), writer=_writer())
+
+    def _read(self, key: str, kind: type[_D]) -> _D | None:
+        data = self.store.get(key)
+        try:
+            document = None if data is None else kind.from_json(data)
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            raise UsageError(
+                f"{self.store.uri}/{key} cannot be read by this version: {first['msg']}.", "Upgrade nightbatch."
+            ) from error
+        if document is not None and getattr(document, "format_version", 0) > FORMAT_VERSION:
+            raise UsageError(f"{self.store.uri}/{key} was written by a newer version.", "Upgrade nightbatch.")
+        return document
+
+
+def _sent(name: str) -> tuple[End, str]:
+    _, kind, hook_id = name.split("-", 2)
+    return kind, hook_id  # type: ignore[return-value]
+
+
+def _writer() -> str:
+    return f"schedule/{uuid4().hex}"

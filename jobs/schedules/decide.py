@@ -1,0 +1,305 @@
+"""What to do next about a schedule: one pure function of what is known and of the time.
+
+All policy is here. Whoever carries the actions out may die between any two of them, or do them at the same time as
+another: every action ends in a write-once object, and the next look starts from what is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from jobs.gates import describe
+from jobs.schedules.calendar import Calendar
+from schemas.codes import State
+from schemas.records import CrossedGate
+from schemas.schedules import End, Late, Retry, Run, RunOutcome, Schedule
+
+START_GRACE_S = 600.0
+"""A run that is found due this long after its time is still on time; later it was missed."""
+
+RESUME_GRACE_S = 120.0
+"""A resumed job may take this long to show a driver before it counts as interrupted again."""
+
+NOTIFY_FOR_S = 24 * 3600.0
+"""A notification that cannot be delivered is given up after this time."""
+
+_ENDED = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED})
+_NEVER_RUN = frozenset({"cancelled", "skipped", "late"})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobView:
+    """A run's job as its ledger and its cluster tell.
+
+    Attributes:
+        reason: why it failed or who cancelled it.
+    """
+
+    state: State
+    driver_alive: bool = False
+    reason: str = ""
+    num_rows: int | None = None
+    num_error_rows: int | None = None
+    crossed_gates: tuple[CrossedGate, ...] = ()
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has a terminal record."""
+        return self.state in _ENDED
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunView:
+    """The newest round of one logical date.
+
+    Attributes:
+        job: None if it has not been submitted.
+        input_ready: whether what the run waits for is there; asked only before it is submitted.
+        sent: notifications delivered, as (kind, id of the hook).
+    """
+
+    run: Run
+    outcome: RunOutcome | None = None
+    late: Late | None = None
+    retries: tuple[Retry, ...] = ()
+    published: bool = False
+    sent: frozenset[tuple[End, str]] = frozenset()
+    job: JobView | None = None
+    input_ready: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Open:
+    """Begin the run of a logical date."""
+
+    due_at: datetime
+    logical_date: str
+    catch_up: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Submit:
+    """Submit the run's job."""
+
+    view: RunView
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NoteInterruption:
+    """Write down that the job is interrupted; its resumption waits for the backoff."""
+
+    view: RunView
+    number: int
+    reason: str = "no driver is at work"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resume:
+    """Resume the job, never restart it."""
+
+    view: RunView
+    number: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cancel:
+    """Cancel the job."""
+
+    view: RunView
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MarkLate:
+    """The deadline has passed while the job is at work."""
+
+    view: RunView
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Publish:
+    """Export the results and let readers find them."""
+
+    view: RunView
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settle:
+    """Write down how the run ended."""
+
+    view: RunView
+    kind: End
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Notify:
+    """Deliver one event to one hook."""
+
+    view: RunView
+    kind: End
+    at: datetime
+    hook_id: str
+
+
+Action = Open | Submit | NoteInterruption | Resume | Cancel | MarkLate | Publish | Settle | Notify
+
+
+def decide(
+    schedule: Schedule, calendar: Calendar, views: Sequence[RunView], now: datetime, hook_ids: Sequence[str] = ()
+) -> list[Action]:
+    """The actions to take now, in this order; the next look sees what came of them.
+
+    Args:
+        views: the known runs, at least the newest ones and all that are not closed; in any order.
+        hook_ids: where notifications go.
+    """
+    views = sorted(views, key=lambda view: view.run.due_at)
+    actions: list[Action] = [*_openings(schedule, calendar, views, now)]
+    for view in views:
+        actions += advance(schedule, view, blockers(view, views), now, hook_ids)
+    return actions
+
+
+def is_closed(schedule: Schedule, view: RunView, now: datetime, hook_ids: Sequence[str]) -> bool:
+    """Whether nothing will ever be done about this round any more."""
+    return view.outcome is not None and not [*advance(schedule, view, (), now, hook_ids)]
+
+
+def blockers(view: RunView, views: Sequence[RunView]) -> list[RunView]:
+    """The earlier runs that are not done. Runs by hand neither wait nor make others wait."""
+    if view.run.by == "hand":
+        return []
+    return [
+        other
+        for other in views
+        if other.run.by == "schedule" and other.outcome is None and other.run.due_at < view.run.due_at
+    ]
+
+
+def advance(
+    schedule: Schedule, view: RunView, before: Sequence[RunView], now: datetime, hook_ids: Sequence[str] = ()
+) -> Iterator[Action]:
+    """The actions about one run; `before` are the runs that it must not overlap with."""
+    if view.outcome is not None:
+        if view.outcome.kind in _NEVER_RUN and view.job is not None and not view.job.ended:
+            # Another scheduler submitted it just as this was decided.
+            yield Cancel(view=view, why=f"the run is {view.outcome.kind}")
+    elif view.job is not None and view.job.ended:
+        yield _ending(schedule, view, view.job)
+    elif view.job is None:
+        yield from _start(schedule, view, before, now)
+    else:
+        yield from _carry_on(schedule, view, view.job, now)
+    yield from _notifications(schedule, view, now, hook_ids)
+
+
+def _openings(schedule: Schedule, calendar: Calendar, views: Sequence[RunView], now: datetime) -> Iterator[Open]:
+    """The runs that are due. What lies before the newest scheduled run has been decided on before."""
+    if schedule.suspended:
+        return
+    begun = [view.run.due_at for view in views if view.run.by == "schedule"]
+    known = {view.run.logical_date for view in views}
+    due = [
+        (moment, name)
+        for moment in calendar.between(max([schedule.since, *begun]), now)
+        if (name := calendar.logical_date(moment)) not in known
+    ]
+    on_time = due[-1:] if due and now - due[-1][0] <= timedelta(seconds=START_GRACE_S) else []
+    missed = due[: len(due) - len(on_time)]
+    if schedule.catch_up == "all":
+        missed = missed[-schedule.max_catch_up :]
+    elif schedule.catch_up == "latest" and not on_time:
+        missed = missed[-1:]
+    else:
+        missed = []
+    for moment, name in missed:
+        yield Open(due_at=moment, logical_date=name, catch_up=True)
+    for moment, name in on_time:
+        yield Open(due_at=moment, logical_date=name, catch_up=False)
+
+
+def _start(schedule: Schedule, view: RunView, before: Sequence[RunView], now: datetime) -> Iterator[Action]:
+    """A run whose job is not submitted: it waits its turn, then for its input, then goes."""
+    run = view.run
+    waited_s = (now - run.opened_at).total_seconds()
+    if schedule.deadline_s is not None and waited_s >= schedule.deadline_s:
+        what = "earlier runs are not done" if before else "its input is missing" if not view.input_ready else "no start"
+        yield Settle(view=view, kind="late", reason=f"It had not started by its deadline: {what}.")
+    elif before and (run.catch_up or schedule.overlap == "queue"):
+        return
+    elif before and schedule.overlap == "skip":
+        yield Settle(view=view, kind="skipped", reason=f"The run of {before[-1].run.logical_date} was not done yet.")
+    elif before:
+        for other in before:
+            why = f"the run of {run.logical_date} is due"
+            if other.job is None:
+                yield Settle(view=other, kind="cancelled", reason=f"Cancelled: {why}.")
+            else:
+                yield Cancel(view=other, why=why)
+    elif view.input_ready:
+        yield Submit(view=view)
+    elif waited_s >= schedule.input_deadline_s:
+        yield Settle(
+            view=view,
+            kind="late",
+            reason=f"{run.wait_for or run.spec.input.uri} did not appear within {schedule.input_deadline_s:,.0f} s.",
+        )
+
+
+def _carry_on(schedule: Schedule, view: RunView, job: JobView, now: datetime) -> Iterator[Action]:
+    """A run whose job has not ended."""
+    if schedule.deadline_s is not None and now >= view.run.opened_at + timedelta(seconds=schedule.deadline_s):
+        if view.late is None:
+            yield MarkLate(view=view)
+        if schedule.cancel_late:
+            yield Cancel(view=view, why="its deadline has passed")
+            return
+    if job.driver_alive:
+        return
+    last = view.retries[-1] if view.retries else None
+    if last is None or (last.started_at and now >= last.started_at + timedelta(seconds=RESUME_GRACE_S)):
+        # Noted first and judged after a pause: it may be another scheduler's that is just being started.
+        yield NoteInterruption(view=view, number=len(view.retries) + 1)
+    elif last.started_at is None:
+        used_up = last.number > schedule.retries
+        pause_s = schedule.retry_backoff_s * (1 if used_up else 2 ** (last.number - 1))
+        if now < last.noticed_at + timedelta(seconds=pause_s):
+            return
+        if not used_up:
+            yield Resume(view=view, number=last.number)
+            return
+        tries = f" and was resumed {schedule.retries} times" if schedule.retries else ""
+        yield Settle(
+            view=view,
+            kind="failed",
+            reason=f"The job was interrupted{tries}. It goes on where it stopped with: "
+            f"jobs schedule run {view.run.schedule} --date {view.run.logical_date}",
+        )
+
+
+def _ending(schedule: Schedule, view: RunView, job: JobView) -> Action:
+    """The job has ended: what that means for the run."""
+    if job.state is State.SUCCEEDED and job.crossed_gates:
+        return Settle(view=view, kind="gate", reason=f"{describe(job.crossed_gates)}.")
+    if job.state is State.SUCCEEDED:
+        return Settle(view=view, kind="succeeded") if view.published else Publish(view=view)
+    if job.state is State.CANCELLED:
+        kind: End = "late" if view.late is not None and schedule.cancel_late else "cancelled"
+        return Settle(view=view, kind=kind, reason=job.reason)
+    return Settle(view=view, kind="failed", reason=job.reason)
+
+
+def _notifications(schedule: Schedule, view: RunView, now: datetime, hook_ids: Sequence[str]) -> Iterator[Notify]:
+    facts: dict[End, datetime] = {}
+    if view.late is not None:
+        facts["late"] = view.late.at
+    if view.outcome is not None:
+        facts.setdefault(view.outcome.kind, view.outcome.at)
+    for kind, at in facts.items():
+        if kind in schedule.notify_on and (now - at).total_seconds() < NOTIFY_FOR_S:
+            for hook_id in hook_ids:
+                if (kind, hook_id) not in view.sent:
+                    yield Notify(view=view, kind=kind, at=at, hook_id=hook_id)

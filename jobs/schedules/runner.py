@@ -1,0 +1,134 @@
+"""What a scheduler asks of the world of jobs, and the real one."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Protocol
+
+from jobs.client import BatchClient, JobStatus
+from jobs.dataset.sources import find_sources
+from jobs.errors import Conflict, InvalidInput, UsageError
+from jobs.ledger import Ledger
+from jobs.schedules.decide import JobView
+from jobs.settings import Settings
+from schemas.records import Cancelled, Failed, Succeeded
+from schemas.spec import JobSpec
+
+
+class Runner(Protocol):
+    """Jobs by id. Methods may raise `StoreError` and `ClusterError` for what passes, `UsageError` for what does not."""
+
+    def view(self, job_id: str) -> JobView | None:
+        """How a job stands, or None if it was never submitted."""
+
+    def is_there(self, uri: str) -> bool:
+        """Whether there is a file at an address."""
+
+    def submit(self, spec: JobSpec, job_id: str) -> None:
+        """Submit a job; one that is there already with this spec is left alone."""
+
+    def resume(self, job_id: str) -> None:
+        """Start a driver for a job that has none."""
+
+    def cancel(self, job_id: str, by: str) -> None:
+        """End a job."""
+
+    def export(self, job_id: str, target: str) -> None:
+        """Write a job's results to a file or an object, whole or not at all."""
+
+    def uri(self, job_id: str) -> str:
+        """The job directory."""
+
+
+class ClientRunner:
+    """The runner that runs jobs, on the cluster of the settings."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def view(self, job_id: str) -> JobView | None:
+        if self._ledger(job_id).created_at() is None:
+            return None
+        return view_of(self._client().job(job_id).status())
+
+    def is_there(self, uri: str) -> bool:
+        try:
+            find_sources(uri)
+        except InvalidInput:
+            return False
+        return True
+
+    def submit(self, spec: JobSpec, job_id: str) -> None:
+        try:
+            self._client().submit(spec, job_id)
+        except Conflict:
+            # Another scheduler, which pins the model as it sees it, has been here. Anything else is a clash.
+            standing = self._ledger(job_id).spec()
+            if standing.evolve(model=spec.model) != spec:
+                raise
+
+    def resume(self, job_id: str) -> None:
+        with suppress(Conflict):
+            self._client().job(job_id).resume()
+
+    def cancel(self, job_id: str, by: str) -> None:
+        self._client().job(job_id).cancel(by)
+
+    def export(self, job_id: str, target: str) -> None:
+        from jobs.export import write_results
+        from jobs.formats import FileFormat
+        from jobs.responses import Responses, write_responses
+        from jobs.results import open_results
+        from jobs.targets import open_target, target_format
+
+        form = target_format(target)
+        found = open_results(self._ledger(job_id))
+        with open_target(target) as sink:
+            if form is FileFormat.OPENAI:
+                write_responses(found.tables(verify=True), sink, Responses.of(found.ledger))
+            else:
+                write_results(found.tables(verify=True), found.schema, sink, form)
+
+    def uri(self, job_id: str) -> str:
+        return self._ledger(job_id).uri
+
+    def _client(self) -> BatchClient:
+        # A new one each time: the embedded cluster may be another one by now.
+        return BatchClient(self._settings)
+
+    def _ledger(self, job_id: str) -> Ledger:
+        return Ledger(self._client().store, job_id)
+
+
+def view_of(status: JobStatus) -> JobView:
+    """A job's status as a scheduler sees it."""
+    terminal = status.terminal
+    if isinstance(terminal, Succeeded):
+        manifest = terminal.manifest
+        return JobView(
+            state=status.state,
+            num_rows=manifest.num_rows,
+            num_error_rows=manifest.num_error_rows,
+            crossed_gates=manifest.crossed_gates,
+        )
+    reason = ""
+    if isinstance(terminal, Failed):
+        reason = f"{terminal.code}: {terminal.reason}"
+    elif isinstance(terminal, Cancelled):
+        reason = f"Cancelled by {terminal.by}."
+    return JobView(state=status.state, driver_alive=status.driver_alive, reason=reason)
+
+
+def check_target(target: str) -> None:
+    """Refuse a place that results cannot be exported to.
+
+    Raises:
+        UsageError: neither a file nor an object, or of no known format.
+    """
+    from jobs.targets import check_target as check
+    from jobs.targets import target_format
+
+    check(target)
+    target_format(target)
+    if "://" not in target and not target.startswith("/"):
+        raise UsageError(f"--export {target} depends on where the scheduler runs.", "Give an absolute path, or s3://…")

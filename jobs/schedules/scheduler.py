@@ -1,0 +1,288 @@
+"""Looks at the store, decides, acts. Any number may run at once; each may be killed at any point."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+from jobs.errors import JobsError, StoreError, UsageError
+from jobs.failpoints import failpoint
+from jobs.schedules.book import Book, Entry
+from jobs.schedules.calendar import Calendar
+from jobs.schedules.decide import (
+    Action,
+    Cancel,
+    JobView,
+    MarkLate,
+    NoteInterruption,
+    Notify,
+    Open,
+    Publish,
+    Resume,
+    RunView,
+    Settle,
+    Submit,
+    advance,
+    decide,
+    is_closed,
+)
+from jobs.schedules.notify import Hook, hooks_of
+from jobs.schedules.runner import Runner
+from schemas.schedules import Event, Pointer, Retry, Run, RunOutcome, Schedule, Sent, event_id
+
+POLL_S = 5.0
+"""Time between two looks."""
+
+_FIRST_PAUSE_S, _MAX_PAUSE_S = 5.0, 300.0
+"""An action that failed is tried again after this time; it doubles with each failure."""
+
+_DATES = 100
+"""So many of the newest logical dates are looked at; what is older has long ended."""
+
+_STEPS = 12
+"""Most actions that a run takes at one look: each step is seen before the next is decided."""
+
+_log = logging.getLogger(__name__)
+
+
+class Scheduler:
+    """Carries the schedules under one root on.
+
+    Args:
+        commands: programs that take every event, beside the schedules' own webhooks.
+        now: the time, UTC.
+    """
+
+    def __init__(
+        self,
+        book: Book,
+        runner: Runner,
+        *,
+        commands: Sequence[tuple[str, ...]] = (),
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._book, self._runner, self._commands, self._now = book, runner, tuple(commands), now
+        self._closed: dict[str, dict[str, RunView]] = {}
+        self._pauses: dict[tuple[object, ...], tuple[float, float]] = {}
+
+    def serve(self, wait: Callable[[float], bool]) -> None:
+        """Look again and again, until `wait`, which is given the seconds to the next look, says that it is over."""
+        while True:
+            self.tick()
+            if wait(POLL_S):
+                return
+
+    def tick(self) -> None:
+        """One look at every schedule. What fails is logged and tried again later."""
+        try:
+            names = self._book.names()
+        except StoreError as error:
+            _log.warning("Looking for schedules: %s", error)
+            return
+        for name in names:
+            try:
+                if (schedule := self._book.find(name)) is not None:
+                    self._carry_on(schedule)
+            except JobsError as error:
+                _log.warning("Schedule %s waits: %s %s", name, error, error.hint)
+            except Exception:  # noqa: BLE001 - one schedule must not end the others
+                _log.exception("Schedule %s", name)
+
+    def advance(self, schedule: Schedule, logical_date: str) -> RunView:
+        """Carry one run on, beside all others. Returns how it stands then."""
+        hooks = self._hooks(schedule)
+        for _ in range(_STEPS):
+            view = self._view(schedule, logical_date)
+            actions = [*advance(schedule, view, (), self._now(), list(hooks))]
+            if not self._perform_all(schedule, actions, hooks):
+                break
+        return self._view(schedule, logical_date)
+
+    def _carry_on(self, schedule: Schedule) -> None:
+        calendar = Calendar(schedule.cron, schedule.tz)
+        hooks = self._hooks(schedule)
+        if schedule.name not in self._closed:
+            # A scheduler may have died between a publication and the pointer to it.
+            self._book.point_to_newest(schedule.name)
+        for _ in range(_STEPS):
+            views = self._views(schedule, list(hooks))
+            actions = decide(schedule, calendar, views, self._now(), list(hooks))
+            if not self._perform_all(schedule, actions, hooks):
+                return
+
+    def _views(self, schedule: Schedule, hook_ids: Sequence[str]) -> list[RunView]:
+        closed = self._closed.setdefault(schedule.name, {})
+        dates, reopened = self._book.dates(schedule.name)[-_DATES:], self._book.reopened(schedule.name)
+        for date in closed.keys() - set(dates):
+            del closed[date]
+        views = []
+        for date in dates:
+            view = closed.pop(date, None)
+            if view is None or view.run.round < reopened.get(date, 1):
+                view = self._view(schedule, date)
+            if is_closed(schedule, view, self._now(), hook_ids):
+                closed[date] = view
+            views.append(view)
+        return views
+
+    def _view(self, schedule: Schedule, logical_date: str) -> RunView:
+        entry = self._book.entry(schedule.name, logical_date)
+        if entry is None:
+            raise UsageError(f"{schedule.name} has no run {logical_date}.", f"See: jobs schedule show {schedule.name}")
+        return self.view_of(entry)
+
+    def job_of(self, run: Run) -> JobView | None:
+        """How a run's job stands, or None if it has not been submitted."""
+        return self._runner.view(run.job_id)
+
+    def view_of(self, entry: Entry) -> RunView:
+        """A run with its job beside it."""
+        run = entry.run
+        ended = entry.outcome is not None and entry.outcome.kind in ("succeeded", "gate", "failed")
+        job = None if ended else self._runner.view(run.job_id)
+        waits = job is None and entry.outcome is None
+        return RunView(
+            run=run,
+            outcome=entry.outcome,
+            late=entry.late,
+            retries=entry.retries,
+            published=not ended and job is not None and self._book.is_published(run.schedule, run.logical_date),
+            sent=entry.sent,
+            job=job,
+            input_ready=waits
+            and self._runner.is_there(run.spec.input.uri)
+            and (run.wait_for is None or self._runner.is_there(run.wait_for)),
+        )
+
+    def _hooks(self, schedule: Schedule) -> dict[str, Hook]:
+        return {hook.id: hook for hook in hooks_of(schedule.webhooks, self._commands)}
+
+    def _perform_all(self, schedule: Schedule, actions: Sequence[Action], hooks: dict[str, Hook]) -> bool:
+        """Whether any of them was done, so that another look is worth it."""
+        done = False
+        for action in actions:
+            identity = _identity(schedule, action)
+            next_try, pause_s = self._pauses.get(identity, (0.0, _FIRST_PAUSE_S))
+            if self._now().timestamp() < next_try:
+                continue
+            try:
+                self._perform(schedule, action, hooks)
+            except JobsError as error:
+                _log.warning("%s: %s %s", " ".join(map(str, identity)), error, error.hint)
+                self._pauses[identity] = (self._now().timestamp() + pause_s, min(2 * pause_s, _MAX_PAUSE_S))
+            else:
+                self._pauses.pop(identity, None)
+                done = True
+        return done
+
+    def _perform(self, schedule: Schedule, action: Action, hooks: dict[str, Hook]) -> None:
+        """Do one thing. Every branch may be repeated, by this process or another."""
+        now = self._now()
+        if isinstance(action, Open):
+            run = self._book.open(schedule, action.due_at, now, catch_up=action.catch_up)
+            _log.info("%s is open: job %s", run.logical_date, run.job_id)
+            return
+        run = action.view.run
+        if isinstance(action, Submit):
+            failpoint("schedule.before_submit")
+            self._or_fail(action.view, lambda: self._runner.submit(run.spec, run.job_id))
+        elif isinstance(action, NoteInterruption):
+            self._book.note_interruption(run, Retry(number=action.number, noticed_at=now))
+        elif isinstance(action, Resume):
+            self._resume(action)
+        elif isinstance(action, Cancel):
+            self._runner.cancel(run.job_id, f"the schedule {schedule.name}: {action.why}")
+        elif isinstance(action, MarkLate):
+            self._book.mark_late(run, now)
+        elif isinstance(action, Publish):
+            self._or_fail(action.view, lambda: self._publish(action.view))
+        elif isinstance(action, Settle):
+            failpoint("schedule.before_settle")
+            self._settle(action.view, action)
+            failpoint("schedule.after_settle")
+        else:
+            self._notify(action, hooks[action.hook_id])
+
+    def _resume(self, action: Resume) -> None:
+        run, noticed = action.view.run, action.view.retries[-1].noticed_at
+        retry = Retry(number=action.number, noticed_at=noticed, started_at=self._now())
+        if not self._book.claim_retry(run, retry):
+            return
+        failpoint("schedule.before_resume")
+        try:
+            self._runner.resume(run.job_id)
+        except JobsError:
+            # The cluster is away: that costs time, not one of the job's retries.
+            self._book.release_retry(run, action.number)
+            raise
+
+    def _publish(self, view: RunView) -> None:
+        run, job = view.run, view.job
+        assert job is not None, "it has succeeded"
+        if run.export is not None:
+            self._runner.export(run.job_id, run.export)
+        failpoint("schedule.before_publish")
+        self._book.publish(
+            Pointer(
+                schedule=run.schedule,
+                logical_date=run.logical_date,
+                job_id=run.job_id,
+                uri=self._runner.uri(run.job_id),
+                export=run.export,
+                num_rows=job.num_rows or 0,
+                num_error_rows=job.num_error_rows or 0,
+                published_at=self._now(),
+            )
+        )
+
+    def _or_fail(self, view: RunView, step: Callable[[], None]) -> None:
+        """Do a step; what a person must mend ends the run instead of being tried for ever."""
+        try:
+            step()
+        except UsageError as error:
+            self._settle(view, Settle(view=view, kind="failed", reason=f"{error} {error.hint}".strip()))
+
+    def _settle(self, view: RunView, settle: Settle) -> None:
+        job = view.job
+        outcome = RunOutcome(
+            kind=settle.kind,
+            at=self._now(),
+            reason=settle.reason,
+            num_rows=job.num_rows if job else None,
+            num_error_rows=job.num_error_rows if job else None,
+            crossed_gates=job.crossed_gates if job else (),
+        )
+        if self._book.settle(view.run, outcome):
+            _log.info("%s of %s: %s %s", view.run.logical_date, view.run.schedule, settle.kind, settle.reason)
+
+    def _notify(self, action: Notify, hook: Hook) -> None:
+        view, run = action.view, action.view.run
+        outcome = view.outcome if view.outcome is not None and view.outcome.kind == action.kind else None
+        event = Event(
+            id=event_id(run, action.kind),
+            type=action.kind,
+            schedule=run.schedule,
+            logical_date=run.logical_date,
+            round=run.round,
+            job_id=run.job_id,
+            job_uri=self._runner.uri(run.job_id),
+            due_at=run.due_at,
+            at=action.at,
+            reason=outcome.reason if outcome else "Its deadline has passed; it goes on.",
+            num_rows=outcome.num_rows if outcome else None,
+            num_error_rows=outcome.num_error_rows if outcome else None,
+            crossed_gates=outcome.crossed_gates if outcome else (),
+            export=run.export if action.kind == "succeeded" else None,
+        )
+        hook.send(event, self._now())
+        failpoint("schedule.after_send")
+        self._book.mark_sent(run, action.kind, hook.id, Sent(event_id=event.id, at=self._now()))
+
+
+def _identity(schedule: Schedule, action: Action) -> tuple[object, ...]:
+    """What tells an action that is tried again from another."""
+    if isinstance(action, Open):
+        return schedule.name, "open", action.logical_date
+    more = (action.kind, action.hook_id) if isinstance(action, Notify) else ()
+    return schedule.name, type(action).__name__.lower(), action.view.run.logical_date, action.view.run.round, *more

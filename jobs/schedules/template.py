@@ -1,0 +1,40 @@
+"""Addresses that depend on a run's date: `s3://in/{{ date }}/`."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from jobs.errors import UsageError
+from jobs.schedules.calendar import Calendar
+
+
+def variables(calendar: Calendar, due: datetime) -> dict[str, str]:
+    """What a template may use; dates and times by the schedule's own clock."""
+    local = calendar.local(due)
+    return {
+        "date": f"{local:%Y-%m-%d}",
+        "yesterday": f"{local.date() - timedelta(days=1):%Y-%m-%d}",
+        "year": f"{local:%Y}",
+        "month": f"{local:%m}",
+        "day": f"{local:%d}",
+        "hour": f"{local:%H}",
+        "minute": f"{local:%M}",
+        "logical_date": calendar.logical_date(due),
+    }
+
+
+def render(text: str, values: dict[str, str]) -> str:
+    """The text with its variables filled in, in Jinja's sandbox.
+
+    Raises:
+        UsageError: not a template, or of unknown variables.
+    """
+    from jinja2 import StrictUndefined, TemplateError
+    from jinja2.sandbox import SandboxedEnvironment
+
+    try:
+        return SandboxedEnvironment(undefined=StrictUndefined).from_string(text).render(values)
+    except TemplateError as error:
+        raise UsageError(
+            f"The template {text!r} is not valid: {error}.", f"A schedule's addresses know: {', '.join(values)}."
+        ) from error

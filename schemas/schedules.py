@@ -1,0 +1,209 @@
+"""What schedules keep in the object store, beside the job directories. Other tools skip names that start with `_`.
+
+    _schedules/<name>/schedule.json                  when to run what; overwritten by people only
+    _schedules/<name>/runs/<date>/<round>/run.json   write-once: this run is to happen, with this spec and job id
+                                   .../late.json     write-once: its deadline has passed
+                                   .../retry-1.json  write-once: its job was found interrupted
+                                   .../retry-1-started.json  write-once: who resumes it
+                                   .../outcome.json  write-once: how it ended
+                                   .../sent-<event>-<hook>.json  write-once: a notification was delivered
+    _schedules/<name>/reopened/<date>.<round>.json   write-once: this date has such a round
+    _schedules/<name>/published/<date>.json          write-once: the results of this date may be read
+    _schedules/<name>/latest.json                    the newest of these
+
+`<date>` is the logical date, `<round>` grows when a person runs a date again whose run did not succeed.
+Everything about a run's job is in the job's own ledger.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import Literal
+
+from pydantic import AwareDatetime, Field, field_validator
+
+from schemas import FORMAT_VERSION
+from schemas.base import Document
+from schemas.records import CrossedGate
+from schemas.spec import JobSpec
+
+SCHEDULES = "_schedules/"
+SCHEDULE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,58}[a-z0-9])?")
+"""Short enough that `<name>-<logical date>-r<round>` is a job id."""
+
+LOGICAL_DATE = re.compile(r"\d{4}-\d{2}-\d{2}(t\d{4}z)?")
+"""`2026-03-29`, or `2026-03-29t0130z` (UTC) where a schedule runs several times a day."""
+
+Overlap = Literal["skip", "queue", "cancel-previous"]
+CatchUp = Literal["none", "latest", "all"]
+End = Literal["succeeded", "gate", "failed", "late", "cancelled", "skipped"]
+"""How a run ends, and the kinds of events. A run that goes on after its deadline has a `late` event before its end."""
+
+
+class Webhook(Document):
+    """A place to post events to. The secret itself is never stored."""
+
+    url: str = Field(pattern=r"^https?://", max_length=2000)
+    secret_env: str | None = Field(None, description="Environment variable of the scheduler that holds the secret.")
+    secret_path: str | None = Field(None, description="Or a file on its machine.")
+
+
+class Schedule(Document):
+    """When to run what."""
+
+    format_version: int = FORMAT_VERSION
+    name: str
+    cron: str = Field(description="Five fields: minute, hour, day of month, month, day of week.")
+    tz: str = Field("UTC", description="IANA name of the time zone that `cron` speaks of.")
+    spec: JobSpec = Field(description="`input.uri` may be templated: s3://in/{{ date }}/.")
+    wait_for: str | None = Field(None, description="Templated address that must exist before a run starts.")
+    export: str | None = Field(None, description="Templated file or s3:// object that a good run's results go to.")
+    overlap: Overlap = Field("skip", description="What happens to a run that is due while an earlier one is not done.")
+    catch_up: CatchUp = Field("latest", description="Which of the runs that were missed are made up for.")
+    max_catch_up: int = Field(7, ge=1, le=366, description="At most so many, the newest.")
+    deadline_s: float | None = Field(None, gt=0, description="After which a run is late, from its opening.")
+    cancel_late: bool = Field(False, description="Cancel a late run instead of letting it go on.")
+    input_deadline_s: float = Field(6 * 3600.0, ge=0, description="How long a run waits for its input.")
+    retries: int = Field(3, ge=0, le=100, description="How often an interrupted job is resumed.")
+    retry_backoff_s: float = Field(60.0, ge=0, description="Pause before the first of them; it doubles with each.")
+    webhooks: tuple[Webhook, ...] = ()
+    notify_on: tuple[End, ...] = ("succeeded", "gate", "failed", "late")
+    suspended: bool = False
+    since: AwareDatetime = Field(description="Only occurrences after this are run.")
+    created_at: AwareDatetime
+
+    @field_validator("name")
+    @classmethod
+    def _is_name(cls, name: str) -> str:
+        if not SCHEDULE_NAME.fullmatch(name):
+            raise ValueError("a schedule's name has at most 60 lower-case letters, digits and dashes inside")
+        return name
+
+
+class Run(Document):
+    """One run of a schedule, frozen when it is opened."""
+
+    format_version: int = FORMAT_VERSION
+    schedule: str
+    logical_date: str
+    round: int = Field(1, ge=1)
+    due_at: AwareDatetime
+    opened_at: AwareDatetime
+    by: Literal["schedule", "hand"] = "schedule"
+    catch_up: bool = Field(False, description="It was missed: it waits for earlier runs whatever the overlap policy.")
+    job_id: str
+    spec: JobSpec
+    wait_for: str | None = None
+    export: str | None = None
+
+
+class Retry(Document):
+    """A run's job was found interrupted."""
+
+    number: int = Field(ge=1)
+    noticed_at: AwareDatetime
+    started_at: AwareDatetime | None = Field(None, description="In `retry-N-started.json` only.")
+
+
+class Late(Document):
+    """A run's deadline has passed."""
+
+    at: AwareDatetime
+
+
+class RunOutcome(Document):
+    """How a run ended."""
+
+    format_version: int = FORMAT_VERSION
+    kind: End
+    at: AwareDatetime
+    reason: str = Field("", description="For people; empty for success. Never quotes a prompt.")
+    num_rows: int | None = None
+    num_error_rows: int | None = None
+    crossed_gates: tuple[CrossedGate, ...] = ()
+
+
+class Pointer(Document):
+    """Results that may be read. `latest.json` is the one with the newest logical date and never goes backwards."""
+
+    format_version: int = FORMAT_VERSION
+    schedule: str
+    logical_date: str
+    job_id: str
+    uri: str = Field(description="The job directory; results are in `results/` below it.")
+    export: str | None = Field(None, description="Where the results were exported to.")
+    num_rows: int
+    num_error_rows: int
+    published_at: AwareDatetime
+
+
+class Sent(Document):
+    """A notification was delivered."""
+
+    event_id: str
+    at: AwareDatetime
+
+
+class Event(Document):
+    """What a notification says."""
+
+    id: str = Field(description="The same on every delivery of this event.")
+    type: End
+    schedule: str
+    logical_date: str
+    round: int
+    job_id: str
+    job_uri: str
+    due_at: AwareDatetime
+    at: AwareDatetime
+    reason: str = ""
+    num_rows: int | None = None
+    num_error_rows: int | None = None
+    crossed_gates: tuple[CrossedGate, ...] = ()
+    export: str | None = None
+
+
+def schedule_key(name: str) -> str:
+    """Key of a schedule."""
+    return f"{SCHEDULES}{name}/schedule.json"
+
+
+def runs_key(name: str) -> str:
+    """Folder of a schedule's runs: one folder per logical date, in time order."""
+    return f"{SCHEDULES}{name}/runs/"
+
+
+def run_key(name: str, logical_date: str, round_: int, document: str) -> str:
+    """Key of one of a run's documents."""
+    return f"{runs_key(name)}{logical_date}/{round_:02d}/{document}.json"
+
+
+def published_key(name: str, logical_date: str = "") -> str:
+    """Key of the publication of one date, or their common folder."""
+    return f"{SCHEDULES}{name}/published/" + (f"{logical_date}.json" if logical_date else "")
+
+
+def reopened_key(name: str, date_and_round: str = "") -> str:
+    """Key of the mark that a date has a further round, or the marks' common folder."""
+    return f"{SCHEDULES}{name}/reopened/" + (f"{date_and_round}.json" if date_and_round else "")
+
+
+def latest_key(name: str) -> str:
+    """Key of the pointer that readers follow."""
+    return f"{SCHEDULES}{name}/latest.json"
+
+
+def job_id_of(name: str, logical_date: str, round_: int = 1) -> str:
+    """Job id of a run. The first round's follows from the date alone, so that two schedulers submit one job."""
+    return f"{name}-{logical_date}" + (f"-r{round_}" if round_ > 1 else "")
+
+
+def event_id(run: Run, kind: End) -> str:
+    """Id of an event: the same whoever delivers it, and however often."""
+    return f"{run.schedule}/{run.logical_date}/{run.round}/{kind}"
+
+
+def utc(moment: datetime) -> str:
+    """A moment as people read it: UTC, to the second."""
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
