@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import urllib.request
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.harness import User, check_invariants, kill, new_id
+from tests.monitoring import panel_queries
 
 SHARED = Path(__file__).parents[3] / "shared/data"
 DEBIAN, TOKENIZER = SHARED / "debian-descriptions-4k.parquet", SHARED / "internlm2-tokenizer.model"
@@ -61,7 +63,10 @@ def test_a_killed_replica_and_driver_on_vllm_lose_nothing_and_redo_nothing(s3_us
     metrics = ray_metrics(s3_user)
     assert "ray_batch_rows_ok_total{" in metrics
     assert job_id in metrics
-    assert "ray_vllm_generation_tokens_total" in metrics
+    asked = {name for expr in panel_queries(job_id).values() for name in re.findall(r"ray_vllm_\w+", expr)}
+    assert "ray_vllm_generation_tokens_total" in asked
+    assert {name for name in asked if f"\n{name}{{" not in metrics} == set()
+    assert 'ReplicaId="' in metrics
 
     kill(next(replica.pid for replica in progress.replicas if replica.pid))
     seen = progress.shards_committed
