@@ -1,3 +1,28 @@
 """What runs on a laptop: command line, client, planner, ledger, object store. Never imports `workers`."""
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jobs.client import BatchClient, Job, JobStatus
+    from jobs.errors import JobsError
+    from jobs.results import Results
+
 __version__ = "0.1.0"
+__all__ = ["BatchClient", "Job", "JobStatus", "JobsError", "Results"]
+
+_HOMES = {
+    "BatchClient": "jobs.client",
+    "Job": "jobs.client",
+    "JobStatus": "jobs.client",
+    "JobsError": "jobs.errors",
+    "Results": "jobs.results",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Public names are loaded when they are asked for, so that importing the package costs nothing."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

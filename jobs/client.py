@@ -2,74 +2,41 @@
 
 from __future__ import annotations
 
-import os
+import getpass
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 from uuid import uuid4
 
 from jobs import settings as settings_module
-from jobs.errors import ClusterError, Conflict, JobsError
+from jobs.errors import ClusterError, Conflict, JobsError, UsageError
 from jobs.failpoints import failpoint
+from jobs.job_status import PROGRESS_FRESH_S, JobStatus, is_alive
 from jobs.ledger import Ledger, list_jobs
+from jobs.options import SubmitOptions, spec_of
 from jobs.settings import Settings
+from jobs.specs import new_job_id
 from jobs.states import derive_state
 from jobs.store import open_store
 from jobs.store.base import ObjectStore
 from jobs.store.probe import check_write_once
 from schemas.codes import State
-from schemas.records import Cancelled, Failed, Plan, Progress, Succeeded
+from schemas.records import Cancelled, Failed, Plan, Succeeded
 from schemas.spec import AUTO, JobSpec
 
 if TYPE_CHECKING:
+    from jobs.results import Results
     from jobs.submission import Submission, Submitter
+
+__all__ = ["PROGRESS_FRESH_S", "BatchClient", "Job", "JobStatus", "is_alive"]
 
 SUBMISSION_ID = "JOBS_SUBMISSION_ID"
 """Environment variable that tells a driver its own submission id: Ray gives it none."""
 
-PROGRESS_FRESH_S = 15.0
-"""A driver whose progress is younger than this is taken for alive where the cluster cannot be asked."""
-
 CANCEL_GRACE_S = 10.0
 """A cancelled driver may take this long to end by itself before it is stopped."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class JobStatus:
-    """A job at one moment: facts of the ledger, and the driver's advisory progress beside them.
-
-    Attributes:
-        driver_alive: by the cluster's word or, where it cannot be asked, by fresh progress.
-        driver: submission id of the driver at work, if the cluster knows it; the progress may still be another's.
-    """
-
-    job_id: str
-    uri: str
-    state: State
-    spec: JobSpec
-    created_at: datetime | None
-    terminal: Succeeded | Failed | Cancelled | None
-    plan: Plan | None
-    progress: Progress | None
-    driver_alive: bool
-    driver: str | None
-    dashboard_url: str | None
-
-    @property
-    def ended(self) -> bool:
-        """Whether there is a terminal record."""
-        return self.terminal is not None
-
-    @property
-    def error_rate(self) -> float:
-        """Share of error rows of a succeeded job; 0 before."""
-        if not isinstance(self.terminal, Succeeded) or not self.terminal.manifest.num_rows:
-            return 0.0
-        return self.terminal.manifest.num_error_rows / self.terminal.manifest.num_rows
 
 
 class Job:
@@ -183,15 +150,30 @@ class Job:
         submission_id = f"{self.id}-{uuid4().hex[:6]}" if submissions else self.id
         return self.client.start_driver(self.ledger, spec, submission_id)
 
-    def cancel(self, by: str) -> Succeeded | Failed | Cancelled:
+    def results(self) -> Results:
+        """The rows that are committed now: all of them once the job has succeeded.
+
+        Raises:
+            UsageError: no such job.
+            JobsError: nothing is committed yet.
+            StoreError: the store cannot be reached, or a shard is damaged.
+        """
+        from jobs.results import open_results
+
+        return open_results(self.ledger)
+
+    def cancel(self, by: str | None = None) -> Succeeded | Failed | Cancelled:
         """End the job now. Committed results stay.
+
+        Args:
+            by: who ends it, for people; default: this user.
 
         Returns:
             The record that stands: the job may have ended by itself just before.
         """
         self.ledger.spec()
         failpoint("cancel.before_record")
-        record = self.ledger.end(Cancelled(by=by), writer=f"cancel/{uuid4().hex}")
+        record = self.ledger.end(Cancelled(by=by or getpass.getuser()), writer=f"cancel/{uuid4().hex}")
         failpoint("cancel.after_record")
         try:
             submitter = self.client.running_submitter()
@@ -258,11 +240,27 @@ class BatchClient:
     """Entry point of the Python interface.
 
     Args:
-        settings: root, cluster and defaults; by default from the environment and `jobs.toml`.
+        settings: all of the settings; by default those of the environment and `jobs.toml`.
+        root, address, token_path: in place of those in the settings, as the options of that name.
+
+    Raises:
+        UsageError: a setting is not valid.
     """
 
-    def __init__(self, settings: Settings | None = None) -> None:
-        self.settings = settings or settings_module.load()
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        root: str | Path | None = None,
+        address: str | None = None,
+        token_path: str | Path | None = None,
+    ) -> None:
+        given = {"root": root and str(root), "address": address, "token_path": token_path}
+        if settings is None:
+            settings = settings_module.load(given)
+        elif any(given.values()):
+            raise UsageError("Settings are given, and root, address or token_path beside them.", "Give one of both.")
+        self.settings = settings
         self._submitter: Submitter | None = None
 
     @cached_property
@@ -279,7 +277,29 @@ class BatchClient:
         for ledger in list_jobs(self.store):
             yield Job(self, ledger)
 
-    def submit(self, spec: JobSpec, job_id: str) -> tuple[Job, bool]:
+    def submit(
+        self, dataset: str | Path | JobSpec, *, job_id: str | None = None, **options: Unpack[SubmitOptions]
+    ) -> Job:
+        """Submit a dataset, with the options of `jobs submit`: `client.submit("data.parquet", model="/models/x")`.
+
+        Args:
+            dataset: Parquet or JSONL file, directory, glob or s3:// URI; or a whole spec, which takes no options.
+            job_id: default: one of the dataset's name and the time. The same spec under the same id attaches.
+
+        Raises:
+            UsageError, pydantic.ValidationError: bad options, bad input or bad model.
+            Conflict: the id is taken by another spec.
+            StoreError, ClusterError: store or cluster cannot be used.
+        """
+        if isinstance(dataset, JobSpec):
+            if options:
+                raise UsageError("A spec takes no options beside it.", "Change it: spec.evolve(…).")
+            spec = dataset
+        else:
+            spec = spec_of(str(dataset), options, self.settings)
+        return self.submit_spec(spec, job_id or new_job_id(spec.name))[0]
+
+    def submit_spec(self, spec: JobSpec, job_id: str) -> tuple[Job, bool]:
         """Check everything that can be checked before a replica starts, write the spec, start a driver.
 
         Submitting the same spec under the same id again attaches to the job, and resumes it if it was interrupted.
@@ -330,11 +350,11 @@ class BatchClient:
 
     def start_driver(self, ledger: Ledger, spec: JobSpec, submission_id: str) -> bool:
         """Ask the cluster for a driver; False if it has that submission already."""
-        from jobs.submission import describe
+        from jobs.submission import describe, driver_environment
 
         metadata = describe(name=spec.name, job_id=ledger.job_id, dataset=spec.input.uri, model=spec.model.path)
         return self.submitter().submit(
-            ledger.uri, submission_id, metadata, _driver_environment() | {SUBMISSION_ID: submission_id}
+            ledger.uri, submission_id, metadata, driver_environment() | {SUBMISSION_ID: submission_id}
         )
 
     def submitter(self) -> Submitter:
@@ -377,24 +397,3 @@ class BatchClient:
             elif embedded := cluster.current():
                 self._submitter = Submitter(embedded.dashboard_url, embedded.token_path)
         return self._submitter
-
-
-def is_alive(submissions: Sequence[Submission], progress: Progress | None) -> bool:
-    """Whether a driver is at work: the cluster knows its own drivers, progress speaks for those elsewhere."""
-    if any(submission.active for submission in submissions):
-        return True
-    if progress is None or progress.phase == "ended":
-        return False
-    if any(submission.submission_id == progress.driver for submission in submissions):
-        return False
-    age = datetime.now(UTC) - datetime.fromisoformat(progress.updated_at)
-    # Either sign: a driver whose clock is ahead must not seem alive for as long after its death.
-    return abs(age.total_seconds()) < PROGRESS_FRESH_S
-
-
-def _driver_environment() -> dict[str, str]:
-    """Where the store is, and plain logs: endpoints and regions only, never a credential."""
-    names = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
-    store = {name: os.environ[name] for name in names if os.environ.get(name)}
-    # Ray reads these as it is imported: no folding of equal lines, no colour codes in log files.
-    return {**store, "RAY_DEDUP_LOGS": "0", "RAY_COLOR_PREFIX": "0"}

@@ -117,6 +117,11 @@ class Results:
             window_rows = max(1, min(window_rows, limit))
         return _limited(self._merged(wanted, conditions, window_rows, memory_bytes, verify), limit)
 
+    @property
+    def shards(self) -> tuple[int, ...]:
+        """Numbers of the committed shards."""
+        return tuple(part.index for part in self._parts)
+
     def to_table(
         self, *, columns: Sequence[str] | None = None, where: str | Sequence[str] = (), limit: int | None = None
     ) -> pa.Table:

@@ -1,4 +1,4 @@
-"""The shell function that makes bare `jobs` reach this program, although `jobs` is a shell builtin."""
+"""The shell function that makes bare `jobs` reach this program, although `jobs` is a shell builtin, and completion."""
 
 from __future__ import annotations
 
@@ -6,27 +6,63 @@ import shlex
 import sys
 from collections.abc import Iterable
 
-SHELLS = ("bash", "zsh")
+SHELLS = ("bash", "zsh", "fish")
 MARK = "JOBS_SHELL_FUNCTION"
 """Set to 1 in calls that came through the function, so that `jobs doctor` can tell."""
 
+_OPTIONS = ("-h", "--help", "--version", "--debug", "--install-completion", "--show-completion")
 
-def function(commands: Iterable[str]) -> str:
-    """Source of the function, the same for bash and zsh.
-
-    Calls whose first word is one of `commands` go to the program, by the path of the Python that runs
-    now; all others (`jobs`, `jobs -l`, `jobs %1`) go to the builtin. In bash, `command jobs` would still
-    find the builtin: it skips functions only.
-    """
-    words = "|".join([*sorted(commands), "-h", "--help", "--version", "--debug"])
-    # -P keeps a `jobs` folder of the working directory from being taken for this program.
-    program = f"{shlex.quote(sys.executable)} -P -m jobs"
-    return f"""jobs() {{
+_POSIX = """jobs() {{
   case "${{1-}}" in
     {words})
-      {MARK}=1 {program} "$@" ;;
+      {mark}=1 {program} "$@" ;;
     *)
       builtin jobs "$@" ;;
   esac
 }}
 """
+
+_BASH = """_jobs_complete() {{
+  local IFS=$'\\n'
+  COMPREPLY=( $( COMP_WORDS="${{COMP_WORDS[*]}}" COMP_CWORD=$COMP_CWORD _JOBS_COMPLETE=complete_bash {program} ) )
+}}
+complete -o default -F _jobs_complete jobs batchjobs
+"""
+
+_ZSH = """_jobs_complete() {{
+  eval "$(_TYPER_COMPLETE_ARGS="${{words[1,$CURRENT]}}" _JOBS_COMPLETE=complete_zsh {program})"
+}}
+if (( $+functions[compdef] )); then compdef _jobs_complete jobs batchjobs; fi
+"""
+
+_FISH = """function jobs
+  if contains -- "$argv[1]" {words}
+    {mark}=1 {program} $argv
+  else
+    builtin jobs $argv
+  end
+end
+for name in jobs batchjobs
+  complete --command $name --no-files \\
+    --arguments '(_JOBS_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=get-args \\
+      _TYPER_COMPLETE_ARGS=(commandline -cp) {program})' \\
+    --condition '_JOBS_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=is-args \\
+      _TYPER_COMPLETE_ARGS=(commandline -cp) {program}'
+end
+"""
+
+
+def function(commands: Iterable[str], shell: str = "bash") -> str:
+    """Source of the function, and of completion for `jobs` and `batchjobs`.
+
+    Calls whose first word is one of `commands` go to the program, by the path of the Python that runs
+    now; all others (`jobs`, `jobs -l`, `jobs %1`) go to the builtin. In bash, `command jobs` would still
+    find the builtin: it skips functions only.
+    """
+    words = [*sorted(commands), *_OPTIONS]
+    # -P keeps a `jobs` folder of the working directory from being taken for this program.
+    program = f"{shlex.quote(sys.executable)} -P -m jobs"
+    if shell == "fish":
+        return _FISH.format(words=" ".join(words), mark=MARK, program=program)
+    text = _POSIX.format(words="|".join(words), mark=MARK, program=program)
+    return text + (_ZSH if shell == "zsh" else _BASH).format(program=program)

@@ -65,6 +65,14 @@ def describe(*, name: str, job_id: str, dataset: str, model: str) -> dict[str, s
     }
 
 
+def driver_environment() -> dict[str, str]:
+    """Where the store is, and plain logs: endpoints and regions only, never a credential."""
+    names = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
+    store = {name: os.environ[name] for name in names if os.environ.get(name)}
+    # Ray reads these as it is imported: no folding of equal lines, no colour codes in log files.
+    return {**store, "RAY_DEDUP_LOGS": "0", "RAY_COLOR_PREFIX": "0"}
+
+
 class Submitter:
     """Starts, finds, follows and stops drivers on one cluster. Every method raises `ClusterError`
     when the cluster cannot be reached or refuses the token. Waits are bounded, except `tail`.

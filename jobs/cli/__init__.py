@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -22,6 +23,7 @@ from jobs.cli import (
     schedule,
     serve,
     shell,
+    sql,
     status,
     submit,
     watch,
@@ -33,7 +35,6 @@ app = typer.Typer(
     name="jobs",
     help="Distributed batch inference: a Parquet dataset of prompts in, every row's result out, exactly once.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -46,6 +47,7 @@ app.command("wait")(submit.wait)
 app.command("logs")(logs.logs)
 app.command("results")(results.results)
 app.command("compare")(compare.compare)
+app.command("sql")(sql.sql)
 app.command("serve")(serve.serve)
 app.command("cancel")(submit.cancel)
 app.command("resume")(submit.resume)
@@ -104,7 +106,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     try:
-        app(arguments, prog_name="jobs")
+        # Completion of `batchjobs` asks under that name.
+        app(arguments, prog_name="batchjobs" if Path(sys.argv[0]).name == "batchjobs" else "jobs")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     return Exit.OK

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import typer
 
 from jobs.cli.output import Output, with_output
-from jobs.cluster import Cluster, current, down, metrics_path, up
+
+if TYPE_CHECKING:
+    from jobs.cluster import Cluster
 
 app = typer.Typer(help="The embedded Ray cluster on this machine.", no_args_is_help=True)
 
@@ -18,7 +21,13 @@ def cluster_up(out: Output) -> None:
     """Start the embedded cluster, or show the one that runs.
 
     `jobs submit` does this by itself when no cluster is configured.
+
+    Example:
+
+      jobs cluster up
     """
+    from jobs.cluster import current, up
+
     if current() is None:
         out.note("Starting a Ray cluster on this machine…")
     out.record(_described(up()))
@@ -31,7 +40,13 @@ def cluster_down(out: Output) -> None:
     """End the embedded cluster and every process of it.
 
     Jobs that run on it are interrupted; what they have committed stays, and `jobs resume` goes on from there.
+
+    Example:
+
+      jobs cluster down
     """
+    from jobs.cluster import down
+
     ended = down()
     if out.format == "json":
         out.record({"ended": ended})
@@ -41,7 +56,14 @@ def cluster_down(out: Output) -> None:
 @app.command("status")
 @with_output
 def cluster_status(out: Output) -> None:
-    """Show the embedded cluster. Exit code 4 if none runs."""
+    """Show the embedded cluster. Exit code 4 if none runs.
+
+    Example:
+
+      jobs cluster status --json
+    """
+    from jobs.cluster import current
+
     cluster = current()
     if cluster is None:
         out.note("No embedded cluster is running.")
@@ -51,6 +73,8 @@ def cluster_status(out: Output) -> None:
 
 
 def _described(cluster: Cluster) -> dict[str, object]:
+    from jobs.cluster import metrics_path
+
     return {
         "dashboard": cluster.dashboard_url,
         "address": cluster.address,

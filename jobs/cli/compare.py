@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jobs.cli.output import Format, Output, with_output
-from jobs.cli.reference import Root, open_job
+from jobs.cli.reference import Root, complete_job_id, open_job
 from jobs.errors import UsageError
 from jobs.formats import FileFormat
 
@@ -21,8 +21,14 @@ if TYPE_CHECKING:
 @with_output
 def compare(
     output: Output,
-    a: Annotated[str, typer.Argument(metavar="A", help="Job id, the one before.", show_default=False)],
-    b: Annotated[str, typer.Argument(metavar="B", help="Job id, the one after.", show_default=False)],
+    a: Annotated[
+        str,
+        typer.Argument(metavar="A", help="Job id, the one before.", show_default=False, autocompletion=complete_job_id),
+    ],
+    b: Annotated[
+        str,
+        typer.Argument(metavar="B", help="Job id, the one after.", show_default=False, autocompletion=complete_job_id),
+    ],
     root: Root = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=0, help="Show so many of the changed rows.")] = 10,
     out: Annotated[

@@ -15,6 +15,10 @@ def show_config(out: Output) -> None:
 
     Flags win over the environment (JOBS_ROOT, …), that over jobs.toml (the working directory's, else the
     user's), that over defaults.
+
+    Example:
+
+      jobs config --json
     """
     from jobs import settings
 

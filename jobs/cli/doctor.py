@@ -21,6 +21,10 @@ def run_doctor(
     """Check versions, cluster, GPUs, object store, model and shell; say how to mend what is wrong.
 
     Exit code 1 if a check fails; warnings do not count.
+
+    Example:
+
+      jobs doctor --address http://HOST:8265 --root s3://bucket/jobs
     """
     from jobs import doctor, settings
 

@@ -28,7 +28,9 @@ def prepare_model(
 
     The tokenizer is converted and compared with SentencePiece. Other models that vLLM supports need no preparation.
 
-    Example: jobs model prepare ./internlm2_5-20b-chat ./models/internlm2_5-20b-chat
+    Example:
+
+      jobs model prepare ./internlm2_5-20b-chat ./models/internlm2_5-20b-chat
     """
     from jobs.models.prepare import prepare
     from jobs.models.snapshot import fingerprint
@@ -50,7 +52,12 @@ def prepare_model(
 def verify_model(
     out: Output, model_dir: Annotated[Path, typer.Argument(help="Directory of a snapshot.", metavar="DIR")]
 ) -> None:
-    """Compare every file of a snapshot with its hash, and show what would run."""
+    """Compare every file of a snapshot with its hash, and show what would run.
+
+    Example:
+
+      jobs model verify /models/internlm2_5-20b-chat
+    """
     from jobs.models.snapshot import check_model, fingerprint, verify
 
     snapshot = verify(model_dir)

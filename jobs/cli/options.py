@@ -26,9 +26,8 @@ class Request(NamedTuple):
 
 
 class _SpecOption(NamedTuple):
-    """One option and the field of `JobSpec` that it sets."""
+    """One option; `jobs.options.FIELDS` has the field of `JobSpec` that it sets."""
 
-    field: str
     kind: Any
     flag: str
     help: str
@@ -39,49 +38,39 @@ _INPUT, _SAMPLING, _FORM, _ENGINE, _JOB = "Input", "Sampling", "Form of the answ
 _GATES = "Quality gates: shares from 0 to 1; exit 3 and no _SUCCESS if one is crossed"
 
 _OPTIONS = [
-    _SpecOption("input.prompt_column", str, "--prompt-column", "Column of prompt text. Default: `prompt`.", _INPUT),
-    _SpecOption("input.messages_column", str, "--messages-column", "Chat messages. Default: `messages`.", _INPUT),
-    _SpecOption("input.template", str, "--template", "Jinja text over the columns: 'Summarise: {{ text }}'.", _INPUT),
-    _SpecOption("input.choices_column", str, "--choices-column", "Choices to score. Default: `choices`.", _INPUT),
-    _SpecOption("input.system", str, "--system", "System message put before every row.", _INPUT),
-    _SpecOption(
-        "sampling.max_tokens", int, "--max-tokens", "Most tokens to generate per row. Default: 256.", _SAMPLING
-    ),
-    _SpecOption("sampling.min_tokens", int, "--min-tokens", "Least tokens to generate per row.", _SAMPLING),
-    _SpecOption("sampling.temperature", float, "--temperature", "0 (default) is greedy decoding.", _SAMPLING),
-    _SpecOption("sampling.top_p", float, "--top-p", "Nucleus sampling mass, 0 to 1.", _SAMPLING),
-    _SpecOption("sampling.top_k", int, "--top-k", "Sample from the k likeliest tokens; 0: all.", _SAMPLING),
-    _SpecOption("sampling.min_p", float, "--min-p", "Least probability relative to the likeliest.", _SAMPLING),
-    _SpecOption(
-        "sampling.repetition_penalty", float, "--repetition-penalty", "Above 1 discourages repeats.", _SAMPLING
-    ),
-    _SpecOption("sampling.presence_penalty", float, "--presence-penalty", "-2 to 2.", _SAMPLING),
-    _SpecOption("sampling.frequency_penalty", float, "--frequency-penalty", "-2 to 2.", _SAMPLING),
-    _SpecOption("sampling.seed", int, "--seed", "Seed of each row's random generator.", _SAMPLING),
-    _SpecOption("sampling.stop", list[str], "--stop", "Text that ends the answer; may be repeated.", _SAMPLING),
-    _SpecOption("sampling.bad_words", list[str], "--bad-word", "Word never generated; may be repeated.", _SAMPLING),
-    _SpecOption("sampling.n", int, "--n", "Completions per row.", _SAMPLING),
-    _SpecOption("sampling.logprobs", int, "--logprobs", "Report the likeliest tokens per position.", _SAMPLING),
-    _SpecOption(
-        "sampling.structured_outputs.regex", str, "--regex", "Expression that the whole answer matches.", _FORM
-    ),
-    _SpecOption(
-        "sampling.structured_outputs.choice", list[str], "--choice", "An answer to choose from; repeat it.", _FORM
-    ),
-    _SpecOption("engine.tensor_parallel_size", int, "--tensor-parallel", "GPUs that share a model copy.", _ENGINE),
-    _SpecOption("engine.device", str, "--device", "auto (default), gpu or cpu.", _ENGINE),
-    _SpecOption("engine.dtype", str, "--dtype", "auto (default), bfloat16, float16 or float32.", _ENGINE),
-    _SpecOption("engine.max_model_len", int, "--max-model-len", "Longest prompt plus answer, in tokens.", _ENGINE),
-    _SpecOption("engine.max_num_seqs", int, "--max-num-seqs", "Rows decoded at once by a replica.", _ENGINE),
-    _SpecOption(
-        "reuse", list[str], "--reuse", "Take equal rows' results from this earlier job, or `auto`; repeat it.", _JOB
-    ),
-    _SpecOption("task", str, "--task", "generate (default), or score: how likely each of a row's choices is.", _JOB),
-    _SpecOption("name", str, "--name", "Shown in lists and in the dashboard. Default: the dataset's name.", _JOB),
-    _SpecOption("max_error_rate", float, "--max-error-rate", "Most error rows, of all rows. Default: 0.05.", _GATES),
-    _SpecOption("max_length_finish_rate", float, "--max-length-finish-rate", "Most answers cut by length.", _GATES),
-    _SpecOption("max_empty_rate", float, "--max-empty-rate", "Most answers without text and tool calls.", _GATES),
-    _SpecOption("min_valid_json_rate", float, "--min-valid-json-rate", "Least answers that are JSON.", _GATES),
+    _SpecOption(str, "--prompt-column", "Column of prompt text. Default: `prompt`.", _INPUT),
+    _SpecOption(str, "--messages-column", "Chat messages. Default: `messages`.", _INPUT),
+    _SpecOption(str, "--template", "Jinja text over the columns: 'Summarise: {{ text }}'.", _INPUT),
+    _SpecOption(str, "--choices-column", "Choices to score. Default: `choices`.", _INPUT),
+    _SpecOption(str, "--system", "System message put before every row.", _INPUT),
+    _SpecOption(int, "--max-tokens", "Most tokens to generate per row. Default: 256.", _SAMPLING),
+    _SpecOption(int, "--min-tokens", "Least tokens to generate per row.", _SAMPLING),
+    _SpecOption(float, "--temperature", "0 (default) is greedy decoding.", _SAMPLING),
+    _SpecOption(float, "--top-p", "Nucleus sampling mass, 0 to 1.", _SAMPLING),
+    _SpecOption(int, "--top-k", "Sample from the k likeliest tokens; 0: all.", _SAMPLING),
+    _SpecOption(float, "--min-p", "Least probability relative to the likeliest.", _SAMPLING),
+    _SpecOption(float, "--repetition-penalty", "Above 1 discourages repeats.", _SAMPLING),
+    _SpecOption(float, "--presence-penalty", "-2 to 2.", _SAMPLING),
+    _SpecOption(float, "--frequency-penalty", "-2 to 2.", _SAMPLING),
+    _SpecOption(int, "--seed", "Seed of each row's random generator.", _SAMPLING),
+    _SpecOption(list[str], "--stop", "Text that ends the answer; may be repeated.", _SAMPLING),
+    _SpecOption(list[str], "--bad-word", "Word never generated; may be repeated.", _SAMPLING),
+    _SpecOption(int, "--n", "Completions per row.", _SAMPLING),
+    _SpecOption(int, "--logprobs", "Report the likeliest tokens per position.", _SAMPLING),
+    _SpecOption(str, "--regex", "Expression that the whole answer matches.", _FORM),
+    _SpecOption(list[str], "--choice", "An answer to choose from; repeat it.", _FORM),
+    _SpecOption(int, "--tensor-parallel", "GPUs that share a model copy.", _ENGINE),
+    _SpecOption(str, "--device", "auto (default), gpu or cpu.", _ENGINE),
+    _SpecOption(str, "--dtype", "auto (default), bfloat16, float16 or float32.", _ENGINE),
+    _SpecOption(int, "--max-model-len", "Longest prompt plus answer, in tokens.", _ENGINE),
+    _SpecOption(int, "--max-num-seqs", "Rows decoded at once by a replica.", _ENGINE),
+    _SpecOption(list[str], "--reuse", "Take equal rows' results from this earlier job, or `auto`; repeat it.", _JOB),
+    _SpecOption(str, "--task", "generate (default), or score: how likely each of a row's choices is.", _JOB),
+    _SpecOption(str, "--name", "Shown in lists and in the dashboard. Default: the dataset's name.", _JOB),
+    _SpecOption(float, "--max-error-rate", "Most error rows, of all rows. Default: 0.05.", _GATES),
+    _SpecOption(float, "--max-length-finish-rate", "Most answers cut by length.", _GATES),
+    _SpecOption(float, "--max-empty-rate", "Most answers without text and tool calls.", _GATES),
+    _SpecOption(float, "--min-valid-json-rate", "Least answers that are JSON.", _GATES),
 ]
 
 
@@ -127,7 +116,7 @@ def _parameters() -> list[inspect.Parameter]:
         option("no_chat", bool, "--no-chat", default=False, help="Prompts as they are, for base models.", panel=_INPUT),
         option("json_schema", Path | None, "--json-schema", help="File with the answer's JSON schema.", panel=_FORM),
         option("tools", Path | None, "--tools", help="File with a JSON list of the tools to offer.", panel=_INPUT),
-        *(option(o.field.replace(".", "__"), o.kind | None, o.flag, help=o.help, panel=o.panel) for o in _OPTIONS),
+        *(option(_keyword(o.flag), o.kind | None, o.flag, help=o.help, panel=o.panel) for o in _OPTIONS),
         option("output_tokens", bool, "--output-tokens", default=False, help="Add the column generated_tokens."),
         option("keep_staged", bool, "--keep-staged", default=False, help="Keep the staged rows after success."),
         option(
@@ -145,43 +134,29 @@ def _parameters() -> list[inspect.Parameter]:
 def _resolve(given: dict[str, Any]) -> Request:
     """Flags over the spec file over settings over defaults."""
     from jobs import settings as settings_module
-    from jobs.specs import build_spec, read_json_file, read_spec_file
+    from jobs.options import spec_of
+    from jobs.specs import read_json_file, read_spec_file
 
     settings = settings_module.load({name: given[name] for name in ("root", "address", "token_path")})
     file_values = read_spec_file(given["spec_file"]) if given["spec_file"] else {}
-    flags: dict[str, Any] = {option.field: given[option.field.replace(".", "__")] for option in _OPTIONS}
+    flags: dict[str, Any] = {_keyword(option.flag): given[_keyword(option.flag)] for option in _OPTIONS}
+    flags |= {name: given[name] for name in ("model", "engine", "replicas")}
     flags |= {
-        "model.path": given["model"],
-        "engine.name": given["engine"],
-        "replicas": given["replicas"],
-        "input.keep": [name for part in given["keep"] for name in part.split(",") if name] if given["keep"] else None,
-        "input.chat": False if given["no_chat"] else None,
-        "input.tools": read_json_file(given["tools"], "--tools") if given["tools"] else None,
+        "keep": [name for part in given["keep"] for name in part.split(",") if name] if given["keep"] else None,
+        "chat": False if given["no_chat"] else None,
+        "tools": read_json_file(given["tools"], "--tools") if given["tools"] else None,
         "output_tokens": given["output_tokens"] or None,
         "keep_staged": given["keep_staged"] or None,
         "reuse_sampled": given["reuse_sampled"] or None,
-        **dict(assignment(text) for text in given["assign"] or ()),
+        "fields": dict(assignment(text) for text in given["assign"] or ()),
     }
     if given["json_schema"]:
-        schema = read_json_file(given["json_schema"], "--json-schema")
-        flags["sampling.structured_outputs.json_schema"] = json.dumps(schema, ensure_ascii=False)
-    # Settings fill what neither a flag nor the spec file says.
-    for field, value in (
-        ("model.path", settings.model),
-        ("engine.name", settings.engine),
-        ("replicas", settings.replicas),
-    ):
-        if flags[field] is None and not says(file_values, field):
-            flags[field] = value
-    return Request(build_spec(given["dataset"], flags, file_values), settings)
+        flags["json_schema"] = json.dumps(read_json_file(given["json_schema"], "--json-schema"), ensure_ascii=False)
+    return Request(spec_of(given["dataset"], flags, settings, file_values), settings)
 
 
-def says(values: dict[str, Any], dotted: str) -> bool:
-    """Whether a spec file sets a field."""
-    head, _, rest = dotted.partition(".")
-    if head not in values:
-        return False
-    return not rest or not isinstance(values[head], dict) or rest in values[head]
+def _keyword(flag: str) -> str:
+    return flag.removeprefix("--").replace("-", "_")
 
 
 def assignment(text: str) -> tuple[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,7 +10,33 @@ import typer
 if TYPE_CHECKING:
     from jobs.client import Job
 
-JobId = Annotated[str, typer.Argument(metavar="ID", help="Job id, as `jobs list` shows it.", show_default=False)]
+MAX_COMPLETIONS = 50
+
+
+def complete_job_id(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Ids of the newest jobs that begin like that, of a root on this machine: a store elsewhere is not asked."""
+    from pathlib import Path
+
+    from jobs import settings
+    from jobs.errors import JobsError
+
+    try:
+        root = settings.load({"root": ctx.params.get("root")}).root
+        if "://" in root:
+            return []
+        specs = [path / "_job" / "spec.json" for path in Path(root).glob(f"{glob.escape(incomplete)}*")]
+        dated = sorted(((path.stat().st_mtime, path.parts[-3]) for path in specs if path.is_file()), reverse=True)
+    except (JobsError, OSError):
+        return []
+    return [job_id for _, job_id in dated[:MAX_COMPLETIONS]]
+
+
+JobId = Annotated[
+    str,
+    typer.Argument(
+        metavar="ID", help="Job id, as `jobs list` shows it.", show_default=False, autocompletion=complete_job_id
+    ),
+]
 Root = Annotated[
     str | None,
     typer.Option("--root", help="Where job directories live: s3://… or a directory.", show_default=False),

@@ -87,7 +87,7 @@ def results(
     conditions = [*(where or ()), *(["status=error"] if failed else [])]
     names = [name for part in columns for name in part.split(",") if name] if columns else None
     found = open_results(open_job(job_id, root).ledger)
-    _warn_if_partial(output, job_id, found)
+    warn_if_partial(output, job_id, found)
     if form is None:
         if verify:
             rows = sum(table.num_rows for table in found.tables(columns=["row_id"], verify=True))
@@ -112,7 +112,8 @@ def _format(target: str | None, form: FileFormat | None, output: Output, *, prev
     return form
 
 
-def _warn_if_partial(output: Output, job_id: str, found: Results) -> None:
+def warn_if_partial(output: Output, job_id: str, found: Results) -> None:
+    """Say that rows are missing, if any are."""
     if found.complete:
         return
     how = f"has ended as {found.terminal.state}" if found.terminal else "has not ended"

@@ -72,7 +72,7 @@ def serve(
         raise UsageError(
             f"A server on {host} needs a token: others than this machine's users can reach it.", "Drop --no-auth."
         )
-    flags = {"model.path": model, "engine.name": engine, "replicas": replicas, "sampling.max_tokens": max_tokens}
+    flags = {"model": model, "engine": engine, "replicas": replicas, "max_tokens": max_tokens}
     base = _spec(settings, spec_file, flags, assign)
     with _listen(host, port) as listener:
         from jobs.responses import model_name as name_of_model
@@ -118,15 +118,13 @@ def _check_packages() -> None:
 
 def _spec(settings: Settings, spec_file: Path | None, flags: dict[str, Any], assign: list[str] | None) -> JobSpec:
     """The spec of every batch but for its input: flags over the spec file over settings over defaults."""
-    from jobs.cli.options import assignment, says
-    from jobs.specs import build_spec, read_spec_file
+    from jobs.cli.options import assignment
+    from jobs.options import spec_of
+    from jobs.specs import read_spec_file
 
+    fields = dict(assignment(text) for text in assign or ())
     file_values = read_spec_file(spec_file) if spec_file else {}
-    flags |= dict(assignment(text) for text in assign or ())
-    for field in ("model.path", "engine.name", "replicas"):
-        if flags[field] is None and not says(file_values, field):
-            flags[field] = getattr(settings, field.partition(".")[0])
-    spec = build_spec(settings.root, flags, file_values)
+    spec = spec_of(settings.root, flags | {"fields": fields}, settings, file_values)
     if spec.task == "score":
         raise UsageError("OpenAI's Batch API has no requests that score.", "Drop task = 'score'.")
     return spec

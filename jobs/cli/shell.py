@@ -10,13 +10,20 @@ from jobs.cli.output import Output
 from jobs.errors import UsageError
 
 
-def shell_init(shell: Annotated[str, typer.Argument(help="bash or zsh.")]) -> None:
-    """Print the shell function that lets you type `jobs submit …`.
+def shell_init(shell: Annotated[str, typer.Argument(help="bash, zsh or fish.")]) -> None:
+    """Print the shell function that lets you type `jobs submit …`, and completion for it.
 
     `jobs` is a builtin of the shell, so it never reaches a program of that name. The function sends known
-    commands to this program and everything else to the builtin. Put this line into ~/.bashrc or ~/.zshrc:
+    commands to this program and everything else to the builtin. The examples go into ~/.bashrc, ~/.zshrc
+    (after compinit) and ~/.config/fish/config.fish.
 
-        eval "$(batchjobs shell-init bash)"
+    Examples:
+
+      eval "$(batchjobs shell-init bash)"
+
+      eval "$(batchjobs shell-init zsh)"
+
+      batchjobs shell-init fish | source
     """
     from jobs.cli import app
     from jobs.shell import SHELLS, function
@@ -24,4 +31,4 @@ def shell_init(shell: Annotated[str, typer.Argument(help="bash or zsh.")]) -> No
     if shell not in SHELLS:
         raise UsageError(f"There is no shell function for {shell!r}.", hint=f"Give one of: {', '.join(SHELLS)}.")
     names = [each.name for each in app.registered_commands] + [each.name for each in app.registered_groups]
-    Output().text(function(name for name in names if name))
+    Output().text(function((name for name in names if name), shell))

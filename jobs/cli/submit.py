@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -47,7 +46,7 @@ def submit(
     spec = request.spec
     client = BatchClient(request.settings)
     output.note(f"Checking {spec.input.uri} …")
-    job, created = client.submit(spec, job_id or new_job_id(spec.name))
+    job, created = client.submit_spec(spec, job_id or new_job_id(spec.name))
     status = job.status()
     output.record({"job_id": job.id, "state": str(status.state), "uri": job.uri, "dashboard": status.dashboard_url})
     if token := client.token_path():
@@ -62,9 +61,17 @@ def submit(
 
 @with_output
 def resume(
-    output: Output, job_id: JobId, root: Root = None, wait: Annotated[bool, typer.Option("--wait")] = False
+    output: Output,
+    job_id: JobId,
+    root: Root = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Stay and watch until the job has ended.")] = False,
 ) -> None:
-    """Go on with an interrupted job, on this or another cluster. Nothing that is committed is done again."""
+    """Go on with an interrupted job, on this or another cluster. Nothing that is committed is done again.
+
+    Example:
+
+      jobs resume reviews-20260301-020000-5f3a --wait
+    """
     job = open_job(job_id, root)
     started = job.resume()
     status = job.status()
@@ -78,9 +85,14 @@ def resume(
 
 @with_output
 def cancel(output: Output, job_id: JobId, root: Root = None) -> None:
-    """End a job now. What is committed stays and can be fetched with `jobs results`."""
+    """End a job now. What is committed stays and can be fetched with `jobs results`.
+
+    Example:
+
+      jobs cancel reviews-20260301-020000-5f3a
+    """
     job = open_job(job_id, root)
-    record = job.cancel(by=getpass.getuser())
+    record = job.cancel()
     output.record({"job_id": job.id, "state": record.state})
     if record.state != "CANCELLED":
         output.note("The job had ended before.")
@@ -89,7 +101,12 @@ def cancel(output: Output, job_id: JobId, root: Root = None) -> None:
 
 @with_output
 def wait(output: Output, job_id: JobId, root: Root = None, timeout: Timeout = None) -> None:
-    """Wait until a job has ended; the exit code tells how (0 ok, 1 failed, 3 a quality gate crossed, 124 timed out)."""
+    """Wait until a job has ended; the exit code tells how (0 ok, 1 failed, 3 a quality gate crossed, 124 timed out).
+
+    Example:
+
+      id=$(jobs submit reviews.parquet -q) && jobs wait $id --timeout 3600
+    """
     raise typer.Exit(_follow(open_job(job_id, root), output, timeout))
 
 

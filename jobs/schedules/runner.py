@@ -60,7 +60,7 @@ class ClientRunner:
 
     def submit(self, spec: JobSpec, job_id: str) -> None:
         try:
-            self._client().submit(spec, job_id)
+            self._client().submit_spec(spec, job_id)
         except Conflict:
             # Another scheduler, which pins the model as it sees it, has been here. Anything else is a clash.
             standing = self._ledger(job_id).spec()

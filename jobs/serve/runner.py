@@ -160,7 +160,7 @@ class Runner:
         client = BatchClient(self._settings)
         try:
             if ledger.created_at() is None:
-                client.submit(accepted.spec, ledger.job_id)
+                client.submit_spec(accepted.spec, ledger.job_id)
             elif client.job(ledger.job_id).resume():
                 _log.warning("Batch %s had no driver; it has one again", batch_id)
                 # A driver that dies at once is not started without end.

@@ -1,0 +1,106 @@
+"""The Python client's own surface; whole jobs are in the integration tests."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_type_hints
+
+import pytest
+
+import jobs
+from jobs import BatchClient, JobsError
+from jobs.cli import options as cli_options
+from jobs.errors import UsageError
+from jobs.options import FIELDS, SubmitOptions, spec_of
+from jobs.settings import Settings
+from jobs.specs import build_spec
+from jobs.store import open_store
+from tests.unit.results.ledgers import make_job, succeed
+from tests.unit.results.ledgers import spec_of as some_spec
+
+
+def test_importing_costs_nothing() -> None:
+    code = "import sys, jobs; print(*{name.partition('.')[0] for name in sys.modules})"
+    loaded = set(subprocess.check_output([sys.executable, "-c", code], text=True, timeout=60).split())
+    assert not loaded & {"ray", "torch", "pyarrow", "boto3", "pydantic", "typer"}
+    with pytest.raises(AttributeError, match="no attribute 'nope'"):
+        _ = jobs.nope
+
+
+def test_it_is_typed() -> None:
+    assert (Path(jobs.__file__).parent / "py.typed").exists()
+    assert all(getattr(jobs, name) is not None for name in jobs.__all__)
+
+
+def test_every_option_of_the_command_line_is_one_of_the_client() -> None:
+    flags = {cli_options._keyword(option.flag) for option in cli_options._OPTIONS}
+    assert flags <= FIELDS.keys()
+    assert get_type_hints(SubmitOptions).keys() == {*FIELDS, "fields"}
+    beyond = FIELDS.keys() - flags
+    assert beyond == {
+        "model",
+        "engine",
+        "replicas",
+        "keep",
+        "chat",
+        "tools",
+        "json_schema",
+        "output_tokens",
+        "keep_staged",
+        "reuse_sampled",
+    }
+
+
+def test_options_make_the_spec_that_fields_make(tmp_path: Path) -> None:
+    settings = Settings(root=str(tmp_path), engine="fake")
+    schema = {"type": "object", "properties": {"b": {"type": "string"}, "a": {"type": "string"}}}
+    options = {
+        "max_tokens": 7,
+        "keep": ["a"],
+        "replicas": "2..3",
+        "json_schema": schema,
+        "fields": {"shards.max_rows": 9},
+    }
+    spec = spec_of("data.parquet", options, settings)
+    assert spec == build_spec(
+        "data.parquet",
+        {
+            "engine.name": "fake",
+            "sampling.max_tokens": 7,
+            "input.keep": ["a"],
+            "replicas": "2..3",
+            "sampling.structured_outputs.json_schema": json.dumps(schema),
+            "shards.max_rows": 9,
+        },
+    )
+    assert spec_of("data.parquet", {"replicas": 4}, settings).replicas.max == 4
+    with pytest.raises(UsageError, match="no option 'max_token'"):
+        spec_of("data.parquet", {"max_token": 7}, settings)
+
+
+def test_results_and_cancel_of_a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JOBS_STATE_DIR", str(tmp_path / "state"))
+    store = open_store(str(tmp_path / "root"))
+    succeed(make_job(store, [[0, 2], [1, 3]]))
+    make_job(store, [[0, 2], [1, 3]], commit=[0], job_id="half")
+    client = BatchClient(root=tmp_path / "root")
+    job = client.job("demo")
+    assert job.wait(timeout_s=5).state == "SUCCEEDED"
+    assert job.results().complete
+    assert job.results().to_table(columns=["row_id"])["row_id"].to_pylist() == [0, 1, 2, 3]
+    assert [each.id for each in client.jobs()] == ["demo", "half"]
+    half = client.job("half")
+    assert (half.results().complete, half.results().num_rows) == (False, 2)
+    assert half.cancel().state == "CANCELLED"
+    with pytest.raises(JobsError, match="No job nobody"):
+        client.job("nobody").results()
+
+
+def test_arguments_that_exclude_each_other(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="Settings are given"):
+        BatchClient(Settings(root=str(tmp_path)), root="s3://bucket/jobs")
+    with pytest.raises(UsageError, match="takes no options"):
+        BatchClient(root=str(tmp_path)).submit(some_spec(), max_tokens=3)
