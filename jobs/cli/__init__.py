@@ -19,6 +19,7 @@ from jobs.cli import (
     logs,
     model,
     plan,
+    report,
     results,
     schedule,
     serve,
@@ -46,6 +47,7 @@ app.command("watch")(watch.watch)
 app.command("wait")(submit.wait)
 app.command("logs")(logs.logs)
 app.command("results")(results.results)
+app.command("report")(report.report)
 app.command("compare")(compare.compare)
 app.command("sql")(sql.sql)
 app.command("serve")(serve.serve)

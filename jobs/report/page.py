@@ -1,0 +1,186 @@
+"""The page: gathers what the ledger says of a job and puts it into the template."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jobs import __version__
+from jobs.display import duration, outcome, printable
+from jobs.errors import JobsError
+from jobs.report.charts import Line, histogram, over_time, short_number, timeline
+from jobs.report.past import Past
+from jobs.report.rows import RowFacts, Tokens
+from jobs.results import open_results
+from jobs.summary import Summary, summarise
+from schemas.codes import State
+from schemas.records import Plan
+from schemas.spec import JobSpec
+
+if TYPE_CHECKING:
+    from jobs.client import Job
+
+_TEXTS = ("system", "template", "tools")
+"""Fields of the spec's input that may hold what a prompt holds."""
+
+
+def report(job: Job, *, num_samples: int, gpu_hour_price: float | None) -> str:
+    """The HTML of a job's report: one document without scripts that loads nothing.
+
+    Args:
+        num_samples: result rows to show. With 0 no text of a row, of a prompt or of an answer is in it.
+
+    Raises:
+        UsageError: no such job.
+        StoreError: the store cannot be reached, or a result object is damaged.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    status = job.status()
+    summary = summarise(status, job.ledger.committed(), gpu_hour_price=gpu_hour_price)
+    past = Past(job.ledger.histories())
+    try:
+        rows = RowFacts.of(open_results(job.ledger), num_samples=num_samples)
+    except JobsError:
+        if summary.shards_committed:
+            raise
+        rows = RowFacts()
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters |= {"number": lambda value: f"{value:,}", "percent": _percent, "duration": duration}
+    return environment.get_template("page.html.j2").render(
+        summary=summary,
+        made_at=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        version=__version__,
+        outcome=outcome(summary) if not summary.at_work else f"Job {summary.job_id} is {summary.state}: a part of it.",
+        tiles=_tiles(summary, rows, past),
+        rows=rows,
+        past=past,
+        charts=_charts(rows, past),
+        token_lines=_token_lines(rows),
+        eta=_eta(summary, past),
+        fingerprint=_fingerprint(status.spec, status.plan, past, summary),
+        spec=_spec_text(status.spec, private=num_samples == 0),
+        with_samples=num_samples > 0,
+    )
+
+
+def _tiles(summary: Summary, rows: RowFacts, past: Past) -> list[tuple[str, str, str]]:
+    """(label, value, remark)"""
+    total = summary.rows_total
+    tiles = [("rows", f"{rows.rows:,}", f"of {total:,}" if total and total != rows.rows else "")]
+    tiles.append(("ok", f"{rows.ok:,}", _percent(rows.ok / rows.rows) if rows.rows else ""))
+    failed = rows.rows - rows.ok
+    tiles.append(("failed", f"{failed:,}", _percent(failed / rows.rows) if rows.rows else ""))
+    tiles.append(("tokens in", short_number(rows.input_tokens.total), f"{rows.input_tokens.total:,}"))
+    if rows.output_tokens.rows:
+        tiles.append(("tokens out", short_number(rows.output_tokens.total), f"{rows.output_tokens.total:,}"))
+    if past:
+        drivers = f"{past.drivers} drivers" if past.drivers > 1 else ""
+        tiles.append(("time", duration(past.end_s), drivers))
+        peak = past.peak(lambda sample: sample.generated_tokens)
+        if peak:
+            tiles.append(("peak", f"{short_number(peak)}/s", "tokens out"))
+    if past.cached_share is not None:
+        tiles.append(("prefix cache", _percent(past.cached_share), "of input tokens"))
+    gpu_s = max(past.gpu_s, summary.gpu_s)
+    if gpu_s:
+        tiles.append(("GPU time", duration(gpu_s), ""))
+        if summary.cost is not None:
+            tiles.append(("cost", f"{summary.cost:,.2f}", "GPU time × gpu_hour_price"))
+    return tiles
+
+
+def _charts(rows: RowFacts, past: Past) -> dict[str, Any]:
+    charts: dict[str, Any] = {}
+    if past:
+        out = past.rate("tokens out per second", "out", lambda sample: sample.generated_tokens)
+        read = past.rate("tokens in per second", "in", lambda sample: sample.input_tokens)
+        ok = past.count("rows ok", "ok", lambda sample: sample.rows_ok)
+        failed = past.count("rows failed", "failed", lambda sample: sample.rows_error)
+        charts["generated"] = over_time([out], past.end_s, title="Tokens out per second", filled=True)
+        charts["read"] = over_time([read], past.end_s, title="Tokens in per second", filled=True)
+        charts["rows"] = over_time([ok, failed], past.end_s, title="Rows ok and failed")
+        if lanes := past.lanes():
+            charts["replicas"] = timeline(lanes, past.end_s, title="What each replica did")
+    if bins := rows.input_tokens.bins():
+        charts["input"] = histogram(bins, title="Rows by input tokens", style="in")
+    if bins := rows.output_tokens.bins():
+        charts["output"] = histogram(bins, title="Rows by generated tokens", style="out")
+    return charts
+
+
+def _token_lines(rows: RowFacts) -> dict[str, str]:
+    def line(tokens: Tokens) -> str:
+        half, most, longest = (tokens.quantile(share) for share in (0.5, 0.9, 1.0))
+        mean = tokens.total / tokens.rows
+        return f"mean {mean:,.1f} · half of the rows up to {half:,} · nine of ten up to {most:,} · longest {longest:,}"
+
+    both = {"input": rows.input_tokens, "output": rows.output_tokens}
+    return {name: line(tokens) if tokens.rows else "" for name, tokens in both.items()}
+
+
+def _eta(summary: Summary, past: Past) -> dict[str, Any] | None:
+    """How good the foretold end was, of a job that has come to its own end."""
+    typical = past.typical_eta_error() if summary.state is State.SUCCEEDED else None
+    if typical is None:
+        return None
+    errors = past.eta_errors()
+    chart = over_time(
+        [Line(label="size of the error, percent", style="out", pieces=[[(s * 100, abs(e) * 100) for s, e in errors]])],
+        100.0,
+        title="Error of the foretold end, in percent of the time left, by percent of the run",
+        label=lambda share: f"{share:g}%",
+    )
+    late = sum(error > 0 for _, error in errors)
+    lean = "later" if late > len(errors) / 2 else "earlier"
+    return {"typical": typical, "lean": lean, "chart": chart, "samples": len(errors)}
+
+
+def _fingerprint(spec: JobSpec, plan: Plan | None, past: Past, summary: Summary) -> dict[str, str]:
+    newest = past.newest
+    found: dict[str, Any] = {
+        "job directory": summary.uri,
+        "dataset": spec.input.uri,
+        "dataset files": f"{len(plan.files):,}, {plan.num_rows:,} rows" if plan else "",
+        "dataset identity": _digest(plan) if plan else "",
+        "model": spec.model.path,
+        "model fingerprint": spec.model.fingerprint or "",
+        "spec SHA-256": spec.digest(),
+        "plan SHA-256": plan.digest() if plan else "",
+        "shards": f"{summary.shards_committed:,} of {len(plan.shards):,} committed" if plan else "",
+        "engine": spec.engine.name,
+        "replicas": f"{spec.replicas.min} to {spec.replicas.max}" if spec.replicas.min < spec.replicas.max else "",
+        **({f"engine: {name}": str(value) for name, value in newest.engine.items()} if newest else {}),
+        **({f"version: {name}": value for name, value in newest.versions.items()} if newest else {}),
+    }
+    return {label: printable(str(value)) for label, value in found.items() if value}
+
+
+def _digest(plan: Plan) -> str:
+    """One line for all input files: their own identity if there is one file."""
+    import hashlib
+
+    if len(plan.files) == 1:
+        return plan.files[0].identity
+    return "sha256:" + hashlib.sha256("\n".join(file.identity for file in plan.files).encode()).hexdigest()
+
+
+def _spec_text(spec: JobSpec, *, private: bool) -> str:
+    values: dict[str, Any] = spec.model_dump(mode="json", exclude_defaults=True)
+    given: Mapping[str, Any] = values["input"]
+    if private:
+        values["input"] = {name: "(left out)" if name in _TEXTS else value for name, value in given.items()}
+        values.pop("sampling", None)
+    return json.dumps(values, indent=2, ensure_ascii=False)
+
+
+def _percent(share: float) -> str:
+    """Two digits, and never 100 % or 0 % of what is not quite that."""
+    if 0 < share < 0.001:
+        return "under 0.1%"
+    return "over 99.9%" if 0.999 < share < 1 else f"{share:.1%}".replace(".0%", "%")
