@@ -35,7 +35,7 @@ class Settings(BaseModel):
     engine: Literal["vllm", "fake"] = Field("vllm", description="Engine that runs the model.")
     replicas: str = Field("1", description="Number of replicas, `8` or `2..16`.")
     output: Literal["table", "json", "quiet"] = Field("table", description="How results of commands are printed.")
-    gpu_hour_price: float | None = Field(None, ge=0.0, description="Price of one GPU for one hour, for `jobs plan`.")
+    gpu_hour_price: float | None = Field(None, ge=0.0, description="Price of one GPU for one hour, for costs.")
 
     @field_validator("root")
     @classmethod
