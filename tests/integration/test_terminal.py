@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 import subprocess
@@ -16,7 +17,7 @@ from tests.harness import COMMAND, User, new_id, write_prompts
 
 pytestmark = pytest.mark.skipif(shutil.which("tmux") is None, reason="needs tmux: apt-get install tmux")
 
-SLOW = ("--set", "engine.fake.token_s=0.2", "--set", "engine.fake.start_s=8", "--max-num-seqs", "2")
+SLOW = ("--set", "engine.fake.token_s=0.1", "--set", "engine.fake.start_s=8", "--max-num-seqs", "2")
 SHARDS = ("--set", "shards.min_tokens=1", "--set", "shards.target_count=20")
 
 
@@ -61,7 +62,7 @@ def terminal(user: User, tmp_path: Path) -> Iterator[Terminal]:
 
 
 def test_watching_shows_the_job_live_and_ctrl_c_lets_it_go_on(user: User, terminal: Terminal, tmp_path: Path) -> None:
-    dataset = write_prompts(tmp_path / "slow.parquet", ["", *(f"prompt {n}" for n in range(300))])
+    dataset = write_prompts(tmp_path / "slow.parquet", ["" if n % 5 == 0 else f"prompt {n}" for n in range(301)])
     job_id = user.submit(str(dataset), "--engine", "fake", "--id", new_id("watch"), *SHARDS, *SLOW)
     jobs = shlex.quote(COMMAND)
 
@@ -89,9 +90,16 @@ def test_watching_shows_the_job_live_and_ctrl_c_lets_it_go_on(user: User, termin
 
 def test_off_a_terminal_there_are_plain_lines(user: User, tmp_path: Path) -> None:
     dataset = write_prompts(tmp_path / "plain.parquet", [f"prompt {n}" for n in range(40)])
-    done = user.run("submit", str(dataset), "--engine", "fake", "--id", new_id("plain"), "--wait", *SHARDS, *SLOW[:2])
+    job_id = new_id("plain")
+    done = user.run("submit", str(dataset), "--engine", "fake", "--id", job_id, "--wait", *SHARDS, *SLOW[:2])
     lines = [line for line in done.stderr.splitlines() if " · " in line]
     assert lines
     assert all(line.startswith(("QUEUED", "PLANNING", "RUNNING")) for line in lines)
     assert "\x1b" not in done.stderr
     assert "succeeded: 40 rows, all ok." in done.stderr
+
+    # What its driver kept of the past is in the report.
+    page = user.run("report", job_id, "-o", "-").stdout
+    assert 'aria-label="What each replica did"' in page
+    assert re.search(r'<rect class="busy"', page)
+    assert "engine: max_num_seqs" in page
