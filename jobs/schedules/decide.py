@@ -264,8 +264,11 @@ def _carry_on(schedule: Schedule, view: RunView, job: JobView, now: datetime) ->
         # Noted first and judged after a pause: it may be another scheduler's that is just being started.
         yield NoteInterruption(view=view, number=len(view.retries) + 1)
     elif last.started_at is None:
-        used_up = last.number > schedule.retries
-        pause_s = schedule.retry_backoff_s * (1 if used_up else 2 ** (last.number - 1))
+        # A further round is there because a person wants the job to go on: at once, and beside its retries.
+        asked_for = int(view.run.round > 1)
+        used_up = last.number > schedule.retries + asked_for
+        doublings = 0 if used_up else last.number - 1 - asked_for
+        pause_s = 0.0 if doublings < 0 else schedule.retry_backoff_s * 2**doublings
         if now < last.noticed_at + timedelta(seconds=pause_s):
             return
         if not used_up:
