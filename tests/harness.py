@@ -29,10 +29,15 @@ COMMAND = str(Path(sys.executable).with_name("batchjobs"))
 
 @dataclass
 class User:
-    """Runs commands; every one of them sees the same environment."""
+    """Runs commands; every one of them sees the same environment.
+
+    Attributes:
+        said: what the commands have printed, on stdout and on stderr.
+    """
 
     root: str
     env: dict[str, str] = field(default_factory=dict)
+    said: list[str] = field(default_factory=list)
 
     def run(self, *arguments: str, timeout_s: float = 120, code: int | None = 0) -> subprocess.CompletedProcess[str]:
         """Run one command and expect its exit code (None: any)."""
@@ -45,6 +50,7 @@ class User:
             stdin=subprocess.DEVNULL,
             check=False,
         )
+        self.said += [done.stdout, done.stderr]
         if code is not None:
             assert done.returncode == code, f"{arguments} -> {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done

@@ -15,12 +15,17 @@ import pytest
 from jobs.errors import Exit, StoreError
 from jobs.store.probe import check_write_once
 from jobs.store.s3 import S3Store
+from jobs.store.s3_client import _make_client
 from tests.chaos.s3_proxy import (
+    ALL_FAULTS,
     CONFLICT,
+    CORRUPT,
     ERROR,
     ERROR_APPLIED,
     RESET,
     RESET_APPLIED,
+    RESET_IN_ANSWER,
+    RESET_IN_REQUEST,
     SLOW_DOWN,
     WRITE_FAULTS,
     Fault,
@@ -29,6 +34,7 @@ from tests.chaos.s3_proxy import (
     no_faults,
     script,
     seeded,
+    throttled,
 )
 from tests.s3 import SECRET_KEY, S3Server, running, use
 
@@ -44,7 +50,11 @@ def raw(server: S3Server, bucket: str) -> dict[str, bytes]:
     return {item["Key"]: client.get_object(Bucket=bucket, Key=item["Key"])["Body"].read() for item in listed}
 
 
-@pytest.mark.parametrize("fault", [*WRITE_FAULTS, Fault(applied=True, delay_s=3.0)], ids=repr)
+@pytest.mark.parametrize(
+    "fault",
+    [*WRITE_FAULTS, RESET_IN_REQUEST, CORRUPT, Fault(applied=True, delay_s=3.0)],
+    ids=repr,
+)
 def test_a_lost_answer_to_our_own_write_is_still_our_write(
     store: S3Store, s3_proxy: Proxy, s3_server: S3Server, s3_bucket: str, fault: Fault
 ) -> None:
@@ -81,8 +91,49 @@ def test_every_condition_goes_out_with_every_try(store: S3Store, s3_proxy: Proxy
     assert all(request.conditional for request in puts)
 
 
+def test_a_commit_is_one_put_with_a_checksum_whatever_its_size(store: S3Store, s3_proxy: Proxy) -> None:
+    data = os.urandom(20 * 2**20)  # More than what boto3's own uploads would cut into parts.
+    assert store.put_new("large", data, writer="w1")
+    store.put("advisory", b"{}")
+    puts = [request for request in s3_proxy.requests if request.method == "PUT"]
+    assert [request.checksum for request in puts] == ["content-md5"] * 2
+    assert not any(request.multipart for request in s3_proxy.requests)
+    assert store.get("large") == data
+
+
+def test_a_body_that_was_damaged_on_the_way_is_never_stored(
+    store: S3Store, s3_proxy: Proxy, s3_server: S3Server, s3_bucket: str
+) -> None:
+    s3_proxy.faults = script(CORRUPT, CORRUPT, CORRUPT)
+    assert store.put_new("x", b"ours", writer="w1")
+    assert s3_proxy.stored.total() == 1
+    assert raw(s3_server, s3_bucket) == {"jobs/x": b"ours"}
+
+
+def test_an_answer_that_breaks_off_is_fetched_again(store: S3Store, s3_proxy: Proxy) -> None:
+    data = os.urandom(2**20)
+    store.put("x", data)
+    s3_proxy.faults = script(RESET_IN_ANSWER, RESET_IN_ANSWER, method="GET")
+    assert store.get("x") == data
+
+
+def test_throttling_slows_down_and_loses_nothing(store: S3Store, s3_proxy: Proxy) -> None:
+    s3_proxy.faults = throttled(10)
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(lambda i: store.put_new(f"k{i}", b"%d" % i, writer=f"w{i}"), range(24)))
+    s3_proxy.faults = no_faults
+    assert {info.key: store.get(info.key) for info in store.list()} == {f"k{i}": b"%d" % i for i in range(24)}
+
+
+def test_limits_of_the_client_are_set_and_not_botos() -> None:
+    config = _make_client(os.getpid(), (), 30.0).meta.config
+    assert (config.connect_timeout, config.read_timeout, config.max_pool_connections) == (5.0, 30.0, 32)
+    # Retries are ours alone: one layer, with a deadline.
+    assert config.retries == {"mode": "standard", "total_max_attempts": 1}
+
+
 def test_racing_writers_under_faults_have_one_winner_each(store: S3Store, s3_proxy: Proxy) -> None:
-    s3_proxy.faults = seeded(7, 0.3)
+    s3_proxy.faults = seeded(7, 0.3, ALL_FAULTS)
     for round_ in range(8):
         gate = threading.Barrier(8)
 
@@ -113,7 +164,7 @@ def test_an_outage_ends_in_an_error_in_bounded_time(s3_bucket: str, s3_proxy: Pr
 def test_reads_and_listings_survive_faults(store: S3Store, s3_proxy: Proxy) -> None:
     for i in range(5):
         store.put_new(f"k{i}", b"%d" % i, writer="w")
-    s3_proxy.faults = seeded(3, 0.4)
+    s3_proxy.faults = seeded(3, 0.4, ALL_FAULTS)
     for _ in range(5):
         assert [info.key for info in store.list()] == [f"k{i}" for i in range(5)]
         assert [store.get(f"k{i}") for i in range(5)] == [b"%d" % i for i in range(5)]
