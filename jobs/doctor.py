@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
-import platform
-import shutil
-import subprocess
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
-from jobs import cluster, shell
+from jobs import cluster, gpus, shell
+from jobs.cluster_report import ask, own_versions
 from jobs.errors import JobsError
+from jobs.gpus import Gpu
 from jobs.settings import Settings
 from jobs.submission import Submitter
+from schemas.probe import ClusterReport
+
+MAX_SKEW_S = 30.0
+REFUSED_SKEW_S = 600.0
+"""Clocks that differ by more than this are about to be refused: S3 signatures hold for 15 minutes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,23 +38,27 @@ class Finding:
 
 def examine(settings: Settings) -> Iterator[Finding]:
     """Run every check; none raises."""
-    yield _versions()
+    yield _client()
     submitter, finding = _cluster(settings)
     yield finding
-    yield _gpus(submitter)
+    if submitter is not None:
+        yield from _inside(submitter, settings)
+    elif finding.level == "ok":
+        yield _gpus({"this machine": gpus.look()})
     yield _store(settings.root)
+    yield _clock(settings.root)
     if settings.model is not None:
         yield _model(settings.model)
     yield _shell()
 
 
-def _versions() -> Finding:
-    found = f"Python {platform.python_version()}"
-    try:
-        return Finding(check="versions", level="ok", detail=f"{found}, Ray {version('ray')}")
-    except PackageNotFoundError:
+def _client() -> Finding:
+    ours = own_versions()
+    detail = f"nightbatch {ours['nightbatch']}, Ray {ours['ray']}, Python {ours['python']}"
+    if ours["ray"] == "none":
         fix = "Install the package again: pip install nightbatch"
-        return Finding(check="versions", level="fail", detail=f"{found}, Ray is not installed", fix=fix)
+        return Finding(check="client", level="fail", detail=detail, fix=fix)
+    return Finding(check="client", level="ok", detail=detail)
 
 
 def _cluster(settings: Settings) -> tuple[Submitter | None, Finding]:
@@ -67,42 +75,103 @@ def _cluster(settings: Settings) -> tuple[Submitter | None, Finding]:
         found = submitter.ray_version
     except JobsError as error:
         return None, Finding(check="cluster", level="fail", detail=str(error), fix=error.hint)
-    try:
-        ours = version("ray")
-    except PackageNotFoundError:
-        ours = "none"
-    if found.split(".")[:2] != ours.split(".")[:2]:
-        return submitter, Finding(
-            check="cluster",
-            level="warn",
-            detail=f"{address} runs Ray {found}, this client has {ours}",
-            fix=f"Install the cluster's version here: pip install 'ray[default]=={found}'",
-        )
     return submitter, Finding(check="cluster", level="ok", detail=f"{address} answers and accepts us (Ray {found})")
 
 
-def _gpus(submitter: Submitter | None) -> Finding:
+def _inside(submitter: Submitter, settings: Settings) -> Iterator[Finding]:
+    """What only the cluster itself can tell."""
     try:
-        resources = submitter.resources() if submitter else {"GPU": float(_local_gpus())}
+        report = ask(submitter, settings.root, settings.model)
     except JobsError as error:
-        return Finding(check="gpus", level="fail", detail=str(error), fix=error.hint)
-    where = "on the cluster" if submitter else "on this machine"
-    count = round(resources.get("GPU", 0))
-    if count:
-        return Finding(check="gpus", level="ok", detail=f"{count} {where}")
-    fix = "A 20B model needs GPUs: join a cluster that has some, --address http://HOST:8265."
-    return Finding(check="gpus", level="warn", detail=f"none {where}; replicas would run on CPUs", fix=fix)
+        yield Finding(check="versions", level="fail", detail=str(error), fix=error.hint)
+        return
+    yield _versions(report)
+    yield _gpus({node.node: [Gpu.model_validate(gpu) for gpu in node.gpus] for node in report.nodes})
+    if report.store_fault:
+        fix = f"{report.store_fix} The nodes need credentials of their own: an instance role or a service account."
+        yield Finding(check="store from the cluster", level="fail", detail=report.store_fault, fix=fix)
+    else:
+        yield Finding(check="store from the cluster", level="ok", detail=f"the cluster can use {settings.root}")
+    if without := [node.node for node in report.nodes if node.has_model is False]:
+        fix = "Put the snapshot on a disk that every node has at this path: `jobs model prepare`."
+        detail = f"{settings.model} is missing on {', '.join(without)}"
+        yield Finding(check="model on the nodes", level="fail", detail=detail, fix=fix)
 
 
-def _local_gpus() -> int:
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return 0
+def _versions(report: ClusterReport) -> Finding:
+    """Ray refuses nodes of another Ray or Python; a driver of another nightbatch may not know a spec's fields."""
+    ours, others = own_versions(), []
+    for node in report.nodes:
+        for name, mine in ours.items():
+            theirs = node.versions.get(name, "none")
+            # Only Python's third number may differ without harm.
+            if theirs.split(".")[:2] != mine.split(".")[:2] or (name != "python" and theirs != mine):
+                others.append((name, theirs, node.node))
+    if not others:
+        return Finding(check="versions", level="ok", detail=f"the same on {_nodes(len(report.nodes))}")
+    kinds = sorted({f"{name} {theirs} (here {ours[name]})" for name, theirs, _ in others})
+    places = sorted({node for _, _, node in others})
+    return Finding(
+        check="versions",
+        level="fail" if any(name == "nightbatch" for name, _, _ in others) else "warn",
+        detail=f"{', '.join(places)}: {', '.join(kinds)}",
+        fix="Use one image for head and workers, and install its versions here: "
+        f"pip install nightbatch=={others[0][1] if others[0][0] == 'nightbatch' else ours['nightbatch']}"
+        + "".join(f" 'ray[default]=={theirs}'" for theirs in sorted({t for n, t, _ in others if n == "ray"})),
+    )
+
+
+def _gpus(machines: Mapping[str, Sequence[Gpu]]) -> Finding:
+    """Visible, and free or at work for a running cluster."""
+    found = [(where, gpu) for where, each in machines.items() for gpu in each]
+    if not found:
+        fix = "A 20B model needs GPUs: join a cluster that has some, --address http://HOST:8265."
+        where = ", ".join(machines) if len(machines) == 1 else _nodes(len(machines))
+        return Finding(check="gpus", level="warn", detail=f"none on {where}; replicas would run on CPUs", fix=fix)
+    strays = [(where, gpu, stray) for where, gpu in found for stray in gpu.strays]
+    kinds = Counter(gpu.name for _, gpu in found)
+    detail = ", ".join(f"{count} × {name}" for name, count in kinds.items())
+    if strays:
+        named = [
+            f"{stray.name} (process {stray.pid}) holds "
+            f"{'memory' if stray.used_mib is None else f'{stray.used_mib:,} MiB'} of GPU {gpu.index} on {where}"
+            for where, gpu, stray in strays
+        ]
+        pids = sorted({(where, stray.pid) for where, _, stray in strays if stray.pid})
+        fix = "They belong to no running cluster. If they are left from a dead job, end them: " + "; ".join(
+            f"kill {pid} on {where}" for where, pid in pids
+        )
+        return Finding(check="gpus", level="fail", detail=f"{detail}; {'; '.join(named)}", fix=fix)
+    busy = [gpu for _, gpu in found if not gpu.free]
+    state = f"{len(found) - len(busy)} free, {len(busy)} in use by running jobs" if busy else "all free"
+    if unknown := [f"GPU {gpu.index} on {where}" for where, gpu in found if not gpu.free and not gpu.held_by_ray]:
+        fix = "nvidia-smi names no process: one of another container holds them. Look on the host: nvidia-smi"
+        detail = f"{detail}; in use by something unseen: {', '.join(unknown)}"
+        return Finding(check="gpus", level="warn", detail=detail, fix=fix)
+    return Finding(check="gpus", level="ok", detail=f"{detail}, {state}")
+
+
+def _nodes(count: int) -> str:
+    return f"{count} node{'' if count == 1 else 's'}"
+
+
+def _clock(root: str) -> Finding:
+    from jobs.store import open_store
+    from jobs.store.probe import clock_skew_s
+
     try:
-        listed = subprocess.run([program, "-L"], capture_output=True, text=True, timeout=20, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return 0
-    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
+        skew_s = clock_skew_s(open_store(root, patience_s=5.0))
+    except JobsError as error:
+        return Finding(check="clock", level="fail", detail=str(error), fix=error.hint)
+    if abs(skew_s) <= MAX_SKEW_S:
+        return Finding(check="clock", level="ok", detail="agrees with the store's")
+    way = "ahead of" if skew_s > 0 else "behind"
+    return Finding(
+        check="clock",
+        level="fail" if abs(skew_s) > REFUSED_SKEW_S else "warn",
+        detail=f"the store's clock is {abs(skew_s):,.0f} s {way} this machine's",
+        fix="Set this machine's clock by the network: timedatectl set-ntp true. S3 refuses calls at 15 minutes.",
+    )
 
 
 def _store(root: str) -> Finding:

@@ -99,10 +99,16 @@ class Submitter:
         Returns:
             False if the cluster already has a submission of that id; nothing is started then.
         """
+        return self.run(submission_id, f"python -m workers.driver {shlex.quote(job_uri)}", metadata, env)
+
+    def run(
+        self, submission_id: str, entrypoint: str, metadata: dict[str, str], env: dict[str, str] | None = None
+    ) -> bool:
+        """Run a command line on the cluster's head; otherwise as `submit`."""
         with self._errors():
             try:
                 self._client.submit_job(
-                    entrypoint=f"python -m workers.driver {shlex.quote(job_uri)}",
+                    entrypoint=entrypoint,
                     submission_id=submission_id,
                     metadata=metadata,
                     runtime_env={"env_vars": env} if env else None,
@@ -183,6 +189,11 @@ class Submitter:
                     hint=f"See what it does: {self.dashboard_job_url(submission_id)}",
                 )
             time.sleep(0.2)
+
+    def forget(self, submission_id: str) -> None:
+        """Remove a submission that has ended from the cluster's list."""
+        with self._errors(submission_id):
+            self._client.delete_job(submission_id)
 
     def resources(self) -> dict[str, float]:
         """Total resources of the nodes that are alive, by Ray's names: `CPU`, `GPU`, `memory`, …"""

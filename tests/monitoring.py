@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +70,11 @@ class Prometheus:
             with urllib.request.urlopen(f"{self.url}/api/v1/query?{parameters}", timeout=10) as answer:
                 found = json.load(answer)["data"]["result"]
         except urllib.error.HTTPError as error:
+            if error.code == HTTPStatus.SERVICE_UNAVAILABLE:
+                return []  # it is still starting
             raise AssertionError(f"{expr}: {error.read().decode()}") from error
         except OSError:
-            return []  # it is still starting
+            return []
         return [series for series in found if series["value"][1] != "NaN"]
 
     def wait_for(self, queries: dict[str, str], timeout_s: float) -> None:

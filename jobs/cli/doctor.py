@@ -20,7 +20,7 @@ def run_doctor(
 ) -> None:
     """Check versions, cluster, GPUs, object store, model and shell; say how to mend what is wrong.
 
-    Exit code 1 if a check fails; warnings do not count.
+    Asks the cluster to look at itself, in a job of some seconds. Exit code 1 if a check fails; warnings do not count.
 
     Example:
 

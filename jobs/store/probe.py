@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from datetime import UTC, datetime
 from uuid import uuid4
 
 from jobs.errors import StoreError
@@ -38,3 +39,28 @@ def check_write_once(store: ObjectStore) -> None:
             f"{store.uri} does not keep the metadata of its objects.",
             "Use AWS S3, a recent S3-compatible store or a local directory; no job is safe on this one.",
         )
+
+
+def clock_skew_s(store: ObjectStore) -> float:
+    """How far the store's clock is ahead of this machine's, in seconds; good to a second or two.
+
+    Asked by the time that the store gives to a fresh object, so it holds for S3 and for network file systems.
+
+    Raises:
+        StoreError: unreachable or not writable.
+    """
+    key, writer = f"_probe/{uuid4().hex}", uuid4().hex
+    before = datetime.now(UTC)
+    try:
+        store.put_new(key, writer.encode(), writer=writer)
+        after = datetime.now(UTC)
+        description = store.head(key)
+    finally:
+        with suppress(StoreError):
+            store.delete(key)
+    if description is None:
+        raise StoreError(f"{store.uri} lost an object that it had just created.", "No job is safe on this store.")
+    if before <= description.modified_at <= after:
+        return 0.0
+    nearest = min(before, after, key=lambda each: abs(each - description.modified_at))
+    return (description.modified_at - nearest).total_seconds()
