@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs.dataset.columns import Columns
+from jobs.dataset.faults import faults_of
 from jobs.encoding import BYTES_MODEL, Encoder
 from jobs.errors import UsageError
 from jobs.fingerprints import RowFingerprints, first_of_equal
@@ -60,6 +61,8 @@ class RowPreparer:
         table = batch if isinstance(batch, pa.Table) else pa.Table.from_batches([batch])
         inputs = self._inputs(table)
         staged = [self._judge(*row) for row in zip(inputs, self._samplings(table), self._choices(table), strict=True)]
+        for index, fault in faults_of(batch).items():
+            staged[index] = _StagedRow(fault=fault)
         custom_id = self.columns.custom_id
         scored = [
             pa.array([row.choices and row.choices.texts for row in staged], pa.list_(pa.string())),

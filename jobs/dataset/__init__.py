@@ -1,9 +1,10 @@
 """Datasets: from an address to pinned, sliced, readable rows."""
 
 from jobs.dataset.columns import Columns, resolve_columns
-from jobs.dataset.inspection import DataFile, Dataset, inspect
+from jobs.dataset.faults import faults_of
+from jobs.dataset.guarded import inspect, read_slice
+from jobs.dataset.inspection import DataFile, Dataset
 from jobs.dataset.pinning import InputChanged, check_unchanged, identity, pin
-from jobs.dataset.reading import read_slice
 from jobs.dataset.slicing import Slice, slices
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "InputChanged",
     "Slice",
     "check_unchanged",
+    "faults_of",
     "identity",
     "inspect",
     "pin",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -69,11 +69,22 @@ class Dataset:
         return sum(file.size_bytes for file in self.files)
 
 
-def inspect(uri: str) -> Dataset:
+Look = parquet.Footer | jsonl.Scan
+"""What one file says of itself."""
+
+
+def look(sources: Sequence[Source]) -> list[Look]:
+    """What each file says of itself. Raises as `inspect` does."""
+    with ThreadPoolExecutor(min(_THREADS, len(sources))) as pool:
+        return list(pool.map(lambda source: (jsonl.scan if source.is_jsonl else parquet.read_footer)(source), sources))
+
+
+def inspect(uri: str, look: Callable[[Sequence[Source]], list[Look]] = look) -> Dataset:
     """Find the dataset's files and read their footers; JSON lines are counted in one pass.
 
     Args:
         uri: file, directory, glob, or the same under s3://.
+        look: reads the files, all of one kind; by default here, in this process.
 
     Raises:
         InvalidInput: missing, not Parquet, truncated, corrupt, without rows, or of mixed schemas; names the file.
@@ -85,34 +96,38 @@ def inspect(uri: str) -> Dataset:
         raise InvalidInput(
             f"{uri} mixes Parquet and JSONL files; {odd.uri} differs.", "Give a glob that fits one kind."
         )
-    with ThreadPoolExecutor(min(_THREADS, len(sources))) as pool:
-        files, schema = _inspect_jsonl(sources, pool) if sources[0].is_jsonl else _inspect_parquet(sources, pool)
-    dataset = Dataset(uri=uri, files=tuple(files), schema=schema, num_ignored_files=num_ignored)
+    looks = look(sources)
+    schema = _common_schema(sources, looks)
+    dataset = Dataset(
+        uri=uri,
+        files=tuple(_data_file(source, found) for source, found in zip(sources, looks, strict=True)),
+        schema=schema,
+        num_ignored_files=num_ignored,
+    )
     if dataset.num_rows == 0:
         raise InvalidInput(f"{uri} has no rows.", "Check that it was written completely.")
     return dataset
 
 
-def _inspect_parquet(sources: Sequence[Source], pool: ThreadPoolExecutor) -> tuple[list[DataFile], pa.Schema]:
-    footers = list(pool.map(parquet.read_footer, sources))
-    common = footers[0][0]
-    _check_names(common, sources[0])
-    for source, (schema, _) in zip(sources, footers, strict=True):
-        _check_same(common, sources[0], schema, source)
-    return [DataFile(source=s, block_rows=rows) for s, (_, rows) in zip(sources, footers, strict=True)], common
+def _data_file(source: Source, found: Look) -> DataFile:
+    if isinstance(found, jsonl.Scan):
+        return DataFile(source=source, block_rows=tuple(found.rows), block_offsets=tuple(found.offsets))
+    return DataFile(source=source, block_rows=found.block_rows)
 
 
-def _inspect_jsonl(sources: Sequence[Source], pool: ThreadPoolExecutor) -> tuple[list[DataFile], pa.Schema]:
-    scans = list(pool.map(jsonl.scan, sources))
-    kinds: dict[str, set[str]] = {}
-    for found in scans:
-        for name, seen in found.kinds.items():
-            kinds.setdefault(name, set()).update(seen)
-    files = [
-        DataFile(source=source, block_rows=tuple(found.rows), block_offsets=tuple(found.offsets))
-        for source, found in zip(sources, scans, strict=True)
-    ]
-    return files, jsonl.table_schema(kinds)
+def _common_schema(sources: Sequence[Source], looks: Sequence[Look]) -> pa.Schema:
+    scans = [found for found in looks if isinstance(found, jsonl.Scan)]
+    if scans:
+        kinds: dict[str, set[str]] = {}
+        for found in scans:
+            for name, seen in found.kinds.items():
+                kinds.setdefault(name, set()).update(seen)
+        return jsonl.table_schema(kinds)
+    schemas = [found.schema for found in looks if isinstance(found, parquet.Footer)]
+    _check_names(schemas[0], sources[0])
+    for source, schema in zip(sources, schemas, strict=True):
+        _check_same(schemas[0], sources[0], schema, source)
+    return schemas[0]
 
 
 def _check_names(schema: pa.Schema, source: Source) -> None:

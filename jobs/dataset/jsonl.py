@@ -1,8 +1,8 @@
 """JSON lines, plain or as OpenAI batch requests, seen as a table.
 
 Types come from the values: whole numbers, numbers, booleans and text keep their kind; lists, objects and
-columns of several kinds become JSON text. A line that is no JSON object is a row of nulls, so that it
-costs one row. Blank lines are no rows.
+columns of several kinds become JSON text. A line that is no JSON object is a row of nulls with a fault, so that
+it costs one row. Of equal names in a line the last counts. Blank lines are no rows.
 """
 
 from __future__ import annotations
@@ -14,9 +14,12 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
+from jobs.dataset.faults import with_faults
 from jobs.dataset.requests import is_request, request_row
 from jobs.dataset.sources import InputChanged, Source, open_source
 from jobs.errors import InvalidInput
+from jobs.row_values import Fault, is_encodable
+from schemas.codes import RowError
 
 JSON_ONLY = {b"json": b"1"}
 """Field metadata of columns whose every value is a list or an object."""
@@ -53,8 +56,8 @@ def scan(source: Source) -> Scan:
     with open_source(source) as file:
         for line, end in _lines(file, 0, source.size_bytes):
             row = _parse(line)
-            parsed = parsed or row is not None
-            for name, value in (row or {}).items():
+            parsed = parsed or not isinstance(row, Fault)
+            for name, value in ({} if isinstance(row, Fault) else row).items():
                 found.kinds.setdefault(name, set()).add(_kind(value))
             if len(found.kinds) > _MAX_COLUMNS:
                 raise InvalidInput(
@@ -90,7 +93,7 @@ def read_rows(
         InputChanged: the values are not those that the schema was made from.
         StoreError: S3 cannot be reached or refuses.
     """
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, Any] | Fault] = []
     size = 0
     with open_source(source) as file:
         for number, (line, _) in enumerate(_lines(file, start, end)):
@@ -98,7 +101,7 @@ def read_rows(
                 continue
             if number == skip_rows + num_rows:
                 break
-            rows.append(_parse(line) or {})
+            rows.append(_parse(line))
             size += len(line)
             if len(rows) == max_batch_rows or size >= _BATCH_BYTES:
                 yield _batch(rows, schema, source)
@@ -123,13 +126,19 @@ def _lines(file: BinaryIO, start: int, end: int) -> Iterator[tuple[bytes, int]]:
             yield line, position
 
 
-def _parse(line: bytes) -> dict[str, Any] | None:
+def _parse(line: bytes) -> dict[str, Any] | Fault:
+    if len(line) >= _MAX_LINE_BYTES and not line.endswith(b"\n"):
+        return Fault(code=RowError.ROW_TOO_LARGE, message=f"the line has more than {_MAX_LINE_BYTES} bytes")
     try:
-        row = json.loads(line.removeprefix(b"\xef\xbb\xbf"))
+        row = json.loads(line.removeprefix(b"\xef\xbb\xbf").decode())
+    except UnicodeDecodeError:
+        return Fault(code=RowError.INVALID_TEXT, message="the line is not valid UTF-8")
     except (ValueError, RecursionError):
-        return None
+        return Fault(code=RowError.INVALID_MESSAGES, message="the line is not JSON")
     if not isinstance(row, dict):
-        return None
+        return Fault(code=RowError.INVALID_MESSAGES, message="the line is not a JSON object")
+    if not all(map(is_encodable, row)):
+        return Fault(code=RowError.INVALID_TEXT, message="a name in the line holds a lone surrogate")
     return request_row(row) if is_request(row) else row
 
 
@@ -153,13 +162,15 @@ def _field(name: str, kinds: set[str]) -> pa.Field:
     return pa.field(name, pa.string(), metadata=JSON_ONLY if kinds == {"json"} else None)
 
 
-def _batch(rows: Sequence[Mapping[str, Any]], schema: pa.Schema, source: Source) -> pa.RecordBatch:
+def _batch(found: Sequence[Mapping[str, Any] | Fault], schema: pa.Schema, source: Source) -> pa.RecordBatch:
+    faults = {index: row for index, row in enumerate(found) if isinstance(row, Fault)}
+    rows: list[Mapping[str, Any]] = [{} if isinstance(row, Fault) else row for row in found]
     try:
         arrays = [_array([row.get(field.name) for row in rows], field.type) for field in schema]
     except (pa.ArrowException, TypeError, OverflowError) as error:
         raise InputChanged(f"{source.uri} has changed since it was looked at.", "Submit it as a new job.") from error
     names = [field.name for field in schema]
-    return pa.RecordBatch.from_arrays(arrays, names=names)
+    return with_faults(pa.RecordBatch.from_arrays(arrays, names=names), faults)
 
 
 def _array(values: Sequence[Any], type_: pa.DataType) -> pa.Array:

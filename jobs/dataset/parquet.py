@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,11 +16,22 @@ _MAGIC = b"PAR1"
 _FRAME_BYTES = 12
 _STREAM_BYTES = 4 * 2**20
 _BATCH_BYTES = 64 * 2**20
+_DECODED_ROWS = 64
+"""Rows decoded at once. A dictionary makes many large cells of one small page, which no size in the file tells."""
+
 _DAMAGED = (pa.ArrowException, OSError, ValueError, OverflowError)
 
 
-def read_footer(source: Source) -> tuple[pa.Schema, tuple[int, ...]]:
-    """Arrow schema (without metadata) and rows per row group.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Footer:
+    """What a file says of itself: its Arrow schema, without metadata, and the rows of each row group."""
+
+    schema: pa.Schema
+    block_rows: tuple[int, ...]
+
+
+def read_footer(source: Source) -> Footer:
+    """What the file's end says.
 
     Raises:
         InvalidInput: not Parquet, truncated or corrupt.
@@ -31,13 +43,14 @@ def read_footer(source: Source) -> tuple[pa.Schema, tuple[int, ...]]:
         rows = tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
         if sum(rows) != metadata.num_rows or any(count < 0 for count in rows):
             raise _damaged(source)
-        return pa.schema([pa.field(field.name, field.type) for field in file.schema_arrow]), rows
+        schema = pa.schema([pa.field(field.name, field.type) for field in file.schema_arrow])
+        return Footer(schema=schema, block_rows=rows)
 
 
 def read_rows(
-    source: Source, row_groups: range, skip_rows: int, num_rows: int, columns: Sequence[str], max_batch_rows: int
+    source: Source, row_groups: range, skip_rows: int, num_rows: int, columns: Sequence[str]
 ) -> Iterator[pa.RecordBatch]:
-    """Rows `skip_rows` to `skip_rows + num_rows` of consecutive row groups, in batches of about 64 MiB at most.
+    """Rows `skip_rows` to `skip_rows + num_rows` of consecutive row groups, in small batches. A cell may have any size.
 
     Raises:
         InvalidInput: corrupt pages; their checksums are verified where the file has them.
@@ -45,7 +58,7 @@ def read_rows(
     """
     with _opened(source) as file:
         batches = file.iter_batches(
-            batch_size=min(max_batch_rows, _affordable_rows(file.metadata, row_groups)),
+            batch_size=min(_DECODED_ROWS, _affordable_rows(file.metadata, row_groups)),
             row_groups=list(row_groups),
             columns=list(columns),
             use_threads=False,
@@ -58,7 +71,7 @@ def read_rows(
             batch = batch.slice(skip_rows, left)
             skip_rows = 0
             left -= len(batch)
-            yield batch.select(list(columns))
+            yield _dense(batch.select(list(columns)))
             if left == 0:
                 return
         raise _damaged(source)
@@ -88,6 +101,9 @@ def _opened(source: Source) -> Iterator[pq.ParquetFile]:
                 raw, buffer_size=_STREAM_BYTES, pre_buffer=False, page_checksum_verification=True
             ) as file:
                 yield file
+        except MemoryError:
+            # One of Arrow's is a MemoryError too: it says nothing of the bytes.
+            raise
         except _DAMAGED as error:
             raise _damaged(source) from error
 
@@ -96,6 +112,12 @@ def _affordable_rows(metadata: pq.FileMetaData, row_groups: range) -> int:
     groups = [metadata.row_group(i) for i in row_groups]
     bytes_per_row = max((group.total_byte_size // max(group.num_rows, 1) for group in groups), default=0)
     return max(1, _BATCH_BYTES // max(bytes_per_row, 1))
+
+
+def _dense(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Without dictionaries: every slice of a batch would carry them whole."""
+    columns = [c.dictionary_decode() if pa.types.is_dictionary(c.type) else c for c in batch.columns]
+    return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
 
 
 def _damaged(source: Source) -> InvalidInput:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 
 from jobs.dataset import jsonl, parquet
+from jobs.dataset.bounding import bounded
 from jobs.dataset.slicing import Slice
 
 MAX_BATCH_ROWS = 1024
@@ -16,7 +17,8 @@ def read_slice(piece: Slice, columns: Sequence[str] | None = None) -> Iterator[p
     """The slice's rows in order, in batches of at most 1024 rows and about 64 MiB.
 
     The first batch starts at `piece.first_row_id`; the batches' lengths add up to `piece.num_rows`. Text of
-    Parquet files is not checked to be UTF-8: that costs the row, not the file.
+    Parquet files is not checked to be UTF-8: that costs the row, not the file. Rows that could not be read as they
+    are have nulls, and `jobs.dataset.faults.faults_of` says why.
 
     Args:
         columns: names wanted, in this order; None means all.
@@ -32,4 +34,5 @@ def read_slice(piece: Slice, columns: Sequence[str] | None = None) -> Iterator[p
         start, end = piece.byte_range
         yield from jsonl.read_rows(piece.source, start, end, piece.skip_rows, piece.num_rows, wanted, MAX_BATCH_ROWS)
     else:
-        yield from parquet.read_rows(piece.source, piece.blocks, piece.skip_rows, piece.num_rows, names, MAX_BATCH_ROWS)
+        rows = parquet.read_rows(piece.source, piece.blocks, piece.skip_rows, piece.num_rows, names)
+        yield from bounded(rows, MAX_BATCH_ROWS)

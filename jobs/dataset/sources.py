@@ -6,14 +6,20 @@ import glob
 import io
 import os
 import re
+import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from jobs.dataset import s3_files
 from jobs.errors import InvalidInput
+from jobs.row_values import is_encodable
 
 PARQUET_SUFFIXES = (".parquet", ".parq", ".pq")
 JSONL_SUFFIXES = (".jsonl", ".ndjson")
+
+
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}|arn:[A-Za-z0-9:-]+")
 
 
 class InputChanged(InvalidInput):
@@ -51,16 +57,16 @@ def find_sources(uri: str) -> tuple[list[Source], int]:
     """
     if uri.startswith("s3://"):
         return _find_on_s3(uri)
-    if "://" in uri and not uri.startswith("file://"):
-        raise InvalidInput(f"{uri!r} is not an address this program reads.", "Give a path or s3://bucket/prefix.")
-    path = os.path.abspath(os.path.expanduser(unquote(urlsplit(uri).path) if uri.startswith("file://") else uri))
+    path = _local_path(uri)
     if os.path.isfile(path):
         return [_local(path)], 0
     if os.path.isdir(path):
-        return _data_files(uri, [_local(found) for found in _walk(path)])
+        return _data_files(uri, [_local(found) for found in sorted(_walk(path))])
+    if os.path.lexists(path):
+        raise _not_a_file(path)
     if glob.has_magic(path):
         base = _fixed_part(path)
-        found = [name for name in glob.iglob(path, recursive=True) if os.path.isfile(name)]
+        found = [name for name in _matches(path, base) if os.path.isfile(name)]
         if sources := [_local(name) for name in sorted(found) if not _is_hidden(name.removeprefix(base))]:
             return sources, 0
         raise InvalidInput(f"No file matches {uri}.", "Check the pattern; quote it, so that the shell leaves it alone.")
@@ -72,19 +78,21 @@ def open_source(source: Source) -> io.BufferedReader:
 
     Raises:
         InputChanged: gone, or of another size or ETag than when it was found. On S3 reads may raise it too.
-        InvalidInput: may not be read.
+        InvalidInput: may not be read, or is no regular file.
         StoreError: S3 cannot be reached or refuses.
     """
     changed = InputChanged(f"{source.uri} has changed since it was looked at.", "Submit it as a new job.")
     if source.etag is not None:
         return s3_files.open_object(source.uri, source.size_bytes, source.etag, changed)
     try:
-        file = open(source.uri, "rb")  # noqa: SIM115 - the caller closes it
+        # A pipe that has taken the file's place must not hold us up.
+        file = os.fdopen(os.open(source.uri, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
     except FileNotFoundError as error:
         raise changed from error
     except OSError as error:
         raise InvalidInput(f"{source.uri} cannot be read: {error.strerror}.", "Check its permissions.") from error
-    if os.fstat(file.fileno()).st_size != source.size_bytes:
+    status = os.fstat(file.fileno())
+    if status.st_size != source.size_bytes or not stat.S_ISREG(status.st_mode):
         file.close()
         raise changed
     return file
@@ -94,20 +102,67 @@ def _local(path: str) -> Source:
     return Source(uri=path, size_bytes=os.stat(path).st_size)
 
 
-def _walk(root: str) -> list[str]:
+def _local_path(uri: str) -> str:
+    """The absolute path that an address names."""
+    if uri.startswith("file://"):
+        host, slash, path = uri.removeprefix("file://").partition("/")
+        if host not in ("", "localhost") or not slash:
+            raise InvalidInput(f"{uri!r} names no file of this machine.", "Give a path, or file:///PATH.")
+        uri = f"/{unquote(path)}"
+    elif "://" in uri:
+        raise InvalidInput(f"{uri!r} is not an address this program reads.", "Give a path or s3://bucket/prefix.")
+    if "\0" in uri or not is_encodable(uri):
+        raise InvalidInput(f"{uri!r} is not a path: it holds what is no character.", "Check the path.")
+    return os.path.abspath(os.path.expanduser(uri))
+
+
+def _walk(root: str) -> Iterator[str]:
+    """Every regular file below a directory; links to directories are not followed.
+
+    Raises:
+        InvalidInput: a folder cannot be read; or what has the name of a data file is none, or leads out of `root`.
+    """
+
     def explain(error: OSError) -> None:
         raise InvalidInput(f"{error.filename} cannot be read: {error.strerror}.", "Check its permissions.") from error
 
-    found = []
+    inside = os.path.join(os.path.realpath(root), "")
     for folder, names, files in os.walk(root, onerror=explain):
         names[:] = [name for name in names if not _is_hidden(name)]
-        found += [os.path.join(folder, name) for name in files if not _is_hidden(name)]
-    return sorted(path for path in found if os.path.isfile(path))
+        for path in (os.path.join(folder, name) for name in files if not _is_hidden(name)):
+            is_file = os.path.isfile(path)
+            if _is_data(path) and not is_file:
+                raise _not_a_file(path)
+            if _is_data(path) and not os.path.realpath(path).startswith(inside):
+                raise InvalidInput(
+                    f"{path} is a link that leads out of {root}.",
+                    f"If it belongs to the dataset, name the files themselves with a glob: '{root}/*'.",
+                )
+            if is_file:
+                yield path
+
+
+def _matches(pattern: str, base: str) -> Iterator[str]:
+    """Paths that a glob fits. With `**`, links to directories are not followed: they may lead in circles."""
+    if "**" not in pattern:
+        yield from glob.iglob(pattern)
+        return
+    expression = _glob_expression(pattern)
+    for folder, _, files in os.walk(base):
+        yield from (path for name in files if expression.fullmatch(path := os.path.join(folder, name)))
+
+
+def _not_a_file(path: str) -> InvalidInput:
+    what = "is a link to nothing" if os.path.islink(path) and not os.path.exists(path) else "is not a regular file"
+    return InvalidInput(f"{path} {what}.", "Remove it, or give a glob that leaves it out.")
 
 
 def _find_on_s3(uri: str) -> tuple[list[Source], int]:
-    if not urlsplit(uri).netloc:
-        raise InvalidInput(f"{uri!r} names no bucket.", "Write s3://bucket/prefix.")
+    if not _BUCKET.fullmatch(uri.removeprefix("s3://").partition("/")[0]):
+        # Not quoted: what is no name of a bucket may be a key and its secret.
+        raise InvalidInput("The address names no bucket.", "Write s3://bucket/prefix.")
+    if not is_encodable(uri):
+        raise InvalidInput(f"{uri!r} is not an address: it holds what is no character.", "Check the address.")
     if (size_and_etag := s3_files.describe(uri)) is not None:
         return [Source(uri=uri, size_bytes=size_and_etag[0], etag=size_and_etag[1])], 0
     if not glob.has_magic(uri):
@@ -129,7 +184,7 @@ def _listed(prefix: str, uri: str) -> list[Source]:
 
 
 def _data_files(uri: str, sources: list[Source]) -> tuple[list[Source], int]:
-    data = [source for source in sources if source.uri.lower().endswith(PARQUET_SUFFIXES + JSONL_SUFFIXES)]
+    data = [source for source in sources if _is_data(source.uri)]
     if not data:
         others = f"; it holds {os.path.basename(sources[0].uri)}" if sources else ""
         raise InvalidInput(
@@ -137,6 +192,10 @@ def _data_files(uri: str, sources: list[Source]) -> tuple[list[Source], int]:
             f"Files must end in {', '.join(PARQUET_SUFFIXES + JSONL_SUFFIXES)}; name others with a glob.",
         )
     return data, len(sources) - len(data)
+
+
+def _is_data(path: str) -> bool:
+    return path.lower().endswith(PARQUET_SUFFIXES + JSONL_SUFFIXES)
 
 
 def _is_hidden(path: str) -> bool:

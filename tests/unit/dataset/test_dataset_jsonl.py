@@ -9,7 +9,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from jobs.dataset import inspect, read_slice, resolve_columns, slices
+from jobs.dataset import resolve_columns, slices
+from jobs.dataset.inspection import inspect
+from jobs.dataset.reading import read_slice
 from jobs.errors import InvalidInput
 from schemas.spec import InputSpec
 

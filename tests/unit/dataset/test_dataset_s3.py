@@ -11,7 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.dataset import Dataset, InputChanged, check_unchanged, inspect, pin, read_slice, s3_files, slices
+from jobs.dataset import Dataset, InputChanged, check_unchanged, pin, s3_files, slices
+from jobs.dataset.inspection import inspect
+from jobs.dataset.reading import read_slice
 from jobs.errors import Exit, InvalidInput, StoreError
 from jobs.store.s3_client import S3Client
 from tests.chaos.s3_proxy import Fault, Proxy, always, seeded

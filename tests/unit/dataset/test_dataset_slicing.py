@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.dataset import Dataset, inspect, read_slice, slices
-from jobs.dataset.inspection import DataFile
-from jobs.dataset.reading import MAX_BATCH_ROWS
+from jobs.dataset import Dataset, slices
+from jobs.dataset.inspection import DataFile, inspect
+from jobs.dataset.reading import MAX_BATCH_ROWS, read_slice
 from jobs.dataset.slicing import MAX_CUTS
 from jobs.dataset.sources import Source
 

@@ -1,0 +1,66 @@
+"""Batches of bounded size from batches of any size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import pyarrow as pa
+
+from jobs.dataset.faults import faults_of, with_faults
+from jobs.row_values import Fault
+from schemas.codes import RowError
+
+MAX_ROW_BYTES = 64 * 2**20
+"""A row with more bytes is never held as a whole outside of its decoder."""
+
+_SMALL_BYTES = 2**20
+"""Cells up to this size stay in a row that is too large: its id must."""
+
+
+def bounded(batches: Iterable[pa.RecordBatch], max_rows: int) -> Iterator[pa.RecordBatch]:
+    """The same rows in batches of at most `max_rows` rows and 64 MiB.
+
+    Of a row over `MAX_ROW_BYTES` the large cells come as null, with a fault.
+    """
+    held: list[pa.RecordBatch] = []
+    rows = size = 0
+    for batch in batches:
+        for piece in _pieces(batch):
+            if held and (rows + len(piece) > max_rows or size + piece.nbytes > MAX_ROW_BYTES):
+                yield _joined(held)
+                held, rows, size = [], 0, 0
+            held.append(piece)
+            rows += len(piece)
+            size += piece.nbytes
+    if held:
+        yield _joined(held)
+
+
+def _pieces(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    if batch.nbytes <= MAX_ROW_BYTES:
+        yield batch
+    elif len(batch) == 1:
+        yield _cut(batch)
+    else:
+        middle = len(batch) // 2
+        yield from _pieces(batch.slice(0, middle))
+        yield from _pieces(batch.slice(middle))
+
+
+def _cut(row: pa.RecordBatch) -> pa.RecordBatch:
+    message = f"the row has {row.nbytes} bytes, more than {MAX_ROW_BYTES}"
+    cells = [cell if cell.nbytes <= _SMALL_BYTES else pa.nulls(1, cell.type) for cell in row.columns]
+    batch = pa.RecordBatch.from_arrays(cells, names=row.schema.names)
+    return with_faults(batch, {0: Fault(code=RowError.ROW_TOO_LARGE, message=message)})
+
+
+def _joined(held: list[pa.RecordBatch]) -> pa.RecordBatch:
+    if len(held) == 1:
+        return held[0]
+    faults: dict[int, Fault] = {}
+    start = 0
+    for batch in held:
+        faults |= {start + index: fault for index, fault in faults_of(batch).items()}
+        start += len(batch)
+    plain = [batch.replace_schema_metadata(None) for batch in held]
+    return with_faults(pa.concat_batches(plain), faults)

@@ -1,0 +1,192 @@
+"""Decoders of hostile bytes run in a process of their own, with limits on memory and time.
+
+What a library does with damaged or malicious bytes is not ours to promise: it may ask for all memory, compute for
+ever or crash. Then it is a child process that ends, and whoever asked can say which file did it. The limits
+are the kernel's (`setrlimit`), so nobody has to watch, and they hold for a child whose parent has died.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from typing import Any, TypeVar
+
+MEMORY_BYTES = 6 * 2**30
+"""Address space that decoding may take on top of the program's own. An ordinary batch takes less than a tenth of it,
+a cell of 1 GiB most: Arrow asks for twice the room whenever a buffer is full, and uses half of that."""
+
+CPU_S = 300
+"""Seconds of computing that one answer may take."""
+
+IDLE_S = 30.0
+"""A child without work for this long ends: a large node has many workers, each with its own."""
+
+_VALUE, _END, _ERROR, _MEMORY = "value", "end", "error", "memory"
+_T = TypeVar("_T")
+
+
+class DecoderEnded(Exception):
+    """The child process has ended in the midst of its work. The message goes behind a file's name."""
+
+
+def stream(function: Callable[..., Iterator[_T]], *arguments: Any, cpu_s: float = CPU_S) -> Iterator[_T]:
+    """What `function(*arguments)` yields, computed in a child process with this process's environment variables.
+
+    Function, arguments, values and errors are pickled. A child is used again after it has answered to the end.
+
+    Args:
+        cpu_s: most seconds of computing before each value.
+
+    Raises:
+        DecoderEnded: it needed more memory or time than it may have, or crashed.
+        Exception: what the function raised.
+    """
+    request = pickle.dumps((dict(os.environ), function, arguments, MEMORY_BYTES, cpu_s))
+    child = _idle_child(request) or _Child()
+    try:
+        if not child.asked:
+            child.ask(request)
+        while True:
+            kind, value = child.answer()
+            if kind == _VALUE:
+                yield value
+                continue
+            if kind != _MEMORY:
+                child.asked = False
+                _IDLE.setdefault(os.getpid(), []).append(child)
+            break
+    finally:
+        if child.asked:
+            child.kill()
+    if kind == _MEMORY:
+        raise DecoderEnded(_too_large())
+    if kind == _ERROR:
+        raise value
+
+
+class _Child:
+    """The parent's end of one child process."""
+
+    def __init__(self) -> None:
+        theirs, ours = os.pipe()
+        answers, results = os.pipe()
+        path = os.pathsep.join(dict.fromkeys(entry for entry in sys.path if entry))
+        self._process = subprocess.Popen(
+            # -P: not from the working directory, where anything may lie.
+            [sys.executable, "-P", "-m", __name__, str(theirs), str(results)],
+            pass_fds=(theirs, results),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            # A library's last words may quote what it read.
+            stderr=subprocess.DEVNULL,
+            # One arena: each would reserve address space, which is limited.
+            env={**os.environ, "PYTHONPATH": path, "MALLOC_ARENA_MAX": "1"},
+            start_new_session=True,
+        )
+        os.close(theirs)
+        os.close(results)
+        self._requests, self._answers = Connection(ours, readable=False), Connection(answers, writable=False)
+        self.asked = False
+
+    def ask(self, request: bytes) -> None:
+        """Raises OSError if the child has ended, as an idle one does."""
+        self._requests.send_bytes(request)
+        self.asked = True
+
+    def answer(self) -> tuple[str, Any]:
+        try:
+            kind, value = pickle.loads(self._answers.recv_bytes())  # noqa: S301 - from a process of ours
+        except (EOFError, OSError) as error:
+            raise DecoderEnded(_last_words(self._process.wait())) from error
+        return kind, value
+
+    def kill(self) -> None:
+        """The connections close with this object: where a collector ends both, closing here would be a second time."""
+        self._process.kill()
+        self._process.wait()
+
+
+_IDLE: dict[int, list[_Child]] = {}
+"""Children without work, by the process that they belong to: a fork must not use its parent's."""
+
+
+def _idle_child(request: bytes) -> _Child | None:
+    """A child that was idle and has this request now, or None."""
+    with suppress(IndexError):
+        while True:
+            child = _IDLE.setdefault(os.getpid(), []).pop()
+            try:
+                child.ask(request)
+            except OSError:
+                child.kill()
+            else:
+                return child
+    return None
+
+
+def _too_large() -> str:
+    return f"needs more than {MEMORY_BYTES // 2**30} GiB of memory to decode"
+
+
+def _last_words(code: int) -> str:
+    if code == -signal.SIGXCPU:
+        return "takes too long to decode"
+    if code in (-signal.SIGKILL, -signal.SIGABRT):
+        return _too_large()
+    return f"makes its decoder crash (exit code {code})"
+
+
+# -- the child process --------------------------------------------------------------------------
+
+
+def _serve(requests: Connection, answers: Connection) -> None:
+    """Answer requests until the parent is gone or has nothing to ask for a while."""
+    import resource
+
+    import psutil
+    import pyarrow as pa
+
+    # What is freed goes back at once, and what is asked for is not rounded up to an arena.
+    pa.set_memory_pool(pa.system_memory_pool())
+    pa.set_io_thread_count(1)
+    pa.set_cpu_count(1)
+    own_bytes = 0
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    while requests.poll(IDLE_S):
+        environment, function, arguments, memory_bytes, cpu_s = pickle.loads(requests.recv_bytes())  # noqa: S301 - our parent's
+        os.environ.clear()
+        os.environ.update(environment)
+        # Only now: unpickling has imported what the function needs.
+        own_bytes = own_bytes or psutil.Process().memory_info().vms
+        resource.setrlimit(resource.RLIMIT_AS, (own_bytes + memory_bytes, resource.RLIM_INFINITY))
+        _limit_time(cpu_s)
+        try:
+            for value in function(*arguments):
+                answers.send_bytes(pickle.dumps((_VALUE, value)))
+                _limit_time(cpu_s)
+            answer: tuple[str, Any] = (_END, None)
+        except MemoryError:
+            answers.send_bytes(pickle.dumps((_MEMORY, None)))
+            return
+        except Exception as error:  # noqa: BLE001 - raised again in the parent
+            answer = (_ERROR, error)
+        answers.send_bytes(pickle.dumps(answer))
+
+
+def _limit_time(cpu_s: float) -> None:
+    import resource
+
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    limit = int(used.ru_utime + used.ru_stime + cpu_s) + 1
+    resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.RLIM_INFINITY))
+
+
+if __name__ == "__main__":
+    with suppress(EOFError, BrokenPipeError):
+        _serve(Connection(int(sys.argv[1]), writable=False), Connection(int(sys.argv[2]), readable=False))

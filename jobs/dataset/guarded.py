@@ -1,0 +1,62 @@
+"""Looking at a dataset and reading it, with every decoder behind the walls of `jobs.dataset.decoder`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+
+from jobs.dataset import decoder, inspection, reading
+from jobs.dataset.decoder import DecoderEnded
+from jobs.dataset.inspection import Dataset, Look
+from jobs.dataset.slicing import Slice
+from jobs.dataset.sources import Source
+from jobs.errors import InvalidInput
+
+_BYTES_PER_CPU_S = 2**20
+"""The slowest that looking through a large file may be."""
+
+_HINT = "Write the file again, with smaller cells and row groups, or leave it out."
+
+
+def inspect(uri: str) -> Dataset:
+    """See `jobs.dataset.inspection.inspect`. A file that breaks its decoder is refused by name."""
+    return inspection.inspect(uri, _look)
+
+
+def read_slice(piece: Slice, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """See `jobs.dataset.reading.read_slice`.
+
+    Raises:
+        InvalidInput: also if the data need more memory or time than a decoder may have, or make it crash.
+    """
+    try:
+        for encoded in decoder.stream(_encoded, piece, columns):
+            yield pa.ipc.open_stream(encoded).read_next_batch()
+    except DecoderEnded as ended:
+        raise InvalidInput(f"{piece.source.uri} {ended}.", _HINT) from ended
+
+
+def _look(sources: Sequence[Source]) -> list[Look]:
+    cpu_s = decoder.CPU_S + sum(source.size_bytes for source in sources) / _BYTES_PER_CPU_S
+    try:
+        [looks] = decoder.stream(_looks, sources, cpu_s=cpu_s)
+    except DecoderEnded as ended:
+        if len(sources) == 1:
+            raise InvalidInput(f"{sources[0].uri} {ended}.", _HINT) from ended
+        # Halve to find out which; together they may also have been too much.
+        middle = len(sources) // 2
+        return [*_look(sources[:middle]), *_look(sources[middle:])]
+    return looks
+
+
+def _looks(sources: Sequence[Source]) -> Iterator[list[Look]]:
+    yield inspection.look(sources)
+
+
+def _encoded(piece: Slice, columns: Sequence[str] | None) -> Iterator[bytes]:
+    for batch in reading.read_slice(piece, columns):
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, batch.schema) as writer:
+            writer.write_batch(batch)
+        yield sink.getvalue().to_pybytes()
