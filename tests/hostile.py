@@ -38,16 +38,16 @@ def small_file(path: Path, *, checksums: bool, compression: str = "none") -> byt
     return path.read_bytes()
 
 
-def huge_cell(path: Path) -> Path:
-    """A cell of 1 GiB among small ones, in a file of some 30 KB."""
-    table = pa.table({"prompt": ["before", "x" * GIB, "after"], "custom_id": ["a", "b", "c"]})
+def large_cell(path: Path, size_bytes: int = GIB) -> Path:
+    """A large cell among small ones; of 1 GiB, in a file of some 30 KB."""
+    table = pa.table({"prompt": ["before", "x" * size_bytes, "after"], "custom_id": ["a", "b", "c"]})
     pq.write_table(table, path, compression="zstd", use_dictionary=False, write_page_checksum=True)
     return path
 
 
-def huge_list(path: Path) -> Path:
-    """A list of 200 million numbers in one row of a column that is carried to the results."""
-    numbers = pa.array(np.zeros(200_000_000, dtype=np.int8))
+def large_list(path: Path, size_bytes: int = 200_000_000) -> Path:
+    """A list of many small numbers in one row of a column that is carried to the results."""
+    numbers = pa.array(np.zeros(size_bytes, dtype=np.int8))
     table = pa.table(
         {"prompt": ["a"], "kept": pa.ListArray.from_arrays(pa.array([0, len(numbers)], pa.int32()), numbers)}
     )

@@ -131,7 +131,7 @@ def _idle_child(request: bytes) -> _Child | None:
 
 
 def _too_large() -> str:
-    return f"needs more than {MEMORY_BYTES // 2**30} GiB of memory to decode"
+    return f"needs more than {MEMORY_BYTES / 2**30:g} GiB of memory to decode"
 
 
 def _last_words(code: int) -> str:
