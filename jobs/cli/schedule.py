@@ -148,7 +148,12 @@ def create(
 @app.command("list")
 @with_output
 def list_schedules(output: Output, root: Root = None) -> None:
-    """List the schedules, with their next run and how the last one ended."""
+    """List the schedules, with their next run and how the last one ended.
+
+    Example:
+
+      jobs schedule list
+    """
     book, now = _book(root), datetime.now(UTC)
     found = [schedule for name in book.names() if (schedule := book.find(name)) is not None]
     if not found and output.format is Format.TABLE:
@@ -168,7 +173,12 @@ def show(
     root: Root = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Show at most so many runs.")] = 14,
 ) -> None:
-    """Show a schedule and its newest runs."""
+    """Show a schedule and its newest runs.
+
+    Example:
+
+      jobs schedule show nightly-reviews
+    """
     book = _book(root)
     schedule = book.schedule(name)
     runs = [_run(entry) for entry in book.recent(name, limit)]
@@ -186,7 +196,9 @@ def show(
 def latest(output: Output, name: Name, root: Root = None) -> None:
     """Show the newest published results; -q prints the job id alone. Exit code 1 before the first success.
 
-    Example: jobs results $(jobs schedule latest nightly -q) out.parquet
+    Example:
+
+      jobs results $(jobs schedule latest nightly -q) out.parquet
     """
     pointer = _book(root).latest(name)
     if pointer is None:
@@ -199,21 +211,36 @@ def latest(output: Output, name: Name, root: Root = None) -> None:
 @app.command("suspend")
 @with_output
 def suspend(output: Output, name: Name, root: Root = None) -> None:
-    """Begin no more runs. Those that have begun go on; what is due meanwhile is not made up for."""
+    """Begin no more runs. Those that have begun go on; what is due meanwhile is not made up for.
+
+    Example:
+
+      jobs schedule suspend nightly-reviews
+    """
     _set_suspended(output, name, root, True)
 
 
 @app.command("resume")
 @with_output
 def resume(output: Output, name: Name, root: Root = None) -> None:
-    """Let a suspended schedule begin runs again, from its next due time on."""
+    """Let a suspended schedule begin runs again, from its next due time on.
+
+    Example:
+
+      jobs schedule resume nightly-reviews
+    """
     _set_suspended(output, name, root, False)
 
 
 @app.command("delete")
 @with_output
 def delete(output: Output, name: Name, root: Root = None) -> None:
-    """Delete a schedule. Its jobs, its results and latest.json stay; jobs at work go on."""
+    """Delete a schedule. Its jobs, its results and latest.json stay; jobs at work go on.
+
+    Example:
+
+      jobs schedule delete nightly-reviews
+    """
     book = _book(root)
     book.schedule(name)
     book.delete(name)

@@ -42,7 +42,13 @@ def test_every_command_has_examples_that_can_be_typed(path: list[str], command: 
 
 def arguments_of(line: str, words: list[str]) -> list[str] | None:
     """What follows `jobs WORDS` in a line for a shell."""
-    typed = shlex.split(re.sub(r'^eval "\$\((.*)\)"$', r"\1", line))
+    typed = shlex.split(
+        re.sub(
+            r"\$\(((?:jobs|batchjobs)[^()]*)\)",
+            r" \1 | ",
+            line.replace('eval "', "").rstrip('"') if "eval" in line else line,
+        )
+    )
     for start in range(len(typed)):
         if typed[start] in ("jobs", "batchjobs") and typed[start + 1 : start + 1 + len(words)] == words:
             return list(takewhile(lambda word: word not in ("|", ">", "&&"), typed[start + 1 + len(words) :]))
