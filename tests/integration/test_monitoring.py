@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from ray.dashboard.modules.reporter import reporter_agent
 
 from tests.harness import User, new_id, write_prompts
@@ -11,6 +12,7 @@ from tests.monitoring import alert_selectors, needs_prometheus, panel_queries, p
 
 
 @needs_prometheus
+@pytest.mark.timeout(600)
 def test_every_query_gives_series_while_a_job_runs(user: User, tmp_path: Path) -> None:
     data = write_prompts(tmp_path / "data.parquet", [f"row {n} of a table" for n in range(30_000)])
     job_id = user.submit(
@@ -23,7 +25,8 @@ def test_every_query_gives_series_while_a_job_runs(user: User, tmp_path: Path) -
     assert f"ray_{reporter_agent.METRICS_GAUGES['node_gpus_utilization'].name}" in gpus
     try:
         with prometheus(tmp_path / "prometheus", user.json("cluster", "status")["metrics"]) as server:
-            server.wait_for({**queries, **alert_selectors()}, timeout_s=120)
+            user.progress_until(job_id, lambda p: p.shards_committed > 2, timeout_s=240, what="commits")
+            server.wait_for({**queries, **alert_selectors()}, timeout_s=150)
             rows = server.query(f'sum(max by (status) (ray_batch_rows{{job_id="{job_id}"}}))')
             assert float(rows[0]["value"][1]) == 30_000
             assert server.query('ALERTS{alertstate="firing"}') == []
