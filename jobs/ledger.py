@@ -19,6 +19,7 @@ from jobs.errors import Conflict, StoreError, UsageError
 from jobs.failpoints import failpoint
 from jobs.store.base import ObjectInfo, ObjectStore
 from schemas import FORMAT_VERSION, keys
+from schemas.base import version_of
 from schemas.history import History
 from schemas.records import (
     Attempt,
@@ -254,11 +255,14 @@ class Ledger:
 
         Raises:
             StoreError: its metadata is not ours.
+            UsageError: a newer version wrote it.
         """
         key = keys.result(shard)
         info = self.store.head(self._key(key))
         if info is None:
             return None
+        version = info.metadata.get("format-version", "")
+        self._check_version(key, int(version) if version.isdecimal() else 0)
         try:
             return ShardCommit(
                 index=shard,
@@ -362,14 +366,17 @@ class Ledger:
         data = self.store.get(self._key(key))
         if data is None:
             return None
+        self._check_version(key, version_of(data))
         try:
-            document = parse(data)
+            return parse(data)
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False)[0]
             raise self._unreadable(key, ": ".join([*map(str, first["loc"]), first["msg"]])) from error
-        if document.format_version > FORMAT_VERSION:
-            raise self._unreadable(key, f"format_version {document.format_version} is newer than {FORMAT_VERSION}")
-        return document
+
+    def _check_version(self, key: str, version: int) -> None:
+        """Raises UsageError. Comes first: a newer document may have fields that this version refuses by name."""
+        if version > FORMAT_VERSION:
+            raise self._unreadable(key, f"format_version {version} is newer than {FORMAT_VERSION}")
 
     def _unreadable(self, key: str, reason: str) -> UsageError:
         return UsageError(

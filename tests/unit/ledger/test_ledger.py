@@ -333,3 +333,27 @@ def test_two_jobs_with_a_common_beginning_of_their_names_do_not_see_each_other(t
     assert short.committed() == set()
     assert [info.key for info in short.objects()] == ["job/_job/spec.json"]
     assert {ledger.job_id for ledger in list_jobs(store)} == {"job", "job-2"}
+
+
+@pytest.mark.parametrize(
+    ("key", "read"), [(keys.SPEC, Ledger.spec), (keys.PLAN, Ledger.plan), (keys.TERMINAL, Ledger.terminal)]
+)
+def test_a_newer_version_is_refused_as_such_whatever_else_it_has(
+    tmp_path: Path, key: str, read: Callable[[Ledger], object]
+) -> None:
+    ledger = Ledger(LocalStore(tmp_path), "newer")
+    document = json.dumps({"format_version": FORMAT_VERSION + 1, "a_field_of_the_future": []}).encode()
+    ledger.store.put_new(f"newer/{key}", document, writer="w")
+    with pytest.raises(
+        UsageError, match=f"format_version {FORMAT_VERSION + 1} is newer than {FORMAT_VERSION}"
+    ) as caught:
+        read(ledger)
+    assert "Upgrade" in caught.value.hint
+
+
+def test_a_result_of_a_newer_version_is_refused(tmp_path: Path) -> None:
+    ledger = Ledger(LocalStore(tmp_path), "newer")
+    metadata = {"format-version": str(FORMAT_VERSION + 1)}
+    ledger.store.put_new(f"newer/{keys.result(0)}", b"data", writer="w", metadata=metadata)
+    with pytest.raises(UsageError, match="is newer than"):
+        ledger.find_commit(0)
