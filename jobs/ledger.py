@@ -28,6 +28,7 @@ from schemas.records import (
     Manifest,
     Plan,
     Progress,
+    Quarantine,
     ShardCommit,
     Succeeded,
     Terminal,
@@ -285,6 +286,21 @@ class Ledger:
                 f"{self.uri}/{key} has no readable commit record ({error}).",
                 "It was not written by this system; move it away and run: jobs resume " + self.job_id,
             ) from error
+
+    def quarantine(self, row: Quarantine, *, writer: str) -> None:
+        """Remember a row that kills the engine, once."""
+        self.store.put_new(self._key(keys.quarantine(row.shard, row.place)), row.to_json(), writer=writer)
+
+    def quarantined(self) -> list[Quarantine]:
+        """The rows that earlier drivers found to kill the engine, as far as this version can read them."""
+        found = []
+        for info in self.store.list(self._key(keys.QUARANTINE)):
+            data = self.store.get(info.key)
+            try:
+                found += [] if data is None else [Quarantine.from_json(data)]
+            except ValidationError:
+                continue
+        return found
 
     # -- end ------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ TERMINAL = "_job/terminal.json"
 SUCCESS = "_SUCCESS"
 STAGED = "_job/staged/"
 ATTEMPTS = "_job/attempts/"
+QUARANTINE = "_job/quarantine/"
 HISTORY = "_job/history/"
 FINGERPRINTS = "_job/fingerprints/"
 RESULTS = "results/"
@@ -32,6 +33,11 @@ def result(shard: int) -> str:
 def attempt(shard: int, attempt_id: str) -> str:
     """The record of one attempt."""
     return f"{ATTEMPTS}{shard:05d}/{attempt_id}.json"
+
+
+def quarantine(shard: int, place: int) -> str:
+    """The record of a row that kills the engine."""
+    return f"{QUARANTINE}{shard:05d}/{place:05d}.json"
 
 
 def history(driver: str) -> str:

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from schemas import FORMAT_VERSION
 from schemas.base import Document
+from schemas.codes import RowError
 
 RowColumn = Literal["tool_calls", "parsed"]
 """A result column that a job has because of its rows, the same in every shard."""
@@ -57,6 +58,7 @@ class Attempt(Document):
 
     attempt_id: str
     shard: int = Field(ge=0)
+    probe: bool = Field(False, description="Of some rows, without a commit: to find those that kill the engine.")
     driver: str = Field(description="Ray submission id of the driver.")
     replica: str
     node: str
@@ -76,6 +78,14 @@ class CrossedGate(Document):
     rate: float = Field(description="`num_rows` over `of_rows`.")
     num_rows: int = Field(ge=0, description="Rows that the gate counts.")
     of_rows: int = Field(ge=1)
+
+
+class Quarantine(Document):
+    """A row that kills or hangs the engine. Advisory: spares later drivers the search."""
+
+    shard: int = Field(ge=0)
+    place: int = Field(ge=0, description="Position among the valid rows of the staged shard.")
+    code: Literal[RowError.ENGINE_CRASH, RowError.TIMEOUT]
 
 
 class ShardCommit(Document):

@@ -81,8 +81,16 @@ class FakeSpec(Document):
 
     token_s: float = Field(0.0, ge=0.0, description="Seconds per generated token.")
     start_s: float = Field(0.0, ge=0.0, description="Seconds that a replica takes to start.")
+    start_error: str | None = Field(None, description="The engine does not start and says this.")
     fail_marker: str | None = Field(None, description="A prompt that contains this text fails with ENGINE_ERROR.")
+    raise_marker: str | None = Field(None, description="A prompt with it makes the engine raise what it should not.")
+    nonsense_marker: str | None = Field(None, description="A prompt with it is answered with what is no answer.")
     crash_marker: str | None = Field(None, description="A prompt that contains this text kills the process.")
+    exit_marker: str | None = Field(None, description="A prompt with it makes the process exit after a last line.")
+    dead_marker: str | None = Field(None, description="A prompt with it is the engine's death, not its process's.")
+    memory_marker: str | None = Field(None, description="A prompt with it takes memory (256 MiB) until killed for it.")
+    hang_marker: str | None = Field(None, description="A prompt with it stops the engine: no row ends any more.")
+    freeze_marker: str | None = Field(None, description="A prompt with it stops the whole process; it answers nothing.")
 
 
 class EngineSpec(Document):
@@ -99,6 +107,8 @@ class EngineSpec(Document):
     max_num_batched_tokens: int | None = Field(None, ge=1, description="Tokens per engine step.")
     gpu_memory_utilization: float = Field(0.90, gt=0.0, le=1.0, description="Share of GPU memory for the engine.")
     tensor_parallel_size: int = Field(1, ge=1, le=64, description="GPUs that share one model copy.")
+    start_timeout_s: float = Field(3600.0, gt=0.0, description="Longest start of a replica, model loading included.")
+    stall_timeout_s: float = Field(600.0, gt=0.0, description="A replica that computes nothing for so long is ended.")
     enforce_eager: bool = Field(False, description="No torch.compile and no CUDA graphs: starts faster, runs slower.")
     fake: FakeSpec = FakeSpec()
 
@@ -168,7 +178,9 @@ class JobSpec(Document):
     min_valid_json_rate: float | None = Field(
         None, ge=0.0, le=1.0, description="Gate: least answers that are valid JSON, as a share of the answers."
     )
-    max_shard_strikes: int = Field(4, ge=1, description="Engine deaths on one shard after which the job fails.")
+    max_shard_strikes: int = Field(
+        2, ge=1, description="Engine deaths over one shard before the rows that cause them are searched."
+    )
 
     @field_validator("format_version")
     @classmethod

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from jobs.ledger import Ledger
+from schemas.codes import RowError
 from schemas.records import Plan
 from schemas.spec import JobSpec
 from workers.replica import Loaded, ReplicaCounters, ShardDone
@@ -34,8 +35,11 @@ class ReplicaHandle(Protocol):
     async def load(self) -> Loaded:
         """See `Replica.load`."""
 
-    async def run_shard(self, shard: int, attempt_id: str) -> ShardDone:
+    async def run_shard(self, shard: int, attempt_id: str, excluded: Mapping[int, RowError]) -> ShardDone:
         """See `Replica.run_shard`."""
+
+    async def probe(self, shard: int, attempt_id: str, places: Sequence[int]) -> int:
+        """See `Replica.probe`."""
 
     async def admitted(self, attempt_id: str) -> None:
         """See `Replica.admitted`."""
@@ -45,6 +49,9 @@ class ReplicaHandle(Protocol):
 
     async def stop(self) -> None:
         """See `Replica.stop`."""
+
+    async def last_lines(self) -> str:
+        """The end of what its processes printed, dead or alive, fit for a record; empty where that is not known."""
 
     def kill(self) -> None:
         """End its process now."""

@@ -1,33 +1,129 @@
-"""Which replica works on which shard: a pure state machine, without Ray and without time."""
+"""Which replica works on what: a pure state machine, without Ray and without time."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
+from schemas.codes import JobError, RowError
 from schemas.records import ShardPlan
+from workers.search import Search
+
+DOUBT_DEATHS = 3
+"""Engine deaths in a row, over whatever, before single rows are run to see whether the engine survives anything."""
+
+CONTROL_DEATHS = 3
+"""Such single rows that may kill the engine in a row before it is called broken."""
+
+MAX_FAULTS = 3
+"""Tries of a shard that may fail without an engine's death before the job does."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Work:
+    """What a replica is to do with a shard.
+
+    Attributes:
+        kind: `commit`: all rows but the excluded, through to the commit. `probe`: the rows at `places` alone, to see
+            whether the engine survives them; nothing is committed. `control`: likewise, a row that is not suspected.
+        excluded: place and code of the rows that are not run because they kill the engine: they become error rows.
+        alone: the replica does nothing else meanwhile, so that it is known what its engine dies of.
+    """
+
+    shard: int
+    kind: Literal["commit", "probe", "control"]
+    places: tuple[int, ...] | None
+    excluded: Mapping[int, RowError]
+    alone: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Killer:
+    """A row that kills the engine: `place` among the shard's valid rows."""
+
+    shard: int
+    place: int
+    code: RowError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """Why the job cannot go on. `reason` has no end: the engine's last words follow."""
+
+    code: JobError
+    reason: str
 
 
 @dataclass(slots=True)
 class _Shard:
+    search: Search
     staged: bool = False
     committed: bool = False
     strikes: int = 0
-    workers: set[str] = field(default_factory=set)
+    faults: int = 0
+    replica: str | None = None
+
+
+@dataclass(slots=True)
+class _Health:
+    """What the engines have survived and died of lately, over the whole job."""
+
+    survived_any: bool = False
+    deaths: int = 0
+    dead_controls: int = 0
+    shards: set[int] = field(default_factory=set)
+
+    def survived(self) -> None:
+        self.survived_any, self.deaths, self.dead_controls = True, 0, 0
+        self.shards.clear()
+
+    def died(self, works: Iterable[Work]) -> None:
+        self.deaths += 1
+        for work in works:
+            self.shards.add(work.shard)
+            self.dead_controls += work.kind == "control"
 
 
 class Dispatcher:
     """The shards of a plan on their way to being committed.
 
-    A shard is handed out when it is staged, not committed and on no replica. Nothing here is
-    needed for safety: a shard that is handed out twice is still committed once.
+    A shard is handed out when it is staged, not committed and on no replica. An engine's death is a strike on every
+    shard that it had open; from then on such a shard is a suspect, run on a replica that has nothing else open. One
+    that commits is cleared. At the second strike its rows are searched. With k killers among its n rows, engines die
+    over a shard at most k + 1 + k·max(1, ⌈log₂ n⌉) times (see `Search`): each death is one restart of one replica.
+
+    Whether the rows or the engine are at fault is settled by controls: after `DOUBT_DEATHS` deaths in a row nothing is
+    handed out but single rows that are not suspected. One that survives clears the engine; `CONTROL_DEATHS` that die
+    in a row, or no row left to try, is the verdict on the engine.
+
+    Nothing here is needed for safety: a shard that is handed out twice is still committed once.
+
+    Args:
+        killers: what earlier drivers have found.
+        max_strikes: deaths over a shard, the last with nothing else in the engine, before its rows are searched.
+
+    Attributes:
+        verdict: why the job cannot go on, if so.
     """
 
-    def __init__(self, shards: Sequence[ShardPlan]) -> None:
-        self._shards = [_Shard() for _ in shards]
+    def __init__(self, shards: Sequence[ShardPlan], killers: Iterable[Killer] = (), *, max_strikes: int = 2) -> None:
+        self._shards = [_Shard(Search(shard.num_rows - shard.num_invalid_rows)) for shard in shards]
+        self._max_strikes = max_strikes
         self._waiting: set[int] = set()
         self._unstaged = set(range(len(shards)))
         self._left = len(self._shards)
+        self._open: dict[str, dict[int, Work]] = {}
+        self._health = _Health()
+        self._controls = 0
+        self._found: list[Killer] = []
+        self._confirmed: list[Killer] = []
+        self.verdict: Verdict | None = None
+        for killer in killers:
+            self._health.survived_any = True  # Whoever found it has seen the engine survive another row.
+            shard = self._shards[killer.shard]
+            shard.search.killers[killer.place] = killer.code
+            shard.strikes = max_strikes
 
     @property
     def done(self) -> bool:
@@ -44,6 +140,11 @@ class Dispatcher:
         """Whether no shard needs staging any more."""
         return not self._unstaged
 
+    @property
+    def num_killers(self) -> int:
+        """Rows that are known to kill the engine."""
+        return sum(len(shard.search.killers) for shard in self._shards)
+
     def stage(self, shards: Iterable[int]) -> None:
         """These shards' rows can be read."""
         for number in shards:
@@ -51,18 +152,40 @@ class Dispatcher:
             self._unstaged.discard(number)
             self._offer(number)
 
-    def take(self, replica: str) -> int | None:
-        """The next shard for a replica, in the order of the plan; None if there is none now."""
-        if not self._waiting:
-            return None
-        number = min(self._waiting)
-        self._waiting.remove(number)
-        self._shards[number].workers.add(replica)
-        return number
+    def take(self, replica: str) -> Work | None:
+        """The next work for a replica; None if there is none for it now.
 
-    def commit(self, number: int) -> bool:
-        """The shard is committed, whoever did it; False if that was known."""
+        Shards go in the order of the plan; to a replica without any work suspects first, those with the fewest
+        strikes before others.
+        """
+        opened = self._open.setdefault(replica, {})
+        if self.verdict is not None or any(work.alone for work in opened.values()):
+            return None
+        if self._in_doubt:
+            work = self._control() if not opened else None
+        else:
+            suspects = [number for number in self._waiting if self._shards[number].strikes]
+            innocent = self._waiting.difference(suspects)
+            if suspects and not opened:
+                work = self._next(min(suspects, key=lambda n: (self._shards[n].strikes, n)), alone=True)
+            else:
+                work = self._next(min(innocent), alone=False) if innocent else None
+        if work is not None:
+            self._waiting.remove(work.shard)
+            self._shards[work.shard].replica = replica
+            opened[work.shard] = work
+        return work
+
+    def commit(self, number: int, *, engine_rows: int = 0) -> bool:
+        """The shard is committed, whoever did it; False if that was known.
+
+        Args:
+            engine_rows: rows of it that an engine of this job has answered.
+        """
         shard = self._shards[number]
+        if engine_rows:
+            self._survive()
+        self._close(number)
         if shard.committed:
             return False
         shard.committed = True
@@ -71,19 +194,109 @@ class Dispatcher:
         self._left -= 1
         return True
 
-    def give_back(self, number: int, replica: str, *, strike: bool) -> int:
-        """The replica no longer works on the shard; `strike` if its engine died over it.
+    def survived(self, work: Work, *, num_rows: int) -> None:
+        """The engine has answered a probe's rows.
 
-        Returns:
-            The shard's strikes so far.
+        Args:
+            num_rows: of the shard, as the replica counts them: a plan counts equal rows, which are run once.
         """
+        assert work.places is not None
+        if work.places[0] < num_rows:
+            self._survive()
+        self._close(work.shard)
+        self._shards[work.shard].search.survived(work.places, num_rows)
+        self._judge_search(work.shard)
+        self._offer(work.shard)
+
+    def died(self, replica: str, code: RowError) -> None:
+        """The replica's engine died or hung over what it had open: `code` is what a row gets that does it."""
+        works = list(self._open.pop(replica, {}).values())
+        self._health.died(works)
+        for work in works:
+            shard = self._shards[work.shard]
+            shard.replica = None
+            shard.strikes += 1
+            if work.kind != "commit" or (work.alone and shard.strikes >= self._max_strikes):
+                place = shard.search.died(work.places, code)
+                self._found += [] if place is None else [Killer(shard=work.shard, place=place, code=code)]
+                self._judge_search(work.shard)
+            self._offer(work.shard)
+        if self._health.dead_controls >= CONTROL_DEATHS:
+            self._judge(self._everywhere())
+
+    def confirmed(self) -> list[Killer]:
+        """Killers that may be remembered: an engine has survived other rows since. Each is told once."""
+        killers, self._confirmed = self._confirmed, []
+        return killers
+
+    def give_back(self, replica: str) -> None:
+        """The replica is gone through no fault of its engine: its node was lost, or it is not wanted any more."""
+        for number in self._open.pop(replica, {}):
+            self._shards[number].replica = None
+            self._offer(number)
+
+    def fail(self, work: Work) -> None:
+        """The shard could not be read, run or written, though the engine lives."""
+        self._close(work.shard)
+        shard = self._shards[work.shard]
+        shard.faults += 1
+        if shard.faults >= MAX_FAULTS:
+            self.verdict = Verdict(code=JobError.SHARD_FAILED, reason=f"Shard {work.shard} failed {shard.faults} times")
+        self._offer(work.shard)
+
+    @property
+    def _in_doubt(self) -> bool:
+        health = self._health
+        return health.deaths >= DOUBT_DEATHS or (not health.survived_any and self.num_killers > 0)
+
+    def _control(self) -> Work | None:
+        """A single row that is not suspected, of a shard with few strikes."""
+        for number in sorted(self._waiting, key=lambda n: (self._shards[n].strikes, n)):
+            search = self._shards[number].search
+            if (place := search.sample(self._controls)) is not None:
+                self._controls += 1
+                return Work(shard=number, kind="control", places=(place,), excluded={}, alone=True)
+        if self._waiting and not self._unstaged and not any(self._open.values()):
+            self._judge(self._everywhere())
+        return None
+
+    def _next(self, number: int, *, alone: bool) -> Work:
+        search = self._shards[number].search
+        places = search.probe
+        return Work(
+            shard=number,
+            kind="commit" if places is None else "probe",
+            places=places,
+            excluded={} if places is not None else dict(search.killers),
+            alone=alone,
+        )
+
+    def _everywhere(self) -> str:
+        health = self._health
+        over = f"{len(health.shards)} shard{'' if len(health.shards) == 1 else 's'}"
+        since = "and answered no row in between" if health.survived_any else "and has answered no row at all"
+        return f"The engine died {health.deaths} times in a row, over {over}, {since}"
+
+    def _survive(self) -> None:
+        self._health.survived()
+        self._confirmed += self._found
+        self._found = []
+
+    def _judge_search(self, number: int) -> None:
+        search = self._shards[number].search
+        if search.hopeless:
+            self._judge(f"The engine keeps dying over shard {number}, but over no row of it alone")
+
+    def _judge(self, reason: str) -> None:
+        self.verdict = self.verdict or Verdict(code=JobError.ENGINE_DIED, reason=reason)
+
+    def _close(self, number: int) -> None:
         shard = self._shards[number]
-        shard.workers.discard(replica)
-        shard.strikes += strike
-        self._offer(number)
-        return shard.strikes
+        if shard.replica is not None:
+            self._open.get(shard.replica, {}).pop(number, None)
+            shard.replica = None
 
     def _offer(self, number: int) -> None:
         shard = self._shards[number]
-        if shard.staged and not shard.committed and not shard.workers:
+        if shard.staged and not shard.committed and shard.replica is None:
             self._waiting.add(number)

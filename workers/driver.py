@@ -29,7 +29,7 @@ from schemas.codes import JobError
 from schemas.records import Cancelled, Failed, Manifest, Plan, ShardCommit, Succeeded
 from schemas.spec import JobSpec
 from workers.cluster import Cluster
-from workers.dispatch import Dispatcher
+from workers.dispatch import Dispatcher, Killer
 from workers.faults import JobFailure
 from workers.pool import Pool
 from workers.progress import Reporter
@@ -119,9 +119,12 @@ class Driver:
                 self._plan = event
                 self._reporter.plan(event)
                 failpoint("driver.plan_stands")
-                dispatcher = Dispatcher(event.shards)
+                dispatcher = Dispatcher(
+                    event.shards, await asyncio.to_thread(self._killers), max_strikes=self._spec.max_shard_strikes
+                )
                 for commit in await asyncio.to_thread(self._commits):
-                    dispatcher.commit(commit.index)
+                    computed = commit.num_rows - commit.num_error_rows - event.shards[commit.index].num_reused_rows
+                    dispatcher.commit(commit.index, engine_rows=max(0, computed))
                     self._reporter.committed(commit)
                 self._reporter.phase = "running"
                 self._pool.open(dispatcher)
@@ -203,6 +206,16 @@ class Driver:
             )
         with ThreadPoolExecutor(HEADS_AT_ONCE) as threads:
             return list(threads.map(self._ledger.shard_commit, committed))
+
+    def _killers(self) -> list[Killer]:
+        """The rows that earlier drivers found to kill the engine."""
+        assert self._plan is not None
+        shards = self._plan.shards
+        return [
+            Killer(shard=row.shard, place=row.place, code=row.code)
+            for row in self._ledger.quarantined()
+            if row.shard < len(shards) and row.place < shards[row.shard].num_rows - shards[row.shard].num_invalid_rows
+        ]
 
     def _on_commit(self, done: ShardDone) -> None:
         failpoint("driver.shard_committed")

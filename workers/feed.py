@@ -9,35 +9,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from uuid import uuid4
 
 from schemas.codes import RowError
-from schemas.sampling import Sampling
-from workers.engines.base import Engine, Output, RowFailed
+from workers.engines.base import Engine, EngineDead, Output, RowFailed
+from workers.outputs import Row, check_output
 
 QUEUE_AHEAD = 0.25
 """Rows waiting inside the engine, as a share of those it decodes at once: covers one engine step."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
-    """One valid row of a shard, ready for the engine.
-
-    Attributes:
-        choices: token ids of the choices to score; a row without them is answered.
-    """
-
-    row_id: int
-    token_ids: Sequence[int]
-    sampling: Sampling
-    choices: Sequence[Sequence[int]] = ()
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens that the row brings."""
-        return len(self.token_ids) + sum(map(len, self.choices))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +28,17 @@ class RowFault:
 
     code: RowError
     message: str
+
+
+_QUARANTINED = {
+    RowError.ENGINE_CRASH: "the engine dies of this row: it was run alone to be sure",
+    RowError.TIMEOUT: "the engine hangs on this row: it was run alone to be sure",
+}
+
+
+def quarantined(code: RowError) -> RowFault:
+    """What becomes of a row that is not run, because it kills or hangs the engine."""
+    return RowFault(code=code, message=_QUARANTINED[code])
 
 
 class Feed:
@@ -57,8 +50,8 @@ class Feed:
         input_tokens: tokens of those rows; likewise `generated_tokens` and `cached_tokens`.
     """
 
-    def __init__(self, engine: Engine, max_num_seqs: int) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, max_num_seqs: int, vocab_size: int) -> None:
+        self._engine, self._vocab_size = engine, vocab_size
         self._capacity = max_num_seqs + max(1, int(max_num_seqs * QUEUE_AHEAD))
         self._room = asyncio.Semaphore(self._capacity)
         self._admission = asyncio.Lock()
@@ -69,7 +62,16 @@ class Feed:
     async def admitted(self, ticket: str) -> None:
         """Wait until all rows of the `run` with this ticket have entered the engine: time to bring more."""
         await self._admitted[ticket].wait()
-        del self._admitted[ticket]
+        self._admitted.pop(ticket, None)
+
+    @contextmanager
+    def admitting(self, ticket: str) -> Iterator[None]:
+        """Whatever comes of this block, `admitted` returns at its end: work that fails early holds up nothing."""
+        admitted = self._admitted[ticket]
+        try:
+            yield
+        finally:
+            admitted.set()
 
     async def run(self, ticket: str, rows: Sequence[Row]) -> dict[int, Output | RowFault]:
         """Put the rows of one shard through the engine; returns what each row id came to.
@@ -78,6 +80,7 @@ class Feed:
             EngineDead: no more rows can be answered by this engine.
         """
         results: dict[int, Output | RowFault] = {}
+        admitted = self._admitted[ticket]
         try:
             async with asyncio.TaskGroup() as group:
                 async with self._admission:
@@ -85,7 +88,7 @@ class Feed:
                         for _ in range(self._places(row)):
                             await self._room.acquire()
                         group.create_task(self._answer(row, results))
-                self._admitted[ticket].set()
+                admitted.set()
         except ExceptionGroup as error:
             raise error.exceptions[0] from error
         return results
@@ -109,9 +112,21 @@ class Feed:
         self.input_tokens += row.num_tokens
 
     async def _ask(self, request_id: str, row: Row) -> Output:
-        if row.choices:
-            return await self._engine.score(request_id, row.token_ids, row.choices)
-        return await self._engine.generate(request_id, row.token_ids, row.sampling)
+        """The engine's answer, checked: whatever an engine does with one row short of dying costs that row."""
+        try:
+            if row.choices:
+                output = await self._engine.score(request_id, row.token_ids, row.choices)
+            else:
+                output = await self._engine.generate(request_id, row.token_ids, row.sampling)
+            check_output(output, row, self._vocab_size)
+        except (RowFailed, EngineDead):
+            raise
+        except MemoryError as error:
+            raise EngineDead("the engine's process is out of memory") from error
+        except Exception as error:
+            # A message may quote the prompt: the kind alone is reported.
+            raise RowFailed(RowError.ENGINE_ERROR, f"the engine failed on the row ({type(error).__name__})") from error
+        return output
 
     def _places(self, row: Row) -> int:
         """Sequences that the row is inside the engine. Only one row at a time waits for them: no deadlock."""

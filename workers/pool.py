@@ -7,20 +7,24 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
+from typing import NoReturn
 from uuid import uuid4
 
 from jobs.errors import StoreError
 from jobs.ledger import Ledger
-from schemas.codes import JobError
+from schemas.codes import JobError, RowError
 from schemas.history import Loss
-from schemas.records import ReplicaProgress, ReplicaState
+from schemas.records import Quarantine, ReplicaProgress, ReplicaState
 from schemas.spec import JobSpec
 from workers.cluster import Cluster, ReplicaHandle, ReplicaLost
-from workers.dispatch import Dispatcher
+from workers.dispatch import Dispatcher, Work
+from workers.engines.base import EngineDead, EngineStalled
 from workers.faults import JobFailure, find_cause, last_words
 from workers.replica import Loaded, ReplicaCounters, ShardDone
 from workers.resources import Resources
+from workers.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +37,7 @@ MAX_OPEN_SHARDS = 8
 MAX_LOSSES = 256
 """Deaths of replicas that are remembered, for people."""
 
+LAST_LINES_S = 10.0
 STOP_GRACE_S = 8.0
 RESTART_PAUSE_S = 1.0
 
@@ -104,6 +109,7 @@ class Pool:
         self._dispatcher: Dispatcher | None = None
         self._news = asyncio.Event()
         self._start_failures = 0
+        self._last_words = ""
         self.slots = [Slot(number) for number in range(spec.replicas.max)]
         self._retired = ReplicaCounters()
         self.lost = 0
@@ -127,7 +133,7 @@ class Pool:
             resources: of each replica.
 
         Raises:
-            JobFailure: the engine cannot start, or keeps dying over one shard.
+            JobFailure: the engine cannot start or dies of everything, or a shard fails.
             StoreError: the store stays away.
         """
         self._resources = resources
@@ -171,8 +177,10 @@ class Pool:
             try:
                 await self._load(slot)
                 await self._work(slot)
+            except JobFailure:
+                raise
             except Exception as error:  # noqa: BLE001 - whatever a replica dies of, the pool decides what follows
-                self._mourn(slot, error)
+                await self._mourn(slot, error)
                 self.wake()
                 await asyncio.sleep(RESTART_PAUSE_S)
             finally:
@@ -185,85 +193,157 @@ class Pool:
         slot.replica = self._cluster.start_replica(self._ledger, slot.name, self._driver, self._resources)
         await slot.replica.started()
         slot.enter("loading", "model")
-        slot.loaded = loaded = await slot.replica.load()
+        timeout_s = self._spec.engine.start_timeout_s
+        try:
+            slot.loaded = loaded = await asyncio.wait_for(slot.replica.load(), timeout_s)
+        except TimeoutError as error:
+            raise EngineStalled(f"the engine has not started within {timeout_s:g} s") from error
         self._start_failures = 0
         slot.enter("ready")
         log.info("%s is ready on %s (pid %d) after %.1f s", slot.name, loaded.node, loaded.pid, loaded.load_s)
 
     async def _work(self, slot: Slot) -> None:
-        """Bring shards to the replica: the next as soon as the last is inside the engine."""
+        """Bring work to the replica: the next shard as soon as the last is inside the engine."""
         replica = slot.replica
         assert replica is not None
-        running: set[asyncio.Task[ShardDone]] = set()
+        running: dict[asyncio.Task[ShardDone | int], Work] = {}
         admission: asyncio.Task[None] | None = None
+        watching = asyncio.create_task(self._watch(slot, replica))
         try:
             while running or not self._done:
                 news = self._news  # taken before looking for work, so that nothing is missed in between
-                if admission is None and len(running) < MAX_OPEN_SHARDS and (shard := self._take(slot)) is not None:
-                    attempt_id = slot.shards[shard]
-                    running.add(asyncio.create_task(replica.run_shard(shard, attempt_id)))
+                if admission is None and len(running) < MAX_OPEN_SHARDS and (work := self._take(slot)) is not None:
+                    attempt_id = slot.shards[work.shard] = uuid4().hex
+                    running[asyncio.create_task(_run(replica, work, attempt_id))] = work
                     admission = asyncio.create_task(replica.admitted(attempt_id))
                     continue
                 waiting = asyncio.create_task(news.wait())
-                awaited = {waiting, *running, *([admission] if admission else [])}
+                awaited = {waiting, watching, *running, *([admission] if admission else [])}
                 finished, _ = await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
                 waiting.cancel()
-                for done in running & finished:
-                    self._committed(slot, done.result())
-                running -= finished
+                for task in [task for task in running if task in finished]:
+                    await self._ended(slot, running.pop(task), task)
                 if admission in finished:
                     await admission
                     admission = None
+                if watching in finished:
+                    await watching
         finally:
-            for task in (*running, *([admission] if admission else [])):
-                task.cancel()
+            for pending in (watching, *running, *([admission] if admission else [])):
+                pending.cancel()
 
-    def _take(self, slot: Slot) -> int | None:
-        """The next shard for this replica under a new attempt id."""
-        shard = self._dispatcher.take(slot.name) if self._dispatcher is not None else None
-        if shard is not None:
-            slot.shards[shard] = uuid4().hex
-        return shard
+    async def _watch(self, slot: Slot, replica: ReplicaHandle) -> None:
+        """Look at the replica until it is stalled.
 
-    def _committed(self, slot: Slot, done: ShardDone) -> None:
+        Raises:
+            EngineStalled: it is.
+        """
+        watchdog = Watchdog(self._spec.engine.stall_timeout_s)
+        looked_at = time.monotonic()
+        while True:
+            await asyncio.sleep(watchdog.look_s)
+            counters = None
+            with suppress(Exception):  # one that is dead is noticed where its work is awaited
+                slot.counters = counters = await asyncio.wait_for(replica.counters(), watchdog.look_s)
+            elapsed_s, looked_at = time.monotonic() - looked_at, time.monotonic()
+            if watchdog.is_stalled(counters if slot.shards else ReplicaCounters(), elapsed_s):
+                raise EngineStalled(f"no row and no step of the engine for {self._spec.engine.stall_timeout_s:g} s")
+
+    def _take(self, slot: Slot) -> Work | None:
+        """The next work for this replica.
+
+        Raises:
+            JobFailure: there is no point in going on.
+        """
+        work = self._dispatcher.take(slot.name) if self._dispatcher is not None else None
+        self._heed_verdict()
+        return work
+
+    async def _ended(self, slot: Slot, work: Work, task: asyncio.Task[ShardDone | int]) -> None:
+        """Some work has come to its end. What kills the replica is raised; anything else is the shard's own fault."""
         assert self._dispatcher is not None
-        slot.shards.pop(done.shard, None)
-        slot.rows_committed += done.engine_rows
-        slot.errors_committed += done.engine_errors
-        if self._dispatcher.commit(done.shard):
-            self._on_commit(done)
+        try:
+            done = await task
+        except (ReplicaLost, EngineDead):
+            raise
+        except Exception as error:
+            if find_cause(error, StoreError) is not None:
+                raise
+            self._last_words = last_words(error)
+            log.warning("%s failed on shard %d: %s", slot.name, work.shard, self._last_words)
+            self._dispatcher.fail(work)
+            self._heed_verdict()
+        else:
+            if isinstance(done, int):
+                self._dispatcher.survived(work, num_rows=done)
+            else:
+                slot.rows_committed += done.engine_rows
+                slot.errors_committed += done.engine_errors
+                if self._dispatcher.commit(done.shard, engine_rows=done.engine_rows):
+                    self._on_commit(done)
+            await self._remember()
+        slot.shards.pop(work.shard, None)
         self.wake()
 
-    def _mourn(self, slot: Slot, error: Exception) -> None:
+    async def _remember(self) -> None:
+        """Spare later drivers the search for the rows that kill the engine."""
+        assert self._dispatcher is not None
+        for killer in self._dispatcher.confirmed():
+            log.warning("a row of shard %d (place %d) is quarantined: %s", killer.shard, killer.place, killer.code)
+            row = Quarantine(shard=killer.shard, place=killer.place, code=killer.code)
+            try:
+                await asyncio.to_thread(self._ledger.quarantine, row, writer=f"{self._driver}/{uuid4().hex}")
+            except StoreError as error:
+                log.warning("not remembered: %s", error)
+
+    async def _mourn(self, slot: Slot, error: Exception) -> None:
         """Put a lost replica's shards back, and say whether the job can go on without it.
 
         Raises:
             StoreError: not the replica but the store is away.
-            JobFailure: too many starts failed, or too many engines died over one shard.
+            JobFailure: too many starts failed, or engines die of everything.
         """
-        node_lost = isinstance(error, ReplicaLost) and error.node_lost
-        words, see = last_words(error), f"See: jobs logs {self._ledger.job_id}"
-        shards, slot.shards = slot.shards, {}
-        was_ready = slot.loaded is not None
+        words = last_words(error)
+        slot.shards, was_ready = {}, slot.loaded is not None
         log.warning("%s is lost: %s", slot.name, words)
         slot.enter("lost", words[:200])
         node = slot.loaded.node if slot.loaded else ""
         self.losses.append(Loss(at=round(time.time(), 1), slot=slot.number, node=node, reason=words[:200]))
         if (outage := find_cause(error, StoreError)) is not None:
             raise outage
+        self.lost += was_ready
+        if isinstance(error, ReplicaLost) and error.node_lost:
+            if self._dispatcher is not None:
+                self._dispatcher.give_back(slot.name)
+            return
+        lines = await self._last_lines(slot)
+        self._last_words = f"{words}\n{lines}" if lines else words
         if was_ready:
-            self.lost += 1
-        elif not node_lost:
-            self._start_failures += 1
-            if self._start_failures >= MAX_START_FAILURES:
-                times = f"{self._start_failures} times in a row"
-                raise JobFailure(JobError.ENGINE_START_FAILED, f"The engine did not start, {times}: {words} — {see}")
-        for shard in shards:
-            assert self._dispatcher is not None
-            strikes = self._dispatcher.give_back(shard, slot.name, strike=not node_lost)
-            if strikes >= self._spec.max_shard_strikes:
-                over = f"{strikes} times over shard {shard}"
-                raise JobFailure(JobError.ENGINE_DIED, f"The engine died {over}: {words} — {see}")
+            if self._dispatcher is not None:
+                stalled = isinstance(error, EngineStalled)
+                self._dispatcher.died(slot.name, RowError.TIMEOUT if stalled else RowError.ENGINE_CRASH)
+            self._heed_verdict()
+            return
+        self._start_failures += 1
+        if self._start_failures >= MAX_START_FAILURES:
+            self._fail(JobError.ENGINE_START_FAILED, f"The engine did not start, {self._start_failures} times in a row")
+
+    async def _last_lines(self, slot: Slot) -> str:
+        """The engine's own last words."""
+        if slot.replica is None:
+            return ""
+        try:
+            return await asyncio.wait_for(slot.replica.last_lines(), LAST_LINES_S)
+        except Exception as error:  # noqa: BLE001 - they are only for people
+            log.info("no last words of %s: %s", slot.name, type(error).__name__)
+            return ""
+
+    def _heed_verdict(self) -> None:
+        if self._dispatcher is not None and (verdict := self._dispatcher.verdict) is not None:
+            self._fail(verdict.code, verdict.reason)
+
+    def _fail(self, code: JobError, reason: str) -> NoReturn:
+        raise JobFailure(code, f"{reason}. See: jobs logs {self._ledger.job_id}. Its last words: {self._last_words}")
 
     async def _end(self, slot: Slot) -> None:
         """Let the engine free its device, then kill the process. Prepares the slot for its next replica."""
@@ -292,6 +372,13 @@ class Pool:
     @property
     def _done(self) -> bool:
         return self._dispatcher is not None and self._dispatcher.done
+
+
+async def _run(replica: ReplicaHandle, work: Work, attempt_id: str) -> ShardDone | int:
+    """Do the work; the rows of its shard for a probe that the engine survived."""
+    if work.places is None:
+        return await replica.run_shard(work.shard, attempt_id, work.excluded)
+    return await replica.probe(work.shard, attempt_id, work.places)
 
 
 def _add(counters: Sequence[ReplicaCounters]) -> ReplicaCounters:

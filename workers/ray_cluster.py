@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError, RayTaskError
 
 from jobs.ledger import Ledger
+from schemas.codes import RowError
 from schemas.records import Plan
 from schemas.spec import JobSpec
 from workers.cluster import ReplicaHandle, ReplicaLost
+from workers.last_lines import last_lines
 from workers.replica import Loaded, Replica, ReplicaCounters, ShardDone
 from workers.resources import Resources, resolve_resources
 from workers.staging import stage
@@ -49,9 +51,13 @@ class RayReplica:
         loaded: Loaded = await _result(self._actor.load.remote())
         return loaded
 
-    async def run_shard(self, shard: int, attempt_id: str) -> ShardDone:
-        done: ShardDone = await _result(self._actor.run_shard.remote(shard, attempt_id))
+    async def run_shard(self, shard: int, attempt_id: str, excluded: Mapping[int, RowError]) -> ShardDone:
+        done: ShardDone = await _result(self._actor.run_shard.remote(shard, attempt_id, excluded))
         return done
+
+    async def probe(self, shard: int, attempt_id: str, places: Sequence[int]) -> int:
+        num_rows: int = await _result(self._actor.probe.remote(shard, attempt_id, places))
+        return num_rows
 
     async def admitted(self, attempt_id: str) -> None:
         await _result(self._actor.admitted.remote(attempt_id))
@@ -62,6 +68,9 @@ class RayReplica:
 
     async def stop(self) -> None:
         await _result(self._actor.stop.remote())
+
+    async def last_lines(self) -> str:
+        return await asyncio.to_thread(last_lines, self._actor._actor_id.hex())
 
     def kill(self) -> None:
         ray.kill(self._actor)

@@ -6,17 +6,22 @@ import asyncio
 import logging
 import os
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+
+import pyarrow as pa
 
 from jobs.encoding import load_encoder
 from jobs.failpoints import failpoint
 from jobs.ledger import Commit, Ledger, ShardStats
+from schemas.codes import RowError
 from schemas.records import Attempt, Plan, ShardCommit
 from schemas.spec import JobSpec
 from workers.engines.base import Engine, EngineInfo
-from workers.feed import Feed, RowFault
+from workers.feed import Feed, RowFault, quarantined
 from workers.metrics import ReplicaMetrics
+from workers.outputs import Row
 from workers.results import encode_results, read_parquet
 from workers.staged_rows import valid_rows
 
@@ -53,7 +58,11 @@ class ShardDone:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReplicaCounters:
-    """Running totals of a replica's life."""
+    """Running totals of a replica's life.
+
+    Attributes:
+        engine_steps: grows while the engine computes; with rows in flight it is a sign of life.
+    """
 
     rows_in_flight: int = 0
     rows_done: int = 0
@@ -61,6 +70,7 @@ class ReplicaCounters:
     input_tokens: int = 0
     generated_tokens: int = 0
     cached_tokens: int = 0
+    engine_steps: int = 0
 
 
 class Replica:
@@ -98,35 +108,37 @@ class Replica:
         self._encoder = await asyncio.to_thread(load_encoder, self._spec.model.path)
         self._engine = self._make_engine()
         info = await self._engine.start()
-        self._feed = Feed(self._engine, info.max_num_seqs)
+        self._feed = Feed(self._engine, info.max_num_seqs, self._encoder.vocab_size)
         self._metrics = ReplicaMetrics(self._ledger.job_id, self._name)
         load_s = time.monotonic() - began
         failpoint("replica.after_load")
         log.info("%s ready after %.1f s: %s", self._name, load_s, info)
         return Loaded(node=os.uname().nodename, pid=os.getpid(), load_s=load_s, engine=info)
 
-    async def run_shard(self, shard: int, attempt_id: str) -> ShardDone:
+    async def run_shard(self, shard: int, attempt_id: str, excluded: Mapping[int, RowError]) -> ShardDone:
         """Work one shard through to its commit. Several calls overlap; their rows enter in call order.
+
+        Args:
+            excluded: places, among the shard's valid rows, of those that kill the engine, and their error codes.
 
         Raises:
             EngineDead: the engine has died; this actor is of no more use.
             StoreError: the store stays away.
+            Exception: this shard cannot be read, run or written; the others can.
         """
-        assert self._feed is not None, "load() comes first"
-        began = time.monotonic()
-        plan = await self._standing_plan()
-        if (commit := await asyncio.to_thread(self._ledger.find_commit, shard)) is not None:
-            # By a replica that died before it could say so, or for another driver.
-            await self._feed.run(attempt_id, ())
-            return ShardDone(shard=shard, ours=False, stats=commit, engine_rows=0, engine_errors=0)
-        failpoint("replica.before_attempt")
-        await asyncio.to_thread(self._ledger.record_attempt, self._attempt(shard, attempt_id))
-        failpoint("replica.after_attempt")
-        staged = await asyncio.to_thread(lambda: read_parquet(self._ledger.read_staged(shard)))
-        rows = await asyncio.to_thread(valid_rows, staged, self._spec)
-        failpoint("replica.before_rows")
-        results = await self._feed.run(attempt_id, rows)
+        feed, began = self._standing_feed(), time.monotonic()
+        with feed.admitting(attempt_id):
+            plan = await self._standing_plan()
+            if (commit := await asyncio.to_thread(self._ledger.find_commit, shard)) is not None:
+                # By a replica that died before it could say so, or for another driver.
+                return ShardDone(shard=shard, ours=False, stats=commit, engine_rows=0, engine_errors=0)
+            await self._record(shard, attempt_id, probe=False)
+            staged, rows = await self._read(shard)
+            failpoint("replica.before_rows")
+            results = await feed.run(attempt_id, [row for place, row in enumerate(rows) if place not in excluded])
         failpoint("replica.after_rows")
+        num_answered, engine_errors = len(results), sum(isinstance(result, RowFault) for result in results.values())
+        results |= {rows[place].row_id: quarantined(code) for place, code in excluded.items() if place < len(rows)}
         data, stats = await asyncio.to_thread(encode_results, self._spec, plan, shard, staged, results, self._encoder)
         failpoint("replica.before_commit")
         outcome = await asyncio.to_thread(self._ledger.commit, shard, data, stats, attempt_id=attempt_id)
@@ -135,18 +147,31 @@ class Replica:
         if ours:
             self._metrics.committed(stats, took_s=time.monotonic() - began)
         log.info("shard %d %s: %d rows, %d errors", shard, outcome.value, stats.num_rows, stats.num_error_rows)
-        engine_errors = sum(isinstance(result, RowFault) for result in results.values())
-        return ShardDone(shard=shard, ours=ours, stats=stats, engine_rows=len(rows), engine_errors=engine_errors)
+        return ShardDone(shard=shard, ours=ours, stats=stats, engine_rows=num_answered, engine_errors=engine_errors)
+
+    async def probe(self, shard: int, attempt_id: str, places: Sequence[int]) -> int:
+        """Run only these of a shard's valid rows and commit nothing: to see whether the engine survives them.
+
+        Returns:
+            How many valid rows the shard has, equal ones counted once; places from there on are nobody's.
+
+        Raises:
+            EngineDead, StoreError, Exception: as `run_shard`.
+        """
+        feed = self._standing_feed()
+        with feed.admitting(attempt_id):
+            await self._record(shard, attempt_id, probe=True)
+            _, rows = await self._read(shard)
+            await feed.run(attempt_id, [rows[place] for place in places if place < len(rows)])
+        return len(rows)
 
     async def admitted(self, attempt_id: str) -> None:
         """Wait until every row of the attempt is inside the engine: time to bring the next shard."""
-        assert self._feed is not None, "load() comes first"
-        await self._feed.admitted(attempt_id)
+        await self._standing_feed().admitted(attempt_id)
 
     async def counters(self) -> ReplicaCounters:
         """Totals so far, for progress; also refreshes the replica's gauges."""
-        feed = self._feed
-        assert feed is not None, "load() comes first"
+        feed = self._standing_feed()
         self._metrics.in_flight(feed.in_flight)
         return ReplicaCounters(
             rows_in_flight=feed.in_flight,
@@ -155,6 +180,7 @@ class Replica:
             input_tokens=feed.input_tokens,
             generated_tokens=feed.generated_tokens,
             cached_tokens=feed.cached_tokens,
+            engine_steps=self._engine.steps if self._engine else 0,
         )
 
     async def stop(self) -> None:
@@ -174,16 +200,31 @@ class Replica:
             engine, self._spec.model.path, self._encoder, on_gpu=self._on_gpu, scores=self._spec.task == "score"
         )
 
+    def _standing_feed(self) -> Feed:
+        assert self._feed is not None, "load() comes first"
+        return self._feed
+
+    async def _record(self, shard: int, attempt_id: str, *, probe: bool) -> None:
+        failpoint("replica.before_attempt")
+        await asyncio.to_thread(self._ledger.record_attempt, self._attempt(shard, attempt_id, probe=probe))
+        failpoint("replica.after_attempt")
+
+    async def _read(self, shard: int) -> tuple[pa.Table, list[Row]]:
+        """The staged rows, and of these the valid ones in the order of work: their places count there."""
+        staged = await asyncio.to_thread(lambda: read_parquet(self._ledger.read_staged(shard)))
+        return staged, await asyncio.to_thread(valid_rows, staged, self._spec)
+
     async def _standing_plan(self) -> Plan:
         if self._plan is None:
             self._plan = await asyncio.to_thread(self._ledger.plan)
         assert self._plan is not None, "shards are dispatched after planning"
         return self._plan
 
-    def _attempt(self, shard: int, attempt_id: str) -> Attempt:
+    def _attempt(self, shard: int, attempt_id: str, *, probe: bool) -> Attempt:
         return Attempt(
             attempt_id=attempt_id,
             shard=shard,
+            probe=probe,
             driver=self._driver,
             replica=self._name,
             node=os.uname().nodename,

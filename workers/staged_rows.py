@@ -12,7 +12,7 @@ from jobs.fingerprints import first_of_equal
 from schemas.sampling import Sampling
 from schemas.spec import JobSpec
 from schemas.tables import FINGERPRINT
-from workers.feed import Row
+from workers.outputs import Row
 
 
 def valid_rows(staged: pa.Table, spec: JobSpec) -> list[Row]:

@@ -134,20 +134,6 @@ def test_the_same_id_attaches_with_the_same_spec_and_conflicts_with_another(user
     assert "different spec" in user.run(*arguments, "--temperature", "0.5", code=2).stderr
 
 
-def test_an_engine_that_keeps_dying_fails_the_job_with_its_reason(user: User, tmp_path: Path) -> None:
-    dataset = write_prompts(tmp_path / "crash.parquet", ["fine"] * 5 + ["CRASH"])
-    user.run(
-        *("submit", str(dataset), "--engine", "fake", "--id", "crash", "--wait"),
-        *("--set", "engine.fake.crash_marker=CRASH", "--set", "max_shard_strikes=2"),
-        code=1,
-    )
-    terminal = user.ledger("crash").terminal()
-    assert terminal is not None
-    assert terminal.state == "FAILED"
-    assert terminal.code == "ENGINE_DIED"
-    assert "jobs logs crash" in terminal.reason
-
-
 def test_input_that_changes_between_attempts_is_noticed(user: User, tmp_path: Path) -> None:
     dataset = write_prompts(tmp_path / "change.parquet", [f"prompt {n}" for n in range(200)])
     job_id = user.submit(str(dataset), "--engine", "fake", "--id", new_id("change"), *SMALL_SHARDS, *SLOW)

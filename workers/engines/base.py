@@ -14,6 +14,10 @@ class EngineDead(Exception):
     """The engine has died and takes every row in flight with it; only a new process helps."""
 
 
+class EngineStalled(EngineDead):
+    """The engine computes nothing though rows are in it; only a new process helps."""
+
+
 class RowFailed(Exception):
     """One row cannot be answered; the engine goes on.
 
@@ -80,7 +84,14 @@ class EngineInfo:
 
 
 class Engine(Protocol):
-    """One model copy. Methods are called from one event loop."""
+    """One model copy. Methods are called from one event loop.
+
+    What it returns or raises is checked (`workers.outputs`): an engine that errs costs rows, not shards.
+    """
+
+    @property
+    def steps(self) -> int:
+        """Grows while the engine computes: a sign of life while no row ends."""
 
     async def start(self) -> EngineInfo:
         """Load the model. May take minutes.

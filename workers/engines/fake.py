@@ -10,7 +10,10 @@ import hashlib
 import json
 import os
 import signal
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -18,9 +21,10 @@ from jobs.encoding import Encoder
 from schemas.codes import RowError
 from schemas.sampling import Sampling, StructuredOutputs
 from schemas.spec import EngineSpec
-from workers.engines.base import ChoiceScore, Completion, EngineInfo, Output, RowFailed
+from workers.engines.base import ChoiceScore, Completion, EngineDead, EngineInfo, Output, RowFailed
 
 DEFAULT_MAX_NUM_SEQS = 256
+MEMORY_LIMIT_BYTES, MEMORY_STEP_BYTES = 256 * 2**20, 32 * 2**20
 
 
 class FakeEngine:
@@ -34,26 +38,33 @@ class FakeEngine:
         self._behaviour = spec.fake
         self._encoder = encoder
 
+        self._hung = asyncio.Event()
+        self.steps = 0
+
     async def start(self) -> EngineInfo:
         await asyncio.sleep(self._behaviour.start_s)
+        if self._behaviour.start_error is not None:
+            _say(f"RuntimeError: {self._behaviour.start_error}")
+            raise RuntimeError("the fake engine was told not to start")
         return EngineInfo(
             max_num_seqs=self._spec.max_num_seqs or DEFAULT_MAX_NUM_SEQS,
             max_model_len=self._spec.max_model_len or self._encoder.max_model_len,
         )
 
     async def generate(self, request_id: str, token_ids: Sequence[int], sampling: Sampling) -> Output:
-        self._misbehave(token_ids)
+        await self._misbehave(token_ids)
         room = self._spec.max_model_len or self._encoder.max_model_len
         budget = min(sampling.max_tokens, room - len(token_ids))
         completions = [self._complete(token_ids, sampling, index, budget) for index in range(sampling.n)]
         if self._behaviour.token_s > 0:
-            await asyncio.sleep(self._behaviour.token_s * max(len(c.token_ids) for c in completions))
-        return Output(completions=completions)
+            await self._compute(self._behaviour.token_s * max(len(c.token_ids) for c in completions))
+        output = Output(completions=completions)
+        return _nonsense(output, len(token_ids)) if self._is_marked("nonsense", token_ids) else output
 
     async def score(self, request_id: str, context: Sequence[int], choices: Sequence[Sequence[int]]) -> Output:
-        self._misbehave(context)
+        await self._misbehave(context)
         if self._behaviour.token_s > 0:
-            await asyncio.sleep(self._behaviour.token_s)
+            await self._compute(self._behaviour.token_s)
         return Output(
             scores=[
                 ChoiceScore(num_tokens=len(choice), sum_logprob=-len(choice) * _share(context, choice))
@@ -76,14 +87,88 @@ class FakeEngine:
             logprobs=None if sampling.logprobs is None else [(byte, 0.0, ()) for byte in text[:budget].encode()],
         )
 
-    def _misbehave(self, token_ids: Sequence[int]) -> None:
-        if self._behaviour.fail_marker is None and self._behaviour.crash_marker is None:
-            return
-        prompt = self._encoder.decode(token_ids)
-        if self._behaviour.crash_marker and self._behaviour.crash_marker in prompt:
-            os.kill(os.getpid(), signal.SIGKILL)
-        if self._behaviour.fail_marker and self._behaviour.fail_marker in prompt:
-            raise RowFailed(RowError.ENGINE_ERROR, "the fake engine was told to fail on this row")
+    async def _compute(self, seconds: float) -> None:
+        """Take time, unless or until the engine hangs: then for ever."""
+        await asyncio.sleep(seconds)
+        if self._hung.is_set():
+            await asyncio.Event().wait()
+        self.steps += 1
+
+    async def _misbehave(self, token_ids: Sequence[int]) -> None:
+        """Do what a marker in the prompt says."""
+        for fault, act in _FAULTS.items():
+            if self._is_marked(fault, token_ids):
+                act(self)
+        if self._hung.is_set():
+            await asyncio.Event().wait()
+
+    def _is_marked(self, fault: str, token_ids: Sequence[int]) -> bool:
+        marker = getattr(self._behaviour, f"{fault}_marker")
+        return bool(marker) and marker in self._encoder.decode(token_ids)
+
+    def _fail(self) -> None:
+        raise RowFailed(RowError.ENGINE_ERROR, "the fake engine was told to fail on this row")
+
+    def _raise(self) -> None:
+        raise ValueError("the fake engine was told to raise")
+
+    def _crash(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def _exit(self) -> None:
+        _say("RuntimeError: CUDA error: an illegal memory access was encountered (the fake engine was told to exit)")
+        os._exit(1)
+
+    def _dead(self) -> None:
+        _say("RuntimeError: CUDA error: device-side assert triggered (the fake engine was told to die)")
+        raise EngineDead("the fake engine was told to die")
+
+    def _memory(self) -> None:
+        """As the kernel would: bounded, so that nothing else on the machine is short of memory."""
+        taken = []
+        for _ in range(MEMORY_LIMIT_BYTES // MEMORY_STEP_BYTES):
+            taken.append(b"x" * MEMORY_STEP_BYTES)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def _hang(self) -> None:
+        self._hung.set()
+
+    def _freeze(self) -> None:
+        while True:
+            time.sleep(60)
+
+
+_FAULTS: dict[str, Callable[[FakeEngine], None]] = {
+    "fail": FakeEngine._fail,
+    "raise": FakeEngine._raise,
+    "crash": FakeEngine._crash,
+    "exit": FakeEngine._exit,
+    "dead": FakeEngine._dead,
+    "memory": FakeEngine._memory,
+    "hang": FakeEngine._hang,
+    "freeze": FakeEngine._freeze,
+}
+
+
+def _say(line: str) -> None:
+    """The engine's last words, unbuffered: its process may be gone before a buffer is written."""
+    os.write(2, f"{line}\n".encode())
+
+
+def _nonsense(output: Output, kind: int) -> Output:
+    """Not an answer, in one way or another."""
+    first = output.completions[0]
+    wrong: list[dict[str, Any]] = [
+        {"token_ids": [2**31 - 1]},
+        {"token_ids": [-1]},
+        {"finish_reason": "because"},
+        {"text": b"bytes"},
+        {"text": "\ud800"},
+        {"token_ids": list(range(2)) * 100_000},
+    ]
+    if (chosen := kind % (len(wrong) + 1)) == len(wrong):
+        return Output(completions=[])
+    return Output(completions=[replace(first, **wrong[chosen])])
 
 
 def _shaped(text: str, form: StructuredOutputs | None) -> str:

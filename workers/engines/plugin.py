@@ -31,12 +31,14 @@ def register() -> None:
     AutoConfig.register("internlm2", InternLM2Config, exist_ok=True)
     if Version(__version__) < Version(_V2_RUNNER_WORKS):
         os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
-    if multiprocessing.parent_process() is not None and not _watching.is_set():
+    parent = multiprocessing.parent_process()
+    if parent is not None and not _watching.is_set():
         _watching.set()
-        threading.Thread(target=_end_with, args=(os.getppid(),), name="parent-watch", daemon=True).start()
+        # Its pid as it was when it started us: it may have died since.
+        threading.Thread(target=_end_with, args=(parent.pid,), name="parent-watch", daemon=True).start()
 
 
-def _end_with(parent_pid: int) -> None:
+def _end_with(parent_pid: int | None) -> None:
     while os.getppid() == parent_pid:
         time.sleep(_POLL_S)
     os._exit(1)

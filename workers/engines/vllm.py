@@ -6,7 +6,10 @@ import asyncio
 import logging
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
+
+import psutil
 
 from jobs.encoding import Encoder
 from jobs.structured import guided_schema
@@ -25,6 +28,8 @@ CPU_MAX_NUM_SEQS, CPU_MAX_BATCHED_TOKENS = 64, 2048
 SCORE_MAX_BATCHED_TOKENS = 2048
 """Scoring can need the logits of a whole batch: 0.8 GB in float32 with InternLM2's vocabulary of 92,544."""
 
+STOP_S = 5.0
+
 CPU_KV_CACHE_GIB = 1
 """vLLM's CPU backend takes half of the machine's memory for its KV cache unless told otherwise."""
 
@@ -41,6 +46,7 @@ class VllmEngine:
         self._on_gpu = on_gpu
         self._scores = scores
         self._llm: Any = None
+        self.steps = 0
 
     async def start(self) -> EngineInfo:
         os.environ["HF_HUB_OFFLINE"] = "1"
@@ -53,7 +59,7 @@ class VllmEngine:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         args = AsyncEngineArgs(**self._arguments())
-        self._llm = AsyncLLM.from_engine_args(args, stat_loggers=_stat_loggers())
+        self._llm = AsyncLLM.from_engine_args(args, stat_loggers=[self._pulse, *_stat_loggers()])
         config = self._llm.vllm_config
         return EngineInfo(
             max_num_seqs=config.scheduler_config.max_num_seqs,
@@ -103,8 +109,36 @@ class VllmEngine:
         return final
 
     async def stop(self) -> None:
-        if self._llm is not None:
-            await asyncio.to_thread(self._llm.shutdown)
+        """See `Engine.stop`: processes that do not end by themselves within `STOP_S` seconds are killed."""
+        if self._llm is None:
+            return
+        try:
+            await asyncio.wait_for(asyncio.to_thread(self._llm.shutdown), STOP_S)
+        finally:
+            for process in psutil.Process().children(recursive=True):
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+
+    def _pulse(self, vllm_config: Any, engine_index: int = 0) -> Any:
+        """What vLLM tells its statistics after every step of the engine: here they are counted."""
+        from vllm.v1.metrics.loggers import StatLoggerBase
+
+        count = self._count_step
+
+        class Pulse(StatLoggerBase):  # type: ignore[misc]
+            def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:
+                pass
+
+            def record(self, *_: Any, **__: Any) -> None:
+                count()
+
+            def log_engine_initialized(self) -> None:
+                pass
+
+        return Pulse(vllm_config, engine_index)
+
+    def _count_step(self) -> None:
+        self.steps += 1
 
     def _arguments(self) -> dict[str, Any]:
         from vllm.config import StructuredOutputsConfig

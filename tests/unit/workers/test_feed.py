@@ -10,7 +10,8 @@ import pytest
 from schemas.codes import RowError
 from schemas.sampling import Sampling
 from workers.engines.base import ChoiceScore, Completion, EngineDead, EngineInfo, Output, RowFailed
-from workers.feed import Feed, Row, RowFault
+from workers.feed import Feed, RowFault
+from workers.outputs import Row
 
 
 class ScriptedEngine:
@@ -20,6 +21,7 @@ class ScriptedEngine:
         self.entered: list[int] = []
         self.gates: dict[int, asyncio.Event] = {}
         self.fails: dict[int, Exception] = {}
+        self.steps = 0
 
     async def start(self) -> EngineInfo:
         return EngineInfo(max_num_seqs=4, max_model_len=100)
@@ -56,7 +58,7 @@ def rows(*numbers: int) -> list[Row]:
 
 async def test_rows_in_flight_are_bounded_by_the_engines_sequences_and_a_short_queue() -> None:
     engine = ScriptedEngine()
-    feed = Feed(engine, 4)
+    feed = Feed(engine, 4, 100)
     shard = asyncio.create_task(feed.run("a", rows(*range(20))))
     await settle()
     assert engine.entered == [0, 1, 2, 3, 4]
@@ -68,7 +70,7 @@ async def test_rows_in_flight_are_bounded_by_the_engines_sequences_and_a_short_q
 
 async def test_the_next_shard_enters_while_the_last_rows_of_the_one_before_are_decoded() -> None:
     engine = ScriptedEngine()
-    feed = Feed(engine, 4)
+    feed = Feed(engine, 4, 100)
     first = asyncio.create_task(feed.run("a", rows(*range(6))))
     second = asyncio.create_task(feed.run("b", rows(*range(10, 16))))
     await settle()
@@ -81,7 +83,7 @@ async def test_the_next_shard_enters_while_the_last_rows_of_the_one_before_are_d
 
 async def test_admitted_returns_when_the_last_row_is_inside() -> None:
     engine = ScriptedEngine()
-    feed = Feed(engine, 4)
+    feed = Feed(engine, 4, 100)
     shard = asyncio.create_task(feed.run("a", rows(*range(7))))
     admitted = asyncio.create_task(feed.admitted("a"))
     await settle()
@@ -96,7 +98,7 @@ async def test_admitted_returns_when_the_last_row_is_inside() -> None:
 async def test_one_bad_row_costs_one_row() -> None:
     engine = ScriptedEngine()
     engine.fails[1] = RowFailed(RowError.ENGINE_ERROR, "no")
-    feed = Feed(engine, 4)
+    feed = Feed(engine, 4, 100)
     shard = asyncio.create_task(feed.run("a", rows(0, 1, 2)))
     await engine.release(0, 1, 2)
     results = await shard
@@ -108,7 +110,7 @@ async def test_one_bad_row_costs_one_row() -> None:
 async def test_a_dead_engine_ends_the_shard() -> None:
     engine = ScriptedEngine()
     engine.fails[1] = EngineDead("gone")
-    feed = Feed(engine, 4)
+    feed = Feed(engine, 4, 100)
     shard = asyncio.create_task(feed.run("a", rows(0, 1, 2)))
     await settle()
     await engine.release(1)
@@ -118,7 +120,7 @@ async def test_a_dead_engine_ends_the_shard() -> None:
 
 async def test_a_row_to_score_takes_a_place_for_each_choice() -> None:
     engine = ScriptedEngine()
-    feed = Feed(engine, 4)
+    feed = Feed(engine, 4, 100)
     scored = [
         Row(row_id=n, token_ids=[n], sampling=Sampling(), choices=[[7]] * size) for n, size in enumerate((2, 3, 1, 50))
     ]

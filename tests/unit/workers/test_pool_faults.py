@@ -1,0 +1,209 @@
+"""The pool with real replicas in this process, whose engines die, hang or talk nonsense: what comes of the rows."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pytest
+
+from jobs.ledger import Ledger
+from jobs.planner import row_ids_digest
+from jobs.store.local import LocalStore
+from schemas.codes import RowError
+from schemas.records import Plan, ShardPlan
+from schemas.spec import InputSpec, JobSpec, ModelSpec
+from workers import pool as pools
+from workers.cluster import ReplicaLost
+from workers.dispatch import Dispatcher
+from workers.faults import JobFailure
+from workers.pool import Pool
+from workers.replica import Loaded, Replica, ReplicaCounters, ShardDone
+from workers.resources import Resources
+from workers.results import read_parquet, write_parquet
+
+_T = TypeVar("_T")
+ANYWHERE = Resources(on_gpu=False, num_gpus=0, num_cpus=0, after_staging=False)
+MARKERS = {"dead_marker": "DEAD", "hang_marker": "HANG", "nonsense_marker": "ODD", "raise_marker": "RAISE"}
+
+
+class LocalReplica:
+    """A replica that shares this process; it can only die as an engine does, or be killed."""
+
+    def __init__(self, replica: Replica) -> None:
+        self._replica, self._killed = replica, asyncio.Event()
+
+    async def started(self) -> None:
+        pass
+
+    async def load(self) -> Loaded:
+        return await self._call(self._replica.load())
+
+    async def run_shard(self, shard: int, attempt_id: str, excluded: Mapping[int, RowError]) -> ShardDone:
+        return await self._call(self._replica.run_shard(shard, attempt_id, excluded))
+
+    async def probe(self, shard: int, attempt_id: str, places: Sequence[int]) -> int:
+        return await self._call(self._replica.probe(shard, attempt_id, places))
+
+    async def admitted(self, attempt_id: str) -> None:
+        await self._call(self._replica.admitted(attempt_id))
+
+    async def counters(self) -> ReplicaCounters:
+        return await self._call(self._replica.counters())
+
+    async def stop(self) -> None:
+        pass
+
+    async def last_lines(self) -> str:
+        return "RuntimeError: device-side assert"
+
+    def kill(self) -> None:
+        self._killed.set()
+
+    async def _call(self, work: Awaitable[_T]) -> _T:
+        task, killed = asyncio.ensure_future(work), asyncio.ensure_future(self._killed.wait())
+        try:
+            await asyncio.wait({task, killed}, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                return task.result()
+            raise ReplicaLost("killed")
+        finally:
+            task.cancel()
+            killed.cancel()
+
+
+class LocalCluster:
+    """Starts replicas in this process."""
+
+    def __init__(self) -> None:
+        self.num_started = 0
+
+    def resolve_resources(self, spec: JobSpec) -> Resources:
+        return ANYWHERE
+
+    def start_replica(self, ledger: Ledger, name: str, driver: str, resources: Resources) -> LocalReplica:
+        self.num_started += 1
+        return LocalReplica(Replica(ledger, name, driver, on_gpu=False))
+
+    async def stage(self, *_: Any) -> None:
+        raise NotImplementedError
+
+
+def spec_with(**fake: Any) -> JobSpec:
+    engine = {"name": "fake", "stall_timeout_s": 0.5, "fake": {**MARKERS, **fake}}
+    values = {"engine": engine, "replicas": {"max": 2}}
+    return JobSpec(name="n", input=InputSpec(uri="/d"), model=ModelSpec(path="builtin:bytes")).evolve(**values)
+
+
+def stage(ledger: Ledger, spec: JobSpec, shards: list[list[str]]) -> Plan:
+    """A job directory as staging leaves it."""
+    ledger.create(spec, writer="test")
+    plans, row_id = [], 0
+    for number, prompts in enumerate(shards):
+        ids = list(range(row_id, row_id := row_id + len(prompts)))
+        table = pa.table(
+            {
+                "row_id": pa.array(ids, pa.int64()),
+                "custom_id": pa.array([None] * len(ids), pa.string()),
+                "token_ids": pa.array([list(p.encode()) for p in prompts], pa.list_(pa.int32())),
+                "sampling": pa.array([None] * len(ids), pa.string()),
+                "error_code": pa.array([None] * len(ids), pa.string()),
+                "error_message": pa.array([None] * len(ids), pa.string()),
+            }
+        )
+        ledger.stage(number, write_parquet(table), writer="test")
+        plans.append(
+            ShardPlan(
+                index=number,
+                num_rows=len(ids),
+                num_invalid_rows=0,
+                num_input_tokens=1,
+                num_expected_tokens=2,
+                row_ids_sha256=row_ids_digest(table["row_id"].to_numpy()),
+            )
+        )
+    plan = Plan(
+        spec_sha256=spec.digest(),
+        files=(),
+        shards=tuple(plans),
+        num_rows=row_id,
+        num_invalid_rows=0,
+        num_input_tokens=1,
+        max_input_tokens=1,
+        max_model_len=100,
+    )
+    return ledger.create_plan(plan, writer="test")
+
+
+async def run(tmp_path: Path, shards: list[list[str]], **fake: Any) -> tuple[Ledger, LocalCluster]:
+    """Run the shards through a pool of two replicas."""
+    ledger, spec, cluster = Ledger(LocalStore(tmp_path), "demo"), spec_with(**fake), LocalCluster()
+    plan = stage(ledger, spec, shards)
+    pool = Pool(ledger, spec, "driver", cluster, lambda _: None)
+    dispatcher = Dispatcher(plan.shards, max_strikes=spec.max_shard_strikes)
+    dispatcher.stage(range(len(shards)))
+    pool.open(dispatcher)
+    try:
+        await asyncio.wait_for(pool.run(ANYWHERE), 60)
+    finally:
+        await pool.kill()
+    return ledger, cluster
+
+
+def results(ledger: Ledger, shards: int) -> dict[int, tuple[str | None, str | None]]:
+    found: dict[int, tuple[str | None, str | None]] = {}
+    for shard in range(shards):
+        table = read_parquet(ledger.read_result(shard) or b"")
+        columns = (table[name].to_pylist() for name in ("row_id", "error_code", "generated_text"))
+        for row_id, code, text in zip(*columns, strict=True):
+            found[row_id] = (code, text)
+    return found
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pools, "RESTART_PAUSE_S", 0.0)
+
+
+async def test_bad_rows_of_every_kind_cost_themselves_only(tmp_path: Path) -> None:
+    bad = {2: "DEAD", 13: "HANG", 17: "ODD", 18: "RAISE", 30: "DEAD", 31: "DEAD"}
+    prompts = [f"{bad.get(n, 'fine')} {n}" for n in range(32)]
+    shards = [prompts[start : start + 8] for start in range(0, 32, 8)]
+    ledger, cluster = await run(tmp_path / "bad", shards)
+    rows = results(ledger, 4)
+    codes = {"DEAD": "ENGINE_CRASH", "HANG": "TIMEOUT", "ODD": "ENGINE_ERROR", "RAISE": "ENGINE_ERROR"}
+    assert {row: code for row, (code, _) in rows.items() if code} == {row: codes[kind] for row, kind in bad.items()}
+    assert cluster.num_started <= 2 + (1 + 1 + 3) + (1 + 1 + 3) + (2 + 1 + 2 * 3)
+    assert {(q.shard, q.place, q.code) for q in ledger.quarantined()} == {
+        (0, 2, "ENGINE_CRASH"),
+        (1, 5, "TIMEOUT"),
+        (3, 6, "ENGINE_CRASH"),
+        (3, 7, "ENGINE_CRASH"),
+    }
+    healthy, _ = await run(tmp_path / "healthy", shards, dead_marker=None, hang_marker=None, nonsense_marker=None)
+    assert {row: text for row, (code, text) in rows.items() if code is None}.items() <= {
+        row: text for row, (_, text) in results(healthy, 4).items()
+    }.items()
+
+
+async def test_an_engine_that_dies_of_everything_fails_the_job_with_its_last_words(tmp_path: Path) -> None:
+    with pytest.raises(JobFailure, match=r"(?s)answered no row at all.*jobs logs demo.*device-side assert") as raised:
+        await run(tmp_path, [["DEAD 1", "DEAD 2", "DEAD 3"]] * 5)
+    assert raised.value.code == "ENGINE_DIED"
+
+
+async def test_an_engine_that_does_not_start_fails_the_job_with_its_last_words(tmp_path: Path) -> None:
+    with pytest.raises(JobFailure, match=r"(?s)did not start, \d times in a row.*device-side assert") as raised:
+        await run(tmp_path, [["a"]], start_error="no GPU")
+    assert raised.value.code == "ENGINE_START_FAILED"
+
+
+async def test_a_damaged_shard_fails_the_job_and_no_engine(tmp_path: Path) -> None:
+    damaged = LocalStore(tmp_path)
+    damaged.put_new("demo/_job/staged/part-00001.parquet", b"PAR1 damaged", writer="test")
+    with pytest.raises(JobFailure, match="Shard 1 failed 3 times") as raised:
+        await run(tmp_path, [["a"], ["b"]])
+    assert raised.value.code == "SHARD_FAILED"

@@ -1,0 +1,69 @@
+"""An engine's last words: the end of what its processes printed, without prompts and secrets."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterable, Mapping
+
+log = logging.getLogger(__name__)
+
+TAIL_LINES = 200
+"""Printed lines that are looked at."""
+
+MAX_LINES, MAX_LINE_CHARS = 12, 240
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[^\x20-\x7e\t]")
+_PREFIX = re.compile(r"^(\(\w+ (?:\w+=\S+ ?)+\)\s*)?((?:ERROR|WARNING|INFO) [\d-]+ [\d:,.]+ \[[^\]]*\]\s*)?")
+_ERROR = re.compile(
+    r"^(?:[A-Za-z_]\w*\.)*\w*(?:Error|Exception|Interrupt|Exit|Failure|Dead|Warning)\b(?::|$)|^(?:Fatal|CUDA|NCCL)\b"
+)
+_FRAME = re.compile(r'^\s*File "([^"]+)", line (\d+)')
+_SECRET_NAME = re.compile(r"SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL|ACCESS_KEY|API_KEY")
+_SECRET = re.compile(
+    r"(?i)(secret|token|password|passwd|credential|access_?key|api_?key|authorization)(\W{1,4}(?:bearer\s+)?)\S+"
+)
+_MIN_SECRET_CHARS = 6
+
+
+def last_lines(actor_id: str) -> str:
+    """What of a Ray actor's error output tells of its end; it and its node may be gone. Blocks for up to seconds.
+
+    Raises:
+        Exception: Ray cannot be asked.
+    """
+    from ray.util.state import get_log
+
+    lines = list(get_log(actor_id=actor_id, suffix="err", tail=TAIL_LINES, timeout=5))
+    return telling("".join(lines).splitlines(), os.environ)
+
+
+def telling(lines: Iterable[str], environment: Mapping[str, str]) -> str:
+    """The exceptions among the lines and the frames that lead there, last ones last.
+
+    Nothing else is taken: an engine that dies also prints the requests it was at. Values that look like secrets, or are
+    in environment variables named like some, are blotted out.
+    """
+    secrets = sorted(
+        (value for name, value in environment.items() if _SECRET_NAME.search(name) and len(value) >= _MIN_SECRET_CHARS),
+        key=len,
+        reverse=True,
+    )
+    told: list[str] = []
+    for raw in lines:
+        line = _PREFIX.sub("", _COLOUR.sub("", raw), count=1).rstrip()
+        if frame := _FRAME.match(line):
+            line = f"  {frame[1].rsplit('/', 1)[-1]}:{frame[2]}"
+            if told and told[-1].startswith("  "):
+                told.pop()  # of a traceback, where it began to go wrong is its last frame
+        elif _ERROR.match(line.strip()):
+            line = line.strip()
+        else:
+            continue
+        for secret in secrets:
+            line = line.replace(secret, "***")
+        line = _SECRET.sub(r"\1\2***", line)[:MAX_LINE_CHARS]
+        if not told or told[-1] != line:
+            told.append(line)
+    return "\n".join(told[-MAX_LINES:])

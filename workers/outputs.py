@@ -1,0 +1,99 @@
+"""A row on its way into an engine, and what may come out of it: engines are not trusted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from schemas.codes import RowError
+from schemas.sampling import Sampling
+from workers.engines.base import ChoiceScore, Completion, Output, RowFailed
+
+FINISH_REASONS = frozenset({"stop", "length"})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One valid row of a shard, ready for the engine.
+
+    Attributes:
+        choices: token ids of the choices to score; a row without them is answered.
+    """
+
+    row_id: int
+    token_ids: Sequence[int]
+    sampling: Sampling
+    choices: Sequence[Sequence[int]] = ()
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that the row brings."""
+        return len(self.token_ids) + sum(map(len, self.choices))
+
+
+def check_output(output: Output, row: Row, vocab_size: int) -> None:
+    """Nothing that an engine says can break the shard that the row is in.
+
+    Raises:
+        RowFailed: the output is not an answer to the row.
+    """
+    fault = _score_fault(output, row) if row.choices else _completions_fault(output, row, vocab_size)
+    if fault:
+        raise RowFailed(RowError.ENGINE_ERROR, f"the engine gave nonsense: {fault}")
+
+
+def _score_fault(output: Output, row: Row) -> str:
+    if len(output.scores) != len(row.choices):
+        return "not one score for each choice"
+    for score, choice in zip(output.scores, row.choices, strict=True):
+        if not isinstance(score, ChoiceScore) or score.num_tokens != len(choice):
+            return "a score of other tokens"
+        if not _is_number(score.sum_logprob):
+            return "a score that is no number"
+    return ""
+
+
+def _completions_fault(output: Output, row: Row, vocab_size: int) -> str:
+    if len(output.completions) != row.sampling.n:
+        return f"{len(output.completions)} completions, not {row.sampling.n}"
+    return next(filter(None, (_completion_fault(c, row.sampling, vocab_size) for c in output.completions)), "")
+
+
+def _completion_fault(completion: Completion, sampling: Sampling, vocab_size: int) -> str:
+    if completion.finish_reason not in FINISH_REASONS:
+        return "an unknown finish reason"
+    if len(completion.token_ids) > sampling.max_tokens:
+        return "more tokens than asked for"
+    if not all(_is_token(token, vocab_size) for token in completion.token_ids):
+        return "token ids outside the vocabulary"
+    if completion.text is not None and not _is_text(completion.text):
+        return "a text that is none"
+    if completion.cumulative_logprob is not None and not _is_number(completion.cumulative_logprob):
+        return "a log-probability that is no number"
+    logprobs = completion.logprobs
+    if logprobs is not None and len(logprobs) != len(completion.token_ids):
+        return "not one log-probability for each token"
+    for token, logprob, alternatives in logprobs or ():
+        listed = [(token, logprob), *alternatives]
+        if not all(_is_token(each, vocab_size) and _is_number(value) for each, value in listed):
+            return "log-probabilities that are none"
+    return ""
+
+
+def _is_token(value: object, vocab_size: int) -> bool:
+    return isinstance(value, int) and 0 <= value < vocab_size
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not math.isnan(value)
+
+
+def _is_text(value: object) -> bool:
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
