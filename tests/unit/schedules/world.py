@@ -227,8 +227,9 @@ class _Runner:
         self._reach_cluster()
         job = self._world.jobs[job_id]
         if job.state is None and job.driver_since is None:
+            # Between the look and the start another may come: two drivers at once, were there no claim.
+            step()
             job.start(self._world.now)
-        step()
 
     def cancel(self, job_id: str, by: str) -> None:
         step()
