@@ -17,7 +17,7 @@ from tests.harness import COMMAND, User, new_id, write_prompts
 
 pytestmark = pytest.mark.skipif(shutil.which("tmux") is None, reason="needs tmux: apt-get install tmux")
 
-SLOW = ("--set", "engine.fake.token_s=0.1", "--set", "engine.fake.start_s=8", "--max-num-seqs", "2")
+SLOW = ("--set", "engine.fake.token_s=0.1", "--set", "engine.fake.start_s=12", "--max-num-seqs", "2")
 SHARDS = ("--set", "shards.min_tokens=1", "--set", "shards.target_count=20")
 
 
@@ -67,8 +67,8 @@ def test_watching_shows_the_job_live_and_ctrl_c_lets_it_go_on(user: User, termin
     jobs = shlex.quote(COMMAND)
 
     terminal.type(f"clear; {jobs} watch {job_id}; echo code=$?", "Enter")
-    terminal.until("RUNNING", "of 301", "1 loading model", "not known before rows are done")
-    running = terminal.until("1 up", "EMPTY_PROMPT", "/s out", "ETA", "left")
+    terminal.until("1 loading model, ", " s")
+    running = terminal.until("RUNNING", "of 301", "1 up", "EMPTY_PROMPT", "/s out", "ETA", "left", timeout_s=150)
     assert running.count(job_id) <= 3, f"frames replace each other:\n{running}"
 
     terminal.type("C-c")
