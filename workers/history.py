@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 from schemas.history import Activity, History, Loss, Sample
@@ -92,6 +93,7 @@ def activity_of(replica: ReplicaProgress) -> Activity:
     return Activity[replica.state.upper()]
 
 
+@cache
 def versions() -> dict[str, str]:
     """Of Python and of the packages that decide what a job computes, as far as they are installed here."""
     found = {"python": sys.version.split()[0]}

@@ -62,16 +62,24 @@ class Reporter:
         self._input_tokens += shard.num_input_tokens
         self._generated_tokens += shard.num_generated_tokens
 
-    async def tick(self) -> Progress:
-        """Ask the replicas, write progress and history, set the metrics. A store that is away is not reported here."""
+    async def tick(self) -> Progress | None:
+        """Ask the replicas, write progress and history, set the metrics. Raises nothing: no job ends over a report.
+
+        Returns:
+            The progress; None if there is a fault in the reporting.
+        """
         await self._pool.refresh(REFRESH_TIMEOUT_S)
-        progress = self._progress()
-        self._export(progress)
         try:
-            await asyncio.to_thread(self._write, progress)
-        except StoreError as error:
-            log.warning("progress not written: %s", error)
-        return progress
+            progress = self._progress()
+            self._export(progress)
+            try:
+                await asyncio.to_thread(self._write, progress)
+            except StoreError as error:
+                log.warning("progress not written: %s", error)
+            return progress
+        except Exception:
+            log.exception("progress not written; the job goes on")
+            return None
 
     def _write(self, progress: Progress) -> None:
         if self._gpu_s_before is None:
@@ -84,9 +92,12 @@ class Reporter:
 
     def _progress(self) -> Progress:
         totals, slots = self._pool.totals(), self._pool.slots
-        rows_live = self._rows + sum(slot.rows_uncommitted for slot in slots)
-        errors_live = self._errors + sum(slot.errors_uncommitted for slot in slots)
         total = self._plan.num_rows if self._plan else None
+        rows_live = self._rows + sum(slot.rows_uncommitted for slot in slots)
+        if total is not None:
+            # Two replicas may work on one shard: what both of them did is counted twice until one commits it.
+            rows_live = min(rows_live, total)
+        errors_live = min(rows_live, self._errors + sum(slot.errors_uncommitted for slot in slots))
         # Rates begin with the work: neither loading the model nor what earlier drivers committed is part of them.
         if totals.rows_in_flight + totals.rows_done > 0:
             self._rates.add(time.monotonic(), rows_live, totals.input_tokens, totals.generated_tokens)

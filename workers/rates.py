@@ -91,4 +91,6 @@ class Rates:
             min(self._samples, key=lambda sample: abs(sample[0] - began - self._span_s * number / count))
             for number in range(count + 1)
         ]
-        return [(late[1] - early[1]) / (late[0] - early[0]) for early, late in pairwise(bounds) if late[0] > early[0]]
+        rates = [(late[1] - early[1]) / (late[0] - early[0]) for early, late in pairwise(bounds) if late[0] > early[0]]
+        # A driver that stood still for a while has fewer slices than its span would hold.
+        return rates if len(rates) >= _LEAST_SLICES else []

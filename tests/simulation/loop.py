@@ -239,6 +239,7 @@ class _Thread(greenlet):  # type: ignore[misc]
 
     def __init__(self, hub: greenlet, work: Callable[[], Any], outcome: asyncio.Future[Any]) -> None:
         super().__init__(parent=hub)
+        self.gr_context = copy_context()
         self._work, self._outcome = work, outcome
         self._awaited: asyncio.Future[Any] | None = None
 

@@ -64,3 +64,12 @@ def test_the_range_holds_the_real_end_about_as_often_as_it_says() -> None:
         held += eta.low_s <= took_s <= (eta.high_s or took_s)
     assert bounded >= 190
     assert held >= 170, "a range that is meant to hold 19 of 20 ends must not hold much fewer"
+
+
+def test_a_driver_that_stood_still_foretells_without_a_range() -> None:
+    """A stopped process goes on after minutes: its samples leave fewer slices than the time between them holds."""
+    rates = Rates()
+    for at_s in (0.0, 100.0):
+        rates.add(at_s, int(at_s) * 10, 0, 0)
+    eta = rates.eta(1000)
+    assert eta is None or eta.low_s is None

@@ -1,0 +1,276 @@
+"""Simulated Ray: clusters that take drivers, replicas as processes of their own, staging in tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from contextvars import Context, copy_context
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from jobs.errors import StoreError
+from jobs.ledger import Ledger
+from jobs.store import open_store
+from jobs.submission import Submission
+from schemas.records import Plan
+from schemas.spec import JobSpec
+from tests.simulation.loop import CURRENT, Process
+from tests.simulation.world import World
+from workers import driver as driver_module
+from workers import staging
+from workers.cluster import ReplicaLost
+from workers.replica import STORE_PATIENCE_S, Loaded, Replica, ReplicaCounters, ShardDone
+from workers.resources import Resources, resolve_resources
+
+if TYPE_CHECKING:
+    from schemas.records import Cancelled, Failed, Succeeded
+
+log = logging.getLogger("workers.driver")
+
+
+class JobApi:
+    """One cluster's job API, as `jobs.submission.Submitter`. Starts drivers."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self._world, self._name = world, name
+        self.drivers: list[SimDriver] = []
+
+    def submit(self, job_uri: str, submission_id: str, metadata: dict[str, str], env: dict[str, str]) -> bool:
+        return bool(self._world.rpc(f"start {submission_id}", partial(self.start, job_uri, submission_id)))
+
+    def find(self, job_id: str) -> list[Submission]:
+        found = self._world.rpc("find drivers", lambda: [driver.submission() for driver in reversed(self.drivers)])
+        return list(found)
+
+    def stop(self, submission_id: str) -> None:
+        def stop() -> None:
+            for driver in self.drivers:
+                if driver.id == submission_id:
+                    driver.process.kill()
+
+        self._world.rpc(f"stop {submission_id}", stop)
+
+    def dashboard_job_url(self, submission_id: str) -> str:
+        return f"http://{self._name}/{submission_id}"
+
+    def start(self, job_uri: str, submission_id: str) -> bool:
+        """Start a driver; False if the id was used."""
+        if any(driver.id == submission_id for driver in self.drivers):
+            return False
+        self.drivers.append(SimDriver(self._world, job_uri, submission_id, f"{self._name}:{submission_id}"))
+        return True
+
+
+class SimDriver:
+    """One driver's process.
+
+    Attributes:
+        record: what it came back with, None if it died or was interrupted.
+    """
+
+    def __init__(self, world: World, job_uri: str, submission_id: str, name: str) -> None:
+        self._world, self._job_uri, self.id = world, job_uri, submission_id
+        self.record: Succeeded | Failed | Cancelled | None = None
+        self.replicas: list[SimReplica] = []
+        self.process = world.spawn(name)
+        self.process.thread(self._main)
+
+    def submission(self) -> Submission:
+        status = "RUNNING" if not self.process.dead else "SUCCEEDED" if self.record else "FAILED"
+        return Submission(submission_id=self.id, status=status, message="", started_at=None, ended_at=None, metadata={})
+
+    def _main(self) -> None:
+        """As `workers.driver.main`."""
+        world = self._world
+        root_uri, _, job_id = self._job_uri.rpartition("/")
+        try:
+            ledger = Ledger(open_store(root_uri, patience_s=STORE_PATIENCE_S), job_id)
+            self.record = driver_module.run_job(
+                ledger,
+                self.id,
+                lambda: SimCluster(world, self),
+                lambda main: world.loop.wait(world.loop.create_task(main)),
+            )
+            world.note(f"ends: {self.record.state}")
+        except StoreError as error:
+            log.error("%s %s", error, error.hint)
+            world.note(f"is interrupted: {error}")
+            if not world.store_fails:
+                world.violation(f"a driver is interrupted although the store never failed: {error}")
+        except Exception as error:
+            world.violation(f"a driver fails: {error!r}")
+        self.process.kill()  # os._exit: threads end here
+
+
+class SimCluster:
+    """What one driver sees of its cluster. See `workers.cluster.Cluster`."""
+
+    def __init__(self, world: World, driver: SimDriver) -> None:
+        self._world, self._driver = world, driver
+
+    def resolve_resources(self, spec: JobSpec) -> Resources:
+        return resolve_resources(spec)
+
+    def start_replica(self, ledger: Ledger, name: str, driver: str, resources: Resources) -> SimReplica:
+        self._world.step(f"starts {name}")
+        replica = SimReplica(self._world, self._driver.process, ledger, name, driver)
+        self._driver.replicas.append(replica)
+        return replica
+
+    async def stage(self, ledger: Ledger, spec: JobSpec, writer: str, report: Callable[[Plan | int], None]) -> None:
+        loop = self._world.loop
+        await asyncio.to_thread(
+            staging.stage, ledger, spec, writer, lambda event: loop.call_soon_threadsafe(report, event)
+        )
+
+
+class SimReplica:
+    """One actor, seen from its driver. See `workers.cluster.ReplicaHandle`."""
+
+    def __init__(self, world: World, driver: Process, ledger: Ledger, name: str, driver_id: str) -> None:
+        self._world = world
+        self.process = world.spawn(f"{driver.name}/{name}", parent=driver)
+        self._replica = Replica(ledger, name, driver_id, on_gpu=False)
+        self._latency_s = world.latency_s()  # one for all messages: calls of an actor stay in order
+        self._calls: set[asyncio.Future[Any]] = set()
+        self._lost: ReplicaLost | None = None
+        self.node_lost = False
+        self.process.on_death.append(lambda: world.loop.around(world.random.uniform(0, 3), self.lose))
+
+    def lose(self, *, partition: bool = False) -> None:
+        """The driver learns that the replica is gone: rightly, or because a network came apart (`partition`)."""
+        self._lost = ReplicaLost("ActorDiedError: the actor has died", node_lost=self.node_lost or partition)
+        for call in self._calls:
+            if not call.done():
+                call.set_exception(self._lost)
+
+    async def started(self) -> None:
+        await self._call("started", self._nothing)
+
+    async def load(self) -> Loaded:
+        loaded: Loaded = await self._call("load", self._replica.load)
+        return loaded
+
+    async def run_shard(self, shard: int, attempt_id: str) -> ShardDone:
+        done: ShardDone = await self._call(f"run_shard {shard}", partial(self._run_shard, shard, attempt_id))
+        return done
+
+    async def admitted(self, attempt_id: str) -> None:
+        await self._call("admitted", partial(self._replica.admitted, attempt_id))
+
+    async def counters(self) -> ReplicaCounters:
+        counters: ReplicaCounters = await self._call("counters", self._replica.counters)
+        return counters
+
+    async def stop(self) -> None:
+        await self._call("stop", self._replica.stop)
+
+    def kill(self) -> None:
+        self._world.step(f"kills {self.process}")
+        self._world.loop.around(self._world.latency_s(), self.process.kill)
+
+    async def _nothing(self) -> None:
+        pass
+
+    async def _run_shard(self, shard: int, attempt_id: str) -> ShardDone:
+        done = await self._replica.run_shard(shard, attempt_id)
+        key = next(key for key in self._world.bucket.objects() if key.endswith(f"/results/part-{shard:05d}.parquet"))
+        if done.ours != (self._world.bucket.metadata(key)["attempt-id"] == attempt_id):
+            self._world.violation(f"I1: shard {shard} is taken for ours={done.ours} by an attempt where it is not so")
+        return done
+
+    async def _call(self, what: str, make: Callable[[], Any]) -> Any:
+        loop = self._world.loop
+        self._world.step(f"calls {what} of {self.process.name.rpartition('/')[2]}")
+        if self._lost is not None:
+            raise self._lost
+        future = loop.create_future()
+        self._calls.add(future)
+
+        def arrive() -> None:
+            if not self.process.dead:
+                task = self.process.start(make())
+                task.add_done_callback(answer, context=Context())
+
+        def answer(task: asyncio.Task[Any]) -> None:
+            if not self.process.dead and not task.cancelled():
+                loop.around(self._latency_s, partial(settle, task))
+
+        def settle(task: asyncio.Task[Any]) -> None:
+            if not future.done():
+                error = task.exception()
+                future.set_result(task.result()) if error is None else future.set_exception(error)
+
+        loop.around(self._latency_s, arrive)
+        try:
+            return await future
+        finally:
+            self._calls.discard(future)
+
+
+class SimStaging(staging._Staging):
+    """Staging without Ray Data: the same two passes, the second in processes of their own."""
+
+    world: World
+    blocks: dict[str, pa.Table]
+    """Tokenised rows of each spec, by its digest."""
+
+    def _tokenise(self, dataset: Any) -> Any:
+        return self
+
+    def materialize(self) -> Any:
+        return self.blocks[self._spec.digest()]
+
+    def _write(self, blocks: Any, plan: Plan, lookup: Any, wanted: set[int]) -> Iterator[int]:
+        world, loop = self.world, self.world.loop
+        rows = staging._assign(blocks, lookup, wanted)
+        target: Any = (self._ledger.store.uri, self._ledger.job_id, self._writer, self._spec, plan)
+        ready: list[int | Exception] = []
+        news = [loop.create_future()]
+
+        def task(shard: int) -> None:
+            process = world.spawn(f"{driver.name}/stage-{shard}", parent=driver)
+
+            def work() -> None:
+                try:
+                    staging._write_shard(rows.filter(pc.equal(rows["shard"], shard)), target)
+                    ready.append(shard)
+                except Exception as error:
+                    ready.append(error)
+                process.on_death.clear()
+                process.kill()
+                wake()
+
+            # Ray runs the tasks of a lost worker again.
+            process.on_death.append(lambda: loop.around(1.0, partial(again, shard)))
+            process.thread(work)
+
+        def again(shard: int) -> None:
+            if not driver.dead:
+                task(shard)
+
+        def wake() -> None:
+            if not news[0].done():
+                news[0].set_result(None)
+
+        driver = CURRENT.get()
+        assert driver is not None
+        order = sorted(wanted)
+        world.random.shuffle(order)
+        for shard in order:
+            copy_context().run(task, shard)
+        left = len(order)
+        while left:
+            while ready:
+                event = ready.pop(0)
+                if isinstance(event, Exception):
+                    raise event
+                left -= 1
+                yield event
+            if left:
+                news[0] = loop.create_future()
+                loop.wait(news[0])

@@ -1,0 +1,156 @@
+"""What must hold of every history, by the numbers of the design's section 10."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import TypeAdapter
+
+from schemas import keys
+from schemas.records import Attempt, Cancelled, Failed, Manifest, Plan, Progress, Succeeded, Terminal
+from schemas.spec import JobSpec
+
+if TYPE_CHECKING:
+    from tests.simulation.histories import Run
+
+_TERMINAL: TypeAdapter[Succeeded | Failed | Cancelled] = TypeAdapter(Terminal)
+_ONCE = re.compile(r"_job/(spec|plan|terminal)\.json|_SUCCESS|results/.*|_job/(attempts|staged|fingerprints)/.*")
+_PREFIX = "root/job/"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What a history came to."""
+
+    state: str
+    steps: int
+    drivers: int
+    crashes: int
+
+
+def check(run: Run) -> Outcome:
+    """I1 to I5, I7 and I8 of a history whose job has ended."""
+    world, case = run.world, run.case
+    violation = world.violation
+    objects = {
+        key.removeprefix(_PREFIX): data for key, data in world.bucket.objects().items() if key.startswith(_PREFIX)
+    }
+    _check_changes(run)
+    if keys.TERMINAL not in objects or keys.SPEC not in objects:
+        violation("liveness: no terminal record")
+        return Outcome(state="NONE", steps=world.steps, drivers=len(run.drivers), crashes=0)
+    terminal = _TERMINAL.validate_json(objects[keys.TERMINAL])
+    plan = Plan.from_json(objects[keys.PLAN]) if keys.PLAN in objects else None
+    if JobSpec.from_json(objects[keys.SPEC]).input != case.spec.input:
+        violation("I2: the spec is not the one that was submitted")
+
+    # I1, I2, I7: every visible result is whole, is what the plan wants, and has the bytes of an undisturbed run.
+    seen: list[int] = []
+    for key in [key for key in objects if key.startswith(keys.RESULTS)]:
+        data, metadata = objects[key], world.bucket.metadata(_PREFIX + key)
+        if hashlib.sha256(data).hexdigest() != metadata["sha256"]:
+            violation(f"I2: {key} does not match its hash")
+        if case.results and data != case.results.get(key):
+            violation(f"I7: {key} is not what an undisturbed run gives")
+        seen += pq.read_table(pa.BufferReader(data), columns=["row_id"], page_checksum_verification=True)[
+            "row_id"
+        ].to_pylist()
+    if len(seen) != len(set(seen)):
+        violation("I1: a row is there twice")
+    for key in [key for key in objects if key.startswith(keys.ATTEMPTS)]:
+        Attempt.from_json(objects[key])
+    if keys.PROGRESS in objects:
+        Progress.from_json(objects[keys.PROGRESS])
+
+    if isinstance(terminal, Succeeded):
+        assert plan is not None
+        if sorted(seen) != list(range(case.rows)):
+            violation("I1: the job has succeeded and rows are missing")
+        _check_manifest(run, terminal.manifest, plan)
+        if terminal.manifest.crossed_gates:
+            if keys.SUCCESS in objects:
+                violation("order: _SUCCESS although a gate is crossed")
+        elif objects.get(keys.SUCCESS) != terminal.manifest.to_json():
+            violation("order: _SUCCESS is not the manifest")
+        left = [key for key in objects if key.startswith(keys.STAGED)]
+        if left and not case.spec.keep_staged:
+            violation(f"I5: staged rows are left behind: {left}")
+    elif keys.SUCCESS in objects:
+        violation("order: _SUCCESS without success")
+    if isinstance(terminal, Cancelled) and not run.cancelled:
+        violation("the job is cancelled and nobody did it")
+    if isinstance(terminal, Failed):
+        deaths = sum("/replica-" in process.name for process in world.processes)
+        if terminal.code not in ("ENGINE_START_FAILED", "ENGINE_DIED") or deaths < 3:
+            violation(f"the job has failed for no fault of its own: {terminal.code} {terminal.reason}")
+
+    # I3: everybody who came back with a record came back with the one that stands.
+    for record in [*run.records, *(driver.record for driver in run.drivers if driver.record)]:
+        if record != terminal:
+            violation(f"I3: somebody came back with {record.state}, the record says {terminal.state}")
+    # I5
+    if world.alive:
+        violation(f"I5: {world.alive} still run")
+    # I8
+    for key, data in objects.items():
+        if b"CANARY-SECRET" in data or (b"CANARY-PROMPT" in data and not key.startswith((keys.STAGED, keys.RESULTS))):
+            violation(f"I8: {key} quotes a canary")
+    crashes = sum("is killed" in line for line in world.trace)
+    return Outcome(state=terminal.state, steps=world.steps, drivers=len(run.drivers), crashes=crashes)
+
+
+def _check_changes(run: Run) -> None:
+    """I3, I4, and the order in which things may be written: over everything that was ever written."""
+    violation = run.world.violation
+    standing: set[str] = set()
+    succeeded: Manifest | None = None
+    for change in run.world.bucket.changes:
+        if not change.key.startswith(_PREFIX):
+            continue
+        key = change.key.removeprefix(_PREFIX)
+        if change.kind == "deleted":
+            if not key.startswith(keys.STAGED):
+                violation(f"I4: {key} is deleted by {change.by}")
+            elif succeeded is None:
+                violation(f"order: {key} is deleted by {change.by} before the job has succeeded")
+            standing.discard(key)
+            continue
+        if change.kind == "replaced" and _ONCE.fullmatch(key):
+            violation(f"{'I3' if key == keys.TERMINAL else 'I4'}: {key} is overwritten by {change.by}")
+        if key.startswith((keys.STAGED, keys.RESULTS, keys.ATTEMPTS)) and keys.PLAN not in standing:
+            violation(f"order: {key} is written before the plan stands")
+        if key.startswith(keys.RESULTS) and succeeded is not None:
+            violation(f"I4: {key} is committed after the job has succeeded")
+        if key == keys.SUCCESS and succeeded is None:
+            violation(f"order: _SUCCESS is written by {change.by} before the job has succeeded")
+        if key == keys.TERMINAL:
+            record = _TERMINAL.validate_json(change.data)
+            if isinstance(record, Succeeded):
+                succeeded = record.manifest
+                missing = [commit.key for commit in record.manifest.shards if commit.key not in standing]
+                if missing:
+                    violation(f"I1: the job succeeds without {missing}")
+        standing.add(key)
+
+
+def _check_manifest(run: Run, manifest: Manifest, plan: Plan) -> None:
+    """The manifest lists the objects that are there."""
+    if manifest.plan_sha256 != plan.digest() or manifest.num_rows != plan.num_rows:
+        run.world.violation("I2: the manifest is not of this plan")
+    if len(manifest.shards) != len(plan.shards):
+        run.world.violation("I1: the manifest lacks shards")
+    for commit in manifest.shards:
+        metadata = run.world.bucket.metadata(_PREFIX + commit.key)
+        if (metadata["sha256"], metadata["attempt-id"]) != (commit.sha256, commit.attempt_id):
+            run.world.violation(f"I2: the manifest's {commit.key} is not the object that is there")
+
+
+def check_rerun(run: Run, before: int) -> None:
+    """I6: running an ended job again writes nothing."""
+    for change in run.world.bucket.changes[before:]:
+        run.world.violation(f"I6: a rerun has {change.kind} {change.key}")

@@ -1,0 +1,192 @@
+"""Puts a simulated world under the program: its clock, its randomness, its client of S3, its Ray."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+import traceback
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, tzinfo
+from functools import lru_cache
+from pathlib import Path
+from random import Random
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+import tenacity.nap
+import tenacity.wait
+
+import jobs.client
+import jobs.dataset
+import jobs.failpoints
+import jobs.store.probe
+import jobs.store.s3_client
+import workers.driver
+import workers.feed
+import workers.pool
+import workers.progress
+import workers.replica
+import workers.staging
+from tests.simulation.cluster import SimStaging
+from tests.simulation.world import World
+
+CANARY = "CANARY-PROMPT-d21b"
+"""In every prompt; must be quoted nowhere but in staged rows."""
+
+_PROGRAM = ("jobs", "workers", "tenacity")
+
+
+class _Clock:
+    """The module `time`, in virtual time."""
+
+    world: World
+
+    def monotonic(self) -> float:
+        return self.world.loop.time()
+
+    def time(self) -> float:
+        return self.world.now().timestamp()
+
+    def sleep(self, seconds: float) -> None:
+        self.world.loop.sleep(seconds)
+
+
+class _Datetime(datetime):
+    """The class `datetime`, in virtual time."""
+
+    world: World
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+        return cls.world.now()
+
+
+class _Inline:
+    """The class `ThreadPoolExecutor`, with one thread: the caller's."""
+
+    def __init__(self, max_workers: int) -> None:
+        pass
+
+    def __enter__(self) -> _Inline:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def map(self, function: Any, *arguments: Any) -> Iterator[Any]:
+        return map(function, *arguments)
+
+
+class _Gauge:
+    """Any metric; Ray's are not under test here."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        pass
+
+    def __getattr__(self, name: str) -> Any:
+        return self
+
+    def __call__(self, *_: object, **__: object) -> None:
+        pass
+
+
+class Seams:
+    """The program as it runs in a simulated world; one world at a time."""
+
+    def __init__(self) -> None:
+        self.clock = _Clock()
+        self.world: World
+
+    def enter(self, world: World, seed: int) -> None:
+        """From now on the program runs in this world."""
+        self.world = self.clock.world = _Datetime.world = SimStaging.world = world
+        self.random = Random(f"program/{seed}")
+
+    def uuid4(self) -> uuid.UUID:
+        return uuid.UUID(int=self.random.getrandbits(128), version=4)
+
+
+@contextmanager
+def seams() -> Iterator[Seams]:
+    """Take the place of what the program has around it, until the end of the block."""
+    held, patches = Seams(), []
+
+    def put(target: Any, name: str, value: Any) -> None:
+        patches.append(patch.object(target, name, value))
+
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] not in _PROGRAM:
+            continue
+        for attribute, value in list(vars(module).items()):
+            if value is time:
+                put(module, attribute, held.clock)
+            elif value is datetime:
+                put(module, attribute, _Datetime)
+            elif value is uuid.uuid4:
+                put(module, attribute, held.uuid4)
+    put(tenacity.wait, "random", SimpleNamespace(uniform=lambda low, high: held.random.uniform(low, high)))
+    put(jobs.failpoints, "_directory", "simulated")
+    put(jobs.failpoints, "_hit", lambda path: held.world.step(f"is at {path.name}"))
+    put(jobs.store.s3_client, "_process_client", lambda _: held.world.network)
+    put(workers.driver, "ThreadPoolExecutor", _Inline)
+    put(workers.replica, "ReplicaMetrics", _Gauge)
+    put(workers.progress, "DriverMetrics", _Gauge)
+    inspect = lru_cache(jobs.dataset.inspect)
+    put(jobs.dataset, "inspect", inspect)
+    put(workers.staging, "inspect", inspect)
+    put(workers.staging, "pin", _cached_pin())
+    put(workers.staging, "ray", SimpleNamespace(put=lambda value: value, get=lambda value: value))
+    put(workers.staging, "_light_columns", lambda blocks: blocks)
+    put(workers.staging, "_target", lambda target: target)
+    put(workers.staging, "_Staging", SimStaging)
+    handler = _Canaries(held)
+    loggers = [logging.getLogger(name) for name in ("jobs", "workers")]
+    before = [(logger.level, logger.propagate) for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+    try:
+        for each in patches:
+            each.start()
+        yield held
+    finally:
+        for each in reversed(patches):
+            each.stop()
+        for logger, (level, propagate) in zip(loggers, before, strict=True):
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+            logger.propagate = propagate
+
+
+class _Canaries(logging.Handler):
+    """Reads the log as a person would."""
+
+    def __init__(self, held: Seams) -> None:
+        super().__init__()
+        self._held = held
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if record.exc_info and record.exc_info[1]:
+            self._held.world.violation(f"an error that nobody foresaw: {record.exc_info[1]!r}")
+            text += "".join(traceback.format_exception(record.exc_info[1]))
+        if "CANARY" in text:
+            self._held.world.violation(f"I8: a log line quotes a canary: {text[:300]}")
+
+
+def _cached_pin() -> Any:
+    known: dict[Path, Any] = {}
+    real = jobs.dataset.pin
+
+    def pin(dataset: Any) -> Any:
+        key = dataset.files[0].uri
+        if key not in known:
+            known[key] = real(dataset)
+        return known[key]
+
+    return pin

@@ -1,0 +1,96 @@
+"""The protocol under seeded histories of crashes, zombies, lost answers, doubled drivers and racing cancels.
+
+SIMULATION_SEED=n runs history n alone.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+
+import pytest
+
+from jobs.failpoints import FAILPOINTS
+from tests.simulation.histories import Action, History, draw
+from tests.simulation.runner import SEED_VARIABLE, Simulator
+from tests.simulation.world import Faults
+
+CHUNK = 50
+HISTORIES, NIGHTLY = range(500), range(500, 10_000)
+
+ELSEWHERE = {"driver.start", "staging.before_tokenise", "store.before_link"}
+"""Failpoints in code that the simulation replaces: the process's main, Ray Data's tasks, the local store."""
+
+
+def _chunks(seeds: range) -> list[range]:
+    if SEED_VARIABLE in os.environ:
+        return []
+    return [seeds[start : start + CHUNK] for start in range(0, len(seeds), CHUNK)]
+
+
+def _name(seeds: range) -> str:
+    return f"{seeds[0]}-{seeds[-1]}"
+
+
+@pytest.mark.parametrize("seeds", _chunks(HISTORIES), ids=_name)
+def test_invariants_hold(simulation: Simulator, seeds: range) -> None:
+    simulation.run_seeds(seeds)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("seeds", _chunks(NIGHTLY), ids=_name)
+def test_invariants_hold_over_many_histories(simulation: Simulator, seeds: range) -> None:
+    simulation.run_seeds(seeds)
+
+
+@pytest.mark.skipif(SEED_VARIABLE not in os.environ, reason=f"runs the history that {SEED_VARIABLE} names")
+def test_the_named_history(simulation: Simulator) -> None:
+    _, run = simulation.run(draw(int(os.environ[SEED_VARIABLE]), len(simulation.cases)))
+    print(run.history, *run.world.trace, sep="\n")
+
+
+def test_a_crash_at_every_step_of_a_job(simulation: Simulator) -> None:
+    _sweep(simulation, case=1, fate="kill", seconds=0.0)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("case", range(4))
+def test_a_crash_at_every_step_of_each_job(simulation: Simulator, case: int) -> None:
+    _sweep(simulation, case=case, fate="kill", seconds=0.0)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("case", range(4))
+def test_a_zombie_from_every_step_of_each_job(simulation: Simulator, case: int) -> None:
+    """The process stands still there until another driver has ended the job, then goes on."""
+    _sweep(simulation, case=case, fate="stop", seconds=600.0)
+
+
+def _sweep(simulation: Simulator, *, case: int, fate: str, seconds: float) -> None:
+    quiet, _ = simulation.run(History(seed=1, case=case))
+    actions = (Action(at_s=0.0, what="submit"),)
+    if fate == "stop":
+        actions += (Action(at_s=60.0, what="duplicate", cluster=1),)
+    for step in range(1, quiet.steps + 1):
+        faults = Faults(crashes={step: (fate, seconds)})  # type: ignore[dict-item]
+        simulation.run(History(seed=1, case=case, actions=actions, faults=faults))
+
+
+def test_a_seed_is_one_history(simulation: Simulator) -> None:
+    for seed in (3, 4, 5, 17):
+        history = draw(seed, len(simulation.cases))
+        (_, first), (_, second) = simulation.run(history), simulation.run(history)
+        assert first.world.trace == second.world.trace
+
+
+def test_what_may_happen_does_happen(simulation: Simulator) -> None:
+    """A simulation that holds because nothing goes wrong in it shows nothing."""
+    runs = [simulation.run(draw(seed, len(simulation.cases))) for seed in range(40)]
+    trace = "\n".join(line for _, run in runs for line in run.world.trace)
+    for name in sorted(set(FAILPOINTS) - ELSEWHERE):
+        assert f"is at {name}" in trace, name
+    for words in ("is killed", "stops for", "is refused", "loses the answer", "gives up on", "is interrupted"):
+        assert words in trace, words
+    assert {outcome.state for outcome, _ in runs} >= {"SUCCEEDED", "CANCELLED"}
+    assert sum(outcome.drivers > 1 for outcome, _ in runs) > 10
+    assert re.search(r"ends: SUCCEEDED", trace)
