@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import Context, copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from jobs.errors import StoreError
 from jobs.ledger import Ledger
 from jobs.store import open_store
 from jobs.submission import Submission
+from schemas.codes import RowError
 from schemas.records import Plan
 from schemas.spec import JobSpec
 from tests.simulation.loop import CURRENT, Process
@@ -155,9 +156,17 @@ class SimReplica:
         loaded: Loaded = await self._call("load", self._replica.load)
         return loaded
 
-    async def run_shard(self, shard: int, attempt_id: str) -> ShardDone:
-        done: ShardDone = await self._call(f"run_shard {shard}", partial(self._run_shard, shard, attempt_id))
+    async def run_shard(self, shard: int, attempt_id: str, excluded: Mapping[int, RowError]) -> ShardDone:
+        run = partial(self._run_shard, shard, attempt_id, excluded)
+        done: ShardDone = await self._call(f"run_shard {shard}", run)
         return done
+
+    async def probe(self, shard: int, attempt_id: str, places: Sequence[int]) -> int:
+        probe = partial(self._replica.probe, shard, attempt_id, places)
+        return int(await self._call(f"probe {shard}", probe))
+
+    async def last_lines(self) -> str:
+        return ""
 
     async def admitted(self, attempt_id: str) -> None:
         await self._call("admitted", partial(self._replica.admitted, attempt_id))
@@ -176,8 +185,8 @@ class SimReplica:
     async def _nothing(self) -> None:
         pass
 
-    async def _run_shard(self, shard: int, attempt_id: str) -> ShardDone:
-        done = await self._replica.run_shard(shard, attempt_id)
+    async def _run_shard(self, shard: int, attempt_id: str, excluded: Mapping[int, RowError]) -> ShardDone:
+        done = await self._replica.run_shard(shard, attempt_id, excluded)
         key = next(key for key in self._world.bucket.objects() if key.endswith(f"/results/part-{shard:05d}.parquet"))
         if done.ours != (self._world.bucket.metadata(key)["attempt-id"] == attempt_id):
             self._world.violation(f"I1: shard {shard} is taken for ours={done.ours} by an attempt where it is not so")
