@@ -46,6 +46,7 @@ class VllmEngine:
         self._on_gpu = on_gpu
         self._scores = scores
         self._llm: Any = None
+        self._processes: set[psutil.Process] = set()
         self.steps = 0
 
     async def start(self) -> EngineInfo:
@@ -59,7 +60,9 @@ class VllmEngine:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         args = AsyncEngineArgs(**self._arguments())
+        others = set(psutil.Process().children(recursive=True))
         self._llm = AsyncLLM.from_engine_args(args, stat_loggers=[self._pulse, *_stat_loggers()])
+        self._processes = set(psutil.Process().children(recursive=True)) - others
         config = self._llm.vllm_config
         return EngineInfo(
             max_num_seqs=config.scheduler_config.max_num_seqs,
@@ -112,12 +115,11 @@ class VllmEngine:
         """See `Engine.stop`: processes that do not end by themselves within `STOP_S` seconds are killed."""
         if self._llm is None:
             return
-        try:
+        with suppress(TimeoutError):
             await asyncio.wait_for(asyncio.to_thread(self._llm.shutdown), STOP_S)
-        finally:
-            for process in psutil.Process().children(recursive=True):
-                with suppress(psutil.NoSuchProcess):
-                    process.kill()
+        for process in self._processes:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
 
     def _pulse(self, vllm_config: Any, engine_index: int = 0) -> Any:
         """What vLLM tells its statistics after every step of the engine: here they are counted."""
