@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
+import time
 import urllib.request
 from pathlib import Path
 
@@ -89,6 +92,29 @@ def test_a_killed_replica_and_driver_on_vllm_lose_nothing_and_redo_nothing(s3_us
     assert all(ledger.read_result(shard) == data for shard, data in committed.items())
     psutil.wait_procs([psutil.Process(pid) for pid in engine_processes() - before], timeout=30)
     assert not engine_processes() - before
+
+
+def test_cancel_ends_engine_cores_that_load_and_that_hang(user: User, model: Path) -> None:
+    before = engine_processes()
+    arguments = (str(DEBIAN), "--model", str(model), "--max-num-seqs", "8", "--max-tokens", "256")
+    for state, stop in (("loading", False), ("ready", True)):
+        job_id = user.submit(*arguments, "--id", new_id(state))
+        if state == "ready":
+            user.progress_until(job_id, lambda p: any(r.rows_in_flight for r in p.replicas), 240, "rows in flight")
+        deadline = time.monotonic() + 240
+        while not (cores := engine_processes() - before):
+            assert time.monotonic() < deadline, user.logs(job_id)
+            time.sleep(0.1)
+        actors = [psutil.Process(pid).ppid() for pid in cores]
+        processes = [psutil.Process(pid) for pid in (*cores, *actors)]
+        if stop:
+            for pid in cores:
+                os.kill(pid, signal.SIGSTOP)
+        began = time.monotonic()
+        assert user.json("cancel", job_id)["state"] == "CANCELLED"
+        _, alive = psutil.wait_procs(processes, timeout=15 - (time.monotonic() - began))
+        assert not alive, f"still there while {state}: {alive}"
+        assert not engine_processes() - before
 
 
 def test_two_jobs_at_once_do_not_wait_for_each_others_cpus(user: User, model: Path) -> None:
