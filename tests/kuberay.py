@@ -1,8 +1,8 @@
 """KubeRay's `ray.io/v1` resources and the Prometheus operator's PodMonitor, as far as `deploy/` may use them.
 
-Written by hand from the field reference of KubeRay 1.6 (docs.ray.io, "KubeRay CRD API reference") and of the Prometheus
-operator's API v1; no field outside it passes. Pod templates are checked against Kubernetes' own schemas
-(the package kubernetes-validate).
+Written by hand after the field reference of KubeRay 1.6 (docs.ray.io, "KubeRay CRD API reference") and of the
+Prometheus operator's API v1, not generated from their CRDs: it catches slips, but the CRDs have the last word. No field
+outside it passes. Pod templates are checked against Kubernetes' own schemas (the package kubernetes-validate).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`nvidia-smi`'s output, as recorded on real machines, and what `jobs doctor` makes of it."""
+"""What `jobs doctor` makes of the output of `nvidia-smi`; the samples follow its format and are written by hand."""
 
 from __future__ import annotations
 
