@@ -165,6 +165,10 @@ def test_life_beside_another_cluster(running: Cluster) -> None:
 
     old = members(first)
     os.kill(first.pid, signal.SIGKILL)
+    deadline = time.monotonic() + 20
+    while processes.leader(first.pid, first.started_at) is not None:  # the kernel takes a moment
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     second = cluster.up()
     assert second.pid != first.pid
     assert not first.temp_dir.exists()
