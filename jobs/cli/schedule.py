@@ -12,10 +12,10 @@ from jobs.cli.output import Format, Output, with_output
 from jobs.cli.reference import Root
 from jobs.cli.schedule_runs import render_schedule, run_schedule, serve_schedules
 from jobs.errors import UsageError
-from schemas.schedules import CatchUp, End, Overlap, Schedule, Webhook, utc
 
 if TYPE_CHECKING:
     from jobs.schedules.book import Book, Entry
+    from schemas.schedules import Schedule
 
 app = typer.Typer(
     help="Jobs that run by the calendar, unattended. All state is in the object store.", no_args_is_help=True
@@ -79,7 +79,8 @@ def create(
         str | None, typer.Option("--webhook-secret-file", help="Or a file on its machine.", rich_help_panel=_NEWS)
     ] = None,
     notify_on: Annotated[
-        str, typer.Option("--notify-on", help="Of " + ", ".join(get_args(End)), rich_help_panel=_NEWS)
+        str,
+        typer.Option("--notify-on", help="Of succeeded, gate, failed, late, cancelled, skipped", rich_help_panel=_NEWS),
     ] = "succeeded,gate,failed,late",
     replace: Annotated[bool, typer.Option("--replace", help="Change a schedule that exists.")] = False,
 ) -> None:
@@ -101,6 +102,7 @@ def create(
     from jobs.schedules.template import render, variables
     from jobs.specs import absolute_uri
     from jobs.store.probe import check_write_once
+    from schemas.schedules import CatchUp, End, Overlap, Schedule, Webhook
 
     now = datetime.now(UTC).replace(microsecond=0)
     if (webhook_secret_env or webhook_secret_file) and not webhook:
@@ -278,6 +280,8 @@ def _described(book: Book, schedule: Schedule, now: datetime) -> dict[str, Any]:
 
 
 def _run(entry: Entry) -> dict[str, Any]:
+    from schemas.schedules import utc
+
     run, outcome = entry.run, entry.outcome
     return {
         "logical_date": run.logical_date,
