@@ -247,6 +247,8 @@ def test_json_form_is_complete_and_stable() -> None:
             "rows_error",
             "error_codes",
             "rows_staged",
+            "rows_reused",
+            "rows_repeated",
             "shards_total",
             "shards_committed",
         ),
