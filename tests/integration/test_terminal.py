@@ -15,7 +15,10 @@ import pytest
 
 from tests.harness import COMMAND, User, new_id, write_prompts
 
-pytestmark = pytest.mark.skipif(shutil.which("tmux") is None, reason="needs tmux: apt-get install tmux")
+pytestmark = [
+    pytest.mark.nightly,
+    pytest.mark.skipif(shutil.which("tmux") is None, reason="needs tmux: apt-get install tmux"),
+]
 
 SLOW = ("--set", "engine.fake.token_s=0.1", "--set", "engine.fake.start_s=12", "--max-num-seqs", "2")
 SHARDS = ("--set", "shards.min_tokens=1", "--set", "shards.target_count=20")
