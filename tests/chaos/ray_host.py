@@ -1,0 +1,53 @@
+"""Runs a Ray cluster of several raylets in this process's name: `python -m tests.chaos.ray_host` (see `cluster.py`).
+
+Reads one command a line, answers one line of JSON: the first after the start, `add` after a raylet more. Ends
+with its input.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any
+
+from ray._private import ray_constants
+from ray._private.node import Node
+from ray.cluster_utils import Cluster
+
+NODE = {"num_cpus": 1, "object_store_memory": 150 * 2**20}
+"""A ticket for staging on each; replicas of the fake engine take none."""
+
+
+def main(dashboard_port: int, num_nodes: int) -> None:
+    cluster = Cluster(
+        initialize_head=True,
+        head_node_args={
+            **NODE,
+            # The driver's own actors run here too, and it must do alone.
+            "num_cpus": 2,
+            "include_dashboard": True,
+            "dashboard_host": "127.0.0.1",
+            "dashboard_port": dashboard_port,
+            "dashboard_agent_listen_port": 0,
+        },
+    )
+    nodes = [cluster.head_node, *(cluster.add_node(**NODE) for _ in range(num_nodes - 1))]
+    answer({"address": cluster.address, "raylets": [raylet_pid(node) for node in nodes]})
+    for command in sys.stdin:
+        assert command.strip() == "add", command
+        answer({"raylet": raylet_pid(cluster.add_node(**NODE))})
+    os._exit(0)
+
+
+def raylet_pid(node: Node) -> int:
+    (raylet,) = node.all_processes[ray_constants.PROCESS_TYPE_RAYLET]
+    return int(raylet.process.pid)
+
+
+def answer(value: dict[str, Any]) -> None:
+    print(json.dumps(value), file=sys.__stdout__, flush=True)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))

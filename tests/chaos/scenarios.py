@@ -1,0 +1,252 @@
+"""What can go wrong with a job, each as a function that lets it go wrong and brings the job to its end all the same."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import psutil
+
+from jobs.failpoints import FAILPOINTS
+from schemas.records import Cancelled
+from tests.chaos.s3_proxy import ALL_FAULTS, SLOW_DOWN, always, no_faults, seeded, throttled
+from tests.chaos.world import Run, World, kill, pick
+from tests.harness import COMMAND
+
+SLOW_TOKEN_S = 0.1
+"""About two seconds per row: long enough to be hit in the middle."""
+
+NUM_SUBMITS = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """One kind of trouble. `play` returns the job that went through it, ended."""
+
+    name: str
+    play: Callable[[World, random.Random], Run]
+
+
+def at_failpoints(world: World, *names: str, faults_seed: int | None = None) -> Run:
+    """One job whose processes die at each of these failpoints.
+
+    Raises:
+        AssertionError: one of them was never passed, or what passed it still lives.
+    """
+    phases = {name.partition(".")[0] for name in names}
+    run = world.run(
+        "-".join(sorted(phases)), token_s=SLOW_TOKEN_S if "cancel" in phases else 0.0, local="store" in phases
+    )
+    for name in names:
+        world.arm(name)
+    if faults_seed is not None:
+        world.proxy.faults = seeded(faults_seed, 0.03, ALL_FAULTS)
+    submitter_dies = phases & {"submit", "store"}
+    run.submit(code=-signal.SIGKILL if submitter_dies else 0)
+    if "cancel" in phases:
+        run.at_work()
+        for name in names:
+            if name.startswith("cancel."):
+                run.user.run("cancel", run.job_id, code=-signal.SIGKILL)
+        run.user.run("cancel", run.job_id)
+    else:
+        run.finish()
+    world.proxy.faults = no_faults
+    for name in names:
+        # Steps after the terminal record come when the job counts as ended already.
+        run.wait(lambda name=name: world.hits(name), f"process at {name}", 30)  # type: ignore[misc]
+        for hit in world.hits(name):
+            pid = int(hit.name.rpartition("-")[2])
+            run.wait(lambda pid=pid: not _lives(pid), f"death at {name}", 20)  # type: ignore[misc]
+    if not isinstance(run.ledger.terminal(), Cancelled):
+        run.finish()
+    return run
+
+
+def kill_replica(world: World, chance: random.Random) -> Run:
+    """A replica is killed while it works."""
+    run = world.run("replica", token_s=SLOW_TOKEN_S)
+    run.submit()
+    run.at_work()
+    time.sleep(chance.uniform(0, 2))
+    if (pid := pick(chance, run.replica_pids())) is not None:
+        kill(pid)
+    run.finish()
+    return run
+
+
+def kill_driver(world: World, chance: random.Random) -> Run:
+    """The driver is killed at some moment."""
+    run = world.run("driver", token_s=SLOW_TOKEN_S / 2)
+    run.submit()
+    run.wait(lambda: run.driver() or run.ended, "driver")
+    time.sleep(chance.uniform(0, 15))
+    if (driver := run.driver()) is not None:
+        kill(driver.pid)
+    run.finish()
+    return run
+
+
+def lose_raylet(world: World, chance: random.Random) -> Run:
+    """A node is lost while replicas work, and another one joins."""
+    run = world.run("raylet", token_s=SLOW_TOKEN_S)
+    run.submit()
+    run.at_work()
+    workers = world.nodes.raylets[1:]
+    busy = [raylet for raylet in workers if any(psutil.Process(pid).ppid() == raylet for pid in run.replica_pids())]
+    world.nodes.lose(chance.choice(busy or workers))
+    world.nodes.add()
+    run.finish()
+    return run
+
+
+def lose_cluster(world: World, chance: random.Random) -> Run:
+    """Head and all nodes are lost; clusters of 1, then 3, then 2 nodes go on, each lost in its turn."""
+    run = world.run("cluster", token_s=SLOW_TOKEN_S)
+    run.submit()
+    run.at_work()
+    for num_nodes in (1, 3):
+        time.sleep(chance.uniform(0, 2))
+        _move(world, run, num_nodes)
+        run.submit()
+        attempts = sum(1 for _ in run.ledger.attempts())
+        run.wait(lambda n=attempts: run.ended or sum(1 for _ in run.ledger.attempts()) > n, "attempt")  # type: ignore[misc]
+    _move(world, run, 2)
+    run.finish()
+    world.nodes.add()
+    return run
+
+
+def two_drivers(world: World, _: random.Random) -> Run:
+    """Two drivers run the job at the same time."""
+    run = world.run("two", token_s=SLOW_TOKEN_S)
+    run.submit()
+    run.start_second_driver()
+    run.finish()
+    run.wait(lambda: not any(each.active for each in run.submissions()), "end of both drivers", 60)
+    return run
+
+
+def frozen_driver(world: World, _: random.Random) -> Run:
+    """The driver is stopped until another one has finished the job, and then goes on."""
+    run = world.run("frozen", token_s=SLOW_TOKEN_S)
+    run.submit()
+    run.at_work()
+    first = run.driver()
+    assert first is not None
+    first.suspend()
+    try:
+        run.start_second_driver()
+        run.wait(lambda: run.ended, "end by the second driver")
+    finally:
+        first.resume()
+    run.wait(lambda: not any(each.active for each in run.submissions()), "end of the driver that was frozen", 60)
+    run.finish()
+    return run
+
+
+def sixteen_submits(world: World, _: random.Random) -> Run:
+    """Sixteen `jobs submit` of one id at the same time: one job, one driver, sixteen that attach."""
+    run = world.run("sixteen")
+    commands = [
+        subprocess.Popen(
+            [COMMAND, *run.arguments],
+            env=run.user.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(NUM_SUBMITS)
+    ]
+    for command in commands:
+        out, err = command.communicate(timeout=240)
+        run.user.said += [out, err]
+        assert command.returncode == 0, err
+    assert sum("attached to it" in text for text in run.user.said) == NUM_SUBMITS - 1
+    assert [each.submission_id for each in run.submissions()] == [run.job_id]
+    run.finish()
+    assert {attempt.driver for attempt in run.ledger.attempts()} == {run.job_id}
+    return run
+
+
+def cancel_races_finish(world: World, chance: random.Random) -> Run:
+    """A cancel at some moment of a short job."""
+    run = world.run("race")
+    run.submit()
+    time.sleep(chance.uniform(2, 15))
+    run.user.run("cancel", run.job_id)
+    return run
+
+
+def bad_store(world: World, chance: random.Random) -> Run:
+    """The store loses, refuses, cuts, corrupts and delays one request in twelve."""
+    run = world.run("store")
+    world.proxy.faults = seeded(chance.randrange(2**32), 0.08, ALL_FAULTS)
+    run.submit()
+    run.finish()
+    world.proxy.faults = no_faults
+    return run
+
+
+def throttling_store(world: World, _: random.Random) -> Run:
+    """The store takes eight requests a second and no more."""
+    run = world.run("throttled")
+    world.proxy.faults = throttled(8)
+    run.submit()
+    run.finish()
+    world.proxy.faults = no_faults
+    return run
+
+
+def store_outage(world: World, chance: random.Random) -> Run:
+    """The store refuses everything for some seconds."""
+    run = world.run("outage", token_s=SLOW_TOKEN_S)
+    run.submit()
+    run.wait(lambda: run.driver() or run.ended, "driver")
+    time.sleep(chance.uniform(0, 8))
+    world.proxy.faults = always(SLOW_DOWN)
+    time.sleep(chance.uniform(3, 8))
+    world.proxy.faults = no_faults
+    run.finish()
+    return run
+
+
+def killed_over_a_bad_store(world: World, chance: random.Random) -> Run:
+    """Processes die at two failpoints while the store misbehaves."""
+    names = [name for name in FAILPOINTS if name.startswith(("driver.", "staging.", "replica.", "ledger."))]
+    return at_failpoints(world, *chance.sample(names, 2), faults_seed=chance.randrange(2**32))
+
+
+def _at(name: str) -> Scenario:
+    return Scenario(name=name, play=lambda world, _: at_failpoints(world, name))
+
+
+SCENARIOS = (
+    *(
+        Scenario(name=play.__name__.replace("_", " "), play=play)
+        for play in (
+            *(kill_replica, kill_driver, lose_raylet, lose_cluster, two_drivers, frozen_driver, sixteen_submits),
+            *(cancel_races_finish, bad_store, throttling_store, store_outage, killed_over_a_bad_store),
+        )
+    ),
+    *map(_at, FAILPOINTS),
+)
+
+
+def _move(world: World, run: Run, num_nodes: int) -> None:
+    """The cluster is lost with everything on it; there is another one."""
+    world.nodes.__exit__()
+    world.start_cluster(num_nodes)
+    run.user.env.update(world.nodes.environment())
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
