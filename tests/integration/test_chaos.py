@@ -12,9 +12,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from jobs.failpoints import FAILPOINTS
 from tests.chaos import scenarios
-from tests.chaos.scenarios import SCENARIOS, Scenario, at_failpoints
+from tests.chaos.scenarios import JOB_FAILPOINTS, SCENARIOS, Scenario, at_failpoints
 from tests.chaos.world import Run, World, fault_free, open_world
 from tests.invariants import Findings
 
@@ -64,12 +63,14 @@ def test_a_lost_node_and_a_store_that_misbehaves(world: World) -> None:
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("name", FAILPOINTS)
+@pytest.mark.parametrize("name", JOB_FAILPOINTS)
 def test_a_process_dies_at_a_failpoint(world: World, name: str) -> None:
     assert_clean(at_failpoints(world, name))
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("scenario", [each for each in SCENARIOS if each.name not in FAILPOINTS], ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    "scenario", [each for each in SCENARIOS if each.name not in JOB_FAILPOINTS], ids=lambda s: s.name
+)
 def test_a_fault(world: World, scenario: Scenario) -> None:
     assert_clean(scenario.play(world, random.Random(scenario.name)))
