@@ -229,16 +229,14 @@ def _at(name: str) -> Scenario:
     return Scenario(name=name, play=lambda world, _: at_failpoints(world, name))
 
 
-SCENARIOS = (
-    *(
-        Scenario(name=play.__name__.replace("_", " "), play=play)
-        for play in (
-            *(kill_replica, kill_driver, lose_raylet, lose_cluster, two_drivers, frozen_driver, sixteen_submits),
-            *(cancel_races_finish, bad_store, throttling_store, store_outage, killed_over_a_bad_store),
-        )
-    ),
-    *map(_at, JOB_FAILPOINTS),
+FAULTS = tuple(
+    Scenario(name=play.__name__.replace("_", " "), play=play)
+    for play in (
+        *(kill_replica, kill_driver, lose_raylet, lose_cluster, two_drivers, frozen_driver, sixteen_submits),
+        *(cancel_races_finish, bad_store, throttling_store, store_outage, killed_over_a_bad_store),
+    )
 )
+SCENARIOS = (*FAULTS, *map(_at, JOB_FAILPOINTS))
 
 
 def _move(world: World, run: Run, num_nodes: int) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.chaos import scenarios
-from tests.chaos.scenarios import JOB_FAILPOINTS, SCENARIOS, Scenario, at_failpoints
+from tests.chaos.scenarios import FAULTS, JOB_FAILPOINTS, Scenario, at_failpoints
 from tests.chaos.world import Run, World, fault_free, open_world
 from tests.invariants import Findings
 
@@ -69,8 +69,6 @@ def test_a_process_dies_at_a_failpoint(world: World, name: str) -> None:
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize(
-    "scenario", [each for each in SCENARIOS if each.name not in JOB_FAILPOINTS], ids=lambda s: s.name
-)
+@pytest.mark.parametrize("scenario", FAULTS, ids=lambda s: s.name)
 def test_a_fault(world: World, scenario: Scenario) -> None:
     assert_clean(scenario.play(world, random.Random(scenario.name)))
