@@ -81,6 +81,9 @@ def _play(world: World, scenario: Scenario, chance: random.Random) -> Findings:
         world.disarm()
         return run.check()
     except Exception as error:
+        # Whatever state it has left the cluster in: the next run must not suffer for it.
+        world.nodes.__exit__()
+        world.start_cluster(3)
         return Findings(violations=(f"the run itself failed: {type(error).__name__}: {error}",))
 
 
