@@ -1,8 +1,7 @@
 """Processes die at every step, nodes and clusters are lost, the store misbehaves: nothing is lost, nothing is twice.
 
 Whole jobs on a cluster of three raylets, over an S3 server behind a proxy. What must hold afterwards is in
-`tests.invariants`. The quick part lets one job die at six places; `-m nightly` has every failpoint and fault on
-its own, and `make chaos` draws from the same list for ten minutes.
+`tests.invariants`. `make chaos` draws from the same list for ten minutes.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ TELLING = (
 )
 """Between the two halves of every step that must not be done by halves."""
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.nightly, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
@@ -62,13 +61,11 @@ def test_a_lost_node_and_a_store_that_misbehaves(world: World) -> None:
     assert_clean(run)
 
 
-@pytest.mark.nightly
 @pytest.mark.parametrize("name", JOB_FAILPOINTS)
 def test_a_process_dies_at_a_failpoint(world: World, name: str) -> None:
     assert_clean(at_failpoints(world, name))
 
 
-@pytest.mark.nightly
 @pytest.mark.parametrize("scenario", FAULTS, ids=lambda s: s.name)
 def test_a_fault(world: World, scenario: Scenario) -> None:
     assert_clean(scenario.play(world, random.Random(scenario.name)))
