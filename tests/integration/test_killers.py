@@ -13,6 +13,8 @@ import pytest
 from jobs.ledger import Ledger
 from tests.harness import User, check_invariants, new_id, write_prompts
 
+pytestmark = [pytest.mark.nightly, pytest.mark.timeout(900)]
+
 FAKE = ("--engine", "fake", "--replicas", "2", "--max-error-rate", "1")
 SHARDS = ("--set", "shards.min_tokens=1", "--set", "shards.target_count=6")
 MARKERS = [
