@@ -21,6 +21,8 @@ from openai.types.chat import ChatCompletion
 from schemas.batches import job_id_of
 from tests.harness import COMMAND, User, check_invariants, driver_pid, kill
 
+pytestmark = pytest.mark.nightly
+
 ENDED = {"completed", "failed", "expired", "cancelled"}
 CHAT = "/v1/chat/completions"
 SLOW = (

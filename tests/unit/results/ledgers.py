@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pyarrow as pa
 
+from jobs.gates import judged
 from jobs.ledger import Ledger, ShardStats
 from jobs.planner import row_ids_digest
 from jobs.store.base import ObjectStore
@@ -120,5 +121,5 @@ def succeed(ledger: Ledger) -> Manifest:
         num_input_tokens=sum(c.num_input_tokens for c in commits),
         num_generated_tokens=sum(c.num_generated_tokens for c in commits),
     )
-    ledger.end(Succeeded(manifest=manifest), writer="test")
+    ledger.end(Succeeded(manifest=judged(ledger.spec(), manifest)), writer="test")
     return manifest
