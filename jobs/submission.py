@@ -73,6 +73,9 @@ def driver_environment() -> dict[str, str]:
     return {**store, "RAY_DEDUP_LOGS": "0", "RAY_COLOR_PREFIX": "0"}
 
 
+_MONITOR_S = 2.0
+
+
 class Submitter:
     """Starts, finds, follows and stops drivers on one cluster. Every method raises `ClusterError`
     when the cluster cannot be reached or refuses the token. Waits are bounded, except `tail`.
@@ -191,9 +194,18 @@ class Submitter:
             time.sleep(0.2)
 
     def forget(self, submission_id: str) -> None:
-        """Remove a submission that has ended from the cluster's list."""
+        """Remove a submission that has ended from the cluster's list. Takes two seconds.
+
+        Ray's monitor of a submission looks once a second; one that finds it removed enters it again, once, as FAILED.
+        """
         with self._errors(submission_id):
             self._client.delete_job(submission_id)
+            deadline = time.monotonic() + _MONITOR_S
+            while time.monotonic() < deadline:
+                time.sleep(0.2)
+                if self.status(submission_id) is not None:
+                    self._client.delete_job(submission_id)
+                    return
 
     def resources(self) -> dict[str, float]:
         """Total resources of the nodes that are alive, by Ray's names: `CPU`, `GPU`, `memory`, …"""

@@ -235,7 +235,7 @@ def test_watching_an_ended_job(done: str, capsys: pytest.CaptureFixture[str]) ->
     assert main(["watch", done]) == 3
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.startswith("Job demo succeeded: 60 rows, 9 of them failed (15.00%, more than the 5.00%")
+    assert captured.err.startswith("Job demo did not pass its gates: 9 of 60 rows are errors (15 %; max_error")
 
 
 def test_watching_an_interrupted_job(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
