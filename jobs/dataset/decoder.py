@@ -1,8 +1,9 @@
 """Decoders of hostile bytes run in a process of their own, with limits on memory and time.
 
 What a library does with damaged or malicious bytes is not ours to promise: it may ask for all memory, compute for
-ever or crash. Then it is a child process that ends, and whoever asked can say which file did it. The limits
-are the kernel's (`setrlimit`), so nobody has to watch, and they hold for a child whose parent has died.
+ever, crash or stand still. Then it is a child process that ends, and whoever asked can say which file did it. The
+limits on memory and computing are the kernel's (`setrlimit`), so they hold for a child whose parent has died; that a
+child stands still is seen by whoever waits for it.
 """
 
 from __future__ import annotations
@@ -12,9 +13,13 @@ import pickle
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from multiprocessing.connection import Connection
+from pathlib import Path
+from threading import Barrier
 from typing import Any, TypeVar
 
 MEMORY_BYTES = 6 * 2**30
@@ -24,8 +29,14 @@ a cell of 1 GiB most: Arrow asks for twice the room whenever a buffer is full, a
 CPU_S = 300
 """Seconds of computing that one answer may take."""
 
+STILL_S = 120.0
+"""A child that owes an answer and has not computed at all for this long stands still. One that waits for the object
+store computes more often: its requests time out and are sent again."""
+
 IDLE_S = 30.0
 """A child without work for this long ends: a large node has many workers, each with its own."""
+
+_NUM_THREADS = 16
 
 _VALUE, _END, _ERROR, _MEMORY = "value", "end", "error", "memory"
 _T = TypeVar("_T")
@@ -44,7 +55,7 @@ def stream(function: Callable[..., Iterator[_T]], *arguments: Any, cpu_s: float 
         cpu_s: most seconds of computing before each value.
 
     Raises:
-        DecoderEnded: it needed more memory or time than it may have, or crashed.
+        DecoderEnded: it needed more memory or time than it may have, stood still or crashed.
         Exception: what the function raised.
     """
     request = pickle.dumps((dict(os.environ), function, arguments, MEMORY_BYTES, cpu_s))
@@ -100,6 +111,13 @@ class _Child:
         self.asked = True
 
     def answer(self) -> tuple[str, Any]:
+        """Raises DecoderEnded if there is none."""
+        used_ns = -1
+        while not self._answers.poll(STILL_S):
+            before_ns, used_ns = used_ns, _cpu_ns(self._process.pid)
+            if used_ns == before_ns:
+                self.kill()
+                raise DecoderEnded(f"makes its decoder stand still: it has not computed for {STILL_S:g} s")
         try:
             kind, value = pickle.loads(self._answers.recv_bytes())  # noqa: S301 - from a process of ours
         except (EOFError, OSError) as error:
@@ -130,6 +148,15 @@ def _idle_child(request: bytes) -> _Child | None:
     return None
 
 
+def _cpu_ns(pid: int) -> int:
+    """Nanoseconds that all threads of a process have computed. A thread that wakes up for a moment is seen."""
+    try:
+        threads = list(Path(f"/proc/{pid}/task").iterdir())
+        return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads)
+    except OSError:  # a thread or the process has just ended, or this system does not tell
+        return time.monotonic_ns()
+
+
 def _too_large() -> str:
     return f"needs more than {MEMORY_BYTES / 2**30:g} GiB of memory to decode"
 
@@ -143,6 +170,18 @@ def _last_words(code: int) -> str:
 
 
 # -- the child process --------------------------------------------------------------------------
+
+threads: ThreadPoolExecutor
+"""A child's threads, started before it has limits. A thread that is started without memory may die before it says that
+it has started, and then whoever starts it waits for ever (https://github.com/python/cpython/issues/140746)."""
+
+
+def _start_threads() -> None:
+    global threads
+    threads = ThreadPoolExecutor(_NUM_THREADS)
+    # Each waits for all others, so that none takes the start of two.
+    together = Barrier(_NUM_THREADS)
+    list(threads.map(lambda _: together.wait(), range(_NUM_THREADS)))
 
 
 def _serve(requests: Connection, answers: Connection) -> None:
@@ -158,7 +197,9 @@ def _serve(requests: Connection, answers: Connection) -> None:
     pa.set_cpu_count(1)
     own_bytes = 0
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _start_threads()
     while requests.poll(IDLE_S):
+        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         environment, function, arguments, memory_bytes, cpu_s = pickle.loads(requests.recv_bytes())  # noqa: S301 - our parent's
         os.environ.clear()
         os.environ.update(environment)
@@ -188,5 +229,7 @@ def _limit_time(cpu_s: float) -> None:
 
 
 if __name__ == "__main__":
+    from jobs.dataset import decoder  # this module, as those that it serves know it
+
     with suppress(EOFError, BrokenPipeError):
-        _serve(Connection(int(sys.argv[1]), writable=False), Connection(int(sys.argv[2]), readable=False))
+        decoder._serve(Connection(int(sys.argv[1]), writable=False), Connection(int(sys.argv[2]), readable=False))

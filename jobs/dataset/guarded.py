@@ -51,7 +51,7 @@ def _look(sources: Sequence[Source]) -> list[Look]:
 
 
 def _looks(sources: Sequence[Source]) -> Iterator[list[Look]]:
-    yield inspection.look(sources)
+    yield inspection.look(sources, decoder.threads.map)
 
 
 def _encoded(piece: Slice, columns: Sequence[str] | None) -> Iterator[bytes]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -12,8 +11,6 @@ import pyarrow as pa
 from jobs.dataset import jsonl, parquet
 from jobs.dataset.sources import Source, find_sources
 from jobs.errors import InvalidInput
-
-_THREADS = 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,10 +70,15 @@ Look = parquet.Footer | jsonl.Scan
 """What one file says of itself."""
 
 
-def look(sources: Sequence[Source]) -> list[Look]:
-    """What each file says of itself. Raises as `inspect` does."""
-    with ThreadPoolExecutor(min(_THREADS, len(sources))) as pool:
-        return list(pool.map(lambda source: (jsonl.scan if source.is_jsonl else parquet.read_footer)(source), sources))
+def look(
+    sources: Sequence[Source], each: Callable[[Callable[[Source], Look], Sequence[Source]], Iterable[Look]] = map
+) -> list[Look]:
+    """What each file says of itself. Raises as `inspect` does.
+
+    Args:
+        each: calls a function with each source and gives the answers in order, as `map` does.
+    """
+    return list(each(lambda source: (jsonl.scan if source.is_jsonl else parquet.read_footer)(source), sources))
 
 
 def inspect(uri: str, look: Callable[[Sequence[Source]], list[Look]] = look) -> Dataset:

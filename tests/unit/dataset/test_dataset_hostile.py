@@ -6,7 +6,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -16,7 +19,7 @@ import pytest
 
 from jobs.dataset import decoder, faults_of, guarded, inspect, read_slice, slices
 from jobs.dataset.decoder import DecoderEnded, stream
-from jobs.dataset.sources import open_source
+from jobs.dataset.sources import find_sources, open_source
 from jobs.errors import Exit, InvalidInput
 from tests.hostile import GIB, dictionary_bomb, large_cell, large_list, read_all, small_file, watched
 
@@ -110,7 +113,7 @@ def test_a_large_list_costs_its_row(bad: Path) -> None:
     assert memory.own_growth_bytes < GIB / 4
 
 
-@pytest.mark.parametrize("size_bytes", [200 * MIB, pytest.param(GIB, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("size_bytes", [100 * MIB, pytest.param(GIB, marks=pytest.mark.nightly)])
 def test_more_than_a_decoder_may_have_is_refused_by_name(
     bad: Path, size_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,7 +122,7 @@ def test_more_than_a_decoder_may_have_is_refused_by_name(
     with watched() as memory, pytest.raises(InvalidInput, match=r"bad\.parquet needs more than") as caught:
         list(rows_of(bad))
     assert caught.value.hint
-    assert memory.own_growth_bytes < GIB / 4
+    assert memory.own_growth_bytes < size_bytes / 2
     assert memory.children_bytes < GIB / 2 + size_bytes
 
 
@@ -162,6 +165,26 @@ def hoard() -> Iterator[int]:
     yield len(held)
 
 
+def wait_for_ever() -> Iterator[int]:
+    yield 1
+    threading.Event().wait()
+
+
+def wait_with_a_sign_of_life(seconds: float) -> Iterator[int]:
+    """As one does that waits for a store: a thread that is not the main one asks now and then."""
+    done = threading.Event()
+
+    def ask() -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            time.sleep(0.1)
+        done.set()
+
+    decoder.threads.submit(ask)
+    done.wait()
+    yield 1
+
+
 def own_pid(count: int) -> Iterator[int]:
     for _ in range(count):
         yield os.getpid()
@@ -182,6 +205,39 @@ def test_a_decoder_that_dies_is_told(
     with pytest.raises(DecoderEnded, match=sentence):
         list(stream(function, cpu_s=2))
     assert len(set(stream(own_pid, 3))) == 1, "the next one works"
+
+
+def test_a_decoder_that_stands_still_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    work = stream(wait_for_ever)
+    next(work)
+    monkeypatch.setattr(decoder, "STILL_S", 0.5)
+    with pytest.raises(DecoderEnded, match=r"stand still: it has not computed for 0\.5 s"):
+        next(work)
+    assert list(stream(wait_with_a_sign_of_life, 3.0)) == [1], "one that waits for a store is not"
+
+
+def test_looking_with_hardly_any_memory_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No thread is started under the limit: one that dies as it starts is waited for for ever."""
+    pq.write_table(pa.table({"prompt": ["a"]}), tmp_path / "a.parquet")
+    hoarded = stream(hoard_and_look, str(tmp_path / "a.parquet"))
+    monkeypatch.setattr(decoder, "STILL_S", 10.0)
+    monkeypatch.setattr(decoder, "MEMORY_BYTES", 2**26)
+    assert next(hoarded) in ("looked", "no memory")
+
+
+def hoard_and_look(path: str) -> Iterator[str]:
+    """Takes what memory there is, down to single pages, and looks at a file."""
+    held = []
+    for size in (2**24, 2**20, 2**16, 2**12, 2**8):
+        with suppress(MemoryError):
+            while True:
+                held.append(bytearray(size))
+    try:
+        list(guarded._looks([find_sources(path)[0][0]]))
+        yield "looked"
+    except MemoryError:
+        held.clear()
+        yield "no memory"
 
 
 def test_a_decoder_is_used_again_and_errors_come_through() -> None:
