@@ -47,8 +47,8 @@ from workers.results import write_parquet
 
 log = logging.getLogger(__name__)
 
-MAX_PARTITIONS = 256
-"""Partitions of the shuffle: bounds the memory of one, which holds whole shards."""
+MAX_PARTITIONS, PARTITION_BYTES = 256, 2**25
+"""Of the shuffle. A partition holds whole shards, and each that runs beside others costs the start of a process."""
 
 
 def stage(ledger: Ledger, spec: JobSpec, writer: str, report: Callable[[Plan | int], None]) -> None:
@@ -170,11 +170,12 @@ class _Staging:
     def _write(self, blocks: ray.data.Dataset, plan: Plan, lookup: ray.ObjectRef, wanted: set[int]) -> Iterator[int]:
         """Shuffle rows to their shards and write those; yields each shard when it can be read."""
         target = ray.put((self._ledger.store.uri, self._ledger.job_id, self._writer, self._spec, plan))
+        partitions = min(len(wanted), MAX_PARTITIONS, 1 + blocks.size_bytes() // PARTITION_BYTES)
         written = (
             blocks.map_batches(
                 _assign, batch_size=None, batch_format="pyarrow", fn_kwargs={"lookup": lookup, "wanted": wanted}
             )
-            .groupby("shard", num_partitions=min(len(wanted), MAX_PARTITIONS))
+            .groupby("shard", num_partitions=partitions)
             .map_groups(_write_shard, batch_format="pyarrow", fn_kwargs={"target": target})
         )
         for batch in written.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):

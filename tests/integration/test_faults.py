@@ -292,7 +292,7 @@ def test_another_cluster_goes_on_where_the_first_one_ended(
     job_id = new_id("moved")
     with embedded_cluster(tmp_path / "one", cluster_env) as env:
         user = User(root=str(tmp_path / "root"), env=env)
-        user.submit(str(dataset), "--id", job_id, *FAKE, *SHARDS, *SLOW)
+        user.submit(str(dataset), "--id", job_id, *FAKE, *SHARDS, *SLOW, "--set", "engine.fake.token_s=0.2")
         ledger = user.ledger(job_id)
         user.progress_until(job_id, lambda p: p.shards_committed >= 2, what="commits")
         temp_dir = user.json("cluster", "status")["logs"]
