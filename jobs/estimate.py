@@ -13,7 +13,7 @@ from jobs.dataset import Dataset, inspect, read_slice, resolve_columns, slices
 from jobs.encoding import load_encoder
 from jobs.ledger import Ledger
 from jobs.models.pinning import pin_model
-from jobs.planner import RowFacts, shard_tokens, shared_tokens, split
+from jobs.planner import RowFacts, count_shards, shared_tokens, split
 from jobs.reuse import open_sources, source_jobs
 from jobs.rows import RowPreparer, facts_of, fingerprints_of
 from schemas.spec import JobSpec, ShardBudget
@@ -121,7 +121,7 @@ def _count_shards(facts: RowFacts, budget: ShardBudget, scale: float) -> int:
         return len(split(facts, budget).shards)
     tokens = scale * int(facts.work_tokens.sum())
     # A shard's size follows from the whole job's tokens, so a cut of the sample would not scale.
-    return max(round(tokens / shard_tokens(int(tokens), budget)), math.ceil(scale * len(facts) / budget.max_rows), 1)
+    return max(count_shards(int(tokens), budget), math.ceil(scale * len(facts) / budget.max_rows), 1)
 
 
 def _sample(dataset: Dataset, preparer: RowPreparer, sample_rows: int) -> Iterator[pa.Table]:

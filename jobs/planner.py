@@ -1,45 +1,30 @@
 """The planner: which rows form which shard, in which order. Pure; depends on dataset and spec only.
 
-Rows that share a prompt prefix become neighbours, so that one replica computes the shared part once
-and finds it in its KV cache afterwards. Nesting is kept: rows that share 256 tokens are together
-inside the rows that share 128 of them, and so on.
+Rows that share a prompt prefix become neighbours, so that one replica computes the shared part once and finds it in
+its KV cache afterwards. Prefix groups are cut only where they do not fit into a shard, and then between the smaller
+groups inside them. Shards shrink towards the end of the job: the last ones keep no replica waiting for long.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
+from jobs.prefixes import BLOCK_TOKENS, Order, Prefixes, kept_order, prefix_order
 from schemas.records import ShardPlan
 from schemas.spec import ShardBudget
 
-PREFIX_DEPTHS = (64, 128, 256, 512, 1024, 2048)
-"""Prefix lengths in tokens at which rows are compared. Multiples of vLLM's KV block size of 16."""
+TAIL_SHARE = 1 / 8
+"""The last part of the job's tokens, over which shards shrink."""
 
-NO_PREFIX = 0
-"""Key of a row that is shorter than the depth."""
-
-
-def prefix_keys(token_ids: Sequence[int]) -> list[int]:
-    """64-bit hash of the first 64, 128, 256 … tokens; `NO_PREFIX` where the row is shorter.
-
-    Stable over processes and versions of Python. A collision costs speed, never correctness.
-    """
-    tokens = np.asarray(token_ids, dtype="<i4").tobytes()
-    hasher = hashlib.blake2b(digest_size=8)
-    result, start = [], 0
-    for depth in PREFIX_DEPTHS:
-        if len(token_ids) < depth:
-            result.append(NO_PREFIX)
-            continue
-        hasher.update(tokens[start * 4 : depth * 4])
-        start = depth
-        result.append(int.from_bytes(hasher.digest(), "little") or 1)
-    return result
+LEAST_TAIL_SHARD = 1 / 4
+"""Size of the last shards, as a share of that of the first."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,14 +35,14 @@ class RowFacts:
         num_input_tokens: shape (rows,), 0 on invalid rows.
         num_output_tokens: shape (rows,), the output tokens budgeted for each row.
         invalid: shape (rows,), rows that staging has turned into error rows.
-        prefixes: shape (rows, len(PREFIX_DEPTHS)), uint64, from `prefix_keys`.
+        prefixes: of the valid rows; the others have none.
         same_as: shape (rows,), the first row that has the same result; the row itself where no earlier one has.
     """
 
     num_input_tokens: npt.NDArray[np.int32]
     num_output_tokens: npt.NDArray[np.int32]
     invalid: npt.NDArray[np.bool_]
-    prefixes: npt.NDArray[np.uint64]
+    prefixes: Prefixes
     same_as: npt.NDArray[np.int64]
 
     def __len__(self) -> int:
@@ -90,21 +75,16 @@ class Split:
     position: npt.NDArray[np.int64]
 
 
-def order_rows(facts: RowFacts) -> npt.NDArray[np.int64]:
-    """Row ids in the order of work: nested prefix groups, each where its first row stands in the dataset.
+def order_rows(facts: RowFacts) -> Order:
+    """All rows in the order of work: nested prefix groups, each where its first row stands in the dataset.
 
     Rows with the same result are neighbours, so that one computation serves them all.
     """
-    row_ids = np.arange(len(facts), dtype=np.int64)
-    sort_keys = [_first_of_group(facts.prefixes[:, depth], facts.same_as) for depth in range(len(PREFIX_DEPTHS))]
-    return np.lexsort((row_ids, facts.same_as, *reversed(sort_keys)))
+    return prefix_order(facts.prefixes, facts.same_as)
 
 
 def split(facts: RowFacts, budget: ShardBudget, sources: npt.NDArray[np.int64] | None = None) -> Split:
     """Order the rows and cut the order into shards.
-
-    A prefix group that fits into one shard is not cut: the shard before it ends early, if it is at
-    least half full.
 
     Args:
         sources: shape (rows,), where in earlier jobs each row's result lies, as a number by which neighbours lie
@@ -112,31 +92,36 @@ def split(facts: RowFacts, budget: ShardBudget, sources: npt.NDArray[np.int64] |
     """
     reused = np.zeros(len(facts), np.bool_) if sources is None else sources >= 0
     order = order_rows(facts)
-    order = order[~reused[order]]
+    order = kept_order(order, ~reused[order.rows])
     weights = np.where(reused, 0, facts.work_tokens)
-    limit = shard_tokens(int(weights.sum()), budget)
-    bounds = _cut(weights[order], facts.prefixes[order, 0], limit, budget.max_rows)
+    bounds = _cut(weights[order.rows], _ties(facts, order), budget)
+    groups = _groups([int(order.shared[start]) for start, _ in bounds])
+    cached = _cached_tokens(facts, order, [start for start, _ in bounds])
+    rows_in_order = order.rows
     if sources is not None:
         copied = np.flatnonzero(reused)
         copied = copied[np.argsort(sources[copied], kind="stable")]
         for start in range(0, len(copied), budget.max_rows):
-            bounds.append((len(order) + start, len(order) + min(start + budget.max_rows, len(copied))))
-        order = np.concatenate((order, copied))
+            bounds.append((len(order.rows) + start, len(order.rows) + min(start + budget.max_rows, len(copied))))
+        rows_in_order = np.concatenate((rows_in_order, copied))
+        groups += [None] * (len(bounds) - len(groups))
 
     shard_of = np.empty(len(facts), dtype=np.int32)
     position = np.empty(len(facts), dtype=np.int64)
-    position[order] = np.arange(len(facts))
+    position[rows_in_order] = np.arange(len(facts))
     shards = []
     for index, (start, stop) in enumerate(bounds):
-        rows = np.sort(order[start:stop])
+        rows = np.sort(rows_in_order[start:stop])
         shard_of[rows] = index
         shards.append(
             ShardPlan(
                 index=index,
+                group=groups[index],
                 num_rows=len(rows),
                 num_invalid_rows=int(facts.invalid[rows].sum()),
                 num_reused_rows=int(reused[rows].sum()),
                 num_input_tokens=int(facts.num_input_tokens[rows].sum()),
+                num_cached_tokens=int(cached[start:stop].sum()),
                 num_expected_tokens=int(weights[rows].sum()),
                 row_ids_sha256=row_ids_digest(rows),
             )
@@ -149,17 +134,18 @@ def shard_tokens(job_tokens: int, budget: ShardBudget) -> int:
     return min(max(job_tokens // budget.target_count, budget.min_tokens), budget.max_tokens)
 
 
-def shared_tokens(facts: RowFacts) -> int:
-    """Input tokens that a row shares with a row before it, at the compared depths: what a prefix cache can save.
+def count_shards(job_tokens: int, budget: ShardBudget) -> int:
+    """Shards of a job of so many tokens in small rows."""
+    limit, done, count = shard_tokens(job_tokens, budget), 0.0, 0
+    while done < job_tokens:
+        done += _room(limit, 1 - done / job_tokens, budget)
+        count += 1
+    return count
 
-    Rows that are not computed at all do not count.
-    """
-    shared = np.zeros(len(facts), dtype=np.int64)
-    row_ids = np.arange(len(facts))
-    for column, depth in enumerate(PREFIX_DEPTHS):
-        later = _first_of_group(facts.prefixes[:, column], row_ids) != row_ids
-        shared[later] = depth
-    return int(shared[~facts.repeated].sum())
+
+def shared_tokens(facts: RowFacts) -> int:
+    """Input tokens that a prefix cache can save, if it never forgets and one replica does everything."""
+    return int(_cached_tokens(facts, order_rows(facts), [0]).sum())
 
 
 def row_ids_digest(sorted_row_ids: npt.NDArray[np.int64]) -> str:
@@ -167,35 +153,72 @@ def row_ids_digest(sorted_row_ids: npt.NDArray[np.int64]) -> str:
     return hashlib.sha256(np.ascontiguousarray(sorted_row_ids, dtype="<i8").tobytes()).hexdigest()
 
 
-def _first_of_group(group_keys: npt.NDArray[np.uint64], otherwise: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """For each row the first row of its group; `otherwise` for those without a prefix of this depth."""
-    _, first, inverse = np.unique(group_keys, return_index=True, return_inverse=True)
-    result = first[inverse].astype(np.int64)
-    alone = group_keys == NO_PREFIX
-    result[alone] = otherwise[alone]
-    return result
+def _ties(facts: RowFacts, order: Order) -> npt.NDArray[np.int32]:
+    """How much speaks against a cut before each row of the order: shared tokens, and most of all the same result."""
+    return np.where(facts.repeated[order.rows], np.iinfo(np.int32).max, order.shared)
 
 
-def _cut(
-    weights: npt.NDArray[np.int64], groups: npt.NDArray[np.uint64], limit: int, max_rows: int
-) -> list[tuple[int, int]]:
-    """Half-open bounds of the shards over the ordered rows."""
-    changes = np.flatnonzero((groups[1:] != groups[:-1]) | (groups[1:] == NO_PREFIX)) + 1
-    starts = np.concatenate(([0], changes))
-    group_stop = dict(zip(starts.tolist(), [*changes.tolist(), len(weights)], strict=True))
-    total = np.concatenate(([0], np.cumsum(weights))).tolist()
+def _cached_tokens(facts: RowFacts, order: Order, starts: Sequence[int]) -> npt.NDArray[np.int64]:
+    """Tokens of each row of the order that its cache has, if it is empty at each of `starts`. Shape (rows,)."""
+    # At least one token of a prompt is always computed, and with it the block that it is in.
+    most = (facts.num_input_tokens[order.rows].astype(np.int64) - 1) // BLOCK_TOKENS * BLOCK_TOKENS
+    cached = np.minimum(order.shared, most)
+    cached[facts.work_tokens[order.rows] == 0] = 0
+    cached[np.asarray(starts, np.int64)] = 0
+    return cached
 
-    bounds, start = [], 0
-    for row in range(len(weights)):
-        used, rows = total[row] - total[start], row - start
-        full = rows >= max_rows or (rows > 0 and total[row + 1] - total[start] > limit)
-        if not full and row in group_stop and 2 * used >= limit:
-            stop = group_stop[row]
-            whole, fits_here = total[stop] - total[row], total[stop] - total[start] <= limit
-            full = not fits_here and whole <= limit
-        if full:
-            bounds.append((start, row))
-            start = row
-    if start < len(weights):
-        bounds.append((start, len(weights)))
+
+def _cut(weights: npt.NDArray[np.int64], ties: npt.NDArray[np.int32], budget: ShardBudget) -> list[tuple[int, int]]:
+    """Half-open bounds of the shards over the ordered rows. A full shard ends at the weakest tie in its second half."""
+    total = np.concatenate(([0], np.cumsum(weights)))
+    limit = shard_tokens(int(total[-1]), budget)
+    starts = np.fromiter(_units(total.tolist(), ties, limit, budget.max_rows), np.int64)
+    stops = np.append(starts[1:], len(ties))
+    bounds, unit = [], 0
+    while unit < len(starts):
+        start = starts[unit]
+        room = _room(limit, 1 - float(total[start] / max(1, total[-1])), budget)
+        full = np.searchsorted(total[stops], total[start] + room, "right")
+        end = max(unit + 1, int(min(full, np.searchsorted(stops, start + budget.max_rows, "right"))))
+        if end < len(starts):
+            half = int(np.searchsorted(total[starts], (total[start] + total[starts[end]]) / 2))
+            latest_first = ties[starts[max(unit + 1, half) : end + 1]][::-1]
+            end -= int(latest_first.argmin())
+        bounds.append((int(start), int(stops[end - 1])))
+        unit = end
     return bounds
+
+
+def _room(limit: int, left: float, budget: ShardBudget) -> int:
+    """Most tokens of a shard that is cut from the order when so large a share of the job is left."""
+    return max(int(limit * min(1.0, max(LEAST_TAIL_SHARD, left / TAIL_SHARE))), min(limit, budget.min_tokens))
+
+
+def _units(total: Sequence[int], ties: npt.NDArray[np.int32], limit: int, max_rows: int) -> Iterator[tuple[int, int]]:
+    """The largest prefix groups that fit into a shard, as bounds over the ordered rows; single rows else."""
+    parts = [(0, len(ties))] if len(ties) else []
+    while parts:
+        start, stop = parts.pop()
+        if stop - start == 1 or (total[stop] - total[start] <= limit and stop - start <= max_rows):
+            yield start
+            continue
+        inner = ties[start + 1 : stop]
+        cuts = np.flatnonzero(inner == inner.min()) + start + 1
+        parts += reversed(list(pairwise([start, *cuts.tolist(), stop])))
+
+
+def _groups(shared: Sequence[int]) -> list[int | None]:
+    """For each shard the first one of its prefix group, if it shares that prefix with another shard.
+
+    Args:
+        shared: tokens that the first row of each shard shares with the last row of the one before.
+    """
+    links = [0, *shared[1:], 0]
+    groups: list[int | None] = []
+    for index in range(len(shared)):
+        # A system message that all rows begin with makes no group where documents inside them do.
+        deeper = max(links[index - 1] if index else 0, links[index + 1])
+        joined = links[index] > 0 and 2 * links[index] >= deeper
+        groups.append(groups[-1] if joined else index)
+    counted = Counter(groups)
+    return [group if counted[group] > 1 else None for group in groups]

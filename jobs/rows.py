@@ -16,7 +16,8 @@ from jobs.encoding import BYTES_MODEL, Encoder
 from jobs.errors import UsageError
 from jobs.fingerprints import RowFingerprints, first_of_equal
 from jobs.models.errors import InvalidMessages
-from jobs.planner import PREFIX_DEPTHS, RowFacts, prefix_keys
+from jobs.planner import RowFacts
+from jobs.prefixes import Prefixes, prefix_keys
 from jobs.row_choices import Choices, row_choices
 from jobs.row_sampling import RowSampling, as_json, unusable
 from jobs.row_tools import row_tools
@@ -31,7 +32,7 @@ FACTS_FIELDS = [
     pa.field("num_input_tokens", pa.int32()),
     pa.field("num_output_tokens", pa.int32()),
     pa.field("repeatable", pa.bool_()),
-    pa.field("prefixes", pa.list_(pa.uint64(), len(PREFIX_DEPTHS))),
+    pa.field("prefixes", pa.list_(pa.uint32())),
 ]
 """Light columns that follow the staged ones until the plan is made."""
 
@@ -235,7 +236,7 @@ def facts_of(rows: pa.Table) -> RowFacts:
         num_input_tokens=table["num_input_tokens"].to_numpy(),
         num_output_tokens=table["num_output_tokens"].to_numpy(),
         invalid=table["error_code"].is_valid().to_numpy(),
-        prefixes=np.asarray(table["prefixes"].combine_chunks().flatten()).reshape(-1, len(PREFIX_DEPTHS)),
+        prefixes=_prefixes(table["prefixes"]),
         same_as=first_of_equal(fingerprints_of(table, sampled=False)),
     )
 
@@ -259,6 +260,12 @@ class _StagedRow:
     fingerprint: bytes | None = None
     repeatable: bool = False
     fault: Fault | None = None
+
+
+def _prefixes(column: pa.ChunkedArray) -> Prefixes:
+    lengths = pc.list_value_length(column).to_numpy()
+    starts = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))
+    return Prefixes(keys=pc.list_flatten(column).to_numpy(), starts=starts)
 
 
 def _ids_or_fault(encoded: list[int] | InvalidMessages) -> list[int] | Fault:

@@ -27,10 +27,12 @@ class ShardPlan(Document):
     """What shard `index` must contain."""
 
     index: int = Field(ge=0)
+    group: int | None = Field(None, description="First shard of those that share a long prefix with this one.")
     num_rows: int = Field(ge=1)
     num_invalid_rows: int = Field(ge=0, description="Rows that staging has already turned into error rows.")
     num_reused_rows: int = Field(0, ge=0, description="Rows taken from earlier jobs: all of a shard's rows or none.")
     num_input_tokens: int = Field(ge=0)
+    num_cached_tokens: int = Field(0, ge=0, description="Of these, the ones that a row before has in its prefix.")
     num_expected_tokens: int = Field(ge=0, description="Input tokens plus the output tokens budgeted for.")
     row_ids_sha256: str = Field(description="SHA-256 of the sorted row ids as little-endian int64.")
 
@@ -49,6 +51,7 @@ class Plan(Document):
     num_repeated_rows: int = Field(0, ge=0, description="Rows whose result another row of this job has.")
     reused_jobs: tuple[str, ...] = Field((), description="Jobs that results are taken from; the first that has one.")
     num_input_tokens: int = Field(ge=0)
+    num_cached_tokens: int = Field(0, ge=0, description="Of these, the ones that a prefix cache should have.")
     max_input_tokens: int = Field(ge=0, description="Longest valid prompt.")
     max_model_len: int = Field(ge=1, description="Sequence length that rows were validated against.")
 

@@ -8,6 +8,7 @@ from typing import Literal
 
 from schemas.codes import JobError, RowError
 from schemas.records import ShardPlan
+from workers.queue import Queue
 from workers.search import Search
 
 DOUBT_DEATHS = 3
@@ -110,7 +111,8 @@ class Dispatcher:
     def __init__(self, shards: Sequence[ShardPlan], killers: Iterable[Killer] = (), *, max_strikes: int = 2) -> None:
         self._shards = [_Shard(Search(shard.num_rows - shard.num_invalid_rows)) for shard in shards]
         self._max_strikes = max_strikes
-        self._waiting: set[int] = set()
+        self._queue = Queue(shards)
+        self._suspects: set[int] = set()
         self._unstaged = set(range(len(shards)))
         self._left = len(self._shards)
         self._open: dict[str, dict[int, Work]] = {}
@@ -155,23 +157,21 @@ class Dispatcher:
     def take(self, replica: str) -> Work | None:
         """The next work for a replica; None if there is none for it now.
 
-        Shards go in the order of the plan; to a replica without any work suspects first, those with the fewest
-        strikes before others.
+        To a replica without any work suspects go first, those with the fewest strikes before others; for the order of
+        the other shards see `Queue`.
         """
         opened = self._open.setdefault(replica, {})
         if self.verdict is not None or any(work.alone for work in opened.values()):
             return None
         if self._in_doubt:
             work = self._control() if not opened else None
+        elif self._suspects and not opened:
+            work = self._next(min(self._suspects, key=lambda n: (self._shards[n].strikes, n)), alone=True)
         else:
-            suspects = [number for number in self._waiting if self._shards[number].strikes]
-            innocent = self._waiting.difference(suspects)
-            if suspects and not opened:
-                work = self._next(min(suspects, key=lambda n: (self._shards[n].strikes, n)), alone=True)
-            else:
-                work = self._next(min(innocent), alone=False) if innocent else None
+            innocent = self._queue.pop(replica)
+            work = None if innocent is None else self._next(innocent, alone=False)
         if work is not None:
-            self._waiting.remove(work.shard)
+            self._discard(work.shard)
             self._shards[work.shard].replica = replica
             opened[work.shard] = work
         return work
@@ -189,7 +189,7 @@ class Dispatcher:
         if shard.committed:
             return False
         shard.committed = True
-        self._waiting.discard(number)
+        self._discard(number)
         self._unstaged.discard(number)
         self._left -= 1
         return True
@@ -210,6 +210,7 @@ class Dispatcher:
 
     def died(self, replica: str, code: RowError) -> None:
         """The replica's engine died or hung over what it had open: `code` is what a row gets that does it."""
+        self._queue.forget(replica)
         works = list(self._open.pop(replica, {}).values())
         self._health.died(works)
         for work in works:
@@ -231,6 +232,7 @@ class Dispatcher:
 
     def give_back(self, replica: str) -> None:
         """The replica is gone through no fault of its engine: its node was lost, or it is not wanted any more."""
+        self._queue.forget(replica)
         for number in self._open.pop(replica, {}):
             self._shards[number].replica = None
             self._offer(number)
@@ -251,12 +253,13 @@ class Dispatcher:
 
     def _control(self) -> Work | None:
         """A single row that is not suspected, of a shard with few strikes."""
-        for number in sorted(self._waiting, key=lambda n: (self._shards[n].strikes, n)):
+        waiting = [*self._queue, *self._suspects]
+        for number in sorted(waiting, key=lambda n: (self._shards[n].strikes, n)):
             search = self._shards[number].search
             if (place := search.sample(self._controls)) is not None:
                 self._controls += 1
                 return Work(shard=number, kind="control", places=(place,), excluded={}, alone=True)
-        if self._waiting and not self._unstaged and not any(self._open.values()):
+        if waiting and not self._unstaged and not any(self._open.values()):
             self._judge(self._everywhere())
         return None
 
@@ -299,4 +302,8 @@ class Dispatcher:
     def _offer(self, number: int) -> None:
         shard = self._shards[number]
         if shard.staged and not shard.committed and shard.replica is None:
-            self._waiting.add(number)
+            self._suspects.add(number) if shard.strikes else self._queue.add(number)
+
+    def _discard(self, number: int) -> None:
+        self._suspects.discard(number)
+        self._queue.discard(number)

@@ -162,6 +162,7 @@ class _Staging:
             num_repeated_rows=int((facts.repeated if found is None else facts.repeated & (found < 0)).sum()),
             reused_jobs=() if reused is None else reused.jobs,
             num_input_tokens=int(facts.num_input_tokens.sum()),
+            num_cached_tokens=sum(shard.num_cached_tokens for shard in result.shards),
             max_input_tokens=int(facts.num_input_tokens.max()),
             max_model_len=self._max_model_len,
         )

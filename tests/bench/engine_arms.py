@@ -21,7 +21,8 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from jobs.models.encoder import PromptEncoder
-from jobs.planner import RowFacts, order_rows, prefix_keys
+from jobs.planner import RowFacts, order_rows
+from jobs.prefixes import Prefixes
 
 CHUNK_ROWS = 512
 LIMITS = {
@@ -105,10 +106,10 @@ def _our_order(ids: list[list[int]], outputs: list[int]) -> list[int]:
         num_input_tokens=np.array([len(row) for row in ids], np.int32),
         num_output_tokens=np.array(outputs, np.int32),
         invalid=np.zeros(len(ids), np.bool_),
-        prefixes=np.array([prefix_keys(row) for row in ids], np.uint64),
+        prefixes=Prefixes.of(ids),
         same_as=np.arange(len(ids)),
     )
-    return [int(row) for row in order_rows(facts)]
+    return [int(row) for row in order_rows(facts).rows]
 
 
 if __name__ == "__main__":

@@ -1,36 +1,52 @@
-"""The plan is a permutation, keeps prefix groups together and respects its budgets."""
+"""The plan is a permutation, keeps prefix groups together, respects its budgets and wastes no cached prefix."""
 
 from __future__ import annotations
 
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
 import numpy as np
-from hypothesis import given
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.planner import PREFIX_DEPTHS, RowFacts, order_rows, prefix_keys, row_ids_digest, split
+from jobs.dataset import inspect, read_slice, resolve_columns, slices
+from jobs.encoding import BytesEncoder
+from jobs.planner import RowFacts, Split, count_shards, order_rows, row_ids_digest, shared_tokens, split
+from jobs.prefixes import BLOCK_TOKENS, PREFIX_DEPTHS, Prefixes, prefix_keys
+from jobs.rows import RowPreparer, facts_of
+from jobs.specs import build_spec
 from schemas.spec import ShardBudget
 
+Prompts = list[list[int]]
 
-def facts_of(prompts: list[list[int]], output_tokens: int = 10) -> RowFacts:
+
+def planned(prompts: Prompts, output_tokens: int = 10) -> RowFacts:
+    first: dict[tuple[int, ...], int] = {}
+    same_as = [first.setdefault(tuple(prompt), n) if prompt else n for n, prompt in enumerate(prompts)]
     return RowFacts(
         num_input_tokens=np.array([len(p) for p in prompts], dtype=np.int32),
         num_output_tokens=np.full(len(prompts), output_tokens, dtype=np.int32),
         invalid=np.array([not p for p in prompts], dtype=bool),
-        prefixes=np.array([prefix_keys(p) for p in prompts], dtype=np.uint64).reshape(-1, len(PREFIX_DEPTHS)),
-        same_as=np.arange(len(prompts)),
+        prefixes=Prefixes.of(prompts),
+        same_as=np.array(same_as, np.int64),
     )
 
 
 @st.composite
-def prompts(draw: st.DrawFn) -> list[list[int]]:
+def nested(draw: st.DrawFn) -> Prompts:
     """Prompts that share nested prefixes: each is a path of 64-token pages from a small alphabet."""
     path = st.tuples(st.lists(st.integers(0, 2), max_size=4), st.integers(0, 63))
     paths = draw(st.lists(path, min_size=1, max_size=60))
     return [[token for page in pages for token in [page] * 64] + [9] * rest for pages, rest in paths]
 
 
-@given(prompts(), st.integers(1, 500), st.integers(1, 30))
-def test_every_row_is_in_exactly_one_shard(rows: list[list[int]], max_tokens: int, max_rows: int) -> None:
-    facts = facts_of(rows)
+@given(nested(), st.integers(1, 500), st.integers(1, 30))
+def test_every_row_is_in_exactly_one_shard(rows: Prompts, max_tokens: int, max_rows: int) -> None:
+    facts = planned(rows)
     result = split(facts, ShardBudget(target_count=1, min_tokens=1, max_tokens=max_tokens, max_rows=max_rows))
     assert sorted(result.position.tolist()) == list(range(len(rows)))
     assert sum(s.num_rows for s in result.shards) == len(rows)
@@ -38,37 +54,172 @@ def test_every_row_is_in_exactly_one_shard(rows: list[list[int]], max_tokens: in
         ids = np.flatnonzero(result.shard_of == shard.index)
         assert shard.num_rows == len(ids) <= max_rows
         assert shard.row_ids_sha256 == row_ids_digest(ids)
-        assert shard.num_expected_tokens <= max_tokens or sum(1 for i in ids if rows[i]) == 1
+        assert shard.num_expected_tokens <= max_tokens or int((facts.work_tokens[ids] > 0).sum()) == 1
         assert shard.num_invalid_rows == sum(1 for i in ids if not rows[i])
 
 
-@given(prompts())
-def test_rows_with_a_common_prefix_are_neighbours_at_every_depth(rows: list[list[int]]) -> None:
-    order = order_rows(facts_of(rows)).tolist()
-    for depth in PREFIX_DEPTHS[:3]:
+@given(nested())
+def test_rows_with_a_common_prefix_are_neighbours_at_every_depth(rows: Prompts) -> None:
+    order = order_rows(planned(rows))
+    for depth in (16, 64, 96, 128, 256):
         seen, last = set(), None
-        for row in order:
+        for row in order.rows.tolist():
             key = tuple(rows[row][:depth]) if len(rows[row]) >= depth else None
             if key is not None and key != last:
                 assert key not in seen
                 seen.add(key)
             last = key
+    for place in range(1, len(rows)):
+        one, other = (rows[row] for row in order.rows[place - 1 : place + 1])
+        same = next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+        assert order.shared[place] == same // BLOCK_TOKENS * BLOCK_TOKENS
 
 
-def test_a_group_that_fits_is_not_cut() -> None:
-    group_a = [[1] * 64 + [i] for i in range(3)]
-    group_b = [[2] * 64 + [i] for i in range(3)]
-    budget = ShardBudget(target_count=1, min_tokens=1, max_tokens=75 * 4)
-    result = split(facts_of([row for pair in zip(group_a, group_b, strict=True) for row in pair]), budget)
-    assert [s.num_rows for s in result.shards] == [3, 3]
-    assert result.shard_of.tolist() == [0, 1, 0, 1, 0, 1]
+@given(nested(), st.integers(100, 3000), st.integers(2, 40))
+def test_a_group_that_fits_is_not_cut_at_any_depth(rows: Prompts, max_tokens: int, max_rows: int) -> None:
+    facts = planned(rows)
+    result = split(facts, ShardBudget(target_count=1, min_tokens=1, max_tokens=max_tokens, max_rows=max_rows))
+    for depth in (16, 64, 128, 192, 256):
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for row, prompt in enumerate(rows):
+            if len(prompt) >= depth:
+                groups.setdefault(tuple(prompt[:depth]), []).append(row)
+        for group in groups.values():
+            if facts.work_tokens[group].sum() <= max_tokens and len(group) <= max_rows:
+                assert len(set(result.shard_of[group].tolist())) == 1
+
+
+# -- the best possible, by a trie -------------------------------------------------------------------
+
+
+def best_cached_tokens(prompts: Prompts) -> int:
+    """Tokens that a prefix cache of endless size has, in any order: blocks that a row before it has had."""
+    trie: dict[tuple[int, ...], int] = {}
+    cached = 0
+    for prompt in prompts:
+        node, hits = 0, 0
+        for end in range(BLOCK_TOKENS, len(prompt) + 1, BLOCK_TOKENS):
+            block = (node, *prompt[end - BLOCK_TOKENS : end])
+            hits += block in trie
+            node = trie.setdefault(block, len(trie) + 1)
+        cached += min(hits, (len(prompt) - 1) // BLOCK_TOKENS) * BLOCK_TOKENS
+    return cached
+
+
+@st.composite
+def grouped(draw: st.DrawFn) -> Prompts:
+    """A system message, documents of it, questions on each, shuffled: every shared prefix ends at a block."""
+    random = np.random.default_rng(draw(st.integers(0, 2**32)))
+    blocks = st.integers(0, 12) | st.sampled_from([65, 127, 129, 150, 257])
+    system = random.integers(0, 9, 16 * draw(blocks)).tolist()
+    prompts = []
+    for document in range(draw(st.integers(1, 8))):
+        text = [100 + document, *random.integers(0, 9, 16 * draw(blocks) + 15).tolist()]
+        for question in range(draw(st.integers(1, 30))):
+            prompts.append([*system, *text, 1000 + question, *random.integers(0, 9, draw(st.integers(0, 40))).tolist()])
+    return [prompts[n] for n in random.permutation(len(prompts))]
+
+
+@given(grouped())
+@settings(max_examples=60)
+def test_the_plan_saves_what_a_prefix_cache_can_save(prompts: Prompts) -> None:
+    facts = planned(prompts)
+    best = best_cached_tokens([prompts[n] for n in np.flatnonzero(~facts.repeated)])
+    assert 0.98 * best <= shared_tokens(facts) <= best
+    # Shards that hold a few groups each lose only what those share among them, once for each shard.
+    result = split(facts, ShardBudget(target_count=1, min_tokens=1, max_tokens=10**9))
+    assert sum(shard.num_cached_tokens for shard in result.shards) == shared_tokens(facts)
+
+
+def test_many_shards_still_save_what_a_prefix_cache_can_save() -> None:
+    random = np.random.default_rng(7)
+    groups = [random.integers(0, 9, 16 * int(random.integers(4, 90))).tolist() for _ in range(300)]
+    prompts = [[*group, 10 + row, *random.integers(0, 9, 60).tolist()] for group in groups for row in range(20)]
+    prompts = [prompts[n] for n in random.permutation(len(prompts))]
+    result = split(planned(prompts), ShardBudget(min_tokens=1))
+    assert len(result.shards) > 60
+    assert sum(shard.num_cached_tokens for shard in result.shards) >= 0.98 * best_cached_tokens(prompts)
+
+
+def test_prefixes_are_compared_at_blocks_and_up_to_the_longest() -> None:
+    assert all(depth % BLOCK_TOKENS == 0 for depth in PREFIX_DEPTHS)
+    assert all(late - early <= max(BLOCK_TOKENS, early / 64) for early, late in pairwise((0, *PREFIX_DEPTHS)))
+    assert prefix_keys([1] * 15) == []
+    assert len(prefix_keys([1] * 200)) == 12
+    assert prefix_keys([1] * 32)[:1] == prefix_keys([1] * 16) != prefix_keys([2] * 16)
+
+
+# -- the plan depends on the rows only --------------------------------------------------------------
+
+
+def plan_of(path: Path, prompts: list[str], *, rows_per_slice: int, **layout: Any) -> Split:
+    """The plan of a dataset that is written and read in pieces; their rows come back in any order."""
+    pq.write_table(pa.table({"prompt": prompts}), path, **layout)
+    spec = build_spec(str(path), {"engine.name": "fake", "input.chat": False, "shards.min_tokens": 1})
+    dataset = inspect(spec.input.uri)
+    preparer = RowPreparer(spec, resolve_columns(dataset.schema, spec.input), BytesEncoder(), 32_768)
+    tables = []
+    for piece in slices(dataset, max_rows=rows_per_slice):
+        first = piece.first_row_id
+        for batch in read_slice(piece, ["prompt"]):
+            tables.insert(0, preparer.prepare(batch, first))
+            first += len(batch)
+    return split(facts_of(pa.concat_tables(tables)), spec.shards)
+
+
+def test_the_plan_does_not_depend_on_how_the_dataset_is_cut_for_reading(tmp_path: Path) -> None:
+    prompts = [f"{'a shared beginning of document':64}{n % 7:3} question {n % 400}" for n in range(3_000)]
+    one = plan_of(tmp_path / "a.parquet", prompts, rows_per_slice=10_000)
+    other = plan_of(tmp_path / "b.parquet", prompts, rows_per_slice=130, row_group_size=170)
+    assert len(one.shards) > 1
+    assert one.shards == other.shards
+    assert (one.shard_of == other.shard_of).all()
+    assert (one.position == other.position).all()
+
+
+# -- sizes and groups -------------------------------------------------------------------------------
 
 
 def test_without_shared_prefixes_the_dataset_order_is_kept() -> None:
     rows = [[i] * (1 + i % 100) for i in range(200)]
-    assert order_rows(facts_of(rows)).tolist() == list(range(200))
+    assert order_rows(planned(rows)).rows.tolist() == list(range(200))
 
 
 def test_a_small_job_is_cut_into_enough_shards_for_many_replicas() -> None:
-    rows = [[i % 500] * 100 for i in range(10_000)]
-    assert 50 <= len(split(facts_of(rows), ShardBudget()).shards) <= 80
+    rows = [[i % 500, *[1] * 99] for i in range(10_000)]
+    facts = planned([[i, *row[1:]] for i, row in enumerate(rows)])
+    shards = split(facts, ShardBudget()).shards
+    assert 50 <= len(shards) <= 80
+    assert len(shards) == pytest.approx(count_shards(1_100_000, ShardBudget()), abs=2)
+
+
+def test_the_last_shards_are_smaller_but_worth_a_commit() -> None:
+    facts = planned([[i, *[1] * 9] for i in range(20_000)])
+    weights = [s.num_expected_tokens for s in split(facts, ShardBudget(min_tokens=1)).shards]
+    assert max(weights[:40]) - min(weights[:40]) <= 20
+    assert all(late <= early for early, late in pairwise(weights[:-1]))
+    assert 0.2 < weights[-2] / weights[0] < 0.3
+    assert sum(weight < 0.9 * weights[0] for weight in weights) / len(weights) < 1 / 3
+    large = [s.num_expected_tokens for s in split(facts, ShardBudget(min_tokens=5_000)).shards]
+    assert min(large[:-1]) >= 4_900
+
+
+def test_shards_of_a_large_prefix_group_know_each_other() -> None:
+    system = [7] * 64
+    documents = [[*system, *[n] * 640] for n in (1, 2)]
+    rows = [[*document, 100 + n] for document in documents for n in range(32)] + [[*system, n] for n in range(50, 60)]
+    result = split(planned(rows), ShardBudget(target_count=1, min_tokens=1, max_tokens=9_000))
+    groups = [shard.group for shard in result.shards]
+    assert groups[0] == 0
+    assert groups.count(0) >= 3
+    second = int(result.shard_of[50])
+    assert groups[second] not in (0, None)
+    assert groups.count(groups[second]) >= 3
+
+
+def test_shards_that_share_a_system_message_only_are_one_group() -> None:
+    rows = [[*[7] * 64, n] for n in range(100)]
+    result = split(planned(rows), ShardBudget(target_count=1, min_tokens=1, max_tokens=1_000))
+    assert {shard.group for shard in result.shards} == {0}
+    alone = split(planned([[n] * 65 for n in range(100)]), ShardBudget(target_count=1, min_tokens=1, max_tokens=1_000))
+    assert {shard.group for shard in alone.shards} == {None}
