@@ -16,6 +16,7 @@ from jobs.failpoints import failpoint
 from jobs.job_status import PROGRESS_FRESH_S, JobStatus, is_alive
 from jobs.ledger import Ledger, list_jobs
 from jobs.options import SubmitOptions, spec_of
+from jobs.preflight import checked
 from jobs.settings import Settings
 from jobs.specs import new_job_id
 from jobs.states import derive_state
@@ -24,7 +25,7 @@ from jobs.store.base import ObjectStore
 from jobs.store.probe import check_write_once
 from schemas.codes import State
 from schemas.records import Cancelled, Failed, Plan, Succeeded
-from schemas.spec import AUTO, JobSpec
+from schemas.spec import JobSpec
 
 if TYPE_CHECKING:
     from jobs.results import Results
@@ -143,12 +144,16 @@ class Job:
                 f"Job {self.id} has ended: {terminal.state}. An ended job stays ended.",
                 "Submit it again under a new id; see why with: jobs status " + self.id,
             )
-        submissions = self.client.submitter().find(self.id)
+        submissions = self._known()
         if any(submission.active for submission in submissions) or self._is_worked_on_elsewhere(submissions):
             return False
-        # Ray never takes an id twice; the first driver has the job's own.
-        submission_id = f"{self.id}-{uuid4().hex[:6]}" if submissions else self.id
-        return self.client.start_driver(self.ledger, spec, submission_id)
+        # Ray never takes an id twice. The first driver has the job's own, unless a job of another root has it.
+        if not submissions:
+            if self.client.start_driver(self.ledger, spec, self.id):
+                return True
+            if self._known():
+                return False  # Somebody else has just started it.
+        return self.client.start_driver(self.ledger, spec, f"{self.id}-{uuid4().hex[:6]}")
 
     def results(self) -> Results:
         """The rows that are committed now: all of them once the job has succeeded.
@@ -181,9 +186,9 @@ class Job:
             return record  # No cluster, no driver there; one elsewhere sees the record by itself.
         if submitter is not None:
             deadline = time.monotonic() + CANCEL_GRACE_S
-            while any(s.active for s in submitter.find(self.id)) and time.monotonic() < deadline:
+            while any(s.active for s in submitter.find(self.ledger.uri)) and time.monotonic() < deadline:
                 time.sleep(0.3)
-            for submission in submitter.find(self.id):
+            for submission in submitter.find(self.ledger.uri):
                 if submission.active:
                     submitter.stop(submission.submission_id)
         return record
@@ -196,7 +201,7 @@ class Job:
         """
         self.ledger.spec()
         submitter = self.client.running_submitter()
-        submissions = submitter.find(self.id) if submitter else []
+        submissions = submitter.find(self.ledger.uri) if submitter else []
         if not submissions or submitter is None:
             raise ClusterError(
                 f"No running cluster has logs of job {self.id}.",
@@ -227,11 +232,15 @@ class Job:
             progress = self.ledger.progress()
         return False
 
+    def _known(self) -> list[Submission]:
+        """The cluster's view, newest first."""
+        return self.client.submitter().find(self.ledger.uri)
+
     def _submissions(self) -> list[Submission]:
-        """The cluster's view, newest first; empty if there is no cluster to ask."""
+        """The cluster's view; empty if there is no cluster to ask."""
         try:
             submitter = self.client.running_submitter()
-            return submitter.find(self.id) if submitter else []
+            return submitter.find(self.ledger.uri) if submitter else []
         except ClusterError:
             return []
 
@@ -308,51 +317,33 @@ class BatchClient:
             The job, and whether this call created it.
 
         Raises:
-            UsageError: bad input or model, see `preflight`.
+            UsageError: bad input or model, see `jobs.preflight.checked`.
             Conflict: the id is taken by another spec.
             StoreError, ClusterError: store or cluster cannot be used.
         """
-        ledger = Ledger(self.store, job_id)
-        spec = self.preflight(spec)
+        # Where the cluster is elsewhere, a model directory may exist only there: its driver checks it first of all.
+        spec = checked(spec, self.store, model_may_be_elsewhere=self.settings.address is not None)
         check_write_once(self.store)
         self.submitter()
-        job = Job(self, ledger)
+        job = self.job(job_id)
         failpoint("submit.before_spec")
-        created = ledger.create(spec, writer=f"submit/{uuid4().hex}")
+        created = job.ledger.create(spec, writer=f"submit/{uuid4().hex}")
         failpoint("submit.after_spec")
         job.resume()
         failpoint("submit.after_start")
         return job, created
 
-    def preflight(self, spec: JobSpec) -> JobSpec:
-        """Check dataset, columns and model as far as this machine sees them, and pin the model.
-
-        Raises:
-            InvalidInput, InvalidModel, UsageError: what is wrong and what to do.
-        """
-        from jobs.dataset import inspect, resolve_columns
-        from jobs.encoding import load_encoder
-        from jobs.models.pinning import pin_model
-        from jobs.reuse import check_source
-        from jobs.rows import check_spec
-
-        for job_id in spec.reuse:
-            if job_id != AUTO:
-                check_source(Ledger(self.store, job_id))
-        dataset = inspect(spec.input.uri)
-        columns = resolve_columns(dataset.schema, spec.input, choices=spec.task == "score")
-        if self.settings.address and not Path(spec.model.path).exists():
-            # On a cluster elsewhere, the directory may exist only there: its driver checks it first of all.
-            return spec
-        pinned = spec.evolve(model=spec.model.evolve(fingerprint=pin_model(spec)))
-        check_spec(spec, columns, load_encoder(spec.model.path))
-        return pinned
-
     def start_driver(self, ledger: Ledger, spec: JobSpec, submission_id: str) -> bool:
         """Ask the cluster for a driver; False if it has that submission already."""
         from jobs.submission import describe, driver_environment
 
-        metadata = describe(name=spec.name, job_id=ledger.job_id, dataset=spec.input.uri, model=spec.model.path)
+        metadata = describe(
+            name=spec.name,
+            job_id=ledger.job_id,
+            job_uri=ledger.uri,
+            dataset=spec.input.uri,
+            model=spec.model.path,
+        )
         return self.submitter().submit(
             ledger.uri, submission_id, metadata, driver_environment() | {SUBMISSION_ID: submission_id}
         )

@@ -124,7 +124,7 @@ def _standing(
     spec, terminal, progress = ledger.spec(), ledger.terminal(), ledger.progress()
     if terminal is not None:
         return spec, State(terminal.state), terminal, progress
-    submissions = _submissions(submitter, ledger.job_id)
+    submissions = _submissions(submitter, ledger)
     alive = is_alive(submissions, progress)
     if not alive:
         # It may have ended between the two looks.
@@ -147,8 +147,8 @@ def _submitter(client: BatchClient) -> Submitter | None:
         return None
 
 
-def _submissions(submitter: Submitter | None, job_id: str) -> list[Submission]:
+def _submissions(submitter: Submitter | None, ledger: Ledger) -> list[Submission]:
     try:
-        return submitter.find(job_id) if submitter else []
+        return submitter.find(ledger.uri) if submitter else []
     except ClusterError:
         return []

@@ -53,11 +53,12 @@ class Submission:
         return self.status not in ENDED
 
 
-def describe(*, name: str, job_id: str, dataset: str, model: str) -> dict[str, str]:
+def describe(*, name: str, job_id: str, job_uri: str, dataset: str, model: str) -> dict[str, str]:
     """The metadata of a submission. The dashboard's Name column shows `job_name`."""
     return {
         "job_name": name,
         "job_id": job_id,
+        "job_uri": job_uri,
         "dataset": dataset,
         "model": model,
         "user": getpass.getuser(),
@@ -133,8 +134,8 @@ class Submitter:
                     return None
                 raise
 
-    def find(self, job_id: str) -> list[Submission]:
-        """All submissions of a job on this cluster, newest first."""
+    def find(self, job_uri: str) -> list[Submission]:
+        """All submissions of a job on this cluster, newest first. Under another root there may be one of its name."""
         with self._errors():
             found = [
                 Submission(
@@ -146,7 +147,7 @@ class Submitter:
                     metadata=dict(details.metadata or {}),
                 )
                 for details in self._client.list_jobs()
-                if details.submission_id and (details.metadata or {}).get("job_id") == job_id
+                if details.submission_id and (details.metadata or {}).get("job_uri") == job_uri
             ]
         return sorted(found, key=lambda each: each.started_at or 0.0, reverse=True)
 

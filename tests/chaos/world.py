@@ -162,7 +162,7 @@ class Run:
 
     def submissions(self) -> list[Submission]:
         """What the cluster knows of the job's drivers."""
-        return Submitter(self.world.nodes.dashboard_url, self.world.nodes.token_path).find(self.job_id)
+        return Submitter(self.world.nodes.dashboard_url, self.world.nodes.token_path).find(self.ledger.uri)
 
     def start_second_driver(self) -> str:
         """A driver beside the one that runs; returns its submission id."""

@@ -21,7 +21,7 @@ from jobs.cluster import MARK, Cluster
 from jobs.errors import ClusterError, Exit
 from jobs.submission import ENDED, Submitter, describe
 
-METADATA = describe(name="my job", job_id="j", dataset="d.parquet", model="m")
+METADATA = describe(name="my job", job_id="j", job_uri="/jobs/j", dataset="d.parquet", model="m")
 
 
 @pytest.fixture(scope="module")
@@ -112,10 +112,10 @@ def test_driver_sees_the_clusters_python_and_an_authorised_ray(submitter: Submit
     start(submitter, "trivial", f'python -c "{code}"')
     assert "".join(submitter.tail("trivial")).rstrip().endswith(f"42 {Path(sys.executable).parent / 'python'}")
     assert ended(submitter, "trivial") == "SUCCEEDED"
-    found = submitter.find("j")[0]
+    found = submitter.find("/jobs/j")[0]
     assert (found.submission_id, found.status) == ("trivial", "SUCCEEDED")
     assert found.metadata["job_name"] == "my job"
-    assert submitter.find("another") == []
+    assert submitter.find("/elsewhere/j") == []
 
 
 def test_stop_ends_the_driver(submitter: Submitter) -> None:

@@ -187,3 +187,27 @@ def test_a_job_that_crosses_a_gate_keeps_its_results_and_says_which_with_numbers
     # The record is there: whoever comes later comes to the same end.
     user.run("resume", "gate", "--wait", code=3)
     assert user.ledger("gate").store.get(f"gate/{keys.SUCCESS}") is None
+
+
+def test_jobs_of_one_name_under_two_roots_do_not_meet(user: User, s3_user: User, tmp_path: Path) -> None:
+    dataset = write_prompts(tmp_path / "two.parquet", [f"prompt {n}" for n in range(40)])
+    job_id = new_id("twins")
+    slow = (
+        "--id",
+        job_id,
+        "--engine",
+        "fake",
+        *SMALL_SHARDS,
+        "--set",
+        "engine.fake.token_s=0.2",
+        "--max-num-seqs",
+        "2",
+    )
+    for each in (user, s3_user):
+        each.submit(str(dataset), *slow)
+        each.progress_until(job_id, lambda p: p.shards_committed >= 1, what="commit")
+    user.run("cancel", job_id)
+    assert user.json("status", job_id)["state"] == "CANCELLED"
+    s3_user.run("wait", job_id, "--timeout", "90")
+    check_invariants(s3_user.ledger(job_id), 40)
+    assert "CANCELLED" not in s3_user.run("logs", job_id).stdout
