@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import subprocess
@@ -165,9 +164,7 @@ def test_a_schedule_is_made_and_kept_as_shown(reader: Reader, s3_user: User) -> 
 
 def test_settings_are_those_of_the_table(reader: Reader) -> None:
     rows = re.findall(r"^\| `(\w+)` \| `(JOBS_\w+)` \|", section("Configuration"), flags=re.MULTILINE)
-    plain = {name: value for name, value in reader.user.env.items() if not name.startswith("JOBS_")}
-    reader.user.env = plain | {"JOBS_STATE_DIR": reader.user.env["JOBS_STATE_DIR"]}
-    known = json.loads(reader.types("jobs config --json").stdout)
+    known = reader.user.json("config")
     assert set(known) == {name for name, _ in rows}
     for name, variable in rows:
         assert variable == f"JOBS_{name.upper()}"
