@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from jobs.errors import StoreError
-from jobs.ledger import Ledger, ShardStats
+from jobs.ledger import Ledger
+from jobs.shard_stats import ShardStats
 from schemas.history import Sample
 from schemas.records import Plan, Progress, ShardCommit
 from workers.history import Recorder

@@ -14,7 +14,8 @@ import pyarrow as pa
 
 from jobs.encoding import load_encoder
 from jobs.failpoints import failpoint
-from jobs.ledger import Commit, Ledger, ShardStats
+from jobs.ledger import Commit, Ledger
+from jobs.shard_stats import ShardStats
 from schemas.codes import RowError
 from schemas.records import Attempt, Plan, ShardCommit
 from schemas.spec import JobSpec

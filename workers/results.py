@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.encoding import Encoder
-from jobs.ledger import ShardStats
 from jobs.planner import row_ids_digest
+from jobs.shard_stats import ShardStats
 from schemas.records import Plan
 from schemas.spec import JobSpec
 from schemas.tables import KEPT, result_schema

@@ -20,7 +20,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jobs.ledger import Ledger, ShardStats
+from jobs.ledger import Ledger
+from jobs.shard_stats import ShardStats
 from jobs.store import open_store
 from schemas.records import Manifest, Succeeded
 from schemas.spec import InputSpec, JobSpec, ModelSpec

@@ -14,7 +14,8 @@ import pytest
 import tenacity.nap
 
 from jobs.errors import StoreError
-from jobs.ledger import Commit, Ledger, ShardStats
+from jobs.ledger import Commit, Ledger
+from jobs.shard_stats import ShardStats
 from jobs.store import s3_client
 from jobs.store.s3 import S3Store
 from schemas import keys

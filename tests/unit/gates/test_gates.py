@@ -8,8 +8,9 @@ import pytest
 from pydantic import ValidationError
 
 from jobs.gates import describe, judged
-from jobs.ledger import Ledger, ShardStats
+from jobs.ledger import Ledger
 from jobs.results import open_results
+from jobs.shard_stats import ShardStats
 from jobs.store import open_store
 from schemas import keys
 from schemas.records import Manifest, Succeeded

@@ -12,7 +12,8 @@ from typing import TypeVar
 import pytest
 
 from jobs.errors import Conflict, StoreError, UsageError
-from jobs.ledger import Commit, Ledger, ShardStats, list_jobs
+from jobs.ledger import Commit, Ledger, list_jobs
+from jobs.shard_stats import ShardStats
 from jobs.store.local import LocalStore
 from schemas import FORMAT_VERSION, keys
 from schemas.records import Attempt, Cancelled, Failed, Manifest, Plan, Progress, ShardPlan, Succeeded

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from jobs.ledger import Ledger, ShardStats
+from jobs.ledger import Ledger
+from jobs.shard_stats import ShardStats
 from jobs.store.local import LocalStore
 from schemas.history import History, Loss, Sample
 from schemas.records import Progress

@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 
 from jobs.gates import judged
-from jobs.ledger import Ledger, ShardStats
+from jobs.ledger import Ledger
 from jobs.planner import row_ids_digest
+from jobs.shard_stats import ShardStats
 from jobs.store.base import ObjectStore
 from schemas.records import InputFile, Manifest, Plan, ShardPlan, Succeeded
 from schemas.spec import InputSpec, JobSpec, ModelSpec

@@ -15,7 +15,8 @@ import pytest
 from jobs.cli import main
 from jobs.compare import Pair
 from jobs.errors import JobsError, UsageError
-from jobs.ledger import Ledger, ShardStats
+from jobs.ledger import Ledger
+from jobs.shard_stats import ShardStats
 from jobs.store.local import LocalStore
 from schemas.records import Plan
 from tests.unit.results.ledgers import is_error, make_job, plan_of, result_rows, spec_of, text_of

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from jobs.errors import StoreError
-from jobs.ledger import ShardStats
+from jobs.shard_stats import ShardStats
 from jobs.store.local import LocalStore
 from schemas.records import Progress
 from tests.unit.results.ledgers import make_job, plan_of

@@ -1,0 +1,103 @@
+"""What a result object's metadata says of its shard: who wrote it, how many rows and tokens, its hash."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from jobs.store.base import ObjectInfo
+from schemas import FORMAT_VERSION, keys
+from schemas.records import ShardCommit
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardStats:
+    """What a result object's metadata tells without reading it.
+
+    Attributes:
+        error_codes: the error rows by their code.
+    """
+
+    num_rows: int
+    num_error_rows: int
+    num_input_tokens: int
+    num_generated_tokens: int
+    sha256: str
+    num_length_rows: int = 0
+    num_empty_rows: int = 0
+    num_valid_json_rows: int = 0
+    error_codes: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        data: bytes,
+        *,
+        rows: int,
+        error_codes: Mapping[str, int],
+        input_tokens: int,
+        generated_tokens: int,
+        cut: int = 0,
+        empty: int = 0,
+        valid_json: int = 0,
+    ) -> ShardStats:
+        """Statistics of encoded result bytes."""
+        return cls(
+            num_rows=rows,
+            num_error_rows=sum(error_codes.values()),
+            error_codes=error_codes,
+            num_length_rows=cut,
+            num_empty_rows=empty,
+            num_valid_json_rows=valid_json,
+            num_input_tokens=input_tokens,
+            num_generated_tokens=generated_tokens,
+            sha256=hashlib.sha256(data).hexdigest(),
+        )
+
+    def to_metadata(self, attempt_id: str) -> dict[str, str]:
+        """Object metadata: lower-case keys and ASCII values, as S3 wants them."""
+        codes = ",".join(f"{code}={count}" for code, count in sorted(self.error_codes.items()))
+        return {
+            "attempt-id": attempt_id,
+            "format-version": str(FORMAT_VERSION),
+            "rows": str(self.num_rows),
+            "error-rows": str(self.num_error_rows),
+            "length-rows": str(self.num_length_rows),
+            "empty-rows": str(self.num_empty_rows),
+            "valid-json-rows": str(self.num_valid_json_rows),
+            **({"error-codes": codes} if codes else {}),
+            "input-tokens": str(self.num_input_tokens),
+            "generated-tokens": str(self.num_generated_tokens),
+            "sha256": self.sha256,
+        }
+
+
+def commit_of(shard: int, info: ObjectInfo) -> ShardCommit:
+    """The commit record that `ShardStats.to_metadata` has put on a result object.
+
+    Raises:
+        KeyError, ValueError: the object's metadata is not ours.
+    """
+    return ShardCommit(
+        index=shard,
+        key=keys.result(shard),
+        num_rows=int(info.metadata["rows"]),
+        num_error_rows=int(info.metadata["error-rows"]),
+        # Shards of jobs from before there were such gates do not count these.
+        num_length_rows=int(info.metadata.get("length-rows", 0)),
+        num_empty_rows=int(info.metadata.get("empty-rows", 0)),
+        num_valid_json_rows=int(info.metadata.get("valid-json-rows", 0)),
+        error_codes=_error_codes(info.metadata.get("error-codes", "")),
+        num_input_tokens=int(info.metadata["input-tokens"]),
+        num_generated_tokens=int(info.metadata["generated-tokens"]),
+        size_bytes=info.size_bytes,
+        sha256=info.metadata["sha256"],
+        attempt_id=info.metadata["attempt-id"],
+    )
+
+
+def _error_codes(text: str) -> dict[str, int]:
+    """From `EMPTY_PROMPT=3,ENGINE_ERROR=1`."""
+    pairs = (part.partition("=") for part in text.split(",") if part)
+    return {code: int(count) for code, _, count in pairs}
