@@ -16,6 +16,7 @@ from jobs.models.config import INTERNLM2, ModelInfo, load_info, read_json
 from jobs.models.errors import InvalidMessages, InvalidText
 from jobs.models.segments import Segment
 from jobs.models.template import ChatTemplate
+from jobs.models.words import WordTokenizer
 
 
 class PromptEncoder:
@@ -42,6 +43,7 @@ class PromptEncoder:
         text = json.dumps(document)
         self._marked, self._plain = _tokenizer(text, self._dir), _tokenizer(text, self._dir)
         self._plain.encode_special_tokens = True
+        self._words = WordTokenizer.of(document, self._plain)
         self._template = ChatTemplate(template, markers, _variables(self._dir)) if template else None
         self.has_chat_format = self.info.model_type == INTERNLM2 or self._template is not None
         bos = self._marked.token_to_id(internlm2.BOS) if self.info.model_type == INTERNLM2 else None
@@ -153,17 +155,22 @@ class PromptEncoder:
         return segments if all(_encodable(segment.text) for segment in segments) else _invalid_text()
 
     def _encode_plain(self, texts: Sequence[str], *, bos: bool) -> list[list[int] | InvalidText]:
-        valid = [text for text in texts if _encodable(text)]
-        encodings = iter(self._plain.encode_batch_fast(valid, add_special_tokens=bos))
-        return [next(encodings).ids if _encodable(text) else _invalid_text() for text in texts]
+        encoded = iter(self._plain_ids([text for text in texts if _encodable(text)], bos=bos))
+        return [next(encoded) if _encodable(text) else _invalid_text() for text in texts]
+
+    def _plain_ids(self, texts: Sequence[str], *, bos: bool) -> Iterable[list[int]]:
+        if self._words is None:
+            return (found.ids for found in self._plain.encode_batch_fast(texts, add_special_tokens=bos))
+        head = self._plain.encode("", add_special_tokens=bos).ids
+        return ([*head, *ids] for ids in self._words.encode(texts))
 
     def _encode(self, segments: set[Segment]) -> dict[Segment, list[int]]:
-        ids: dict[Segment, list[int]] = {}
-        for tokenizer, trusted in ((self._marked, True), (self._plain, False)):
-            wanted = [segment for segment in segments if segment.trusted == trusted]
-            encodings = tokenizer.encode_batch_fast([segment.text for segment in wanted], add_special_tokens=False)
-            ids.update((segment, encoding.ids) for segment, encoding in zip(wanted, encodings, strict=True))
-        return ids
+        trusted = [segment for segment in segments if segment.trusted]
+        untrusted = [segment for segment in segments if not segment.trusted]
+        marked = self._marked.encode_batch_fast([segment.text for segment in trusted], add_special_tokens=False)
+        plain = self._plain_ids([segment.text for segment in untrusted], bos=False)
+        ids = {segment: found.ids for segment, found in zip(trusted, marked, strict=True)}
+        return ids | dict(zip(untrusted, plain, strict=True))
 
 
 def _value(result: list[int] | InvalidMessages) -> list[int]:
