@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from jobs.models.convert import SPACE
 
 REMEMBERED = 2**17
-"""Words whose ids are kept, about 30 MB of them. A large dataset has more, but those are rare."""
+"""Words, about 30 MB of them, after which those are forgotten that have not been met since as many before."""
 
 MAX_WORD = 32
 """Characters of the longest word that is kept: text without spaces comes once."""
@@ -49,7 +49,8 @@ class WordTokenizer:
         self._word = re.compile(f"(?s:.)[^{SPACE}]*(?:(?<=[{before}]){SPACE}[^{SPACE}]*)*")
         names = [re.escape(name.replace(" ", SPACE)) for name in added]
         self._added = re.compile("|".join(names) or "(?!)")
-        self._known: dict[str, tuple[int, ...]] = {}
+        self._known: dict[str, list[int]] = {}
+        self._older: dict[str, list[int]] = {}
 
     @classmethod
     def of(cls, document: Mapping[str, Any], tokenizer: Tokenizer) -> Self | None:
@@ -82,16 +83,16 @@ class WordTokenizer:
             for found in words
         ]
 
-    def _ids(self, words: set[str]) -> dict[str, tuple[int, ...]]:
+    def _ids(self, words: set[str]) -> dict[str, list[int]]:
         if len(self._known) > REMEMBERED:
-            self._known = {}  # replaced, not cleared: other threads may be reading it
-        known = self._known
-        ids = {word: known.get(word) or self._tokenise(word) for word in words}
+            self._known, self._older = {}, self._known  # replaced, not cleared: other threads may be reading them
+        known, older = self._known, self._older
+        ids = {word: known.get(word) or older.get(word) or self._tokenise(word) for word in words}
         known.update((word, found) for word, found in ids.items() if len(word) <= MAX_WORD)
         return ids
 
-    def _tokenise(self, word: str) -> tuple[int, ...]:
-        return tuple(token.id for token in self._model.tokenize(word))
+    def _tokenise(self, word: str) -> list[int]:
+        return [token.id for token in self._model.tokenize(word)]
 
 
 def _inner_spaces(piece: str) -> Iterable[int]:

@@ -63,7 +63,7 @@ def test_words_are_computed_once(document: dict[str, Any]) -> None:
     by_words = WordTokenizer.of(document, tokenizer)
     assert by_words is not None
     asked: list[str] = []
-    by_words._tokenise = lambda word: asked.append(word) or (1,)  # type: ignore[func-returns-value,method-assign]
+    by_words._tokenise = lambda word: asked.append(word) or [1]  # type: ignore[func-returns-value,method-assign]
     by_words.encode(["one two  one", "two one\n two"])
     by_words.encode([" two" * 10])
     assert sorted(asked) == ["one", "two", "▁one\n▁two", "▁two", "▁▁one"]
@@ -80,9 +80,13 @@ def test_memory_is_bounded(document: dict[str, Any], monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(module, "REMEMBERED", 100)
     by_words = WordTokenizer.of(document, plain(document))
     assert by_words is not None
+    computed: list[str] = []
+    tokenise = by_words._tokenise
+    by_words._tokenise = lambda word: computed.append(word) or tokenise(word)  # type: ignore[func-returns-value,method-assign]
     for start in range(0, 2000, 50):
-        by_words.encode([" ".join(str(number) for number in range(start, start + 50)), "long" * 100])
-    assert len(by_words._known) <= 100 + 51
+        by_words.encode([" ".join(str(number) for number in range(start, start + 50)), " often", "long" * 100])
+    assert len(by_words._known) + len(by_words._older) <= 2 * (100 + 51)
+    assert computed.count("▁often") == 1
     assert max(map(len, by_words._known)) <= module.MAX_WORD
 
 
