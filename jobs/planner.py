@@ -194,7 +194,7 @@ def _room(limit: int, left: float, budget: ShardBudget) -> int:
     return max(int(limit * min(1.0, max(LEAST_TAIL_SHARD, left / TAIL_SHARE))), min(limit, budget.min_tokens))
 
 
-def _units(total: Sequence[int], ties: npt.NDArray[np.int32], limit: int, max_rows: int) -> Iterator[tuple[int, int]]:
+def _units(total: Sequence[int], ties: npt.NDArray[np.int32], limit: int, max_rows: int) -> Iterator[int]:
     """The largest prefix groups that fit into a shard, as bounds over the ordered rows; single rows else."""
     parts = [(0, len(ties))] if len(ties) else []
     while parts:
