@@ -13,7 +13,7 @@ import pytest
 from jobs.ledger import Ledger
 from tests.harness import User, check_invariants, new_id, write_prompts
 
-pytestmark = [pytest.mark.nightly, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 
 FAKE = ("--engine", "fake", "--replicas", "2", "--max-error-rate", "1")
 SHARDS = ("--set", "shards.min_tokens=1", "--set", "shards.target_count=6")
@@ -42,6 +42,7 @@ def deaths_of(ledger: Ledger) -> int:
     return sum(replica.restarts for replica in progress.replicas)
 
 
+@pytest.mark.nightly
 def test_every_kind_of_bad_row_costs_itself_only(user: User, tmp_path: Path) -> None:
     bad = {3: "CRASH", 20: "HANG", 21: "RAISE", 40: "EXIT", 57: "MEMORY", 77: "DEAD", 95: "NONSENSE"}
     dataset = write_prompts(tmp_path / "bad.parquet", prompts_with(bad))
@@ -69,6 +70,7 @@ def test_every_kind_of_bad_row_costs_itself_only(user: User, tmp_path: Path) -> 
     assert table.take(keep).equals(healthy.take(keep))
 
 
+@pytest.mark.nightly
 def test_what_was_found_is_known_to_the_next_driver_and_gives_the_same_bytes(user: User, tmp_path: Path) -> None:
     dataset = write_prompts(tmp_path / "again.parquet", prompts_with({9: "CRASH", 60: "CRASH"}, 64))
     slow = ("--set", "engine.fake.token_s=0.05", "--max-num-seqs", "4", "--set", "shards.target_count=4")
