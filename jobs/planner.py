@@ -174,14 +174,15 @@ def _cut(weights: npt.NDArray[np.int64], ties: npt.NDArray[np.int32], budget: Sh
     limit = shard_tokens(int(total[-1]), budget)
     starts = np.fromiter(_units(total.tolist(), ties, limit, budget.max_rows), np.int64)
     stops = np.append(starts[1:], len(ties))
+    start_totals, stop_totals = total[starts], total[stops]
     bounds, unit = [], 0
     while unit < len(starts):
         start = starts[unit]
         room = _room(limit, 1 - float(total[start] / max(1, total[-1])), budget)
-        full = np.searchsorted(total[stops], total[start] + room, "right")
+        full = np.searchsorted(stop_totals, total[start] + room, "right")
         end = max(unit + 1, int(min(full, np.searchsorted(stops, start + budget.max_rows, "right"))))
         if end < len(starts):
-            half = int(np.searchsorted(total[starts], (total[start] + total[starts[end]]) / 2))
+            half = int(np.searchsorted(start_totals, (total[start] + total[starts[end]]) / 2))
             latest_first = ties[starts[max(unit + 1, half) : end + 1]][::-1]
             end -= int(latest_first.argmin())
         bounds.append((int(start), int(stops[end - 1])))
