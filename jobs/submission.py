@@ -158,19 +158,19 @@ class Submitter:
 
     def tail(self, submission_id: str) -> Iterator[str]:
         """The driver's output from its beginning, in pieces as they come, until the driver ends."""
-        loop = asyncio.new_event_loop()
         pieces = self._client.tail_job_logs(submission_id)
-        try:
+
+        async def following() -> str | None:
+            return await anext(pieces, None)
+
+        # A runner, because Ctrl-C comes while a piece is waited for.
+        with asyncio.Runner() as runner:
             while True:
-                try:
-                    with self._errors(submission_id):
-                        piece = loop.run_until_complete(anext(pieces))
-                except StopAsyncIteration:
+                with self._errors(submission_id):
+                    piece = runner.run(following())
+                if piece is None:
                     return
                 yield piece
-        finally:
-            loop.run_until_complete(pieces.aclose())
-            loop.close()
 
     def stop(self, submission_id: str, wait_s: float = 30.0) -> None:
         """Ask the driver to stop (SIGTERM, and SIGKILL some seconds later) and wait until it has ended.
