@@ -162,7 +162,8 @@ class PromptEncoder:
         if self._words is None:
             return (found.ids for found in self._plain.encode_batch_fast(texts, add_special_tokens=bos))
         head = self._plain.encode("", add_special_tokens=bos).ids
-        return ([*head, *ids] for ids in self._words.encode(texts))
+        encoded = self._words.encode(texts)
+        return ([*head, *ids] for ids in encoded) if head else encoded
 
     def _encode(self, segments: set[Segment]) -> dict[Segment, list[int]]:
         trusted = [segment for segment in segments if segment.trusted]

@@ -49,8 +49,8 @@ class WordTokenizer:
         self._word = re.compile(f"(?s:.)[^{SPACE}]*(?:(?<=[{before}]){SPACE}[^{SPACE}]*)*")
         names = [re.escape(name.replace(" ", SPACE)) for name in added]
         self._added = re.compile("|".join(names) or "(?!)")
-        self._known: dict[str, list[int]] = {}
-        self._older: dict[str, list[int]] = {}
+        self._known: dict[str, tuple[int, ...]] = {}
+        self._older: dict[str, tuple[int, ...]] = {}
 
     @classmethod
     def of(cls, document: Mapping[str, Any], tokenizer: Tokenizer) -> Self | None:
@@ -83,16 +83,18 @@ class WordTokenizer:
             for found in words
         ]
 
-    def _ids(self, words: set[str]) -> dict[str, list[int]]:
+    def _ids(self, words: set[str]) -> dict[str, Any]:
         if len(self._known) > REMEMBERED:
             self._known, self._older = {}, self._known  # replaced, not cleared: other threads may be reading them
         known, older = self._known, self._older
-        ids = {word: known.get(word) or older.get(word) or self._tokenise(word) for word in words}
-        known.update((word, found) for word, found in ids.items() if len(word) <= MAX_WORD)
-        return ids
+        ids = {word: known.get(word) for word in words}
+        new = {word: older.get(word) or self._tokenise(word) for word, found in ids.items() if found is None}
+        known.update((word, found) for word, found in new.items() if len(word) <= MAX_WORD)
+        return ids | new
 
-    def _tokenise(self, word: str) -> list[int]:
-        return [token.id for token in self._model.tokenize(word)]
+    def _tokenise(self, word: str) -> tuple[int, ...]:
+        # The garbage collector does not look into tuples of numbers, of which there are many here.
+        return tuple([token.id for token in self._model.tokenize(word)])
 
 
 def _inner_spaces(piece: str) -> Iterable[int]:

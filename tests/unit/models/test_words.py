@@ -63,7 +63,7 @@ def test_words_are_computed_once(document: dict[str, Any]) -> None:
     by_words = WordTokenizer.of(document, tokenizer)
     assert by_words is not None
     asked: list[str] = []
-    by_words._tokenise = lambda word: asked.append(word) or [1]  # type: ignore[func-returns-value,method-assign]
+    by_words._tokenise = lambda word: asked.append(word) or (1,)  # type: ignore[func-returns-value,method-assign]
     by_words.encode(["one two  one", "two one\n two"])
     by_words.encode([" two" * 10])
     assert sorted(asked) == ["one", "two", "▁one\n▁two", "▁two", "▁▁one"]
