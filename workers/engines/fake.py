@@ -39,6 +39,7 @@ class FakeEngine:
         self._encoder = encoder
 
         self._hung = asyncio.Event()
+        self._written: tuple[Sampling, str] | None = None
         self.steps = 0
 
     async def start(self) -> EngineInfo:
@@ -77,7 +78,7 @@ class FakeEngine:
 
     def _complete(self, token_ids: Sequence[int], sampling: Sampling, index: int, budget: int) -> Completion:
         digest = hashlib.sha256(np.asarray(token_ids, dtype="<i4").tobytes())
-        digest.update(f"{sampling.to_json()!r}/{index}".encode())
+        digest.update(f"{self._values(sampling)}/{index}".encode())
         text = _shaped(f"fake-{digest.hexdigest()[:16]}", sampling.structured_outputs)
         return Completion(
             text=text[:budget],
@@ -86,6 +87,12 @@ class FakeEngine:
             cumulative_logprob=0.0,
             logprobs=None if sampling.logprobs is None else [(byte, 0.0, ()) for byte in text[:budget].encode()],
         )
+
+    def _values(self, sampling: Sampling) -> str:
+        """The sampling values as text; rows share one object mostly."""
+        if self._written is None or self._written[0] is not sampling:
+            self._written = sampling, repr(sampling.to_json())
+        return self._written[1]
 
     async def _compute(self, seconds: float) -> None:
         """Take time, unless or until the engine hangs: then for ever."""
