@@ -1,8 +1,8 @@
 """What vLLM itself does with the rows of a workload: the ceiling, and how people use it.
 
 `python -m tests.bench.engine_arms MODEL OUT.json ARM:DATASET.parquet … [--gpu]` starts one engine and runs the arms in
-the order given, each over a fresh prefix cache. The product's encoder has tokenised the prompts before the clock
-starts.
+the order given, each over a fresh prefix cache; with `--serve` in place of OUT.json it serves (see `tests.bench.arms`).
+The product's encoder has tokenised the prompts before the clock starts.
 
 - A0: `LLM.generate` over the whole list
 - A0s: the same over the product's own order
@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from jobs.models.encoder import PromptEncoder
 from jobs.planner import RowFacts, order_rows
 from jobs.prefixes import Prefixes
+from tests.bench.arms import serve
 
 CHUNK_ROWS = 512
 LIMITS = {
@@ -36,9 +37,11 @@ def main() -> None:
     """Parse the command line and run."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.engine_arms", description=__doc__)
     parser.add_argument("model", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("arms", nargs="+", help="ARM:DATASET, in the order to run")
+    parser.add_argument("out", type=Path, nargs="?")
+    parser.add_argument("arms", nargs="*", help="ARM:DATASET, in the order to run")
     parser.add_argument("--gpu", action="store_true")
+    parser.add_argument("--serve", action="store_true")
+    parser.add_argument("--chunk", type=int, default=CHUNK_ROWS, help="rows of a chunk of A1")
     given = parser.parse_args()
 
     from vllm import LLM
@@ -56,14 +59,19 @@ def main() -> None:
     )
     report: dict[str, Any] = {"start_s": round(time.monotonic() - began, 1), "runs": []}
     encoder = PromptEncoder.load(given.model)
+    if given.serve:
+        serve({"start_s": report["start_s"]}, lambda arm, dataset: run(llm, arm, dataset, encoder, chunk=given.chunk))
+        return
     for item in given.arms:
         arm, _, dataset = item.partition(":")
-        report["runs"].append({"arm": arm, "dataset": Path(dataset).stem, **run(llm, arm, Path(dataset), encoder)})
+        report["runs"].append(
+            {"arm": arm, "dataset": Path(dataset).stem, **run(llm, arm, Path(dataset), encoder, chunk=given.chunk)}
+        )
         print(json.dumps(report["runs"][-1]), flush=True)
         given.out.write_text(json.dumps(report, indent=1) + "\n")
 
 
-def run(llm: Any, arm: str, dataset: Path, encoder: PromptEncoder) -> dict[str, Any]:
+def run(llm: Any, arm: str, dataset: Path, encoder: PromptEncoder, *, chunk: int = CHUNK_ROWS) -> dict[str, Any]:
     """One arm over one dataset; seconds are those of generating alone."""
     from vllm import SamplingParams, TokensPrompt
     from vllm.sampling_params import RequestOutputKind
@@ -84,7 +92,7 @@ def run(llm: Any, arm: str, dataset: Path, encoder: PromptEncoder) -> dict[str, 
         for row in order
     ]
     llm.reset_prefix_cache()
-    step = CHUNK_ROWS if arm == "A1" else len(prompts)
+    step = chunk if arm == "A1" else len(prompts)
     began = time.monotonic()
     outputs = []
     for start in range(0, len(prompts), step):

@@ -91,7 +91,11 @@ WORKLOADS = {
     "W7": Workload("groups of 6 share 1,500, shuffled", 960, _many_prefixes),
     "W8": Workload("W3 and W5 mixed", 400, _mix),
     "W9": Workload("32 to 3,000 in, nothing shared", 500, _unshared),
+    "W10": Workload("package descriptions", 1000, lambda *_: []),
 }
+
+CORPUS = Path(__file__).parents[3] / "shared" / "data" / "debian-descriptions-4k.parquet"
+"""Real text for W10. No part of the repository: without it there is no W10."""
 
 
 def single_token_words(tokenizer: Path, most: int = 4000) -> list[str]:
@@ -108,6 +112,8 @@ def build(name: str, words: Sequence[str], *, rows: int | None = None, shrink: f
         shrink: factor on all lengths, for small machines.
     """
     workload = WORKLOADS[name]
+    if name == "W10":
+        return _descriptions(rows or workload.rows, shrink)
     chance = np.random.default_rng([SEED, int(name[1:])])
     lengths = workload.draw(chance, rows or workload.rows)
 
@@ -121,6 +127,14 @@ def build(name: str, words: Sequence[str], *, rows: int | None = None, shrink: f
         prompts.append(" ".join([*prefix, *text(max(1, int(row.prompt * shrink) - shared), chance)]))
     outputs = [max(1, int(row.output * shrink)) for row in lengths]
     return pa.table({"prompt": prompts, "max_tokens": pa.array(outputs, pa.int32())})
+
+
+def _descriptions(rows: int, shrink: float) -> pa.Table:
+    """The first rows of the corpus: system message and description, cut to so large a part; 128 tokens out."""
+    chats = pq.read_table(CORPUS, columns=["messages"])["messages"].slice(0, rows).to_pylist()
+    texts = ["\n\n".join(message["content"] for message in chat) for chat in chats]
+    prompts = [text[: max(1, int(len(text) * shrink))] for text in texts]
+    return pa.table({"prompt": prompts, "max_tokens": pa.array([max(1, int(128 * shrink))] * len(prompts), pa.int32())})
 
 
 def main() -> None:
