@@ -1,0 +1,143 @@
+"""Ours against vLLM alone and Ray Data LLM, InternLM2.5-20B's configuration with random weights, on one GPU.
+
+`python tests/gpu/benchmark.py MODEL OUT.json [--arms ours A0 A1 A5] [--workloads W1 W5 W7] [--rows-share 1.0]
+[--budget-s 540]` measures what OUT.json does not have yet and adds each run as soon as it is known, so that it can be
+cut off and called again. MODEL is a directory that `tests/gpu/full_size.py` has written. All arms get the same rows,
+token ids and limits, and make the same number of tokens (`ignore_eos`):
+
+- ours: `jobs submit` to `_SUCCESS` on an embedded cluster, one replica; `seconds` from the first shard taken on
+- A0, A1: `LLM.generate` over the whole list, and over chunks of 512; `seconds` of generating alone
+- A5: Ray Data LLM, tuned; `seconds` from the first row that was ready on
+
+Needs the package installed (its entry point registers InternLM2 with vLLM).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from tests.bench.table import text_table
+from tests.bench.workloads import WORKLOADS, build, single_token_words
+
+PROGRAMS = {"ours": "system_arm", "A0": "engine_arms", "A0s": "engine_arms", "A1": "engine_arms", "A5": "ray_data_arm"}
+STOP_S = 40.0
+"""For a cut-off arm to take down its cluster and its engine."""
+
+
+def main() -> None:
+    """Parse the command line and measure until everything is there or the time is over."""
+    parser = argparse.ArgumentParser(prog="python tests/gpu/benchmark.py", description=__doc__)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--arms", nargs="+", choices=PROGRAMS, default=["ours", "A0", "A1", "A5"])
+    parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=["W7", "W1", "W5"])
+    parser.add_argument("--rows-share", type=float, default=1.0)
+    parser.add_argument("--budget-s", type=float, default=540.0)
+    parser.add_argument("--set", action="append", default=[], help="FIELD=VALUE of ours, as in `jobs submit --set`")
+    given = parser.parse_args()
+    deadline = time.monotonic() + given.budget_s - STOP_S
+    report = json.loads(given.out.read_text()) if given.out.exists() else {"runs": []}
+    report["machine"] = _machine()
+    report["rows_share"], report["set"] = given.rows_share, given.set
+    with tempfile.TemporaryDirectory(prefix="nightbatch-gpu-") as folder:
+        work = Path(folder)
+        words = single_token_words(given.model / "tokenizer.json")
+        for name in given.workloads:
+            rows = max(1, int(WORKLOADS[name].rows * given.rows_share))
+            pq.write_table(build(name, words, rows=rows), work / f"{name}.parquet")
+        for program in dict.fromkeys(PROGRAMS[arm] for arm in given.arms):
+            arms = [arm for arm in given.arms if PROGRAMS[arm] == program]
+            known = {(run["arm"], run["dataset"]) for run in report["runs"] if "failed" not in run}
+            wanted = [(arm, name) for name in given.workloads for arm in arms if (arm, name) not in known]
+            if not wanted or time.monotonic() > deadline:
+                continue
+            _measure(program, wanted, given, work, deadline, report)
+    print(text_table([{"repeat": 0, **run} for run in report["runs"]]))
+
+
+def _measure(
+    program: str,
+    wanted: list[tuple[str, str]],
+    given: argparse.Namespace,
+    work: Path,
+    deadline: float,
+    report: dict[str, Any],
+) -> None:
+    """Run one program; take over each run as soon as it is in the program's own file."""
+    found, log = work / f"{program}.json", given.out.with_name(f"{program}.log")
+    items = [
+        str(work / f"{name}.parquet") if program == "system_arm" else f"{arm}:{work}/{name}.parquet"
+        for arm, name in wanted
+    ]
+    options = [word for value in given.set for word in ("--set", value)] if program == "system_arm" else []
+    command = [sys.executable, "-m", f"tests.bench.{program}", str(given.model.absolute()), str(found), *items, "--gpu"]
+    began = time.monotonic()
+    with log.open("ab") as stream:
+        process = subprocess.Popen([*command, *options], stdout=stream, stderr=stream, start_new_session=True)
+        count = 0
+        while True:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(2)
+            count = _take_over(found, count, report, given.out)
+            if process.returncode is not None:
+                break
+            if time.monotonic() > deadline:
+                report["cut_off"] = f"{program} after {time.monotonic() - began:.0f} s"
+                _stop(process)
+    with suppress(ProcessLookupError):  # what a program leaves behind holds the GPU
+        os.killpg(process.pid, signal.SIGKILL)
+    if process.returncode:
+        report.setdefault("ended_with", {})[program] = process.returncode
+    given.out.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def _take_over(found: Path, count: int, report: dict[str, Any], out: Path) -> int:
+    try:
+        read = json.loads(found.read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return count
+    for run in read["runs"][count:]:
+        report["runs"].append({**run, **({"start_s": read["start_s"]} if "start_s" in read else {})})
+        print(json.dumps(report["runs"][-1]), flush=True)
+        out.write_text(json.dumps(report, indent=1) + "\n")
+    return len(read["runs"])
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(STOP_S / 2)
+    except subprocess.TimeoutExpired:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _machine() -> dict[str, Any]:
+    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    try:
+        gpu = subprocess.run(query, text=True, capture_output=True, check=True).stdout.strip()
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        gpu = "none"
+    versions = {}
+    for name in ("vllm", "torch", "ray", "transformers"):
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return {"gpu": gpu, "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), "versions": versions}
+
+
+if __name__ == "__main__":
+    main()
