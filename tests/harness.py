@@ -106,6 +106,8 @@ def embedded_cluster(state_dir: Path, env: Mapping[str, str]) -> Iterator[dict[s
         **env,
         "JOBS_STATE_DIR": str(state_dir),
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+        # Ray's workers make way for everything else on the machine: for other tests, too.
+        "RAY_worker_niceness": "0",
         "XDG_CONFIG_HOME": str(state_dir / "config"),
     }
     user = User(root=str(state_dir / "unused"), env=own)
