@@ -59,6 +59,7 @@ class RayNodes:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(self.token_path),
             "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+            "RAY_worker_niceness": "0",
             "RAY_USAGE_STATS_ENABLED": "0",
             # Everything listens on the loopback interface only; see jobs.cluster.
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
