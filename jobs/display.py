@@ -56,6 +56,7 @@ def facts(summary: Summary) -> dict[str, str]:
         "tokens": _tokens(summary),
         "replicas": _replicas(summary.replicas),
         "ETA": _eta(summary),
+        "tail": _tail(summary),
         "cost": _cost(summary),
         "message": printable(summary.message),
         "gates crossed": describe(summary.crossed_gates),
@@ -198,6 +199,14 @@ def _eta(summary: Summary) -> str:
     if high is None:
         return f"{duration(summary.eta_s)} (at least {low})"
     return duration(summary.eta_s) + ("" if low == duration(high) else f" ({low} to {duration(high)})")
+
+
+def _tail(summary: Summary) -> str:
+    """How the job ended, or whether it is about to."""
+    parts = [] if summary.tail_s is None else [f"the last 5% of the rows took {duration(summary.tail_s)}"]
+    if copies := summary.shard_copies:
+        parts.append(f"{copies:,} open shard{'' if copies == 1 else 's'} given to an idle replica, too")
+    return " · ".join(parts)
 
 
 def _cost(summary: Summary) -> str:

@@ -196,7 +196,7 @@ def _room(limit: int, left: float, budget: ShardBudget) -> int:
 
 
 def _units(total: Sequence[int], ties: npt.NDArray[np.int32], limit: int, max_rows: int) -> Iterator[int]:
-    """The largest prefix groups that fit into a shard, as bounds over the ordered rows; single rows else."""
+    """Where in the order the largest prefix groups begin that fit into a shard; between them, single rows."""
     parts = [(0, len(ties))] if len(ties) else []
     while parts:
         start, stop = parts.pop()

@@ -31,6 +31,8 @@ class Summary:
         error_codes: committed error rows by their code.
         cached_share: share of input tokens found in a prefix cache, 0 to 1; None if unknown.
         eta_low_s: where the end lies if the job goes on as it did; likewise `eta_high_s`, None if nothing bounds it.
+        tail_s: seconds that the last 5 % of the rows took; None if that is not known.
+        shard_copies: open shards that the last driver gave to an idle replica, too.
         gpu_s: GPU-seconds that replicas have held so far.
         cost: what these cost, in the currency of the setting `gpu_hour_price`; None without it.
         updated_at: when the driver last said something, UTC, ISO 8601.
@@ -66,6 +68,8 @@ class Summary:
     eta_s: float | None = None
     eta_low_s: float | None = None
     eta_high_s: float | None = None
+    tail_s: float | None = None
+    shard_copies: int = 0
     gpu_s: float = 0.0
     cost: float | None = None
     error_rate: float = 0.0
@@ -158,6 +162,8 @@ def _from_progress(progress: Progress | None, *, at_work: bool) -> dict[str, Any
         "shards_committed": progress.shards_committed,
         "input_tokens": progress.input_tokens,
         "generated_tokens": progress.generated_tokens,
+        "tail_s": progress.tail_s,
+        "shard_copies": progress.shard_copies,
         "gpu_s": progress.gpu_s,
         "updated_at": progress.updated_at,
     }

@@ -197,5 +197,7 @@ class Progress(Document):
     eta_low_s: float | None = Field(None, description="With `eta_high_s`: where the end lies if rates stay as spread.")
     eta_high_s: float | None = Field(None, description="None with a low end: the rates say nothing about the latest.")
     gpu_s: float = Field(0.0, description="GPU-seconds that replicas of this and earlier drivers have held.")
+    tail_s: float | None = Field(None, description="Seconds that the last 5 % of the rows took.")
+    shard_copies: int = Field(0, description="Open shards that this driver gave to an idle replica, too.")
     replicas: tuple[ReplicaProgress, ...] = ()
     message: str = ""

@@ -44,6 +44,9 @@ class ReplicaHandle(Protocol):
     async def admitted(self, attempt_id: str) -> None:
         """See `Replica.admitted`."""
 
+    async def abandon(self, attempt_id: str) -> None:
+        """See `Replica.abandon`."""
+
     async def counters(self) -> ReplicaCounters:
         """See `Replica.counters`."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from schemas.codes import JobError, RowError
@@ -17,6 +17,9 @@ DOUBT_DEATHS = 3
 CONTROL_DEATHS = 3
 """Such single rows that may kill the engine in a row before it is called broken."""
 
+MAX_REPLICAS_PER_SHARD = 2
+"""Replicas that may work on one shard at the end of the job."""
+
 MAX_FAULTS = 3
 """Tries of a shard that may fail without an engine's death before the job does."""
 
@@ -26,17 +29,21 @@ class Work:
     """What a replica is to do with a shard.
 
     Attributes:
+        num_rows: valid rows of the shard.
         kind: `commit`: all rows but the excluded, through to the commit. `probe`: the rows at `places` alone, to see
             whether the engine survives them; nothing is committed. `control`: likewise, a row that is not suspected.
         excluded: place and code of the rows that are not run because they kill the engine: they become error rows.
         alone: the replica does nothing else meanwhile, so that it is known what its engine dies of.
+        copy: another replica works on the shard, too; the first to commit it wins.
     """
 
     shard: int
+    num_rows: int
     kind: Literal["commit", "probe", "control"]
     places: tuple[int, ...] | None
     excluded: Mapping[int, RowError]
     alone: bool
+    copy: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,7 +70,7 @@ class _Shard:
     committed: bool = False
     strikes: int = 0
     faults: int = 0
-    replica: str | None = None
+    replicas: set[str] = field(default_factory=set)
 
 
 @dataclass(slots=True)
@@ -92,11 +99,15 @@ class Dispatcher:
     A shard is handed out when it is staged, not committed and on no replica. An engine's death is a strike on every
     shard that it had open; from then on such a shard is a suspect, run on a replica that has nothing else open. One
     that commits is cleared. At the second strike its rows are searched. With k killers among its n rows, engines die
-    over a shard at most k + 1 + k·max(1, ⌈log₂ n⌉) times (see `Search`): each death is one restart of one replica.
+    over a shard at most k + 1 + k·max(1, ⌈log₂ n⌉) times (see `Search`), once more if it was copied: each death is one
+    restart of one replica.
 
     Whether the rows or the engine are at fault is settled by controls: after `DOUBT_DEATHS` deaths in a row nothing is
     handed out but single rows that are not suspected. One that survives clears the engine; `CONTROL_DEATHS` that die
     in a row, or no row left to try, is the verdict on the engine.
+
+    When nothing waits any more and everything is staged, idle replicas work on the open shards of others, too, each
+    shard on at most `MAX_REPLICAS_PER_SHARD`. Suspects and searched shards are never copied.
 
     Nothing here is needed for safety: a shard that is handed out twice is still committed once.
 
@@ -106,10 +117,12 @@ class Dispatcher:
 
     Attributes:
         verdict: why the job cannot go on, if so.
+        num_copies: times that a replica was given a shard that another one works on.
     """
 
     def __init__(self, shards: Sequence[ShardPlan], killers: Iterable[Killer] = (), *, max_strikes: int = 2) -> None:
         self._shards = [_Shard(Search(shard.num_rows - shard.num_invalid_rows)) for shard in shards]
+        self._weights = [shard.num_expected_tokens for shard in shards]
         self._max_strikes = max_strikes
         self._queue = Queue(shards)
         self._suspects: set[int] = set()
@@ -120,6 +133,7 @@ class Dispatcher:
         self._controls = 0
         self._found: list[Killer] = []
         self._confirmed: list[Killer] = []
+        self.num_copies = 0
         self.verdict: Verdict | None = None
         for killer in killers:
             self._health.survived_any = True  # Whoever found it has seen the engine survive another row.
@@ -163,17 +177,20 @@ class Dispatcher:
         opened = self._open.setdefault(replica, {})
         if self.verdict is not None or any(work.alone for work in opened.values()):
             return None
+        work: Work | None = None
         if self._in_doubt:
             work = self._control() if not opened else None
         elif self._suspects and not opened:
             work = self._next(min(self._suspects, key=lambda n: (self._shards[n].strikes, n)), alone=True)
-        else:
-            innocent = self._queue.pop(replica)
-            work = None if innocent is None else self._next(innocent, alone=False)
+        elif (innocent := self._queue.pop(replica)) is not None:
+            work = self._next(innocent, alone=False)
+        elif not opened:
+            work = self._copy()
         if work is not None:
             self._discard(work.shard)
-            self._shards[work.shard].replica = replica
+            self._shards[work.shard].replicas.add(replica)
             opened[work.shard] = work
+            self.num_copies += work.copy
         return work
 
     def commit(self, number: int, *, engine_rows: int = 0) -> bool:
@@ -185,7 +202,8 @@ class Dispatcher:
         shard = self._shards[number]
         if engine_rows:
             self._survive()
-        self._close(number)
+        for replica in list(shard.replicas):
+            self._close(number, replica)
         if shard.committed:
             return False
         shard.committed = True
@@ -194,8 +212,8 @@ class Dispatcher:
         self._left -= 1
         return True
 
-    def survived(self, work: Work, *, num_rows: int) -> None:
-        """The engine has answered a probe's rows.
+    def survived(self, replica: str, work: Work, *, num_rows: int) -> None:
+        """The replica's engine has answered a probe's rows.
 
         Args:
             num_rows: of the shard, as the replica counts them: a plan counts equal rows, which are run once.
@@ -203,7 +221,7 @@ class Dispatcher:
         assert work.places is not None
         if work.places[0] < num_rows:
             self._survive()
-        self._close(work.shard)
+        self._close(work.shard, replica)
         self._shards[work.shard].search.survived(work.places, num_rows)
         self._judge_search(work.shard)
         self._offer(work.shard)
@@ -215,7 +233,7 @@ class Dispatcher:
         self._health.died(works)
         for work in works:
             shard = self._shards[work.shard]
-            shard.replica = None
+            shard.replicas.discard(replica)
             shard.strikes += 1
             if work.kind != "commit" or (work.alone and shard.strikes >= self._max_strikes):
                 place = shard.search.died(work.places, code)
@@ -234,15 +252,17 @@ class Dispatcher:
         """The replica is gone through no fault of its engine: its node was lost, or it is not wanted any more."""
         self._queue.forget(replica)
         for number in self._open.pop(replica, {}):
-            self._shards[number].replica = None
+            self._shards[number].replicas.discard(replica)
             self._offer(number)
 
-    def fail(self, work: Work) -> None:
-        """The shard could not be read, run or written, though the engine lives."""
-        self._close(work.shard)
+    def fail(self, replica: str, work: Work) -> None:
+        """The replica could not read, run or write the shard, though its engine lives."""
+        self._close(work.shard, replica)
         shard = self._shards[work.shard]
+        if shard.committed:
+            return
         shard.faults += 1
-        if shard.faults >= MAX_FAULTS:
+        if shard.faults >= MAX_FAULTS and not shard.replicas:
             self.verdict = Verdict(code=JobError.SHARD_FAILED, reason=f"Shard {work.shard} failed {shard.faults} times")
         self._offer(work.shard)
 
@@ -258,9 +278,28 @@ class Dispatcher:
             search = self._shards[number].search
             if (place := search.sample(self._controls)) is not None:
                 self._controls += 1
-                return Work(shard=number, kind="control", places=(place,), excluded={}, alone=True)
+                return Work(
+                    shard=number, num_rows=search.num_rows, kind="control", places=(place,), excluded={}, alone=True
+                )
         if waiting and not self._unstaged and not any(self._open.values()):
             self._judge(self._everywhere())
+        return None
+
+    def _copy(self) -> Work | None:
+        """The shard that another replica is likeliest to end last with: the newest of the one with the most to do."""
+        if self._unstaged or len(self._queue) or self._suspects:
+            return None
+        open_tokens = {replica: sum(self._weights[n] for n in works) for replica, works in self._open.items()}
+        for replica in sorted(open_tokens, key=lambda name: (-open_tokens[name], name)):
+            for number, work in reversed(self._open[replica].items()):
+                shard = self._shards[number]
+                free = len(shard.replicas) < MAX_REPLICAS_PER_SHARD
+                if (
+                    free
+                    and work.kind == "commit"
+                    and not (work.alone or work.excluded or shard.strikes or shard.faults)
+                ):
+                    return replace(work, copy=True)
         return None
 
     def _next(self, number: int, *, alone: bool) -> Work:
@@ -268,6 +307,7 @@ class Dispatcher:
         places = search.probe
         return Work(
             shard=number,
+            num_rows=search.num_rows,
             kind="commit" if places is None else "probe",
             places=places,
             excluded={} if places is not None else dict(search.killers),
@@ -293,15 +333,13 @@ class Dispatcher:
     def _judge(self, reason: str) -> None:
         self.verdict = self.verdict or Verdict(code=JobError.ENGINE_DIED, reason=reason)
 
-    def _close(self, number: int) -> None:
-        shard = self._shards[number]
-        if shard.replica is not None:
-            self._open.get(shard.replica, {}).pop(number, None)
-            shard.replica = None
+    def _close(self, number: int, replica: str) -> None:
+        self._open.get(replica, {}).pop(number, None)
+        self._shards[number].replicas.discard(replica)
 
     def _offer(self, number: int) -> None:
         shard = self._shards[number]
-        if shard.staged and not shard.committed and shard.replica is None:
+        if shard.staged and not shard.committed and not shard.replicas:
             self._suspects.add(number) if shard.strikes else self._queue.add(number)
 
     def _discard(self, number: int) -> None:

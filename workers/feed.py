@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from uuid import uuid4
 
 from schemas.codes import RowError
@@ -73,21 +74,29 @@ class Feed:
         finally:
             admitted.set()
 
-    async def run(self, ticket: str, rows: Sequence[Row]) -> dict[int, Output | RowFault]:
+    async def run(
+        self, ticket: str, rows: Sequence[Row], results: dict[int, Output | RowFault] | None = None
+    ) -> dict[int, Output | RowFault]:
         """Put the rows of one shard through the engine; returns what each row id came to.
+
+        Cancelled, it takes all of its rows out of the engine and leaves no trace but in `results`.
+
+        Args:
+            results: filled row by row, and returned.
 
         Raises:
             EngineDead: no more rows can be answered by this engine.
         """
-        results: dict[int, Output | RowFault] = {}
+        results = {} if results is None else results
         admitted = self._admitted[ticket]
         try:
             async with asyncio.TaskGroup() as group:
                 async with self._admission:
                     for row in rows:
-                        for _ in range(self._places(row)):
-                            await self._room.acquire()
-                        group.create_task(self._answer(row, results))
+                        await self._enter(self._places(row))
+                        answering = group.create_task(self._answer(row, results))
+                        # Not inside of it: a task that is cancelled before its first step does nothing at all.
+                        answering.add_done_callback(partial(self._leave, self._places(row)))
                 admitted.set()
         except ExceptionGroup as error:
             raise error.exceptions[0] from error
@@ -106,8 +115,6 @@ class Feed:
             self.cached_tokens += output.num_cached_tokens
         finally:
             self.in_flight -= 1
-            for _ in range(self._places(row)):
-                self._room.release()
         self.done += 1
         self.input_tokens += row.num_tokens
 
@@ -127,6 +134,19 @@ class Feed:
             # A message may quote the prompt: the kind alone is reported.
             raise RowFailed(RowError.ENGINE_ERROR, f"the engine failed on the row ({type(error).__name__})") from error
         return output
+
+    async def _enter(self, places: int) -> None:
+        taken = 0
+        try:
+            for taken in range(places):  # noqa: B007 - as many are given back as were taken
+                await self._room.acquire()
+        except asyncio.CancelledError:
+            self._leave(taken)
+            raise
+
+    def _leave(self, places: int, _: object = None) -> None:
+        for _ in range(places):
+            self._room.release()
 
     def _places(self, row: Row) -> int:
         """Sequences that the row is inside the engine. Only one row at a time waits for them: no deadlock."""

@@ -57,6 +57,9 @@ class DriverMetrics:
         self.rows = _gauge("batch_rows", "Rows by status: ok and error, committed or not, and left.", tags, "status")
         self.replicas_ready = _gauge("batch_replicas_ready", "Replicas that take rows.", tags)
         self.replicas_lost = _gauge("batch_replicas_lost_total", "Replicas that died since the driver started.", tags)
+        self.shard_copies = _gauge(
+            "batch_shard_copies_total", "Open shards that were given to an idle replica, too.", tags
+        )
         self.input_rate = _gauge("batch_input_tokens_per_second", "Input tokens per second.", tags)
         self.generated_rate = _gauge("batch_generated_tokens_per_second", "Generated tokens per second.", tags)
         self.cached_share = _gauge("batch_cached_token_share", "Share of input tokens found in the prefix cache.", tags)

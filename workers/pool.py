@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from typing import NoReturn
@@ -33,6 +33,10 @@ MAX_START_FAILURES = 3
 
 MAX_OPEN_SHARDS = 8
 """Shards of one replica that are admitted and not committed: bounds what it holds in memory."""
+
+OPEN_ROWS_PER_SEQUENCE = 4
+"""More than that only while they have fewer rows than this for each sequence of the engine: it must not run empty
+because small shards wait for their longest row."""
 
 MAX_LOSSES = 256
 """Deaths of replicas that are remembered, for people."""
@@ -110,6 +114,7 @@ class Pool:
         self._news = asyncio.Event()
         self._start_failures = 0
         self._last_words = ""
+        self._asking: set[asyncio.Task[None]] = set()
         self.slots = [Slot(number) for number in range(spec.replicas.max)]
         self._retired = ReplicaCounters()
         self.lost = 0
@@ -145,9 +150,9 @@ class Pool:
             for task in finished:
                 task.result()
         finally:
-            for task in tasks:
+            for task in (*tasks, *self._asking):
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*tasks, *self._asking, return_exceptions=True)
 
     async def refresh(self, timeout_s: float) -> None:
         """Ask the ready replicas for their counters; a replica that does not answer in time keeps its last ones."""
@@ -157,6 +162,11 @@ class Pool:
     def totals(self) -> ReplicaCounters:
         """Sum over all replicas that this pool has had."""
         return _add([self._retired, *(slot.counters for slot in self.slots if slot.counters)])
+
+    @property
+    def num_copies(self) -> int:
+        """Times that an idle replica was given a shard that another one works on."""
+        return self._dispatcher.num_copies if self._dispatcher is not None else 0
 
     async def kill(self) -> None:
         """End every replica now."""
@@ -212,7 +222,8 @@ class Pool:
         try:
             while running or not self._done:
                 news = self._news  # taken before looking for work, so that nothing is missed in between
-                if admission is None and len(running) < MAX_OPEN_SHARDS and (work := self._take(slot)) is not None:
+                wants = admission is None and _wants_more(running.values(), slot.loaded)
+                if wants and (work := self._take(slot)) is not None:
                     attempt_id = slot.shards[work.shard] = uuid4().hex
                     running[asyncio.create_task(_run(replica, work, attempt_id))] = work
                     admission = asyncio.create_task(replica.admitted(attempt_id))
@@ -271,19 +282,33 @@ class Pool:
                 raise
             self._last_words = last_words(error)
             log.warning("%s failed on shard %d: %s", slot.name, work.shard, self._last_words)
-            self._dispatcher.fail(work)
+            self._dispatcher.fail(slot.name, work)
             self._heed_verdict()
         else:
             if isinstance(done, int):
-                self._dispatcher.survived(work, num_rows=done)
+                self._dispatcher.survived(slot.name, work, num_rows=done)
             else:
                 slot.rows_committed += done.engine_rows
                 slot.errors_committed += done.engine_errors
                 if self._dispatcher.commit(done.shard, engine_rows=done.engine_rows):
+                    self._abandon(done.shard, winner=slot)
                     self._on_commit(done)
             await self._remember()
         slot.shards.pop(work.shard, None)
         self.wake()
+
+    def _abandon(self, shard: int, *, winner: Slot) -> None:
+        """What other replicas do with a committed shard is of no use any more."""
+        for slot in self.slots:
+            if slot is not winner and shard in slot.shards and slot.replica is not None:
+                asking = asyncio.create_task(slot.replica.abandon(slot.shards[shard]))
+                self._asking.add(asking)
+                asking.add_done_callback(self._asked)
+
+    def _asked(self, asking: asyncio.Task[None]) -> None:
+        self._asking.discard(asking)
+        if not asking.cancelled() and (error := asking.exception()) is not None:
+            log.debug("not abandoned: %s", type(error).__name__)  # a dead replica is noticed where its work is awaited
 
     async def _remember(self) -> None:
         """Spare later drivers the search for the rows that kill the engine."""
@@ -372,6 +397,12 @@ class Pool:
     @property
     def _done(self) -> bool:
         return self._dispatcher is not None and self._dispatcher.done
+
+
+def _wants_more(opened: Collection[Work], loaded: Loaded | None) -> bool:
+    """Whether a replica with this work takes another shard."""
+    most_rows = OPEN_ROWS_PER_SEQUENCE * loaded.engine.max_num_seqs if loaded else 0
+    return len(opened) < MAX_OPEN_SHARDS or sum(work.num_rows for work in opened) < most_rows
 
 
 async def _run(replica: ReplicaHandle, work: Work, attempt_id: str) -> ShardDone | int:

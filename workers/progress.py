@@ -17,7 +17,7 @@ from schemas.records import Plan, Progress, ShardCommit
 from workers.history import Recorder
 from workers.metrics import DriverMetrics
 from workers.pool import Pool
-from workers.rates import Rates
+from workers.rates import Rates, Tail
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class Reporter:
     def __init__(self, ledger: Ledger, driver: str, pool: Pool) -> None:
         self._ledger, self._driver, self._pool = ledger, driver, pool
         self._metrics = DriverMetrics(ledger.job_id)
-        self._rates, self._recorder = Rates(), Recorder(driver)
+        self._rates, self._tail, self._recorder = Rates(), Tail(), Recorder(driver)
         self._started_at = _now()
         self._plan: Plan | None = None
         self._rows_staged = self._rows = self._errors = self._shards = 0
@@ -102,6 +102,8 @@ class Reporter:
         # Rates begin with the work: neither loading the model nor what earlier drivers committed is part of them.
         if totals.rows_in_flight + totals.rows_done > 0:
             self._rates.add(time.monotonic(), rows_live, totals.input_tokens, totals.generated_tokens)
+        if total is not None:
+            self._tail.add(time.monotonic(), rows_live, total)
         _, input_rate, generated_rate = self._rates.per_second()
         eta = None if total is None or self.phase == "ended" else self._rates.eta(total - rows_live)
         replicas = tuple(slot.progress() for slot in slots)
@@ -138,6 +140,8 @@ class Reporter:
             eta_low_s=eta and eta.low_s and round(eta.low_s, 1),
             eta_high_s=eta and eta.high_s and round(eta.high_s, 1),
             gpu_s=round(self._recorder.gpu_s + (self._gpu_s_before or 0.0), 1),
+            tail_s=self._tail.seconds and round(self._tail.seconds, 1),
+            shard_copies=self._pool.num_copies,
             replicas=replicas,
         )
 
@@ -156,6 +160,7 @@ class Reporter:
         metrics.gpu_s.set(progress.gpu_s)
         metrics.cached_share.set(progress.cached_tokens / max(1, progress.engine_input_tokens))
         metrics.replicas_lost.set(self._pool.lost)
+        metrics.shard_copies.set(progress.shard_copies)
         metrics.input_rate.set(progress.input_tokens_per_s)
         metrics.generated_rate.set(progress.generated_tokens_per_s)
 

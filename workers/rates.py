@@ -17,6 +17,10 @@ _SLICES, _LEAST_SLICES, _SLICE_S = 8, 3, 6.0
 _DEVIATIONS = 2.0
 
 
+TAIL_SHARE = 0.05
+"""The last part of the job's rows, whose time is told apart: replicas run out of work there."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Eta:
     """Seconds until the end: the likeliest, and a range around it.
@@ -94,3 +98,26 @@ class Rates:
         rates = [(late[1] - early[1]) / (late[0] - early[0]) for early, late in pairwise(bounds) if late[0] > early[0]]
         # A driver that stood still for a while has fewer slices than its span would hold.
         return rates if len(rates) >= _LEAST_SLICES else []
+
+
+class Tail:
+    """How long the last `TAIL_SHARE` of the rows took.
+
+    Attributes:
+        seconds: None before the end, and for a driver that came when fewer rows than these were left.
+    """
+
+    def __init__(self) -> None:
+        self._last: tuple[float, int] | None = None
+        self._began_s: float | None = None
+        self.seconds: float | None = None
+
+    def add(self, at_s: float, rows: int, total: int) -> None:
+        """Rows done at a moment; moments ascend."""
+        first = (1 - TAIL_SHARE) * total
+        if self._last is not None and self._began_s is None and self._last[1] < first <= rows:
+            before_s, before = self._last
+            self._began_s = before_s + (at_s - before_s) * (first - before) / (rows - before)
+        if self._began_s is not None and self.seconds is None and rows >= total:
+            self.seconds = at_s - self._began_s
+        self._last = (at_s, rows)

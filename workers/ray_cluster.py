@@ -62,6 +62,9 @@ class RayReplica:
     async def admitted(self, attempt_id: str) -> None:
         await _result(self._actor.admitted.remote(attempt_id))
 
+    async def abandon(self, attempt_id: str) -> None:
+        await _result(self._actor.abandon.remote(attempt_id))
+
     async def counters(self) -> ReplicaCounters:
         counters: ReplicaCounters = await _result(self._actor.counters.remote())
         return counters

@@ -6,9 +6,10 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import pyarrow as pa
 
@@ -19,7 +20,7 @@ from jobs.shard_stats import ShardStats
 from schemas.codes import RowError
 from schemas.records import Attempt, Plan, ShardCommit
 from schemas.spec import JobSpec
-from workers.engines.base import Engine, EngineInfo
+from workers.engines.base import Engine, EngineInfo, Output
 from workers.feed import Feed, RowFault, quarantined
 from workers.metrics import ReplicaMetrics
 from workers.outputs import Row
@@ -91,6 +92,8 @@ class Replica:
         self._engine: Engine | None = None
         self._feed: Feed | None = None
         self._plan: Plan | None = None
+        self._running: dict[str, asyncio.Task[Any]] = {}
+        self._abandoned: set[str] = set()
 
     def __repr__(self) -> str:
         """What Ray puts before each line that this process prints."""
@@ -128,6 +131,7 @@ class Replica:
             Exception: this shard cannot be read, run or written; the others can.
         """
         feed, began = self._standing_feed(), time.monotonic()
+        results: dict[int, Output | RowFault] = {}
         with feed.admitting(attempt_id):
             plan = await self._standing_plan()
             if (commit := await asyncio.to_thread(self._ledger.find_commit, shard)) is not None:
@@ -136,9 +140,16 @@ class Replica:
             await self._record(shard, attempt_id, probe=False)
             staged, rows = await self._read(shard)
             failpoint("replica.before_rows")
-            results = await feed.run(attempt_id, [row for place, row in enumerate(rows) if place not in excluded])
+            wanted = [row for place, row in enumerate(rows) if place not in excluded]
+            finished = await self._finishes(attempt_id, feed.run(attempt_id, wanted, results))
         failpoint("replica.after_rows")
         num_answered, engine_errors = len(results), sum(isinstance(result, RowFault) for result in results.values())
+        if not finished:
+            commit = await asyncio.to_thread(self._ledger.shard_commit, shard)
+            log.info("shard %d is given up after %d rows: another replica was first", shard, num_answered)
+            return ShardDone(
+                shard=shard, ours=False, stats=commit, engine_rows=num_answered, engine_errors=engine_errors
+            )
         results |= {rows[place].row_id: quarantined(code) for place, code in excluded.items() if place < len(rows)}
         data, stats = await asyncio.to_thread(encode_results, self._spec, plan, shard, staged, results, self._encoder)
         failpoint("replica.before_commit")
@@ -165,6 +176,12 @@ class Replica:
             _, rows = await self._read(shard)
             await feed.run(attempt_id, [rows[place] for place in places if place < len(rows)])
         return len(rows)
+
+    async def abandon(self, attempt_id: str) -> None:
+        """Another replica has committed the shard of this attempt: its `run_shard` takes its rows out of the engine."""
+        self._abandoned.add(attempt_id)
+        if (running := self._running.get(attempt_id)) is not None:
+            running.cancel()
 
     async def admitted(self, attempt_id: str) -> None:
         """Wait until every row of the attempt is inside the engine: time to bring the next shard."""
@@ -200,6 +217,22 @@ class Replica:
         return VllmEngine(
             engine, self._spec.model.path, self._encoder, on_gpu=self._on_gpu, scores=self._spec.task == "score"
         )
+
+    async def _finishes(self, attempt_id: str, work: Coroutine[Any, Any, object]) -> bool:
+        """Do the attempt's work; False if it was abandoned."""
+        running = self._running[attempt_id] = asyncio.create_task(work)
+        if attempt_id in self._abandoned:
+            running.cancel()
+        try:
+            await running
+        except asyncio.CancelledError:
+            if attempt_id not in self._abandoned:
+                raise
+            return False
+        finally:
+            del self._running[attempt_id]
+            self._abandoned.discard(attempt_id)
+        return True
 
     def _standing_feed(self) -> Feed:
         assert self._feed is not None, "load() comes first"

@@ -30,6 +30,7 @@ class Search:
         killers: place and code of those that are known to kill.
 
     Attributes:
+        num_rows: as given, or as a replica has counted them since.
         killers: place and code of the rows that kill.
         fruitless: searches that ended without a killer.
     """
@@ -37,7 +38,7 @@ class Search:
     def __init__(self, num_rows: int, killers: Mapping[int, RowError] | None = None) -> None:
         self.killers: dict[int, RowError] = dict(killers or {})
         self.fruitless = 0
-        self._num_rows = num_rows
+        self.num_rows = num_rows
         self._cleared: set[int] = set()
         self._dirty: list[int] = []
 
@@ -58,7 +59,7 @@ class Search:
             number: a different one gives a different place, while there are some.
         """
         dirty = set(self._dirty)
-        left = [place for place in range(self._num_rows) if place not in self.killers]
+        left = [place for place in range(self.num_rows) if place not in self.killers]
         innocent = [place for place in left if place not in dirty] or left
         return innocent[(2 * number + 1) * len(innocent) // 6 % len(innocent)] if innocent else None
 
@@ -81,7 +82,7 @@ class Search:
 
     def survived(self, places: tuple[int, ...], num_rows: int) -> None:
         """The engine has answered these places, of a shard that turned out to have so many rows."""
-        self._num_rows = num_rows
+        self.num_rows = num_rows
         self._cleared.update(places, range(num_rows, max(self._dirty, default=0) + 1))
         if self._dirty:
             self._dirty = [place for place in self._dirty if place not in self._cleared]
@@ -89,7 +90,7 @@ class Search:
                 self._give_up()
 
     def _suspect_the_rest(self) -> None:
-        left = [place for place in range(self._num_rows) if place not in self.killers]
+        left = [place for place in range(self.num_rows) if place not in self.killers]
         self._dirty = [place for place in left if place not in self._cleared]
         if not self._dirty:
             self._give_up()

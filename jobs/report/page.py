@@ -85,6 +85,9 @@ def _tiles(summary: Summary, rows: RowFacts, past: Past) -> list[tuple[str, str,
         peak = past.peak(lambda sample: sample.generated_tokens)
         if peak:
             tiles.append(("peak", f"{short_number(peak)}/s", "tokens out"))
+    if summary.tail_s is not None:
+        copies = f"{summary.shard_copies:,} shards copied" if summary.shard_copies else ""
+        tiles.append(("last 5% of rows", duration(summary.tail_s), copies))
     if past.cached_share is not None:
         tiles.append(("prefix cache", _percent(past.cached_share), "of input tokens"))
     gpu_s = max(past.gpu_s, summary.gpu_s)

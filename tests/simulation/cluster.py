@@ -171,6 +171,9 @@ class SimReplica:
     async def admitted(self, attempt_id: str) -> None:
         await self._call("admitted", partial(self._replica.admitted, attempt_id))
 
+    async def abandon(self, attempt_id: str) -> None:
+        await self._call("abandon", partial(self._replica.abandon, attempt_id))
+
     async def counters(self) -> ReplicaCounters:
         counters: ReplicaCounters = await self._call("counters", self._replica.counters)
         return counters

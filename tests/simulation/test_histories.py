@@ -90,7 +90,15 @@ def test_what_may_happen_does_happen(simulation: Simulator) -> None:
     trace = "\n".join(line for _, run in runs for line in run.world.trace)
     for name in sorted(name for name in set(FAILPOINTS) - ELSEWHERE if not name.startswith("schedule.")):
         assert f"is at {name}" in trace, name
-    for words in ("is killed", "stops for", "is refused", "loses the answer", "gives up on", "is interrupted"):
+    for words in (
+        "is killed",
+        "stops for",
+        "is refused",
+        "loses the answer",
+        "gives up on",
+        "is interrupted",
+        "calls abandon",
+    ):
         assert words in trace, words
     assert {outcome.state for outcome, _ in runs} >= {"SUCCEEDED", "CANCELLED"}
     assert sum(outcome.drivers > 1 for outcome, _ in runs) > 10

@@ -104,7 +104,7 @@ def test_a_shard_that_cannot_be_written_fails_the_job_in_the_end() -> None:
         assert dispatcher.verdict is None
         work = dispatcher.take("a")
         assert work is not None
-        dispatcher.fail(work)
+        dispatcher.fail("a", work)
     assert dispatcher.verdict is not None
     assert dispatcher.verdict.code is JobError.SHARD_FAILED
 
@@ -117,6 +117,7 @@ class World:
         self.dispatcher = Dispatcher(plan_of(len(sizes), sizes))
         self.running: list[tuple[str, Work]] = []
         self.committed: dict[int, dict[int, RowError]] = {}
+        self.copied: set[int] = set()
         self.deaths = 0
 
     def run(self, replicas: int) -> None:
@@ -132,7 +133,14 @@ class World:
             mine = [work for owner, work in self.running if owner == name]
             if len(mine) < 3 and (work := self.dispatcher.take(name)) is not None:
                 assert not (mine and (work.alone or any(w.alone for w in mine)))
-                assert work.shard not in {w.shard for _, w in self.running}
+                others = [w for _, w in self.running if w.shard == work.shard]
+                assert work.copy == bool(others)
+                if work.copy:
+                    assert not mine
+                    assert not unstaged
+                    assert [w.kind for w in (*others, work)] == ["commit", "commit"]
+                    assert not any(w.alone or w.excluded for w in (*others, work))
+                    self.copied.add(work.shard)
                 self.running.append((name, work))
             elif mine:
                 self.end(name, self.random.choice(mine))
@@ -147,11 +155,12 @@ class World:
         else:
             self.running.remove((name, work))
             if work.kind == "commit":
+                self.running = [(owner, w) for owner, w in self.running if w.shard != work.shard]
                 assert work.shard not in self.committed
                 self.committed[work.shard] = dict(work.excluded)
                 self.dispatcher.commit(work.shard, engine_rows=len(places))
             else:
-                self.dispatcher.survived(work, num_rows=self.sizes[work.shard])
+                self.dispatcher.survived(name, work, num_rows=self.sizes[work.shard])
 
 
 @st.composite
@@ -176,7 +185,7 @@ def test_all_killers_are_found_and_every_other_row_commits_within_the_bound_of_r
     assert sorted(world.committed) == list(range(len(sizes)))
     assert {(shard, place) for shard, excluded in world.committed.items() for place in excluded} == killers
     assert world.deaths <= sum(
-        k + 1 + k * ceil(log2(size))
+        k + 1 + k * ceil(log2(size)) + (shard in world.copied)
         for shard, size in enumerate(sizes)
         if (k := sum(1 for killer in killers if killer[0] == shard))
     )
@@ -200,6 +209,75 @@ def test_what_earlier_drivers_found_is_not_run_again() -> None:
     work = dispatcher.take("a")
     assert work is not None
     assert (work.kind, work.excluded, work.alone) == ("commit", {4: RowError.TIMEOUT}, True)
+
+
+# -- the tail ---------------------------------------------------------------------------------------
+
+
+def test_an_idle_replica_gets_the_newest_shard_of_the_one_with_the_most_to_do() -> None:
+    dispatcher = Dispatcher(plan_of(3))
+    dispatcher.stage([0, 1, 2])
+    assert [taken(dispatcher, name) for name in ("a", "b", "b")] == [0, 1, 2]
+    copy = dispatcher.take("c")
+    assert copy is not None
+    assert (copy.shard, copy.kind, copy.copy) == (2, "commit", True)
+    assert dispatcher.take("c") is None, "a replica with work is not idle"
+    assert [taken(dispatcher, name) for name in ("d", "e", "f")] == [1, 0, None], "two replicas for each shard"
+    assert dispatcher.num_copies == 3
+
+
+def test_the_first_to_commit_frees_both_replicas() -> None:
+    dispatcher = Dispatcher(plan_of(2))
+    dispatcher.stage([0, 1])
+    assert [taken(dispatcher, name) for name in ("a", "b")] == [0, 1]
+    assert dispatcher.commit(0, engine_rows=1)
+    assert taken(dispatcher, "a") == 1
+    assert dispatcher.commit(1, engine_rows=1)
+    assert not dispatcher.commit(1, engine_rows=1), "the loser tells of the same commit"
+    assert dispatcher.done
+
+
+def test_nothing_is_copied_before_the_last_shard_is_staged_and_handed_out() -> None:
+    dispatcher = Dispatcher(plan_of(3))
+    dispatcher.stage([0])
+    assert taken(dispatcher, "a") == 0
+    assert dispatcher.take("b") is None
+    dispatcher.stage([1])
+    dispatcher.commit(2)
+    assert [taken(dispatcher, "b"), taken(dispatcher, "c")] == [1, 0]
+
+
+def test_a_shard_that_may_hold_a_killer_is_never_copied() -> None:
+    dispatcher = Dispatcher(plan_of(2, [5, 5]), [Killer(shard=0, place=1, code=CRASH)])
+    dispatcher.stage([0, 1])
+    assert [taken(dispatcher, "a"), taken(dispatcher, "b")] == [0, 1]
+    assert taken(dispatcher, "c") == 1
+    dispatcher.commit(1, engine_rows=1)
+    assert [dispatcher.take("b"), dispatcher.take("c")] == [None, None]
+
+
+def test_a_copied_shard_waits_again_only_when_nobody_works_on_it() -> None:
+    dispatcher = Dispatcher(plan_of(1))
+    dispatcher.stage([0])
+    assert [taken(dispatcher, "a"), taken(dispatcher, "b")] == [0, 0]
+    dispatcher.died("a", CRASH)
+    assert dispatcher.take("c") is None, "it has a strike, and b still works on it"
+    dispatcher.give_back("b")
+    work = dispatcher.take("c")
+    assert work is not None
+    assert (work.alone, work.copy) == (True, False)
+
+
+def test_a_copy_that_fails_is_not_tried_again_and_does_not_end_the_job() -> None:
+    dispatcher = Dispatcher(plan_of(1))
+    dispatcher.stage([0])
+    assert taken(dispatcher, "a") == 0
+    copy = dispatcher.take("b")
+    assert copy is not None
+    dispatcher.fail("b", copy)
+    assert dispatcher.take("b") is None
+    assert dispatcher.commit(0, engine_rows=1)
+    assert dispatcher.verdict is None
 
 
 def test_staging_is_over_when_every_shard_is_staged_or_committed() -> None:

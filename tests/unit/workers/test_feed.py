@@ -135,3 +135,43 @@ async def test_a_row_to_score_takes_a_place_for_each_choice() -> None:
     results = await asyncio.wait_for(shard, 5)
     assert [len(results[n].scores) for n in range(4)] == [2, 3, 1, 50]
     assert feed.input_tokens == 4 + 56
+
+
+async def test_a_cancelled_shard_leaves_the_engine_and_its_room_to_others() -> None:
+    engine = ScriptedEngine()
+    feed = Feed(engine, 4, 100)
+    results: dict[int, Output | RowFault] = {}
+    first = asyncio.create_task(feed.run("a", rows(*range(20)), results))
+    await settle()
+    await engine.release(0)
+    assert (list(results), feed.in_flight) == ([0], 5)
+    first.cancel()
+    await settle()
+    assert first.cancelled()
+    assert (feed.in_flight, feed.done) == (0, 1)
+    second = asyncio.create_task(feed.run("b", rows(*range(30, 40))))
+    await settle()
+    assert feed.in_flight == 5
+    await engine.release(*range(30, 40))
+    assert len(await second) == 10
+
+
+async def test_a_row_that_is_cancelled_before_or_while_it_enters_takes_no_room() -> None:
+    engine = ScriptedEngine()
+    feed = Feed(engine, 4, 100)
+    wide = [Row(row_id=n, token_ids=[n], sampling=Sampling(), choices=[[7]] * 3) for n in (0, 1)]
+    shard = asyncio.create_task(feed.run("a", wide))
+    await settle()
+    assert engine.entered == [0], "the second row has got two of its three places"
+    shard.cancel()
+    await settle()
+    for _ in range(3):
+        unborn = asyncio.create_task(feed.run("b", rows(2, 3)))
+        await asyncio.sleep(0)  # its rows have tasks that have not begun
+        unborn.cancel()
+        await settle()
+    last = asyncio.create_task(feed.run("c", rows(*range(10, 20))))
+    await settle()
+    assert feed.in_flight == 5
+    await engine.release(*range(10, 20))
+    await last

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +16,7 @@ from jobs.planner import row_ids_digest
 from jobs.store.local import LocalStore
 from schemas.codes import RowError
 from schemas.records import Plan, ShardPlan
-from schemas.spec import InputSpec, JobSpec, ModelSpec
+from schemas.spec import FakeSpec, InputSpec, JobSpec, ModelSpec
 from workers import pool as pools
 from workers.cluster import ReplicaLost
 from workers.dispatch import Dispatcher
@@ -35,12 +36,16 @@ class LocalReplica:
 
     def __init__(self, replica: Replica) -> None:
         self._replica, self._killed = replica, asyncio.Event()
+        self.slow_s = 0.0
 
     async def started(self) -> None:
         pass
 
     async def load(self) -> Loaded:
-        return await self._call(self._replica.load())
+        loaded = await self._call(self._replica.load())
+        if self.slow_s:
+            self._replica._engine._behaviour = FakeSpec(token_s=self.slow_s)  # type: ignore[union-attr]
+        return loaded
 
     async def run_shard(self, shard: int, attempt_id: str, excluded: Mapping[int, RowError]) -> ShardDone:
         return await self._call(self._replica.run_shard(shard, attempt_id, excluded))
@@ -50,6 +55,9 @@ class LocalReplica:
 
     async def admitted(self, attempt_id: str) -> None:
         await self._call(self._replica.admitted(attempt_id))
+
+    async def abandon(self, attempt_id: str) -> None:
+        await self._call(self._replica.abandon(attempt_id))
 
     async def counters(self) -> ReplicaCounters:
         return await self._call(self._replica.counters())
@@ -80,20 +88,26 @@ class LocalCluster:
 
     def __init__(self) -> None:
         self.num_started = 0
+        self.replicas: list[LocalReplica] = []
 
     def resolve_resources(self, spec: JobSpec) -> Resources:
         return ANYWHERE
 
     def start_replica(self, ledger: Ledger, name: str, driver: str, resources: Resources) -> LocalReplica:
         self.num_started += 1
-        return LocalReplica(Replica(ledger, name, driver, on_gpu=False))
+        self.replicas.append(LocalReplica(Replica(ledger, name, driver, on_gpu=False)))
+        self.prepare(self.replicas[-1])
+        return self.replicas[-1]
+
+    def prepare(self, replica: LocalReplica) -> None:
+        pass
 
     async def stage(self, *_: Any) -> None:
         raise NotImplementedError
 
 
-def spec_with(**fake: Any) -> JobSpec:
-    engine = {"name": "fake", "stall_timeout_s": 0.5, "fake": {**MARKERS, **fake}}
+def spec_with(stall_timeout_s: float = 0.5, **fake: Any) -> JobSpec:
+    engine = {"name": "fake", "stall_timeout_s": stall_timeout_s, "fake": {**MARKERS, **fake}}
     values = {"engine": engine, "replicas": {"max": 2}}
     return JobSpec(name="n", input=InputSpec(uri="/d"), model=ModelSpec(path="builtin:bytes")).evolve(**values)
 
@@ -138,9 +152,12 @@ def stage(ledger: Ledger, spec: JobSpec, shards: list[list[str]]) -> Plan:
     return ledger.create_plan(plan, writer="test")
 
 
-async def run(tmp_path: Path, shards: list[list[str]], **fake: Any) -> tuple[Ledger, LocalCluster]:
+async def run(
+    tmp_path: Path, shards: list[list[str]], cluster: LocalCluster | None = None, **fake: Any
+) -> tuple[Ledger, LocalCluster]:
     """Run the shards through a pool of two replicas."""
-    ledger, spec, cluster = Ledger(LocalStore(tmp_path), "demo"), spec_with(**fake), LocalCluster()
+    cluster = cluster or LocalCluster()
+    ledger, spec = Ledger(LocalStore(tmp_path), "demo"), spec_with(**fake)
     plan = stage(ledger, spec, shards)
     pool = Pool(ledger, spec, "driver", cluster, lambda _: None)
     dispatcher = Dispatcher(plan.shards, max_strikes=spec.max_shard_strikes)
@@ -207,3 +224,26 @@ async def test_a_damaged_shard_fails_the_job_and_no_engine(tmp_path: Path) -> No
     with pytest.raises(JobFailure, match="Shard 1 failed 3 times") as raised:
         await run(tmp_path, [["a"], ["b"]])
     assert raised.value.code == "SHARD_FAILED"
+
+
+class SlowFirst(LocalCluster):
+    """The first replica takes minutes for what the second does at once."""
+
+    def prepare(self, replica: LocalReplica) -> None:
+        replica.slow_s = 100.0 if self.num_started == 1 else 0.001
+
+
+async def test_an_idle_replica_ends_the_job_that_a_straggler_holds_up(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    shards = [[f"row {shard} {n}" for n in range(5)] for shard in range(6)]
+    began = time.monotonic()
+    ledger, cluster = await run(tmp_path / "slow", shards, SlowFirst(), stall_timeout_s=60.0)
+    assert time.monotonic() - began < 20
+    assert cluster.num_started == 2, "nobody had to die for it"
+    assert sum("is given up after 0 rows" in line for line in caplog.messages) >= 2, "it was told of all but the last"
+    even, _ = await run(tmp_path / "even", shards)
+    assert results(ledger, 6) == results(even, 6)
+    records = list((tmp_path / "slow/demo/_job/attempts").glob("*/*.json"))
+    assert len(records) > 6

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from workers.rates import Rates
+from workers.rates import Rates, Tail
 
 
 def rates_of(rows_per_s: list[float], step_s: float = 2.0) -> Rates:
@@ -73,3 +73,24 @@ def test_a_driver_that_stood_still_foretells_without_a_range() -> None:
         rates.add(at_s, int(at_s) * 10, 0, 0)
     eta = rates.eta(1000)
     assert eta is None or eta.low_s is None
+
+
+def test_the_tail_is_the_time_of_the_last_twentieth_of_the_rows() -> None:
+    tail = Tail()
+    for at_s, rows in ((0, 0), (10, 900), (12, 1000 - 50), (20, 990)):
+        tail.add(at_s, rows, 1000)
+        assert tail.seconds is None
+    tail.add(27.0, 1000, 1000)
+    assert tail.seconds == pytest.approx(15.0)
+    tail.add(40.0, 1000, 1000)
+    assert tail.seconds == pytest.approx(15.0)
+
+
+def test_the_tail_of_a_short_job_lies_between_two_looks_and_a_late_driver_does_not_know_it() -> None:
+    short, late = Tail(), Tail()
+    short.add(0.0, 0, 100)
+    short.add(2.0, 100, 100)
+    assert short.seconds == pytest.approx(0.1)
+    late.add(0.0, 99, 100)
+    late.add(5.0, 100, 100)
+    assert late.seconds is None
