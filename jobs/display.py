@@ -55,6 +55,7 @@ def facts(summary: Summary) -> dict[str, str]:
         "shards": f"{summary.shards_committed:,} of {summary.shards_total:,} committed" if summary.shards_total else "",
         "tokens": _tokens(summary),
         "replicas": _replicas(summary.replicas),
+        "engines": _engines(summary),
         "ETA": _eta(summary),
         "tail": _tail(summary),
         "cost": _cost(summary),
@@ -199,6 +200,14 @@ def _eta(summary: Summary) -> str:
     if high is None:
         return f"{duration(summary.eta_s)} (at least {low})"
     return duration(summary.eta_s) + ("" if low == duration(high) else f" ({low} to {duration(high)})")
+
+
+def _engines(summary: Summary) -> str:
+    """Whether the hardware waited for rows."""
+    if not summary.engine_s:
+        return ""
+    share = summary.engine_idle_s / summary.engine_s
+    return f"without a row for {duration(summary.engine_idle_s)} of {duration(summary.engine_s)} ({share:.1%})"
 
 
 def _tail(summary: Summary) -> str:

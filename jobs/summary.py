@@ -33,6 +33,7 @@ class Summary:
         eta_low_s: where the end lies if the job goes on as it did; likewise `eta_high_s`, None if nothing bounds it.
         tail_s: seconds that the last 5 % of the rows took; None if that is not known.
         shard_copies: open shards that the last driver gave to an idle replica, too.
+        engine_s: seconds that the last driver's engines were ready; `engine_idle_s` of these they had no row.
         gpu_s: GPU-seconds that replicas have held so far.
         cost: what these cost, in the currency of the setting `gpu_hour_price`; None without it.
         updated_at: when the driver last said something, UTC, ISO 8601.
@@ -70,6 +71,8 @@ class Summary:
     eta_high_s: float | None = None
     tail_s: float | None = None
     shard_copies: int = 0
+    engine_s: float = 0.0
+    engine_idle_s: float = 0.0
     gpu_s: float = 0.0
     cost: float | None = None
     error_rate: float = 0.0
@@ -164,6 +167,8 @@ def _from_progress(progress: Progress | None, *, at_work: bool) -> dict[str, Any
         "generated_tokens": progress.generated_tokens,
         "tail_s": progress.tail_s,
         "shard_copies": progress.shard_copies,
+        "engine_s": progress.engine_s,
+        "engine_idle_s": progress.engine_idle_s,
         "gpu_s": progress.gpu_s,
         "updated_at": progress.updated_at,
     }

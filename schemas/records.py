@@ -168,7 +168,10 @@ class ReplicaProgress(Document):
     since_s: float = Field(0.0, description="Seconds in this state.")
     shards: tuple[int, ...] = ()
     rows_in_flight: int = 0
+    rows_waiting: int = Field(0, description="Of these, the ones that the engine does not compute yet.")
     rows_done: int = 0
+    idle_s: float = Field(0.0, description="Seconds since it was ready in which its engine had no row.")
+    lag_s: float = Field(0.0, description="Seconds that its event loop was late, in total.")
     restarts: int = 0
     note: str = ""
 
@@ -196,6 +199,8 @@ class Progress(Document):
     eta_s: float | None = None
     eta_low_s: float | None = Field(None, description="With `eta_high_s`: where the end lies if rates stay as spread.")
     eta_high_s: float | None = Field(None, description="None with a low end: the rates say nothing about the latest.")
+    engine_s: float = Field(0.0, description="Seconds that this driver's engines were ready, over all of them.")
+    engine_idle_s: float = Field(0.0, description="Of these, the ones without a row: the hardware waited.")
     gpu_s: float = Field(0.0, description="GPU-seconds that replicas of this and earlier drivers have held.")
     tail_s: float | None = Field(None, description="Seconds that the last 5 % of the rows took.")
     shard_copies: int = Field(0, description="Open shards that this driver gave to an idle replica, too.")

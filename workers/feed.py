@@ -8,6 +8,7 @@ never more rows in flight than the engine holds plus a short queue.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -59,6 +60,12 @@ class Feed:
         self._admitted: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self.in_flight = self.done = self.failed = 0
         self.input_tokens = self.generated_tokens = self.cached_tokens = 0
+        self._idle_s, self._idle_since = 0.0, time.monotonic()
+
+    @property
+    def idle_s(self) -> float:
+        """Seconds in which the engine had no row at all, since this feed was made."""
+        return self._idle_s + (0.0 if self.in_flight else time.monotonic() - self._idle_since)
 
     async def admitted(self, ticket: str) -> None:
         """Wait until all rows of the `run` with this ticket have entered the engine: time to bring more."""
@@ -103,6 +110,8 @@ class Feed:
         return results
 
     async def _answer(self, row: Row, results: dict[int, Output | RowFault]) -> None:
+        if not self.in_flight:
+            self._idle_s += time.monotonic() - self._idle_since
         self.in_flight += 1
         try:
             output = await self._ask(f"{row.row_id}-{uuid4().hex[:8]}", row)
@@ -115,6 +124,8 @@ class Feed:
             self.cached_tokens += output.num_cached_tokens
         finally:
             self.in_flight -= 1
+            if not self.in_flight:
+                self._idle_since = time.monotonic()
         self.done += 1
         self.input_tokens += row.num_tokens
 

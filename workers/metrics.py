@@ -21,6 +21,10 @@ class ReplicaMetrics:
         self._generated = _counter("batch_generated_tokens_total", "Generated tokens of committed rows.", tags)
         self._shards = _counter("batch_shards_committed_total", "Shards committed.", tags)
         self._in_flight = _gauge("batch_rows_in_flight", "Rows inside the engine.", tags)
+        self._waiting = _gauge("batch_engine_queue_depth", "Rows inside the engine that it does not compute yet.", tags)
+        self._lag = _gauge("batch_event_loop_lag_seconds", "Longest delay of the replica's event loop lately.", tags)
+        self._idle = _counter("batch_engine_idle_seconds_total", "Seconds in which the engine had no row.", tags)
+        self._idle_s = 0.0
         self._shard_s = _histogram("batch_shard_seconds", "From taking a shard to its commit.", SHARD_SECONDS, tags)
 
     def committed(self, stats: ShardStats, *, took_s: float) -> None:
@@ -40,9 +44,20 @@ class ReplicaMetrics:
             if value:
                 counter.inc(value)
 
-    def in_flight(self, rows: int) -> None:
-        """Rows inside the engine now."""
+    def engine(self, *, rows: int, waiting: int, idle_s: float, worst_lag_s: float) -> None:
+        """How the engine is fed now.
+
+        Args:
+            rows: inside of it, `waiting` of which it does not compute yet.
+            idle_s: seconds without any row, in total.
+            worst_lag_s: longest delay of the event loop since the last call.
+        """
         self._in_flight.set(rows)
+        self._waiting.set(waiting)
+        self._lag.set(worst_lag_s)
+        if idle_s > self._idle_s:
+            self._idle.inc(idle_s - self._idle_s)
+            self._idle_s = idle_s
 
 
 class DriverMetrics:

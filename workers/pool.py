@@ -6,9 +6,8 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from contextlib import suppress
-from dataclasses import dataclass, field, fields
 from typing import NoReturn
 from uuid import uuid4
 
@@ -16,7 +15,7 @@ from jobs.errors import StoreError
 from jobs.ledger import Ledger
 from schemas.codes import JobError, RowError
 from schemas.history import Loss
-from schemas.records import Quarantine, ReplicaProgress, ReplicaState
+from schemas.records import Quarantine
 from schemas.spec import JobSpec
 from workers.cluster import Cluster, ReplicaHandle, ReplicaLost
 from workers.dispatch import Dispatcher, Work
@@ -24,6 +23,7 @@ from workers.engines.base import EngineDead, EngineStalled
 from workers.faults import JobFailure, find_cause, last_words
 from workers.replica import Loaded, ReplicaCounters, ShardDone
 from workers.resources import Resources
+from workers.slots import Slot, added
 from workers.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
@@ -44,57 +44,6 @@ MAX_LOSSES = 256
 LAST_LINES_S = 10.0
 STOP_GRACE_S = 8.0
 RESTART_PAUSE_S = 1.0
-
-
-@dataclass(slots=True)
-class Slot:
-    """One place in the pool and the replica that fills it now."""
-
-    number: int
-    incarnation: int = 0
-    state: ReplicaState = "waiting"
-    since: float = field(default_factory=time.monotonic)
-    note: str = ""
-    replica: ReplicaHandle | None = None
-    loaded: Loaded | None = None
-    counters: ReplicaCounters | None = None
-    rows_committed: int = 0
-    errors_committed: int = 0
-    shards: dict[int, str] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        """Name of the replica in logs, metrics and the Ray dashboard."""
-        return f"replica-{self.number}" + (f".{self.incarnation}" if self.incarnation else "")
-
-    def enter(self, state: ReplicaState, note: str = "") -> None:
-        """Change state; `note` says why, for people."""
-        self.state, self.note, self.since = state, note, time.monotonic()
-
-    @property
-    def rows_uncommitted(self) -> int:
-        """Rows that have left the engine and wait for their shard's commit."""
-        return max(0, self.counters.rows_done - self.rows_committed) if self.counters else 0
-
-    @property
-    def errors_uncommitted(self) -> int:
-        """Error rows among those."""
-        return max(0, self.counters.rows_failed - self.errors_committed) if self.counters else 0
-
-    def progress(self) -> ReplicaProgress:
-        """For `progress.json`."""
-        return ReplicaProgress(
-            replica=self.name,
-            state=self.state,
-            node=self.loaded.node if self.loaded else "",
-            pid=self.loaded.pid if self.loaded else 0,
-            since_s=round(time.monotonic() - self.since, 1),
-            shards=tuple(self.shards),
-            rows_in_flight=self.counters.rows_in_flight if self.counters else 0,
-            rows_done=self.counters.rows_done if self.counters else 0,
-            restarts=self.incarnation,
-            note=self.note,
-        )
 
 
 class Pool:
@@ -161,7 +110,7 @@ class Pool:
 
     def totals(self) -> ReplicaCounters:
         """Sum over all replicas that this pool has had."""
-        return _add([self._retired, *(slot.counters for slot in self.slots if slot.counters)])
+        return added([self._retired, *(slot.counters for slot in self.slots if slot.counters)])
 
     @property
     def num_copies(self) -> int:
@@ -375,7 +324,7 @@ class Pool:
         replica, slot.replica = slot.replica, None
         was_ready = slot.loaded is not None
         if slot.counters is not None:
-            self._retired = _add([self._retired, slot.counters])
+            self._retired = added([self._retired, slot.counters])
         slot.loaded, slot.counters, slot.rows_committed, slot.errors_committed = None, None, 0, 0
         if replica is None:
             return
@@ -410,8 +359,3 @@ async def _run(replica: ReplicaHandle, work: Work, attempt_id: str) -> ShardDone
     if work.places is None:
         return await replica.run_shard(work.shard, attempt_id, work.excluded)
     return await replica.probe(work.shard, attempt_id, work.places)
-
-
-def _add(counters: Sequence[ReplicaCounters]) -> ReplicaCounters:
-    names = [f.name for f in fields(ReplicaCounters)]
-    return ReplicaCounters(**{name: sum(getattr(c, name) for c in counters) for name in names})

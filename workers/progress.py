@@ -139,6 +139,8 @@ class Reporter:
             eta_s=sample.eta_s,
             eta_low_s=eta and eta.low_s and round(eta.low_s, 1),
             eta_high_s=eta and eta.high_s and round(eta.high_s, 1),
+            engine_s=round(totals.ready_s, 1),
+            engine_idle_s=round(totals.idle_s, 1),
             gpu_s=round(self._recorder.gpu_s + (self._gpu_s_before or 0.0), 1),
             tail_s=self._tail.seconds and round(self._tail.seconds, 1),
             shard_copies=self._pool.num_copies,

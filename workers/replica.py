@@ -22,6 +22,7 @@ from schemas.records import Attempt, Plan, ShardCommit
 from schemas.spec import JobSpec
 from workers.engines.base import Engine, EngineInfo, Output
 from workers.feed import Feed, RowFault, quarantined
+from workers.loop_lag import LoopLag
 from workers.metrics import ReplicaMetrics
 from workers.outputs import Row
 from workers.results import encode_results, read_parquet
@@ -63,16 +64,23 @@ class ReplicaCounters:
     """Running totals of a replica's life.
 
     Attributes:
+        rows_waiting: of the rows in flight, those that the engine does not compute yet.
         engine_steps: grows while the engine computes; with rows in flight it is a sign of life.
+        ready_s: seconds since the engine has started; `idle_s` of these it had no row: the GPU waited.
+        lag_s: seconds that the event loop was late, over all looks at it.
     """
 
     rows_in_flight: int = 0
+    rows_waiting: int = 0
     rows_done: int = 0
     rows_failed: int = 0
     input_tokens: int = 0
     generated_tokens: int = 0
     cached_tokens: int = 0
     engine_steps: int = 0
+    ready_s: float = 0.0
+    idle_s: float = 0.0
+    lag_s: float = 0.0
 
 
 class Replica:
@@ -94,6 +102,7 @@ class Replica:
         self._plan: Plan | None = None
         self._running: dict[str, asyncio.Task[Any]] = {}
         self._abandoned: set[str] = set()
+        self._lag = LoopLag()
 
     def __repr__(self) -> str:
         """What Ray puts before each line that this process prints."""
@@ -114,6 +123,8 @@ class Replica:
         info = await self._engine.start()
         self._feed = Feed(self._engine, info.max_num_seqs, self._encoder.vocab_size)
         self._metrics = ReplicaMetrics(self._ledger.job_id, self._name)
+        self._ready_at = time.monotonic()
+        self._watching = asyncio.create_task(self._lag.watch())
         load_s = time.monotonic() - began
         failpoint("replica.after_load")
         log.info("%s ready after %.1f s: %s", self._name, load_s, info)
@@ -190,15 +201,20 @@ class Replica:
     async def counters(self) -> ReplicaCounters:
         """Totals so far, for progress; also refreshes the replica's gauges."""
         feed = self._standing_feed()
-        self._metrics.in_flight(feed.in_flight)
+        waiting = self._engine.waiting if self._engine else 0
+        self._metrics.engine(rows=feed.in_flight, waiting=waiting, idle_s=feed.idle_s, worst_lag_s=self._lag.worst_s())
         return ReplicaCounters(
             rows_in_flight=feed.in_flight,
+            rows_waiting=waiting,
             rows_done=feed.done,
             rows_failed=feed.failed,
             input_tokens=feed.input_tokens,
             generated_tokens=feed.generated_tokens,
             cached_tokens=feed.cached_tokens,
             engine_steps=self._engine.steps if self._engine else 0,
+            ready_s=time.monotonic() - self._ready_at,
+            idle_s=feed.idle_s,
+            lag_s=self._lag.total_s,
         )
 
     async def stop(self) -> None:

@@ -85,6 +85,9 @@ def _tiles(summary: Summary, rows: RowFacts, past: Past) -> list[tuple[str, str,
         peak = past.peak(lambda sample: sample.generated_tokens)
         if peak:
             tiles.append(("peak", f"{short_number(peak)}/s", "tokens out"))
+    if summary.engine_s:
+        share = _percent(summary.engine_idle_s / summary.engine_s)
+        tiles.append(("engines idle", share, f"{duration(summary.engine_idle_s)} without a row"))
     if summary.tail_s is not None:
         copies = f"{summary.shard_copies:,} shards copied" if summary.shard_copies else ""
         tiles.append(("last 5% of rows", duration(summary.tail_s), copies))

@@ -93,6 +93,10 @@ class Engine(Protocol):
     def steps(self) -> int:
         """Grows while the engine computes: a sign of life while no row ends."""
 
+    @property
+    def waiting(self) -> int:
+        """Rows inside it that it does not compute yet."""
+
     async def start(self) -> EngineInfo:
         """Load the model. May take minutes.
 

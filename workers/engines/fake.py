@@ -40,7 +40,7 @@ class FakeEngine:
 
         self._hung = asyncio.Event()
         self._written: tuple[Sampling, str] | None = None
-        self.steps = 0
+        self.steps = self.waiting = 0
 
     async def start(self) -> EngineInfo:
         await asyncio.sleep(self._behaviour.start_s)

@@ -47,7 +47,7 @@ class VllmEngine:
         self._scores = scores
         self._llm: Any = None
         self._processes: set[psutil.Process] = set()
-        self.steps = 0
+        self.steps = self.waiting = 0
 
     async def start(self) -> EngineInfo:
         os.environ["HF_HUB_OFFLINE"] = "1"
@@ -122,25 +122,27 @@ class VllmEngine:
                 process.kill()
 
     def _pulse(self, vllm_config: Any, engine_index: int = 0) -> Any:
-        """What vLLM tells its statistics after every step of the engine: here they are counted."""
+        """What vLLM tells its statistics after every step of the engine: here they are looked at."""
         from vllm.v1.metrics.loggers import StatLoggerBase
 
-        count = self._count_step
+        look = self._look
 
         class Pulse(StatLoggerBase):  # type: ignore[misc]
             def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:
                 pass
 
-            def record(self, *_: Any, **__: Any) -> None:
-                count()
+            def record(self, scheduler_stats: Any = None, *_: Any, **__: Any) -> None:
+                look(scheduler_stats)
 
             def log_engine_initialized(self) -> None:
                 pass
 
         return Pulse(vllm_config, engine_index)
 
-    def _count_step(self) -> None:
+    def _look(self, scheduler_stats: Any) -> None:
         self.steps += 1
+        if scheduler_stats is not None:
+            self.waiting = scheduler_stats.num_waiting_reqs
 
     def _arguments(self) -> dict[str, Any]:
         from vllm.config import StructuredOutputsConfig

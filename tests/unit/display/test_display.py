@@ -93,6 +93,14 @@ def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
+def test_idle_engines_and_the_tail_are_told_when_there_is_something_to_tell() -> None:
+    quiet = summary_of()
+    assert not {"engines", "tail"} & facts(quiet).keys()
+    told = facts(replace(quiet, engine_s=600.0, engine_idle_s=6.0, tail_s=12.2, shard_copies=3))
+    assert told["engines"] == "without a row for 6 s of 10 min (1.0%)"
+    assert told["tail"] == "the last 5% of the rows took 12 s · 3 open shards given to an idle replica, too"
+
+
 def test_a_running_job() -> None:
     replicas = (
         "2 up · 1 loading model, 38 s · 2 waiting, up to 1 min 35 s (for 1 GPU) · 1 lost, 2 s (killed�[31m by signal 9)"
@@ -253,7 +261,8 @@ def test_json_form_is_complete_and_stable() -> None:
             "shards_committed",
         ),
         *("input_tokens", "generated_tokens", "input_tokens_per_s", "generated_tokens_per_s", "cached_share"),
-        *("eta_s", "eta_low_s", "eta_high_s", "gpu_s", "cost"),
+        *("eta_s", "eta_low_s", "eta_high_s"),
+        *("tail_s", "shard_copies", "engine_s", "engine_idle_s", "gpu_s", "cost"),
         *(
             "error_rate",
             "max_error_rate",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import pytest
 
 from schemas.codes import RowError
 from schemas.sampling import Sampling
+from workers import feed as feeds
 from workers.engines.base import ChoiceScore, Completion, EngineDead, EngineInfo, Output, RowFailed
 from workers.feed import Feed, RowFault
 from workers.outputs import Row
@@ -175,3 +177,22 @@ async def test_a_row_that_is_cancelled_before_or_while_it_enters_takes_no_room()
     assert feed.in_flight == 5
     await engine.release(*range(10, 20))
     await last
+
+
+async def test_the_time_without_any_row_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = SimpleNamespace(s=100.0)
+    monkeypatch.setattr(feeds, "time", SimpleNamespace(monotonic=lambda: now.s))
+    engine = ScriptedEngine()
+    feed = Feed(engine, 4, 100)
+    now.s += 3
+    assert feed.idle_s == 3
+    shard = asyncio.create_task(feed.run("a", rows(0, 1)))
+    await settle()
+    now.s += 10
+    await engine.release(0)
+    now.s += 10
+    assert feed.idle_s == 3, "one row is enough to be at work"
+    await engine.release(1)
+    await shard
+    now.s += 2
+    assert feed.idle_s == 5

@@ -40,7 +40,16 @@ async def test_progress_and_history_tell_rows_errors_by_code_tokens_and_gpu_time
     slot.enter("ready")
     slot.loaded = Loaded(node="n1", pid=7, load_s=1.0, engine=EngineInfo(max_num_seqs=4, max_model_len=512))
     slot.counters = ReplicaCounters(
-        rows_in_flight=2, rows_done=5, rows_failed=1, input_tokens=400, generated_tokens=40, cached_tokens=100
+        rows_in_flight=2,
+        rows_waiting=1,
+        rows_done=5,
+        rows_failed=1,
+        input_tokens=400,
+        generated_tokens=40,
+        cached_tokens=100,
+        ready_s=50.04,
+        idle_s=2.5,
+        lag_s=0.125,
     )
     pool.gpus_per_replica = 1
     await reporter.tick()
@@ -54,6 +63,9 @@ async def test_progress_and_history_tell_rows_errors_by_code_tokens_and_gpu_time
     assert progress.error_codes == {"EMPTY_PROMPT": 1, "ENGINE_ERROR": 2}
     assert (progress.engine_input_tokens, progress.cached_tokens) == (400, 100)
     assert progress.gpu_s >= 500.0
+    assert (progress.engine_s, progress.engine_idle_s) == (50.0, 2.5)
+    (replica,) = progress.replicas
+    assert (replica.rows_waiting, replica.idle_s, replica.lag_s) == (1, 2.5, 0.125)
     (history,) = reporter._ledger.histories()
     assert [sample.replicas for sample in history.samples] == ["b", "b"]
     assert history.engine["max_num_seqs"] == 4
