@@ -20,14 +20,15 @@ from schemas.sampling import Sampling
 from schemas.spec import JobSpec
 from schemas.tables import FINGERPRINT
 
-VERSION = 1
+VERSION = 2
 """Counts up when the same fingerprint would no longer mean the same result."""
 
 SIZE_BYTES = FINGERPRINT.type.byte_width
 
 _LIMITS = {"max_model_len", "max_num_seqs", "max_num_batched_tokens", "gpu_memory_utilization"}
-_SPEED_ONLY = {"device", "enforce_eager", "tensor_parallel_size", "stall_timeout_s", "fake"}
-_NOT_THE_RESULT = _LIMITS | _SPEED_ONLY
+_SPEED_ONLY = {"device", "enforce_eager", "tensor_parallel_size", "speculative_ngram"}
+_NEITHER = {"start_timeout_s", "stall_timeout_s", "fake"}
+_NOT_THE_RESULT = _LIMITS | _SPEED_ONLY | _NEITHER
 """Engine fields that do not enter: they decide how fast a result comes, up to the rounding of sums."""
 
 

@@ -33,6 +33,9 @@ class SubmitOptions(TypedDict, total=False):
     dtype: Literal["auto", "bfloat16", "float16", "float32"]
     max_model_len: int
     max_num_seqs: int
+    quantization: Literal["fp8"]
+    kv_cache_dtype: Literal["auto", "fp8"]
+    speculative_ngram: int
     max_tokens: int
     min_tokens: int
     temperature: float
@@ -81,7 +84,13 @@ FIELDS: Mapping[str, str] = {
     "engine": "engine.name",
     "replicas": "replicas",
     "tensor_parallel": "engine.tensor_parallel_size",
-    **{name: f"engine.{name}" for name in ("device", "dtype", "max_model_len", "max_num_seqs")},
+    **{
+        name: f"engine.{name}"
+        for name in (
+            *("device", "dtype", "max_model_len", "max_num_seqs"),
+            *("quantization", "kv_cache_dtype", "speculative_ngram"),
+        )
+    },
     **{
         name: f"sampling.{name}"
         for name in (

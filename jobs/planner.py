@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from jobs.prefixes import BLOCK_TOKENS, Order, Prefixes, kept_order, prefix_order
-from schemas.records import ShardPlan
+from schemas.records import LengthBin, ShardPlan
 from schemas.spec import ShardBudget
 
 TAIL_SHARE = 1 / 8
@@ -146,6 +146,22 @@ def count_shards(job_tokens: int, budget: ShardBudget) -> int:
 def shared_tokens(facts: RowFacts) -> int:
     """Input tokens that a prefix cache can save, if it never forgets and one replica does everything."""
     return int(_cached_tokens(facts, order_rows(facts), [0]).sum())
+
+
+def length_bins(facts: RowFacts, computed: npt.NDArray[np.bool_]) -> tuple[LengthBin, ...]:
+    """Histogram over the rows that are `computed`, shape (rows,), by the most tokens that each may come to."""
+    chosen = computed & (facts.work_tokens > 0)
+    read, written = facts.num_input_tokens[chosen].astype(np.int64), facts.num_output_tokens[chosen].astype(np.int64)
+    powers = np.ceil(np.log2(read + written)).astype(np.int64)
+    return tuple(
+        LengthBin(
+            upto_tokens=2 ** int(power),
+            num_rows=int((powers == power).sum()),
+            num_input_tokens=int(read[powers == power].sum()),
+            num_output_tokens=int(written[powers == power].sum()),
+        )
+        for power in np.unique(powers)
+    )
 
 
 def row_ids_digest(sorted_row_ids: npt.NDArray[np.int64]) -> str:

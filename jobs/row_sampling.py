@@ -25,10 +25,12 @@ class RowSampling:
     Args:
         defaults: the job's values.
         vocab_size: token ids are below it.
+        speculative: whether the engine guesses tokens ahead.
     """
 
-    def __init__(self, defaults: Sampling, columns: Columns, vocab_size: int) -> None:
+    def __init__(self, defaults: Sampling, columns: Columns, vocab_size: int, *, speculative: bool = False) -> None:
         self._defaults, self._columns, self._vocab_size = defaults, columns, vocab_size
+        self._speculative = speculative
         self._merged: dict[str, Sampling | Fault] = {}
 
     def of(self, table: pa.Table) -> list[Sampling | Fault | None]:
@@ -76,6 +78,8 @@ class RowSampling:
         except ValueError as error:
             return _fault(str(error))
         why = unusable(sampling, self._vocab_size)
+        if self._speculative and sampling.not_with_speculation:
+            why = f"{sampling.not_with_speculation} does not work with --speculative-ngram"
         return sampling if why is None else _fault(why)
 
 

@@ -52,7 +52,8 @@ class RowPreparer:
         self.columns = columns
         self._spec, self._encoder = spec, encoder
         self._max_model_len = max_model_len
-        self._sampling = RowSampling(spec.sampling, columns, encoder.vocab_size)
+        speculative = spec.engine.speculative_ngram is not None
+        self._sampling = RowSampling(spec.sampling, columns, encoder.vocab_size, speculative=speculative)
         self._fingerprints = RowFingerprints(spec, spec.model.fingerprint, row_columns(spec, columns))
         self.schema = pa.schema([*staged_schema(spec, columns.kept), *FACTS_FIELDS])
         check_spec(spec, columns, encoder)

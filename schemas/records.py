@@ -37,6 +37,15 @@ class ShardPlan(Document):
     row_ids_sha256: str = Field(description="SHA-256 of the sorted row ids as little-endian int64.")
 
 
+class LengthBin(Document):
+    """Rows of similar length among those that an engine computes. Their answers are as long as they may be."""
+
+    upto_tokens: int = Field(ge=1, description="Prompt plus answer of the longest of them; a power of two.")
+    num_rows: int = Field(ge=1)
+    num_input_tokens: int = Field(ge=0)
+    num_output_tokens: int = Field(ge=0)
+
+
 class Plan(Document):
     """The deterministic split of the rows into shards. Depends on dataset and spec only."""
 
@@ -53,6 +62,7 @@ class Plan(Document):
     num_input_tokens: int = Field(ge=0)
     num_cached_tokens: int = Field(0, ge=0, description="Of these, the ones that a prefix cache should have.")
     max_input_tokens: int = Field(ge=0, description="Longest valid prompt.")
+    lengths: tuple[LengthBin, ...] = Field((), description="Histogram of the rows to compute, short ones first.")
     max_model_len: int = Field(ge=1, description="Sequence length that rows were validated against.")
 
 

@@ -107,6 +107,11 @@ class Sampling(Document):
         """Whether the same tokens in give the same tokens out."""
         return self.temperature == 0.0
 
+    @property
+    def not_with_speculation(self) -> str | None:
+        """The value that vLLM refuses with speculative decoding, if any."""
+        return "min_p" if self.min_p > 0 else "logit_bias" if self.logit_bias else None
+
     def override(self, values: dict[str, Any]) -> Sampling:
         """These values with a row's own on top.
 

@@ -107,10 +107,32 @@ class EngineSpec(Document):
     max_num_batched_tokens: int | None = Field(None, ge=1, description="Tokens per engine step.")
     gpu_memory_utilization: float = Field(0.90, gt=0.0, le=1.0, description="Share of GPU memory for the engine.")
     tensor_parallel_size: int = Field(1, ge=1, le=64, description="GPUs that share one model copy.")
+    quantization: Literal["fp8"] | None = Field(None, description="Weights in 8 bits: faster, other results. GPU only.")
+    kv_cache_dtype: Literal["auto", "fp8"] = Field(
+        "auto", description="fp8: twice the KV cache, other results. GPU only."
+    )
+    speculative_ngram: int | None = Field(
+        None, ge=1, le=16, description="Tokens per step guessed from the row's own text: faster where answers quote it."
+    )
     start_timeout_s: float = Field(3600.0, gt=0.0, description="Longest start of a replica, model loading included.")
     stall_timeout_s: float = Field(600.0, gt=0.0, description="A replica that computes nothing for so long is ended.")
     enforce_eager: bool = Field(False, description="No torch.compile and no CUDA graphs: starts faster, runs slower.")
     fake: FakeSpec = FakeSpec()
+
+    @property
+    def needs_gpu(self) -> tuple[str, ...]:
+        """The options given that only GPUs can do."""
+        fp8 = (("--quantization fp8", self.quantization), ("--kv-cache-dtype fp8", self.kv_cache_dtype == "fp8"))
+        return tuple(option for option, given in fp8 if given)
+
+    @model_validator(mode="after")
+    def _can_do_it(self) -> Self:
+        speculative = ("--speculative-ngram",) if self.speculative_ngram is not None else ()
+        if self.name == "fake" and (given := (*self.needs_gpu, *speculative)):
+            raise ValueError(f"the fake engine computes nothing; drop {' and '.join(given)}")
+        if self.device == "cpu" and self.needs_gpu:
+            raise ValueError(f"{' and '.join(self.needs_gpu)} needs a GPU; drop it, or --device cpu")
+        return self
 
 
 class ReplicaRange(Document):
@@ -203,6 +225,15 @@ class JobSpec(Document):
         if AUTO in jobs and len(jobs) > 1:
             raise ValueError(f"{AUTO!r} stands alone: it takes every earlier job of the same model and task")
         return jobs
+
+    @model_validator(mode="after")
+    def _fits_engine(self) -> Self:
+        if self.engine.speculative_ngram is not None:
+            if self.task == "score":
+                raise ValueError("scoring generates nothing: drop --speculative-ngram")
+            if why := self.sampling.not_with_speculation:
+                raise ValueError(f"{why} does not work with --speculative-ngram; drop one of them")
+        return self
 
     @model_validator(mode="after")
     def _fits_task(self) -> Self:

@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 STORE_PATIENCE_S = 300.0
 """An outage of the store shorter than this costs time, not the attempt."""
 
+PLAN_PATIENCE_S, PLAN_LOOK_S = 30.0, 1.0
+"""A plan that is made within this time decides the engine's limits; importing vLLM takes a third of it."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Loaded:
@@ -119,7 +122,7 @@ class Replica:
         failpoint("replica.before_load")
         self._spec: JobSpec = await asyncio.to_thread(self._ledger.spec)
         self._encoder = await asyncio.to_thread(load_encoder, self._spec.model.path)
-        self._engine = self._make_engine()
+        self._engine = await self._make_engine()
         info = await self._engine.start()
         self._feed = Feed(self._engine, info.max_num_seqs, self._encoder.vocab_size)
         self._metrics = ReplicaMetrics(self._ledger.job_id, self._name)
@@ -222,17 +225,25 @@ class Replica:
         if self._engine is not None:
             await self._engine.stop()
 
-    def _make_engine(self) -> Engine:
+    async def _make_engine(self) -> Engine:
         engine = self._spec.engine
         if engine.name == "fake":
             from workers.engines.fake import FakeEngine
 
             return FakeEngine(engine, self._encoder)
-        from workers.engines.vllm import VllmEngine
+        from workers.engines.vllm import VllmEngine, import_vllm
 
-        return VllmEngine(
-            engine, self._spec.model.path, self._encoder, on_gpu=self._on_gpu, scores=self._spec.task == "score"
-        )
+        # The engine's limits come from the plan, which is made meanwhile.
+        plan, _ = await asyncio.gather(self._plan_soon(), asyncio.to_thread(lambda: import_vllm(on_gpu=self._on_gpu)))
+        scores = self._spec.task == "score"
+        return VllmEngine(engine, self._spec.model.path, self._encoder, plan, on_gpu=self._on_gpu, scores=scores)
+
+    async def _plan_soon(self) -> Plan | None:
+        """The plan, if it stands before the GPU would have waited too long for it."""
+        until = time.monotonic() + PLAN_PATIENCE_S
+        while (plan := await asyncio.to_thread(self._ledger.plan)) is None and time.monotonic() < until:
+            await asyncio.sleep(PLAN_LOOK_S)
+        return plan
 
     async def _finishes(self, attempt_id: str, work: Coroutine[Any, Any, object]) -> bool:
         """Do the attempt's work; False if it was abandoned."""

@@ -68,6 +68,11 @@ def resolve_resources(spec: JobSpec) -> Resources:
         return Resources(on_gpu=False, num_gpus=0, num_cpus=0, after_staging=False)
     if _on_gpu(spec):
         return Resources(on_gpu=True, num_gpus=engine.tensor_parallel_size, num_cpus=0, after_staging=False)
+    if engine.needs_gpu:
+        raise JobFailure(
+            JobError.INVALID_CLUSTER,
+            f"{' and '.join(engine.needs_gpu)} needs a GPU, and the cluster has no GPU. Drop it, or add GPU nodes.",
+        )
     # Ray sets OMP_NUM_THREADS to an actor's CPUs: the replicas share the largest node's cores.
     node_cpus = max((node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]), default=1.0)
     num_cpus = max(1.0, (node_cpus - 1) // spec.replicas.max) * engine.tensor_parallel_size

@@ -33,7 +33,7 @@ from jobs.errors import InvalidModel, StoreError, UsageError
 from jobs.failpoints import failpoint
 from jobs.ledger import Ledger
 from jobs.models.pinning import pin_model
-from jobs.planner import split
+from jobs.planner import length_bins, split
 from jobs.reuse import Sources, open_sources, source_jobs
 from jobs.rows import FACTS_FIELDS, RowPreparer, facts_of, fingerprints_of, row_columns
 from jobs.store import open_store
@@ -164,6 +164,7 @@ class _Staging:
             num_input_tokens=int(facts.num_input_tokens.sum()),
             num_cached_tokens=sum(shard.num_cached_tokens for shard in result.shards),
             max_input_tokens=int(facts.num_input_tokens.max()),
+            lengths=length_bins(facts, np.ones(len(facts), np.bool_) if found is None else found < 0),
             max_model_len=self._max_model_len,
         )
         return plan, ray.put(_Places(result.shard_of, result.position, rows))

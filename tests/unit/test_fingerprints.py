@@ -54,11 +54,16 @@ def test_equal_rows_have_equal_fingerprints_and_others_do_not() -> None:
         {"input": InputSpec(uri="/d", system="Be brief.")},
         {"input": InputSpec(uri="/d", template="Say {{ prompt }}")},
         {"engine": EngineSpec(name="fake", dtype="float16")},
+        {"engine": EngineSpec(name="vllm", quantization="fp8")},
+        {"engine": EngineSpec(name="vllm", kv_cache_dtype="fp8")},
         {"output_tokens": True},
     ],
 )
 def test_what_changes_a_result_changes_the_fingerprint(changes: dict[str, object]) -> None:
-    assert fingerprints()[0] not in fingerprints(SPEC.evolve(**changes))
+    engine = changes.get("engine", SPEC.engine)
+    assert isinstance(engine, EngineSpec)
+    plain = SPEC.evolve(engine=EngineSpec(name=engine.name))
+    assert fingerprints(plain)[0] not in fingerprints(SPEC.evolve(**changes))
 
 
 @pytest.mark.parametrize(
@@ -66,7 +71,7 @@ def test_what_changes_a_result_changes_the_fingerprint(changes: dict[str, object
     [
         {"name": "another"},
         {"input": InputSpec(uri="/elsewhere")},
-        {"engine": EngineSpec(name="fake", max_num_seqs=3, gpu_memory_utilization=0.5)},
+        {"engine": EngineSpec(name="fake", max_num_seqs=3, gpu_memory_utilization=0.5, start_timeout_s=5.0)},
         {"shards": ShardBudget(target_count=3)},
     ],
 )
@@ -107,3 +112,8 @@ def test_rows_with_a_source_have_shards_of_their_own_in_its_order() -> None:
     assert [shard.num_rows for shard in cut.shards] == [3, 2, 3, 2]
     assert [shard.num_expected_tokens > 0 for shard in cut.shards] == [True, True, False, False]
     assert np.argsort(cut.position).tolist() == [1, 3, 5, 7, 9, 8, 6, 4, 2, 0]
+
+
+def test_guessing_tokens_ahead_changes_no_result() -> None:
+    plain, guessing = (SPEC.evolve(engine=EngineSpec(speculative_ngram=guessed)) for guessed in (None, 4))
+    assert fingerprints(plain) == fingerprints(guessing)

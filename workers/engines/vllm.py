@@ -14,19 +14,15 @@ import psutil
 from jobs.encoding import Encoder
 from jobs.structured import guided_schema
 from schemas.codes import RowError
+from schemas.records import Plan
 from schemas.sampling import Sampling, StructuredOutputs
 from schemas.spec import EngineSpec
 from workers.engines.base import Completion, EngineDead, EngineInfo, Output, RowFailed
+from workers.engines.model_size import model_size
 from workers.engines.vllm_scoring import Scorer
+from workers.limits import Device, Limits, resolve_limits
 
 log = logging.getLogger(__name__)
-
-GPU_MAX_NUM_SEQS, GPU_MAX_BATCHED_TOKENS = 512, 8192
-CPU_MAX_NUM_SEQS, CPU_MAX_BATCHED_TOKENS = 64, 2048
-"""Set by hand because AsyncLLM falls back to 128 sequences and 2048 tokens in silence."""
-
-SCORE_MAX_BATCHED_TOKENS = 2048
-"""Scoring can need the logits of a whole batch: 0.8 GB in float32 with InternLM2's vocabulary of 92,544."""
 
 STOP_S = 5.0
 
@@ -38,11 +34,19 @@ class VllmEngine:
     """One model copy on this process's GPUs (those Ray gave to the actor) or on the CPU."""
 
     def __init__(
-        self, spec: EngineSpec, model_path: str, encoder: Encoder, *, on_gpu: bool, scores: bool = False
+        self,
+        spec: EngineSpec,
+        model_path: str,
+        encoder: Encoder,
+        plan: Plan | None = None,
+        *,
+        on_gpu: bool,
+        scores: bool = False,
     ) -> None:
         self._spec = spec
         self._model_path = model_path
         self._encoder = encoder
+        self._plan = plan
         self._on_gpu = on_gpu
         self._scores = scores
         self._llm: Any = None
@@ -50,16 +54,20 @@ class VllmEngine:
         self.steps = self.waiting = 0
 
     async def start(self) -> EngineInfo:
-        os.environ["HF_HUB_OFFLINE"] = "1"
-        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-        if not self._on_gpu:
-            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(CPU_KV_CACHE_GIB))
-            os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-
+        import_vllm(on_gpu=self._on_gpu)
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        args = AsyncEngineArgs(**self._arguments())
+        limits = resolve_limits(
+            self._spec,
+            self._plan,
+            self._device(),
+            model_size(self._model_path, self._spec),
+            model_max_len=self._encoder.max_model_len,
+            scores=self._scores,
+        )
+        log.info("limits %s: %s", "of the plan" if self._plan else "without a plan", limits)
+        args = AsyncEngineArgs(**self._arguments(limits))
         others = set(psutil.Process().children(recursive=True))
         self._llm = AsyncLLM.from_engine_args(args, stat_loggers=[self._pulse, *_stat_loggers()])
         self._processes = set(psutil.Process().children(recursive=True)) - others
@@ -71,6 +79,10 @@ class VllmEngine:
                 "max_num_batched_tokens": config.scheduler_config.max_num_batched_tokens,
                 "tensor_parallel_size": config.parallel_config.tensor_parallel_size,
                 "dtype": str(config.model_config.dtype),
+                "kv_cache_dtype": str(config.cache_config.cache_dtype),
+                "quantization": config.model_config.quantization,
+                "speculative_ngram": self._spec.speculative_ngram,
+                "cuda_graph_sizes": " ".join(map(str, limits.graph_sizes)),
                 "num_gpu_blocks": config.cache_config.num_gpu_blocks,
                 "block_size": config.cache_config.block_size,
             },
@@ -144,20 +156,25 @@ class VllmEngine:
         if scheduler_stats is not None:
             self.waiting = scheduler_stats.num_waiting_reqs
 
-    def _arguments(self) -> dict[str, Any]:
+    def _device(self) -> Device:
+        from vllm.platforms import current_platform
+
+        if not self._on_gpu:
+            return Device(on_gpu=False, memory_bytes=int(os.environ["VLLM_CPU_KVCACHE_SPACE"]) * 2**30)
+        return Device(on_gpu=True, memory_bytes=current_platform.get_device_total_memory())
+
+    def _arguments(self, limits: Limits) -> dict[str, Any]:
         from vllm.config import StructuredOutputsConfig
 
-        spec, on_gpu = self._spec, self._on_gpu
-        max_num_seqs = spec.max_num_seqs or (GPU_MAX_NUM_SEQS if on_gpu else CPU_MAX_NUM_SEQS)
-        batched = spec.max_num_batched_tokens or self._max_batched_tokens()
+        spec = self._spec
         return {
             "model": self._model_path,
             "trust_remote_code": False,
             "load_format": "safetensors" if spec.load_format == "auto" else spec.load_format,
             "dtype": spec.dtype,
-            "max_model_len": spec.max_model_len or self._encoder.max_model_len,
-            "max_num_seqs": max_num_seqs,
-            "max_num_batched_tokens": max(batched, max_num_seqs),
+            "max_model_len": limits.max_model_len,
+            "max_num_seqs": limits.max_num_seqs,
+            "max_num_batched_tokens": limits.max_num_batched_tokens,
             "gpu_memory_utilization": spec.gpu_memory_utilization,
             "tensor_parallel_size": spec.tensor_parallel_size,
             # One actor holds all GPUs of its replica, on one node: vLLM's own processes share them.
@@ -165,19 +182,17 @@ class VllmEngine:
             "enable_prefix_caching": True,
             "enable_chunked_prefill": True,
             # On the CPU, torch.compile needs a C++ compiler at run time and half a minute, for little.
-            "enforce_eager": spec.enforce_eager or not on_gpu,
+            "enforce_eager": spec.enforce_eager or not self._on_gpu,
             "max_logprobs": 20,
             # The compiler that `jobs.structured` asks: what a plan accepts is what the engine can do.
             "structured_outputs_config": StructuredOutputsConfig(backend="guidance"),
             "disable_log_stats": False,
             "enable_log_requests": False,
-            **({"max_cudagraph_capture_size": max_num_seqs} if on_gpu and not spec.enforce_eager else {}),
+            "quantization": spec.quantization,
+            "kv_cache_dtype": spec.kv_cache_dtype,
+            "speculative_config": None if spec.speculative_ngram is None else _guessing(spec.speculative_ngram),
+            **({"cudagraph_capture_sizes": list(limits.graph_sizes)} if limits.graph_sizes else {}),
         }
-
-    def _max_batched_tokens(self) -> int:
-        if self._scores:
-            return SCORE_MAX_BATCHED_TOKENS
-        return GPU_MAX_BATCHED_TOKENS if self._on_gpu else CPU_MAX_BATCHED_TOKENS
 
     def _sampling_params(self, sampling: Sampling) -> Any:
         from vllm import SamplingParams
@@ -203,6 +218,21 @@ class VllmEngine:
             cumulative_logprob=completion.cumulative_logprob,
             logprobs=None if logprobs is None else _flatten(completion.token_ids, logprobs),
         )
+
+
+def import_vllm(*, on_gpu: bool) -> None:
+    """Import what an engine needs, with the environment that it wants: takes seconds, and may run in a thread."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    if not on_gpu:
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(CPU_KV_CACHE_GIB))
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    import vllm.v1.engine.async_llm  # noqa: F401
+
+
+def _guessing(num_tokens: int) -> dict[str, Any]:
+    """Speculative decoding that looks for the last few tokens earlier in the row and guesses what followed there."""
+    return {"method": "ngram", "num_speculative_tokens": num_tokens, "prompt_lookup_min": 2, "prompt_lookup_max": 4}
 
 
 def _structured(form: StructuredOutputs | None) -> Any:

@@ -5,15 +5,21 @@ from __future__ import annotations
 import copy
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from jobs.encoding import BYTES_MODEL
+from jobs.dataset import resolve_columns
+from jobs.encoding import BYTES_MODEL, BytesEncoder
 from jobs.errors import InvalidModel, UsageError
+from jobs.rows import RowPreparer
 from jobs.specs import absolute_uri, build_spec, dataset_stem, new_job_id, read_spec_file
-from schemas.spec import JOB_ID, JobSpec, ReplicaRange
+from schemas.spec import JOB_ID, EngineSpec, JobSpec, ReplicaRange
+from workers import resources
+from workers.faults import JobFailure
 
 FAKE = {"engine.name": "fake"}
 
@@ -172,3 +178,43 @@ def test_new_job_ids_start_with_the_name_and_do_not_repeat() -> None:
     assert all(job_id.startswith("my-reviews-2") for job_id in ids)
     # 40 of 65536: a collision here is a 1 % chance, two are 1 in 20,000.
     assert len(set(ids)) >= 39
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (
+            {"engine.name": "fake", "engine.quantization": "fp8"},
+            "the fake engine computes nothing; drop --quantization",
+        ),
+        ({"engine.name": "fake", "engine.kv_cache_dtype": "fp8"}, "drop --kv-cache-dtype fp8"),
+        ({"engine.name": "fake", "engine.speculative_ngram": 4}, "drop --speculative-ngram"),
+        ({"engine.device": "cpu", "engine.quantization": "fp8"}, "needs a GPU"),
+        ({"engine.device": "cpu", "engine.kv_cache_dtype": "fp8"}, "needs a GPU"),
+        ({"engine.quantization": "fp4"}, "fp8"),
+        ({"engine.speculative_ngram": 0}, "greater than or equal to 1"),
+        ({"engine.speculative_ngram": 4, "task": "score"}, "scoring generates nothing"),
+        ({"engine.speculative_ngram": 4, "sampling.min_p": 0.1, "sampling.temperature": 1.0}, "min_p does not work"),
+        ({"engine.speculative_ngram": 4, "sampling.logit_bias": {"7": 1.0}}, "logit_bias does not work"),
+    ],
+)
+def test_speed_that_cannot_be_had_is_refused(tmp_path: Path, flags: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValidationError, match=reason):
+        build_spec("/d.parquet", {"model.path": str(tmp_path), **flags})
+
+
+def test_a_row_cannot_ask_for_what_guessing_ahead_cannot_do() -> None:
+    source = pa.table({"prompt": ["a", "b"], "sampling_params": ['{"min_p": 0.2, "temperature": 1.0}', None]})
+    codes = []
+    for engine in (EngineSpec(), EngineSpec(speculative_ngram=3)):
+        spec = build_spec("/d.parquet", {"model.path": BYTES_MODEL, "engine": engine.model_dump()})
+        columns = resolve_columns(source.schema, spec.input)
+        codes.append(RowPreparer(spec, columns, BytesEncoder(), 100).prepare(source, 0)["error_code"].to_pylist())
+    assert codes == [[None, None], ["INVALID_SAMPLING", None]]
+
+
+def test_a_cluster_without_gpus_cannot_run_in_eight_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resources, "ray", SimpleNamespace(cluster_resources=lambda: {"CPU": 4.0}))
+    spec = build_spec("/d.parquet", {"model.path": "/m", "engine.quantization": "fp8", "engine.load_format": "dummy"})
+    with pytest.raises(JobFailure, match=r"--quantization fp8 needs a GPU.*the cluster has no GPU"):
+        resources.resolve_resources(spec)

@@ -1,0 +1,135 @@
+"""An engine's limits follow from the rows and the memory; what the user sets stands."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobs.planner import RowFacts, length_bins
+from jobs.prefixes import Prefixes
+from schemas.records import Plan
+from schemas.spec import EngineSpec
+from workers.limits import Device, Limits, ModelSize, resolve_limits
+
+H100 = Device(on_gpu=True, memory_bytes=85_000_000_000)
+L4 = Device(on_gpu=True, memory_bytes=24_000_000_000)
+CPU = Device(on_gpu=False, memory_bytes=2**30)
+INTERNLM_20B = ModelSize(weight_bytes=39_700_000_000, kv_bytes_per_token=192 * 1024)
+SMALL = ModelSize(weight_bytes=3_600_000_000, kv_bytes_per_token=96 * 1024)
+
+
+def plan_of(lengths: list[tuple[int, int]], cached_tokens: int = 0) -> Plan:
+    """The plan of rows that read and write so many tokens."""
+    facts = RowFacts(
+        num_input_tokens=np.array([read for read, _ in lengths], np.int32),
+        num_output_tokens=np.array([written for _, written in lengths], np.int32),
+        invalid=np.array([read == 0 for read, _ in lengths]),
+        prefixes=Prefixes.of([[]] * len(lengths)),
+        same_as=np.arange(len(lengths)),
+    )
+    return Plan(
+        spec_sha256="",
+        files=(),
+        shards=(),
+        num_rows=len(lengths),
+        num_invalid_rows=0,
+        num_input_tokens=0,
+        num_cached_tokens=cached_tokens,
+        max_input_tokens=0,
+        lengths=length_bins(facts, np.ones(len(lengths), np.bool_)),
+        max_model_len=32_768,
+    )
+
+
+def limits_of(
+    plan: Plan | None, device: Device = H100, size: ModelSize = INTERNLM_20B, *, scores: bool = False, **spec: Any
+) -> Limits:
+    return resolve_limits(EngineSpec(**spec), plan, device, size, model_max_len=32_768, scores=scores)
+
+
+def test_the_histogram_counts_the_rows_that_are_computed() -> None:
+    bins = plan_of([(100, 28), (100, 29), (0, 0), (200, 56), (5, 3)]).lengths
+    assert [(b.upto_tokens, b.num_rows, b.num_input_tokens, b.num_output_tokens) for b in bins] == [
+        (8, 1, 5, 3),
+        (128, 1, 100, 28),
+        (256, 2, 300, 85),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "expected"),
+    [
+        ((512, 256), (1024, 512, 8192)),
+        ((1024, 256), (2048, 256, 16_384)),
+        ((4096, 128), (8192, 64, 16_384)),
+        ((60, 40), (1024, 1024, 8192)),
+    ],
+)
+def test_the_20b_model_on_80_gb(lengths: tuple[int, int], expected: tuple[int, int, int]) -> None:
+    limits = limits_of(plan_of([lengths] * 5_000))
+    assert (limits.max_model_len, limits.max_num_seqs, limits.max_num_batched_tokens) == expected
+
+
+def test_a_shared_prefix_leaves_room_for_more_sequences() -> None:
+    alone = limits_of(plan_of([(2_100, 64)] * 5_000))
+    shared = limits_of(plan_of([(2_100, 64)] * 5_000, cached_tokens=2_000 * 4_999))
+    assert alone.max_num_seqs < shared.max_num_seqs == 1024
+
+
+def test_smaller_gpus_take_smaller_steps_and_fewer_sequences() -> None:
+    plan = plan_of([(1_024, 256)] * 5_000)
+    small = limits_of(plan, L4, SMALL)
+    assert small.max_num_batched_tokens == 4096
+    assert small.max_num_seqs < limits_of(plan, H100, SMALL).max_num_seqs
+    halved = ModelSize(weight_bytes=INTERNLM_20B.weight_bytes, kv_bytes_per_token=96 * 1024)
+    assert limits_of(plan, H100, halved).max_num_seqs == 2 * limits_of(plan).max_num_seqs
+    assert limits_of(plan, tensor_parallel_size=2).max_num_seqs > limits_of(plan).max_num_seqs
+
+
+def test_a_few_rows_need_few_places_and_few_graphs() -> None:
+    limits = limits_of(plan_of([(60, 40)] * 20))
+    assert limits.max_num_seqs == 32
+    assert limits.graph_sizes == (1, 2, 4, 8, 16, 24, 32)
+
+
+def test_on_a_cpu() -> None:
+    limits = limits_of(plan_of([(60, 40)] * 5_000), CPU, SMALL)
+    assert limits == Limits(max_model_len=1024, max_num_seqs=64, max_num_batched_tokens=2048, graph_sizes=())
+    assert limits_of(plan_of([(900, 4_000)] * 5_000), CPU, SMALL).max_num_seqs == 16
+
+
+def test_without_a_plan_rows_of_any_length_fit() -> None:
+    limits = limits_of(None)
+    assert (limits.max_model_len, limits.max_num_seqs, limits.max_num_batched_tokens) == (32_768, 512, 8192)
+    assert limits_of(None, CPU, SMALL).max_num_seqs == 64
+
+
+def test_what_the_user_sets_stands() -> None:
+    plan = plan_of([(512, 256)] * 5_000)
+    limits = limits_of(plan, max_model_len=9_000, max_num_seqs=100, max_num_batched_tokens=3_000)
+    assert (limits.max_model_len, limits.max_num_seqs, limits.max_num_batched_tokens) == (9_000, 100, 3_000)
+    assert limits.graph_sizes[-1] == 100
+    assert limits_of(plan, enforce_eager=True).graph_sizes == ()
+    assert limits_of(plan, max_num_seqs=100, speculative_ngram=3).graph_sizes[-1] == 400
+
+
+def test_scoring_has_room_for_the_token_that_is_generated() -> None:
+    limits = limits_of(plan_of([(4_096, 0)] * 10), scores=True)
+    assert limits.max_model_len > 4_096
+    assert limits.max_num_batched_tokens == 2048
+
+
+@given(st.lists(st.tuples(st.integers(1, 30_000), st.integers(1, 2_768)), min_size=1, max_size=50))
+def test_no_row_is_longer_than_what_the_engine_takes(lengths: list[tuple[int, int]]) -> None:
+    for device, size in ((H100, INTERNLM_20B), (L4, SMALL), (CPU, SMALL)):
+        limits = limits_of(plan_of(lengths), device, size)
+        assert max(read + written for read, written in lengths) <= limits.max_model_len <= 32_768
+        assert limits.max_num_batched_tokens >= limits.max_num_seqs
+        sizes = limits.graph_sizes
+        assert list(sizes) == sorted(set(sizes))
+        assert all(b - a <= max(8, a / 8) for a, b in pairwise(sizes))

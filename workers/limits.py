@@ -1,0 +1,152 @@
+"""An engine's limits, from what the plan says of the rows and from the memory at hand. Pure.
+
+Limits are rounded to few values, so that the kernels that one job has compiled serve the next one. What the user has
+set stands.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+
+from jobs.prefixes import BLOCK_TOKENS
+from schemas.records import LengthBin, Plan
+from schemas.spec import EngineSpec
+
+LEAST_MODEL_LEN, UNBOUNDED = 1024, 2**62
+LEAST_NUM_SEQS, MOST_NUM_SEQS = 16, 1024
+CPU_MOST_NUM_SEQS = 64
+"""More sequences make no step faster where computing, not reading the weights, takes the time."""
+
+UNKNOWN_NUM_SEQS = 512
+"""Without a plan, on a GPU: right for prompts and answers of a few hundred tokens each on 80 GB."""
+
+LARGE_GPU_BYTES, SMALL_GPU_BYTES = 70 * 10**9, 35 * 10**9
+LONG_PROMPT_TOKENS = 1024
+"""Mean prompt from which reading prompts, not writing answers, takes the time."""
+
+CPU_BATCHED_TOKENS = 2048
+SCORE_BATCHED_TOKENS = 2048
+"""Scoring can need the logits of a whole batch: 0.8 GB in float32 with InternLM2's vocabulary of 92,544."""
+
+GPU_RESERVE_BYTES = 4 * 10**9
+"""For activations and CUDA graphs."""
+
+MOST_GRAPH_TOKENS = 1024
+"""Tokens of the largest step that a CUDA graph is captured for; beyond, launching kernels costs nothing to speak of."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Device:
+    """What one replica computes on.
+
+    Attributes:
+        memory_bytes: of one GPU; on a CPU, what the KV cache may take.
+    """
+
+    on_gpu: bool
+    memory_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelSize:
+    """Memory that a model takes, over all GPUs of a replica.
+
+    Attributes:
+        kv_bytes_per_token: keys and values of all layers.
+    """
+
+    weight_bytes: int
+    kv_bytes_per_token: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """What an engine is started with.
+
+    Attributes:
+        max_model_len: longest sequence, prompt and answer, in tokens.
+        max_num_seqs: sequences decoded at once.
+        max_num_batched_tokens: tokens of one step.
+        graph_sizes: tokens of the steps that CUDA graphs are captured for; empty without graphs.
+    """
+
+    max_model_len: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    graph_sizes: tuple[int, ...]
+
+
+def resolve_limits(
+    spec: EngineSpec, plan: Plan | None, device: Device, size: ModelSize, *, model_max_len: int, scores: bool = False
+) -> Limits:
+    """The limits for a job's rows on a device.
+
+    Args:
+        plan: None if it is not known yet: then the limits suit rows of any length.
+        model_max_len: longest sequence that the model takes.
+        scores: the job scores, it does not generate.
+    """
+    bins = plan.lengths if plan is not None else ()
+    num_seqs = spec.max_num_seqs or _num_seqs(spec, bins, plan, device, size)
+    batched = spec.max_num_batched_tokens or max(num_seqs, _batched_tokens(bins, device, scores=scores))
+    guessed = 1 + (spec.speculative_ngram or 0)
+    return Limits(
+        max_model_len=spec.max_model_len or min(_model_len(bins, scores=scores), model_max_len),
+        max_num_seqs=num_seqs,
+        max_num_batched_tokens=max(batched, num_seqs),
+        graph_sizes=_graph_sizes(num_seqs * guessed) if device.on_gpu and not spec.enforce_eager else (),
+    )
+
+
+def _model_len(bins: tuple[LengthBin, ...], *, scores: bool) -> int:
+    if not bins:
+        return UNBOUNDED
+    # To score a row, vLLM generates a token after it.
+    return max(LEAST_MODEL_LEN, bins[-1].upto_tokens + (BLOCK_TOKENS if scores else 0))
+
+
+def _num_seqs(spec: EngineSpec, bins: tuple[LengthBin, ...], plan: Plan | None, device: Device, size: ModelSize) -> int:
+    """As many sequences as the KV cache holds half-way through their answers, rounded up: answers may be shorter."""
+    most = MOST_NUM_SEQS if device.on_gpu else CPU_MOST_NUM_SEQS
+    if plan is None or not bins:
+        return min(UNKNOWN_NUM_SEQS, most)
+    rows = sum(each.num_rows for each in bins)
+    own = sum(each.num_input_tokens for each in bins) - plan.num_cached_tokens
+    tokens_per_row = max(1.0, own / rows + sum(each.num_output_tokens for each in bins) / rows / 2)
+    fitting = _kv_bytes(spec, device, size) / size.kv_bytes_per_token / tokens_per_row
+    return min(most, max(LEAST_NUM_SEQS, _power_of_two(min(fitting, rows))))
+
+
+def _kv_bytes(spec: EngineSpec, device: Device, size: ModelSize) -> float:
+    if not device.on_gpu:
+        return device.memory_bytes
+    taken = size.weight_bytes + GPU_RESERVE_BYTES * spec.tensor_parallel_size
+    return max(0.0, device.memory_bytes * spec.gpu_memory_utilization * spec.tensor_parallel_size - taken)
+
+
+def _batched_tokens(bins: tuple[LengthBin, ...], device: Device, *, scores: bool) -> int:
+    if scores:
+        return SCORE_BATCHED_TOKENS
+    if not device.on_gpu:
+        return CPU_BATCHED_TOKENS
+    if device.memory_bytes < SMALL_GPU_BYTES:
+        return 4096
+    rows = sum(each.num_rows for each in bins)
+    long = bool(rows) and sum(each.num_input_tokens for each in bins) / rows >= LONG_PROMPT_TOKENS
+    return 16_384 if long and device.memory_bytes >= LARGE_GPU_BYTES else 8192
+
+
+def _graph_sizes(most_tokens: int) -> tuple[int, ...]:
+    """Every eighth up to 64, then eight for each doubling: at most an eighth of a large step is padding."""
+    top = min(most_tokens, MOST_GRAPH_TOKENS)
+    sizes = [1, 2, 4, 8]
+    while sizes[-1] < top:
+        doubling = 1 << (sizes[-1].bit_length() - 1)
+        sizes.append(sizes[-1] + max(8, doubling // 8))
+    return (*(size for size in sizes if size < top), top)
+
+
+def _power_of_two(number: float) -> int:
+    """The smallest one that is not below it."""
+    return 1 << (max(1, ceil(number)) - 1).bit_length()
