@@ -57,6 +57,7 @@ def facts(summary: Summary) -> dict[str, str]:
         "replicas": _replicas(summary.replicas),
         "engines": _engines(summary),
         "ETA": _eta(summary),
+        "foretold": _foretold(summary),
         "tail": _tail(summary),
         "cost": _cost(summary),
         "message": printable(summary.message),
@@ -208,6 +209,16 @@ def _engines(summary: Summary) -> str:
         return ""
     share = summary.engine_idle_s / summary.engine_s
     return f"without a row for {duration(summary.engine_idle_s)} of {duration(summary.engine_s)} ({share:.1%})"
+
+
+def _foretold(summary: Summary) -> str:
+    """What earlier jobs let expect of the run, and how far off that was."""
+    if summary.planned_s is None:
+        return ""
+    text = f"{duration(summary.planned_s)} from start to end, by earlier jobs"
+    if summary.took_s is None or summary.plan_error is None:
+        return text
+    return f"{text}; it took {duration(summary.took_s)} ({summary.plan_error:+.0%})"
 
 
 def _tail(summary: Summary) -> str:

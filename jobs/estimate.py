@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -17,13 +18,7 @@ from jobs.planner import RowFacts, count_shards, shared_tokens, split
 from jobs.reuse import open_sources, source_jobs
 from jobs.rows import RowPreparer, facts_of, fingerprints_of
 from schemas.spec import JobSpec, ShardBudget
-
-DEFAULT_TOKENS_PER_S = 10_000.0
-"""Input plus output tokens per second of one InternLM2.5-20B replica on one H100 80 GB: vLLM 0.26, bf16,
-mixed lengths, measured 10.2 k. Other models and machines: give the rate that an earlier job had."""
-
-REPLICA_START_S = 70.0
-"""Time to load that model, torch.compile included."""
+from schemas.throughput import Throughput
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,10 +28,16 @@ class Estimate:
     Attributes:
         measured_rows: rows that were tokenised; all other numbers are scaled up from them.
         output_tokens: upper bound: every row generates as many tokens as it may.
+        output_share: what is assumed to be generated of these; None if nothing is known: then all.
         shared_input_tokens: input tokens that an earlier row's prefix has in the KV cache.
         invalid_rows: rows that will be error rows, by code.
         reused_rows: rows whose result an earlier job has.
         repeated_rows: of the others, rows that are equal to an earlier one and cost nothing.
+        tokens_per_s: computed tokens per second of one replica, observed or given; None if neither, as is then
+            whatever follows from it.
+        start_s: from the job's start until rows are computed, as observed.
+        observed_on: the hardware that `tokens_per_s` was observed on, in `observed_jobs` jobs; None if it was given.
+        gpu_hours, eta_s, cost: of all replicas; upper bounds where `output_share` is unknown.
     """
 
     rows: int
@@ -49,8 +50,13 @@ class Estimate:
     invalid_rows: dict[str, int]
     reused_rows: int
     repeated_rows: int
-    gpu_hours: float
-    eta_s: float
+    output_share: float | None
+    tokens_per_s: float | None
+    start_s: float | None
+    observed_on: str | None
+    observed_jobs: int
+    gpu_hours: float | None
+    eta_s: float | None
     cost: float | None
 
     @property
@@ -63,14 +69,16 @@ def estimate(
     spec: JobSpec,
     *,
     sample_rows: int = 20_000,
-    tokens_per_s: float = DEFAULT_TOKENS_PER_S,
+    tokens_per_s: float | None = None,
+    observed: Throughput | None = None,
     gpu_hour_price: float | None = None,
     ledger: Ledger | None = None,
 ) -> Estimate:
     """Measure up to `sample_rows` rows, spread over the dataset, and scale up.
 
     Args:
-        tokens_per_s: input plus output tokens per second of one replica.
+        tokens_per_s: computed tokens per second of one replica; goes before what was observed.
+        observed: how fast earlier jobs went. Without either nothing is said about time and cost.
         gpu_hour_price: price of one GPU for one hour, in any currency.
         ledger: of a job below the root that `spec.reuse` looks at; needed to count reused rows.
 
@@ -94,9 +102,14 @@ def estimate(
         ordered = sample.sort_by("row_id")
         known = reused.find(fingerprints_of(ordered, sampled=spec.reuse_sampled)) >= 0
         facts = facts_of(ordered.filter(pa.array(~known)))
-    seconds = scale * (int(facts.work_tokens.sum()) - shared_tokens(facts)) / tokens_per_s
-    replicas = spec.replicas.max
-    gpu_hours = (seconds + replicas * REPLICA_START_S) / 3600 * spec.engine.tensor_parallel_size
+    output_tokens = round(scale * int(facts.num_output_tokens[~facts.repeated].sum()))
+    share = None if observed is None else observed.output_share(spec.name)
+    unwritten = 0.0 if share is None else (1 - share) * output_tokens
+    shared = scale * shared_tokens(facts)
+    work_tokens = scale * int(facts.work_tokens.sum()) - shared - unwritten
+    rate = tokens_per_s or (observed.tokens_per_s if observed else None)
+    start_s = observed.start_s if observed else None
+    times = foretell(work_tokens, rate, start_s, spec)
     codes = Counter(code for code in sample["error_code"].to_pylist() if code is not None)
     return Estimate(
         rows=dataset.num_rows,
@@ -104,15 +117,42 @@ def estimate(
         shards=_count_shards(facts, spec.shards, scale),
         input_tokens=round(scale * int(measured.num_input_tokens.sum())),
         max_input_tokens=int(measured.num_input_tokens.max()),
-        output_tokens=round(scale * int(facts.num_output_tokens[~facts.repeated].sum())),
-        shared_input_tokens=round(scale * shared_tokens(facts)),
+        output_tokens=output_tokens,
+        shared_input_tokens=round(shared),
         invalid_rows={code: round(scale * count) for code, count in sorted(codes.items())},
         reused_rows=round(scale * (len(measured) - len(facts))),
         repeated_rows=round(scale * int(facts.repeated.sum())),
-        gpu_hours=gpu_hours,
-        eta_s=seconds / replicas + REPLICA_START_S,
-        cost=None if gpu_hour_price is None else gpu_hours * gpu_hour_price,
+        output_share=share,
+        tokens_per_s=rate,
+        start_s=start_s,
+        observed_on=observed.hardware if observed and tokens_per_s is None else None,
+        observed_jobs=len(observed.observations) if observed and tokens_per_s is None else 0,
+        gpu_hours=times and times.gpu_hours,
+        eta_s=times and times.eta_s,
+        cost=None if times is None or gpu_hour_price is None else times.gpu_hours * gpu_hour_price,
     )
+
+
+class Times(NamedTuple):
+    """What a job takes."""
+
+    eta_s: float
+    gpu_hours: float
+
+
+def foretell(work_tokens: float, tokens_per_s: float | None, start_s: float | None, spec: JobSpec) -> Times | None:
+    """When a job that has all of its replicas from the start is done; None if no throughput is known.
+
+    Args:
+        work_tokens: input tokens to compute, plus generated ones.
+        tokens_per_s: of one replica.
+        start_s: until rows are computed; replicas hold their GPUs then, too. None: not known, and not counted.
+    """
+    if tokens_per_s is None:
+        return None
+    replicas = spec.replicas.max
+    eta_s = (start_s or 0.0) + work_tokens / tokens_per_s / replicas
+    return Times(eta_s=eta_s, gpu_hours=eta_s * replicas * spec.engine.tensor_parallel_size / 3600)
 
 
 def _count_shards(facts: RowFacts, budget: ShardBudget, scale: float) -> int:

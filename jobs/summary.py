@@ -31,6 +31,8 @@ class Summary:
         error_codes: committed error rows by their code.
         cached_share: share of input tokens found in a prefix cache, 0 to 1; None if unknown.
         eta_low_s: where the end lies if the job goes on as it did; likewise `eta_high_s`, None if nothing bounds it.
+        planned_s: seconds that earlier jobs let expect of the last driver's run; None if there were none like it.
+        took_s: seconds that the run took until every row was committed.
         tail_s: seconds that the last 5 % of the rows took; None if that is not known.
         shard_copies: open shards that the last driver gave to an idle replica, too.
         engine_s: seconds that the last driver's engines were ready; `engine_idle_s` of these they had no row.
@@ -69,6 +71,8 @@ class Summary:
     eta_s: float | None = None
     eta_low_s: float | None = None
     eta_high_s: float | None = None
+    planned_s: float | None = None
+    took_s: float | None = None
     tail_s: float | None = None
     shard_copies: int = 0
     engine_s: float = 0.0
@@ -91,6 +95,11 @@ class Summary:
         return self.state in _AT_WORK
 
     @property
+    def plan_error(self) -> float | None:
+        """How much longer the last run took than earlier jobs let expect, as a share of that; below 0: shorter."""
+        return self.took_s / self.planned_s - 1 if self.took_s and self.planned_s else None
+
+    @property
     def replica_counts(self) -> dict[str, int]:
         """Number of replicas in each state that has any."""
         return dict(Counter(replica.state for replica in self.replicas))
@@ -108,7 +117,8 @@ class Summary:
             "replicas": [replica.model_dump(mode="json") for replica in self.replicas],
             "crossed_gates": [gate.model_dump(mode="json") for gate in self.crossed_gates],
         }
-        return asdict(self) | {"replica_counts": self.replica_counts, **documents}
+        computed = {"replica_counts": self.replica_counts, "plan_error": self.plan_error}
+        return asdict(self) | computed | documents
 
 
 def summarise(
@@ -165,6 +175,8 @@ def _from_progress(progress: Progress | None, *, at_work: bool) -> dict[str, Any
         "shards_committed": progress.shards_committed,
         "input_tokens": progress.input_tokens,
         "generated_tokens": progress.generated_tokens,
+        "planned_s": progress.planned_s,
+        "took_s": progress.took_s,
         "tail_s": progress.tail_s,
         "shard_copies": progress.shard_copies,
         "engine_s": progress.engine_s,

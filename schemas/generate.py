@@ -13,6 +13,7 @@ from schemas.history import History
 from schemas.records import Attempt, Manifest, Plan, Progress, Terminal
 from schemas.schedules import Event, Pointer, Run, RunOutcome, Schedule
 from schemas.spec import JobSpec
+from schemas.throughput import Throughput
 
 FOLDER = Path(__file__).parent / "generated"
 DOCUMENTS: dict[str, Any] = {
@@ -23,6 +24,7 @@ DOCUMENTS: dict[str, Any] = {
     "progress": Progress,
     "terminal": Terminal,
     "history": History,
+    "throughput": Throughput,
     "stored_file": StoredFile,
     "batch_request": BatchRequest,
     "batch_outcome": Outcome,

@@ -212,6 +212,8 @@ class Progress(Document):
     engine_s: float = Field(0.0, description="Seconds that this driver's engines were ready, over all of them.")
     engine_idle_s: float = Field(0.0, description="Of these, the ones without a row: the hardware waited.")
     gpu_s: float = Field(0.0, description="GPU-seconds that replicas of this and earlier drivers have held.")
+    planned_s: float | None = Field(None, description="Seconds that earlier jobs let expect of this driver's run.")
+    took_s: float | None = Field(None, description="Seconds that it took until every row was committed.")
     tail_s: float | None = Field(None, description="Seconds that the last 5 % of the rows took.")
     shard_copies: int = Field(0, description="Open shards that this driver gave to an idle replica, too.")
     replicas: tuple[ReplicaProgress, ...] = ()

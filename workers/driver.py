@@ -83,8 +83,7 @@ class Driver:
         if isinstance(record, Succeeded) and not self._spec.keep_staged:
             failpoint("driver.before_delete_staged")
             await asyncio.to_thread(lambda: self._ledger.delete_staged(self._ledger.staged_shards()))
-        self._reporter.phase = "ended"
-        await self._reporter.tick()
+        await self._reporter.end(succeeded=isinstance(record, Succeeded))
         failpoint("driver.before_exit")
         return record
 
@@ -106,7 +105,7 @@ class Driver:
                     future.result()
         finally:
             await _cancel(staging, dispatching, running)
-        self._reporter.phase = "finishing"
+        self._reporter.finish()
         failpoint("driver.before_finish")
         return await self._finish()
 

@@ -19,7 +19,7 @@ from schemas.records import Quarantine
 from schemas.spec import JobSpec
 from workers.cluster import Cluster, ReplicaHandle, ReplicaLost
 from workers.dispatch import Dispatcher, Work
-from workers.engines.base import EngineDead, EngineStalled
+from workers.engines.base import EngineDead, EngineInfo, EngineStalled
 from workers.faults import JobFailure, find_cause, last_words
 from workers.replica import Loaded, ReplicaCounters, ShardDone
 from workers.resources import Resources
@@ -111,6 +111,11 @@ class Pool:
     def totals(self) -> ReplicaCounters:
         """Sum over all replicas that this pool has had."""
         return added([self._retired, *(slot.counters for slot in self.slots if slot.counters)])
+
+    @property
+    def engine(self) -> EngineInfo | None:
+        """What an engine that is up resolved its limits to."""
+        return next((slot.loaded.engine for slot in self.slots if slot.loaded), None)
 
     @property
     def num_copies(self) -> int:

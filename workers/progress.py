@@ -9,11 +9,15 @@ from collections import Counter
 from datetime import UTC, datetime
 from typing import Literal
 
-from jobs.errors import StoreError
+from jobs.errors import JobsError, StoreError
+from jobs.estimate import foretell
 from jobs.ledger import Ledger
 from jobs.shard_stats import ShardStats
+from jobs.throughput import find, remember
 from schemas.history import Sample
 from schemas.records import Plan, Progress, ShardCommit
+from schemas.throughput import Observation
+from workers.engines.base import EngineInfo
 from workers.history import Recorder
 from workers.metrics import DriverMetrics
 from workers.pool import Pool
@@ -43,6 +47,12 @@ class Reporter:
         self._input_tokens = self._generated_tokens = 0
         self._error_codes: Counter[str] = Counter()
         self._gpu_s_before: float | None = None
+        self._began_s = time.monotonic()
+        self._start_s: float | None = None
+        self._engine: EngineInfo | None = None
+        self._foretold = False
+        self._planned_s: float | None = None
+        self._took_s: float | None = None
         self.phase: Phase = "starting"
 
     def plan(self, plan: Plan) -> None:
@@ -63,6 +73,21 @@ class Reporter:
         self._input_tokens += shard.num_input_tokens
         self._generated_tokens += shard.num_generated_tokens
 
+    def finish(self) -> None:
+        """Every row is committed."""
+        self.phase = "finishing"
+        self._took_s = time.monotonic() - self._began_s
+
+    async def end(self, *, succeeded: bool) -> None:
+        """The job has ended: say so, and remember for later jobs how fast this one went."""
+        self.phase = "ended"
+        if succeeded:
+            try:
+                await asyncio.to_thread(self._remember)
+            except JobsError as error:
+                log.warning("how fast the job went is not remembered: %s", error)
+        await self.tick()
+
     async def tick(self) -> Progress | None:
         """Ask the replicas, write progress and history, set the metrics. Raises nothing: no job ends over a report.
 
@@ -70,7 +95,10 @@ class Reporter:
             The progress; None if there is a fault in the reporting.
         """
         await self._pool.refresh(REFRESH_TIMEOUT_S)
+        self._engine = self._pool.engine or self._engine
         try:
+            if self.phase != "ended":
+                await asyncio.to_thread(self._foretell)
             progress = self._progress()
             self._export(progress)
             try:
@@ -81,6 +109,48 @@ class Reporter:
         except Exception:
             log.exception("progress not written; the job goes on")
             return None
+
+    def _foretell(self) -> None:
+        """Once, when the plan and the hardware are known: how long earlier jobs say that this driver will take."""
+        engine = self._engine
+        if self._foretold or self._plan is None or engine is None:
+            return
+        self._foretold = True
+        spec, plan = self._ledger.spec(), self._plan
+        try:
+            known = [each for each in find(self._ledger.store, spec) if each.hardware == engine.device]
+        except JobsError as error:
+            log.warning("no end is foretold: %s", error)
+            return
+        if not known:
+            log.info("no earlier job with this model and engine on %s: no end is foretold", engine.device)
+            return
+        share = known[0].output_share(spec.name)
+        allowed = sum(each.num_output_tokens for each in plan.lengths)
+        work = sum(shard.num_expected_tokens - shard.num_cached_tokens for shard in plan.shards)
+        work -= 0 if share is None else round((1 - share) * allowed)
+        left = 1 - self._rows / max(1, plan.num_rows)
+        times = foretell(left * work, known[0].tokens_per_s, known[0].start_s, spec)
+        self._planned_s = times and times.eta_s
+        log.info("foretold: %.0f s, from %d earlier jobs", self._planned_s or 0.0, len(known[0].observations))
+
+    def _remember(self) -> None:
+        totals, engine, spec = self._pool.totals(), self._engine, self._ledger.spec()
+        if engine is None or self._plan is None or self._start_s is None or totals.ready_s <= totals.idle_s:
+            return
+        rows = sum(each.num_rows for each in self._plan.lengths)
+        allowed = sum(each.num_output_tokens for each in self._plan.lengths)
+        observation = Observation(
+            job_id=self._ledger.job_id,
+            name=spec.name,
+            at=_now(),
+            start_s=round(self._start_s, 1),
+            engine_s=round(totals.ready_s - totals.idle_s, 1),
+            computed_tokens=max(0, totals.input_tokens - totals.cached_tokens) + totals.generated_tokens,
+            generated_tokens=totals.generated_tokens,
+            allowed_tokens=round(allowed * min(1.0, totals.rows_done / max(1, rows))),
+        )
+        remember(self._ledger.store, spec, engine.device, observation)
 
     def _write(self, progress: Progress) -> None:
         if self._gpu_s_before is None:
@@ -101,6 +171,7 @@ class Reporter:
         errors_live = min(rows_live, self._errors + sum(slot.errors_uncommitted for slot in slots))
         # Rates begin with the work: neither loading the model nor what earlier drivers committed is part of them.
         if totals.rows_in_flight + totals.rows_done > 0:
+            self._start_s = self._start_s or time.monotonic() - self._began_s
             self._rates.add(time.monotonic(), rows_live, totals.input_tokens, totals.generated_tokens)
         if total is not None:
             self._tail.add(time.monotonic(), rows_live, total)
@@ -116,7 +187,7 @@ class Reporter:
             cached_tokens=totals.cached_tokens,
             eta_s=eta and round(eta.likely_s, 1),
         )
-        self._recorder.resolved(self._pool.gpus_per_replica, next((s.loaded.engine for s in slots if s.loaded), None))
+        self._recorder.resolved(self._pool.gpus_per_replica, self._engine)
         self._recorder.look(sample, replicas)
         return Progress(
             driver=self._driver,
@@ -142,6 +213,8 @@ class Reporter:
             engine_s=round(totals.ready_s, 1),
             engine_idle_s=round(totals.idle_s, 1),
             gpu_s=round(self._recorder.gpu_s + (self._gpu_s_before or 0.0), 1),
+            planned_s=self._planned_s and round(self._planned_s, 1),
+            took_s=self._took_s and round(self._took_s, 1),
             tail_s=self._tail.seconds and round(self._tail.seconds, 1),
             shard_copies=self._pool.num_copies,
             replicas=replicas,

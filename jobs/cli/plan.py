@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from jobs.cli.options import Request, with_spec
 from jobs.cli.output import Format, Output, with_output
+
+if TYPE_CHECKING:
+    from jobs.estimate import Estimate
 
 
 @with_output
@@ -18,7 +21,10 @@ def plan(
     request: Request,
     sample: Annotated[int, typer.Option("--sample", min=1, help="Rows to tokenise; more are scaled up.")] = 20_000,
     tokens_per_s: Annotated[
-        float | None, typer.Option("--tokens-per-s", help="Throughput of one replica.", show_default=False)
+        float | None,
+        typer.Option(
+            "--tokens-per-s", min=0.001, help="Throughput of a replica. Default: as observed.", show_default=False
+        ),
     ] = None,
     gpu_price: Annotated[
         float | None, typer.Option("--gpu-price", help="Price of a GPU for an hour.", show_default=False)
@@ -26,7 +32,8 @@ def plan(
 ) -> None:
     """Tell what a job would be: rows, tokens, errors, GPU-hours and cost. Starts nothing.
 
-    Takes the same options as `jobs submit`.
+    Takes the same options as `jobs submit`. Time and cost follow from how fast earlier jobs with the same model and
+    engine under the same root went; where there were none, none are told.
 
     Example:
 
@@ -34,18 +41,31 @@ def plan(
     """
     from dataclasses import asdict
 
-    from jobs.estimate import DEFAULT_TOKENS_PER_S, estimate
+    from jobs.errors import StoreError
+    from jobs.estimate import estimate
     from jobs.ledger import Ledger
     from jobs.specs import new_job_id
     from jobs.store import open_store
+    from jobs.throughput import find
 
     price = gpu_price if gpu_price is not None else request.settings.gpu_hour_price
-    rate = tokens_per_s or DEFAULT_TOKENS_PER_S
     spec = request.spec
-    ledger = Ledger(open_store(request.settings.root), new_job_id(spec.name)) if spec.reuse else None
-    result = estimate(spec, sample_rows=sample, tokens_per_s=rate, gpu_hour_price=price, ledger=ledger)
+    store = open_store(request.settings.root, patience_s=5.0)
+    try:
+        known = find(store, spec)
+    except StoreError as error:
+        known = []
+        output.warn(f"How fast earlier jobs went is not known: {error}")
+    result = estimate(
+        spec,
+        sample_rows=sample,
+        tokens_per_s=tokens_per_s,
+        observed=known[0] if known else None,
+        gpu_hour_price=price,
+        ledger=Ledger(store, new_job_id(spec.name)) if spec.reuse else None,
+    )
     if output.format is not Format.TABLE:
-        output.record(asdict(result) | {"exact": result.exact, "tokens_per_s": rate})
+        output.record(asdict(result) | {"exact": result.exact})
         return
     share = result.shared_input_tokens / max(1, result.input_tokens)
     invalid = ", ".join(f"{count:,} {code}" for code, count in result.invalid_rows.items())
@@ -59,14 +79,40 @@ def plan(
             "shards": f"{result.shards:,}",
             "input tokens": f"{result.input_tokens:,} (longest prompt {result.max_input_tokens:,})",
             "shared prefixes": f"{share:.0%} of the input tokens are in an earlier row's prefix",
-            "output tokens": f"at most {result.output_tokens:,}",
+            "output tokens": _outputs(result),
             "replicas": spec.replicas.max,
-            "GPU-hours": f"at most {result.gpu_hours:,.2f}",
-            "ETA": f"at most {_duration(result.eta_s)}",
-            **({"cost": f"at most {result.cost:,.2f}"} if result.cost is not None else {}),
+            **_times(result),
         }
     )
-    output.note(f"GPU-hours and ETA take {rate:,.0f} tokens/s per replica; set what yours reach with --tokens-per-s.")
+    if len(known) > 1:
+        others = ", ".join(f"{other.tokens_per_s:,.0f} on {other.hardware}" for other in known[1:])
+        output.note(f"On other hardware, tokens/s per replica: {others}. Set what you expect with --tokens-per-s.")
+    if result.tokens_per_s is None:
+        output.note("No earlier job under this root tells how fast this model is: time and cost are not known.")
+        output.note("Run a small job first, or give the rate that you expect with --tokens-per-s.")
+
+
+def _outputs(result: Estimate) -> str:
+    if result.output_share is None:
+        return f"at most {result.output_tokens:,}: every row generates as much as it may"
+    expected = result.output_share * result.output_tokens
+    return f"about {expected:,.0f}: {result.output_share:.0%} of the most, as in earlier jobs of this name"
+
+
+def _times(result: Estimate) -> dict[str, str]:
+    """GPU-hours, time and cost, and what they follow from."""
+    if result.tokens_per_s is None or result.gpu_hours is None or result.eta_s is None:
+        return {"throughput": "not observed yet", "GPU-hours": "not known", "ETA": "not known"}
+    given = f"{result.tokens_per_s:,.0f} tokens/s per replica"
+    jobs = f"{result.observed_jobs} earlier job{'' if result.observed_jobs == 1 else 's'}"
+    start = f"after {_duration(result.start_s)} to start" if result.start_s is not None else "its start not counted"
+    about = "at most" if result.output_share is None else "about"
+    return {
+        "throughput": f"{given}, {start}" + (f" ({jobs} on {result.observed_on})" if result.observed_on else ""),
+        "GPU-hours": f"{about} {result.gpu_hours:,.2f}",
+        "ETA": f"{about} {_duration(result.eta_s)}",
+        **({"cost": f"{about} {result.cost:,.2f}"} if result.cost is not None else {}),
+    }
 
 
 def _duration(seconds: float) -> str:

@@ -85,6 +85,9 @@ def _tiles(summary: Summary, rows: RowFacts, past: Past) -> list[tuple[str, str,
         peak = past.peak(lambda sample: sample.generated_tokens)
         if peak:
             tiles.append(("peak", f"{short_number(peak)}/s", "tokens out"))
+    if summary.planned_s is not None:
+        error = "" if summary.plan_error is None else f"it took {summary.plan_error:+.0%}"
+        tiles.append(("foretold", duration(summary.planned_s), error))
     if summary.engine_s:
         share = _percent(summary.engine_idle_s / summary.engine_s)
         tiles.append(("engines idle", share, f"{duration(summary.engine_idle_s)} without a row"))

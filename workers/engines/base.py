@@ -75,11 +75,13 @@ class EngineInfo:
 
     Attributes:
         max_num_seqs: sequences it decodes at once: what the feed keeps full.
+        device: what it computes on, for people and for comparing speeds.
         details: further resolved values by name.
     """
 
     max_num_seqs: int
     max_model_len: int
+    device: str = "unknown"
     details: dict[str, Any] = field(default_factory=dict)
 
 

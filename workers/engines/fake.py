@@ -50,6 +50,7 @@ class FakeEngine:
         return EngineInfo(
             max_num_seqs=self._spec.max_num_seqs or DEFAULT_MAX_NUM_SEQS,
             max_model_len=self._spec.max_model_len or self._encoder.max_model_len,
+            device="no hardware",
         )
 
     async def generate(self, request_id: str, token_ids: Sequence[int], sampling: Sampling) -> Output:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import platform
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -75,6 +76,7 @@ class VllmEngine:
         return EngineInfo(
             max_num_seqs=config.scheduler_config.max_num_seqs,
             max_model_len=config.model_config.max_model_len,
+            device=self._device_name(),
             details={
                 "max_num_batched_tokens": config.scheduler_config.max_num_batched_tokens,
                 "tensor_parallel_size": config.parallel_config.tensor_parallel_size,
@@ -162,6 +164,14 @@ class VllmEngine:
         if not self._on_gpu:
             return Device(on_gpu=False, memory_bytes=int(os.environ["VLLM_CPU_KVCACHE_SPACE"]) * 2**30)
         return Device(on_gpu=True, memory_bytes=current_platform.get_device_total_memory())
+
+    def _device_name(self) -> str:
+        from vllm.platforms import current_platform
+
+        if not self._on_gpu:
+            return f"{platform.machine()} CPU, {os.environ.get('OMP_NUM_THREADS', os.cpu_count())} threads"
+        count = self._spec.tensor_parallel_size
+        return (f"{count} x " if count > 1 else "") + str(current_platform.get_device_name())
 
     def _arguments(self, limits: Limits) -> dict[str, Any]:
         from vllm.config import StructuredOutputsConfig

@@ -101,6 +101,15 @@ def test_idle_engines_and_the_tail_are_told_when_there_is_something_to_tell() ->
     assert told["tail"] == "the last 5% of the rows took 12 s · 3 open shards given to an idle replica, too"
 
 
+def test_what_was_foretold_and_how_far_off_it_was() -> None:
+    running = replace(summary_of(), planned_s=120.0)
+    assert facts(running)["foretold"] == "2 min from start to end, by earlier jobs"
+    ended = replace(running, took_s=132.0)
+    assert facts(ended)["foretold"] == "2 min from start to end, by earlier jobs; it took 2 min 12 s (+10%)"
+    assert ended.to_dict()["plan_error"] == pytest.approx(0.1)
+    assert summary_of().to_dict()["plan_error"] is None
+
+
 def test_a_running_job() -> None:
     replicas = (
         "2 up · 1 loading model, 38 s · 2 waiting, up to 1 min 35 s (for 1 GPU) · 1 lost, 2 s (killed�[31m by signal 9)"
@@ -262,7 +271,7 @@ def test_json_form_is_complete_and_stable() -> None:
         ),
         *("input_tokens", "generated_tokens", "input_tokens_per_s", "generated_tokens_per_s", "cached_share"),
         *("eta_s", "eta_low_s", "eta_high_s"),
-        *("tail_s", "shard_copies", "engine_s", "engine_idle_s", "gpu_s", "cost"),
+        *("planned_s", "took_s", "tail_s", "shard_copies", "engine_s", "engine_idle_s", "gpu_s", "cost"),
         *(
             "error_rate",
             "max_error_rate",
@@ -273,5 +282,5 @@ def test_json_form_is_complete_and_stable() -> None:
             "message",
             "updated_at",
         ),
-        *("replicas", "replica_counts"),
+        *("replicas", "replica_counts", "plan_error"),
     ]

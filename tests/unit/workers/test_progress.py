@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from jobs.errors import StoreError
 from jobs.shard_stats import ShardStats
 from jobs.store.local import LocalStore
-from schemas.records import Progress
-from tests.unit.results.ledgers import make_job, plan_of
+from jobs.throughput import find
+from schemas.records import LengthBin, Progress
+from tests.unit.results.ledgers import make_job, plan_of, spec_of
+from workers import progress as progress_module
 from workers.engines.base import EngineInfo
 from workers.pool import Pool
 from workers.progress import Reporter
@@ -70,6 +73,47 @@ async def test_progress_and_history_tell_rows_errors_by_code_tokens_and_gpu_time
     assert [sample.replicas for sample in history.samples] == ["b", "b"]
     assert history.engine["max_num_seqs"] == 4
     assert history.samples[-1].rows_error == progress.rows_error
+
+
+async def one_run(tmp_path: Path, *, seconds: float, monkeypatch: pytest.MonkeyPatch) -> Progress:
+    """A driver whose one engine computes 600 tokens in ten seconds, by a clock of its own."""
+    now = SimpleNamespace(s=0.0)
+    monkeypatch.setattr(progress_module, "time", SimpleNamespace(monotonic=lambda: now.s, time=lambda: now.s))
+    reporter, pool = reporter_of(tmp_path)
+    bins = (LengthBin(upto_tokens=64, num_rows=30, num_input_tokens=500, num_output_tokens=400),)
+    plan = plan_of(SHARDS)
+    shards = tuple(shard.evolve(num_expected_tokens=300, num_cached_tokens=100) for shard in plan.shards)
+    reporter.plan(plan.evolve(lengths=bins, shards=shards))
+    slot = pool.slots[0]
+    info = EngineInfo(max_num_seqs=4, max_model_len=512, device="H100")
+    slot.loaded = Loaded(node="n1", pid=7, load_s=1.0, engine=info)
+    slot.enter("ready")
+    now.s = 5.0
+    slot.counters = ReplicaCounters(rows_in_flight=4, ready_s=5.0)
+    await reporter.tick()
+    slot.counters = ReplicaCounters(
+        rows_done=30, input_tokens=500, cached_tokens=100, generated_tokens=200, ready_s=12.0, idle_s=2.0
+    )
+    now.s = seconds
+    reporter.finish()
+    now.s += 100
+    await reporter.end(succeeded=True)
+    progress = reporter._ledger.progress()
+    assert progress is not None
+    return progress
+
+
+async def test_a_job_is_foretold_from_earlier_ones_and_the_error_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = await one_run(tmp_path, seconds=15.0, monkeypatch=monkeypatch)
+    assert (first.planned_s, first.took_s) == (None, 15.0)
+    (known,) = find(LocalStore(tmp_path), spec_of())
+    assert (known.hardware, known.tokens_per_s, known.start_s) == ("H100", 60.0, 5.0)
+    assert known.output_share("demo") == 0.5
+    second = await one_run(tmp_path, seconds=22.0, monkeypatch=monkeypatch)
+    # 3 shards of 200 tokens to compute, less the half of 400 that answers leave out, at 60 tokens/s.
+    assert (second.planned_s, second.took_s) == (pytest.approx(5 + 400 / 60, abs=0.1), 22.0)
 
 
 async def test_a_store_that_is_away_does_not_stop_the_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,46 @@
+"""How fast earlier jobs went: what estimates of later ones are made from."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from schemas import FORMAT_VERSION
+from schemas.base import Document
+
+
+class Observation(Document):
+    """One job that has succeeded."""
+
+    job_id: str
+    name: str = Field(description="The job's name, which the runs of a schedule and of one dataset share.")
+    at: str = Field(description="When it ended. UTC, ISO 8601.")
+    start_s: float = Field(ge=0.0, description="From the driver's start until its first row was in an engine.")
+    engine_s: float = Field(gt=0.0, description="Seconds that engines had rows, over all replicas.")
+    computed_tokens: int = Field(ge=0, description="Input tokens that no prefix cache had, plus generated ones.")
+    generated_tokens: int = Field(ge=0)
+    allowed_tokens: int = Field(ge=0, description="Tokens that the same rows might have generated.")
+
+
+class Throughput(Document):
+    """The latest observations of one model in one setup on one kind of hardware."""
+
+    format_version: int = FORMAT_VERSION
+    model: str = Field(description="Fingerprint of the model's configuration and tokenizer.")
+    setup: str = Field(description="The engine and the options that decide its speed.")
+    hardware: str = Field(description="What one replica computes on.")
+    observations: tuple[Observation, ...] = Field(description="Oldest first.")
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Computed tokens per second of one replica, over all observations: long jobs count for more."""
+        return sum(o.computed_tokens for o in self.observations) / sum(o.engine_s for o in self.observations)
+
+    @property
+    def start_s(self) -> float:
+        """Seconds from the start of a job until rows are computed, on average."""
+        return sum(o.start_s for o in self.observations) / len(self.observations)
+
+    def output_share(self, name: str) -> float | None:
+        """Generated tokens as a share of those allowed, in earlier jobs of this name; None if there were none."""
+        mine = [o for o in self.observations if o.name == name and o.allowed_tokens]
+        return sum(o.generated_tokens for o in mine) / sum(o.allowed_tokens for o in mine) if mine else None
