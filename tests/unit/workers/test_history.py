@@ -61,7 +61,8 @@ def test_the_document_tells_what_ran() -> None:
     recorder.resolved(1, None)  # the pool has ended its replicas; what they were is still known
     loss = Loss(at=1.5, slot=0, reason="killed by signal 9")
     history = recorder.history([loss])
-    assert history.engine == {"max_num_seqs": 8, "max_model_len": 512, "dtype": "bfloat16", "sizes": "[1, 2]"}
+    limits = {"max_num_seqs": 8, "max_model_len": 512, "dtype": "bfloat16", "sizes": "[1, 2]"}
+    assert history.engine == {**limits, "device": "unknown"}
     assert (history.gpus_per_replica, history.num_slots, history.losses) == (1, 1, (loss,))
     assert {"python", "ray", "pyarrow"} <= history.versions.keys()
 
