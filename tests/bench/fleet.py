@@ -104,6 +104,7 @@ class Outcome:
     last_rows_share: float
     deaths: int
     attempts: int
+    copies: int
     messages_per_s: float
     puts_per_s: float
 
@@ -128,7 +129,7 @@ class Fleet:
         self._sequence = count()  # of two events at one time the one that was planned first comes first
         self._waiting: set[int] = set()
         self._now = self._busy_s = self._up_s = self._loading = 0.0
-        self._deaths = self._attempts = self._commits = 0
+        self._deaths = self._attempts = self._copies = self._commits = 0
         self._committed_at: list[float] = [0.0] * len(shards)
 
     def run(self) -> Outcome:
@@ -169,6 +170,7 @@ class Fleet:
         replica.opened[work.shard] = work
         replica.admitting = True
         self._attempts += 1
+        self._copies += work.copy
         life = replica.life
         admitted_at = max(begin, replica.free_at - self._weather.ahead_s)
         self._in(admitted_at - self._now, lambda: replica.life == life and self._admitted(replica))
@@ -180,14 +182,27 @@ class Fleet:
         self._feed(replica)
 
     def _done(self, replica: _Replica, work: Work) -> None:
-        del replica.opened[work.shard]
+        if replica.opened.pop(work.shard, None) is not work:
+            return  # another was first
         if work.kind == "commit":
             self._commits += 1
             if self._dispatcher.commit(work.shard, engine_rows=self._shards[work.shard].num_rows):
                 self._committed_at[work.shard] = self._now
+                self._abandon(work.shard)
         else:
-            self._dispatcher.survived(work, num_rows=self._shards[work.shard].num_rows)
+            self._dispatcher.survived(replica.name, work, num_rows=self._shards[work.shard].num_rows)
         self._wake(replica)
+
+    def _abandon(self, shard: int) -> None:
+        """As `Pool`: who else works on a committed shard stops. What it has opened after that comes no sooner."""
+        for replica in self._replicas if self._dispatcher.num_copies else ():
+            work = replica.opened.pop(shard, None)
+            if work is None or replica.opened:
+                continue
+            if not work.copy:
+                self._busy_s -= max(0.0, replica.free_at - self._now)
+            replica.free_at, replica.admitting = self._now, False
+            self._feed(replica)
 
     def _die(self, replica: _Replica) -> None:
         self._deaths += 1
@@ -210,7 +225,8 @@ class Fleet:
     def _down(self, replica: _Replica) -> None:
         if replica.up_since is not None:
             self._up_s += self._now - replica.up_since
-            self._busy_s -= max(0.0, replica.free_at - self._now)  # what it had begun and does not finish
+            if not any(work.copy for work in replica.opened.values()):
+                self._busy_s -= max(0.0, replica.free_at - self._now)  # what it had begun and does not finish
             replica.up_since = None
 
     # -- the model ------------------------------------------------------------------------------
@@ -219,7 +235,8 @@ class Fleet:
         rows = self._shards[work.shard].num_rows
         share = 1.0 if work.places is None else len(work.places) / rows
         took_s = self._work_s[work.shard] * share / replica.speed
-        self._busy_s += took_s
+        if not work.copy:  # it would idle otherwise
+            self._busy_s += took_s
         return took_s
 
     def _speed(self) -> float:
@@ -258,6 +275,7 @@ class Fleet:
             last_rows_share=round(last_rows_s / self._now, 4),
             deaths=self._deaths,
             attempts=self._attempts,
+            copies=self._copies,
             messages_per_s=round(messages / self._now, 1),
             puts_per_s=round(puts / self._now, 2),
         )
