@@ -38,13 +38,11 @@ def find(store: ObjectStore, spec: JobSpec) -> list[Throughput]:
 
 
 def remember(store: ObjectStore, spec: JobSpec, hardware: str, observation: Observation) -> None:
-    """Add an observation, unless it is too short to say anything.
+    """Add an observation, of at least `LEAST_ENGINE_S`.
 
     Raises:
         StoreError, InvalidModel: as `find`.
     """
-    if observation.engine_s < LEAST_ENGINE_S:
-        return
     model, setup = model_of(spec), setup_of(spec.engine)
     key = f"{FOLDER}{_short(model)}-{_slug(hardware)}-{_short(setup)}.json"
     known = _read(store, key)

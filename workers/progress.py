@@ -13,7 +13,7 @@ from jobs.errors import JobsError, StoreError
 from jobs.estimate import foretell
 from jobs.ledger import Ledger
 from jobs.shard_stats import ShardStats
-from jobs.throughput import find, remember
+from jobs.throughput import LEAST_ENGINE_S, find, remember
 from schemas.history import Sample
 from schemas.records import Plan, Progress, ShardCommit
 from schemas.throughput import Observation
@@ -84,8 +84,10 @@ class Reporter:
         if succeeded:
             try:
                 await asyncio.to_thread(self._remember)
-            except JobsError as error:
+            except StoreError as error:
                 log.warning("how fast the job went is not remembered: %s", error)
+            except Exception:
+                log.exception("how fast the job went is not remembered")
         await self.tick()
 
     async def tick(self) -> Progress | None:
@@ -136,7 +138,8 @@ class Reporter:
 
     def _remember(self) -> None:
         totals, engine, spec = self._pool.totals(), self._engine, self._ledger.spec()
-        if engine is None or self._plan is None or self._start_s is None or totals.ready_s <= totals.idle_s:
+        engine_s = totals.ready_s - totals.idle_s
+        if engine is None or self._plan is None or self._start_s is None or engine_s < LEAST_ENGINE_S:
             return
         rows = sum(each.num_rows for each in self._plan.lengths)
         allowed = sum(each.num_output_tokens for each in self._plan.lengths)
@@ -145,7 +148,7 @@ class Reporter:
             name=spec.name,
             at=_now(),
             start_s=round(self._start_s, 1),
-            engine_s=round(totals.ready_s - totals.idle_s, 1),
+            engine_s=round(engine_s, 1),
             computed_tokens=max(0, totals.input_tokens - totals.cached_tokens) + totals.generated_tokens,
             generated_tokens=totals.generated_tokens,
             allowed_tokens=round(allowed * min(1.0, totals.rows_done / max(1, rows))),

@@ -75,7 +75,7 @@ async def test_progress_and_history_tell_rows_errors_by_code_tokens_and_gpu_time
     assert history.samples[-1].rows_error == progress.rows_error
 
 
-async def one_run(tmp_path: Path, *, seconds: float, monkeypatch: pytest.MonkeyPatch) -> Progress:
+async def one_run(tmp_path: Path, *, seconds: float, monkeypatch: pytest.MonkeyPatch, idle_s: float = 2.0) -> Progress:
     """A driver whose one engine computes 600 tokens in ten seconds, by a clock of its own."""
     now = SimpleNamespace(s=0.0)
     monkeypatch.setattr(progress_module, "time", SimpleNamespace(monotonic=lambda: now.s, time=lambda: now.s))
@@ -92,7 +92,7 @@ async def one_run(tmp_path: Path, *, seconds: float, monkeypatch: pytest.MonkeyP
     slot.counters = ReplicaCounters(rows_in_flight=4, ready_s=5.0)
     await reporter.tick()
     slot.counters = ReplicaCounters(
-        rows_done=30, input_tokens=500, cached_tokens=100, generated_tokens=200, ready_s=12.0, idle_s=2.0
+        rows_done=30, input_tokens=500, cached_tokens=100, generated_tokens=200, ready_s=12.0, idle_s=idle_s
     )
     now.s = seconds
     reporter.finish()
@@ -114,6 +114,11 @@ async def test_a_job_is_foretold_from_earlier_ones_and_the_error_is_told(
     second = await one_run(tmp_path, seconds=22.0, monkeypatch=monkeypatch)
     # 3 shards of 200 tokens to compute, less the half of 400 that answers leave out, at 60 tokens/s.
     assert (second.planned_s, second.took_s) == (pytest.approx(5 + 400 / 60, abs=0.1), 22.0)
+
+
+async def test_a_job_of_a_moment_says_nothing_about_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    await one_run(tmp_path, seconds=15.0, monkeypatch=monkeypatch, idle_s=11.98)
+    assert find(LocalStore(tmp_path), spec_of()) == []
 
 
 async def test_a_store_that_is_away_does_not_stop_the_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
