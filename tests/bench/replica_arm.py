@@ -73,7 +73,7 @@ class LocalReplica(Replica):
 
     engine: ClassVar[Engine]
 
-    def _make_engine(self) -> Engine:
+    async def _make_engine(self) -> Engine:
         return self.engine
 
     async def started(self) -> None:
@@ -206,7 +206,7 @@ def _order_off() -> Iterator[None]:
 
 @contextmanager
 def _feed_off() -> Iterator[None]:
-    with patch.object(pool, "MAX_OPEN_SHARDS", 1):
+    with patch.object(pool, "MAX_OPEN_SHARDS", 1), patch.object(pool, "OPEN_ROWS_PER_SEQUENCE", 0):
         yield
 
 
