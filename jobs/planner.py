@@ -177,7 +177,7 @@ def _ties(facts: RowFacts, order: Order) -> npt.NDArray[np.int32]:
 def _cached_tokens(facts: RowFacts, order: Order, starts: Sequence[int]) -> npt.NDArray[np.int64]:
     """Tokens of each row of the order that its cache has, if it is empty at each of `starts`. Shape (rows,)."""
     # At least one token of a prompt is always computed, and with it the block that it is in.
-    most = (facts.num_input_tokens[order.rows].astype(np.int64) - 1) // BLOCK_TOKENS * BLOCK_TOKENS
+    most = (np.maximum(facts.num_input_tokens[order.rows], 1).astype(np.int64) - 1) // BLOCK_TOKENS * BLOCK_TOKENS
     cached = np.minimum(order.shared, most)
     cached[facts.work_tokens[order.rows] == 0] = 0
     cached[np.asarray(starts, np.int64)] = 0
@@ -198,7 +198,7 @@ def _cut(weights: npt.NDArray[np.int64], ties: npt.NDArray[np.int32], budget: Sh
         full = np.searchsorted(stop_totals, total[start] + room, "right")
         end = max(unit + 1, int(min(full, np.searchsorted(stops, start + budget.max_rows, "right"))))
         if end < len(starts):
-            half = int(np.searchsorted(start_totals, (total[start] + total[starts[end]]) / 2))
+            half = int(np.searchsorted(start_totals, (total[start] + total[starts[end]] + 1) // 2))
             latest_first = ties[starts[max(unit + 1, half) : end + 1]][::-1]
             end -= int(latest_first.argmin())
         bounds.append((int(start), int(stops[end - 1])))
