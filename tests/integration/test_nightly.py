@@ -94,7 +94,6 @@ def is_signed(headers: dict[str, str], body: bytes) -> bool:
     return headers["webhook-signature"] == f"v1,{digest}" and abs(time.time() - int(headers["webhook-timestamp"])) < 300
 
 
-@pytest.mark.nightly
 def test_one_real_night(s3_user: User, s3_server: S3Server, s3_bucket: str, tmp_path: Path) -> None:
     user = User(root=s3_user.root, env={**s3_user.env, "HOOK_SECRET": SECRET})
     log, told = tmp_path / "serve.log", tmp_path / "events.json"
@@ -147,7 +146,6 @@ def test_one_real_night(s3_user: User, s3_server: S3Server, s3_bucket: str, tmp_
     assert SECRET not in log.read_text()
 
 
-@pytest.mark.nightly
 def test_a_night_that_crosses_a_gate_is_not_published_and_can_be_run_again(user: User, tmp_path: Path) -> None:
     write_prompts(tmp_path / "rows.parquet", ["a", "b", "c"])
     create = ("schedule", "create", "gated", str(tmp_path / "rows.parquet"), "--engine", "fake", "--cron", "0 2 * * *")
