@@ -104,7 +104,7 @@ class Dispatcher:
 
     Whether the rows or the engine are at fault is settled by controls: after `DOUBT_DEATHS` deaths in a row nothing is
     handed out but single rows that are not suspected. One that survives clears the engine; `CONTROL_DEATHS` that die
-    in a row, or no row left to try, is the verdict on the engine.
+    in a row are the verdict on the engine. With no row left to try, it depends on whether it has ever answered one.
 
     When nothing waits any more and everything is staged, idle replicas work on the open shards of others, too, each
     shard on at most `MAX_REPLICAS_PER_SHARD`. Suspects and searched shards are never copied.
@@ -281,9 +281,14 @@ class Dispatcher:
                 return Work(
                     shard=number, num_rows=search.num_rows, kind="control", places=(place,), excluded={}, alone=True
                 )
-        if waiting and not self._unstaged and not any(self._open.values()):
+        if not waiting or self._unstaged or any(self._open.values()):
+            return None
+        if not self._health.survived_any:
             self._judge(self._everywhere())
-        return None
+            return None
+        # Nothing is left but rows that died alone, and the engine has answered others: they are what kills.
+        self._survive()
+        return self._next(min(waiting), alone=True)
 
     def _copy(self) -> Work | None:
         """The shard that another replica is likeliest to end last with: the newest of the one with the most to do."""

@@ -109,11 +109,19 @@ def draw(seed: int, cases: int) -> History:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Case:
-    """One dataset and spec, and the results of an undisturbed run: the bytes of each result by its key."""
+    """One dataset and spec, and what an undisturbed run comes to.
+
+    Attributes:
+        killers: rows that kill the engine, and the codes that they get.
+        results: the bytes of each result and of each record of a killer, by key.
+        shards: killers and valid rows of each shard.
+    """
 
     spec: JobSpec
     rows: int
+    killers: dict[int, str] = field(default_factory=dict)
     results: dict[str, bytes] = field(default_factory=dict)
+    shards: tuple[tuple[int, int], ...] = ()
 
 
 class Run:
@@ -213,6 +221,7 @@ class Run:
                 self._strike(action, self._random.choice(replicas))
 
     def _strike(self, action: Action, replica: SimReplica) -> None:
+        self.world.blows += action.what in ("kill replica", "stop replica")
         match action.what:
             case "partition":
                 replica.lose(partition=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
+from math import ceil, log2
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -12,15 +13,20 @@ import pyarrow.parquet as pq
 from pydantic import TypeAdapter
 
 from schemas import keys
-from schemas.records import Attempt, Cancelled, Failed, Manifest, Plan, Progress, Succeeded, Terminal
+from schemas.records import Attempt, Cancelled, Failed, Manifest, Plan, Progress, Quarantine, Succeeded, Terminal
 from schemas.spec import JobSpec
 
 if TYPE_CHECKING:
     from tests.simulation.histories import Run
 
 _TERMINAL: TypeAdapter[Succeeded | Failed | Cancelled] = TypeAdapter(Terminal)
-_ONCE = re.compile(r"_job/(spec|plan|terminal)\.json|_SUCCESS|results/.*|_job/(attempts|staged|fingerprints)/.*")
+_ONCE = re.compile(
+    r"_job/(spec|plan|terminal)\.json|_SUCCESS|results/.*|_job/(attempts|staged|fingerprints|quarantine)/.*"
+)
 _PREFIX = "root/job/"
+
+KILLED = ("ENGINE_CRASH", "TIMEOUT")
+"""Codes of rows that kill the engine."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,7 +40,7 @@ class Outcome:
 
 
 def check(run: Run) -> Outcome:
-    """I1 to I5, I7 and I8 of a history whose job has ended."""
+    """I1 to I5, I7, I8 and what is promised of rows that kill, of a history whose job has ended."""
     world, case = run.world, run.case
     violation = world.violation
     objects = {
@@ -55,7 +61,7 @@ def check(run: Run) -> Outcome:
         data, metadata = objects[key], world.bucket.metadata(_PREFIX + key)
         if hashlib.sha256(data).hexdigest() != metadata["sha256"]:
             violation(f"I2: {key} does not match its hash")
-        if case.results and data != case.results.get(key):
+        if case.results and data != case.results.get(key) and not (case.killers and world.blows):
             violation(f"I7: {key} is not what an undisturbed run gives")
         seen += pq.read_table(pa.BufferReader(data), columns=["row_id"], page_checksum_verification=True)[
             "row_id"
@@ -64,6 +70,8 @@ def check(run: Run) -> Outcome:
         violation("I1: a row is there twice")
     for key in [key for key in objects if key.startswith(keys.ATTEMPTS)]:
         Attempt.from_json(objects[key])
+    if case.shards:
+        _check_killers(run, objects)
     if keys.PROGRESS in objects:
         Progress.from_json(objects[keys.PROGRESS])
 
@@ -86,7 +94,11 @@ def check(run: Run) -> Outcome:
         violation("the job is cancelled and nobody did it")
     if isinstance(terminal, Failed):
         deaths = sum("/replica-" in process.name for process in world.processes)
-        if terminal.code not in ("ENGINE_START_FAILED", "ENGINE_DIED") or deaths < 3:
+        if (
+            terminal.code not in ("ENGINE_START_FAILED", "ENGINE_DIED")
+            or deaths < 3
+            or (case.killers and not world.blows)
+        ):
             violation(f"the job has failed for no fault of its own: {terminal.code} {terminal.reason}")
 
     # I3: everybody who came back with a record came back with the one that stands.
@@ -102,6 +114,42 @@ def check(run: Run) -> Outcome:
             violation(f"I8: {key} quotes a canary")
     crashes = sum("is killed" in line for line in world.trace)
     return Outcome(state=terminal.state, steps=world.steps, drivers=len(run.drivers), crashes=crashes)
+
+
+def rows_of(data: bytes) -> dict[int, str | None]:
+    """The error code of each row of a result."""
+    table = pq.read_table(pa.BufferReader(data), columns=["row_id", "error_code"])
+    return dict(zip(table["row_id"].to_pylist(), table["error_code"].to_pylist(), strict=True))
+
+
+def _check_killers(run: Run, objects: dict[str, bytes]) -> None:
+    """Rows that kill are quarantined and no others, after no more deaths than promised.
+
+    Whoever kills a replica while it runs one row alone makes that row look guilty: each such blow may cost a row.
+    """
+    case, blows, violation = run.case, run.world.blows, run.world.violation
+    found = {
+        row: code
+        for key, data in objects.items()
+        if key.startswith(keys.RESULTS)
+        for row, code in rows_of(data).items()
+        if code in KILLED or row in case.killers
+    }
+    wrong = {row: code for row, code in found.items() if code != case.killers.get(row)}
+    if len(wrong) > blows or not all(code in KILLED for code in wrong.values()):
+        violation(f"killers: rows {wrong} are taken for what they are not, after {blows} blows")
+    noted = {key: data for key, data in objects.items() if key.startswith(keys.QUARANTINE)}
+    for data in noted.values():
+        Quarantine.from_json(data)
+    if len(noted.items() - case.results.items()) > blows:
+        violation(f"killers: {sorted(noted)} are quarantined, after {blows} blows")
+    for dispatcher in run.world.dispatchers:
+        for shard, deaths in dispatcher.deaths.items():
+            num_killers, num_rows = case.shards[shard]
+            guilty = num_killers + blows
+            most = guilty + 1 + guilty * max(1, ceil(log2(max(1, num_rows))))
+            if deaths > most:
+                violation(f"killers: {deaths} engines died over shard {shard}, more than {most}, after {blows} blows")
 
 
 def _check_changes(run: Run) -> None:

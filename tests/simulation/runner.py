@@ -18,11 +18,17 @@ from schemas import keys
 from schemas.spec import EngineSpec, FakeSpec, InputSpec, JobSpec, ModelSpec, ReplicaRange, ShardBudget
 from tests.simulation.cluster import SimStaging
 from tests.simulation.histories import Case, History, Run, draw
-from tests.simulation.invariants import Outcome
+from tests.simulation.invariants import KILLED, Outcome, rows_of
 from tests.simulation.seams import CANARY, Seams, seams
 from workers.staging import max_model_len
 
 SEED_VARIABLE = "SIMULATION_SEED"
+
+STALL_S = 20.0
+"""Several times what the slowest network of a history needs for a look at a replica."""
+
+_MARKERS = {"dead_marker": "dies", "crash_marker": "crashes", "hang_marker": "hangs", "freeze_marker": "freezes"}
+_KILLERS = {"killers": {2: "dies", 3: "crashes", 8: "crashes"}, "hangers": {1: "hangs", 4: "freezes"}}
 
 
 class Broken(AssertionError):
@@ -69,23 +75,26 @@ class Simulator:
 @contextmanager
 def simulator(folder: Path) -> Iterator[Simulator]:
     """A simulator; the program runs in its worlds until the end of the block."""
-    specs = _specs(folder)
-    SimStaging.blocks = {spec.digest(): _tokenised(spec) for spec, _ in specs}
+    cases = _cases(folder)
+    SimStaging.blocks = {case.spec.digest(): _tokenised(case.spec) for case in cases}
     with seams() as held:
-        simulation = Simulator(held, [Case(spec=spec, rows=rows) for spec, rows in specs])
-        for number, case in enumerate(simulation.cases):
+        simulation = Simulator(held, cases)
+        for number, case in enumerate(cases):
             _, run = simulation.run(History(seed=0, case=number))
-            results = {
-                key.removeprefix("root/job/"): data
-                for key, data in run.world.bucket.objects().items()
-                if key.startswith(f"root/job/{keys.RESULTS}")
-            }
-            assert results
-            simulation.cases[number] = replace(case, results=results)
+            objects = {key.removeprefix("root/job/"): data for key, data in run.world.bucket.objects().items()}
+            kept = {key: data for key, data in objects.items() if key.startswith((keys.RESULTS, keys.QUARANTINE))}
+            tables = [rows_of(data) for key, data in kept.items() if key.startswith(keys.RESULTS)]
+            found = {row: code for table in tables for row, code in table.items() if code in KILLED}
+            assert found == case.killers, "in an undisturbed run the rows that kill are found, and no others"
+            shards = tuple(
+                (sum(row in found for row in table), sum(code is None or row in found for row, code in table.items()))
+                for table in tables
+            )
+            simulation.cases[number] = replace(case, results=kept, shards=shards)
         yield simulation
 
 
-def _specs(folder: Path) -> list[tuple[JobSpec, int]]:
+def _cases(folder: Path) -> list[Case]:
     """Small jobs that differ in rows, shards, replicas, speed and bad rows."""
     found = []
     for name, rows, per_shard, replicas, token_s, options in (
@@ -93,11 +102,16 @@ def _specs(folder: Path) -> list[tuple[JobSpec, int]]:
         ("single", 2, 2, 1, 0.5, {"keep_staged": True}),
         ("wide", 10, 2, 3, 0.2, {}),
         ("gated", 5, 2, 2, 0.1, {"max_error_rate": 0.0}),
+        ("killers", 12, 6, 2, 0.1, {}),
+        ("hangers", 6, 3, 2, 0.1, {}),
     ):
         prompts = [f"{CANARY} {name} {number}" for number in range(rows)]
         if name in ("wide", "gated"):
             prompts[1] = ""
             prompts[-1] += " fails"
+        killers = _KILLERS.get(name, {})
+        for row, does in killers.items():
+            prompts[row] += f" {does}"
         path = folder / f"{name}.parquet"
         pq.write_table(pa.table({"prompt": prompts}), path)
         spec = JobSpec.model_validate(
@@ -106,15 +120,19 @@ def _specs(folder: Path) -> list[tuple[JobSpec, int]]:
                 "input": InputSpec(uri=str(path), chat=False),
                 "model": ModelSpec(path=BYTES_MODEL),
                 "engine": EngineSpec(
-                    name="fake", max_num_seqs=2, fake=FakeSpec(token_s=token_s, start_s=2.0, fail_marker="fails")
+                    name="fake",
+                    max_num_seqs=2,
+                    stall_timeout_s=STALL_S,
+                    fake=FakeSpec(token_s=token_s, start_s=2.0, fail_marker="fails", **_MARKERS),
                 ),
                 "replicas": ReplicaRange(min=1, max=replicas),
-                "shards": ShardBudget(target_count=8, min_tokens=1, max_rows=per_shard),
+                "shards": ShardBudget(target_count=2 if name == "killers" else 8, min_tokens=1, max_rows=per_shard),
                 "max_error_rate": 1.0,
                 **options,
             }
         )
-        found.append((spec, rows))
+        codes = {row: "TIMEOUT" if does in ("hangs", "freezes") else "ENGINE_CRASH" for row, does in killers.items()}
+        found.append(Case(spec=spec, rows=rows, killers=codes))
     return found
 
 

@@ -7,6 +7,7 @@ import sys
 import time
 import traceback
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, tzinfo
@@ -26,13 +27,17 @@ import jobs.failpoints
 import jobs.store.probe
 import jobs.store.s3_client
 import workers.driver
+import workers.engines.fake
 import workers.feed
 import workers.pool
 import workers.progress
 import workers.replica
 import workers.staging
 from tests.simulation.cluster import SimStaging
+from tests.simulation.loop import CURRENT, Killed
 from tests.simulation.world import World
+from workers.dispatch import Dispatcher
+from workers.engines.fake import FakeEngine
 
 CANARY = "CANARY-PROMPT-d21b"
 """In every prompt; must be quoted nowhere but in staged rows."""
@@ -94,6 +99,35 @@ class _Gauge:
         pass
 
 
+class WatchedDispatcher(Dispatcher):
+    """Counts the engines that die over each shard."""
+
+    world: World
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.deaths: Counter[int] = Counter()
+        self.world.dispatchers.append(self)
+
+    def died(self, replica: str, code: Any) -> None:
+        self.deaths.update(self._open.get(replica, {}).keys())
+        super().died(replica, code)
+
+
+def _crash(_: FakeEngine) -> None:
+    """SIGKILL of the simulated process in place of the real one."""
+    process = CURRENT.get()
+    assert process is not None
+    process.kill()
+    raise Killed
+
+
+def _freeze(_: FakeEngine) -> None:
+    process = CURRENT.get()
+    assert process is not None
+    process.stop()
+
+
 class Seams:
     """The program as it runs in a simulated world; one world at a time."""
 
@@ -103,7 +137,7 @@ class Seams:
 
     def enter(self, world: World, seed: int) -> None:
         """From now on the program runs in this world."""
-        self.world = self.clock.world = _Datetime.world = SimStaging.world = world
+        self.world = self.clock.world = _Datetime.world = SimStaging.world = WatchedDispatcher.world = world
         self.random = Random(f"program/{seed}")
 
     def uuid4(self) -> uuid.UUID:
@@ -133,6 +167,9 @@ def seams() -> Iterator[Seams]:
     put(jobs.failpoints, "_hit", lambda path: held.world.step(f"is at {path.name}"))
     put(jobs.store.s3_client, "_process_client", lambda _: held.world.network)
     put(workers.driver, "ThreadPoolExecutor", _Inline)
+    put(workers.driver, "Dispatcher", WatchedDispatcher)
+    faults = workers.engines.fake._FAULTS
+    put(workers.engines.fake, "_FAULTS", {**faults, "crash": _crash, "freeze": _freeze})
     put(workers.replica, "ReplicaMetrics", _Gauge)
     put(workers.progress, "DriverMetrics", _Gauge)
     inspect = lru_cache(jobs.dataset.inspect)

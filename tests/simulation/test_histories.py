@@ -54,13 +54,13 @@ def test_a_crash_at_every_step_of_a_job(simulation: Simulator) -> None:
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("case", range(4))
+@pytest.mark.parametrize("case", range(6))
 def test_a_crash_at_every_step_of_each_job(simulation: Simulator, case: int) -> None:
     _sweep(simulation, case=case, fate="kill", seconds=0.0)
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("case", range(4))
+@pytest.mark.parametrize("case", range(6))
 def test_a_zombie_from_every_step_of_each_job(simulation: Simulator, case: int) -> None:
     """The process stands still there until another driver has ended the job, then goes on."""
     _sweep(simulation, case=case, fate="stop", seconds=600.0)
@@ -88,6 +88,9 @@ def test_what_may_happen_does_happen(simulation: Simulator) -> None:
     runs = [simulation.run(draw(seed, len(simulation.cases))) for seed in range(40)]
     runs.append(simulation.run(History(seed=1, case=0, faults=Faults(outages=((3.0, 900.0),)))))
     trace = "\n".join(line for _, run in runs for line in run.world.trace)
+    killed = [run for _, run in runs if run.case.killers]
+    assert sum(not run.world.blows and any(d.deaths for d in run.world.dispatchers) for run in killed) > 5
+    assert any(run.world.blows for run in killed)
     for name in sorted(name for name in set(FAILPOINTS) - ELSEWHERE if not name.startswith("schedule.")):
         assert f"is at {name}" in trace, name
     for words in (

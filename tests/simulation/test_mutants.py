@@ -6,7 +6,7 @@ import asyncio
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
 
@@ -26,12 +26,14 @@ from tests.simulation.runner import Broken, Simulator
 from workers import driver
 from workers.dispatch import Dispatcher
 from workers.driver import Driver
+from workers.search import Search
 
 TRIES = 200
 """Histories within which a mutant must be noticed."""
 
 put_object, put_new, end, finish = Bucket.put_object, S3Store.put_new, Ledger.end, Driver._finish
 commit, create_plan = Ledger.commit, Ledger.create_plan
+died, next_work = Search.died, Dispatcher._next
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -144,6 +146,22 @@ def runs_ended_jobs_again(ledger: Ledger, driver_id: str, connect: Any, run: Any
     return run(Driver(ledger, driver_id, connect()).run())
 
 
+def convicts_in_company(self: Search, places: tuple[int, ...] | None, code: Any) -> int | None:
+    if places is None or len(places) == 1:
+        return died(self, places, code)
+    for place in places:
+        died(self, (place,), code)
+    return places[0]
+
+
+def runs_killers_again(self: Dispatcher, number: int, *, alone: bool) -> Any:
+    return replace(next_work(self, number, alone=alone), excluded={})
+
+
+def shares_the_engine_with_suspects(self: Dispatcher, number: int, *, alone: bool) -> Any:
+    return replace(next_work(self, number, alone=alone), alone=False)
+
+
 MUTANTS = (
     Mutant(
         rule="a commit is created, never put",
@@ -236,6 +254,27 @@ MUTANTS = (
         name="run_job",
         bug=runs_ended_jobs_again,
         noticed_as="I6: a rerun",
+    ),
+    Mutant(
+        rule="only a row that dies alone is a killer",
+        where=Search,
+        name="died",
+        bug=convicts_in_company,
+        noticed_as="killers: rows .* are taken for what they are not",
+    ),
+    Mutant(
+        rule="a killer is not run again",
+        where=Dispatcher,
+        name="_next",
+        bug=runs_killers_again,
+        noticed_as="killers: .* engines died over shard",
+    ),
+    Mutant(
+        rule="a suspect has the engine to itself",
+        where=Dispatcher,
+        name="_next",
+        bug=shares_the_engine_with_suspects,
+        noticed_as="killers: .* engines died over shard|liveness",
     ),
 )
 

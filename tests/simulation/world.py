@@ -53,6 +53,7 @@ class World:
     Attributes:
         store_fails: whether any of the faults is the store's.
         steps: steps taken so far, by all processes.
+        blows: replicas that were killed or stopped from outside, so far: deaths that no row is to blame for.
         trace: what happened, one line per step.
         violations: what must never happen, and did.
     """
@@ -62,7 +63,8 @@ class World:
         self.random = Random(f"world/{seed}")
         self.faults = faults
         self.store_fails = bool(faults.refused or faults.lost or faults.late or faults.outages)
-        self.steps = 0
+        self.steps = self.blows = 0
+        self.dispatchers: list[Any] = []
         self.trace: list[str] = []
         self.violations: list[str] = []
         self.processes: list[Process] = []
@@ -108,6 +110,7 @@ class World:
         self.steps += 1
         self.note(f"#{self.steps} {what}")
         fate, seconds = self.faults.crashes.get(self.steps, (None, 0.0))
+        self.blows += fate is not None and "/replica-" in process.name
         if fate == "kill":
             self.note("is killed")
             process.kill()

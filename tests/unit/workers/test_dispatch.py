@@ -192,6 +192,16 @@ def test_all_killers_are_found_and_every_other_row_commits_within_the_bound_of_r
     assert {(k.shard, k.place) for k in world.dispatcher.confirmed()} == killers
 
 
+@given(st.lists(st.sampled_from([1, 2]), min_size=1, max_size=6), st.integers(1, 4), st.integers(0, 2**32))
+def test_rows_that_kill_may_be_all_that_is_left(sizes: list[int], replicas: int, seed: int) -> None:
+    """No other row is left to show that the engine is well: that it has answered some must do."""
+    killers = {(len(sizes) - 1, place) for place in range(sizes[-1])}
+    world = World([5, *sizes], {(shard + 1, place) for shard, place in killers}, seed)
+    world.run(replicas)
+    assert world.dispatcher.verdict is None
+    assert {(shard, place) for shard, excluded in world.committed.items() for place in excluded} == world.killers
+
+
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=20), st.integers(1, 5), st.integers(0, 2**32))
 def test_an_engine_that_dies_of_everything_is_found_out_soon(sizes: list[int], replicas: int, seed: int) -> None:
     world = World(sizes, set(), seed, broken=True)
