@@ -46,6 +46,10 @@ class Commit(Enum):
     ANOTHERS = "another's"
 
 
+class Missing(StoreError):
+    """An object that should be there is not."""
+
+
 class Ledger:
     """One job directory.
 
@@ -131,11 +135,11 @@ class Ledger:
         """A shard's staged rows as Parquet bytes.
 
         Raises:
-            StoreError: they are not there.
+            Missing: they are not there.
         """
         data = self.store.get(self._key(keys.staged(shard)))
         if data is None:
-            raise StoreError(f"{self.uri}/{keys.staged(shard)} is missing.", "Run: jobs resume " + self.job_id)
+            raise Missing(f"{self.uri}/{keys.staged(shard)} is missing.", "Run: jobs resume " + self.job_id)
         return data
 
     def delete_staged(self, shards: Iterable[int]) -> None:

@@ -21,7 +21,7 @@ from jobs.client import SUBMISSION_ID
 from jobs.errors import Exit, InvalidModel, JobsError, StoreError
 from jobs.failpoints import failpoint
 from jobs.gates import describe, judged
-from jobs.ledger import Ledger
+from jobs.ledger import Ledger, Missing
 from jobs.models.pinning import pin_model
 from jobs.store import open_store
 from schemas import keys
@@ -75,6 +75,11 @@ class Driver:
         except JobFailure as failure:
             log.error("%s: %s", failure.code, failure)
             record = await self._end(Failed(code=failure.code, reason=str(failure)))
+        except Missing:
+            # Staged rows go when the job has succeeded: another driver may have seen to that.
+            if (standing := await asyncio.to_thread(self._ledger.terminal)) is None:
+                raise
+            record = standing
         finally:
             await _cancel(working, watching)
             await self._pool.kill()
