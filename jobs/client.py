@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Unpack
 from uuid import uuid4
 
 from jobs import settings as settings_module
+from jobs.buckets import check_bucket
 from jobs.errors import ClusterError, Conflict, JobsError, UsageError
 from jobs.failpoints import failpoint
 from jobs.job_status import PROGRESS_FRESH_S, JobStatus, is_alive
@@ -131,6 +132,7 @@ class Job:
 
         Raises:
             Conflict: the job has ended in another way than by success.
+            UsageError: its input is in a bucket that is not allowed.
         """
         spec, terminal = self.ledger.spec(), self.ledger.terminal()
         if isinstance(terminal, Succeeded):
@@ -144,6 +146,7 @@ class Job:
                 f"Job {self.id} has ended: {terminal.state}. An ended job stays ended.",
                 "Submit it again under a new id; see why with: jobs status " + self.id,
             )
+        check_bucket(spec.input.uri, self.client.settings.allowed_buckets)
         submissions = self._known()
         if any(submission.active for submission in submissions) or self._is_worked_on_elsewhere(submissions):
             return False
@@ -317,10 +320,11 @@ class BatchClient:
             The job, and whether this call created it.
 
         Raises:
-            UsageError: bad input or model, see `jobs.preflight.checked`.
+            UsageError: bad input or model, see `jobs.preflight.checked`, or a bucket that is not allowed.
             Conflict: the id is taken by another spec.
             StoreError, ClusterError: store or cluster cannot be used.
         """
+        check_bucket(spec.input.uri, self.settings.allowed_buckets)
         # Where the cluster is elsewhere, a model directory may exist only there: its driver checks it first of all.
         spec = checked(spec, self.store, model_may_be_elsewhere=self.settings.address is not None)
         check_write_once(self.store)
@@ -345,7 +349,10 @@ class BatchClient:
             model=spec.model.path,
         )
         return self.submitter().submit(
-            ledger.uri, submission_id, metadata, driver_environment() | {SUBMISSION_ID: submission_id}
+            ledger.uri,
+            submission_id,
+            metadata,
+            driver_environment(self.settings.allowed_buckets) | {SUBMISSION_ID: submission_id},
         )
 
     def submitter(self) -> Submitter:

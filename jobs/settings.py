@@ -7,10 +7,11 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from jobs.buckets import check_bucket, parse
 from jobs.errors import UsageError
 from schemas.spec import ReplicaRange
 
@@ -36,6 +37,9 @@ class Settings(BaseModel):
     replicas: str = Field("1", description="Number of replicas, `8` or `2..16`.")
     output: Literal["table", "json", "quiet"] = Field("table", description="How results of commands are printed.")
     gpu_hour_price: float | None = Field(None, ge=0.0, description="Price of one GPU for one hour, for costs.")
+    allowed_buckets: tuple[str, ...] | None = Field(
+        None, description="The only buckets that s3:// addresses may name; unset: all."
+    )
 
     @field_validator("root")
     @classmethod
@@ -55,6 +59,18 @@ class Settings(BaseModel):
         if not (rest if separator else scheme):
             raise ValueError("it is empty; give http://HOST:8265")
         return (address if separator else f"http://{address}").rstrip("/")
+
+    @field_validator("allowed_buckets", mode="before")
+    @classmethod
+    def _names(cls, names: Any) -> Any:
+        if isinstance(names, list | tuple) and all(isinstance(name, str) for name in names):
+            names = ",".join(names)
+        return parse(names) if isinstance(names, str) else names
+
+    @model_validator(mode="after")
+    def _root_is_allowed(self) -> Self:
+        check_bucket(self.root, self.allowed_buckets)
+        return self
 
     @field_validator("token_path")
     @classmethod

@@ -9,14 +9,14 @@ import os
 import shlex
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from jobs import __version__
+from jobs import __version__, buckets
 from jobs.errors import ClusterError
 
 if TYPE_CHECKING:
@@ -66,12 +66,17 @@ def describe(*, name: str, job_id: str, job_uri: str, dataset: str, model: str) 
     }
 
 
-def driver_environment() -> dict[str, str]:
-    """Where the store is, and plain logs: endpoints and regions only, never a credential."""
+def driver_environment(allowed_buckets: Sequence[str] | None = None) -> dict[str, str]:
+    """Where the store is, and plain logs: endpoints, regions and names of buckets only, never a credential.
+
+    Args:
+        allowed_buckets: the driver must use no others; None leaves it to what its node says.
+    """
     names = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
     store = {name: os.environ[name] for name in names if os.environ.get(name)}
     # Ray reads these as it is imported: no folding of equal lines, no colour codes in log files.
-    return {**store, "RAY_DEDUP_LOGS": "0", "RAY_COLOR_PREFIX": "0"}
+    allowed = {} if allowed_buckets is None else {buckets.VARIABLE: ",".join(allowed_buckets)}
+    return {**store, **allowed, "RAY_DEDUP_LOGS": "0", "RAY_COLOR_PREFIX": "0"}
 
 
 _MONITOR_S = 2.0

@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
+from jobs.buckets import check_bucket
 from jobs.errors import JobsError, UsageError
 from jobs.formats import FileFormat, format_of
 
 _S3 = "s3://"
 
 
-def check_target(target: str) -> None:
+def check_target(target: str, allowed_buckets: Collection[str] | None = None) -> None:
     """Refuse an address that cannot be written to, before anything is read.
 
+    Args:
+        allowed_buckets: those that it may name; None allows all.
+
     Raises:
-        UsageError: neither a path nor `s3://bucket/key`.
+        UsageError: neither a path nor `s3://bucket/key`, or a bucket that is not allowed.
     """
     if "://" not in target:
         return
     parts = urlsplit(target)
     if not target.startswith(_S3) or not parts.netloc or not _key(target) or target.endswith("/"):
         raise UsageError(f"{target} is not a place to write to.", "Give a file, s3://bucket/key, or - for stdout.")
+    check_bucket(target, allowed_buckets)
 
 
 def target_format(target: str) -> FileFormat:

@@ -17,6 +17,7 @@ from uuid import uuid4
 import ray
 import ray.data
 
+from jobs.buckets import check_bucket, of_environment
 from jobs.client import SUBMISSION_ID
 from jobs.errors import Exit, InvalidModel, JobsError, StoreError
 from jobs.failpoints import failpoint
@@ -279,7 +280,11 @@ def main(job_uri: str, *, store_patience_s: float = STORE_PATIENCE_S) -> int:
     driver_id = os.environ.get(SUBMISSION_ID) or f"driver-{uuid4().hex[:8]}"
     root_uri, _, job_id = job_uri.rstrip("/").rpartition("/")
     try:
+        allowed = of_environment()
+        check_bucket(root_uri, allowed)
         ledger = Ledger(open_store(root_uri, patience_s=store_patience_s), job_id)
+        if allowed is not None:
+            check_bucket(ledger.spec().input.uri, allowed)
         record = run_job(ledger, driver_id, lambda: _connect(namespace=f"{job_id}/{driver_id}"))
     except JobsError as error:
         log.error("%s %s", error, error.hint)

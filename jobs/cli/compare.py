@@ -49,11 +49,12 @@ def compare(
     from jobs.export import write_results
     from jobs.targets import check_target, open_target, target_format
 
+    jobs = open_job(a, root), open_job(b, root)
     if out is not None:
-        check_target(out)
+        check_target(out, jobs[0].client.settings.allowed_buckets)
         if target_format(out) is not FileFormat.PARQUET:
             raise UsageError(f"--out {out} is not Parquet.", "Give FILE.parquet.")
-    pair = Pair(open_job(a, root).ledger, open_job(b, root).ledger)
+    pair = Pair(*(job.ledger for job in jobs))
     first: list[dict[str, Any]] = []
     tables = _first_kept(pair.changed(), limit, first)
     if out is None:

@@ -41,6 +41,7 @@ def plan(
     """
     from dataclasses import asdict
 
+    from jobs.buckets import check_bucket
     from jobs.errors import StoreError
     from jobs.estimate import estimate
     from jobs.ledger import Ledger
@@ -50,6 +51,7 @@ def plan(
 
     price = gpu_price if gpu_price is not None else request.settings.gpu_hour_price
     spec = request.spec
+    check_bucket(spec.input.uri, request.settings.allowed_buckets)
     store = open_store(request.settings.root, patience_s=5.0)
     try:
         known = find(store, spec)

@@ -38,8 +38,8 @@ def report(
     from jobs.targets import check_target, open_target
 
     target = out or f"{job_id}.html"
-    check_target(target)
     job = open_job(job_id, root)
+    check_target(target, job.client.settings.allowed_buckets)
     price = job.client.settings.gpu_hour_price
     page = render(job, num_samples=0 if no_samples else samples, gpu_hour_price=price)
     output = Output()

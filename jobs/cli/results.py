@@ -81,12 +81,15 @@ def results(
 
     if head is not None and (target is not None or form is not None or limit is not None):
         raise UsageError("--head shows rows and writes nothing.", "For a file or a format, give --limit instead.")
+    job = open_job(job_id, root)
+    if target not in (None, "-"):
+        check_target(target, job.client.settings.allowed_buckets)
     form = _format(target, form, output, preview=head is not None)
     if form is FileFormat.OPENAI and columns:
         raise UsageError("--columns has no meaning in OpenAI's batch format.", "Drop it, or write .jsonl.")
     conditions = [*(where or ()), *(["status=error"] if failed else [])]
     names = [name for part in columns for name in part.split(",") if name] if columns else None
-    found = open_results(open_job(job_id, root).ledger)
+    found = open_results(job.ledger)
     warn_if_partial(output, job_id, found)
     if form is None:
         if verify:
@@ -102,7 +105,6 @@ def results(
 def _format(target: str | None, form: FileFormat | None, output: Output, *, preview: bool) -> FileFormat | None:
     """The format to write, or None to show a table."""
     if target not in (None, "-"):
-        check_target(target)
         return form or target_format(target)
     if form is None and target is None and output.format is Format.TABLE and (preview or sys.stdout.isatty()):
         return None

@@ -96,6 +96,7 @@ def create(
       jobs schedule create reviews 's3://in/{{ date }}/' --cron '0 2 * * *' --wait-for 's3://in/{{ date }}/_SUCCESS'
       --deadline 6h --max-empty-rate 0.01 --webhook https://example.com/hook --webhook-secret-env HOOK_SECRET
     """
+    from jobs.buckets import check_bucket
     from jobs.schedules.calendar import Calendar
     from jobs.schedules.durations import seconds
     from jobs.schedules.runner import check_target
@@ -133,6 +134,7 @@ def create(
     due = next(calendar.after(now))
     for text in filter(None, (schedule.spec.input.uri, schedule.wait_for, export)):
         rendered = render(text, variables(calendar, due))
+        check_bucket(rendered, request.settings.allowed_buckets)
         if text is export:
             check_target(rendered)
     book = _book(request.settings.root)

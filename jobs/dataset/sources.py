@@ -11,15 +11,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import unquote
 
+from jobs.buckets import is_name
 from jobs.dataset import s3_files
 from jobs.errors import InvalidInput
 from jobs.row_values import is_encodable
 
 PARQUET_SUFFIXES = (".parquet", ".parq", ".pq")
 JSONL_SUFFIXES = (".jsonl", ".ndjson")
-
-
-_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}|arn:[A-Za-z0-9:-]+")
 
 
 class InputChanged(InvalidInput):
@@ -158,7 +156,7 @@ def _not_a_file(path: str) -> InvalidInput:
 
 
 def _find_on_s3(uri: str) -> tuple[list[Source], int]:
-    if not _BUCKET.fullmatch(uri.removeprefix("s3://").partition("/")[0]):
+    if not is_name(uri.removeprefix("s3://").partition("/")[0]):
         # Not quoted: what is no name of a bucket may be a key and its secret.
         raise InvalidInput("The address names no bucket.", "Write s3://bucket/prefix.")
     if not is_encodable(uri):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import suppress
 from typing import Protocol
 
+from jobs.buckets import check_bucket
 from jobs.client import BatchClient, JobStatus
 from jobs.dataset.sources import find_sources
 from jobs.errors import Conflict, InvalidInput, UsageError
@@ -52,6 +54,7 @@ class ClientRunner:
         return view_of(self._client().job(job_id).status())
 
     def is_there(self, uri: str) -> bool:
+        check_bucket(uri, self._settings.allowed_buckets)
         try:
             find_sources(uri)
         except InvalidInput:
@@ -81,6 +84,7 @@ class ClientRunner:
         from jobs.results import open_results
         from jobs.targets import open_target, target_format
 
+        check_bucket(target, self._settings.allowed_buckets)
         form = target_format(target)
         found = open_results(self._ledger(job_id))
         with open_target(target) as sink:
@@ -119,16 +123,16 @@ def view_of(status: JobStatus) -> JobView:
     return JobView(state=status.state, driver_alive=status.driver_alive, reason=reason)
 
 
-def check_target(target: str) -> None:
+def check_target(target: str, allowed_buckets: Collection[str] | None = None) -> None:
     """Refuse a place that results cannot be exported to.
 
     Raises:
-        UsageError: neither a file nor an object, or of no known format.
+        UsageError: neither a file nor an object, of no known format, or in a bucket that is not allowed.
     """
     from jobs.targets import check_target as check
     from jobs.targets import target_format
 
-    check(target)
+    check(target, allowed_buckets)
     target_format(target)
     if "://" not in target and not target.startswith("/"):
         raise UsageError(f"--export {target} depends on where the scheduler runs.", "Give an absolute path, or s3://…")

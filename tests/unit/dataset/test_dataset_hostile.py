@@ -196,14 +196,15 @@ def fail() -> Iterator[int]:
 
 
 @pytest.mark.parametrize(
-    ("function", "sentence"), [(crash, "crash"), (compute, "too long"), (hoard, "more than 1 GiB of memory")]
+    ("function", "cpu_s", "sentence"),
+    [(crash, 60, "crash"), (compute, 1, "too long"), (hoard, 60, "more than 1 GiB of memory")],
 )
 def test_a_decoder_that_dies_is_told(
-    function: Callable[[], Iterator[int]], sentence: str, monkeypatch: pytest.MonkeyPatch
+    function: Callable[[], Iterator[int]], cpu_s: float, sentence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(decoder, "MEMORY_BYTES", GIB)
     with pytest.raises(DecoderEnded, match=sentence):
-        list(stream(function, cpu_s=2))
+        list(stream(function, cpu_s=cpu_s))
     assert len(set(stream(own_pid, 3))) == 1, "the next one works"
 
 
