@@ -51,6 +51,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help=f"only {', '.join(QUICK)}; no peers; under 10 minutes")
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--budget-s", type=float, help="begin no arm after so long; --quick: 400")
     parser.add_argument("--out", type=Path, default=RESULTS / "cpu.json")
     given = parser.parse_args()
     names = given.workloads or (
@@ -69,10 +70,15 @@ def main() -> None:
         write_random_model(work / "model", **MODEL)
         datasets = _write_datasets(work, names)
         logs = given.out.with_suffix(".log")
-        for run in _turns(work, datasets, given.repeats, logs, report):
+        deadline = time.monotonic() + (given.budget_s or (400.0 if given.quick else 1e9))
+        for run in (turns := _turns(work, datasets, given.repeats, logs, report)):
             report["runs"].append(run)
+            if time.monotonic() > deadline:
+                report["notes"].append(f"Cut off in repeat {run['repeat'] + 1} of {given.repeats}: the time was over.")
+                break
             _write(report, given.out)
             print(json.dumps(run), flush=True)
+        turns.close()
         if not given.quick:
             for run in _peers(work, datasets, report):
                 report["runs"].append(run)

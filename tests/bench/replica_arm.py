@@ -36,7 +36,7 @@ from jobs.rows import FACTS_FIELDS, RowPreparer, facts_of
 from jobs.store import open_store
 from schemas.records import Plan
 from schemas.sampling import Sampling
-from schemas.spec import EngineSpec, InputSpec, JobSpec, ModelSpec
+from schemas.spec import EngineSpec, InputSpec, JobSpec, ModelSpec, ShardBudget
 from tests.bench.arms import serve
 from tests.bench.engine_arms import LIMITS
 from workers import pool
@@ -46,6 +46,9 @@ from workers.engines.vllm import VllmEngine
 from workers.replica import Replica, ShardDone
 from workers.resources import Resources
 from workers.results import write_parquet
+
+MIN_SHARD_TOKENS = 1024
+"""16,384 by default: scaled down, so that small workloads have several shards, too."""
 
 IN_PROCESS = Resources(on_gpu=False, num_gpus=0, num_cpus=0, after_staging=False)
 
@@ -121,6 +124,7 @@ async def _run(engine: StandingEngine, model: Path, arm: str, dataset: Path) -> 
         model=ModelSpec(path=str(model), fingerprint="bench"),
         engine=_engine_spec(),
         sampling=Sampling(temperature=0.0, ignore_eos=True),
+        shards=ShardBudget(min_tokens=MIN_SHARD_TOKENS),
     )
     with tempfile.TemporaryDirectory(prefix="nightbatch-bench-") as work, _SWITCHES[arm]():
         began = time.monotonic()
