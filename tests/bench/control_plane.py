@@ -28,6 +28,7 @@ from jobs.ledger import Ledger
 from jobs.store import open_store
 from schemas.spec import EngineSpec, InputSpec, JobSpec, ModelSpec, ReplicaRange
 from tests import s3
+from tests.bench.machine import machine
 from workers.replica import ShardDone
 
 BUCKET = "bench"
@@ -44,7 +45,7 @@ def main() -> None:
     if given.drive:
         print(json.dumps(drive(given.drive)))
         return
-    report: dict[str, Any] = {"replicas": given.replicas, "runs": []}
+    report: dict[str, Any] = {"machine": machine(), "replicas": given.replicas, "runs": []}
     with s3.running() as server, tempfile.TemporaryDirectory(prefix="nightbatch-bench-") as work:
         os.environ |= s3.environment(server.endpoint)
         server.client().create_bucket(Bucket=BUCKET)

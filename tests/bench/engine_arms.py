@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from jobs.models.encoder import PromptEncoder
 from jobs.planner import RowFacts, order_rows
 from jobs.prefixes import Prefixes
 from tests.bench.arms import serve
+from workers.engines.vllm import CPU_KV_CACHE_GIB
 
 CHUNK_ROWS = 512
 LIMITS = {
@@ -44,6 +46,7 @@ def main() -> None:
     parser.add_argument("--chunk", type=int, default=CHUNK_ROWS, help="rows of a chunk of A1")
     given = parser.parse_args()
 
+    set_up(gpu=given.gpu)
     from vllm import LLM
 
     began = time.monotonic()
@@ -69,6 +72,14 @@ def main() -> None:
         )
         print(json.dumps(report["runs"][-1]), flush=True)
         given.out.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def set_up(*, gpu: bool) -> None:
+    """The environment that the product gives its engines, too."""
+    os.environ |= {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    if not gpu:
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(CPU_KV_CACHE_GIB))
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 
 
 def run(llm: Any, arm: str, dataset: Path, encoder: PromptEncoder, *, chunk: int = CHUNK_ROWS) -> dict[str, Any]:

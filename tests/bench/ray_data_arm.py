@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.models.encoder import PromptEncoder
-from tests.bench.engine_arms import LIMITS
+from tests.bench.engine_arms import LIMITS, set_up
 
 BATCH_ROWS, BATCHES_AT_ONCE, BLOCKS = 16, 72, 64
 
@@ -39,6 +39,7 @@ def main() -> None:
     given = parser.parse_args()
     import ray
 
+    set_up(gpu=given.gpu)
     ray.init(logging_level="ERROR", include_dashboard=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
     report: dict[str, Any] = {"runs": []}
@@ -102,6 +103,7 @@ def _processor(model: Path, *, tuned: bool, gpu: bool) -> Any:
         chat_template_stage=False,
         tokenize_stage=not tuned,
         detokenize_stage=not tuned,
+        log_engine_metrics=False,  # needs Ray Serve
         placement_group_config=None if gpu else {"bundles": [{"CPU": 1}]},
         **options,
     )
@@ -110,8 +112,9 @@ def _processor(model: Path, *, tuned: bool, gpu: bool) -> Any:
 
 def _before(row: dict[str, Any]) -> dict[str, Any]:
     asked = {"temperature": 0.0, "max_tokens": int(row["max_tokens"]), "ignore_eos": True}
-    name = "tokenized_prompt" if "tokenized_prompt" in row else "prompt"
-    return {name: row[name], "sampling_params": {**asked, "detokenize": name == "prompt"}}
+    if "prompt" in row:
+        return {"prompt": row["prompt"], "sampling_params": asked}
+    return {"tokenized_prompt": row["tokenized_prompt"], "sampling_params": {**asked, "detokenize": False}}
 
 
 def _after(row: dict[str, Any]) -> dict[str, Any]:

@@ -41,6 +41,7 @@ from jobs.store import open_store
 from schemas.records import Plan
 from schemas.spec import EngineSpec, InputSpec, JobSpec, ModelSpec, ShardBudget
 from tests.bench.datasets import write_chats, write_model
+from tests.bench.machine import machine
 
 CPUS = 2
 OBJECT_STORE_BYTES = 10**9
@@ -65,7 +66,7 @@ def main() -> None:
         (part,) = given.parts
         print(json.dumps(PARTS[part](given.inside, given.rows)))
         return
-    report: dict[str, Any] = {"rows": given.rows, "parts": {}}
+    report: dict[str, Any] = {"machine": machine(), "rows": given.rows, "parts": {}}
     with tempfile.TemporaryDirectory(prefix="nightbatch-bench-") as work:
         write_model(Path(work, "model"))
         began = time.monotonic()
