@@ -13,6 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
@@ -314,22 +315,41 @@ def test_another_cluster_goes_on_where_the_first_one_ended(
     assert_unchanged(before, ledger)
 
 
-def test_a_lost_replicas_shard_goes_to_the_idle_one_at_once(user: User, tmp_path: Path) -> None:
+def test_an_idle_replica_works_on_the_last_shard_too_and_ends_it_when_the_other_dies(
+    user: User, tmp_path: Path
+) -> None:
     dataset = write_prompts(tmp_path / "few.parquet", ["one", "two", "three"])
     job_id = user.submit(
         *(str(dataset), "--id", new_id("idle"), "--engine", "fake", "--replicas", "2"),
-        *("--set", "engine.fake.token_s=0.3", "--set", "engine.fake.start_s=4"),
+        *("--set", "engine.fake.token_s=0.5", "--set", "engine.fake.start_s=4"),
     )
-    progress = user.progress_until(
-        job_id, lambda p: all(r.state == "ready" for r in p.replicas) and any(r.shards for r in p.replicas)
-    )
-    busy = next(replica for replica in progress.replicas if replica.shards)
-    idle = next(replica for replica in progress.replicas if not replica.shards)
-    kill(busy.pid)
+    progress = user.progress_until(job_id, lambda p: sum(r.shards == (0,) for r in p.replicas) == 2, what="copy")
+    assert progress.shard_copies == 1
+    kill(progress.replicas[0].pid)
     user.run("wait", job_id, "--timeout", "60")
     check_invariants(user.ledger(job_id), 3)
     attempts = sorted(attempt.replica for attempt in user.ledger(job_id).attempts())
-    assert attempts == sorted([busy.replica, idle.replica])
+    assert attempts == sorted(replica.replica for replica in progress.replicas), "nothing was begun again"
+
+
+def test_a_replica_that_stands_still_holds_nobody_up(user: User, dataset: Path) -> None:
+    """Its shards are given to the other one, too, long before it counts as stalled."""
+    job_id = user.submit(str(dataset), "--id", new_id("still"), *FAKE, *SHARDS, *SLOW)
+    progress = user.progress_until(job_id, lambda p: sum(bool(r.shards) for r in p.replicas) == 2, what="work")
+    still = progress.replicas[0]
+    os.kill(still.pid, signal.SIGSTOP)
+    try:
+        user.run("wait", job_id, "--timeout", "90")
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(still.pid, signal.SIGCONT)
+    ledger = user.ledger(job_id)
+    check_invariants(ledger, 60)
+    assert [loss for history in ledger.histories() for loss in history.losses] == []
+    status = user.json("status", job_id)
+    assert status["shard_copies"] >= 1
+    assert status["tail_s"] is not None
+    assert 0 < status["engine_idle_s"] < status["engine_s"]
 
 
 def test_a_cluster_on_which_no_replica_fits_fails_the_job_with_the_reason(user: User, dataset: Path) -> None:
