@@ -88,7 +88,18 @@ def make_job_with_past(store: LocalStore, job_id: str, *, commit: Sequence[int] 
     past = history(job_id, BEGAN_AT, seconds=900)
     ledger.write_history(past)
     ledger.write_progress(
-        Progress(driver=job_id, updated_at="2026-03-01T02:00:00+00:00", started_at="", phase="ended", gpu_s=3560.0)
+        Progress(
+            driver=job_id,
+            updated_at="2026-03-01T02:00:00+00:00",
+            started_at="",
+            phase="ended",
+            gpu_s=3560.0,
+            engine_s=1000.0,
+            engine_idle_s=25.0,
+            planned_s=100.0,
+            took_s=112.0,
+            tail_s=9.0,
+        )
     )
     return ledger
 

@@ -110,6 +110,10 @@ def test_its_numbers_are_those_of_the_results(
     assert errors["EMPTY_PROMPT"][2].startswith(", ".join(map(str, first)))
     assert page.tiles["cost"] == f"{3560 / 3600 * 2.5:,.2f}"
     assert page.tiles["prefix cache"] == "33.3%"
+    assert page.tiles["engines idle"] == "2.5%"
+    assert page.tiles["last 5% of rows"] == "9 s"
+    assert page.tiles["foretold"] == "1 min 40 s"
+    assert "it took +12%" in page.text
     fingerprint = {row[0]: row[1].strip() for row in page.tables["fingerprint"]}
     assert fingerprint["spec SHA-256"] == ledger.spec().digest()
     assert (fingerprint["engine: max_num_seqs"], fingerprint["version: vllm"]) == ("512", "0.26.0")

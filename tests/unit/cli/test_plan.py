@@ -1,0 +1,78 @@
+"""`jobs plan` as people read it: what is measured, what is assumed, and nothing that nobody has seen."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from jobs.cli import main
+from jobs.specs import build_spec
+from jobs.store import open_store
+from jobs.throughput import remember
+from schemas.throughput import Observation
+
+
+@pytest.fixture
+def dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("JOBS_ROOT", str(tmp_path / "root"))
+    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.chdir(tmp_path)
+    prompts = ["a prefix that every one of these rows has, then its number: " + str(n) for n in range(100)]
+    pq.write_table(pa.table({"prompt": ["", "x" * 5_000, *prompts]}), tmp_path / "rows.parquet")
+    return str(tmp_path / "rows.parquet")
+
+
+PLAN = ("--engine", "fake", "--no-chat", "--max-tokens", "100", "--max-model-len", "1000", "--gpu-price", "2.5")
+
+
+def observe(root: Path, dataset: str, hardware: str, *, name: str = "rows", at: str = "2026-03-01") -> None:
+    observation = Observation(
+        job_id=f"job-{hardware}",
+        name=name,
+        at=at,
+        start_s=30.0,
+        engine_s=100.0,
+        computed_tokens=1_000,
+        generated_tokens=500,
+        allowed_tokens=1_000,
+    )
+    remember(open_store(str(root)), build_spec(dataset, {"engine.name": "fake"}), hardware, observation)
+
+
+def test_where_nothing_was_observed_no_time_and_no_cost_are_told(
+    dataset: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", dataset, *PLAN, "--output", "table"]) == 0
+    told = capsys.readouterr()
+    lines = {line.split("  ")[0]: line for line in told.out.splitlines()}
+    assert "1 CONTEXT_LENGTH_EXCEEDED" in lines["error rows"]
+    assert "at most 10,000: every row generates as much as it may" in lines["output tokens"]
+    assert "not observed yet" in lines["throughput"]
+    assert lines["ETA"].endswith("not known")
+    assert "cost" not in lines
+    assert "--tokens-per-s" in told.err
+
+
+def test_earlier_jobs_are_what_time_and_cost_follow_from(
+    dataset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    observe(tmp_path / "root", dataset, "H200")
+    observe(tmp_path / "root", dataset, "H100", at="2026-03-02")
+    assert main(["plan", dataset, *PLAN, "--replicas", "2", "--output", "table"]) == 0
+    told = capsys.readouterr()
+    lines = {line.split("  ")[0]: line for line in told.out.splitlines()}
+    assert "10 tokens/s per replica, after 30 s to start (1 earlier job on H100)" in lines["throughput"]
+    assert "about 5,000: 50% of the most, as in earlier jobs of this name" in lines["output tokens"]
+    assert "about" in lines["ETA"]
+    assert "about" in lines["cost"]
+    assert "10 on H200" in told.err
+    assert main(["plan", dataset, *PLAN, "--replicas", "2", "--json"]) == 0
+    numbers = json.loads(capsys.readouterr().out)
+    work = numbers["input_tokens"] - numbers["shared_input_tokens"] + 5_000
+    assert numbers["eta_s"] == pytest.approx(30 + work / 10 / 2)
+    assert numbers["cost"] == pytest.approx(2.5 * 2 * numbers["eta_s"] / 3600)
+    assert numbers["shared_input_tokens"] == 99 * 48
