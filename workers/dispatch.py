@@ -133,12 +133,15 @@ class Dispatcher:
         self._controls = 0
         self._found: list[Killer] = []
         self._confirmed: list[Killer] = []
+        self._with_killers: set[int] = set()
+        self._to_copy: list[int] | None = None
         self.num_copies = 0
         self.verdict: Verdict | None = None
         for killer in killers:
             self._health.survived_any = True  # Whoever found it has seen the engine survive another row.
             shard = self._shards[killer.shard]
             shard.search.killers[killer.place] = killer.code
+            self._with_killers.add(killer.shard)
             shard.strikes = max_strikes
 
     @property
@@ -159,7 +162,7 @@ class Dispatcher:
     @property
     def num_killers(self) -> int:
         """Rows that are known to kill the engine."""
-        return sum(len(shard.search.killers) for shard in self._shards)
+        return sum(len(self._shards[number].search.killers) for number in self._with_killers)
 
     def stage(self, shards: Iterable[int]) -> None:
         """These shards' rows can be read."""
@@ -191,6 +194,7 @@ class Dispatcher:
             self._shards[work.shard].replicas.add(replica)
             opened[work.shard] = work
             self.num_copies += work.copy
+            self._to_copy = self._to_copy if work.copy else None
         return work
 
     def commit(self, number: int, *, engine_rows: int = 0) -> bool:
@@ -229,6 +233,7 @@ class Dispatcher:
     def died(self, replica: str, code: RowError) -> None:
         """The replica's engine died or hung over what it had open: `code` is what a row gets that does it."""
         self._queue.forget(replica)
+        self._to_copy = None
         works = list(self._open.pop(replica, {}).values())
         self._health.died(works)
         for work in works:
@@ -236,8 +241,9 @@ class Dispatcher:
             shard.replicas.discard(replica)
             shard.strikes += 1
             if work.kind != "commit" or (work.alone and shard.strikes >= self._max_strikes):
-                place = shard.search.died(work.places, code)
-                self._found += [] if place is None else [Killer(shard=work.shard, place=place, code=code)]
+                if (place := shard.search.died(work.places, code)) is not None:
+                    self._found.append(Killer(shard=work.shard, place=place, code=code))
+                    self._with_killers.add(work.shard)
                 self._judge_search(work.shard)
             self._offer(work.shard)
         if self._health.dead_controls >= CONTROL_DEATHS:
@@ -251,6 +257,7 @@ class Dispatcher:
     def give_back(self, replica: str) -> None:
         """The replica is gone through no fault of its engine: its node was lost, or it is not wanted any more."""
         self._queue.forget(replica)
+        self._to_copy = None
         for number in self._open.pop(replica, {}):
             self._shards[number].replicas.discard(replica)
             self._offer(number)
@@ -294,16 +301,16 @@ class Dispatcher:
         """The shard that another replica is likeliest to end last with: the newest of the one with the most to do."""
         if self._unstaged or len(self._queue) or self._suspects:
             return None
-        open_tokens = {replica: sum(self._weights[n] for n in works) for replica, works in self._open.items()}
-        for replica in sorted(open_tokens, key=lambda name: (-open_tokens[name], name)):
-            for number, work in reversed(self._open[replica].items()):
-                shard = self._shards[number]
-                free = len(shard.replicas) < MAX_REPLICAS_PER_SHARD
-                if (
-                    free
-                    and work.kind == "commit"
-                    and not (work.alone or work.excluded or shard.strikes or shard.faults)
-                ):
+        if self._to_copy is None:  # kept, because a thousand idle replicas ask again and again
+            tokens = {replica: sum(self._weights[n] for n in works) for replica, works in self._open.items()}
+            by_work = sorted(tokens, key=lambda replica: (-tokens[replica], replica))
+            self._to_copy = [number for replica in by_work for number in reversed(self._open[replica])][::-1]
+        while self._to_copy:
+            number = self._to_copy.pop()
+            shard = self._shards[number]
+            for replica in shard.replicas if len(shard.replicas) < MAX_REPLICAS_PER_SHARD else ():
+                work = self._open[replica][number]
+                if work.kind == "commit" and not (work.alone or work.excluded or shard.strikes or shard.faults):
                     return replace(work, copy=True)
         return None
 

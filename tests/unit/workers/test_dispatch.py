@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from math import ceil, log2
 from random import Random
 
@@ -298,3 +299,18 @@ def test_staging_is_over_when_every_shard_is_staged_or_committed() -> None:
     assert not dispatcher.staged
     dispatcher.stage([2])
     assert dispatcher.staged
+
+
+def test_a_thousand_idle_replicas_ask_for_copies_at_little_cost() -> None:
+    dispatcher = Dispatcher(plan_of(1000))
+    dispatcher.stage(range(1000))
+    for n in range(1000):
+        assert taken(dispatcher, f"busy-{n}") == n
+    for n in range(1000):
+        assert dispatcher.take(f"idle-{n}") is not None
+    began = time.process_time()
+    for n in range(20_000):
+        assert dispatcher.take(f"more-{n % 1000}") is None
+    assert time.process_time() - began < 2
+    dispatcher.give_back("idle-7")
+    assert dispatcher.take("more-0") is not None
