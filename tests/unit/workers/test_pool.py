@@ -9,9 +9,11 @@ from jobs.ledger import Ledger
 from jobs.store.local import LocalStore
 from schemas.records import ShardPlan
 from schemas.spec import InputSpec, JobSpec, ModelSpec
-from workers.dispatch import Dispatcher
-from workers.pool import Pool
+from workers.dispatch import Dispatcher, Work
+from workers.engines.base import EngineInfo
+from workers.pool import MAX_OPEN_SHARDS, Pool, _wants_more
 from workers.ray_cluster import RayCluster
+from workers.replica import Loaded
 from workers.resources import Resources
 
 ON_CPUS = Resources(on_gpu=False, num_gpus=0, num_cpus=1.0, after_staging=True)
@@ -46,3 +48,17 @@ async def test_replicas_leave_staging_its_cpus_until_the_last_shard_is_staged(tm
         dispatcher.commit(shard)
     pool.wake()
     await asyncio.wait_for(running, 5)
+
+
+def test_small_shards_do_not_leave_the_engine_half_empty() -> None:
+    loaded = Loaded(node="n", pid=1, load_s=0.0, engine=EngineInfo(max_num_seqs=100, max_model_len=512))
+
+    def opened(count: int, rows: int) -> list[Work]:
+        return [
+            Work(shard=n, num_rows=rows, kind="commit", places=None, excluded={}, alone=False) for n in range(count)
+        ]
+
+    assert _wants_more(opened(MAX_OPEN_SHARDS - 1, 10_000), loaded), "the next shard opens before this one drains"
+    assert not _wants_more(opened(MAX_OPEN_SHARDS, 10_000), loaded)
+    assert _wants_more(opened(3 * MAX_OPEN_SHARDS, 10), loaded), "their 240 rows may all wait for a few long ones"
+    assert not _wants_more(opened(40, 10), loaded)
