@@ -199,29 +199,37 @@ PARTS: dict[str, Callable[[Path, int], dict[str, Any]]] = {
 @contextmanager
 def _watching_processes() -> Iterator[dict[str, float]]:
     """CPU seconds of this process and those below it, and the largest private memory of one of Ray's workers."""
-    seen, cpu, stop = {"largest": 0.0, "cpu_s": 0.0}, {}, threading.Event()
-    own = psutil.Process()
-    before = sum(own.cpu_times()[:2])
+    seen, stop = {"largest": 0.0, "cpu_s": 0.0}, threading.Event()
+    first: dict[int, float] = {}
+    last: dict[int, float] = {}
 
-    def look() -> None:
+    def look(*, beginning: bool = False) -> None:
+        own = psutil.Process()
+        for process in (own, *own.children(recursive=True)):
+            try:
+                used = sum(process.cpu_times()[:2])
+                first.setdefault(process.pid, used if beginning else 0.0)
+                last[process.pid] = used
+                memory = process.memory_info()
+                if "ray::" in " ".join(process.cmdline()):
+                    seen["largest"] = max(seen["largest"], memory.rss - memory.shared)
+            except psutil.Error:
+                continue
+
+    def watch() -> None:
         while not stop.wait(0.5):
-            for process in own.children(recursive=True):
-                try:
-                    cpu[process.pid] = sum(process.cpu_times()[:2])
-                    if "ray::" in " ".join(process.cmdline()):
-                        memory = process.memory_info()
-                        seen["largest"] = max(seen["largest"], memory.rss - memory.shared)
-                except psutil.Error:
-                    continue
+            look()
 
-    thread = threading.Thread(target=look)
+    look(beginning=True)
+    thread = threading.Thread(target=watch)
     thread.start()
     try:
         yield seen
     finally:
         stop.set()
         thread.join()
-        seen["cpu_s"] = sum(cpu.values()) + sum(own.cpu_times()[:2]) - before
+        look()
+        seen["cpu_s"] = sum(last.values()) - sum(first.values())
 
 
 def _spec(work: Path) -> JobSpec:
