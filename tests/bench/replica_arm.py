@@ -87,7 +87,8 @@ class LocalReplica(Replica):
         return ""
 
     def kill(self) -> None:
-        """Its process is this one."""
+        """Its process is this one: only what it does in the background ends."""
+        self._watching.cancel()
 
 
 class LocalCluster:
@@ -105,7 +106,7 @@ def main() -> None:
     given = parser.parse_args()
     loop = asyncio.new_event_loop()
     engine, began = (
-        StandingEngine(_engine_spec(), str(given.model), load_encoder(str(given.model)), on_gpu=False),
+        StandingEngine(_engine_spec(), str(given.model), load_encoder(str(given.model)), None, on_gpu=False),
         time.monotonic(),
     )
     loop.run_until_complete(engine.start())
