@@ -96,8 +96,7 @@ class _Child:
             stdout=subprocess.DEVNULL,
             # A library's last words may quote what it read.
             stderr=subprocess.DEVNULL,
-            # One arena: each would reserve address space, which is limited.
-            env={**os.environ, "PYTHONPATH": path, "MALLOC_ARENA_MAX": "1"},
+            env={**os.environ, "PYTHONPATH": path, **_ALLOCATORS},
             start_new_session=True,
         )
         os.close(theirs)
@@ -129,6 +128,10 @@ class _Child:
         self._process.kill()
         self._process.wait()
 
+
+_ALLOCATORS = {"MALLOC_ARENA_MAX": "1", "ARROW_DEFAULT_MEMORY_POOL": "system"}
+"""Address space is limited: Arrow's own allocators reserve 1 GiB for the first byte, further arenas of malloc less. Of
+the system's, what is freed goes back at once."""
 
 _IDLE: dict[int, list[_Child]] = {}
 """Children without work, by the process that they belong to: a fork must not use its parent's."""
@@ -191,8 +194,6 @@ def _serve(requests: Connection, answers: Connection) -> None:
     import psutil
     import pyarrow as pa
 
-    # What is freed goes back at once, and what is asked for is not rounded up to an arena.
-    pa.set_memory_pool(pa.system_memory_pool())
     pa.set_io_thread_count(1)
     pa.set_cpu_count(1)
     own_bytes = 0

@@ -108,6 +108,8 @@ def inspect(uri: str, look: Callable[[Sequence[Source]], list[Look]] = look) -> 
     )
     if dataset.num_rows == 0:
         raise InvalidInput(f"{uri} has no rows.", "Check that it was written completely.")
+    if not schema.names:
+        raise InvalidInput(f"{uri} has no columns.", "Each row needs a prompt or messages.")
     return dataset
 
 

@@ -119,6 +119,8 @@ def test_more_than_a_decoder_may_have_is_refused_by_name(
 ) -> None:
     make(large_cell, bad, size_bytes)
     monkeypatch.setattr(decoder, "MEMORY_BYTES", size_bytes)
+    small_file(fine := bad.with_name("fine.parquet"), checksums=True)
+    assert sum(map(len, rows_of(fine))) == 60, "an ordinary file needs less"
     with watched() as memory, pytest.raises(InvalidInput, match=r"bad\.parquet needs more than") as caught:
         list(rows_of(bad))
     assert caught.value.hint
