@@ -324,12 +324,12 @@ class BatchClient:
             Conflict: the id is taken by another spec.
             StoreError, ClusterError: store or cluster cannot be used.
         """
+        job = self.job(job_id)
         check_bucket(spec.input.uri, self.settings.allowed_buckets)
         # Where the cluster is elsewhere, a model directory may exist only there: its driver checks it first of all.
         spec = checked(spec, self.store, model_may_be_elsewhere=self.settings.address is not None)
         check_write_once(self.store)
         self.submitter()
-        job = self.job(job_id)
         failpoint("submit.before_spec")
         created = job.ledger.create(spec, writer=f"submit/{uuid4().hex}")
         failpoint("submit.after_spec")
