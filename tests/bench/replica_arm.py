@@ -94,9 +94,17 @@ class LocalReplica(Replica):
 class LocalCluster:
     """Room for replicas in this process."""
 
+    def __init__(self) -> None:
+        self._replicas: list[LocalReplica] = []
+
     def start_replica(self, ledger: Ledger, name: str, driver: str, resources: Resources) -> LocalReplica:
         """See `workers.cluster.Cluster`."""
-        return LocalReplica(ledger, name, driver, on_gpu=resources.on_gpu)
+        self._replicas.append(LocalReplica(ledger, name, driver, on_gpu=resources.on_gpu))
+        return self._replicas[-1]
+
+    def cached_tokens(self) -> int:
+        """Input tokens that engines found in their prefix caches."""
+        return sum(replica._standing_feed().cached_tokens for replica in self._replicas)
 
 
 def main() -> None:
@@ -134,13 +142,13 @@ async def _run(engine: StandingEngine, model: Path, arm: str, dataset: Path) -> 
         plan = _stage(ledger, spec, pq.read_table(dataset))
         staged_s, began = time.monotonic() - began, time.monotonic()
         done: list[ShardDone] = []
-        running = pool.Pool(ledger, spec, "bench", LocalCluster(), done.append)  # type: ignore[arg-type]
+        cluster = LocalCluster()
+        running = pool.Pool(ledger, spec, "bench", cluster, done.append)  # type: ignore[arg-type]
         dispatcher = Dispatcher(plan.shards)
         dispatcher.stage(range(len(plan.shards)))
         running.open(dispatcher)
         await running.run(IN_PROCESS)
         took = time.monotonic() - began
-        cached = running.totals().cached_tokens
         await running.kill()
     tokens_in, tokens_out = (
         sum(getattr(one.stats, f"num_{kind}_tokens") for one in done) for kind in ("input", "generated")
@@ -150,7 +158,7 @@ async def _run(engine: StandingEngine, model: Path, arm: str, dataset: Path) -> 
         "shards": len(plan.shards),
         "input_tokens": tokens_in,
         "generated_tokens": tokens_out,
-        "cached_tokens": cached,
+        "cached_tokens": cluster.cached_tokens(),
         "staging_s": round(staged_s, 2),
         "seconds": round(took, 2),
         "rows_per_s": round(plan.num_rows / took, 3),
