@@ -253,7 +253,8 @@ class Replica:
         try:
             await running
         except asyncio.CancelledError:
-            if attempt_id not in self._abandoned:
+            caller = asyncio.current_task()
+            if attempt_id not in self._abandoned or (caller is not None and caller.cancelling()):
                 raise
             return False
         finally:
