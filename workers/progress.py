@@ -118,8 +118,9 @@ class Reporter:
         if self._foretold or self._plan is None or engine is None:
             return
         self._foretold = True
-        spec, plan = self._ledger.spec(), self._plan
+        plan = self._plan
         try:
+            spec = self._ledger.spec()
             known = [each for each in find(self._ledger.store, spec) if each.hardware == engine.device]
         except JobsError as error:
             log.warning("no end is foretold: %s", error)

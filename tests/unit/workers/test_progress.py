@@ -133,3 +133,19 @@ async def test_a_store_that_is_away_does_not_stop_the_driver(tmp_path: Path, mon
     await reporter.tick()
     assert reporter._ledger.progress() is not None
     assert len(reporter._ledger.histories()[0].samples) == 2
+
+
+async def test_an_end_that_cannot_be_foretold_costs_no_progress(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    reporter, _ = reporter_of(tmp_path)
+    reporter.plan(plan_of(SHARDS))
+    reporter._engine = EngineInfo(max_num_seqs=4, max_model_len=512)
+
+    def away() -> None:
+        raise StoreError("away")
+
+    monkeypatch.setattr(reporter._ledger, "spec", away)
+    assert await reporter.tick() is not None
+    assert "no end is foretold: away" in caplog.text
+    assert "Traceback" not in caplog.text
