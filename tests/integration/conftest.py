@@ -11,11 +11,18 @@ import pytest
 from tests.harness import User, embedded_cluster
 from tests.s3 import S3Server, environment
 
+SECRETS = {
+    "WEBHOOK_SECRET": "quince-secret-of-the-webhook",
+    "OPENAI_API_KEY": "quince-key-of-an-api",
+    "CI_DEPLOY_TOKEN": "quince-token-of-something-else",
+}
+"""In the environment of the cluster and of every command, as secrets are on real machines."""
+
 
 @pytest.fixture(scope="session")
 def cluster_env(tmp_path_factory: pytest.TempPathFactory, s3_server: S3Server) -> Iterator[dict[str, str]]:
     """A running embedded cluster that reaches the S3 server."""
-    with embedded_cluster(tmp_path_factory.mktemp("state"), environment(s3_server.endpoint)) as env:
+    with embedded_cluster(tmp_path_factory.mktemp("state"), environment(s3_server.endpoint) | SECRETS) as env:
         yield env
 
 

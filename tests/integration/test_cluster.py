@@ -11,7 +11,10 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
+from ipaddress import ip_address
 from pathlib import Path
+from socket import SOCK_DGRAM
 
 import psutil
 import pytest
@@ -82,6 +85,20 @@ def test_job_api_refuses_strangers(running: Cluster, token: str | None, code: in
     with pytest.raises(urllib.error.HTTPError) as caught:
         urllib.request.urlopen(request, timeout=10)
     assert caught.value.code == code
+
+
+def test_it_listens_to_this_machine_only(running: Cluster) -> None:
+    """Every socket of every process: the dashboard and the metrics, and Ray's own ports, which ask for no token."""
+    sockets = []
+    for process in members(running):
+        with suppress(psutil.NoSuchProcess):
+            sockets += [
+                (process.name(), socket.laddr.ip.removeprefix("::ffff:"), socket.laddr.port)
+                for socket in process.net_connections(kind="inet")
+                if socket.status == psutil.CONN_LISTEN or socket.type == SOCK_DGRAM
+            ]
+    assert len({name for name, _, _ in sockets}) >= 3, "the head, its raylet, the dashboard"
+    assert [socket for socket in sockets if not ip_address(socket[1]).is_loopback] == []
 
 
 def test_wrong_token_is_explained(running: Cluster, tmp_path: Path) -> None:
