@@ -7,7 +7,7 @@ token ids and limits, and make the same number of tokens (`ignore_eos`):
 
 - ours: `jobs submit` to `_SUCCESS` on an embedded cluster, one replica; `seconds` from the first shard taken on
 - A0, A1: `LLM.generate` over the whole list, and over chunks of 512; `seconds` of generating alone
-- A5: Ray Data LLM, tuned; `seconds` from the first row that was ready on
+- A5: Ray Data LLM, tuned; `seconds` from the first row in the engine on
 
 Needs the package installed (its entry point registers InternLM2 with vLLM).
 """
