@@ -148,7 +148,7 @@ def foretell(work_tokens: float, tokens_per_s: float | None, start_s: float | No
         tokens_per_s: of one replica.
         start_s: until rows are computed; replicas hold their GPUs then, too. None: not known, and not counted.
     """
-    if tokens_per_s is None:
+    if not tokens_per_s:  # 0: all that an earlier job did was to fail on its rows
         return None
     replicas = spec.replicas.max
     eta_s = (start_s or 0.0) + work_tokens / tokens_per_s / replicas
