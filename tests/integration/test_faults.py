@@ -159,9 +159,9 @@ def client_of(user: User, monkeypatch: pytest.MonkeyPatch) -> BatchClient:
 @pytest.mark.parametrize(
     "gate",
     [
-        pytest.param(Gate(keys.PLAN, RESET), id="before the plan"),
+        pytest.param(Gate(keys.PLAN, RESET), id="before the plan", marks=pytest.mark.nightly),
         pytest.param(Gate(keys.STAGED, RESET, number=6), id="between staged shards"),
-        pytest.param(Gate(keys.TERMINAL, RESET), id="before the end"),
+        pytest.param(Gate(keys.TERMINAL, RESET), id="before the end", marks=pytest.mark.nightly),
     ],
 )
 def test_a_driver_killed_at_any_step_is_followed_by_one_that_goes_on_there(

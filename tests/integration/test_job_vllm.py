@@ -104,6 +104,7 @@ def missing_metrics(page: str, names: set[str], job_id: str) -> set[str]:
     return (names - series) | {text for text in (f'job_id="{job_id}"', 'ReplicaId="') if text not in page}
 
 
+@pytest.mark.nightly
 def test_cancel_ends_engine_cores_that_load_and_that_hang(user: User, model: Path) -> None:
     before = engine_processes()
     arguments = (str(DEBIAN), "--model", str(model), "--max-num-seqs", "8", "--max-tokens", "256")

@@ -135,7 +135,7 @@ def test_an_engine_that_does_not_start_says_why(user: User, tmp_path: Path) -> N
     assert "hunter2" not in terminal.reason
 
 
-@pytest.mark.parametrize("marker", ["HANG", "FREEZE"])
+@pytest.mark.parametrize("marker", [pytest.param("HANG", marks=pytest.mark.nightly), "FREEZE"])
 def test_cancel_ends_a_hung_engine_too(user: User, tmp_path: Path, marker: str) -> None:
     from tests.integration.test_faults import replicas, wait_until_empty
 
