@@ -115,6 +115,7 @@ def test_the_tour_shows_what_comes(reader: Reader, terminal: Terminal) -> None:
     assert [line.split() for line in done.stdout.splitlines()] == [line.split() for line in results[1] if line]
 
 
+@pytest.mark.nightly
 def test_every_command_of_the_table_works(reader: Reader) -> None:
     reader.user.env = {**reader.user.env, "JOBS_ENGINE": "fake"}
     for job_id in ("questions", "again"):
