@@ -85,7 +85,7 @@ def test_a_seed_is_one_history(simulation: Simulator) -> None:
 
 def test_what_may_happen_does_happen(simulation: Simulator) -> None:
     """A simulation that holds because nothing goes wrong in it shows nothing."""
-    runs = [simulation.run(draw(seed, len(simulation.cases))) for seed in range(40)]
+    runs = [simulation.run(draw(seed, len(simulation.cases))) for seed in range(60)]
     runs.append(simulation.run(History(seed=1, case=0, faults=Faults(outages=((3.0, 900.0),)))))
     trace = "\n".join(line for _, run in runs for line in run.world.trace)
     killed = [run for _, run in runs if run.case.killers]
