@@ -128,10 +128,11 @@ def test_cancel_ends_engine_cores_that_load_and_that_hang(user: User, model: Pat
         assert not engine_processes() - before
 
 
+@pytest.mark.nightly
 def test_two_jobs_at_once_do_not_wait_for_each_others_cpus(user: User, model: Path, tmp_path: Path) -> None:
     dataset = tmp_path / "some.parquet"
     pq.write_table(pq.read_table(DEBIAN).slice(0, 400), dataset)
-    arguments = ("submit", str(dataset), "--model", str(model), "--max-tokens", "2", "-q")
+    arguments = ("submit", str(dataset), "--model", str(model), "--replicas", "2", "--max-tokens", "2", "-q")
     first, second = (user.run(*arguments, "--id", new_id("both")).stdout.strip() for _ in range(2))
     for job_id in (first, second):
         user.run("wait", job_id, "--timeout", "400", timeout_s=420)

@@ -95,6 +95,7 @@ def test_what_was_found_is_known_to_the_next_driver_and_gives_the_same_bytes(use
         assert ledger.read_result(shard) == user.ledger(undisturbed).read_result(shard)
 
 
+@pytest.mark.nightly
 def test_a_process_that_freezes_is_ended_and_its_row_found(user: User, tmp_path: Path) -> None:
     dataset = write_prompts(tmp_path / "freeze.parquet", prompts_with({2: "FREEZE"}, 8))
     job_id = new_id("freeze")

@@ -74,6 +74,7 @@ def test_a_table_that_grew_costs_its_growth(s3_user: User, tmp_path: Path) -> No
     assert (shown["reused_rows"], shown["rows"]) == (102, 103)
 
 
+@pytest.mark.nightly
 def test_changed_sampling_reuses_nothing_and_sampled_rows_only_on_demand(user: User, tmp_path: Path) -> None:
     dataset = write(tmp_path / "rows.parquet", list(range(1, 21)))
     first = submit(user, dataset, "--temperature", "0.7")
