@@ -80,6 +80,7 @@ def driver_environment(allowed_buckets: Sequence[str] | None = None) -> dict[str
 
 
 _MONITOR_S = 2.0
+"""Two looks of Ray's monitor of a submission."""
 
 
 class Submitter:

@@ -77,9 +77,11 @@ def test_what_cannot_be_asked(condition: str, words: str | None) -> None:
 
 @given(st.text(max_size=12))
 def test_any_text_is_a_condition_or_refused(text: str) -> None:
-    try:
-        rows(text)
-        rows(f"text{text}")
-        rows(f"number={text}")
-    except UsageError:
-        pass
+    for condition in (text, f"text{text}", f"number={text}"):
+        refused, found = None, []
+        try:
+            found = rows(condition)
+        except UsageError as error:
+            refused = error
+        assert refused is None or refused.hint
+        assert found == sorted(set(found)), "rows once, in order"
