@@ -15,7 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -49,7 +49,7 @@ class Cluster:
         dashboard_url: the dashboard and the job API; like every port of the cluster on the loopback interface only.
         token_path: file with the token that every call must carry; only this user can read it.
         pid: the process that leads the cluster's session.
-        started_at: start of that process, seconds since the epoch.
+        started_at: when it was started, seconds since the epoch; for people, since clocks are set now and then.
         temp_dir: Ray's logs, sockets and spilled objects; removed by `down`.
     """
 
@@ -59,6 +59,11 @@ class Cluster:
     pid: int
     started_at: float
     temp_dir: Path
+
+    @property
+    def mark(self) -> tuple[str, str]:
+        """What every process of this cluster, and no other, has in its environment."""
+        return MARK, str(self.temp_dir)
 
     def environment(self) -> dict[str, str]:
         """What a process needs in its environment to use this cluster through the Ray SDK."""
@@ -92,7 +97,7 @@ def metrics_path() -> Path:
 def current() -> Cluster | None:
     """The running embedded cluster, or None. One that is still starting does not count."""
     cluster = _read()
-    ready = cluster is not None and cluster.address and processes.leader(cluster.pid, cluster.started_at)
+    ready = cluster is not None and cluster.address and processes.leader(cluster.pid, cluster.mark)
     return cluster if ready else None
 
 
@@ -127,8 +132,7 @@ def down() -> bool:
 def _clear() -> None:
     """End what a previous cluster left, whether its head lives or was killed, and remove its files."""
     if cluster := _read():
-        mark = (MARK, str(cluster.temp_dir))
-        if not processes.end(cluster.pid, cluster.started_at, mark, grace_s=_GRACE_S, wait_s=_DOWN_S):
+        if not processes.end(cluster.pid, cluster.mark, grace_s=_GRACE_S, wait_s=_DOWN_S):
             raise ClusterError(
                 f"A process of the embedded cluster did not end within {_DOWN_S:.0f} s.",
                 hint=f"Look for processes with {cluster.temp_dir} in their command line, then try again.",
@@ -156,14 +160,12 @@ def _start() -> Cluster:
             cwd=state_dir(),
             start_new_session=True,
         )
-    import psutil
-
     cluster = Cluster(
         address="",
         dashboard_url=f"http://127.0.0.1:{dashboard_port}",
         token_path=token_path,
         pid=head.pid,
-        started_at=psutil.Process(head.pid).create_time(),
+        started_at=time.time(),
         temp_dir=temp_dir,
     )
     # Ray writes the file a little later; it lies in a directory whose name changes.
@@ -276,11 +278,15 @@ def _cgroup(name: str) -> list[str]:
 
 
 def _free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+    """Ports that no one listens on. Ray binds them seconds later, and a head whose client server finds its port taken
+    ends, so they lie below those that a system gives to whoever asks for any (Linux: from 32768 on)."""
+    found: set[int] = set()
+    while len(found) < count:
+        port = 20_000 + secrets.randbelow(12_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            found.add(port)
+    return list(found)
 
 
 def _new_token() -> Path:

@@ -10,20 +10,24 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import psutil
 
-_SAME_START_S = 1.0
+Mark = tuple[str, str]
+"""An environment variable and its value, given to one group alone."""
 
 
-def leader(pid: int, started_at: float) -> psutil.Process | None:
+def leader(pid: int, mark: Mark) -> psutil.Process | None:
     """The live process `pid`, or None if it ended. A pid that the system gave to another process is not it.
 
-    Args:
-        started_at: the start time noted when it was started, seconds since the epoch.
+    It is known by its mark, not by the time it started at: Linux derives that from the clock, which is set at times.
     """
-    process = _started_then(pid, started_at)
-    return process if process and _alive(process) else None
+    import psutil
+
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        return process if _alive(process) and _marked(process, mark) else None
+    return None
 
 
-def members(pid: int, started_at: float, mark: tuple[str, str]) -> set[psutil.Process]:
+def members(pid: int, mark: Mark) -> set[psutil.Process]:
     """Live processes of the group that `pid` leads or led.
 
     A process belongs if it descends from the leader, is in its session, or carries the environment
@@ -32,23 +36,17 @@ def members(pid: int, started_at: float, mark: tuple[str, str]) -> set[psutil.Pr
     """
     import psutil
 
-    head = leader(pid, started_at)
-    found = {head, *head.children(recursive=True)} if head else set()
-    # The number of a session is not given away while it has members, but it is after that.
-    session_is_ours = _started_then(pid, started_at) is not None or not psutil.pid_exists(pid)
-    for process in psutil.process_iter():
-        try:
-            if process.uids().real != os.getuid() or process.create_time() < started_at - _SAME_START_S:
-                continue
-            in_session = session_is_ours and os.getsid(process.pid) == pid
-            if in_session or process.environ().get(mark[0]) == mark[1]:
-                found.add(process)
-        except (psutil.Error, OSError):
-            continue
+    mine = [process for process in psutil.process_iter() if _is_mine(process)]
+    found = {process for process in mine if _marked(process, mark)}
+    # A session keeps its number while it has members; after that the system may give the number to another.
+    if not psutil.pid_exists(pid) or any(_session(process) == pid for process in found):
+        found |= {process for process in mine if _session(process) == pid}
+    if head := leader(pid, mark):
+        found |= {head, *head.children(recursive=True)}
     return {process for process in found if process.pid != os.getpid() and _alive(process)}
 
 
-def end(pid: int, started_at: float, mark: tuple[str, str], *, grace_s: float, wait_s: float) -> bool:
+def end(pid: int, mark: Mark, *, grace_s: float, wait_s: float) -> bool:
     """End the whole group: ask its leader, and after `grace_s` kill what is left.
 
     Returns:
@@ -57,11 +55,11 @@ def end(pid: int, started_at: float, mark: tuple[str, str], *, grace_s: float, w
     import psutil
 
     deadline = time.monotonic() + wait_s
-    left = members(pid, started_at, mark)
-    if head := leader(pid, started_at):
+    left = members(pid, mark)
+    if head := leader(pid, mark):
         head.terminate()
         left = _wait(left, grace_s)
-    while left := left | members(pid, started_at, mark):
+    while left := left | members(pid, mark):
         if time.monotonic() > deadline:
             return False
         for process in left:
@@ -83,14 +81,26 @@ def _wait(group: set[psutil.Process], timeout_s: float) -> set[psutil.Process]:
     return alive
 
 
-def _started_then(pid: int, started_at: float) -> psutil.Process | None:
+def _is_mine(process: psutil.Process) -> bool:
     import psutil
 
-    try:
-        process = psutil.Process(pid)
-        return process if abs(process.create_time() - started_at) < _SAME_START_S else None
-    except psutil.NoSuchProcess:
-        return None
+    with suppress(psutil.Error):
+        return process.uids().real == os.getuid()
+    return False
+
+
+def _marked(process: psutil.Process, mark: Mark) -> bool:
+    import psutil
+
+    with suppress(psutil.Error, OSError):
+        return process.environ().get(mark[0]) == mark[1]
+    return False
+
+
+def _session(process: psutil.Process) -> int | None:
+    with suppress(OSError):
+        return os.getsid(process.pid)
+    return None
 
 
 def _alive(process: psutil.Process) -> bool:

@@ -89,11 +89,11 @@ class RayNodes:
 
     def processes(self) -> set[psutil.Process]:
         """Every live process of the cluster."""
-        return processes.members(self._host.pid, self._started_at, (MARK, str(self._temp_dir)))
+        return processes.members(self._host.pid, (MARK, str(self._temp_dir)))
 
     def end(self) -> None:
         """SIGKILL every process at once, as a lost cluster."""
-        ended = processes.end(self._host.pid, self._started_at, (MARK, str(self._temp_dir)), grace_s=0, wait_s=30)
+        ended = processes.end(self._host.pid, (MARK, str(self._temp_dir)), grace_s=0, wait_s=30)
         self._host.wait(10)
         assert ended, "a process of the cluster could not be ended"
 
@@ -110,7 +110,6 @@ class RayNodes:
                 cwd=Path(__file__).parents[2],
                 start_new_session=True,
             )
-        self._started_at = psutil.Process(self._host.pid).create_time()
         try:
             self.raylets += self._answer()["raylets"]
         except BaseException:

@@ -47,7 +47,7 @@ def submitter(running: Cluster) -> Submitter:
 
 
 def members(started: Cluster) -> set[psutil.Process]:
-    return processes.members(started.pid, started.started_at, (MARK, str(started.temp_dir)))
+    return processes.members(started.pid, started.mark)
 
 
 def alive(group: set[psutil.Process]) -> list[psutil.Process]:
@@ -183,7 +183,7 @@ def test_life_beside_another_cluster(running: Cluster) -> None:
     old = members(first)
     os.kill(first.pid, signal.SIGKILL)
     deadline = time.monotonic() + 20
-    while processes.leader(first.pid, first.started_at) is not None:  # the kernel takes a moment
+    while processes.leader(first.pid, first.mark) is not None:  # the kernel takes a moment
         assert time.monotonic() < deadline
         time.sleep(0.05)
     second = cluster.up()
@@ -214,16 +214,23 @@ def test_life_beside_another_cluster(running: Cluster) -> None:
 
 
 def test_recycled_pid_is_not_our_cluster() -> None:
-    sleeper = subprocess.Popen(["sleep", "3600"], start_new_session=True)
+    ours, other = (MARK, "/tmp/nb-ours"), (MARK, "/tmp/nb-other")
+    sleeper = subprocess.Popen(["sleep", "3600"], start_new_session=True, env=dict([ours]))
     try:
-        started_at = psutil.Process(sleeper.pid).create_time()
-        assert processes.leader(sleeper.pid, started_at) is not None
-        assert processes.leader(sleeper.pid, started_at - 3600) is None
-        assert processes.end(sleeper.pid, started_at - 3600, (MARK, "/nowhere"), grace_s=1, wait_s=5)
+        assert processes.leader(sleeper.pid, ours) is not None
+        assert processes.leader(sleeper.pid, other) is None
+        assert processes.end(sleeper.pid, other, grace_s=1, wait_s=5)
         assert sleeper.poll() is None
+        assert processes.end(sleeper.pid, ours, grace_s=1, wait_s=5)
     finally:
         sleeper.kill()
         sleeper.wait(timeout=10)
+
+
+def test_a_clock_that_was_set_does_not_lose_the_cluster(running: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Linux derives when a process started from the clock of now."""
+    monkeypatch.setattr(psutil.Process, "create_time", lambda _: time.time() - 3600)
+    assert cluster.current() == running
 
 
 def test_failed_start_says_why_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
