@@ -42,6 +42,7 @@ MAX_LOSSES = 256
 """Deaths of replicas that are remembered, for people."""
 
 LAST_LINES_S = 10.0
+LAST_COUNTERS_S = 1.0
 STOP_GRACE_S = 8.0
 RESTART_PAUSE_S = 1.0
 
@@ -326,8 +327,10 @@ class Pool:
 
     async def _end(self, slot: Slot) -> None:
         """Let the engine free its device, then kill the process. Prepares the slot for its next replica."""
-        replica, slot.replica = slot.replica, None
         was_ready = slot.loaded is not None
+        if was_ready:  # its last rows may have come since it was asked
+            await self._refresh(slot, LAST_COUNTERS_S)
+        replica, slot.replica = slot.replica, None
         if slot.counters is not None:
             self._retired = added([self._retired, slot.counters])
         slot.loaded, slot.counters, slot.rows_committed, slot.errors_committed = None, None, 0, 0

@@ -82,15 +82,16 @@ def _unshared(chance: np.random.Generator, rows: int) -> list[Lengths]:
 
 
 WORKLOADS = {
-    "W1": Workload("1024 in, 256 out", 640, _fixed(1024, 256)),
+    "W1": Workload("1024 in, 256 out", 800, _fixed(1024, 256)),
     "W2": Workload("256 in, 256 out", 1280, _fixed(256, 256)),
     "W3": Workload("4096 in, 128 out", 256, _fixed(4096, 128)),
     "W4": Workload("chat-like lengths", 1000, _chat_like),
     "W5": Workload("256 in, 256 to 2048 out", 800, _long_tail),
     "W6": Workload("one prefix of 2,000", 960, _one_prefix),
-    "W7": Workload("groups of 6 share 1,500, shuffled", 960, _many_prefixes),
+    "W7": Workload("groups of 6 share 1,500, shuffled", 1920, _many_prefixes),
     "W8": Workload("W3 and W5 mixed", 400, _mix),
     "W9": Workload("32 to 3,000 in, nothing shared", 500, _unshared),
+    "W11": Workload("256 in, 2,048 out", 300, _fixed(256, 2048)),
     "W10": Workload("package descriptions", 1000, lambda *_: []),
 }
 

@@ -1,9 +1,9 @@
 """Ours against vLLM alone and Ray Data LLM, InternLM2.5-20B's configuration with random weights, on one GPU.
 
-`python tests/gpu/benchmark.py MODEL OUT.json [--arms ours A0 A1 A5] [--workloads W1 W5 W7] [--rows-share 1.0]
-[--budget-s 540]` measures what OUT.json does not have yet and adds each run as soon as it is known, so that it can be
-cut off and called again. MODEL is a directory that `tests/gpu/full_size.py` has written. All arms get the same rows,
-token ids and limits, and make the same number of tokens (`ignore_eos`):
+`python tests/gpu/benchmark.py MODEL OUT.json [--runs ours:W7 A0:W7 …] [--rows-share 1.0] [--budget-s 540]` measures
+what OUT.json does not have yet and adds each run as soon as it is known, so that it can be cut off and called again.
+MODEL is a directory that `tests/gpu/full_size.py` has written. All arms get the same rows, token ids and limits, and
+make the same number of tokens (`ignore_eos`):
 
 - ours: `jobs submit` to `_SUCCESS` on an embedded cluster, one replica; `seconds` from the first shard taken on
 - A0, A1: `LLM.generate` over the whole list, and over chunks of 512; `seconds` of generating alone
@@ -24,6 +24,7 @@ import tempfile
 import time
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ from tests.bench.table import text_table
 from tests.bench.workloads import WORKLOADS, build, single_token_words
 
 PROGRAMS = {"ours": "system_arm", "A0": "engine_arms", "A0s": "engine_arms", "A1": "engine_arms", "A5": "ray_data_arm"}
+ALL = tuple(product(("ours", "A0", "A1", "A5"), ("W7", "W1", "W5")))
+
 STOP_S = 40.0
 """For a cut-off arm to take down its cluster and its engine."""
 
@@ -42,8 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python tests/gpu/benchmark.py", description=__doc__)
     parser.add_argument("model", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--arms", nargs="+", choices=PROGRAMS, default=["ours", "A0", "A1", "A5"])
-    parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=["W7", "W1", "W5"])
+    parser.add_argument("--runs", nargs="+", type=_arm_and_workload, default=list(ALL), metavar="ARM:WORKLOAD")
     parser.add_argument("--rows-share", type=float, default=1.0)
     parser.add_argument("--budget-s", type=float, default=540.0)
     parser.add_argument("--set", action="append", default=[], help="FIELD=VALUE of ours, as in `jobs submit --set`")
@@ -55,17 +57,23 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="nightbatch-gpu-") as folder:
         work = Path(folder)
         words = single_token_words(given.model / "tokenizer.json")
-        for name in given.workloads:
+        for name in dict.fromkeys(name for _, name in given.runs):
             rows = max(1, int(WORKLOADS[name].rows * given.rows_share))
             pq.write_table(build(name, words, rows=rows), work / f"{name}.parquet")
-        for program in dict.fromkeys(PROGRAMS[arm] for arm in given.arms):
-            arms = [arm for arm in given.arms if PROGRAMS[arm] == program]
-            known = {(run["arm"], run["dataset"]) for run in report["runs"] if "failed" not in run}
-            wanted = [(arm, name) for name in given.workloads for arm in arms if (arm, name) not in known]
+        known = {(run["arm"], run["dataset"]) for run in report["runs"] if "failed" not in run}
+        for program in dict.fromkeys(PROGRAMS[arm] for arm, _ in given.runs):
+            wanted = [each for each in given.runs if PROGRAMS[each[0]] == program and each not in known]
             if not wanted or time.monotonic() > deadline:
                 continue
             _measure(program, wanted, given, work, deadline, report)
     print(text_table([{"repeat": 0, **run} for run in report["runs"]]))
+
+
+def _arm_and_workload(text: str) -> tuple[str, str]:
+    arm, _, name = text.partition(":")
+    if arm not in PROGRAMS or name not in WORKLOADS:
+        raise argparse.ArgumentTypeError(f"{text}: ARM is one of {', '.join(PROGRAMS)}, WORKLOAD W1 to W11")
+    return arm, name
 
 
 def _measure(

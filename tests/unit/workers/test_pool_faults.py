@@ -89,6 +89,7 @@ class LocalCluster:
     def __init__(self) -> None:
         self.num_started = 0
         self.replicas: list[LocalReplica] = []
+        self.totals = ReplicaCounters()
 
     def resolve_resources(self, spec: JobSpec) -> Resources:
         return ANYWHERE
@@ -167,6 +168,7 @@ async def run(
         await asyncio.wait_for(pool.run(ANYWHERE), 60)
     finally:
         await pool.kill()
+    cluster.totals = pool.totals()
     return ledger, cluster
 
 
@@ -204,6 +206,13 @@ async def test_bad_rows_of_every_kind_cost_themselves_only(tmp_path: Path) -> No
     assert {row: text for row, (code, text) in rows.items() if code is None}.items() <= {
         row: text for row, (_, text) in results(healthy, 4).items()
     }.items()
+
+
+async def test_rows_of_the_last_moment_are_counted(tmp_path: Path) -> None:
+    """A job shorter than the time between two looks at its replicas."""
+    _, cluster = await run(tmp_path, [["a", "bb"], ["ccc"]], stall_timeout_s=60.0)
+    assert (cluster.totals.rows_done, cluster.totals.input_tokens) == (3, 6)
+    assert cluster.totals.ready_s > 0
 
 
 async def test_an_engine_that_dies_of_everything_fails_the_job_with_its_last_words(tmp_path: Path) -> None:
