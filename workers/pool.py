@@ -65,6 +65,7 @@ class Pool:
         self._start_failures = 0
         self._last_words = ""
         self._asking: set[asyncio.Task[None]] = set()
+        self._ending: set[asyncio.Task[None]] = set()
         self.slots = [Slot(number) for number in range(spec.replicas.max)]
         self._retired = ReplicaCounters()
         self.lost = 0
@@ -82,7 +83,7 @@ class Pool:
         news.set()
 
     async def run(self, resources: Resources) -> None:
-        """Keep all slots filled until every shard is committed.
+        """Keep all slots filled until every shard is committed. Replicas may still be ending then: see `kill`.
 
         Args:
             resources: of each replica.
@@ -102,12 +103,13 @@ class Pool:
         finally:
             for task in (*tasks, *self._asking):
                 task.cancel()
+            # Not for the replicas to end: an engine takes seconds to free its device, and the job is done before.
             await asyncio.gather(*tasks, *self._asking, return_exceptions=True)
 
     async def refresh(self, timeout_s: float) -> None:
         """Ask the ready replicas for their counters; a replica that does not answer in time keeps its last ones."""
-        ready = [slot for slot in self.slots if slot.state == "ready"]
-        await asyncio.gather(*(self._refresh(slot, timeout_s) for slot in ready))
+        ready = [(slot, slot.replica) for slot in self.slots if slot.state == "ready" and slot.replica is not None]
+        await asyncio.gather(*(self._ask(slot, replica, timeout_s) for slot, replica in ready))
 
     def totals(self) -> ReplicaCounters:
         """Sum over all replicas that this pool has had."""
@@ -124,8 +126,8 @@ class Pool:
         return self._dispatcher.num_copies if self._dispatcher is not None else 0
 
     async def kill(self) -> None:
-        """End every replica now."""
-        await asyncio.gather(*(self._end(slot) for slot in self.slots))
+        """End every replica now, and wait until it is gone."""
+        await asyncio.gather(*self._ending, *map(self._end, self.slots))
 
     async def _until_done(self) -> None:
         while not self._done:
@@ -149,7 +151,11 @@ class Pool:
                 self.wake()
                 await asyncio.sleep(RESTART_PAUSE_S)
             finally:
-                await self._end(slot)
+                ending = asyncio.create_task(self._end(slot))
+                self._ending.add(ending)
+                ending.add_done_callback(self._ending.discard)
+            # Not reached by a slot that is cancelled; and one that is cancelled here leaves its replica to end.
+            await asyncio.shield(ending)
 
     async def _load(self, slot: Slot) -> None:
         if slot.state == "lost":
@@ -327,25 +333,23 @@ class Pool:
 
     async def _end(self, slot: Slot) -> None:
         """Let the engine free its device, then kill the process. Prepares the slot for its next replica."""
-        was_ready = slot.loaded is not None
-        if was_ready:  # its last rows may have come since it was asked
-            await self._refresh(slot, LAST_COUNTERS_S)
         replica, slot.replica = slot.replica, None
+        was_ready, slot.loaded = slot.loaded is not None, None
+        if replica is not None and was_ready:  # one that is loading answers nothing until it has loaded
+            await self._ask(slot, replica, LAST_COUNTERS_S)  # its last rows may have come since it was asked
         if slot.counters is not None:
             self._retired = added([self._retired, slot.counters])
-        slot.loaded, slot.counters, slot.rows_committed, slot.errors_committed = None, None, 0, 0
+        slot.counters, slot.rows_committed, slot.errors_committed = None, 0, 0
         if replica is None:
             return
-        if was_ready:  # one that is loading answers nothing until it has loaded
+        if was_ready:
             try:
                 await asyncio.wait_for(replica.stop(), STOP_GRACE_S)
             except Exception as error:  # noqa: BLE001 - it is killed either way
                 log.info("%s did not stop by itself: %s", slot.name, type(error).__name__)
         replica.kill()
 
-    async def _refresh(self, slot: Slot, timeout_s: float) -> None:
-        if (replica := slot.replica) is None:
-            return
+    async def _ask(self, slot: Slot, replica: ReplicaHandle, timeout_s: float) -> None:
         try:
             slot.counters = await asyncio.wait_for(replica.counters(), timeout_s)
         except Exception as error:  # noqa: BLE001 - a dead replica is noticed where its work is awaited

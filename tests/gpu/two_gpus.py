@@ -40,10 +40,10 @@ ONE, TWO, TENSOR = ("--replicas", "1"), ("--replicas", "2"), ("--replicas", "1",
 STEPS = {
     "one": [[("W1", ONE), ("W5", ONE), ("W7", ONE)]],
     "two": [[("W1", TWO)], [("W5", TWO)], [("W7", TWO)]],
-    "tensor": [[("W1", TENSOR)], [("W11", TENSOR)], [("W11", TWO)]],
+    "tensor": [[("W1", TENSOR), ("W11", TENSOR), ("W11", TWO)]],
     "kill": [],
 }
-"""Jobs in the inner lists are submitted at the same time."""
+"""Jobs in the inner lists are submitted at the same time, so that the next one is staged while GPUs are taken."""
 
 
 def main() -> None:

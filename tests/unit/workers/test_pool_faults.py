@@ -37,6 +37,8 @@ class LocalReplica:
     def __init__(self, replica: Replica) -> None:
         self._replica, self._killed = replica, asyncio.Event()
         self.slow_s = 0.0
+        self.may_stop, self.stopped = asyncio.Event(), False
+        self.may_stop.set()
 
     async def started(self) -> None:
         pass
@@ -63,7 +65,8 @@ class LocalReplica:
         return await self._call(self._replica.counters())
 
     async def stop(self) -> None:
-        pass
+        await self.may_stop.wait()
+        self.stopped = True
 
     async def last_lines(self) -> str:
         return "RuntimeError: device-side assert"
@@ -213,6 +216,31 @@ async def test_rows_of_the_last_moment_are_counted(tmp_path: Path) -> None:
     _, cluster = await run(tmp_path, [["a", "bb"], ["ccc"]], stall_timeout_s=60.0)
     assert (cluster.totals.rows_done, cluster.totals.input_tokens) == (3, 6)
     assert cluster.totals.ready_s > 0
+
+
+class Lingering(LocalCluster):
+    """Engines that take their time to free their devices."""
+
+    def prepare(self, replica: LocalReplica) -> None:
+        replica.may_stop.clear()
+
+
+async def test_the_end_of_the_job_does_not_wait_for_engines_to_end(tmp_path: Path) -> None:
+    cluster, ledger, spec = Lingering(), Ledger(LocalStore(tmp_path), "demo"), spec_with(stall_timeout_s=60.0)
+    plan = stage(ledger, spec, [["a"], ["b"], ["c"]])
+    pool, dispatcher = Pool(ledger, spec, "driver", cluster, lambda _: None), Dispatcher(plan.shards, max_strikes=3)
+    dispatcher.stage(range(3))
+    pool.open(dispatcher)
+    await asyncio.wait_for(pool.run(ANYWHERE), 30)
+    assert ledger.committed() == {0, 1, 2}
+    assert not any(replica.stopped for replica in cluster.replicas)
+    ending = asyncio.create_task(pool.kill())
+    await asyncio.sleep(0.1)
+    assert not ending.done(), "but whoever ends the pool does"
+    for replica in cluster.replicas:
+        replica.may_stop.set()
+    await asyncio.wait_for(ending, 10)
+    assert [(replica.stopped, replica._killed.is_set()) for replica in cluster.replicas] == [(True, True)] * 2
 
 
 async def test_an_engine_that_dies_of_everything_fails_the_job_with_its_last_words(tmp_path: Path) -> None:
