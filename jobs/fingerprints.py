@@ -25,6 +25,8 @@ VERSION = 2
 
 SIZE_BYTES = FINGERPRINT.type.byte_width
 
+TokenIds = Sequence[int] | npt.NDArray[np.int32]
+
 _LIMITS = {"max_model_len", "max_num_seqs", "max_num_batched_tokens", "gpu_memory_utilization"}
 _SPEED_ONLY = {"device", "enforce_eager", "tensor_parallel_size", "speculative_ngram"}
 _NEITHER = {"start_timeout_s", "stall_timeout_s", "fake"}
@@ -49,7 +51,7 @@ class RowFingerprints:
         self._job_key = hashlib.blake2b(repr(parts).encode(), digest_size=32).digest()
         self._sampling_keys: dict[int, tuple[Sampling, bytes]] = {}
 
-    def of_prompt(self, token_ids: Sequence[int], sampling: Sampling, room_tokens: int) -> bytes:
+    def of_prompt(self, token_ids: TokenIds, sampling: Sampling, room_tokens: int) -> bytes:
         """Fingerprint of a row that is answered.
 
         Args:
@@ -58,13 +60,13 @@ class RowFingerprints:
         head = struct.pack("<q", min(sampling.max_tokens, room_tokens)) + self._sampling_key(sampling)
         return self._digest(head, token_ids)
 
-    def of_choices(self, context: Sequence[int], choices: Sequence[Sequence[int]], texts: Sequence[str]) -> bytes:
+    def of_choices(self, context: TokenIds, choices: Sequence[Sequence[int]], texts: Sequence[str]) -> bytes:
         """Fingerprint of a row whose choices are scored."""
         parts = [np.asarray(choice, dtype="<i4").tobytes() for choice in choices]
         parts += [text.encode(errors="surrogatepass") for text in texts]
         return self._digest(b"".join(struct.pack("<q", len(part)) + part for part in parts), context)
 
-    def _digest(self, head: bytes, token_ids: Sequence[int]) -> bytes:
+    def _digest(self, head: bytes, token_ids: TokenIds) -> bytes:
         hasher = hashlib.blake2b(head, digest_size=SIZE_BYTES, key=self._job_key)
         hasher.update(np.asarray(token_ids, dtype="<i4").tobytes())
         return hasher.digest()

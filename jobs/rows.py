@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -17,7 +18,7 @@ from jobs.errors import UsageError
 from jobs.fingerprints import RowFingerprints, first_of_equal
 from jobs.models.errors import InvalidMessages
 from jobs.planner import RowFacts
-from jobs.prefixes import Prefixes, prefix_keys
+from jobs.prefixes import Prefixes
 from jobs.row_choices import Choices, row_choices
 from jobs.row_sampling import RowSampling, as_json, unusable
 from jobs.row_tools import row_tools
@@ -35,6 +36,8 @@ FACTS_FIELDS = [
     pa.field("prefixes", pa.list_(pa.uint32())),
 ]
 """Light columns that follow the staged ones until the plan is made."""
+
+NO_TOKENS = np.empty(0, np.int32)
 
 
 class RowPreparer:
@@ -61,10 +64,13 @@ class RowPreparer:
     def prepare(self, batch: pa.RecordBatch | pa.Table, first_row_id: int) -> pa.Table:
         """Staged rows and their facts: exactly one row out for each row in, in the same order."""
         table = batch if isinstance(batch, pa.Table) else pa.Table.from_batches([batch])
-        inputs = self._inputs(table)
+        inputs = [ids if isinstance(ids, Fault) else np.array(ids, np.int32) for ids in self._inputs(table)]
         staged = [self._judge(*row) for row in zip(inputs, self._samplings(table), self._choices(table), strict=True)]
         for index, fault in faults_of(batch).items():
             staged[index] = _StagedRow(fault=fault)
+        tokens = np.concatenate([NO_TOKENS, *(row.token_ids for row in staged)])
+        offsets = np.cumsum([0, *(len(row.token_ids) for row in staged)])
+        prefixes = Prefixes.of(tokens, offsets)
         custom_id = self.columns.custom_id
         scored = [
             pa.array([row.choices and row.choices.texts for row in staged], pa.list_(pa.string())),
@@ -74,7 +80,7 @@ class RowPreparer:
             [
                 pa.array(range(first_row_id, first_row_id + len(staged)), pa.int64()),
                 _as_text(table[custom_id]) if custom_id else pa.nulls(len(staged), pa.string()),
-                pa.array([row.token_ids for row in staged], pa.list_(pa.int32())),
+                _lists(tokens, offsets),
                 pa.array([row.sampling for row in staged], pa.string()),
                 pa.array([row.fault and str(row.fault.code) for row in staged], pa.string()),
                 pa.array([row.fault and row.fault.message for row in staged], pa.string()),
@@ -84,7 +90,7 @@ class RowPreparer:
                 pa.array([row.num_input_tokens for row in staged], pa.int32()),
                 pa.array([row.num_output_tokens for row in staged], pa.int32()),
                 pa.array([row.repeatable for row in staged], pa.bool_()),
-                pa.array([prefix_keys(row.token_ids) for row in staged], FACTS_FIELDS[-1].type),
+                _lists(prefixes.keys, prefixes.starts),
             ],
             schema=self.schema,
         )
@@ -165,7 +171,7 @@ class RowPreparer:
         return [prompt if isinstance(prompt, Fault) else _ids_or_fault(next(encoded)) for prompt in prompts]
 
     def _judge(
-        self, ids: list[int] | Fault, sampling: Sampling | Fault | None, choices: Choices | Fault | None
+        self, ids: npt.NDArray[np.int32] | Fault, sampling: Sampling | Fault | None, choices: Choices | Fault | None
     ) -> _StagedRow:
         for part in (ids, sampling, choices):
             if isinstance(part, Fault):
@@ -253,7 +259,7 @@ def fingerprints_of(rows: pa.Table, *, sampled: bool) -> pa.Array:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _StagedRow:
-    token_ids: Sequence[int] = ()
+    token_ids: npt.NDArray[np.int32] = field(default_factory=lambda: NO_TOKENS)
     sampling: str | None = None
     choices: Choices | None = None
     num_input_tokens: int = 0
@@ -261,6 +267,10 @@ class _StagedRow:
     fingerprint: bytes | None = None
     repeatable: bool = False
     fault: Fault | None = None
+
+
+def _lists(flat: npt.NDArray[Any], starts: npt.NDArray[np.int64]) -> pa.ListArray:
+    return pa.ListArray.from_arrays(pa.array(starts, pa.int32()), pa.array(flat))
 
 
 def _prefixes(column: pa.ChunkedArray) -> Prefixes:

@@ -2,14 +2,15 @@
 
 A BPE merge makes a piece of the vocabulary out of two neighbours. Where two characters are neighbours in no piece, no
 merge reaches over them, and the text can be cut between them: the ids of its parts, joined, are the ids of the whole.
-SentencePiece vocabularies have spaces almost only where pieces begin, so nearly every space is such a place.
+SentencePiece vocabularies have spaces almost only where pieces begin, so nearly every space is such a place; and
+newlines almost only where pieces end.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain, pairwise
 from typing import Any, Self
 
 from tokenizers import Tokenizer
@@ -44,13 +45,15 @@ class WordTokenizer:
             added: tokens that are found in the text before it is split into pieces; such a text is left whole.
         """
         self._tokenizer, self._model = tokenizer, tokenizer.model
-        glue = {SPACE} | {piece[at - 1] for piece in pieces for at in _inner_spaces(piece)}
-        before = "".join(map(re.escape, sorted(glue)))
-        self._word = re.compile(f"(?s:.)[^{SPACE}]*(?:(?<=[{before}]){SPACE}[^{SPACE}]*)*")
+        pairs = {pair for piece in pieces for pair in pairwise(piece)} | {(SPACE, SPACE), ("\n", "\n")}
+        before_space = _class(first for first, second in pairs if second == SPACE)
+        after_newline = _class(second for first, second in pairs if first == "\n")
+        # A character, and all that follow it up to a place where the text can be cut.
+        more = f"(?<!\n)[^{SPACE}\n]+|(?<!\n)\n|(?<={before_space}){SPACE}|(?<=\n){after_newline}"
+        self._word = re.compile(f"[^\n][^{SPACE}\n]*(?:{more})*|\n(?:{more})*")
         names = [re.escape(name.replace(" ", SPACE)) for name in added]
         self._added = re.compile("|".join(names) or "(?!)")
-        self._known: dict[str, tuple[int, ...]] = {}
-        self._older: dict[str, tuple[int, ...]] = {}
+        self._known = _Remembered(self._tokenise, {})
 
     @classmethod
     def of(cls, document: Mapping[str, Any], tokenizer: Tokenizer) -> Self | None:
@@ -74,28 +77,35 @@ class WordTokenizer:
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, in order."""
         spaced = [text.replace(" ", SPACE) for text in texts]
-        words = [None if self._added.search(text) else self._word.findall(text) for text in spaced]
-        ids = self._ids(set(chain.from_iterable(found for found in words if found)))
-        left = [text for text, found in zip(texts, words, strict=True) if found is None]
-        whole = iter(self._tokenizer.encode_batch_fast(left, add_special_tokens=False))
+        left = {at: texts[at] for at, text in enumerate(spaced) if self._added.search(text)}
+        whole = iter(self._tokenizer.encode_batch_fast(list(left.values()), add_special_tokens=False))
+        if len(self._known) > REMEMBERED:  # replaced, not cleared: other threads may be reading it
+            self._known = _Remembered(self._tokenise, dict(self._known))
+        ids, split = self._known.__getitem__, self._word.findall
         return [
-            next(whole).ids if found is None else [*chain.from_iterable([ids[word] for word in found])]
-            for found in words
+            next(whole).ids if at in left else [*chain.from_iterable(map(ids, split(text)))]
+            for at, text in enumerate(spaced)
         ]
-
-    def _ids(self, words: set[str]) -> dict[str, Any]:
-        if len(self._known) > REMEMBERED:
-            self._known, self._older = {}, self._known  # replaced, not cleared: other threads may be reading them
-        known, older = self._known, self._older
-        ids = {word: known.get(word) for word in words}
-        new = {word: older.get(word) or self._tokenise(word) for word, found in ids.items() if found is None}
-        known.update((word, found) for word, found in new.items() if len(word) <= MAX_WORD)
-        return ids | new
 
     def _tokenise(self, word: str) -> tuple[int, ...]:
         # The garbage collector does not look into tuples of numbers, of which there are many here.
         return tuple([token.id for token in self._model.tokenize(word)])
 
 
-def _inner_spaces(piece: str) -> Iterable[int]:
-    return (at for at in range(1, len(piece)) if piece[at] == SPACE)
+class _Remembered(dict[str, tuple[int, ...]]):
+    """The ids of words, computed when they are first asked for."""
+
+    def __init__(self, compute: Callable[[str], tuple[int, ...]], older: Mapping[str, tuple[int, ...]]) -> None:
+        super().__init__()
+        self._compute, self._older = compute, older
+
+    def __missing__(self, word: str) -> tuple[int, ...]:
+        ids = self._older.get(word) or self._compute(word)
+        if len(word) <= MAX_WORD:
+            self[word] = ids
+        return ids
+
+
+def _class(characters: Iterable[str]) -> str:
+    """A regular expression for any of them."""
+    return "[" + "".join(map(re.escape, sorted(characters))) + "]"

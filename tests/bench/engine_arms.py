@@ -125,7 +125,7 @@ def _our_order(ids: list[list[int]], outputs: list[int]) -> list[int]:
         num_input_tokens=np.array([len(row) for row in ids], np.int32),
         num_output_tokens=np.array(outputs, np.int32),
         invalid=np.zeros(len(ids), np.bool_),
-        prefixes=Prefixes.of(ids),
+        prefixes=Prefixes.of_lists(ids),
         same_as=np.arange(len(ids)),
     )
     return [int(row) for row in order_rows(facts).rows]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from jobs.dataset import inspect, read_slice, resolve_columns, slices
 from jobs.encoding import BytesEncoder
 from jobs.planner import RowFacts, Split, count_shards, order_rows, row_ids_digest, shared_tokens, split
-from jobs.prefixes import BLOCK_TOKENS, PREFIX_DEPTHS, Prefixes, prefix_keys
+from jobs.prefixes import BLOCK_TOKENS, PREFIX_DEPTHS, Prefixes
 from jobs.rows import RowPreparer, facts_of
 from jobs.specs import build_spec
 from schemas.spec import ShardBudget
@@ -31,7 +32,7 @@ def planned(prompts: Prompts, output_tokens: int = 10) -> RowFacts:
         num_input_tokens=np.array([len(p) for p in prompts], dtype=np.int32),
         num_output_tokens=np.full(len(prompts), output_tokens, dtype=np.int32),
         invalid=np.array([not p for p in prompts], dtype=bool),
-        prefixes=Prefixes.of(prompts),
+        prefixes=Prefixes.of_lists(prompts),
         same_as=np.array(same_as, np.int64),
     )
 
@@ -144,9 +145,35 @@ def test_many_shards_still_save_what_a_prefix_cache_can_save() -> None:
 def test_prefixes_are_compared_at_blocks_and_up_to_the_longest() -> None:
     assert all(depth % BLOCK_TOKENS == 0 for depth in PREFIX_DEPTHS)
     assert all(late - early <= max(BLOCK_TOKENS, early / 64) for early, late in pairwise((0, *PREFIX_DEPTHS)))
-    assert prefix_keys([1] * 15) == []
-    assert len(prefix_keys([1] * 200)) == 12
-    assert prefix_keys([1] * 32)[:1] == prefix_keys([1] * 16) != prefix_keys([2] * 16)
+
+
+def keys_of(*prompts: Sequence[int]) -> list[list[int]]:
+    found = Prefixes.of_lists(prompts)
+    return [found.keys[start:stop].tolist() for start, stop in pairwise(found.starts)]
+
+
+def test_prefixes_have_the_same_keys_exactly_as_far_as_they_agree() -> None:
+    assert keys_of() == []
+    assert keys_of([1] * 15, []) == [[], []]
+    assert [len(keys) for keys in keys_of([1] * 200, [1], [1] * 16)] == [12, 0, 1]
+    base = list(range(100, 100 + 4000))
+    for at in (0, 15, 16, 31, 1000, 2047, 2048, 3999):
+        same, other = keys_of(base, [*base[:at], 7, *base[at + 1 :]])
+        assert len(same) == sum(depth <= 4000 for depth in PREFIX_DEPTHS)
+        assert [mine == theirs for mine, theirs in zip(same, other, strict=True)] == [
+            depth <= at for depth in PREFIX_DEPTHS if depth <= 4000
+        ]
+    swapped = [*base[16:32], *base[:16], *base[32:]]
+    assert not set(keys_of(base)[0][:1]) & set(keys_of(swapped)[0][:1])
+    assert keys_of(base)[0][1:] != keys_of(swapped)[0][1:], "the order of blocks counts"
+    long = keys_of(range(70_000))[0]
+    assert len(long) == len(PREFIX_DEPTHS)
+    assert keys_of([5] * 64, base)[1] == keys_of(base)[0], "whatever rows stand before"
+
+
+def test_prefix_keys_are_the_same_everywhere() -> None:
+    """Every staging task of a job must come to the same."""
+    assert keys_of(range(48)) == [[538524081, 1168170199, 1584316011]]
 
 
 # -- the plan depends on the rows only --------------------------------------------------------------

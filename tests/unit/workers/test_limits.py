@@ -29,7 +29,7 @@ def plan_of(lengths: list[tuple[int, int]], cached_tokens: int = 0) -> Plan:
         num_input_tokens=np.array([read for read, _ in lengths], np.int32),
         num_output_tokens=np.array([written for _, written in lengths], np.int32),
         invalid=np.array([read == 0 for read, _ in lengths]),
-        prefixes=Prefixes.of([[]] * len(lengths)),
+        prefixes=Prefixes.of_lists([[]] * len(lengths)),
         same_as=np.arange(len(lengths)),
     )
     return Plan(
