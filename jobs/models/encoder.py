@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,7 +15,7 @@ from jobs.models.config import INTERNLM2, ModelInfo, load_info, read_json
 from jobs.models.errors import InvalidMessages, InvalidText
 from jobs.models.segments import Segment
 from jobs.models.template import ChatTemplate
-from jobs.models.words import WordTokenizer
+from jobs.models.words import WordTokenizer, pack, unpack
 
 
 class PromptEncoder:
@@ -130,9 +129,7 @@ class PromptEncoder:
         good = [segments for segments in rendered if not isinstance(segments, InvalidMessages)]
         ids = self._encode({segment for segments in good for segment in segments})
         return [
-            segments
-            if isinstance(segments, InvalidMessages)
-            else list(chain.from_iterable(ids[one] for one in segments))
+            segments if isinstance(segments, InvalidMessages) else unpack(b"".join([ids[one] for one in segments]))
             for segments in rendered
         ]
 
@@ -155,22 +152,21 @@ class PromptEncoder:
         return segments if all(_encodable(segment.text) for segment in segments) else _invalid_text()
 
     def _encode_plain(self, texts: Sequence[str], *, bos: bool) -> list[list[int] | InvalidText]:
-        encoded = iter(self._plain_ids([text for text in texts if _encodable(text)], bos=bos))
-        return [next(encoded) if _encodable(text) else _invalid_text() for text in texts]
+        encoded = iter(self._packed([text for text in texts if _encodable(text)], bos=bos))
+        return [unpack(next(encoded)) if _encodable(text) else _invalid_text() for text in texts]
 
-    def _plain_ids(self, texts: Sequence[str], *, bos: bool) -> Iterable[list[int]]:
+    def _packed(self, texts: Sequence[str], *, bos: bool) -> Iterable[bytes]:
         if self._words is None:
-            return (found.ids for found in self._plain.encode_batch_fast(texts, add_special_tokens=bos))
-        head = self._plain.encode("", add_special_tokens=bos).ids
-        encoded = self._words.encode(texts)
-        return ([*head, *ids] for ids in encoded) if head else encoded
+            return (pack(found.ids) for found in self._plain.encode_batch_fast(texts, add_special_tokens=bos))
+        head = pack(self._plain.encode("", add_special_tokens=bos).ids)
+        return (head + ids for ids in self._words.encode(texts))
 
-    def _encode(self, segments: set[Segment]) -> dict[Segment, list[int]]:
+    def _encode(self, segments: set[Segment]) -> dict[Segment, bytes]:
         trusted = [segment for segment in segments if segment.trusted]
         untrusted = [segment for segment in segments if not segment.trusted]
         marked = self._marked.encode_batch_fast([segment.text for segment in trusted], add_special_tokens=False)
-        plain = self._plain_ids([segment.text for segment in untrusted], bos=False)
-        ids = {segment: found.ids for segment, found in zip(trusted, marked, strict=True)}
+        plain = self._packed([segment.text for segment in untrusted], bos=False)
+        ids = {segment: pack(found.ids) for segment, found in zip(trusted, marked, strict=True)}
         return ids | dict(zip(untrusted, plain, strict=True))
 
 

@@ -9,8 +9,9 @@ newlines almost only where pieces end.
 from __future__ import annotations
 
 import re
+from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import chain, pairwise
+from itertools import pairwise
 from typing import Any, Self
 
 from tokenizers import Tokenizer
@@ -74,8 +75,8 @@ class WordTokenizer:
         added = [token["content"] for token in document.get("added_tokens") or () if not token["special"]]
         return cls(tokenizer, model["vocab"], added)
 
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, in order."""
+    def encode(self, texts: Sequence[str]) -> list[bytes]:
+        """Token ids of each text, packed, in order."""
         spaced = [text.replace(" ", SPACE) for text in texts]
         left = {at: texts[at] for at, text in enumerate(spaced) if self._added.search(text)}
         whole = iter(self._tokenizer.encode_batch_fast(list(left.values()), add_special_tokens=False))
@@ -83,23 +84,31 @@ class WordTokenizer:
             self._known = _Remembered(self._tokenise, dict(self._known))
         ids, split = self._known.__getitem__, self._word.findall
         return [
-            next(whole).ids if at in left else [*chain.from_iterable(map(ids, split(text)))]
-            for at, text in enumerate(spaced)
+            pack(next(whole).ids) if at in left else b"".join(map(ids, split(text))) for at, text in enumerate(spaced)
         ]
 
-    def _tokenise(self, word: str) -> tuple[int, ...]:
-        # The garbage collector does not look into tuples of numbers, of which there are many here.
-        return tuple([token.id for token in self._model.tokenize(word)])
+    def _tokenise(self, word: str) -> bytes:
+        return pack([token.id for token in self._model.tokenize(word)])
 
 
-class _Remembered(dict[str, tuple[int, ...]]):
+def pack(ids: Sequence[int]) -> bytes:
+    """Token ids as 32-bit numbers in this machine's byte order: joined faster than lists, and nothing to collect."""
+    return array("i", ids).tobytes()
+
+
+def unpack(packed: bytes) -> list[int]:
+    """The ids again."""
+    return array("i", packed).tolist()
+
+
+class _Remembered(dict[str, bytes]):
     """The ids of words, computed when they are first asked for."""
 
-    def __init__(self, compute: Callable[[str], tuple[int, ...]], older: Mapping[str, tuple[int, ...]]) -> None:
+    def __init__(self, compute: Callable[[str], bytes], older: Mapping[str, bytes]) -> None:
         super().__init__()
         self._compute, self._older = compute, older
 
-    def __missing__(self, word: str) -> tuple[int, ...]:
+    def __missing__(self, word: str) -> bytes:
         ids = self._older.get(word) or self._compute(word)
         if len(word) <= MAX_WORD:
             self[word] = ids
