@@ -287,6 +287,7 @@ def start_impatient_driver(job_uri: str, job_id: str, endpoint: str, *, patience
     )
 
 
+@pytest.mark.nightly
 def test_another_cluster_goes_on_where_the_first_one_ended(
     cluster_env: dict[str, str], dataset: Path, tmp_path: Path
 ) -> None:

@@ -189,6 +189,7 @@ def test_a_job_that_crosses_a_gate_keeps_its_results_and_says_which_with_numbers
     assert user.ledger("gate").store.get(f"gate/{keys.SUCCESS}") is None
 
 
+@pytest.mark.nightly
 def test_jobs_of_one_name_under_two_roots_do_not_meet(user: User, s3_user: User, tmp_path: Path) -> None:
     dataset = write_prompts(tmp_path / "two.parquet", [f"prompt {n}" for n in range(40)])
     job_id = new_id("twins")
