@@ -106,7 +106,9 @@ class EngineSpec(Document):
     max_num_seqs: int | None = Field(None, ge=1, le=8192, description="Sequences decoded at once by a replica.")
     max_num_batched_tokens: int | None = Field(None, ge=1, description="Tokens per engine step.")
     gpu_memory_utilization: float = Field(0.90, gt=0.0, le=1.0, description="Share of GPU memory for the engine.")
-    tensor_parallel_size: int = Field(1, ge=1, le=64, description="GPUs that share one model copy.")
+    tensor_parallel_size: int = Field(
+        1, ge=1, le=64, description="GPUs that share one model copy. More replicas are faster where one GPU holds it."
+    )
     quantization: Literal["fp8"] | None = Field(None, description="Weights in 8 bits: faster, other results. GPU only.")
     kv_cache_dtype: Literal["auto", "fp8"] = Field(
         "auto", description="fp8: twice the KV cache, other results. GPU only."

@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +78,8 @@ def main() -> None:
                 for batch in STEPS[step]:
                     with ThreadPoolExecutor(len(batch)) as pool:
                         tried = [pool.submit(_job, model, work, step, name, options) for name, options in batch]
-                    for future in tried:
-                        keep(step, future.result())
+                        for future in as_completed(tried):
+                            keep(step, future.result())
                 if step == "kill":
                     keep(step, killed(model, work))
         finally:
