@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 import ray
-import ray.data
 
 from jobs.buckets import check_bucket, of_environment
 from jobs.client import SUBMISSION_ID
@@ -240,10 +239,9 @@ def _connect(namespace: str) -> Cluster:
 
 
 def _set_up_logging() -> None:
-    """One line per event, ours and the replicas'; Ray Data's progress bars are made for notebooks."""
+    """One line per event, ours and the replicas'."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("ray.data").setLevel(logging.WARNING)
-    ray.data.DataContext.get_current().enable_progress_bars = False
 
 
 def run_job(

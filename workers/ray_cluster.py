@@ -18,7 +18,6 @@ from workers.cluster import ReplicaHandle, ReplicaLost
 from workers.last_lines import last_lines
 from workers.replica import Loaded, Replica, ReplicaCounters, ShardDone
 from workers.resources import Resources, resolve_resources
-from workers.staging import stage
 
 _T = TypeVar("_T")
 
@@ -34,8 +33,14 @@ class RayCluster:
         return RayReplica(actor.remote(ledger, name, driver, on_gpu=resources.on_gpu))
 
     async def stage(self, ledger: Ledger, spec: JobSpec, writer: str, report: Callable[[Plan | int], None]) -> None:
+        def run() -> None:
+            # Here, because Ray Data takes seconds to import, and the replicas' start should not wait for it.
+            from workers.staging import stage
+
+            stage(ledger, spec, writer, lambda event: _post(loop, report, event))
+
         loop = asyncio.get_running_loop()
-        await _in_thread(lambda: stage(ledger, spec, writer, lambda event: _post(loop, report, event)))
+        await _in_thread(run)
 
 
 class RayReplica:

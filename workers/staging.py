@@ -105,6 +105,7 @@ class _Staging:
         self._max_model_len = max_model_len(spec)
 
     def run(self, standing: Plan | None, missing: set[int] | None, report: Callable[[Plan | int], None]) -> None:
+        ray.data.DataContext.get_current().enable_progress_bars = False  # they are made for notebooks
         dataset = inspect(self._spec.input.uri)
         files = pin(dataset)
         if standing is not None:

@@ -194,6 +194,7 @@ def test_a_driver_killed_at_any_step_is_followed_by_one_that_goes_on_there(
     assert ledger.store.get(f"{job_id}/{keys.SUCCESS}") is not None
 
 
+@pytest.mark.nightly
 def test_two_drivers_at_once_and_one_of_them_frozen_until_the_other_has_finished(
     proxied: Proxied, dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -70,6 +70,7 @@ def test_bad_rows_become_error_rows_and_the_others_are_answered(user: User, tmp_
     assert "5" in done.stderr
 
 
+@pytest.mark.nightly
 def test_the_same_job_gives_the_same_bytes_on_another_cluster_size(user: User, tmp_path: Path) -> None:
     dataset = write_prompts(tmp_path / "same.parquet", [f"prompt {n}" for n in range(300)])
     for job_id, replicas in (("first", "1"), ("second", "3")):

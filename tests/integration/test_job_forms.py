@@ -48,6 +48,7 @@ def test_a_json_schema_gives_the_column_parsed(user: User, dataset: Path, tmp_pa
     assert set(table["finish_reason"].to_pylist()) == {"length"}
 
 
+@pytest.mark.nightly
 def test_a_choice_of_answers(user: User, dataset: Path) -> None:
     job_id = new_id()
     user.run(

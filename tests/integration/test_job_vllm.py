@@ -6,8 +6,10 @@ import json
 import os
 import re
 import signal
+import threading
 import time
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -45,12 +47,10 @@ def engine_processes() -> set[int]:
     return {p.pid for p in psutil.process_iter(["name"]) if "EngineCore" in (p.info["name"] or "")}
 
 
-def ray_metrics(user: User) -> str:
-    """What Prometheus would scrape: every target that Ray lists for its service discovery."""
-    logs = Path(user.json("cluster", "status")["logs"])
-    targets = json.loads((logs.parent.parent / "prom_metrics_service_discovery.json").read_text())
+def scrape(targets: Path) -> str:
+    """What Prometheus would see: every target that Ray lists for its service discovery."""
     pages = []
-    for address in (address for group in targets for address in group["targets"]):
+    for address in (address for group in json.loads(targets.read_text()) for address in group["targets"]):
         with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
             pages.append(answer.read().decode())
     return "\n".join(pages)
@@ -62,6 +62,7 @@ def test_a_killed_replica_and_driver_on_vllm_lose_nothing_and_redo_nothing(s3_us
         *(str(DEBIAN), "--model", str(model), "--replicas", "2", "--max-tokens", "4", "--id", new_id("vllm")),
         *("--keep", "package,language", "--max-num-seqs", "64"),
     )
+    watched = MetricsWatch(s3_user, job_id)
     ledger = s3_user.ledger(job_id)
     progress = s3_user.progress_until(
         job_id, lambda p: p.shards_committed >= 2 and any(r.pid for r in p.replicas), timeout_s=240
@@ -79,14 +80,8 @@ def test_a_killed_replica_and_driver_on_vllm_lose_nothing_and_redo_nothing(s3_us
 
     s3_user.run("resume", job_id)
     s3_user.progress_until(job_id, lambda p: p.shards_committed > len(committed), timeout_s=240, what="more commits")
-    asked = {name for expr in panel_queries(job_id).values() for name in re.findall(r"ray_vllm_\w+", expr)}
-    assert "ray_vllm_generation_tokens_total" in asked
-    expected = {"ray_batch_rows_ok_total", *asked} - UNTIL_IT_HAPPENS
-    deadline = time.monotonic() + 60  # Ray exports every few seconds
-    while missing := missing_metrics(ray_metrics(s3_user), expected, job_id):
-        assert time.monotonic() < deadline, missing
-        time.sleep(2)
     s3_user.run("wait", job_id, "--timeout", "500", timeout_s=520)
+    assert watched.missing() == set()
     table = check_invariants(ledger, 4000)
     source = pq.read_table(DEBIAN)
     for name in ("custom_id", "package", "language"):
@@ -98,10 +93,31 @@ def test_a_killed_replica_and_driver_on_vllm_lose_nothing_and_redo_nothing(s3_us
     assert not engine_processes() - before
 
 
-def missing_metrics(page: str, names: set[str], job_id: str) -> set[str]:
-    """Names without a series on a Prometheus page, and what every series of ours and of vLLM's must name."""
-    series = {name for name in names if f"\n{name}{{" in page}
-    return (names - series) | {text for text in (f'job_id="{job_id}"', 'ReplicaId="') if text not in page}
+class MetricsWatch:
+    """Looks at every page that Prometheus would scrape while a job runs: a gauge is gone when its process is."""
+
+    def __init__(self, user: User, job_id: str) -> None:
+        asked = {name for expr in panel_queries(job_id).values() for name in re.findall(r"ray_vllm_\w+", expr)}
+        assert "ray_vllm_generation_tokens_total" in asked
+        names = {"ray_batch_rows_ok_total", *asked} - UNTIL_IT_HAPPENS
+        # Every series of ours names its job, and every one of vLLM's its replica.
+        self._missing = {*(f"\n{name}{{" for name in names), f'job_id="{job_id}"', 'ReplicaId="'}
+        logs, self._over = Path(user.json("cluster", "status")["logs"]), threading.Event()
+        self._targets = logs.parent.parent / "prom_metrics_service_discovery.json"
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread.start()
+
+    def missing(self) -> set[str]:
+        """What no page had; ends the watch."""
+        self._over.set()
+        self._thread.join(30)
+        return self._missing
+
+    def _look(self) -> None:
+        while not self._over.wait(2):
+            with suppress(OSError, ValueError):  # of a target that is gone, or a list that is being written
+                page = scrape(self._targets)
+                self._missing = {text for text in self._missing if text not in page}
 
 
 @pytest.mark.nightly

@@ -146,6 +146,7 @@ def test_one_real_night(s3_user: User, s3_server: S3Server, s3_bucket: str, tmp_
     assert SECRET not in log.read_text()
 
 
+@pytest.mark.nightly
 def test_a_night_that_crosses_a_gate_is_not_published_and_can_be_run_again(user: User, tmp_path: Path) -> None:
     write_prompts(tmp_path / "rows.parquet", ["a", "b", "c"])
     create = ("schedule", "create", "gated", str(tmp_path / "rows.parquet"), "--engine", "fake", "--cron", "0 2 * * *")
