@@ -105,7 +105,6 @@ class _Staging:
         self._max_model_len = max_model_len(spec)
 
     def run(self, standing: Plan | None, missing: set[int] | None, report: Callable[[Plan | int], None]) -> None:
-        ray.data.DataContext.get_current().enable_progress_bars = False  # they are made for notebooks
         dataset = inspect(self._spec.input.uri)
         files = pin(dataset)
         if standing is not None:
@@ -136,6 +135,7 @@ class _Staging:
     def _tokenise(self, dataset: Dataset) -> ray.data.Dataset:
         work = slices(dataset)
         task = ray.put((self._spec, dataset.schema, work, self._max_model_len))
+        ray.data.DataContext.get_current().enable_progress_bars = False  # they are made for notebooks
         indices = ray.data.range(len(work), override_num_blocks=len(work))
         return indices.map_batches(_tokenise, batch_size=1, batch_format="pyarrow", fn_kwargs={"task": task})
 
