@@ -133,7 +133,7 @@ def test_refusals_and_outages_are_the_stores_fault(
     started = time.monotonic()
     with pytest.raises(StoreError, match=sentence) as caught:
         inspect(f"s3://{bucket}/data")
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 4
     assert caught.value.exit_code == Exit.UNREACHABLE
     assert caught.value.hint
 
