@@ -35,7 +35,7 @@ test: .venv
 chaos: .venv
 	$(BIN)/python -m tests.chaos $(ARGS)
 
-# The product against the engine alone and its peers, on this machine's CPU. ARGS=--quick takes about ten minutes.
+# The product against the engine alone and its peers, on this machine's CPU. ARGS=--quick takes under ten minutes.
 bench: .venv
 	$(BIN)/python -m tests.bench $(ARGS)
 

@@ -107,7 +107,7 @@ class EngineSpec(Document):
     max_num_batched_tokens: int | None = Field(None, ge=1, description="Tokens per engine step.")
     gpu_memory_utilization: float = Field(0.90, gt=0.0, le=1.0, description="Share of GPU memory for the engine.")
     tensor_parallel_size: int = Field(
-        1, ge=1, le=64, description="GPUs that share one model copy. More replicas are faster where one GPU holds it."
+        1, ge=1, le=64, description="GPUs that share one model copy, which one GPU does not hold."
     )
     quantization: Literal["fp8"] | None = Field(None, description="Weights in 8 bits: faster, other results. GPU only.")
     kv_cache_dtype: Literal["auto", "fp8"] = Field(

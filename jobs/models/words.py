@@ -81,6 +81,7 @@ class WordTokenizer:
         left = {at: texts[at] for at, text in enumerate(spaced) if self._added.search(text)}
         whole = iter(self._tokenizer.encode_batch_fast(list(left.values()), add_special_tokens=False))
         if len(self._known) > REMEMBERED:  # replaced, not cleared: other threads may be reading it
+            # A copy: it must not keep the ones before it.
             self._known = _Remembered(self._tokenise, dict(self._known))
         ids, split = self._known.__getitem__, self._word.findall
         return [
