@@ -40,7 +40,7 @@ def main() -> None:
     import ray
 
     set_up(gpu=given.gpu)
-    ray.init(logging_level="ERROR", include_dashboard=False)
+    ray.init("local", logging_level="ERROR", include_dashboard=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
     report: dict[str, Any] = {"runs": []}
     for item in given.arms:

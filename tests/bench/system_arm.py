@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-DEADLINE_S = 560.0
+DEADLINE_S = 900.0
 LAST_WORD_S = 10.0
 """For the last progress, which is written after the end."""
 

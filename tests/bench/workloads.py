@@ -138,6 +138,18 @@ def _descriptions(rows: int, shrink: float) -> pa.Table:
     return pa.table({"prompt": prompts, "max_tokens": pa.array([max(1, int(128 * shrink))] * len(prompts), pa.int32())})
 
 
+def rows_of(text: str) -> tuple[str, int]:
+    """A workload and its number of rows from `W1=2400`, for command lines.
+
+    Raises:
+        argparse.ArgumentTypeError: it is neither.
+    """
+    name, _, rows = text.partition("=")
+    if name not in WORKLOADS or not rows.isdecimal() or not int(rows):
+        raise argparse.ArgumentTypeError(f"{text}: WORKLOAD=ROWS, a workload from {', '.join(WORKLOADS)}")
+    return name, int(rows)
+
+
 def main() -> None:
     """Parse the command line and write the dataset."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.workloads", description=__doc__)

@@ -1,6 +1,6 @@
 """Ours against vLLM alone and Ray Data LLM, InternLM2.5-20B's configuration with random weights, on one GPU.
 
-`python tests/gpu/benchmark.py MODEL OUT.json [--runs ours:W7 A0:W7 …] [--rows-share 1.0] [--budget-s 540]` measures
+`python tests/gpu/benchmark.py MODEL OUT.json [--runs ours:W7 A0:W7 …] [--rows W1=2400 …] [--budget-s 540]` measures
 what OUT.json does not have yet and adds each run as soon as it is known, so that it can be cut off and called again.
 MODEL is a directory that `tests/gpu/full_size.py` has written. All arms get the same rows, token ids and limits, and
 make the same number of tokens (`ignore_eos`):
@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,7 +32,8 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from tests.bench.table import text_table
-from tests.bench.workloads import WORKLOADS, build, single_token_words
+from tests.bench.workloads import WORKLOADS, build, rows_of, single_token_words
+from tests.gpu.full_size import gpu
 
 PROGRAMS = {"ours": "system_arm", "A0": "engine_arms", "A0s": "engine_arms", "A1": "engine_arms", "A5": "ray_data_arm"}
 ALL = tuple(product(("ours", "A0", "A1", "A5"), ("W7", "W1", "W5")))
@@ -46,20 +48,19 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--runs", nargs="+", type=_arm_and_workload, default=list(ALL), metavar="ARM:WORKLOAD")
-    parser.add_argument("--rows-share", type=float, default=1.0)
+    parser.add_argument("--rows", nargs="+", type=rows_of, default=[], metavar="WORKLOAD=ROWS")
     parser.add_argument("--budget-s", type=float, default=540.0)
     parser.add_argument("--set", action="append", default=[], help="FIELD=VALUE of ours, as in `jobs submit --set`")
     given = parser.parse_args()
     deadline = time.monotonic() + given.budget_s - STOP_S
     report = json.loads(given.out.read_text()) if given.out.exists() else {"runs": []}
     report["machine"] = _machine()
-    report["rows_share"], report["set"] = given.rows_share, given.set
+    report["set"] = given.set
     with tempfile.TemporaryDirectory(prefix="nightbatch-gpu-") as folder:
         work = Path(folder)
         words = single_token_words(given.model / "tokenizer.json")
         for name in dict.fromkeys(name for _, name in given.runs):
-            rows = max(1, int(WORKLOADS[name].rows * given.rows_share))
-            pq.write_table(build(name, words, rows=rows), work / f"{name}.parquet")
+            pq.write_table(build(name, words, rows=dict(given.rows).get(name)), work / f"{name}.parquet")
         known = {(run["arm"], run["dataset"]) for run in report["runs"] if "failed" not in run}
         for program in dict.fromkeys(PROGRAMS[arm] for arm, _ in given.runs):
             wanted = [each for each in given.runs if PROGRAMS[each[0]] == program and each not in known]
@@ -107,6 +108,8 @@ def _measure(
                 _stop(process)
     with suppress(ProcessLookupError):  # what a program leaves behind holds the GPU
         os.killpg(process.pid, signal.SIGKILL)
+    for log in work.glob("*.log"):
+        shutil.copy(log, given.out.with_name(f"{given.out.stem}-{log.name}"))
     if process.returncode:
         report.setdefault("ended_with", {})[program] = process.returncode
     given.out.write_text(json.dumps(report, indent=1) + "\n")
@@ -135,16 +138,15 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def _machine() -> dict[str, Any]:
-    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
     try:
-        gpu = subprocess.run(query, text=True, capture_output=True, check=True).stdout.strip()
+        used = gpu("name,memory.total,driver_version")
     except (FileNotFoundError, subprocess.CalledProcessError):
-        gpu = "none"
+        used = "none"
     versions = {}
     for name in ("vllm", "torch", "ray", "transformers"):
         with suppress(PackageNotFoundError):
             versions[name] = version(name)
-    return {"gpu": gpu, "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), "versions": versions}
+    return {"gpu": used, "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), "versions": versions}
 
 
 if __name__ == "__main__":

@@ -152,8 +152,9 @@ def read(key: str) -> dict[str, Any]:
 
 
 def gpu(query: str) -> str:
-    """What nvidia-smi says."""
-    command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"]
+    """What nvidia-smi says of the GPUs that this process may use, a line each."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader", *(("-i", visible) if visible else ())]
     return subprocess.run(command, text=True, capture_output=True, check=True).stdout.strip()
 
 

@@ -1,7 +1,8 @@
 """Two GPUs of one host, InternLM2.5-20B's configuration with random weights: one replica, two, and one over both.
 
-`python tests/gpu/two_gpus.py MODEL OUT.json [--steps one two …] [--rows-share 1.0]` runs the steps that OUT.json does
-not have yet and adds each as soon as it is known. MODEL is a directory that `tests/gpu/full_size.py` has written.
+`python tests/gpu/two_gpus.py MODEL OUT.json [--steps one two …] [--workloads W1 …] [--rows W1=2400 …]` runs
+the steps that OUT.json does not have yet and adds each as soon as it is known. MODEL is a directory that
+`tests/gpu/full_size.py` has written.
 Every job goes from `jobs submit` to `_SUCCESS` on one embedded cluster:
 
 - one: W1, W5 and W7 with one replica each; two of them at a time, each on a GPU of its own
@@ -23,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -30,20 +32,23 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from tests.bench.system_arm import jobs, read, run
-from tests.bench.workloads import WORKLOADS, build, single_token_words
+from tests.bench.workloads import build, rows_of, single_token_words
 from tests.gpu.full_size import gpu
 
 NAMES = ("W1", "W5", "W7", "W11")
 
 ONE, TWO, TENSOR = ("--replicas", "1"), ("--replicas", "2"), ("--replicas", "1", "--tensor-parallel", "2")
 
-STEPS = {
+Job = tuple[str, tuple[str, ...]]
+"""A workload, and options of `jobs submit`."""
+
+STEPS: dict[str, list[list[Job]]] = {
     "one": [[("W1", ONE), ("W5", ONE), ("W7", ONE)]],
     "two": [[("W1", TWO)], [("W5", TWO)], [("W7", TWO)]],
-    "tensor": [[("W1", TENSOR), ("W11", TENSOR), ("W11", TWO)]],
+    "tensor": [[("W1", TENSOR)], [("W11", TENSOR)], [("W11", TWO)]],
     "kill": [],
 }
-"""Jobs in the inner lists are submitted at the same time, so that the next one is staged while GPUs are taken."""
+"""Jobs in the inner lists run at the same time."""
 
 
 def main() -> None:
@@ -52,7 +57,8 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--steps", nargs="+", choices=STEPS, default=list(STEPS))
-    parser.add_argument("--rows-share", type=float, default=1.0)
+    parser.add_argument("--workloads", nargs="+", choices=NAMES, default=NAMES, help="no jobs of others")
+    parser.add_argument("--rows", nargs="+", type=rows_of, default=[], metavar="WORKLOAD=ROWS")
     given = parser.parse_args()
     model, out = given.model.absolute(), given.out.absolute()
     report = json.loads(out.read_text()) if out.exists() else {"machine": gpu("name,memory.total"), "runs": []}
@@ -68,14 +74,13 @@ def main() -> None:
         os.environ |= {"JOBS_STATE_DIR": f"{work}/state", "JOBS_ROOT": f"{work}/root", "NO_COLOR": "1"}
         words = single_token_words(model / "tokenizer.json")
         for name in NAMES:
-            rows = max(8, int(WORKLOADS[name].rows * given.rows_share))
-            pq.write_table(build(name, words, rows=rows), work / f"{name}.parquet")
+            pq.write_table(build(name, words, rows=dict(given.rows).get(name)), work / f"{name}.parquet")
         jobs("cluster", "up")
         try:
             for step in given.steps:
                 if any(found["step"] == step for found in report["runs"]):
                     continue
-                for batch in STEPS[step]:
+                for batch in _only(given.workloads, STEPS[step]):
                     with ThreadPoolExecutor(len(batch)) as pool:
                         tried = [pool.submit(_job, model, work, step, name, options) for name, options in batch]
                         for future in as_completed(tried):
@@ -83,12 +88,17 @@ def main() -> None:
                 if step == "kill":
                     keep(step, killed(model, work))
         finally:
-            for job in sorted((work / "root").iterdir()):
+            for job in sorted((work / "root").glob("*")):
                 (out.parent / f"{job.name}.log").write_text(jobs("logs", job.name, check=False))
             jobs("cluster", "down", check=False)
             time.sleep(3)
             report["memory_at_the_end"] = gpu("memory.used").splitlines()
             out.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def _only(names: Sequence[str], batches: list[list[Job]]) -> list[list[Job]]:
+    chosen = [[job for job in batch if job[0] in names] for batch in batches]
+    return [batch for batch in chosen if batch]
 
 
 def _job(model: Path, work: Path, step: str, name: str, options: tuple[str, ...]) -> dict[str, Any]:
