@@ -11,6 +11,7 @@ from jobs.cli.output import Format, Output, with_output
 
 if TYPE_CHECKING:
     from jobs.estimate import Estimate
+    from schemas.spec import JobSpec
 
 
 @with_output
@@ -82,16 +83,24 @@ def plan(
             "input tokens": f"{result.input_tokens:,} (longest prompt {result.max_input_tokens:,})",
             "shared prefixes": f"{share:.0%} of the input tokens are in an earlier row's prefix",
             "output tokens": _outputs(result),
-            "replicas": spec.replicas.max,
+            "replicas": _replicas(spec),
             **_times(result),
         }
     )
+    if spec.engine.tensor_parallel_size > 1:
+        output.note("Where one GPU holds the model, leave --tensor-parallel out and take as many more replicas:")
+        output.note("on two H200, two replicas were 1.13 to 1.20 times as fast as one over both.")
     if len(known) > 1:
         others = ", ".join(f"{other.tokens_per_s:,.0f} on {other.hardware}" for other in known[1:])
         output.note(f"On other hardware, tokens/s per replica: {others}. Set what you expect with --tokens-per-s.")
     if result.tokens_per_s is None:
         output.note("No earlier job under this root tells how fast this model is: time and cost are not known.")
         output.note("Run a small job first, or give the rate that you expect with --tokens-per-s.")
+
+
+def _replicas(spec: JobSpec) -> str:
+    size = spec.engine.tensor_parallel_size
+    return f"{spec.replicas.max}, each over {size} GPUs" if size > 1 else f"{spec.replicas.max}"
 
 
 def _outputs(result: Estimate) -> str:

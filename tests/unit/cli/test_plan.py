@@ -76,3 +76,17 @@ def test_earlier_jobs_are_what_time_and_cost_follow_from(
     assert numbers["eta_s"] == pytest.approx(30 + work / 10 / 2)
     assert numbers["cost"] == pytest.approx(2.5 * 2 * numbers["eta_s"] / 3600)
     assert numbers["shared_input_tokens"] == 99 * 48
+
+
+def test_a_model_over_several_gpus_is_told_with_what_was_measured(
+    dataset: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", dataset, *PLAN, "--replicas", "3", "--output", "table"]) == 0
+    told = capsys.readouterr()
+    assert "GPUs" not in told.out
+    assert "--tensor-parallel" not in told.err
+    assert main(["plan", dataset, *PLAN, "--replicas", "3", "--tensor-parallel", "2", "--output", "table"]) == 0
+    told = capsys.readouterr()
+    lines = {line.split("  ")[0]: line for line in told.out.splitlines()}
+    assert lines["replicas"].endswith("3, each over 2 GPUs")
+    assert "leave --tensor-parallel out" in told.err
