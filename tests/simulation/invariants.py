@@ -62,7 +62,7 @@ def check(run: Run) -> Outcome:
         data, metadata = objects[key], world.bucket.metadata(_PREFIX + key)
         if hashlib.sha256(data).hexdigest() != metadata["sha256"]:
             violation(f"I2: {key} does not match its hash")
-        if case.results and data != case.results.get(key) and not (case.killers and world.blows):
+        if case.results and data != case.results.get(key) and not _mistakes(run):
             violation(f"I7: {key} is not what an undisturbed run gives")
         seen += pq.read_table(pa.BufferReader(data), columns=["row_id"], page_checksum_verification=True)[
             "row_id"
@@ -123,12 +123,21 @@ def rows_of(data: bytes) -> dict[int, str | None]:
     return dict(zip(table["row_id"].to_pylist(), table["error_code"].to_pylist(), strict=True))
 
 
-def _check_killers(run: Run, objects: dict[str, bytes]) -> None:
-    """Rows that kill are quarantined and no others, after no more deaths than promised.
+def _mistakes(run: Run) -> int:
+    """Rows that blows from outside can at most make look guilty.
 
-    Whoever kills a replica while it runs one row alone makes that row look guilty: each such blow may cost a row.
+    Whoever kills or freezes a replica while it runs one row alone makes it look as if that row did it. Where other
+    rows of the shard do kill, a single blow suffices. Where none does, it takes two to make the shard a suspect whose
+    rows are searched (`max_strikes`) and a third over a row alone; each further row takes two: one over the whole
+    shard, one over the row.
     """
+    return run.world.blows if run.case.killers else max(0, run.world.blows - 1) // 2
+
+
+def _check_killers(run: Run, objects: dict[str, bytes]) -> None:
+    """Rows that kill are quarantined and no others, but for mistakes, after no more deaths than promised."""
     case, blows, violation = run.case, run.world.blows, run.world.violation
+    mistakes = _mistakes(run)
     found = {
         row: code
         for key, data in objects.items()
@@ -137,12 +146,12 @@ def _check_killers(run: Run, objects: dict[str, bytes]) -> None:
         if code in KILLED or row in case.killers
     }
     wrong = {row: code for row, code in found.items() if code != case.killers.get(row)}
-    if len(wrong) > blows or not all(code in KILLED for code in wrong.values()):
+    if len(wrong) > mistakes or not all(code in KILLED for code in wrong.values()):
         violation(f"killers: rows {wrong} are taken for what they are not, after {blows} blows")
     noted = {key: data for key, data in objects.items() if key.startswith(keys.QUARANTINE)}
     for data in noted.values():
         Quarantine.from_json(data)
-    if len(noted.items() - case.results.items()) > blows:
+    if len(noted.items() - case.results.items()) > mistakes:
         violation(f"killers: {sorted(noted)} are quarantined, after {blows} blows")
     for dispatcher in run.world.dispatchers:
         for shard, deaths in dispatcher.deaths.items():

@@ -11,7 +11,9 @@ import re
 import pytest
 
 from jobs.failpoints import FAILPOINTS
+from schemas import keys
 from tests.simulation.histories import Action, History, draw
+from tests.simulation.invariants import rows_of
 from tests.simulation.runner import SEED_VARIABLE, Simulator
 from tests.simulation.world import Faults
 
@@ -47,6 +49,16 @@ def test_invariants_hold_over_many_histories(simulation: Simulator, seeds: range
 def test_the_named_history(simulation: Simulator) -> None:
     _, run = simulation.run(draw(int(os.environ[SEED_VARIABLE]), len(simulation.cases)))
     print(run.history, *run.world.trace, sep="\n")
+
+
+def test_four_blows_over_one_small_shard_cost_one_row_and_no_more(simulation: Simulator) -> None:
+    """The only one of 10,000 histories in which blows make a row look guilty in a job without rows that kill."""
+    outcome, run = simulation.run(draw(7012, len(simulation.cases)))
+    assert outcome.state == "SUCCEEDED"
+    assert not run.case.killers
+    assert run.world.blows == 4
+    results = [data for key, data in run.world.bucket.objects().items() if key.startswith(f"root/job/{keys.RESULTS}")]
+    assert sorted(code for data in results for code in rows_of(data).values() if code) == ["TIMEOUT"]
 
 
 def test_a_crash_at_every_step_of_a_job(simulation: Simulator) -> None:
