@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from tests.bench.arms import Arms
 from tests.bench.machine import machine
 from tests.bench.table import svg, text_table
-from tests.bench.workloads import CORPUS, WORKLOADS, build, single_token_words
+from tests.bench.workloads import CORPUS, WORKLOADS, build, rows_of, single_token_words
 from workers.demo.random_model import write_random_model
 
 RESULTS = Path(__file__).parent / "results"
@@ -48,6 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help=f"only {', '.join(QUICK)}; no peers; under 10 minutes")
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS)
+    parser.add_argument("--rows", nargs="+", type=rows_of, default=[], metavar="WORKLOAD=ROWS")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--budget-s", type=float, help="begin no arm after so long; --quick: 400")
     parser.add_argument("--out", type=Path, default=RESULTS / "cpu.json")
@@ -66,7 +67,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="nightbatch-bench-") as folder:
         work = Path(folder)
         write_random_model(work / "model", **MODEL)
-        datasets = _write_datasets(work, names)
+        datasets = _write_datasets(work, names, dict(given.rows))
         logs = given.out.with_suffix(".log")
         deadline = time.monotonic() + (given.budget_s or (400.0 if given.quick else 1e9))
         for run in (turns := _turns(work, datasets, given.repeats, logs, report)):
@@ -87,11 +88,11 @@ def main() -> None:
     print(given.out.with_suffix(".md").read_text())
 
 
-def _write_datasets(work: Path, names: list[str]) -> list[Path]:
+def _write_datasets(work: Path, names: Sequence[str], rows_of_each: Mapping[str, int]) -> list[Path]:
     words, found = single_token_words(work / "model" / "tokenizer.json"), []
     for name in names:
         found.append(work / f"{name}.parquet")
-        rows = max(16, int(WORKLOADS[name].rows * ROWS_SHARE))
+        rows = rows_of_each.get(name, max(16, int(WORKLOADS[name].rows * ROWS_SHARE)))
         pq.write_table(build(name, words, rows=rows, shrink=SHRINK), found[-1])
     return found
 

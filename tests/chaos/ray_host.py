@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
+import time
 from typing import Any
 
 from ray._private import ray_constants
@@ -33,11 +35,22 @@ def main(dashboard_port: int, num_nodes: int) -> None:
         },
     )
     nodes = [cluster.head_node, *(cluster.add_node(**NODE) for _ in range(num_nodes - 1))]
+    threading.Thread(target=reap, args=(nodes,), daemon=True).start()
     answer({"address": cluster.address, "raylets": [raylet_pid(node) for node in nodes]})
     for command in sys.stdin:
         assert command.strip() == "add", command
-        answer({"raylet": raylet_pid(added(cluster))})
+        nodes.append(added(cluster))
+        answer({"raylet": raylet_pid(nodes[-1])})
     os._exit(0)
+
+
+def reap(nodes: list[Node]) -> None:
+    """Workers end when their raylet's process is no more. A zombie still is, and Ray's cluster reaps none."""
+    while True:
+        time.sleep(0.5)
+        for node in list(nodes):
+            for each in node.all_processes[ray_constants.PROCESS_TYPE_RAYLET]:
+                each.process.poll()
 
 
 def added(cluster: Cluster) -> Node:
