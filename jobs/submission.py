@@ -75,7 +75,8 @@ def driver_environment(allowed_buckets: Sequence[str] | None = None) -> dict[str
     names = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
     store = {name: os.environ[name] for name in names if os.environ.get(name)}
     # Ray reads these as it is imported: no folding of equal lines, no colour codes in log files.
-    allowed = {} if allowed_buckets is None else {buckets.VARIABLE: ",".join(allowed_buckets)}
+    # A comma alone says that there is none; an empty variable would say nothing.
+    allowed = {} if allowed_buckets is None else {buckets.VARIABLE: ",".join(allowed_buckets) or ","}
     return {**store, **allowed, "RAY_DEDUP_LOGS": "0", "RAY_COLOR_PREFIX": "0"}
 
 

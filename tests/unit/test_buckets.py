@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from jobs import BatchClient, settings
-from jobs.buckets import VARIABLE, check_bucket
+from jobs.buckets import VARIABLE, check_bucket, of_environment
 from jobs.cli import app
 from jobs.dataset import sources
 from jobs.errors import Exit, UsageError
@@ -118,6 +118,13 @@ def test_the_driver_refuses_again(tmp_path: Path, caplog: pytest.LogCaptureFixtu
 def test_the_driver_is_told() -> None:
     assert driver_environment(settings.load().allowed_buckets)[VARIABLE] == "good,better"
     assert VARIABLE not in driver_environment()
+
+
+def test_the_driver_is_told_that_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, driver_environment(())[VARIABLE])
+    assert of_environment() == ()
+    with pytest.raises(UsageError, match="not among the allowed ones: none"):
+        check_bucket("s3://good/jobs", of_environment())
 
 
 def test_names_come_from_the_file_too_and_must_be_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
