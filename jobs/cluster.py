@@ -194,8 +194,9 @@ def _wait(cluster: Cluster, head: subprocess.Popen[bytes]) -> Cluster:
             raise ClusterError(f"The embedded Ray cluster ended while it started:\n{_last_words()}", hint=_LOG_HINT)
         try:
             with opener.open(request, timeout=5):
-                if address_file.exists():
-                    return Cluster(**{**asdict(cluster), "address": address_file.read_text().strip()})
+                # Ray opens the file and then writes to it: for a moment it is there and empty.
+                if address := address_file.read_text().strip():
+                    return Cluster(**{**asdict(cluster), "address": address})
         except (urllib.error.URLError, OSError):
             pass
         time.sleep(0.2)

@@ -12,9 +12,11 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from ipaddress import ip_address
 from pathlib import Path
 from socket import SOCK_DGRAM
+from threading import Thread
 
 import psutil
 import pytest
@@ -231,6 +233,41 @@ def test_a_clock_that_was_set_does_not_lose_the_cluster(running: Cluster, monkey
     """Linux derives when a process started from the clock of now."""
     monkeypatch.setattr(psutil.Process, "create_time", lambda _: time.time() - 3600)
     assert cluster.current() == running
+
+
+def test_a_start_waits_until_its_address_is_written(tmp_path: Path) -> None:
+    """Ray opens the file of its address and then writes to it; a cluster taken over in between had none, for ever."""
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "token").write_text("0" * 64)
+    address_file = tmp_path / "ray" / "ray_current_cluster"
+    asked = 0
+
+    class JobApi(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            nonlocal asked
+            asked += 1
+            address_file.write_text("127.0.0.1:6379" if asked == 3 else "")
+            self.send_response(200)
+            self.end_headers()
+
+    head = subprocess.Popen(["sleep", "3600"])
+    with HTTPServer(("127.0.0.1", 0), JobApi) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            started = Cluster(
+                address="",
+                dashboard_url=f"http://127.0.0.1:{server.server_port}",
+                token_path=tmp_path / "token",
+                pid=head.pid,
+                started_at=time.time(),
+                temp_dir=tmp_path,
+            )
+            assert cluster._wait(started, head).address == "127.0.0.1:6379"
+            assert asked == 3
+        finally:
+            server.shutdown()
+            head.kill()
+            head.wait(timeout=10)
 
 
 def test_failed_start_says_why_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
