@@ -1,7 +1,8 @@
 """An engine's limits, from what the plan says of the rows and from the memory at hand. Pure.
 
-Limits are rounded to few values, so that the kernels that one job has compiled serve the next one. What the user has
-set stands.
+vLLM compiles the model anew, for half a minute on a GPU, for each longest sequence, number of sequences, size of step
+and list of graphs (its configurations' `compute_hash`, 0.26 to 0.32). On GPUs these are rounded to a few values, so
+that what one job has compiled serves the next one whatever its rows are like. What the user has set stands.
 """
 
 from __future__ import annotations
@@ -15,17 +16,19 @@ from schemas.spec import EngineSpec
 
 LEAST_MODEL_LEN, UNBOUNDED = 1024, 2**62
 LEAST_NUM_SEQS, MOST_NUM_SEQS = 16, 1024
+COMMON_MODEL_LEN = 8192
+"""What a GPU's engine is started with where rows ask for less; where they ask for more, what the model takes."""
+
 CPU_MOST_NUM_SEQS = 64
 """More sequences make no step faster where computing, not reading the weights, takes the time."""
 
 UNKNOWN_NUM_SEQS = 512
 """Without a plan, on a GPU: right for prompts and answers of a few hundred tokens each on 80 GB."""
 
-LARGE_GPU_BYTES, SMALL_GPU_BYTES = 70 * 10**9, 35 * 10**9
-LONG_PROMPT_TOKENS = 1024
-"""Mean prompt from which reading prompts, not writing answers, takes the time."""
+SMALL_GPU_BYTES = 35 * 10**9
+GPU_BATCHED_TOKENS, SMALL_GPU_BATCHED_TOKENS, CPU_BATCHED_TOKENS = 8192, 4096, 2048
+"""Twice as many make no product faster: 675 TFLOP/s on an H200 with 8,192, 678 with half of them."""
 
-CPU_BATCHED_TOKENS = 2048
 SCORE_BATCHED_TOKENS = 2048
 """Scoring can need the logits of a whole batch: 0.8 GB in float32 with InternLM2's vocabulary of 92,544."""
 
@@ -66,13 +69,16 @@ class Limits:
 
     Attributes:
         max_model_len: longest sequence, prompt and answer, in tokens.
-        max_num_seqs: sequences decoded at once.
+        max_num_seqs: sequences decoded at once: what the feed keeps in the engine.
+        num_seats: sequences that the engine is started for: on a GPU the most, unless the user has said a number.
+            Between 256 and 1,024 of them lies 0.2 % of an H200's KV cache (InternLM2.5-20B, vLLM 0.26).
         max_num_batched_tokens: tokens of one step.
         graph_sizes: tokens of the steps that CUDA graphs are captured for; empty without graphs.
     """
 
     max_model_len: int
     max_num_seqs: int
+    num_seats: int
     max_num_batched_tokens: int
     graph_sizes: tuple[int, ...]
 
@@ -89,13 +95,18 @@ def resolve_limits(
     """
     bins = plan.lengths if plan is not None else ()
     num_seqs = spec.max_num_seqs or _num_seqs(spec, bins, plan, device, size)
-    batched = spec.max_num_batched_tokens or max(num_seqs, _batched_tokens(bins, device, scores=scores))
+    seats = MOST_NUM_SEQS if device.on_gpu and not spec.max_num_seqs else num_seqs
+    model_len = min(_model_len(bins, scores=scores), model_max_len)
+    common_len = COMMON_MODEL_LEN if model_len <= COMMON_MODEL_LEN <= model_max_len else model_max_len
+    if device.on_gpu and common_len <= _kv_tokens(spec, device, size) / 2:
+        model_len = common_len
     guessed = 1 + (spec.speculative_ngram or 0)
     return Limits(
-        max_model_len=spec.max_model_len or min(_model_len(bins, scores=scores), model_max_len),
+        max_model_len=spec.max_model_len or model_len,
         max_num_seqs=num_seqs,
-        max_num_batched_tokens=max(batched, num_seqs),
-        graph_sizes=_graph_sizes(num_seqs * guessed) if device.on_gpu and not spec.enforce_eager else (),
+        num_seats=seats,
+        max_num_batched_tokens=max(spec.max_num_batched_tokens or _batched_tokens(device, scores=scores), seats),
+        graph_sizes=_graph_sizes(seats * guessed) if device.on_gpu and not spec.enforce_eager else (),
     )
 
 
@@ -114,27 +125,25 @@ def _num_seqs(spec: EngineSpec, bins: tuple[LengthBin, ...], plan: Plan | None, 
     rows = sum(each.num_rows for each in bins)
     own = sum(each.num_input_tokens for each in bins) - plan.num_cached_tokens
     tokens_per_row = max(1.0, own / rows + sum(each.num_output_tokens for each in bins) / rows / 2)
-    fitting = _kv_bytes(spec, device, size) / size.kv_bytes_per_token / tokens_per_row
+    fitting = _kv_tokens(spec, device, size) / tokens_per_row
     return min(most, max(LEAST_NUM_SEQS, _power_of_two(min(fitting, rows))))
 
 
-def _kv_bytes(spec: EngineSpec, device: Device, size: ModelSize) -> float:
+def _kv_tokens(spec: EngineSpec, device: Device, size: ModelSize) -> float:
+    """Tokens that the KV cache will hold, about."""
     if not device.on_gpu:
-        return device.memory_bytes
+        return device.memory_bytes / size.kv_bytes_per_token
     taken = size.weight_bytes + GPU_RESERVE_BYTES * spec.tensor_parallel_size
-    return max(0.0, device.memory_bytes * spec.gpu_memory_utilization * spec.tensor_parallel_size - taken)
+    left = device.memory_bytes * spec.gpu_memory_utilization * spec.tensor_parallel_size - taken
+    return max(0.0, left) / size.kv_bytes_per_token
 
 
-def _batched_tokens(bins: tuple[LengthBin, ...], device: Device, *, scores: bool) -> int:
+def _batched_tokens(device: Device, *, scores: bool) -> int:
     if scores:
         return SCORE_BATCHED_TOKENS
     if not device.on_gpu:
         return CPU_BATCHED_TOKENS
-    if device.memory_bytes < SMALL_GPU_BYTES:
-        return 4096
-    rows = sum(each.num_rows for each in bins)
-    long = bool(rows) and sum(each.num_input_tokens for each in bins) / rows >= LONG_PROMPT_TOKENS
-    return 16_384 if long and device.memory_bytes >= LARGE_GPU_BYTES else 8192
+    return SMALL_GPU_BATCHED_TOKENS if device.memory_bytes < SMALL_GPU_BYTES else GPU_BATCHED_TOKENS
 
 
 def _graph_sizes(most_tokens: int) -> tuple[int, ...]:
