@@ -48,6 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help=f"only {', '.join(QUICK)}; no peers; under 10 minutes")
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS)
+    parser.add_argument("--arms", nargs="+", choices=ENGINE_ARMS + OUR_ARMS + PEERS, help="all; --quick: no peers")
     parser.add_argument("--rows", nargs="+", type=rows_of, default=[], metavar="WORKLOAD=ROWS")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--budget-s", type=float, help="begin no arm after so long; --quick: 400")
@@ -56,6 +57,7 @@ def main() -> None:
     names = given.workloads or (
         QUICK if given.quick else [name for name in WORKLOADS if name != "W10" or CORPUS.exists()]
     )
+    arms = given.arms or (ENGINE_ARMS + OUR_ARMS + (() if given.quick else PEERS))
     report: dict[str, Any] = {
         "machine": machine(),
         "shrink": SHRINK,
@@ -70,7 +72,7 @@ def main() -> None:
         datasets = _write_datasets(work, names, dict(given.rows))
         logs = given.out.with_suffix(".log")
         deadline = time.monotonic() + (given.budget_s or (400.0 if given.quick else 1e9))
-        for run in (turns := _turns(work, datasets, given.repeats, logs, report)):
+        for run in (turns := _turns(work, datasets, arms, given.repeats, logs, report)):
             report["runs"].append(run)
             if time.monotonic() > deadline:
                 report["notes"].append(f"Cut off in repeat {run['repeat'] + 1} of {given.repeats}: the time was over.")
@@ -78,10 +80,9 @@ def main() -> None:
             _write(report, given.out)
             print(json.dumps(run), flush=True)
         turns.close()
-        if not given.quick:
-            for run in _peers(work, datasets, report):
-                report["runs"].append(run)
-                _write(report, given.out)
+        for run in _peers(work, datasets, [arm for arm in PEERS if arm in arms], report):
+            report["runs"].append(run)
+            _write(report, given.out)
         report["jobs"] = _jobs(work, datasets[:1] if given.quick else datasets)
     report["machine"]["load_at_end"] = os.getloadavg()
     _write(report, given.out)
@@ -98,7 +99,7 @@ def _write_datasets(work: Path, names: Sequence[str], rows_of_each: Mapping[str,
 
 
 def _turns(
-    work: Path, datasets: list[Path], repeats: int, log: Path, report: dict[str, Any]
+    work: Path, datasets: list[Path], arms: Sequence[str], repeats: int, log: Path, report: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
     """All arms of two standing engines, one after the other, the first one another in each repeat."""
     model = str(work / "model")
@@ -106,7 +107,8 @@ def _turns(
     ours = Arms(["tests.bench.replica_arm", model], log)
     report["engine_start_s"] = {"vLLM's LLM": engines.ready["start_s"], "ours": ours.ready["start_s"]}
     try:
-        turns = [(engines, arm) for arm in ENGINE_ARMS] + [(ours, arm) for arm in OUR_ARMS]
+        turns = [(engines, arm) for arm in ENGINE_ARMS if arm in arms]
+        turns += [(ours, arm) for arm in OUR_ARMS if arm in arms]
         for process, arm in turns:  # what is done only once: imports, threads, memory
             process.run(arm, datasets[0])
         for repeat in range(repeats):
@@ -119,15 +121,17 @@ def _turns(
         ours.close()
 
 
-def _peers(work: Path, datasets: list[Path], report: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _peers(work: Path, datasets: list[Path], arms: Sequence[str], report: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """A4 and A5, once each: every run starts an engine of its own."""
+    if not arms:
+        return
     try:
         import ray.data.llm  # noqa: F401
     except ImportError as error:
         report["notes"].append(f"A4 and A5 did not run: ray.data.llm cannot be imported ({error})")
         return
     out = work / "peers.json"
-    wanted = [f"{arm}:{dataset}" for dataset in datasets for arm in PEERS]
+    wanted = [f"{arm}:{dataset}" for dataset in datasets for arm in arms]
     _run("tests.bench.ray_data_arm", str(work / "model"), str(out), *wanted)
     for run in json.loads(out.read_text())["runs"] if out.exists() else ():
         if "failed" in run:
