@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import subprocess
 import sys
 import tempfile
@@ -101,7 +102,7 @@ def _write_datasets(work: Path, names: Sequence[str], rows_of_each: Mapping[str,
 def _turns(
     work: Path, datasets: list[Path], arms: Sequence[str], repeats: int, log: Path, report: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
-    """All arms of two standing engines, one after the other, the first one another in each repeat."""
+    """All arms of two standing engines, one after the other, in another order each time."""
     model = str(work / "model")
     engines = Arms(["tests.bench.engine_arms", model, "--serve", "--chunk", str(CHUNK_ROWS)], log)
     ours = Arms(["tests.bench.replica_arm", model], log)
@@ -113,8 +114,8 @@ def _turns(
             process.run(arm, datasets[0])
         for repeat in range(repeats):
             for dataset in datasets:
-                first = repeat % len(turns)
-                for process, arm in turns[first:] + turns[:first]:
+                # No arm always follows the same one: the first after the other process's turn is slower.
+                for process, arm in random.Random(f"{dataset.stem} {repeat}").sample(turns, len(turns)):
                     yield {"arm": arm, "dataset": dataset.stem, "repeat": repeat, **process.run(arm, dataset)}
     finally:
         engines.close()

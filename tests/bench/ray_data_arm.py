@@ -8,7 +8,7 @@ each with an engine of its own, as the library does it, and adds each to OUT.jso
   many blocks
 
 Both write Parquet. `total_s` is from the call to the last row written; `seconds` from the first row that entered the
-engine on, as the library's own timing tells it, which leaves the engine's start out.
+engine on, as vLLM's own timing tells it, which leaves the engine's start out.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def _before(row: dict[str, Any]) -> dict[str, Any]:
 def _after(row: dict[str, Any]) -> dict[str, Any]:
     return {
         "num_generated_tokens": int(row["num_generated_tokens"]),
-        "entered_at": time.time() - float(row["time_taken_llm"]),
+        "entered_at": float(row["metrics"]["arrival_time"]),
     }
 
 
