@@ -21,7 +21,8 @@ from workers.engines.base import Engine, EngineDead, Output, RowFailed
 from workers.outputs import Row, check_output
 
 QUEUE_AHEAD = 0.25
-"""Rows waiting inside the engine, as a share of those it decodes at once: covers one engine step."""
+"""Rows inside the engine beyond those it is to decode at once, as a share of them: covers one engine step. They wait
+there, or where the engine has seats to spare (see `workers.limits`) are decoded, too."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

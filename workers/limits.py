@@ -96,6 +96,8 @@ def resolve_limits(
     bins = plan.lengths if plan is not None else ()
     num_seqs = spec.max_num_seqs or _num_seqs(spec, bins, plan, device, size)
     seats = MOST_NUM_SEQS if device.on_gpu and not spec.max_num_seqs else num_seqs
+    if spec.max_num_batched_tokens and not spec.max_num_seqs:  # a step has a token of each at least
+        num_seqs, seats = (min(number, spec.max_num_batched_tokens) for number in (num_seqs, seats))
     model_len = min(_model_len(bins, scores=scores), model_max_len)
     common_len = COMMON_MODEL_LEN if model_len <= COMMON_MODEL_LEN <= model_max_len else model_max_len
     if device.on_gpu and common_len <= _kv_tokens(spec, device, size) / 2:

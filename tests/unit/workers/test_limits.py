@@ -140,6 +140,8 @@ def test_what_the_user_sets_stands() -> None:
     assert (limits.max_model_len, limits.max_num_seqs, limits.max_num_batched_tokens) == (9_000, 100, 3_000)
     assert limits.num_seats == 100
     assert limits.graph_sizes[-1] == 100
+    little = limits_of(plan, max_num_batched_tokens=300)
+    assert (little.max_num_seqs, little.num_seats, little.max_num_batched_tokens) == (300, 300, 300)
     assert limits_of(plan, enforce_eager=True).graph_sizes == ()
     assert limits_of(plan, max_num_seqs=100, speculative_ngram=3).graph_sizes[-1] == 400
 
