@@ -25,12 +25,28 @@ if __name__ == "__main__":
     time.sleep(600)
 """
 
+OUR_ENGINE = """
+import asyncio, sys
+from jobs.encoding import load_encoder
+from schemas.spec import EngineSpec
+from workers.engines.vllm import VllmEngine
 
-def descendants(pid: int) -> set[int]:
-    found: set[int] = set()
-    for child in map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
-        found |= {child} | descendants(child)
-    return found
+async def main(model):
+    spec = EngineSpec(max_num_seqs=2, max_model_len=128)
+    await VllmEngine(spec, model, load_encoder(model), on_gpu=False).start()
+    print("ready", flush=True)
+    await asyncio.sleep(600)
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1]))
+"""
+
+
+def descendants(pid: int, depth: int = 9) -> set[int]:
+    """Of all threads: it may not be the first that has started a process."""
+    lists = [path.read_text().split() for path in Path(f"/proc/{pid}/task").glob("*/children")] if depth else []
+    children = {int(child) for found in lists for child in found}
+    return children.union(*(descendants(child, depth - 1) for child in children))
 
 
 def alive(pid: int) -> bool:
@@ -40,11 +56,16 @@ def alive(pid: int) -> bool:
         return False
 
 
+def title(pid: int) -> str:
+    return Path(f"/proc/{pid}/comm").read_text().strip()
+
+
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads /proc")
-def test_a_killed_parent_takes_its_engine_with_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("code", [ENGINE, OUR_ENGINE], ids=["vllm's own", "ours"])
+def test_a_killed_parent_takes_its_engine_with_it(tmp_path: Path, code: str) -> None:
     write_random_model(tmp_path / "m")
     script = tmp_path / "engine.py"
-    script.write_text(ENGINE)
+    script.write_text(code)
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     with subprocess.Popen(
         [sys.executable, str(script), str(tmp_path / "m")],
@@ -58,7 +79,10 @@ def test_a_killed_parent_takes_its_engine_with_it(tmp_path: Path) -> None:
             while (line := parent.stdout.readline()) != "ready\n":
                 assert line, (tmp_path / "log").read_text()[-2000:]
             children = descendants(parent.pid)
-            assert len(children) >= 2, "an engine core and a worker"
+            cores = [pid for pid in children if title(pid).startswith("VLLM::EngineCor")]
+            assert len(cores) == 1, "people find engines by this"
+            forked = cores[0] not in descendants(parent.pid, depth=1)
+            assert forked == (code is OUR_ENGINE), "ours is a child of the fork server, which has imported vLLM"
         finally:
             parent.send_signal(signal.SIGKILL)
     deadline = time.monotonic() + 15

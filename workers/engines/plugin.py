@@ -5,9 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
-import time
+from typing import Any
 
-_POLL_S = 1.0
 _V2_RUNNER_WORKS = "0.32"
 """vLLM's first version here whose V2 model runner can run InternLM2: in 0.26 it leaves out an argument that the
 model's `forward` has no default for, and the engine dies while it captures CUDA graphs."""
@@ -18,9 +17,9 @@ _watching = threading.Event()
 def register() -> None:
     """Make `model_type: internlm2` known to transformers, and tie vLLM's processes to their parents' lives.
 
-    May be called any number of times. A process that vLLM started (engine core, workers) ends within about a
-    second of its parent's end: vLLM's engine core outlives a parent that is killed with SIGKILL, and holds
-    its memory for ever (seen with 0.32).
+    May be called any number of times. A process that vLLM started (engine core, workers) ends with its parent, however
+    it was started: vLLM's engine core outlives a parent that is killed with SIGKILL, and holds its memory for ever
+    (seen with 0.32).
     """
     from packaging.version import Version
     from transformers import AutoConfig
@@ -34,11 +33,9 @@ def register() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None and not _watching.is_set():
         _watching.set()
-        # Its pid as it was when it started us: it may have died since.
-        threading.Thread(target=_end_with, args=(parent.pid,), name="parent-watch", daemon=True).start()
+        threading.Thread(target=_end_with, args=(parent,), name="parent-watch", daemon=True).start()
 
 
-def _end_with(parent_pid: int | None) -> None:
-    while os.getppid() == parent_pid:
-        time.sleep(_POLL_S)
+def _end_with(parent: Any) -> None:
+    parent.join()  # a pipe of the parent's, not its pid: a process of a fork server is that one's child
     os._exit(1)

@@ -18,6 +18,7 @@ from schemas.codes import RowError
 from schemas.records import Plan
 from schemas.sampling import Sampling, StructuredOutputs
 from schemas.spec import EngineSpec
+from workers.engines import fork_server
 from workers.engines.base import Completion, EngineDead, EngineInfo, Output, RowFailed
 from workers.engines.model_size import model_size
 from workers.engines.vllm_scoring import Scorer
@@ -69,6 +70,7 @@ class VllmEngine:
         )
         log.info("limits %s: %s", "of the plan" if self._plan else "without a plan", limits)
         args = AsyncEngineArgs(**self._arguments(limits))
+        fork_server.use()
         others = set(psutil.Process().children(recursive=True))
         self._llm = AsyncLLM.from_engine_args(args, stat_loggers=[self._pulse, *_stat_loggers()])
         self._processes = set(psutil.Process().children(recursive=True)) - others
@@ -243,6 +245,7 @@ def import_vllm(*, on_gpu: bool) -> None:
     else:
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(CPU_KV_CACHE_GIB))
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    fork_server.start()
     import vllm.v1.engine.async_llm  # noqa: F401
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from types import ModuleType
 
 import pytest
@@ -13,12 +14,17 @@ ESTIMATE = "VLLM_MEMORY_PROFILER_ESTIMATE_CUDAGRAPHS"
 
 
 @pytest.fixture
-def environment(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
     for name in ("vllm", "vllm.v1", "vllm.v1.engine", "vllm.v1.engine.async_llm"):
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
     found: dict[str, str] = {}
+    of_server: dict[str, str] = {}
     monkeypatch.setattr("workers.engines.vllm.os.environ", found)
-    return found
+    monkeypatch.setattr("workers.engines.vllm.fork_server.start", lambda: of_server.update(found))
+    yield found
+    assert of_server.items() >= {(name, found[name]) for name in found if name.startswith("VLLM_")}, (
+        "the engine's process, too, imports vLLM in this environment"
+    )
 
 
 def test_an_estimate_of_cuda_graphs_takes_no_memory_from_the_cache(environment: dict[str, str]) -> None:
