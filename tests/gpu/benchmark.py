@@ -125,7 +125,7 @@ def _take_over(found: Path, count: int, report: dict[str, Any], out: Path) -> in
     except (FileNotFoundError, json.JSONDecodeError):
         return count
     for run in read["runs"][count:]:
-        report["runs"].append({**run, **({"start_s": read["start_s"]} if "start_s" in read else {})})
+        report["runs"].append({**run, **{name: read[name] for name in ("import_s", "start_s") if name in read}})
         print(json.dumps(report["runs"][-1]), flush=True)
         out.write_text(json.dumps(report, indent=1) + "\n")
     return len(read["runs"])
