@@ -2,7 +2,7 @@
 
 Shards are admitted one after the other, rows in the order of work. A shard's rows enter as soon as
 there is room, while the last rows of the shard before are still being decoded: no barrier, and
-never more rows in flight than the engine holds plus a short queue.
+never more rows in flight than there is room for (see `workers.room`).
 """
 
 from __future__ import annotations
@@ -19,10 +19,7 @@ from uuid import uuid4
 from schemas.codes import RowError
 from workers.engines.base import Engine, EngineDead, Output, RowFailed
 from workers.outputs import Row, check_output
-
-QUEUE_AHEAD = 0.25
-"""Rows inside the engine beyond those it is to decode at once, as a share of them: covers one engine step. They wait
-there, or where the engine has seats to spare (see `workers.limits`) are decoded, too."""
+from workers.room import Room
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,10 +50,8 @@ class Feed:
         input_tokens: tokens of those rows; likewise `generated_tokens` and `cached_tokens`.
     """
 
-    def __init__(self, engine: Engine, max_num_seqs: int, vocab_size: int) -> None:
-        self._engine, self._vocab_size = engine, vocab_size
-        self._capacity = max_num_seqs + max(1, int(max_num_seqs * QUEUE_AHEAD))
-        self._room = asyncio.Semaphore(self._capacity)
+    def __init__(self, engine: Engine, room: Room, vocab_size: int) -> None:
+        self._engine, self._room, self._vocab_size = engine, room, vocab_size
         self._admission = asyncio.Lock()
         self._admitted: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self.in_flight = self.done = self.failed = 0
@@ -101,10 +96,10 @@ class Feed:
             async with asyncio.TaskGroup() as group:
                 async with self._admission:
                     for row in rows:
-                        await self._enter(self._places(row))
+                        await self._room.enter(row)
                         answering = group.create_task(self._answer(row, results))
                         # Not inside of it: a task that is cancelled before its first step does nothing at all.
-                        answering.add_done_callback(partial(self._leave, self._places(row)))
+                        answering.add_done_callback(partial(self._leave, row))
                 admitted.set()
         except ExceptionGroup as error:
             raise error.exceptions[0] from error
@@ -121,6 +116,7 @@ class Feed:
             self.failed += 1
         else:
             results[row.row_id] = output
+            self._room.learn(row, output)
             self.generated_tokens += sum(len(c.token_ids) for c in output.completions)
             self.cached_tokens += output.num_cached_tokens
         finally:
@@ -147,19 +143,5 @@ class Feed:
             raise RowFailed(RowError.ENGINE_ERROR, f"the engine failed on the row ({type(error).__name__})") from error
         return output
 
-    async def _enter(self, places: int) -> None:
-        taken = 0
-        try:
-            for taken in range(places):  # noqa: B007 - as many are given back as were taken
-                await self._room.acquire()
-        except asyncio.CancelledError:
-            self._leave(taken)
-            raise
-
-    def _leave(self, places: int, _: object = None) -> None:
-        for _ in range(places):
-            self._room.release()
-
-    def _places(self, row: Row) -> int:
-        """Sequences that the row is inside the engine. Only one row at a time waits for them: no deadlock."""
-        return min(max(1, len(row.choices)), self._capacity)
+    def _leave(self, row: Row, _: object) -> None:
+        self._room.leave(row)

@@ -1,29 +1,28 @@
 """An engine's limits, from what the plan says of the rows and from the memory at hand. Pure.
 
 vLLM compiles the model anew, for half a minute on a GPU, for each longest sequence, number of sequences, size of step
-and list of graphs (its configurations' `compute_hash`, 0.26 to 0.32). On GPUs these are rounded to a few values, so
-that what one job has compiled serves the next one whatever its rows are like. What the user has set stands.
+and list of graphs (its configurations' `compute_hash`, 0.26 to 0.32). On GPUs these have few values, so that what one
+job has compiled serves the next one whatever its rows are like. What the user has set stands.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil
 
 from jobs.prefixes import BLOCK_TOKENS
 from schemas.records import LengthBin, Plan
 from schemas.spec import EngineSpec
 
 LEAST_MODEL_LEN, UNBOUNDED = 1024, 2**62
-LEAST_NUM_SEQS, MOST_NUM_SEQS = 16, 1024
 COMMON_MODEL_LEN = 8192
 """What a GPU's engine is started with where rows ask for less; where they ask for more, what the model takes."""
 
-CPU_MOST_NUM_SEQS = 64
-"""More sequences make no step faster where computing, not reading the weights, takes the time."""
+GPU_NUM_SEQS = 1024
+"""How many of them are used is decided row by row (see `workers.room`). Between 256 and 1,024 lies 0.2 % of an H200's
+KV cache (InternLM2.5-20B, vLLM 0.26)."""
 
-UNKNOWN_NUM_SEQS = 512
-"""Without a plan, on a GPU: right for prompts and answers of a few hundred tokens each on 80 GB."""
+CPU_NUM_SEQS = 64
+"""More sequences make no step faster where computing, not reading the weights, takes the time."""
 
 SMALL_GPU_BYTES = 35 * 10**9
 GPU_BATCHED_TOKENS, SMALL_GPU_BATCHED_TOKENS, CPU_BATCHED_TOKENS = 8192, 4096, 2048
@@ -69,16 +68,13 @@ class Limits:
 
     Attributes:
         max_model_len: longest sequence, prompt and answer, in tokens.
-        max_num_seqs: sequences decoded at once: what the feed keeps in the engine.
-        num_seats: sequences that the engine is started for: on a GPU the most, unless the user has said a number.
-            Between 256 and 1,024 of them lies 0.2 % of an H200's KV cache (InternLM2.5-20B, vLLM 0.26).
+        max_num_seqs: sequences decoded at once at most.
         max_num_batched_tokens: tokens of one step.
         graph_sizes: tokens of the steps that CUDA graphs are captured for; empty without graphs.
     """
 
     max_model_len: int
     max_num_seqs: int
-    num_seats: int
     max_num_batched_tokens: int
     graph_sizes: tuple[int, ...]
 
@@ -94,10 +90,9 @@ def resolve_limits(
         scores: the job scores, it does not generate.
     """
     bins = plan.lengths if plan is not None else ()
-    num_seqs = spec.max_num_seqs or _num_seqs(spec, bins, plan, device, size)
-    seats = MOST_NUM_SEQS if device.on_gpu and not spec.max_num_seqs else num_seqs
+    num_seqs = spec.max_num_seqs or (GPU_NUM_SEQS if device.on_gpu else CPU_NUM_SEQS)
     if spec.max_num_batched_tokens and not spec.max_num_seqs:  # a step has a token of each at least
-        num_seqs, seats = (min(number, spec.max_num_batched_tokens) for number in (num_seqs, seats))
+        num_seqs = min(num_seqs, spec.max_num_batched_tokens)
     model_len = min(_model_len(bins, scores=scores), model_max_len)
     common_len = COMMON_MODEL_LEN if model_len <= COMMON_MODEL_LEN <= model_max_len else model_max_len
     if device.on_gpu and common_len <= _kv_tokens(spec, device, size) / 2:
@@ -106,9 +101,8 @@ def resolve_limits(
     return Limits(
         max_model_len=spec.max_model_len or model_len,
         max_num_seqs=num_seqs,
-        num_seats=seats,
-        max_num_batched_tokens=max(spec.max_num_batched_tokens or _batched_tokens(device, scores=scores), seats),
-        graph_sizes=_graph_sizes(seats * guessed) if device.on_gpu and not spec.enforce_eager else (),
+        max_num_batched_tokens=max(spec.max_num_batched_tokens or _batched_tokens(device, scores=scores), num_seqs),
+        graph_sizes=_graph_sizes(num_seqs * guessed) if device.on_gpu and not spec.enforce_eager else (),
     )
 
 
@@ -119,22 +113,8 @@ def _model_len(bins: tuple[LengthBin, ...], *, scores: bool) -> int:
     return max(LEAST_MODEL_LEN, bins[-1].upto_tokens + (BLOCK_TOKENS if scores else 0))
 
 
-def _num_seqs(spec: EngineSpec, bins: tuple[LengthBin, ...], plan: Plan | None, device: Device, size: ModelSize) -> int:
-    """As many sequences as the KV cache holds half-way through their answers, rounded up: answers may be shorter."""
-    most = MOST_NUM_SEQS if device.on_gpu else CPU_MOST_NUM_SEQS
-    if plan is None or not bins:
-        return min(UNKNOWN_NUM_SEQS, most)
-    rows = sum(each.num_rows for each in bins)
-    own = sum(each.num_input_tokens for each in bins) - plan.num_cached_tokens
-    tokens_per_row = max(1.0, own / rows + sum(each.num_output_tokens for each in bins) / rows / 2)
-    fitting = _kv_tokens(spec, device, size) / tokens_per_row
-    return min(most, max(LEAST_NUM_SEQS, _power_of_two(min(fitting, rows))))
-
-
 def _kv_tokens(spec: EngineSpec, device: Device, size: ModelSize) -> float:
-    """Tokens that the KV cache will hold, about."""
-    if not device.on_gpu:
-        return device.memory_bytes / size.kv_bytes_per_token
+    """Tokens that a GPU's KV cache will hold, about."""
     taken = size.weight_bytes + GPU_RESERVE_BYTES * spec.tensor_parallel_size
     left = device.memory_bytes * spec.gpu_memory_utilization * spec.tensor_parallel_size - taken
     return max(0.0, left) / size.kv_bytes_per_token
@@ -156,8 +136,3 @@ def _graph_sizes(most_tokens: int) -> tuple[int, ...]:
         doubling = 1 << (sizes[-1].bit_length() - 1)
         sizes.append(sizes[-1] + max(8, doubling // 8))
     return (*(size for size in sizes if size < top), top)
-
-
-def _power_of_two(number: float) -> int:
-    """The smallest one that is not below it."""
-    return 1 << (max(1, ceil(number)) - 1).bit_length()

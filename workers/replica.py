@@ -26,6 +26,7 @@ from workers.loop_lag import LoopLag
 from workers.metrics import ReplicaMetrics
 from workers.outputs import Row
 from workers.results import encode_results, read_parquet
+from workers.room import Room
 from workers.staged_rows import valid_rows
 
 log = logging.getLogger(__name__)
@@ -124,7 +125,8 @@ class Replica:
         self._encoder = await asyncio.to_thread(load_encoder, self._spec.model.path)
         self._engine = await self._make_engine()
         info = await self._engine.start()
-        self._feed = Feed(self._engine, info.max_num_seqs, self._encoder.vocab_size)
+        cached_share = self._plan.num_cached_tokens / max(1, self._plan.num_input_tokens) if self._plan else 0.0
+        self._feed = Feed(self._engine, Room(info, cached_share), self._encoder.vocab_size)
         self._metrics = ReplicaMetrics(self._ledger.job_id, self._name)
         self._ready_at = time.monotonic()
         self._watching = asyncio.create_task(self._lag.watch())
@@ -234,9 +236,10 @@ class Replica:
         from workers.engines.vllm import VllmEngine, import_vllm
 
         # The engine's limits come from the plan, which is made meanwhile.
-        plan, _ = await asyncio.gather(self._plan_soon(), asyncio.to_thread(lambda: import_vllm(on_gpu=self._on_gpu)))
+        importing = asyncio.to_thread(lambda: import_vllm(on_gpu=self._on_gpu))
+        self._plan, _ = await asyncio.gather(self._plan_soon(), importing)
         scores = self._spec.task == "score"
-        return VllmEngine(engine, self._spec.model.path, self._encoder, plan, on_gpu=self._on_gpu, scores=scores)
+        return VllmEngine(engine, self._spec.model.path, self._encoder, self._plan, on_gpu=self._on_gpu, scores=scores)
 
     async def _plan_soon(self) -> Plan | None:
         """The plan, if it stands before the GPU would have waited too long for it."""

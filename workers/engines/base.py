@@ -74,13 +74,15 @@ class EngineInfo:
     """What an engine resolved its limits to; logged and kept in the attempt's statistics.
 
     Attributes:
-        max_num_seqs: sequences it decodes at once: what the feed keeps full.
+        max_num_seqs: sequences it decodes at once at most.
+        kv_tokens: tokens that its KV cache holds; None if nothing bounds them.
         device: what it computes on, for people and for comparing speeds.
         details: further resolved values by name.
     """
 
     max_num_seqs: int
     max_model_len: int
+    kv_tokens: int | None = None
     device: str = "unknown"
     details: dict[str, Any] = field(default_factory=dict)
 

@@ -76,11 +76,11 @@ class VllmEngine:
         self._processes = set(psutil.Process().children(recursive=True)) - others
         config = self._llm.vllm_config
         return EngineInfo(
-            max_num_seqs=min(limits.max_num_seqs, config.scheduler_config.max_num_seqs),
+            max_num_seqs=config.scheduler_config.max_num_seqs,
             max_model_len=config.model_config.max_model_len,
+            kv_tokens=config.cache_config.num_gpu_blocks * config.cache_config.block_size,
             device=self._device_name(),
             details={
-                "num_seats": config.scheduler_config.max_num_seqs,
                 "max_num_batched_tokens": config.scheduler_config.max_num_batched_tokens,
                 "tensor_parallel_size": config.parallel_config.tensor_parallel_size,
                 "dtype": str(config.model_config.dtype),
@@ -88,7 +88,6 @@ class VllmEngine:
                 "quantization": config.model_config.quantization,
                 "speculative_ngram": self._spec.speculative_ngram,
                 "cuda_graph_sizes": " ".join(map(str, limits.graph_sizes)),
-                "num_gpu_blocks": config.cache_config.num_gpu_blocks,
                 "block_size": config.cache_config.block_size,
             },
         )
@@ -186,7 +185,7 @@ class VllmEngine:
             "load_format": "safetensors" if spec.load_format == "auto" else spec.load_format,
             "dtype": spec.dtype,
             "max_model_len": limits.max_model_len,
-            "max_num_seqs": limits.num_seats,
+            "max_num_seqs": limits.max_num_seqs,
             "max_num_batched_tokens": limits.max_num_batched_tokens,
             "gpu_memory_utilization": spec.gpu_memory_utilization,
             "tensor_parallel_size": spec.tensor_parallel_size,

@@ -14,6 +14,7 @@ from workers import feed as feeds
 from workers.engines.base import ChoiceScore, Completion, EngineDead, EngineInfo, Output, RowFailed
 from workers.feed import Feed, RowFault
 from workers.outputs import Row
+from workers.room import Room
 
 
 class ScriptedEngine:
@@ -49,6 +50,10 @@ class ScriptedEngine:
         await settle()
 
 
+def feed_of(engine: ScriptedEngine) -> Feed:
+    return Feed(engine, Room(EngineInfo(max_num_seqs=4, max_model_len=100)), 100)
+
+
 async def settle() -> None:
     for _ in range(20):
         await asyncio.sleep(0)
@@ -60,7 +65,7 @@ def rows(*numbers: int) -> list[Row]:
 
 async def test_rows_in_flight_are_bounded_by_the_engines_sequences_and_a_short_queue() -> None:
     engine = ScriptedEngine()
-    feed = Feed(engine, 4, 100)
+    feed = feed_of(engine)
     shard = asyncio.create_task(feed.run("a", rows(*range(20))))
     await settle()
     assert engine.entered == [0, 1, 2, 3, 4]
@@ -72,7 +77,7 @@ async def test_rows_in_flight_are_bounded_by_the_engines_sequences_and_a_short_q
 
 async def test_the_next_shard_enters_while_the_last_rows_of_the_one_before_are_decoded() -> None:
     engine = ScriptedEngine()
-    feed = Feed(engine, 4, 100)
+    feed = feed_of(engine)
     first = asyncio.create_task(feed.run("a", rows(*range(6))))
     second = asyncio.create_task(feed.run("b", rows(*range(10, 16))))
     await settle()
@@ -85,7 +90,7 @@ async def test_the_next_shard_enters_while_the_last_rows_of_the_one_before_are_d
 
 async def test_admitted_returns_when_the_last_row_is_inside() -> None:
     engine = ScriptedEngine()
-    feed = Feed(engine, 4, 100)
+    feed = feed_of(engine)
     shard = asyncio.create_task(feed.run("a", rows(*range(7))))
     admitted = asyncio.create_task(feed.admitted("a"))
     await settle()
@@ -100,7 +105,7 @@ async def test_admitted_returns_when_the_last_row_is_inside() -> None:
 async def test_one_bad_row_costs_one_row() -> None:
     engine = ScriptedEngine()
     engine.fails[1] = RowFailed(RowError.ENGINE_ERROR, "no")
-    feed = Feed(engine, 4, 100)
+    feed = feed_of(engine)
     shard = asyncio.create_task(feed.run("a", rows(0, 1, 2)))
     await engine.release(0, 1, 2)
     results = await shard
@@ -112,7 +117,7 @@ async def test_one_bad_row_costs_one_row() -> None:
 async def test_a_dead_engine_ends_the_shard() -> None:
     engine = ScriptedEngine()
     engine.fails[1] = EngineDead("gone")
-    feed = Feed(engine, 4, 100)
+    feed = feed_of(engine)
     shard = asyncio.create_task(feed.run("a", rows(0, 1, 2)))
     await settle()
     await engine.release(1)
@@ -122,7 +127,7 @@ async def test_a_dead_engine_ends_the_shard() -> None:
 
 async def test_a_row_to_score_takes_a_place_for_each_choice() -> None:
     engine = ScriptedEngine()
-    feed = Feed(engine, 4, 100)
+    feed = feed_of(engine)
     scored = [
         Row(row_id=n, token_ids=[n], sampling=Sampling(), choices=[[7]] * size) for n, size in enumerate((2, 3, 1, 50))
     ]
@@ -141,7 +146,7 @@ async def test_a_row_to_score_takes_a_place_for_each_choice() -> None:
 
 async def test_a_cancelled_shard_leaves_the_engine_and_its_room_to_others() -> None:
     engine = ScriptedEngine()
-    feed = Feed(engine, 4, 100)
+    feed = feed_of(engine)
     results: dict[int, Output | RowFault] = {}
     first = asyncio.create_task(feed.run("a", rows(*range(20)), results))
     await settle()
@@ -160,11 +165,11 @@ async def test_a_cancelled_shard_leaves_the_engine_and_its_room_to_others() -> N
 
 async def test_a_row_that_is_cancelled_before_or_while_it_enters_takes_no_room() -> None:
     engine = ScriptedEngine()
-    feed = Feed(engine, 4, 100)
+    feed = feed_of(engine)
     wide = [Row(row_id=n, token_ids=[n], sampling=Sampling(), choices=[[7]] * 3) for n in (0, 1)]
     shard = asyncio.create_task(feed.run("a", wide))
     await settle()
-    assert engine.entered == [0], "the second row has got two of its three places"
+    assert engine.entered == [0], "two places are left, the second row needs three"
     shard.cancel()
     await settle()
     for _ in range(3):
@@ -183,7 +188,7 @@ async def test_the_time_without_any_row_is_counted(monkeypatch: pytest.MonkeyPat
     now = SimpleNamespace(s=100.0)
     monkeypatch.setattr(feeds, "time", SimpleNamespace(monotonic=lambda: now.s))
     engine = ScriptedEngine()
-    feed = Feed(engine, 4, 100)
+    feed = feed_of(engine)
     now.s += 3
     assert feed.idle_s == 3
     shard = asyncio.create_task(feed.run("a", rows(0, 1)))

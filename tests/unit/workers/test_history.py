@@ -56,12 +56,14 @@ def test_the_document_tells_what_ran() -> None:
     recorder = Recorder("demo")
     recorder.resolved(None, None)
     recorder.look(Sample(at=1.0), [LOADING])
-    recorder.resolved(1, EngineInfo(max_num_seqs=8, max_model_len=512, details={"dtype": "bfloat16", "sizes": [1, 2]}))
+    recorder.resolved(
+        1, EngineInfo(max_num_seqs=8, max_model_len=512, kv_tokens=4096, details={"dtype": "bfloat16", "sizes": [1, 2]})
+    )
     recorder.look(Sample(at=2.0), [BUSY])
     recorder.resolved(1, None)  # the pool has ended its replicas; what they were is still known
     loss = Loss(at=1.5, slot=0, reason="killed by signal 9")
     history = recorder.history([loss])
-    limits = {"max_num_seqs": 8, "max_model_len": 512, "dtype": "bfloat16", "sizes": "[1, 2]"}
+    limits = {"max_num_seqs": 8, "max_model_len": 512, "kv_tokens": 4096, "dtype": "bfloat16", "sizes": "[1, 2]"}
     assert history.engine == {**limits, "device": "unknown"}
     assert (history.gpus_per_replica, history.num_slots, history.losses) == (1, 1, (loss,))
     assert {"python", "ray", "pyarrow"} <= history.versions.keys()

@@ -15,6 +15,7 @@ from workers.engines.base import ChoiceScore, Completion, EngineDead, Output, Ro
 from workers.engines.fake import FakeEngine
 from workers.feed import Feed, RowFault
 from workers.outputs import Row, check_output
+from workers.room import Room
 
 GOOD: dict[str, Any] = {"token_ids": [1, 2], "finish_reason": "stop", "text": "ab"}
 ROW = Row(row_id=0, token_ids=[1], sampling=Sampling(max_tokens=4))
@@ -79,7 +80,7 @@ async def fed(engine: FakeEngine, prompts: list[str]) -> list[str | None]:
         for n, prompt in enumerate(prompts)
         if isinstance(ids := encoder.encode_prompts([prompt])[0], list)
     ]
-    results = await Feed(engine, 4, encoder.vocab_size).run("a", rows)
+    results = await Feed(engine, Room(await engine.start()), encoder.vocab_size).run("a", rows)
     return [r.code if isinstance(r := results[n], RowFault) else None for n in range(len(prompts))]
 
 
