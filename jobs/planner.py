@@ -26,6 +26,10 @@ TAIL_SHARE = 1 / 8
 LEAST_TAIL_SHARD = 1 / 4
 """Size of the last shards, as a share of that of the first."""
 
+SHORT_SHARE = 1 / 4
+"""Of the job's tokens, those in the rows with the shortest answers: they come last. With all rows by length, rows that
+start together would also grow together, and fill a KV cache all at once."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RowFacts:
@@ -84,7 +88,7 @@ def order_rows(facts: RowFacts) -> Order:
 
 
 def split(facts: RowFacts, budget: ShardBudget, sources: npt.NDArray[np.int64] | None = None) -> Split:
-    """Order the rows and cut the order into shards.
+    """Order the rows, those with short answers last, and cut the order into shards.
 
     Args:
         sources: shape (rows,), where in earlier jobs each row's result lies, as a number by which neighbours lie
@@ -92,7 +96,7 @@ def split(facts: RowFacts, budget: ShardBudget, sources: npt.NDArray[np.int64] |
     """
     reused = np.zeros(len(facts), np.bool_) if sources is None else sources >= 0
     order = order_rows(facts)
-    order = kept_order(order, ~reused[order.rows])
+    order = _short_last(facts, kept_order(order, ~reused[order.rows]))
     weights = np.where(reused, 0, facts.work_tokens)
     bounds = _cut(weights[order.rows], _ties(facts, order), budget)
     groups = _groups([int(order.shared[start]) for start, _ in bounds])
@@ -167,6 +171,31 @@ def length_bins(facts: RowFacts, computed: npt.NDArray[np.bool_]) -> tuple[Lengt
 def row_ids_digest(sorted_row_ids: npt.NDArray[np.int64]) -> str:
     """SHA-256 of sorted row ids as little-endian int64: proves that a shard has exactly its rows."""
     return hashlib.sha256(np.ascontiguousarray(sorted_row_ids, dtype="<i8").tobytes()).hexdigest()
+
+
+def _short_last(facts: RowFacts, order: Order) -> Order:
+    """The order with `SHORT_SHARE` moved to its end: there, the rows with the longest answers come first.
+
+    An answer is written token by token: a row that starts late and may write a lot would hold up the end of the job.
+    Prefix groups are moved as a whole, by their longest answer; rows of the same length stay in order.
+    """
+    if not len(order.rows):
+        return order
+    ties, work = _ties(facts, order), facts.work_tokens[order.rows]
+    least = ties[1:].min(initial=np.iinfo(np.int32).max)
+    # A row without work stays behind the one that it is behind.
+    starts = np.append(0, np.flatnonzero((ties[1:] == least) & (work[1:] > 0)) + 1)
+    counts = np.diff(np.append(starts, len(ties)))
+    tokens = np.add.reduceat(work, starts)
+    longest = np.maximum.reduceat(facts.num_output_tokens[order.rows], starts)
+    by_length = np.lexsort((np.arange(len(starts)), -np.where(tokens > 0, longest, np.iinfo(np.int32).max)))
+    head = int(np.searchsorted(np.cumsum(tokens[by_length]), (1 - SHORT_SHARE) * tokens.sum()))
+    groups = np.concatenate((np.sort(by_length[:head]), by_length[head:]))
+    begins = np.cumsum(counts[groups]) - counts[groups]
+    places = np.repeat(starts[groups] - begins, counts[groups]) + np.arange(len(ties))
+    shared = order.shared[places]
+    shared[begins], shared[0] = least, 0
+    return Order(order.rows[places], shared)
 
 
 def _ties(facts: RowFacts, order: Order) -> npt.NDArray[np.int32]:

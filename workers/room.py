@@ -79,6 +79,7 @@ class Room:
     def __init__(self, engine: EngineInfo, cached_share: float = 0.0) -> None:
         self._max_model_len = engine.max_model_len
         self._sequences = engine.max_num_seqs + max(1, int(engine.max_num_seqs * QUEUE_AHEAD))
+        self._block_tokens = engine.kv_block_tokens
         self._tokens = None if engine.kv_tokens is None else KV_SHARE * engine.kv_tokens
         self._cached_share, self._answered_share = cached_share, 1.0
         self._inside, self._seen = _Need(), _Seen()
@@ -119,7 +120,8 @@ class Room:
         if inside.sequences > self._sequences:
             return False
         expected = inside.fixed * (1 - self._cached_share) + inside.answers * self._answered_share / 2
-        return self._tokens is None or expected <= self._tokens
+        unfilled = inside.sequences * (self._block_tokens - 1) / 2  # of each sequence's last block
+        return self._tokens is None or expected + unfilled <= self._tokens
 
     def _need(self, row: Row) -> _Need:
         if row.choices:

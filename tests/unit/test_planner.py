@@ -25,12 +25,12 @@ from schemas.spec import ShardBudget
 Prompts = list[list[int]]
 
 
-def planned(prompts: Prompts, output_tokens: int = 10) -> RowFacts:
+def planned(prompts: Prompts, output_tokens: int | Sequence[int] = 10) -> RowFacts:
     first: dict[tuple[int, ...], int] = {}
     same_as = [first.setdefault(tuple(prompt), n) if prompt else n for n, prompt in enumerate(prompts)]
     return RowFacts(
         num_input_tokens=np.array([len(p) for p in prompts], dtype=np.int32),
-        num_output_tokens=np.full(len(prompts), output_tokens, dtype=np.int32),
+        num_output_tokens=np.broadcast_to(np.array(output_tokens, np.int32), len(prompts)),
         invalid=np.array([not p for p in prompts], dtype=bool),
         prefixes=Prefixes.of_lists(prompts),
         same_as=np.array(same_as, np.int64),
@@ -45,9 +45,9 @@ def nested(draw: st.DrawFn) -> Prompts:
     return [[token for page in pages for token in [page] * 64] + [9] * rest for pages, rest in paths]
 
 
-@given(nested(), st.integers(1, 500), st.integers(1, 30))
-def test_every_row_is_in_exactly_one_shard(rows: Prompts, max_tokens: int, max_rows: int) -> None:
-    facts = planned(rows)
+@given(nested(), st.integers(1, 500), st.integers(1, 30), st.integers(0, 2**32))
+def test_every_row_is_in_exactly_one_shard(rows: Prompts, max_tokens: int, max_rows: int, seed: int) -> None:
+    facts = planned(rows, np.random.default_rng(seed).integers(1, 40, len(rows)))
     result = split(facts, ShardBudget(target_count=1, min_tokens=1, max_tokens=max_tokens, max_rows=max_rows))
     assert sorted(result.position.tolist()) == list(range(len(rows)))
     assert sum(s.num_rows for s in result.shards) == len(rows)
@@ -202,6 +202,39 @@ def test_the_plan_does_not_depend_on_how_the_dataset_is_cut_for_reading(tmp_path
     assert one.shards == other.shards
     assert (one.shard_of == other.shard_of).all()
     assert (one.position == other.position).all()
+
+
+# -- short answers last -----------------------------------------------------------------------------
+
+
+def in_order(facts: RowFacts) -> list[int]:
+    """Row ids in the order of work, over all shards."""
+    position = split(facts, ShardBudget()).position
+    return np.argsort(position).tolist()
+
+
+def test_the_last_rows_are_those_with_the_shortest_answers_and_the_others_stay_in_order() -> None:
+    answers = np.random.default_rng(5).integers(10, 2000, 1000)
+    rows = in_order(planned([[i] for i in range(1000)], answers))
+    cut = next(place for place in range(1000) if rows[place : place + 2] != sorted(rows[place : place + 2])) + 1
+    tail = answers[rows[cut:]]
+    assert tail.tolist() == sorted(tail, reverse=True)
+    assert tail.max() <= answers[rows[:cut]].min() + 50
+    assert tail.sum() / answers.sum() == pytest.approx(0.25, abs=0.02)
+
+
+def test_rows_of_one_length_and_rows_without_work_stay_where_they_are() -> None:
+    facts = planned([[i] if i % 7 else [] for i in range(1000)], 30)
+    assert in_order(facts) == list(range(1000))
+
+
+@given(grouped(), st.integers(0, 2**32))
+@settings(max_examples=60)
+def test_short_answers_last_costs_no_cached_prefix(prompts: Prompts, seed: int) -> None:
+    lengths = np.random.default_rng(seed).integers(1, 500, len(prompts))
+    one_shard = ShardBudget(target_count=1, min_tokens=1, max_tokens=10**9)
+    mixed, same = (split(planned(prompts, lengths), one_shard), split(planned(prompts), one_shard))
+    assert mixed.shards[0].num_cached_tokens == same.shards[0].num_cached_tokens
 
 
 # -- sizes and groups -------------------------------------------------------------------------------

@@ -76,6 +76,7 @@ class EngineInfo:
     Attributes:
         max_num_seqs: sequences it decodes at once at most.
         kv_tokens: tokens that its KV cache holds; None if nothing bounds them.
+        kv_block_tokens: of these, those that a sequence takes at a time.
         device: what it computes on, for people and for comparing speeds.
         details: further resolved values by name.
     """
@@ -83,6 +84,7 @@ class EngineInfo:
     max_num_seqs: int
     max_model_len: int
     kv_tokens: int | None = None
+    kv_block_tokens: int = 1
     device: str = "unknown"
     details: dict[str, Any] = field(default_factory=dict)
 

@@ -79,6 +79,7 @@ class VllmEngine:
             max_num_seqs=config.scheduler_config.max_num_seqs,
             max_model_len=config.model_config.max_model_len,
             kv_tokens=config.cache_config.num_gpu_blocks * config.cache_config.block_size,
+            kv_block_tokens=config.cache_config.block_size,
             device=self._device_name(),
             details={
                 "max_num_batched_tokens": config.scheduler_config.max_num_batched_tokens,
@@ -88,7 +89,6 @@ class VllmEngine:
                 "quantization": config.model_config.quantization,
                 "speculative_ngram": self._spec.speculative_ngram,
                 "cuda_graph_sizes": " ".join(map(str, limits.graph_sizes)),
-                "block_size": config.cache_config.block_size,
             },
         )
 

@@ -64,7 +64,7 @@ def test_the_document_tells_what_ran() -> None:
     loss = Loss(at=1.5, slot=0, reason="killed by signal 9")
     history = recorder.history([loss])
     limits = {"max_num_seqs": 8, "max_model_len": 512, "kv_tokens": 4096, "dtype": "bfloat16", "sizes": "[1, 2]"}
-    assert history.engine == {**limits, "device": "unknown"}
+    assert history.engine == {**limits, "kv_block_tokens": 1, "device": "unknown"}
     assert (history.gpus_per_replica, history.num_slots, history.losses) == (1, 1, (loss,))
     assert {"python", "ray", "pyarrow"} <= history.versions.keys()
 

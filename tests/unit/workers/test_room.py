@@ -22,8 +22,9 @@ def output(answer: int, cached: int = 0) -> Output:
     )
 
 
-def room_of(kv_tokens: int | None = 1_000, seqs: int = 100, *, cached_share: float = 0.0) -> Room:
-    return Room(EngineInfo(max_num_seqs=seqs, max_model_len=2_000, kv_tokens=kv_tokens), cached_share)
+def room_of(kv_tokens: int | None = 1_000, seqs: int = 100, *, cached_share: float = 0.0, block: int = 1) -> Room:
+    info = EngineInfo(max_num_seqs=seqs, max_model_len=2_000, kv_tokens=kv_tokens, kv_block_tokens=block)
+    return Room(info, cached_share)
 
 
 async def fill(room: Room, row: Row, most: int = 500) -> int:
@@ -59,6 +60,10 @@ async def test_what_is_inside_fits_into_nine_tenths_of_the_cache(one: Row, expec
 
 async def test_without_a_cache_to_fill_sequences_alone_count() -> None:
     assert await fill(room_of(None, seqs=8), row(10, 80)) == 10
+
+
+async def test_half_of_each_last_block_is_empty() -> None:
+    assert await fill(room_of(block=21), row(10, 80)) == 15, "60 tokens each"
 
 
 async def test_a_row_that_waits_enters_as_soon_as_another_leaves() -> None:
