@@ -177,25 +177,40 @@ def _short_last(facts: RowFacts, order: Order) -> Order:
     """The order with `SHORT_SHARE` moved to its end: there, the rows with the longest answers come first.
 
     An answer is written token by token: a row that starts late and may write a lot would hold up the end of the job.
-    Prefix groups are moved as a whole, by their longest answer; rows of the same length stay in order.
+    Prefix groups are moved as a whole, by their longest answer; groups of the same length stay in order. Where one
+    group is nearly everything, as all rows with the same system message are, this is done inside of it. Rows without
+    work come at the very end if anything is moved.
     """
-    if not len(order.rows):
+    valid = ~facts.invalid[order.rows]
+    rows, shared = kept_order(order, valid)
+    if not len(rows):
         return order
-    ties, work = _ties(facts, order), facts.work_tokens[order.rows]
-    least = ties[1:].min(initial=np.iinfo(np.int32).max)
-    # A row without work stays behind the one that it is behind.
-    starts = np.append(0, np.flatnonzero((ties[1:] == least) & (work[1:] > 0)) + 1)
-    counts = np.diff(np.append(starts, len(ties)))
-    tokens = np.add.reduceat(work, starts)
-    longest = np.maximum.reduceat(facts.num_output_tokens[order.rows], starts)
-    by_length = np.lexsort((np.arange(len(starts)), -np.where(tokens > 0, longest, np.iinfo(np.int32).max)))
+    ties, work = _ties(facts, Order(rows, shared)), facts.work_tokens[rows]
+    first, end = 0, len(rows)
+    while True:
+        inner = ties[first + 1 : end]
+        least = inner.min(initial=np.iinfo(np.int32).max)
+        starts = np.append(first, np.flatnonzero(inner == least) + first + 1)
+        counts = np.diff(starts, append=end)
+        tokens = np.add.reduceat(work[:end], starts)
+        largest = int(tokens.argmax())
+        if len(starts) == 1 or tokens[largest] <= (1 - SHORT_SHARE) * tokens.sum():
+            break
+        first, end = int(starts[largest]), int(starts[largest] + counts[largest])
+    longest = np.maximum.reduceat(facts.num_output_tokens[rows[:end]], starts)
+    by_length = np.lexsort((np.arange(len(starts)), -longest))
     head = int(np.searchsorted(np.cumsum(tokens[by_length]), (1 - SHORT_SHARE) * tokens.sum()))
     groups = np.concatenate((np.sort(by_length[:head]), by_length[head:]))
-    begins = np.cumsum(counts[groups]) - counts[groups]
-    places = np.repeat(starts[groups] - begins, counts[groups]) + np.arange(len(ties))
-    shared = order.shared[places]
-    shared[begins], shared[0] = least, 0
-    return Order(order.rows[places], shared)
+    if np.array_equal(groups, np.arange(len(groups))):
+        return order
+    begins = first + np.cumsum(counts[groups]) - counts[groups]
+    places = np.arange(len(rows))
+    places[first:end] += np.repeat(starts[groups] - begins, counts[groups])
+    moved = shared[places]
+    moved[begins] = least
+    moved[first] = shared[first]
+    idle = order.rows[~valid]
+    return Order(np.concatenate((rows[places], idle)), np.concatenate((moved, np.zeros(len(idle), np.int32))))
 
 
 def _ties(facts: RowFacts, order: Order) -> npt.NDArray[np.int32]:

@@ -43,7 +43,7 @@ class Device:
     """What one replica computes on.
 
     Attributes:
-        memory_bytes: of one GPU; on a CPU, what the KV cache may take.
+        memory_bytes: of one GPU; 0 without one.
     """
 
     on_gpu: bool

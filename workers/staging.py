@@ -1,13 +1,15 @@
 """Staging: the dataset is read once, tokenised on the cluster's CPUs, and cut into staged shards.
 
 Two passes of Ray Data over blocks that stay in its object store (and spill to disk when they must):
-tokenise, then shuffle rows to their shards. The driver sees only the light columns in between.
+tokenise, then shuffle rows to their shards. In between one task sees the light columns of all rows and makes the plan;
+the driver sees no row.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -15,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import ray.data
-from ray.exceptions import UserCodeException
+from ray.exceptions import RayTaskError, UserCodeException
 
 from jobs.dataset import (
     Dataset,
@@ -34,7 +36,7 @@ from jobs.failpoints import failpoint
 from jobs.ledger import Ledger
 from jobs.models.pinning import pin_model
 from jobs.planner import length_bins, split
-from jobs.reuse import Sources, open_sources, source_jobs
+from jobs.reuse import open_sources, source_jobs
 from jobs.rows import FACTS_FIELDS, RowPreparer, facts_of, fingerprints_of, row_columns
 from jobs.store import open_store
 from schemas.codes import JobError
@@ -111,8 +113,17 @@ class _Staging:
             check_unchanged(standing.files, files)
         blocks = self._tokenise(dataset).materialize()
         columns = resolve_columns(dataset.schema, self._spec.input, choices=self._spec.task == "score")
-        reused = self._sources(standing) if self._spec.reuse else None
-        plan, lookup = self._plan(blocks, files, row_columns(self._spec, columns), reused)
+        work = _Planning(
+            ledger=self._ledger,
+            spec=self._spec,
+            spec_sha256=self._digest,
+            files=files,
+            row_columns=row_columns(self._spec, columns),
+            max_model_len=self._max_model_len,
+            # Here and once: Ray may make the plan again when a node is lost, and it must be the same.
+            sources=self._sources(standing) if self._spec.reuse else None,
+        )
+        plan, lookup = self._plan(work, blocks)
         if standing is None:
             standing = self._ledger.create_plan(plan, writer=self._writer)
             report(standing)
@@ -126,12 +137,6 @@ class _Staging:
         for shard in self._write(blocks, plan, lookup, wanted):
             report(shard)
 
-    def _sources(self, standing: Plan | None) -> Sources:
-        """The results that may be taken: those of the standing plan's jobs, if there is one."""
-        if standing is not None:
-            return open_sources(self._ledger, standing.reused_jobs)
-        return open_sources(self._ledger, source_jobs(self._ledger, self._spec, self._spec.model.fingerprint))
-
     def _tokenise(self, dataset: Dataset) -> ray.data.Dataset:
         work = slices(dataset)
         task = ray.put((self._spec, dataset.schema, work, self._max_model_len))
@@ -139,36 +144,20 @@ class _Staging:
         indices = ray.data.range(len(work), override_num_blocks=len(work))
         return indices.map_batches(_tokenise, batch_size=1, batch_format="pyarrow", fn_kwargs={"task": task})
 
-    def _plan(
-        self,
-        blocks: ray.data.Dataset,
-        files: tuple[InputFile, ...],
-        wanted: tuple[RowColumn, ...],
-        reused: Sources | None,
-    ) -> tuple[Plan, ray.ObjectRef]:
+    def _plan(self, work: _Planning, blocks: ray.data.Dataset) -> tuple[Plan, ray.ObjectRef]:
         """The plan, and a reference to where each row goes."""
-        light = _light_columns(blocks)
-        facts = facts_of(light)
-        found = None if reused is None else reused.find(fingerprints_of(light, sampled=self._spec.reuse_sampled))
-        result = split(facts, self._spec.shards, found)
-        rows = None if reused is None or found is None else reused.rows.take(pa.array(found, mask=found < 0))
-        plan = Plan(
-            spec_sha256=self._digest,
-            files=files,
-            shards=result.shards,
-            row_columns=wanted,
-            num_rows=len(facts),
-            num_invalid_rows=int(facts.invalid.sum()),
-            num_reused_rows=sum(shard.num_reused_rows for shard in result.shards),
-            num_repeated_rows=int((facts.repeated if found is None else facts.repeated & (found < 0)).sum()),
-            reused_jobs=() if reused is None else reused.jobs,
-            num_input_tokens=int(facts.num_input_tokens.sum()),
-            num_cached_tokens=sum(shard.num_cached_tokens for shard in result.shards),
-            max_input_tokens=int(facts.num_input_tokens.max()),
-            lengths=length_bins(facts, np.ones(len(facts), np.bool_) if found is None else found < 0),
-            max_model_len=self._max_model_len,
-        )
-        return plan, ray.put(_Places(result.shard_of, result.position, rows))
+        # No CPU of its own: it waits for tasks that need them.
+        plan, places = ray.remote(num_cpus=0, num_returns=2)(_Planning.make).remote(work, blocks)
+        try:
+            return ray.get(plan), places
+        except RayTaskError as error:
+            raise (error.cause if isinstance(error.cause, Exception) else error) from error
+
+    def _sources(self, standing: Plan | None) -> tuple[str, ...]:
+        """The jobs whose results may be taken: those of the standing plan, if there is one."""
+        if standing is not None:
+            return standing.reused_jobs
+        return source_jobs(self._ledger, self._spec, self._spec.model.fingerprint)
 
     def _write(self, blocks: ray.data.Dataset, plan: Plan, lookup: ray.ObjectRef, wanted: set[int]) -> Iterator[int]:
         """Shuffle rows to their shards and write those; yields each shard when it can be read."""
@@ -212,6 +201,45 @@ def _tokenise(batch: pa.Table, task: ray.ObjectRef) -> Iterator[pa.Table]:
     for rows in read_slice(work[index], list(columns.needed)):
         yield preparer.prepare(rows, first_row_id)
         first_row_id += len(rows)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Planning:
+    """What a plan is made of, but for the rows. `sources`: the jobs whose results may be taken."""
+
+    ledger: Ledger
+    spec: JobSpec
+    spec_sha256: str
+    files: tuple[InputFile, ...]
+    row_columns: tuple[RowColumn, ...]
+    max_model_len: int
+    sources: tuple[str, ...] | None
+
+    def make(self, blocks: ray.data.Dataset) -> tuple[Plan, _Places]:
+        """The plan, and where each row goes."""
+        reused = None if self.sources is None else open_sources(self.ledger, self.sources)
+        light = _light_columns(blocks)
+        facts = facts_of(light)
+        found = None if reused is None else reused.find(fingerprints_of(light, sampled=self.spec.reuse_sampled))
+        result = split(facts, self.spec.shards, found)
+        rows = None if reused is None or found is None else reused.rows.take(pa.array(found, mask=found < 0))
+        plan = Plan(
+            spec_sha256=self.spec_sha256,
+            files=self.files,
+            shards=result.shards,
+            row_columns=self.row_columns,
+            num_rows=len(facts),
+            num_invalid_rows=int(facts.invalid.sum()),
+            num_reused_rows=sum(shard.num_reused_rows for shard in result.shards),
+            num_repeated_rows=int((facts.repeated if found is None else facts.repeated & (found < 0)).sum()),
+            reused_jobs=() if reused is None else reused.jobs,
+            num_input_tokens=int(facts.num_input_tokens.sum()),
+            num_cached_tokens=sum(shard.num_cached_tokens for shard in result.shards),
+            max_input_tokens=int(facts.num_input_tokens.max()),
+            lengths=length_bins(facts, np.ones(len(facts), np.bool_) if found is None else found < 0),
+            max_model_len=self.max_model_len,
+        )
+        return plan, _Places(result.shard_of, result.position, rows)
 
 
 class _Places(NamedTuple):

@@ -133,7 +133,7 @@ def test_scores_are_those_of_the_reference(bench: Bench) -> None:
 
 
 def test_the_context_of_a_rows_choices_is_computed_once(bench: Bench) -> None:
-    block = bench.info.details["block_size"]
+    block = bench.info.kv_block_tokens
     chance = random.Random(3)
     for length in (2 * block + 5, 2 * block, block - 3):
         context = [1, *chance.choices(range(10, 400), k=length - 1)]
@@ -147,7 +147,7 @@ def test_the_context_of_a_rows_choices_is_computed_once(bench: Bench) -> None:
 
 def test_choices_that_are_in_the_cache_themselves_keep_their_scores(bench: Bench) -> None:
     """vLLM has no log-probabilities for what it reads from the cache."""
-    block = bench.info.details["block_size"]
+    block = bench.info.kv_block_tokens
     chance = random.Random(4)
     context = [1, *chance.choices(range(10, 400), k=block + 3)]
     stem = chance.choices(range(10, 400), k=3 * block)

@@ -237,6 +237,9 @@ class SimStaging(staging._Staging):
     def materialize(self) -> Any:
         return self.blocks[self._spec.digest()]
 
+    def _plan(self, work: staging._Planning, blocks: Any) -> tuple[Plan, Any]:
+        return work.make(blocks)
+
     def _write(self, blocks: Any, plan: Plan, lookup: Any, wanted: set[int]) -> Iterator[int]:
         world, loop = self.world, self.world.loop
         rows = staging._assign(blocks, lookup, wanted)

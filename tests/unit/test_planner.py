@@ -223,6 +223,16 @@ def test_the_last_rows_are_those_with_the_shortest_answers_and_the_others_stay_i
     assert tail.sum() / answers.sum() == pytest.approx(0.25, abs=0.02)
 
 
+@pytest.mark.parametrize("odd", [[], [3] * 40], ids=["a bad row", "a row of its own"])
+@pytest.mark.parametrize("place", [0, 500, 1000])
+def test_short_answers_are_last_behind_a_common_system_message_too(odd: list[int], place: int) -> None:
+    answers = np.random.default_rng(5).integers(10, 2000, 1001)
+    prompts = [[*[7] * 64, i] for i in range(1000)]
+    prompts.insert(place, odd)
+    last = [row for row in in_order(planned(prompts, answers)) if row != place][-100:]
+    assert answers[last].max() < 400
+
+
 def test_rows_of_one_length_and_rows_without_work_stay_where_they_are() -> None:
     facts = planned([[i] if i % 7 else [] for i in range(1000)], 30)
     assert in_order(facts) == list(range(1000))
@@ -232,6 +242,9 @@ def test_rows_of_one_length_and_rows_without_work_stay_where_they_are() -> None:
 @settings(max_examples=60)
 def test_short_answers_last_costs_no_cached_prefix(prompts: Prompts, seed: int) -> None:
     lengths = np.random.default_rng(seed).integers(1, 500, len(prompts))
+    if seed % 3 == 0:
+        prompts = [[], *prompts, [3] * 40]
+        lengths = np.append(lengths, [90, 90])
     one_shard = ShardBudget(target_count=1, min_tokens=1, max_tokens=10**9)
     mixed, same = (split(planned(prompts, lengths), one_shard), split(planned(prompts), one_shard))
     assert mixed.shards[0].num_cached_tokens == same.shards[0].num_cached_tokens

@@ -22,7 +22,7 @@ PRELOADED = "vllm.v1.engine.async_llm"
 
 
 class _Context(ForkServerContext):
-    """Its processes have the environment of this one when they start, not when the server did."""
+    """Its processes have the environment of this one when they are made, not when the server was."""
 
     def Process(self, *, target: Callable[..., None], **given: Any) -> ForkServerProcess:  # type: ignore[override]  # noqa: N802
         arguments = (dict(os.environ), target, *given.pop("args", ()))
@@ -36,7 +36,8 @@ def start() -> None:
 
 
 def use() -> None:
-    """Have vLLM fork its engine's process from the server."""
+    """Have vLLM fork its engine's process from the server, and that one spawn its workers, as it does in an actor."""
+    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     import vllm.v1.engine.utils as processes
 
     if not hasattr(processes, "get_mp_context"):  # private to vLLM: without it, the start takes longer

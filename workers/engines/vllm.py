@@ -161,10 +161,10 @@ class VllmEngine:
             self.waiting = scheduler_stats.num_waiting_reqs
 
     def _device(self) -> Device:
+        if not self._on_gpu:
+            return Device(on_gpu=False, memory_bytes=0)
         from vllm.platforms import current_platform
 
-        if not self._on_gpu:
-            return Device(on_gpu=False, memory_bytes=int(os.environ["VLLM_CPU_KVCACHE_SPACE"]) * 2**30)
         return Device(on_gpu=True, memory_bytes=current_platform.get_device_total_memory())
 
     def _device_name(self) -> str:

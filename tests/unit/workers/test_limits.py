@@ -17,7 +17,7 @@ from workers.limits import Device, Limits, ModelSize, resolve_limits
 
 H100 = Device(on_gpu=True, memory_bytes=85_000_000_000)
 L4 = Device(on_gpu=True, memory_bytes=24_000_000_000)
-CPU = Device(on_gpu=False, memory_bytes=2**30)
+CPU = Device(on_gpu=False, memory_bytes=0)
 INTERNLM_20B = ModelSize(weight_bytes=39_700_000_000, kv_bytes_per_token=192 * 1024)
 SMALL = ModelSize(weight_bytes=3_600_000_000, kv_bytes_per_token=96 * 1024)
 
