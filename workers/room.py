@@ -1,9 +1,10 @@
 """The room inside one engine: which rows it can take without pushing others out.
 
 vLLM takes a row as soon as its prompt fits into the KV cache. Answers grow; when the cache is full, it takes rows out
-again and later computes them anew, prompt and answer so far. On an H100 with InternLM2.5-20B and answers of 256 to
-2,048 tokens that is what happens to most rows, with twice as many inside as fit. So rows enter when there is room for
-what they will come to: on average over its life, a row holds its prompt and half of its answer.
+again and later computes them anew, prompt and answer so far. With InternLM2.5-20B on an H100, 512 sequences and
+answers of 256 to 2,048 tokens that happens about once for each row (simulated: `tests/bench/paged_cache.py`). So rows
+enter when there is room for what they will come to: on average over its life, a row holds its prompt and half of its
+answer.
 """
 
 from __future__ import annotations

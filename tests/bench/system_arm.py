@@ -38,13 +38,14 @@ def main() -> None:
             jobs("cluster", "up")
             for dataset in given.datasets:
                 options = ["--replicas", given.replicas, *(word for value in given.values for word in ("--set", value))]
-                report["runs"].append(run(given.model, dataset, options, gpu=given.gpu))
+                try:
+                    report["runs"].append(run(given.model, dataset, options, gpu=given.gpu))
+                finally:  # one by one: who cuts this off does not wait for long, and the cluster must still be ended
+                    name = dataset.stem.lower()
+                    given.out.with_name(f"{name}.log").write_text(jobs("logs", name, check=False))
                 print(json.dumps(report["runs"][-1]), flush=True)
                 given.out.write_text(json.dumps(report, indent=1) + "\n")
         finally:
-            for dataset in given.datasets:
-                name = dataset.stem.lower()
-                given.out.with_name(f"{name}.log").write_text(jobs("logs", name, check=False))
             jobs("cluster", "down", check=False)
 
 
