@@ -96,16 +96,16 @@ class Feed:
             async with asyncio.TaskGroup() as group:
                 async with self._admission:
                     for row in rows:
-                        await self._room.enter(row)
-                        answering = group.create_task(self._answer(row, results))
+                        place = await self._room.enter(row)
+                        answering = group.create_task(self._answer(row, place, results))
                         # Not inside of it: a task that is cancelled before its first step does nothing at all.
-                        answering.add_done_callback(partial(self._leave, row))
+                        answering.add_done_callback(partial(self._leave, place))
                 admitted.set()
         except ExceptionGroup as error:
             raise error.exceptions[0] from error
         return results
 
-    async def _answer(self, row: Row, results: dict[int, Output | RowFault]) -> None:
+    async def _answer(self, row: Row, place: int, results: dict[int, Output | RowFault]) -> None:
         if not self.in_flight:
             self._idle_s += time.monotonic() - self._idle_since
         self.in_flight += 1
@@ -116,7 +116,7 @@ class Feed:
             self.failed += 1
         else:
             results[row.row_id] = output
-            self._room.learn(row, output)
+            self._room.learn(place, output)
             self.generated_tokens += sum(len(c.token_ids) for c in output.completions)
             self.cached_tokens += output.num_cached_tokens
         finally:
@@ -143,5 +143,5 @@ class Feed:
             raise RowFailed(RowError.ENGINE_ERROR, f"the engine failed on the row ({type(error).__name__})") from error
         return output
 
-    def _leave(self, row: Row, _: object) -> None:
-        self._room.leave(row)
+    def _leave(self, place: int, _: object) -> None:
+        self._room.leave(place)

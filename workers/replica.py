@@ -123,10 +123,10 @@ class Replica:
         failpoint("replica.before_load")
         self._spec: JobSpec = await asyncio.to_thread(self._ledger.spec)
         self._encoder = await asyncio.to_thread(load_encoder, self._spec.model.path)
-        self._engine = await self._make_engine()
-        info = await self._engine.start()
+        engine = self._engine = await self._make_engine()
+        info = await engine.start()
         cached_share = self._plan.num_cached_tokens / max(1, self._plan.num_input_tokens) if self._plan else 0.0
-        self._feed = Feed(self._engine, Room(info, cached_share), self._encoder.vocab_size)
+        self._feed = Feed(engine, Room(info, lambda: engine.steps, cached_share), self._encoder.vocab_size)
         self._metrics = ReplicaMetrics(self._ledger.job_id, self._name)
         self._ready_at = time.monotonic()
         self._watching = asyncio.create_task(self._lag.watch())

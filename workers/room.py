@@ -2,130 +2,123 @@
 
 vLLM takes a row as soon as its prompt fits into the KV cache. Answers grow; when the cache is full, it takes rows out
 again and later computes them anew, prompt and answer so far. With InternLM2.5-20B on an H100, 512 sequences and
-answers of 256 to 2,048 tokens that happens about once for each row (simulated: `tests/bench/paged_cache.py`). So rows
-enter when there is room for what they will come to: on average over its life, a row holds its prompt and half of its
-answer.
+answers of 256 to 2,048 tokens that happens about once for each row (simulated: `tests/bench/paged_cache.py`). So a row
+enters when it and all that are inside will fit at every moment from now on, as far as can be told: each sequence grows
+by as much in a step of the engine, and ends when its answer has the length that is expected of it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import suppress
 
+import numpy as np
+from numpy.typing import NDArray
+
+from workers.answer_lengths import AnswerLengths
 from workers.engines.base import EngineInfo, Output
 from workers.outputs import Row
 
 QUEUE_AHEAD = 0.25
 """Sequences beyond those that the engine decodes at once, as a share of them: covers one engine step."""
 
-KV_SHARE = 0.9
-"""Of the KV cache, as rows start and end at different times: with all of it, some are pushed out."""
+KV_SHARE = 0.97
+"""Of the KV cache: lengths are expected, not known."""
 
 MEMORY = 4
 """Times that all rows inside have been replaced, until what earlier ones were like counts a third."""
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Need:
-    """What rows need at most.
-
-    Attributes:
-        fixed: tokens that they bring; `answers`: tokens that they may generate.
-    """
-
-    sequences: int = 0
-    fixed: int = 0
-    answers: int = 0
-
-    def __add__(self, other: _Need) -> _Need:
-        return self._with(other, 1)
-
-    def __sub__(self, other: _Need) -> _Need:
-        return self._with(other, -1)
-
-    def _with(self, other: _Need, sign: int) -> _Need:
-        return _Need(
-            sequences=self.sequences + sign * other.sequences,
-            fixed=self.fixed + sign * other.fixed,
-            answers=self.answers + sign * other.answers,
-        )
+LOOK_AGAIN_S = 0.25
+"""What is inside comes nearer to its end: room may be made though nothing has left."""
 
 
-@dataclass(kw_only=True, slots=True)
-class _Seen:
-    """What rows that have left needed at most, and what they came to: tokens, of later rows more than of earlier ones.
-
-    Attributes:
-        cached: of `fixed`, what was found in the cache.
-        written: of `answers`, what was generated.
-    """
-
-    fixed: float = 0.0
-    cached: float = 0.0
-    answers: float = 0.0
-    written: float = 0.0
+Floats = NDArray[np.float64]
 
 
 class Room:
     """Bounds what is inside by the engine's sequences and by its KV cache. One row waits at a time.
 
-    How much of their budgets answers use, and how much of their prompts the cache holds already, is learned from the
-    rows that leave. The first to leave are the shortest; so until all have been replaced a few times, it counts, too,
-    what was expected of those that entered first: answers as long as they may be, prompts cached as planned.
+    How long answers become, how much of their prompts the cache holds already and how far a sequence gets in a step is
+    learned from the rows that leave.
 
     Args:
+        steps: the engine's steps until now.
         cached_share: of all prompts, what the plan expects to be found in the cache.
     """
 
-    def __init__(self, engine: EngineInfo, cached_share: float = 0.0) -> None:
+    def __init__(self, engine: EngineInfo, steps: Callable[[], int], cached_share: float = 0.0) -> None:
+        self._steps = steps
         self._max_model_len = engine.max_model_len
-        self._sequences = engine.max_num_seqs + max(1, int(engine.max_num_seqs * QUEUE_AHEAD))
-        self._block_tokens = engine.kv_block_tokens
-        self._tokens = None if engine.kv_tokens is None else KV_SHARE * engine.kv_tokens
-        self._cached_share, self._answered_share = cached_share, 1.0
-        self._inside, self._seen = _Need(), _Seen()
+        self._max_sequences = engine.max_num_seqs + max(1, int(engine.max_num_seqs * QUEUE_AHEAD))
+        self._kv_block_tokens = engine.kv_block_tokens
+        self._kv_tokens = None if engine.kv_tokens is None else KV_SHARE * engine.kv_tokens
+        self._inside = np.zeros((4, self._max_sequences))  # by place, what `_facts` tells of a row
+        self._free = list(range(self._max_sequences))
         self._freed = asyncio.Event()
+        self._lengths = AnswerLengths()
+        # What was planned counts as much as a cache full of prompts.
+        self._prompt_tokens = self._kv_tokens or 1.0
+        self._cached_tokens = cached_share * self._prompt_tokens
+        self._written_tokens, self._written_steps = 1.0, 1.0
 
-    async def enter(self, row: Row) -> None:
-        """Wait until there is room for the row; one that is too large for any has the engine to itself."""
-        need = self._need(row)
-        while self._inside.sequences and not self._fits(self._inside + need):
+    async def enter(self, row: Row) -> int:
+        """Wait until there is room for the row, and give it its place.
+
+        A row that is too large for any room has the engine to itself.
+        """
+        while len(self._free) < self._max_sequences and not self._fits(row):
             self._freed.clear()
-            await self._freed.wait()
-        self._inside += need
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_AGAIN_S):  # `wait_for` can lose a cancellation (Python 3.11)
+                    await self._freed.wait()
+        place = self._free.pop()
+        self._inside[:, place] = self._facts(row)
+        return place
 
-    def leave(self, row: Row) -> None:
-        """The row is not inside any more."""
-        self._inside -= self._need(row)
+    def leave(self, place: int) -> None:
+        """The row at this place is not inside any more."""
+        self._inside[:, place] = 0
+        self._free.append(place)
         self._freed.set()
 
-    def learn(self, row: Row, output: Output) -> None:
-        """What a row that is inside has come to."""
-        if not self._seen.fixed:
-            self._seen = _Seen(
-                fixed=self._inside.fixed,
-                cached=self._inside.fixed * self._cached_share,
-                answers=self._inside.answers,
-                written=self._inside.answers,
-            )
-        need, kept = self._need(row), 1 - 1 / (MEMORY * max(1, self._inside.sequences))
-        seen = self._seen
-        seen.fixed = kept * seen.fixed + need.fixed
-        seen.cached = kept * seen.cached + output.num_cached_tokens
-        seen.answers = kept * seen.answers + need.answers
-        seen.written = kept * seen.written + sum(len(completion.token_ids) for completion in output.completions)
-        self._cached_share = seen.cached / max(1, seen.fixed)
-        self._answered_share = seen.written / max(1, seen.answers)
+    def learn(self, place: int, output: Output) -> None:
+        """What the row at this place has come to."""
+        _, prompt, most, entered = self._inside[:, place]
+        kept = 1 - 1 / (MEMORY * (self._max_sequences - len(self._free)))
+        self._prompt_tokens = kept * self._prompt_tokens + prompt
+        self._cached_tokens = kept * self._cached_tokens + output.num_cached_tokens
+        if most and output.completions:
+            written = max(len(completion.token_ids) for completion in output.completions)
+            self._written_tokens = kept * self._written_tokens + written
+            self._written_steps = kept * self._written_steps + max(1, self._steps() - entered)
+            self._lengths.learn(min(1.0, written / most))
 
-    def _fits(self, inside: _Need) -> bool:
-        if inside.sequences > self._sequences:
-            return False
-        expected = inside.fixed * (1 - self._cached_share) + inside.answers * self._answered_share / 2
-        unfilled = inside.sequences * (self._block_tokens - 1) / 2  # of each sequence's last block
-        return self._tokens is None or expected + unfilled <= self._tokens
-
-    def _need(self, row: Row) -> _Need:
+    def _facts(self, row: Row) -> tuple[int, int, int, int]:
+        """Its sequences; tokens that they bring; what each may generate at most; and the engine's steps until now."""
         if row.choices:
-            return _Need(sequences=len(row.choices), fixed=row.num_tokens)
+            return len(row.choices), row.num_tokens, 0, self._steps()
         most = max(0, min(row.sampling.max_tokens, self._max_model_len - row.num_tokens))
-        return _Need(sequences=row.sampling.n, fixed=row.num_tokens, answers=row.sampling.n * most)
+        return row.sampling.n, row.num_tokens, most, self._steps()
+
+    def _fits(self, row: Row) -> bool:
+        sequences, prompt, most, entered = np.column_stack((self._inside, self._facts(row)))
+        if sequences.sum() > self._max_sequences:
+            return False
+        if self._kv_tokens is None:
+            return True
+        unfilled = (self._kv_block_tokens - 1) / 2  # of each sequence's last block
+        held = prompt * (1 - self._cached_tokens / self._prompt_tokens) + sequences * unfilled
+        if held.sum() + sequences @ most <= self._kv_tokens:
+            return True
+        written = np.minimum(most, (self._steps() - entered) * self._written_tokens / self._written_steps)
+        left, answers = np.zeros_like(most), most > 0
+        left[answers] = most[answers] * self._lengths.expected(written[answers] / most[answers]) - written[answers]
+        return _peak(held + sequences * written, sequences, np.maximum(left, 0)) <= self._kv_tokens
+
+
+def _peak(held: Floats, growth: Floats, left: Floats) -> float:
+    """Most held at once: each holds some now, grows by so much in every step, and has so many steps left."""
+    last_first = np.argsort(-left)
+    at_each_end = np.cumsum(held[last_first]) + left[last_first] * np.cumsum(growth[last_first])
+    return float(at_each_end.max())

@@ -55,7 +55,7 @@ class Scheduler:
         self.written = np.zeros(len(self.rows), np.int64)
         self.prompts = np.array([row.prompt for row in self.rows])
         self.answers = np.array([row.output for row in self.rows])
-        self.seconds, self.preemptions = 0.0, 0
+        self.seconds, self.steps, self.preemptions = 0.0, 0, 0
 
     def step(self) -> list[int]:
         """One step of the engine; the rows that end with it."""
@@ -74,6 +74,7 @@ class Scheduler:
             used, computed = used + tokens + 1, computed + tokens
         self.seconds += WEIGHTS_S + used * CACHED_TOKEN_S + len(self.running) * DECODED_TOKEN_S
         self.seconds += computed * PROMPT_TOKEN_S
+        self.steps += 1
         self.written[self.running] += 1
         ended = [row for row in self.running if self.written[row] >= self.answers[row]]
         self.running = [row for row in self.running if self.written[row] < self.answers[row]]
@@ -92,14 +93,15 @@ def at_once(rows: list[Lengths], kv_tokens: int) -> Run:
 async def through_room(rows: list[Lengths], kv_tokens: int) -> Run:
     """Rows enter as the room lets them."""
     engine = Scheduler(rows, kv_tokens, SEQS)
-    room = Room(EngineInfo(max_num_seqs=SEQS, max_model_len=8192, kv_tokens=kv_tokens))
+    room = Room(EngineInfo(max_num_seqs=SEQS, max_model_len=8192, kv_tokens=kv_tokens), lambda: engine.steps)
+    places = {}
     given = [
         Row(row_id=n, token_ids=range(r.prompt), sampling=Sampling(max_tokens=r.output)) for n, r in enumerate(rows)
     ]
 
     async def enter() -> None:
         for row in given:
-            await room.enter(row)
+            places[row.row_id] = await room.enter(row)
             engine.waiting.append(row.row_id)
 
     entering = asyncio.create_task(enter())
@@ -107,8 +109,8 @@ async def through_room(rows: list[Lengths], kv_tokens: int) -> Run:
     while engine.waiting or engine.running or not entering.done():
         for ended in engine.step():
             answer = Completion(token_ids=range(rows[ended].output), finish_reason="length")
-            room.learn(given[ended], Output(completions=[answer]))
-            room.leave(given[ended])
+            room.learn(places[ended], Output(completions=[answer]))
+            room.leave(places[ended])
         await asyncio.sleep(0)
     return Run(engine.seconds, engine.preemptions)
 

@@ -53,7 +53,7 @@ class VllmEngine:
         self._scores = scores
         self._llm: Any = None
         self._processes: set[psutil.Process] = set()
-        self.steps = self.waiting = 0
+        self.steps = self.waiting = self._pushed_out = 0
 
     async def start(self) -> EngineInfo:
         import_vllm(on_gpu=self._on_gpu)
@@ -131,6 +131,9 @@ class VllmEngine:
         """See `Engine.stop`: processes that do not end by themselves within `STOP_S` seconds are killed."""
         if self._llm is None:
             return
+        log.info(
+            "%d steps; %d times a row was pushed out of the KV cache and computed anew", self.steps, self._pushed_out
+        )
         with suppress(TimeoutError):
             await asyncio.wait_for(asyncio.to_thread(self._llm.shutdown), STOP_S)
         for process in self._processes:
@@ -147,18 +150,20 @@ class VllmEngine:
             def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:
                 pass
 
-            def record(self, scheduler_stats: Any = None, *_: Any, **__: Any) -> None:
-                look(scheduler_stats)
+            def record(self, scheduler_stats: Any = None, iteration_stats: Any = None, *_: Any, **__: Any) -> None:
+                look(scheduler_stats, iteration_stats)
 
             def log_engine_initialized(self) -> None:
                 pass
 
         return Pulse(vllm_config, engine_index)
 
-    def _look(self, scheduler_stats: Any) -> None:
+    def _look(self, scheduler_stats: Any, iteration_stats: Any) -> None:
         self.steps += 1
         if scheduler_stats is not None:
             self.waiting = scheduler_stats.num_waiting_reqs
+        if iteration_stats is not None:
+            self._pushed_out += iteration_stats.num_preempted_reqs
 
     def _device(self) -> Device:
         if not self._on_gpu:

@@ -51,7 +51,7 @@ class ScriptedEngine:
 
 
 def feed_of(engine: ScriptedEngine) -> Feed:
-    return Feed(engine, Room(EngineInfo(max_num_seqs=4, max_model_len=100)), 100)
+    return Feed(engine, Room(EngineInfo(max_num_seqs=4, max_model_len=100), lambda: 0), 100)
 
 
 async def settle() -> None:

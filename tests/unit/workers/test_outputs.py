@@ -80,7 +80,7 @@ async def fed(engine: FakeEngine, prompts: list[str]) -> list[str | None]:
         for n, prompt in enumerate(prompts)
         if isinstance(ids := encoder.encode_prompts([prompt])[0], list)
     ]
-    results = await Feed(engine, Room(await engine.start()), encoder.vocab_size).run("a", rows)
+    results = await Feed(engine, Room(await engine.start(), lambda: engine.steps), encoder.vocab_size).run("a", rows)
     return [r.code if isinstance(r := results[n], RowFault) else None for n in range(len(prompts))]
 
 

@@ -22,101 +22,129 @@ def output(answer: int, cached: int = 0) -> Output:
     )
 
 
-def room_of(kv_tokens: int | None = 1_000, seqs: int = 100, *, cached_share: float = 0.0, block: int = 1) -> Room:
-    info = EngineInfo(max_num_seqs=seqs, max_model_len=2_000, kv_tokens=kv_tokens, kv_block_tokens=block)
-    return Room(info, cached_share)
+class Inside:
+    """A room of so many tokens, and the rows in it; the engine's steps pass when the test says so."""
 
+    def __init__(
+        self, kv_tokens: int | None = 1_000, seqs: int = 100, *, cached_share: float = 0.0, block: int = 1
+    ) -> None:
+        info = EngineInfo(max_num_seqs=seqs, max_model_len=2_000, kv_tokens=kv_tokens, kv_block_tokens=block)
+        self.steps = 0
+        self.places: list[int] = []
+        self.room = Room(info, lambda: self.steps, cached_share)
 
-async def fill(room: Room, row: Row, most: int = 500) -> int:
-    """How many more of these rows enter."""
-    for count in range(most):
-        entering = asyncio.create_task(room.enter(row))
-        await asyncio.sleep(0)
-        if not entering.done():
-            entering.cancel()
-            return count
-    return most
+    async def fill(self, row: Row, most: int = 500) -> int:
+        """How many more of these rows enter."""
+        for count in range(most):
+            entering = asyncio.create_task(self.room.enter(row))
+            await asyncio.sleep(0)
+            if not entering.done():
+                entering.cancel()
+                return count
+            self.places.append(entering.result())
+        return most
+
+    def end(self, answer: int, cached: int = 0) -> None:
+        """The one that entered first ends."""
+        place = self.places.pop(0)
+        self.room.learn(place, output(answer, cached))
+        self.room.leave(place)
 
 
 @pytest.mark.parametrize(
     ("one", "expected"),
     [
-        (row(10, 80), 18),
-        (row(50, 1), 17),
-        (row(10, 80, n=2), 10),
+        (row(10, 80), 10),
+        (row(40, 1), 23),
+        (row(10, 80, n=2), 5),
         (row(1_900, 80), 1),
         (row(10, 100_000), 1),
         (row(1, 1), 125),
         (Row(row_id=0, token_ids=[1] * 10, sampling=Sampling(), choices=[[1] * 20] * 4), 10),
     ],
-    ids=["answers count half", "prompts whole", "n answers", "too large", "to the model's end", "sequences", "choices"],
+    ids=["answers", "prompts", "n answers", "too large", "to the model's end", "sequences", "choices"],
 )
-async def test_what_is_inside_fits_into_nine_tenths_of_the_cache(one: Row, expected: int) -> None:
-    room = room_of()
-    assert await fill(room, one) == expected
-    room.leave(one)
-    assert await fill(room, one) == 1
+async def test_rows_that_begin_together_fit_with_all_that_they_may_write(one: Row, expected: int) -> None:
+    inside = Inside()
+    assert await inside.fill(one) == expected
+    inside.room.leave(inside.places.pop())
+    assert await inside.fill(one) == 1
 
 
 async def test_without_a_cache_to_fill_sequences_alone_count() -> None:
-    assert await fill(room_of(None, seqs=8), row(10, 80)) == 10
+    assert await Inside(None, seqs=8).fill(row(10, 80)) == 10
 
 
 async def test_half_of_each_last_block_is_empty() -> None:
-    assert await fill(room_of(block=21), row(10, 80)) == 15, "60 tokens each"
+    assert await Inside(block=21).fill(row(10, 80)) == 9, "100 tokens each"
+
+
+async def test_a_row_enters_when_those_inside_will_have_ended_before_it_is_large() -> None:
+    """Five rows of 100 tokens, half written: they end at 500 tokens in all, when five more are at 60."""
+    inside, one = Inside(), row(10, 90)
+    assert await inside.fill(one, most=5) == 5
+    inside.steps = 45
+    assert await inside.fill(one) == 8, "8 * 55 with 500 at their end; 8 * 100 later"
+    inside.steps = 50
+    assert await inside.fill(one) == 0
 
 
 async def test_a_row_that_waits_enters_as_soon_as_another_leaves() -> None:
-    room, large = room_of(), row(600, 200)
-    await room.enter(large)
-    waiting = asyncio.create_task(room.enter(large))
+    inside, large = Inside(), row(600, 200)
+    assert await inside.fill(large) == 1
+    waiting = asyncio.create_task(inside.room.enter(large))
     await asyncio.sleep(0.01)
     assert not waiting.done()
-    room.leave(large)
+    inside.end(200)
+    await asyncio.wait_for(waiting, 0.1)
+
+
+async def test_a_row_that_waits_enters_though_none_leaves_when_those_inside_are_near_their_end() -> None:
+    inside = Inside()
+    assert await inside.fill(row(300, 600)) == 1
+    waiting = asyncio.create_task(inside.room.enter(row(10, 500)))
+    await asyncio.sleep(0.01)
+    assert not waiting.done()
+    inside.steps = 590
     await asyncio.wait_for(waiting, 1)
 
 
 async def test_answers_that_end_early_make_room_for_more() -> None:
-    room, one = room_of(), row(10, 80)
-    inside = await fill(room, one)
-    for _ in range(400):
-        room.learn(one, output(8))
-        room.leave(one)
-        inside += await fill(room, one) - 1
-    assert 55 <= inside <= 64, "10 + 4 tokens each"
+    inside, one = Inside(), row(10, 80)
+    await inside.fill(one)
+    for _ in range(2_000):
+        inside.steps += 1
+        if inside.steps - inside.room._inside[3, inside.places[0]] >= 8:
+            inside.end(8)
+        await inside.fill(one, most=5)
+    assert 50 <= len(inside.places) <= 60, "5 enter and 5 leave in a step"
 
 
-async def test_the_first_answers_do_not_stand_for_those_still_being_written() -> None:
-    """They are the shortest of all."""
-    room, one = room_of(), row(10, 80)
-    assert await fill(room, one) == 18
-    room.learn(one, output(1))
-    room.leave(one)
-    assert await fill(room, one) <= 2
-
-
-async def test_longer_answers_later_are_learned_anew() -> None:
-    room, one = room_of(), row(10, 80)
-    for length, expected in ((8, 64), (80, 18)):
-        inside = await fill(room, one)
-        for _ in range(1_000):
-            room.learn(one, output(length))
-            room.leave(one)
-            inside += await fill(room, one, most=2) - 1
-        assert abs(inside - expected) <= 3
-        for _ in range(inside):
-            room.leave(one)
+async def test_steps_count_as_so_many_tokens_as_sequences_got_in_them() -> None:
+    """With speculation more than one; while prompts of others are computed less."""
+    counts = []
+    for steps in (45, 180):
+        inside, one = Inside(), row(10, 90)
+        assert await inside.fill(one) == 9
+        for _ in range(3):
+            inside.steps += steps
+            for _ in range(9):
+                inside.end(90)
+            assert await inside.fill(one) == 9
+        inside.end(90)
+        inside.steps += steps // 2
+        counts.append(await inside.fill(one))
+    assert counts == [3, 3], "when the eight that are half way end, they have 800 tokens and three others 55 each"
 
 
 async def test_prompts_that_are_found_in_the_cache_take_no_room() -> None:
     one = row(200, 20)
-    assert await fill(room_of(), one) == 4
-    assert await fill(room_of(cached_share=0.9), one) == 30
-    for planned, found, expected in ((0.9, 0, 4), (0.0, 180, 30)):
-        room = room_of(cached_share=planned)
-        inside = await fill(room, one)
+    assert await Inside().fill(one) == 4
+    assert await Inside(cached_share=0.9).fill(one) == 24
+    for planned, found, expected in ((0.9, 0, 4), (0.0, 180, 24)):
+        inside = Inside(cached_share=planned)
+        await inside.fill(one)
         for _ in range(500):
-            room.learn(one, output(20, cached=found))
-            room.leave(one)
-            inside += await fill(room, one, most=2) - 1 if inside <= expected + 5 else -1
-        assert abs(inside - expected) <= 1, "whatever was planned"
+            inside.end(20, cached=found)
+            await inside.fill(one, most=2 if len(inside.places) <= expected else 0)
+        assert abs(len(inside.places) - expected) <= 1, "whatever was planned"
