@@ -102,11 +102,12 @@ class Room:
         return row.sampling.n, row.num_tokens, most, self._steps()
 
     def _fits(self, row: Row) -> bool:
-        sequences, prompt, most, entered = np.column_stack((self._inside, self._facts(row)))
-        if sequences.sum() > self._max_sequences:
+        facts = self._facts(row)
+        if self._inside[0].sum() + facts[0] > self._max_sequences:
             return False
         if self._kv_tokens is None:
             return True
+        sequences, prompt, most, entered = np.column_stack((self._inside, facts))
         unfilled = (self._kv_block_tokens - 1) / 2  # of each sequence's last block
         held = prompt * (1 - self._cached_tokens / self._prompt_tokens) + sequences * unfilled
         if held.sum() + sequences @ most <= self._kv_tokens:
