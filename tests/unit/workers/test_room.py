@@ -58,17 +58,20 @@ class Inside:
         (row(40, 1), 23),
         (row(10, 80, n=2), 5),
         (row(1_900, 80), 1),
-        (row(10, 100_000), 1),
         (row(1, 1), 125),
         (Row(row_id=0, token_ids=[1] * 10, sampling=Sampling(), choices=[[1] * 20] * 4), 10),
     ],
-    ids=["answers", "prompts", "n answers", "too large", "to the model's end", "sequences", "choices"],
+    ids=["answers", "prompts", "n answers", "too large", "sequences", "choices"],
 )
 async def test_rows_that_begin_together_fit_with_all_that_they_may_write(one: Row, expected: int) -> None:
     inside = Inside()
     assert await inside.fill(one) == expected
     inside.room.leave(inside.places.pop())
     assert await inside.fill(one) == 1
+
+
+async def test_answers_end_where_the_model_does() -> None:
+    assert await Inside(10_000).fill(row(10, 100_000)) == 4, "2,000 tokens each"
 
 
 async def test_without_a_cache_to_fill_sequences_alone_count() -> None:
