@@ -108,7 +108,7 @@ def at_once(rows: list[Lengths], card: str) -> Run:
 
 
 async def through_room(rows: list[Lengths], card: str) -> Run:
-    """Rows enter as the room lets them."""
+    """Rows enter as the room lets them, when others leave: the time after which it looks again does not pass here."""
     engine = Scheduler(rows, card, SEQS)
     room = Room(EngineInfo(max_num_seqs=SEQS, max_model_len=8192, kv_tokens=KV_TOKENS[card]), lambda: engine.steps)
     places = {}
