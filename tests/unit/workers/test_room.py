@@ -31,6 +31,7 @@ class Inside:
         info = EngineInfo(max_num_seqs=seqs, max_model_len=2_000, kv_tokens=kv_tokens, kv_block_tokens=block)
         self.steps = 0
         self.places: list[int] = []
+        self.entered: list[int] = []
         self.room = Room(info, lambda: self.steps, cached_share)
 
     async def fill(self, row: Row, most: int = 500) -> int:
@@ -42,11 +43,12 @@ class Inside:
                 entering.cancel()
                 return count
             self.places.append(entering.result())
+            self.entered.append(self.steps)
         return most
 
     def end(self, answer: int, cached: int = 0) -> None:
         """The one that entered first ends."""
-        place = self.places.pop(0)
+        place, _ = self.places.pop(0), self.entered.pop(0)
         self.room.learn(place, output(answer, cached))
         self.room.leave(place)
 
@@ -83,23 +85,24 @@ async def test_half_of_each_last_block_is_empty() -> None:
 
 
 async def test_a_row_enters_when_those_inside_will_have_ended_before_it_is_large() -> None:
-    """Five rows of 100 tokens, half written: they end at 500 tokens in all, when five more are at 60."""
+    """Five are half way: when they end, with 500 tokens in all, eight more have 55 each."""
     inside, one = Inside(), row(10, 90)
     assert await inside.fill(one, most=5) == 5
     inside.steps = 45
-    assert await inside.fill(one) == 8, "8 * 55 with 500 at their end; 8 * 100 later"
+    assert await inside.fill(one) == 8, "940 then, and 800 at the end of the eight"
     inside.steps = 50
     assert await inside.fill(one) == 0
 
 
-async def test_a_row_that_waits_enters_as_soon_as_another_leaves() -> None:
+async def test_a_row_that_waits_enters_as_soon_as_another_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.room.LOOK_AGAIN_S", 60)
     inside, large = Inside(), row(600, 200)
     assert await inside.fill(large) == 1
     waiting = asyncio.create_task(inside.room.enter(large))
     await asyncio.sleep(0.01)
     assert not waiting.done()
     inside.end(200)
-    await asyncio.wait_for(waiting, 0.1)
+    await asyncio.wait_for(waiting, 5)
 
 
 async def test_a_row_that_waits_enters_though_none_leaves_when_those_inside_are_near_their_end() -> None:
@@ -109,7 +112,7 @@ async def test_a_row_that_waits_enters_though_none_leaves_when_those_inside_are_
     await asyncio.sleep(0.01)
     assert not waiting.done()
     inside.steps = 590
-    await asyncio.wait_for(waiting, 1)
+    await asyncio.wait_for(waiting, 5)
 
 
 async def test_answers_that_end_early_make_room_for_more() -> None:
@@ -117,7 +120,7 @@ async def test_answers_that_end_early_make_room_for_more() -> None:
     await inside.fill(one)
     for _ in range(2_000):
         inside.steps += 1
-        if inside.steps - inside.room._inside[3, inside.places[0]] >= 8:
+        if inside.steps - inside.entered[0] >= 8:
             inside.end(8)
         await inside.fill(one, most=5)
     assert 50 <= len(inside.places) <= 60, "5 enter and 5 leave in a step"
