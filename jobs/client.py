@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import getpass
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
@@ -12,30 +13,35 @@ from uuid import uuid4
 
 from jobs import settings as settings_module
 from jobs.buckets import check_bucket
-from jobs.errors import ClusterError, Conflict, JobsError, UsageError
+from jobs.errors import ClusterError, Conflict, JobsError, StoreError, UsageError
 from jobs.failpoints import failpoint
-from jobs.job_status import PROGRESS_FRESH_S, JobStatus, is_alive
+from jobs.interruptions import by_cluster
+from jobs.job_status import JobStatus
 from jobs.ledger import Ledger, list_jobs
+from jobs.liveness import PROGRESS_FRESH_S, Pulse, is_alive
 from jobs.options import SubmitOptions, spec_of
 from jobs.preflight import checked
 from jobs.settings import Settings
 from jobs.specs import new_job_id
-from jobs.states import derive_state
+from jobs.standing import look
 from jobs.store import open_store
 from jobs.store.base import ObjectStore
 from jobs.store.probe import check_write_once
-from schemas.codes import State
-from schemas.records import Cancelled, Failed, Plan, Succeeded
+from schemas.codes import InterruptionCode, State
+from schemas.records import Cancelled, Failed, Interruption, Plan, Succeeded
 from schemas.spec import JobSpec
 
 if TYPE_CHECKING:
     from jobs.results import Results
     from jobs.submission import Submission, Submitter
 
-__all__ = ["PROGRESS_FRESH_S", "BatchClient", "Job", "JobStatus", "is_alive"]
+__all__ = ["BatchClient", "Job", "JobStatus"]
 
 SUBMISSION_ID = "JOBS_SUBMISSION_ID"
 """Environment variable that tells a driver its own submission id: Ray gives it none."""
+
+FIRST_SIGN_S, LOOK_S = 10.0, 0.3
+"""How long a submission to a joined cluster is watched for a driver that cannot start there, and how often."""
 
 CANCEL_GRACE_S = 10.0
 """A cancelled driver may take this long to end by itself before it is stopped."""
@@ -47,6 +53,7 @@ class Job:
     def __init__(self, client: BatchClient, ledger: Ledger) -> None:
         self.client, self.ledger = client, ledger
         self._plan: Plan | None = None
+        self._pulse = Pulse()
 
     @property
     def id(self) -> str:
@@ -63,35 +70,15 @@ class Job:
 
         Raises:
             UsageError: no such job.
+            StoreError: the store cannot be reached, or the spec or the terminal record is damaged.
         """
-        spec, terminal = self.ledger.spec(), self.ledger.terminal()
-        progress = self.ledger.progress()
-        # Write-once and large: read until it is there, then never again.
-        self._plan = plan = self._plan or self.ledger.plan()
-        submissions = [] if terminal else self._submissions()
-        alive = terminal is None and is_alive(submissions, progress)
-        if terminal is None and not alive:
-            # It may have ended between the two looks.
-            terminal = self.ledger.terminal()
-        return JobStatus(
-            job_id=self.id,
-            uri=self.uri,
-            state=derive_state(
-                terminal,
-                planned=plan is not None,
-                # A driver may have died before its first word.
-                driver_seen=progress is not None or (bool(submissions) and not alive),
-                driver_alive=alive,
-            ),
-            spec=spec,
-            created_at=self.ledger.created_at(),
-            terminal=terminal,
-            plan=plan,
-            progress=progress,
-            driver_alive=alive,
-            driver=next((submission.submission_id for submission in submissions if submission.active), None),
-            dashboard_url=self.dashboard_url(submissions),
+        submissions = self._submissions()
+        status = look(
+            self.ledger, submissions, self._pulse, plan=self._plan, dashboard_url=self.dashboard_url(submissions)
         )
+        # Write-once and large: read until it is there, then never again.
+        self._plan = status.plan
+        return status
 
     def wait(self, timeout_s: float | None = None, poll_s: float = 1.0) -> JobStatus:
         """Wait until the job has ended.
@@ -103,7 +90,7 @@ class Job:
         for status in self.watch(poll_s, timeout_s):
             last = status
         if not last.ended:
-            raise JobsError(f"Job {self.id} was interrupted.", f"Go on where it stopped: jobs resume {self.id}")
+            raise JobsError(f"Job {self.id} was interrupted. {last.reason}", last.hint)
         return last
 
     def watch(self, poll_s: float = 1.0, timeout_s: float | None = None) -> Iterator[JobStatus]:
@@ -115,6 +102,8 @@ class Job:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
             status = self.status()
+            if status.interruption is not None:
+                self._keep(status.interruption)
             yield status
             if status.ended or status.state is State.INTERRUPTED:
                 return
@@ -125,7 +114,7 @@ class Job:
     def resume(self) -> bool:
         """Start a driver if the job has not ended and none is at work; the ledger says where to go on.
 
-        Takes up to 15 s where the last driver ran on another cluster: whether it still writes progress is watched.
+        Takes up to 15 s where only the store can tell whether a driver elsewhere is at work: see `jobs.liveness`.
 
         Returns:
             Whether a driver was started.
@@ -143,12 +132,12 @@ class Job:
             return False
         if terminal is not None:
             raise Conflict(
-                f"Job {self.id} has ended: {terminal.state}. An ended job stays ended.",
-                "Submit it again under a new id; see why with: jobs status " + self.id,
+                f"Job {self.id} has ended: {terminal.state}. A finished job cannot be resumed.",
+                f"See why: jobs status {self.id}. Submit it under a new id; --reuse {self.id} takes over its rows.",
             )
         check_bucket(spec.input.uri, self.client.settings.allowed_buckets)
         submissions = self._known()
-        if any(submission.active for submission in submissions) or self._is_worked_on_elsewhere(submissions):
+        if is_alive(self.ledger, submissions, self.ledger.progress(), Pulse(PROGRESS_FRESH_S), must_move=True):
             return False
         # Ray never takes an id twice. The first driver has the job's own, unless a job of another root has it.
         if not submissions:
@@ -207,8 +196,9 @@ class Job:
         submissions = submitter.find(self.ledger.uri) if submitter else []
         if not submissions or submitter is None:
             raise ClusterError(
-                f"No running cluster has logs of job {self.id}.",
-                "Logs live on the cluster that ran the job and go with it.",
+                f"No running cluster that this command knows has logs of job {self.id}.",
+                "Logs live on the cluster that ran the job and go with it. If it runs elsewhere, name it: "
+                f"JOBS_ADDRESS=http://HOST:8265 jobs logs {self.id}. Why the job is not at work: jobs status {self.id}",
             )
         for submission in reversed(submissions):
             if follow and submission.active:
@@ -222,18 +212,32 @@ class Job:
         submitter = self.client.running_submitter() if submissions else None
         return submitter.dashboard_job_url(submissions[0].submission_id) if submitter and submissions else None
 
-    def _is_worked_on_elsewhere(self, submissions: Sequence[Submission]) -> bool:
-        """Whether a driver that this cluster does not know is at work: its progress moves while we look.
+    def check_start(self) -> None:
+        """Watch a driver that has just been asked for, until it runs or has failed to.
 
-        Fresh progress alone would hold up a resume whose first cluster has just gone.
+        Raises:
+            ClusterError: the cluster cannot run it.
         """
-        first = progress = self.ledger.progress()
-        while is_alive(submissions, progress):
-            if progress != first:
-                return True
-            time.sleep(0.5)
-            progress = self.ledger.progress()
-        return False
+        deadline, running_for = time.monotonic() + FIRST_SIGN_S, 0
+        while time.monotonic() < deadline and running_for < 5:
+            newest = next(iter(self._known()), None)
+            if newest is None or self.ledger.progress() is not None:
+                return
+            if newest.status == "FAILED" and not self.ledger.has_interruption(newest.submission_id):
+                found = by_cluster(newest, self.id)
+                if found.code is InterruptionCode.DRIVER_NOT_STARTED:
+                    self._keep(found)
+                    raise ClusterError(f"Job {self.id} is submitted. {found.reason}", found.hint)
+            if not newest.active:
+                return
+            running_for += newest.status == "RUNNING"
+            time.sleep(LOOK_S)
+
+    def _keep(self, interruption: Interruption) -> None:
+        """Write into the store what the cluster knows of a driver's end: the cluster takes it along when it goes."""
+        with suppress(StoreError):
+            if interruption.driver in {each.submission_id for each in self._submissions()}:
+                self.ledger.interrupt(interruption)
 
     def _known(self) -> list[Submission]:
         """The cluster's view, newest first."""
@@ -333,8 +337,11 @@ class BatchClient:
         failpoint("submit.before_spec")
         created = job.ledger.create(spec, writer=f"submit/{uuid4().hex}")
         failpoint("submit.after_spec")
-        job.resume()
+        started = job.resume()
         failpoint("submit.after_start")
+        if started and self.settings.address is not None:
+            # The embedded cluster runs this very Python; another one may lack the program.
+            job.check_start()
         return job, created
 
     def start_driver(self, ledger: Ledger, spec: JobSpec, submission_id: str) -> bool:

@@ -26,6 +26,7 @@ _PHASES = {
     "staging": "reading and tokenising the dataset",
     "finishing": "all rows are done; writing the manifest",
 }
+_NO_DRIVER = "no driver has been seen: none was started, or its cluster is not the one of this command, or is gone"
 _REPLICAS = {"ready": "up", "loading": "loading", "waiting": "waiting", "lost": "lost"}
 _NOTE_CHARACTERS = 80
 
@@ -132,7 +133,7 @@ def outcome(summary: Summary) -> str:
     if summary.state is State.CANCELLED:
         return f"{job} was cancelled by {printable(summary.cancelled_by or '')}{done}."
     if summary.state is State.INTERRUPTED:
-        return f"{job} was interrupted{done}; nothing that is committed is done again."
+        return " ".join([f"{job} was interrupted{done}; nothing that is committed is done again.", *_why(summary)])
     return f"{job} is {summary.state}."
 
 
@@ -152,9 +153,14 @@ def next_steps(summary: Summary) -> list[str]:
     return [f"jobs watch {job}", f"jobs logs -f {job}", f"jobs cancel {job}"]
 
 
+def _why(summary: Summary) -> list[str]:
+    """Why a job is interrupted, and what to do first; nothing where that is not known."""
+    return [printable(text) for text in (summary.reason, summary.hint) if text]
+
+
 def _phase(summary: Summary) -> str:
     if summary.state is State.QUEUED:
-        return "waiting for the cluster to start a driver" if summary.driver_alive else "no driver has been started"
+        return "waiting for the cluster to start a driver" if summary.driver_alive else _NO_DRIVER
     if not summary.at_work:
         return ""
     return _PHASES.get(summary.phase, "") if summary.phase else _PHASES["starting"]

@@ -42,8 +42,16 @@ class InvalidInput(UsageError):
     """The dataset is missing, unreadable, empty or has no prompt."""
 
 
+class MissingInput(InvalidInput):
+    """The dataset, or a part of it, is not there or may not be read: a mount, a permission, that can come back."""
+
+
 class InvalidModel(UsageError):
     """The model directory is missing, incomplete or of an unsupported kind."""
+
+
+class MissingModel(InvalidModel):
+    """The model directory, or a file of it, is not there or may not be read: it can come back."""
 
 
 class Conflict(UsageError):
@@ -54,6 +62,10 @@ class StoreError(JobsError):
     """The object store cannot be reached, refuses the credentials, or misbehaves."""
 
     exit_code = Exit.UNREACHABLE
+
+
+class Damaged(StoreError):
+    """A document in the store is not what was written there: cut, changed or overwritten."""
 
 
 class ClusterError(JobsError):

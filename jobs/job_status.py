@@ -1,21 +1,13 @@
-"""How a job stands at one moment, and whether a driver is at work on it. Pure."""
+"""How a job stands at one moment, as a value."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from datetime import datetime
 
 from schemas.codes import State
-from schemas.records import Cancelled, Failed, Plan, Progress, Succeeded
+from schemas.records import Cancelled, Failed, Interruption, Manifest, Plan, Progress, Succeeded
 from schemas.spec import JobSpec
-
-if TYPE_CHECKING:
-    from jobs.submission import Submission
-
-PROGRESS_FRESH_S = 15.0
-"""A driver whose progress is younger than this is taken for alive where the cluster cannot be asked."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,8 +15,10 @@ class JobStatus:
     """A job at one moment: facts of the ledger, and the driver's advisory progress beside them.
 
     Attributes:
-        driver_alive: by the cluster's word or, where it cannot be asked, by fresh progress.
+        driver_alive: see `jobs.liveness`.
         driver: submission id of the driver at work, if the cluster knows it; the progress may still be another's.
+        interruption: why an interrupted job has no driver.
+        damage: what of the job's documents is damaged, and what to do about it; "" if nothing is.
     """
 
     job_id: str
@@ -38,6 +32,27 @@ class JobStatus:
     driver_alive: bool
     driver: str | None
     dashboard_url: str | None
+    interruption: Interruption | None = None
+    damage: str = ""
+
+    @property
+    def reason(self) -> str:
+        """Why the job failed, was cancelled or is interrupted; "" in every other state."""
+        if isinstance(self.terminal, Failed):
+            return self.terminal.reason
+        if isinstance(self.terminal, Cancelled):
+            return f"Cancelled by {self.terminal.by}."
+        return self.interruption.reason if self.interruption else ""
+
+    @property
+    def hint(self) -> str:
+        """The next step after an interruption; "" in every other state."""
+        return self.interruption.hint if self.interruption else ""
+
+    @property
+    def terminal_manifest(self) -> Manifest | None:
+        """The manifest of a job that has succeeded."""
+        return self.terminal.manifest if isinstance(self.terminal, Succeeded) else None
 
     @property
     def ended(self) -> bool:
@@ -50,16 +65,3 @@ class JobStatus:
         if not isinstance(self.terminal, Succeeded) or not self.terminal.manifest.num_rows:
             return 0.0
         return self.terminal.manifest.num_error_rows / self.terminal.manifest.num_rows
-
-
-def is_alive(submissions: Sequence[Submission], progress: Progress | None) -> bool:
-    """Whether a driver is at work: the cluster knows its own drivers, progress speaks for those elsewhere."""
-    if any(submission.active for submission in submissions):
-        return True
-    if progress is None or progress.phase == "ended":
-        return False
-    if any(submission.submission_id == progress.driver for submission in submissions):
-        return False
-    age = datetime.now(UTC) - datetime.fromisoformat(progress.updated_at)
-    # Either sign: a driver whose clock is ahead must not seem alive for as long after its death.
-    return abs(age.total_seconds()) < PROGRESS_FRESH_S

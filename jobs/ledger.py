@@ -7,23 +7,25 @@ writers agree on one outcome. There is no lock, no lease and no clock here.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from datetime import datetime
 from enum import Enum
 from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from jobs.documents import read_document
 from jobs.errors import Conflict, StoreError, UsageError
 from jobs.failpoints import failpoint
 from jobs.shard_stats import ShardStats, commit_of
 from jobs.store.base import ObjectInfo, ObjectStore
 from schemas import FORMAT_VERSION, keys
-from schemas.base import version_of
 from schemas.history import History
 from schemas.records import (
     Attempt,
     Cancelled,
     Failed,
+    Interruption,
     Manifest,
     Plan,
     Progress,
@@ -37,6 +39,16 @@ from schemas.spec import JOB_ID, JobSpec
 _TERMINAL: TypeAdapter[Succeeded | Failed | Cancelled] = TypeAdapter(Terminal)
 _V = TypeVar("_V", bound=JobSpec | Plan | Succeeded | Failed | Cancelled)
 """Documents that decisions rest on: they carry the version of their format."""
+
+
+_ROWS_STAY = "what is committed stays in results/. Or submit the dataset again under a new id."
+_REMEDIES = {
+    keys.SPEC: f"Restore it from a backup or an earlier version of the object; {_ROWS_STAY}",
+    keys.PLAN: f"Restore it from a backup or an earlier version of the object; {_ROWS_STAY}",
+    keys.TERMINAL: "It says how the job has ended. Restore it from a backup or an earlier version of the object; "
+    "what is committed stays in results/.",
+}
+"""What to do about a damaged document that cannot be made again."""
 
 
 class Commit(Enum):
@@ -57,7 +69,7 @@ class Ledger:
         store: the root that holds job directories.
         job_id: name of the job directory.
 
-    Every method may raise `StoreError`.
+    Every method may raise `StoreError`; those that read documents, `Damaged` among them.
     """
 
     def __init__(self, store: ObjectStore, job_id: str) -> None:
@@ -74,6 +86,10 @@ class Ledger:
         """Where the job directory is."""
         return f"{self.store.uri}/{self.job_id}"
 
+    def key(self, key: str) -> str:
+        """Key under the root of an object of the job directory."""
+        return f"{self.job_id}/{key}"
+
     # -- spec -----------------------------------------------------------------------------------
 
     def create(self, spec: JobSpec, *, writer: str) -> bool:
@@ -85,7 +101,7 @@ class Ledger:
         Raises:
             Conflict: the id is taken by a job with another spec.
         """
-        if self.store.put_new(self._key(keys.SPEC), spec.to_json(), writer=writer):
+        if self.store.put_new(self.key(keys.SPEC), spec.to_json(), writer=writer):
             return True
         if self.spec().to_json() == spec.to_json():
             return False
@@ -114,7 +130,7 @@ class Ledger:
     def create_plan(self, plan: Plan, *, writer: str) -> Plan:
         """Write the plan once; returns the plan that stands, which may be another driver's."""
         failpoint("ledger.before_plan")
-        created = self.store.put_new(self._key(keys.PLAN), plan.to_json(), writer=writer)
+        created = self.store.put_new(self.key(keys.PLAN), plan.to_json(), writer=writer)
         failpoint("ledger.after_plan")
         if created:
             return plan
@@ -129,7 +145,7 @@ class Ledger:
 
     def stage(self, shard: int, data: bytes, *, writer: str) -> bool:
         """Write a shard's staged rows once; False if they were there."""
-        return self.store.put_new(self._key(keys.staged(shard)), data, writer=writer)
+        return self.store.put_new(self.key(keys.staged(shard)), data, writer=writer)
 
     def read_staged(self, shard: int) -> bytes:
         """A shard's staged rows as Parquet bytes.
@@ -137,7 +153,7 @@ class Ledger:
         Raises:
             Missing: they are not there.
         """
-        data = self.store.get(self._key(keys.staged(shard)))
+        data = self.store.get(self.key(keys.staged(shard)))
         if data is None:
             raise Missing(f"{self.uri}/{keys.staged(shard)} is missing.", "Run: jobs resume " + self.job_id)
         return data
@@ -145,32 +161,34 @@ class Ledger:
     def delete_staged(self, shards: Iterable[int]) -> None:
         """Drop staged shards; only after success."""
         for shard in shards:
-            self.store.delete(self._key(keys.staged(shard)))
+            self.store.delete(self.key(keys.staged(shard)))
 
     def write_fingerprints(self, shard: int, data: bytes, *, writer: str) -> None:
         """Write a shard's row fingerprints once. Every writer has the same."""
-        self.store.put_new(self._key(keys.fingerprints(shard)), data, writer=writer)
+        self.store.put_new(self.key(keys.fingerprints(shard)), data, writer=writer)
 
     def read_fingerprints(self, shard: int) -> bytes | None:
         """A shard's row fingerprints as Parquet bytes, or None: older versions wrote none."""
-        return self.store.get(self._key(keys.fingerprints(shard)))
+        return self.store.get(self.key(keys.fingerprints(shard)))
 
     # -- attempts and commits -------------------------------------------------------------------
 
     def record_attempt(self, attempt: Attempt) -> None:
         """Say who is about to work on a shard. Written before the work starts."""
-        key = self._key(keys.attempt(attempt.shard, attempt.attempt_id))
+        key = self.key(keys.attempt(attempt.shard, attempt.attempt_id))
         self.store.put_new(key, attempt.to_json(), writer=attempt.attempt_id)
 
     def attempts(self) -> Iterator[Attempt]:
-        """All recorded attempts, by shard."""
-        for info in self.store.list(self._key(keys.ATTEMPTS)):
-            if (data := self.store.get(info.key)) is not None:
-                yield Attempt.from_json(data)
+        """All recorded attempts, by shard, as far as they can be read: nothing is decided by them."""
+        for info in self.store.list(self.key(keys.ATTEMPTS)):
+            data = self.store.get(info.key)
+            with suppress(ValidationError):
+                if data is not None:
+                    yield Attempt.from_json(data)
 
     def commit(self, shard: int, data: bytes, stats: ShardStats, *, attempt_id: str) -> Commit:
         """THE COMMIT: create the shard's result object, once, whoever comes first."""
-        key = self._key(keys.result(shard))
+        key = self.key(keys.result(shard))
         ours = self.store.put_new(key, data, writer=attempt_id, metadata=stats.to_metadata(attempt_id))
         return Commit.OURS if ours else Commit.ANOTHERS
 
@@ -180,7 +198,7 @@ class Ledger:
 
     def read_result(self, shard: int) -> bytes | None:
         """A committed shard as Parquet bytes, or None."""
-        return self.store.get(self._key(keys.result(shard)))
+        return self.store.get(self.key(keys.result(shard)))
 
     def shard_commit(self, shard: int) -> ShardCommit:
         """The commit record of a committed shard.
@@ -200,11 +218,15 @@ class Ledger:
             UsageError: a newer version wrote it.
         """
         key = keys.result(shard)
-        info = self.store.head(self._key(key))
+        info = self.store.head(self.key(key))
         if info is None:
             return None
         version = info.metadata.get("format-version", "")
-        self._check_version(key, int(version) if version.isdecimal() else 0)
+        if version.isdecimal() and int(version) > FORMAT_VERSION:
+            raise UsageError(
+                f"{self.uri}/{key} cannot be read by this version: its format is newer.",
+                "Upgrade nightbatch, or use the version that wrote it.",
+            )
         try:
             return commit_of(shard, info)
         except (KeyError, ValueError) as error:
@@ -215,12 +237,12 @@ class Ledger:
 
     def quarantine(self, row: Quarantine, *, writer: str) -> None:
         """Remember a row that kills the engine, once."""
-        self.store.put_new(self._key(keys.quarantine(row.shard, row.place)), row.to_json(), writer=writer)
+        self.store.put_new(self.key(keys.quarantine(row.shard, row.place)), row.to_json(), writer=writer)
 
     def quarantined(self) -> list[Quarantine]:
         """The rows that earlier drivers found to kill the engine, as far as this version can read them."""
         found = []
-        for info in self.store.list(self._key(keys.QUARANTINE)):
+        for info in self.store.list(self.key(keys.QUARANTINE)):
             data = self.store.get(info.key)
             try:
                 found += [] if data is None else [Quarantine.from_json(data)]
@@ -237,7 +259,7 @@ class Ledger:
     def end(self, record: Succeeded | Failed | Cancelled, *, writer: str) -> Succeeded | Failed | Cancelled:
         """End the job once; returns the record that stands, which may be another's."""
         failpoint("ledger.before_terminal")
-        created = self.store.put_new(self._key(keys.TERMINAL), record.to_json(), writer=writer)
+        created = self.store.put_new(self.key(keys.TERMINAL), record.to_json(), writer=writer)
         failpoint("ledger.after_terminal")
         standing = record if created else self.terminal()
         if standing is None:
@@ -254,14 +276,36 @@ class Ledger:
         if manifest.crossed_gates:
             return
         failpoint("ledger.before_success")
-        self.store.put_new(self._key(keys.SUCCESS), manifest.to_json(), writer=writer)
+        self.store.put_new(self.key(keys.SUCCESS), manifest.to_json(), writer=writer)
         failpoint("ledger.after_success")
 
     # -- advisory -------------------------------------------------------------------------------
 
+    def interrupt(self, interruption: Interruption) -> None:
+        """Say why a driver ended before the job did; the first word about a driver stands."""
+        key = self.key(keys.interruption(interruption.driver))
+        self.store.put_new(key, interruption.to_json(), writer=f"interruption/{interruption.driver}")
+
+    def interruptions(self) -> list[tuple[ObjectInfo, Interruption]]:
+        """Why earlier drivers ended, latest last by the store's clock, as far as this version can read it."""
+        found = []
+        for info in self.store.list(self.key(keys.INTERRUPTIONS)):
+            data = self.store.get(info.key)
+            with suppress(ValidationError):
+                found += [] if data is None else [(info, Interruption.from_json(data))]
+        return sorted(found, key=lambda each: each[0].modified_at)
+
+    def has_interruption(self, driver: str) -> bool:
+        """Whether it is written why this driver ended."""
+        return self.store.head(self.key(keys.interruption(driver))) is not None
+
+    def progress_age_s(self) -> float | None:
+        """Seconds since the progress was written, by the store's own clock; None if that cannot be told."""
+        return self.store.age_s(self.key(keys.PROGRESS))
+
     def progress(self) -> Progress | None:
         """The driver's last words about itself; None if there are none that this version reads."""
-        data = self.store.get(self._key(keys.PROGRESS))
+        data = self.store.get(self.key(keys.PROGRESS))
         try:
             return None if data is None else Progress.from_json(data)
         except ValidationError:
@@ -269,12 +313,12 @@ class Ledger:
 
     def write_progress(self, progress: Progress) -> None:
         """Overwrite the advisory progress."""
-        self.store.put(self._key(keys.PROGRESS), progress.to_json())
+        self.store.put(self.key(keys.PROGRESS), progress.to_json())
 
     def histories(self) -> list[History]:
         """What each driver saw over time, oldest driver first; those that this version cannot read are left out."""
         found = []
-        for info in self.store.list(self._key(keys.HISTORY)):
+        for info in self.store.list(self.key(keys.HISTORY)):
             data = self.store.get(info.key)
             try:
                 found += [] if data is None else [History.from_json(data)]
@@ -284,11 +328,11 @@ class Ledger:
 
     def write_history(self, history: History) -> None:
         """Overwrite one driver's advisory history."""
-        self.store.put(self._key(keys.history(history.driver)), history.to_json())
+        self.store.put(self.key(keys.history(history.driver)), history.to_json())
 
     def created_at(self) -> datetime | None:
         """When the spec was written, by the store's clock."""
-        info = self.store.head(self._key(keys.SPEC))
+        info = self.store.head(self.key(keys.SPEC))
         return None if info is None else info.modified_at
 
     def objects(self) -> Iterator[ObjectInfo]:
@@ -297,34 +341,15 @@ class Ledger:
 
     # -- helpers --------------------------------------------------------------------------------
 
-    def _key(self, key: str) -> str:
-        return f"{self.job_id}/{key}"
-
     def _shards_below(self, prefix: str) -> set[int]:
-        numbers = (keys.shard_of(info.key) for info in self.store.list(self._key(prefix)))
+        numbers = (keys.shard_of(info.key) for info in self.store.list(self.key(prefix)))
         return {number for number in numbers if number is not None}
 
     def _read(self, key: str, parse: Callable[[bytes], _V]) -> _V | None:
-        data = self.store.get(self._key(key))
+        data = self.store.get(self.key(key))
         if data is None:
             return None
-        self._check_version(key, version_of(data))
-        try:
-            return parse(data)
-        except ValidationError as error:
-            first = error.errors(include_input=False, include_url=False)[0]
-            raise self._unreadable(key, ": ".join([*map(str, first["loc"]), first["msg"]])) from error
-
-    def _check_version(self, key: str, version: int) -> None:
-        """Raises UsageError. Comes first: a newer document may have fields that this version refuses by name."""
-        if version > FORMAT_VERSION:
-            raise self._unreadable(key, f"format_version {version} is newer than {FORMAT_VERSION}")
-
-    def _unreadable(self, key: str, reason: str) -> UsageError:
-        return UsageError(
-            f"{self.uri}/{key} cannot be read by this version: {reason}",
-            "Upgrade nightbatch, or use the version that wrote it.",
-        )
+        return read_document(data, f"{self.uri}/{key}", parse, _REMEDIES.get(key, ""))
 
 
 def list_jobs(store: ObjectStore) -> Iterator[Ledger]:

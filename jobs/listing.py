@@ -9,14 +9,12 @@ from datetime import datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from jobs.client import is_alive
-from jobs.errors import ClusterError, UsageError
+from jobs.errors import ClusterError, Damaged, UsageError
 from jobs.ledger import Ledger, list_jobs
-from jobs.states import derive_state
-from schemas import keys
+from jobs.liveness import Pulse
+from jobs.standing import look
+from jobs.summary import summarise
 from schemas.codes import State
-from schemas.records import Cancelled, Failed, Progress, Succeeded
-from schemas.spec import JobSpec
 
 if TYPE_CHECKING:
     from jobs.client import BatchClient
@@ -27,7 +25,7 @@ REQUESTS_AT_ONCE = 16
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
-    """One job in a list. Counts of a job that has not succeeded are its driver's last words."""
+    """One job in a list, with the same numbers and words as its status."""
 
     job_id: str
     state: State
@@ -38,6 +36,8 @@ class Entry:
     name: str
     dataset: str
     uri: str
+    reason: str | None = None
+    hint: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form. Keys are stable."""
@@ -50,7 +50,7 @@ class Listing:
 
     Attributes:
         more: whether there are further jobs beyond the limit.
-        unreadable: jobs left out, with the reason: another version wrote them.
+        unreadable: jobs left out, with the reason and what to do: they are damaged, or a newer version wrote them.
     """
 
     entries: tuple[Entry, ...]
@@ -73,8 +73,8 @@ def newest(client: BatchClient, *, states: Collection[State] = (), limit: int) -
     def describe(dated: tuple[datetime, Ledger]) -> Entry | None:
         try:
             entry = _entry(dated[1], dated[0], submitter)
-        except UsageError as error:
-            unreadable.append((dated[1].job_id, str(error)))
+        except (UsageError, Damaged) as error:
+            unreadable.append((dated[1].job_id, f"{error} {error.hint}"))
             return None
         return entry if not states or entry.state in states else None
 
@@ -99,44 +99,23 @@ def _in_order(
 
 
 def _entry(ledger: Ledger, created_at: datetime, submitter: Submitter | None) -> Entry:
-    spec, state, terminal, progress = _standing(ledger, submitter)
-    total = progress.rows_total if progress else None
-    done, errors = (progress.rows_ok + progress.rows_error, progress.rows_error) if progress else (0, 0)
-    if isinstance(terminal, Succeeded):
-        total = done = terminal.manifest.num_rows
-        errors = terminal.manifest.num_error_rows
+    status = look(ledger, _submissions(submitter, ledger), Pulse(), light=True)
+    # A driver at work tells its own numbers; of all others only what is committed counts, as in `jobs status`.
+    committed = None if status.driver_alive or status.terminal_manifest else ledger.committed()
+    summary = summarise(status, committed)
     return Entry(
         job_id=ledger.job_id,
-        state=state,
-        rows_total=total,
-        rows_done=done,
-        rows_error=errors,
+        state=summary.state,
+        rows_total=summary.rows_total,
+        rows_done=summary.rows_done,
+        rows_error=summary.rows_error,
         created_at=created_at.isoformat(timespec="seconds"),
-        name=spec.name,
-        dataset=spec.input.uri,
+        name=summary.name,
+        dataset=summary.dataset,
         uri=ledger.uri,
+        reason=summary.reason,
+        hint=summary.hint,
     )
-
-
-def _standing(
-    ledger: Ledger, submitter: Submitter | None
-) -> tuple[JobSpec, State, Succeeded | Failed | Cancelled | None, Progress | None]:
-    spec, terminal, progress = ledger.spec(), ledger.terminal(), ledger.progress()
-    if terminal is not None:
-        return spec, State(terminal.state), terminal, progress
-    submissions = _submissions(submitter, ledger)
-    alive = is_alive(submissions, progress)
-    if not alive:
-        # It may have ended between the two looks.
-        terminal = ledger.terminal()
-    state = derive_state(
-        terminal,
-        # Its existence will do: plans are large.
-        planned=ledger.store.head(f"{ledger.job_id}/{keys.PLAN}") is not None,
-        driver_seen=progress is not None or (bool(submissions) and not alive),
-        driver_alive=alive,
-    )
-    return spec, state, terminal, progress
 
 
 def _submitter(client: BatchClient) -> Submitter | None:

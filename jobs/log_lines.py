@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from jobs.display import printable
+from jobs.interruptions import MARK
 
 _FORWARDED = re.compile(r"\((?:(?P<name>.*?) )?pid=\d+(?:, ip=[^)]*)?\) ?")
 """What Ray puts before a line of another process: `(replica-0 pid=123, ip=10.0.0.7) `."""
@@ -22,7 +23,7 @@ class LogLines:
     def feed(self, piece: str) -> list[str]:
         """The lines that this piece completes."""
         *lines, self._rest = (self._rest + piece).split("\n")
-        return [labelled(line) for line in lines if line.strip()]
+        return [labelled(line) for line in lines if line.strip() and not line.startswith(MARK)]
 
     def flush(self) -> list[str]:
         """What is left when nothing follows: a last line without an end."""

@@ -38,6 +38,8 @@ class Submission:
         message: Ray's own words about the status.
         started_at: seconds since the epoch, or None before the start.
         ended_at: seconds since the epoch, or None before the end.
+        exit_code: of the driver's process, if Ray has seen it end; negative: the signal that ended it.
+        error_type: Ray's own kind of failure, "" if there is none.
     """
 
     submission_id: str
@@ -46,6 +48,8 @@ class Submission:
     started_at: float | None
     ended_at: float | None
     metadata: dict[str, str]
+    exit_code: int | None = None
+    error_type: str = ""
 
     @property
     def active(self) -> bool:
@@ -152,6 +156,8 @@ class Submitter:
                     started_at=_seconds(details.start_time),
                     ended_at=_seconds(details.end_time),
                     metadata=dict(details.metadata or {}),
+                    exit_code=details.driver_exit_code,
+                    error_type=details.error_type or "",
                 )
                 for details in self._client.list_jobs()
                 if details.submission_id and (details.metadata or {}).get("job_uri") == job_uri

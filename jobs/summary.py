@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from jobs.errors import Exit
 from schemas import keys
 from schemas.codes import State
-from schemas.records import Cancelled, CrossedGate, Failed, Progress, ReplicaProgress, Succeeded
+from schemas.records import Cancelled, CrossedGate, Failed, Interruption, Progress, ReplicaProgress, Succeeded
 
 if TYPE_CHECKING:
     from jobs.client import JobStatus
@@ -32,6 +32,9 @@ class Summary:
         cached_share: share of input tokens found in a prefix cache, 0 to 1; None if unknown.
         eta_low_s: where the end lies if the job goes on as it did; likewise `eta_high_s`, None if nothing bounds it.
         planned_s: seconds that earlier jobs let expect of the last driver's run; None if there were none like it.
+        reason: why it failed, was cancelled or is interrupted; None in every other state.
+        hint: what to do about an interruption.
+        damage: what of its documents is damaged, and what to do about it.
         took_s: seconds that the run took until every row was committed.
         tail_s: seconds that the last 5 % of the rows took; None if that is not known.
         shard_copies: open shards that the last driver gave to an idle replica, too.
@@ -85,6 +88,9 @@ class Summary:
     failure_code: str | None = None
     failure_reason: str | None = None
     cancelled_by: str | None = None
+    reason: str | None = None
+    hint: str | None = None
+    damage: str | None = None
     message: str = ""
     updated_at: str | None = None
     replicas: tuple[ReplicaProgress, ...] = field(default=())
@@ -152,7 +158,10 @@ def summarise(
         results_uri=f"{status.uri}/{keys.RESULTS}",
         dashboard_url=status.dashboard_url,
         max_error_rate=status.spec.max_error_rate,
-        **numbers | _from_terminal(status.terminal),
+        reason=status.reason or None,
+        hint=status.hint or None,
+        damage=status.damage or None,
+        **numbers | _from_terminal(status.terminal) | _from_interruption(status.interruption),
     )
 
 
@@ -219,6 +228,12 @@ def _from_terminal(terminal: Succeeded | Failed | Cancelled | None) -> dict[str,
         "crossed_gates": manifest.crossed_gates,
         "error_rate": manifest.num_error_rows / manifest.num_rows if manifest.num_rows else 0.0,
     }
+
+
+def _from_interruption(interruption: Interruption | None) -> dict[str, Any]:
+    if interruption is None:
+        return {}
+    return {"failure_code": interruption.code, "failure_reason": interruption.reason}
 
 
 def _rows(done: int, errors: int) -> dict[str, int]:

@@ -37,13 +37,3 @@ class Document(BaseModel):
     def evolve(self, **changes: Any) -> Self:
         """A validated copy with the given fields replaced."""
         return type(self).model_validate({**dict(self), **changes})
-
-
-def version_of(data: bytes) -> int:
-    """The version that a document says it has; 0 if it says none that is a number."""
-    try:
-        document = json.loads(data)
-    except (ValueError, RecursionError):
-        return 0
-    version = document.get("format_version") if isinstance(document, dict) else None
-    return version if isinstance(version, int) else 0

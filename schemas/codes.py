@@ -35,6 +35,23 @@ class JobError(StrEnum):
     SHARD_FAILED = "SHARD_FAILED"
 
 
+class InterruptionCode(StrEnum):
+    """Why a driver ended before its job did. Each of these can come back: the job goes on with `jobs resume`."""
+
+    STORE_UNAVAILABLE = "STORE_UNAVAILABLE"
+    INPUT_UNAVAILABLE = "INPUT_UNAVAILABLE"
+    MODEL_UNAVAILABLE = "MODEL_UNAVAILABLE"
+    INVALID_CLUSTER = "INVALID_CLUSTER"
+    ENGINE_START_FAILED = "ENGINE_START_FAILED"
+    ENGINE_DIED = "ENGINE_DIED"
+    OUT_OF_RESOURCES = "OUT_OF_RESOURCES"
+    DAMAGED = "DAMAGED"
+    STOPPED = "STOPPED"
+    DRIVER_NOT_STARTED = "DRIVER_NOT_STARTED"
+    DRIVER_LOST = "DRIVER_LOST"
+    UNEXPECTED = "UNEXPECTED"
+
+
 class State(StrEnum):
     """State of a job, derived from the ledger."""
 

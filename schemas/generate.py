@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 
 from schemas.batches import BatchRequest, Outcome, StoredFile
 from schemas.history import History
-from schemas.records import Attempt, Manifest, Plan, Progress, Terminal
+from schemas.records import Attempt, Interruption, Manifest, Plan, Progress, Terminal
 from schemas.schedules import Event, Pointer, Run, RunOutcome, Schedule
 from schemas.spec import JobSpec
 from schemas.throughput import Throughput
@@ -23,6 +23,7 @@ DOCUMENTS: dict[str, Any] = {
     "manifest": Manifest,
     "progress": Progress,
     "terminal": Terminal,
+    "interruption": Interruption,
     "history": History,
     "throughput": Throughput,
     "stored_file": StoredFile,

@@ -12,6 +12,7 @@ ATTEMPTS = "_job/attempts/"
 QUARANTINE = "_job/quarantine/"
 HISTORY = "_job/history/"
 FINGERPRINTS = "_job/fingerprints/"
+INTERRUPTIONS = "_job/interruptions/"
 RESULTS = "results/"
 
 
@@ -43,6 +44,11 @@ def quarantine(shard: int, place: int) -> str:
 def history(driver: str) -> str:
     """What one driver saw over time."""
     return f"{HISTORY}{driver}.json"
+
+
+def interruption(driver: str) -> str:
+    """Why one driver ended before its job did."""
+    return f"{INTERRUPTIONS}{driver}.json"
 
 
 def shard_of(key: str) -> int | None:

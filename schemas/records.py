@@ -8,7 +8,7 @@ from pydantic import Field
 
 from schemas import FORMAT_VERSION
 from schemas.base import Document
-from schemas.codes import RowError
+from schemas.codes import InterruptionCode, RowError
 
 RowColumn = Literal["tool_calls", "parsed"]
 """A result column that a job has because of its rows, the same in every shard."""
@@ -161,6 +161,17 @@ class Cancelled(Document):
     by: str
 
 
+class Interruption(Document):
+    """Why a driver ended before its job did, write-once. The job is not ended by it: another driver goes on."""
+
+    format_version: int = FORMAT_VERSION
+    driver: str = Field(description="Ray submission id of the driver.")
+    code: InterruptionCode
+    reason: str = Field(description="What happened, for people. Never quotes a prompt.")
+    hint: str = Field("", description="What to do next.")
+    at: str = Field("", description="UTC, ISO 8601. For people; no decision depends on it.")
+
+
 Terminal = Annotated[Succeeded | Failed | Cancelled, Field(discriminator="state")]
 """The one write-once document that ends a job."""
 
@@ -186,12 +197,21 @@ class ReplicaProgress(Document):
     note: str = ""
 
 
+class ProcessId(Document):
+    """A process as others on its machine find it: exact there, and meaningless anywhere else."""
+
+    machine: str = Field(description="Of the boot and of the process namespace; equal where the pid means the same.")
+    pid: int
+    started: float = Field(description="When it started, as the machine itself counts: tells reused pids apart.")
+
+
 class Progress(Document):
     """What the driver says about itself every few seconds. Advisory: never a basis for a decision."""
 
     driver: str
     updated_at: str = Field(description="UTC, ISO 8601.")
     started_at: str
+    process: ProcessId | None = Field(None, description="The driver's own; None where it cannot be told.")
     phase: Literal["starting", "staging", "running", "finishing", "ended"]
     rows_total: int | None = None
     rows_staged: int = 0

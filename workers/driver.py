@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -18,19 +19,20 @@ import ray
 
 from jobs.buckets import check_bucket, of_environment
 from jobs.client import SUBMISSION_ID
-from jobs.errors import Exit, InvalidModel, JobsError, StoreError
+from jobs.errors import Exit, InvalidModel, JobsError, MissingModel, StoreError
 from jobs.failpoints import failpoint
 from jobs.gates import describe, judged
+from jobs.interruptions import MARK
 from jobs.ledger import Ledger, Missing
 from jobs.models.pinning import pin_model
 from jobs.store import open_store
 from schemas import keys
-from schemas.codes import JobError
-from schemas.records import Cancelled, Failed, Manifest, Plan, ShardCommit, Succeeded
+from schemas.codes import InterruptionCode, JobError
+from schemas.records import Cancelled, Failed, Interruption, Manifest, Plan, ShardCommit, Succeeded
 from schemas.spec import JobSpec
 from workers.cluster import Cluster
 from workers.dispatch import Dispatcher, Killer
-from workers.faults import JobFailure
+from workers.faults import JobFailure, JobInterruption, account_for
 from workers.pool import Pool
 from workers.progress import Reporter
 from workers.ray_cluster import RayCluster
@@ -42,6 +44,16 @@ TICK_S = 2.0
 """Seconds between looks at the terminal record, and between writes of the progress."""
 
 HEADS_AT_ONCE = 16
+
+LAST_WORD_S = 10.0
+"""A driver that is interrupted tries for as long to say so in the store: that may be what it died of."""
+
+_CAN_COME_RIGHT = {
+    JobError.ENGINE_START_FAILED: InterruptionCode.ENGINE_START_FAILED,
+    JobError.ENGINE_DIED: InterruptionCode.ENGINE_DIED,
+    JobError.INVALID_CLUSTER: InterruptionCode.INVALID_CLUSTER,
+}
+"""Faults of hardware or cluster where rows have been answered before: then neither job nor model is wrong."""
 
 TerminalRecord = Succeeded | Failed | Cancelled
 _T = TypeVar("_T")
@@ -55,7 +67,7 @@ class Driver:
     """
 
     def __init__(self, ledger: Ledger, driver_id: str, cluster: Cluster) -> None:
-        self._ledger, self._cluster = ledger, cluster
+        self._ledger, self._cluster, self._driver_id = ledger, cluster, driver_id
         self._spec: JobSpec = ledger.spec()
         self._writer = f"{driver_id}/{uuid4().hex}"
         self._pool = Pool(ledger, self._spec, driver_id, cluster, self._on_commit)
@@ -66,7 +78,7 @@ class Driver:
         """Work until the job is done, fails, or somebody else ends it.
 
         Raises:
-            StoreError: the store stays away. The job is interrupted and can be resumed.
+            JobInterruption, StoreError: the job is interrupted and can be resumed; the store says why.
         """
         working, watching = asyncio.create_task(self._work()), asyncio.create_task(self._watch())
         try:
@@ -74,12 +86,25 @@ class Driver:
             record = finished.pop().result()
         except JobFailure as failure:
             log.error("%s: %s", failure.code, failure)
+            committed = await asyncio.to_thread(self._ledger.committed)
+            if committed and failure.code in _CAN_COME_RIGHT:
+                interruption = JobInterruption(_CAN_COME_RIGHT[failure.code], str(failure))
+                await self._interrupted(interruption)
+                raise interruption from failure
             record = await self._end(Failed(code=failure.code, reason=str(failure)))
-        except Missing:
+        except Missing as missing:
             # Staged rows go when the job has succeeded: another driver may have seen to that.
             if (standing := await asyncio.to_thread(self._ledger.terminal)) is None:
+                await self._interrupted(missing)
                 raise
             record = standing
+        except asyncio.CancelledError:
+            told = JobInterruption(InterruptionCode.STOPPED, "The driver was told to stop (SIGTERM).")
+            await self._interrupted(told)
+            raise told from None
+        except Exception as error:
+            await self._interrupted(error)
+            raise
         finally:
             await _cancel(working, watching)
             await self._pool.kill()
@@ -121,12 +146,14 @@ class Driver:
             event = await staged.get()
             if isinstance(event, Plan):
                 self._plan = event
-                self._reporter.plan(event)
                 failpoint("driver.plan_stands")
                 dispatcher = Dispatcher(
                     event.shards, await asyncio.to_thread(self._killers), max_strikes=self._spec.max_shard_strikes
                 )
-                for commit in await asyncio.to_thread(self._commits):
+                commits = await asyncio.to_thread(self._commits)
+                self._reporter.plan(event)
+                self._reporter.recount()
+                for commit in commits:
                     computed = commit.num_rows - commit.num_error_rows - event.shards[commit.index].num_reused_rows
                     dispatcher.commit(commit.index, engine_rows=max(0, computed))
                     self._reporter.committed(commit)
@@ -145,6 +172,7 @@ class Driver:
 
     async def _watch(self) -> TerminalRecord:
         """Write the progress; return when somebody else has ended the job."""
+        await self._reporter.begin()
         while True:
             await self._reporter.tick()
             if (record := await asyncio.to_thread(self._ledger.terminal)) is not None:
@@ -178,16 +206,24 @@ class Driver:
     async def _end(self, record: TerminalRecord) -> TerminalRecord:
         return await asyncio.to_thread(self._ledger.end, record, writer=self._writer)
 
+    async def _interrupted(self, error: Exception) -> None:
+        """Say in the store why, before the replicas are ended: a driver that is told to stop has no time for both."""
+        await asyncio.to_thread(say_why, self._ledger, self._driver_id, error)
+
     def _check_model(self) -> None:
         """The model is usable here and the one that was submitted.
 
         Raises:
-            JobFailure: it is not.
+            JobFailure: it is not, and never was.
+            JobInterruption: it is away, or not whole any more.
         """
         model = self._spec.model
         try:
             found = pin_model(self._spec)
         except InvalidModel as error:
+            # One with a fingerprint was whole when the job was submitted.
+            if isinstance(error, MissingModel) or model.fingerprint is not None:
+                raise JobInterruption(InterruptionCode.MODEL_UNAVAILABLE, str(error), error.hint) from error
             raise JobFailure(JobError.INVALID_MODEL, f"{error} {error.hint}") from error
         if model.fingerprint is not None and model.fingerprint != found:
             raise JobFailure(
@@ -244,20 +280,34 @@ def _set_up_logging() -> None:
     logging.getLogger("ray.data").setLevel(logging.WARNING)
 
 
+def say_why(ledger: Ledger, driver_id: str, error: BaseException) -> Interruption:
+    """Write into the job directory why its driver ends, if the store lets us. The first word stands.
+
+    Returns:
+        The record, for those who can be told in no other way.
+    """
+    interruption = account_for(error, driver=driver_id, job_id=ledger.job_id)
+    try:
+        Ledger(open_store(ledger.store.uri, patience_s=LAST_WORD_S), ledger.job_id).interrupt(interruption)
+    except JobsError as refused:
+        log.warning("why the driver ends is not in the store: %s", refused)
+    return interruption
+
+
 def run_job(
     ledger: Ledger,
     driver_id: str,
     connect: Callable[[], Cluster],
     run: Callable[[Coroutine[Any, Any, TerminalRecord]], TerminalRecord] = asyncio.run,
 ) -> TerminalRecord:
-    """Run a job until it has ended; of one that has, only `_SUCCESS` is made sure of.
+    """Run a job until it has ended. If it has already succeeded, only make sure that `_SUCCESS` exists.
 
     Args:
         connect: gives the cluster, if there is work for it.
         run: runs the driver's coroutine.
 
     Raises:
-        StoreError: the store stays away. The job is interrupted and can be resumed.
+        JobInterruption, StoreError: the job is interrupted and can be resumed.
     """
     record = ledger.terminal()
     if record is None:
@@ -277,24 +327,42 @@ def main(job_uri: str, *, store_patience_s: float = STORE_PATIENCE_S) -> int:
     failpoint("driver.start")
     driver_id = os.environ.get(SUBMISSION_ID) or f"driver-{uuid4().hex[:8]}"
     root_uri, _, job_id = job_uri.rstrip("/").rpartition("/")
+    ledger: Ledger | None = None
     try:
         allowed = of_environment()
         check_bucket(root_uri, allowed)
         ledger = Ledger(open_store(root_uri, patience_s=store_patience_s), job_id)
         if allowed is not None:
             check_bucket(ledger.spec().input.uri, allowed)
-        record = run_job(ledger, driver_id, lambda: _connect(namespace=f"{job_id}/{driver_id}"))
-    except JobsError as error:
-        log.error("%s %s", error, error.hint)
-        return error.exit_code
-    except Exception:
-        log.exception("the driver has failed; nothing committed is lost, go on with: jobs resume %s", job_id)
-        return Exit.JOB_FAILED
+        record = run_job(ledger, driver_id, lambda: _connect(namespace=f"{job_id}/{driver_id}"), _run_until_told)
+    except Exception as error:
+        if isinstance(error, JobsError):
+            log.error("%s %s", error, error.hint)
+        else:
+            log.exception("the driver has failed; nothing committed is lost, go on with: jobs resume %s", job_id)
+        if ledger is None:
+            interruption = account_for(error, driver=driver_id, job_id=job_id)
+        else:
+            interruption = say_why(ledger, driver_id, error)
+        # The last line: Ray keeps the end of a driver's output in its own record of the job.
+        print(f"{MARK}{interruption.model_dump_json()}", flush=True)
+        return error.exit_code if isinstance(error, JobsError) else Exit.JOB_FAILED
     print(f"{job_id}: {record.state}" + (f": {record.code}: {record.reason}" if isinstance(record, Failed) else ""))
     if isinstance(record, Succeeded) and record.manifest.crossed_gates:
         print(f"{job_id}: {describe(record.manifest.crossed_gates)}")
         return Exit.GATE_CROSSED
     return Exit.JOB_FAILED if isinstance(record, Failed) else Exit.OK
+
+
+def _run_until_told(work: Coroutine[Any, Any, TerminalRecord]) -> TerminalRecord:
+    """Run the driver's coroutine; SIGTERM interrupts it. Ray's own handler would end the process without a word."""
+
+    async def stoppable() -> TerminalRecord:
+        running = asyncio.ensure_future(work)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running.cancel)
+        return await running
+
+    return asyncio.run(stoppable())
 
 
 if __name__ == "__main__":

@@ -1,14 +1,30 @@
-"""Faults that end a job, and what errors say."""
+"""Faults that end a job, faults that interrupt it, and what errors say."""
 
 from __future__ import annotations
 
+import os
+import traceback
+from datetime import UTC, datetime
 from typing import TypeVar
 
-from schemas.codes import JobError
+from jobs.errors import ClusterError, Damaged, JobsError, MissingInput, MissingModel, StoreError
+from schemas.codes import InterruptionCode, JobError
+from schemas.records import Interruption
 
 LAST_WORDS_CHARS = 2000
 
 _E = TypeVar("_E", bound=BaseException)
+
+_SCARCE = {
+    "OutOfMemoryError": "Ray ended a task because its node ran out of memory.",
+    "ObjectStoreFullError": "Ray's object store is full.",
+    "OutOfDiskError": "A node's disk is full: Ray cannot spill objects.",
+    "WorkerCrashedError": "A process of the cluster died while it worked for this job.",
+    "NodeDiedError": "A node of the cluster died while it worked for this job.",
+    "ObjectLostError": "A node of the cluster was lost with data of this job.",
+    "OwnerDiedError": "A process of the cluster was lost with data of this job.",
+}
+"""Ray's errors, by name, that another try or a larger cluster mends."""
 
 
 class JobFailure(Exception):
@@ -24,22 +40,90 @@ class JobFailure(Exception):
         self.code = code
 
 
+class JobInterruption(JobsError):
+    """A fault that can come right: the driver ends, and the job goes on with `jobs resume`.
+
+    Args:
+        code: for programs.
+        reason: what happened, for people; never quotes a prompt.
+        hint: what to do before the job is resumed; "" if nothing is known.
+    """
+
+    def __init__(self, code: InterruptionCode, reason: str, hint: str = "") -> None:
+        super().__init__(reason, hint)
+        self.code = code
+
+
+def passing(error: BaseException) -> JobInterruption | None:
+    """The interruption that an error comes to where something is missing, forbidden, unreachable or used up.
+
+    None for everything else, such as input that is there and wrong.
+    """
+    if (found := find_cause(error, JobInterruption)) is not None:
+        return found
+    if (no_input := find_cause(error, MissingInput)) is not None:
+        return JobInterruption(InterruptionCode.INPUT_UNAVAILABLE, str(no_input), no_input.hint)
+    if (no_model := find_cause(error, MissingModel)) is not None:
+        return JobInterruption(InterruptionCode.MODEL_UNAVAILABLE, str(no_model), no_model.hint)
+    if (damaged := find_cause(error, Damaged)) is not None:
+        return JobInterruption(InterruptionCode.DAMAGED, str(damaged), damaged.hint)
+    if (outage := find_cause(error, StoreError)) is not None:
+        return JobInterruption(InterruptionCode.STORE_UNAVAILABLE, str(outage), outage.hint)
+    if find_cause(error, MemoryError) is not None:
+        return JobInterruption(InterruptionCode.OUT_OF_RESOURCES, "A process of the job ran out of memory.")
+    if (refused := find_cause(error, OSError)) is not None and refused.errno is not None:
+        said = f"A file or connection on the cluster could not be used: {os.strerror(refused.errno)}."
+        return JobInterruption(InterruptionCode.OUT_OF_RESOURCES, said, "Check the disks and mounts of the nodes.")
+    for each in _chain(error):
+        if type(each).__module__.startswith("ray.") and (said := _SCARCE.get(type(each).__name__, "")):
+            return JobInterruption(
+                InterruptionCode.OUT_OF_RESOURCES, said, "Give the cluster more room, or more nodes."
+            )
+    return None
+
+
+def account_for(error: BaseException, *, driver: str, job_id: str) -> Interruption:
+    """The record of a driver's end, whatever it died of."""
+    found = passing(error)
+    if found is None and isinstance(error, JobsError):
+        code = InterruptionCode.INVALID_CLUSTER if isinstance(error, ClusterError) else InterruptionCode.UNEXPECTED
+        found = JobInterruption(code, str(error), error.hint)
+    if found is None:
+        # Not what it says: that could quote a row.
+        where = traceback.extract_tb(error.__traceback__)[-1:]
+        place = f" in {os.path.basename(where[0].filename)}, line {where[0].lineno}" if where else ""
+        found = JobInterruption(
+            InterruptionCode.UNEXPECTED,
+            f"The driver failed unexpectedly: {type(error).__name__}{place}.",
+            f"This is a fault of the program or of the cluster; jobs logs {job_id} shows all of it.",
+        )
+    resume = f"jobs resume {job_id}"
+    hint = found.hint.replace("run the command again", f"run: {resume}")
+    if resume not in hint:
+        hint = f"{hint} Then go on where it stopped: {resume}" if hint else f"Go on where it stopped: {resume}"
+    at = datetime.now(UTC).isoformat(timespec="seconds")
+    return Interruption(driver=driver, code=found.code, reason=str(found), hint=hint, at=at)
+
+
 def find_cause(error: BaseException, kind: type[_E]) -> _E | None:
     """The error of that kind which Ray, Ray Data or `raise … from` wrapped into this one, or None."""
-    seen: set[int] = set()
-    pending: list[BaseException | None] = [error]
-    while pending:
-        current = pending.pop()
-        if current is None or id(current) in seen:
-            continue
-        if isinstance(current, kind):
-            return current
-        seen.add(id(current))
-        pending += [current.__cause__, current.__context__, getattr(current, "cause", None)]
-    return None
+    return next((each for each in _chain(error) if isinstance(each, kind)), None)
 
 
 def last_words(error: BaseException) -> str:
     """What the error says, short enough for a record."""
     text = f"{type(error).__name__}: {error}".strip()
     return text if len(text) <= LAST_WORDS_CHARS else "… " + text[-LAST_WORDS_CHARS:]
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """The error and all that it wraps or follows."""
+    seen: list[BaseException] = []
+    pending: list[BaseException | None] = [error]
+    while pending:
+        current = pending.pop()
+        if current is None or any(current is each for each in seen):
+            continue
+        seen.append(current)
+        pending += [current.__cause__, current.__context__, getattr(current, "cause", None)]
+    return seen

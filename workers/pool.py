@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import NoReturn
 from uuid import uuid4
 
-from jobs.errors import StoreError
+from jobs.errors import MissingModel, StoreError
 from jobs.ledger import Ledger
 from schemas.codes import JobError, RowError
 from schemas.history import Loss
@@ -20,7 +20,7 @@ from schemas.spec import JobSpec
 from workers.cluster import Cluster, ReplicaHandle, ReplicaLost
 from workers.dispatch import Dispatcher, Work
 from workers.engines.base import EngineDead, EngineInfo, EngineStalled
-from workers.faults import JobFailure, find_cause, last_words
+from workers.faults import JobFailure, JobInterruption, find_cause, last_words, passing
 from workers.replica import Loaded, ReplicaCounters, ShardDone
 from workers.resources import Resources
 from workers.slots import Slot, added
@@ -144,7 +144,7 @@ class Pool:
             try:
                 await self._load(slot)
                 await self._work(slot)
-            except JobFailure:
+            except (JobFailure, JobInterruption):
                 raise
             except Exception as error:  # noqa: BLE001 - whatever a replica dies of, the pool decides what follows
                 await self._mourn(slot, error)
@@ -244,6 +244,8 @@ class Pool:
             self._last_words = last_words(error)
             log.warning("%s failed on shard %d: %s", slot.name, work.shard, self._last_words)
             self._dispatcher.fail(slot.name, work)
+            if self._dispatcher.verdict is not None and (interruption := passing(error)) is not None:
+                raise interruption from error
             self._heed_verdict()
         else:
             if isinstance(done, int):
@@ -288,6 +290,7 @@ class Pool:
         Raises:
             StoreError: not the replica but the store is away.
             JobFailure: too many starts failed, or engines die of everything.
+            JobInterruption: too many starts failed because the model is away.
         """
         words = last_words(error)
         slot.shards, was_ready = {}, slot.loaded is not None
@@ -312,6 +315,8 @@ class Pool:
             return
         self._start_failures += 1
         if self._start_failures >= MAX_START_FAILURES:
+            if find_cause(error, MissingModel) is not None and (interruption := passing(error)) is not None:
+                raise interruption from error
             self._fail(JobError.ENGINE_START_FAILED, f"The engine did not start, {self._start_failures} times in a row")
 
     async def _last_lines(self, slot: Slot) -> str:

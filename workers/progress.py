@@ -12,6 +12,7 @@ from typing import Literal
 from jobs.errors import JobsError, StoreError
 from jobs.estimate import foretell
 from jobs.ledger import Ledger
+from jobs.liveness import this_process
 from jobs.shard_stats import ShardStats
 from jobs.throughput import LEAST_ENGINE_S, find, remember
 from schemas.history import Sample
@@ -46,6 +47,7 @@ class Reporter:
         self._rows_staged = self._rows = self._errors = self._shards = 0
         self._input_tokens = self._generated_tokens = 0
         self._error_codes: Counter[str] = Counter()
+        self._rows_staged_before = 0
         self._gpu_s_before: float | None = None
         self._began_s = time.monotonic()
         self._start_s: float | None = None
@@ -53,7 +55,36 @@ class Reporter:
         self._foretold = False
         self._planned_s: float | None = None
         self._took_s: float | None = None
+        self._process = this_process()
         self.phase: Phase = "starting"
+
+    async def begin(self) -> None:
+        """Start from what earlier drivers have committed: no count goes back while this one looks around."""
+        try:
+            earlier, plan, committed = await asyncio.to_thread(self._look_back)
+        except JobsError as error:
+            log.warning("what earlier drivers have come to is not known yet: %s", error)
+            return
+        self._gpu_s_before = earlier.gpu_s if earlier else 0.0
+        if plan is None or self._plan is not None:
+            return  # Nothing to take over; or the dispatcher was faster, and its counts are exact.
+        self._plan, self._shards = plan, len(committed)
+        self._rows = sum(plan.shards[shard].num_rows for shard in committed)
+        if earlier is not None:
+            self._error_codes = Counter(earlier.error_codes)
+            self._errors = min(self._rows, self._error_codes.total())
+            self._rows_staged_before = min(earlier.rows_staged, plan.num_rows)
+            self._input_tokens, self._generated_tokens = earlier.input_tokens, earlier.generated_tokens
+
+    def _look_back(self) -> tuple[Progress | None, Plan | None, set[int]]:
+        earlier, plan = self._ledger.progress(), self._ledger.plan()
+        shards = range(len(plan.shards)) if plan else ()
+        return earlier, plan, self._ledger.committed().intersection(shards)
+
+    def recount(self) -> None:
+        """Forget the counts: those of all commits follow at once."""
+        self._rows = self._errors = self._shards = self._input_tokens = self._generated_tokens = 0
+        self._error_codes = Counter()
 
     def plan(self, plan: Plan) -> None:
         """The plan stands."""
@@ -197,9 +228,10 @@ class Reporter:
             driver=self._driver,
             updated_at=_now(),
             started_at=self._started_at,
+            process=self._process,
             phase=self.phase,
             rows_total=total,
-            rows_staged=self._rows_staged,
+            rows_staged=max(self._rows_staged, self._rows_staged_before),
             rows_ok=sample.rows_ok,
             rows_error=sample.rows_error,
             error_codes=dict(self._error_codes),

@@ -31,7 +31,7 @@ from jobs.dataset import (
     slices,
 )
 from jobs.encoding import load_encoder
-from jobs.errors import InvalidModel, StoreError, UsageError
+from jobs.errors import InvalidModel, MissingInput, MissingModel, UsageError
 from jobs.failpoints import failpoint
 from jobs.ledger import Ledger
 from jobs.models.pinning import pin_model
@@ -44,7 +44,7 @@ from schemas.records import InputFile, Plan, RowColumn
 from schemas.spec import JobSpec
 from schemas.tables import FINGERPRINT_FIELDS
 from workers.copies import SOURCE_COLUMNS, copy_shard
-from workers.faults import JobFailure, find_cause
+from workers.faults import JobFailure, JobInterruption, find_cause, passing
 from workers.results import write_parquet
 
 log = logging.getLogger(__name__)
@@ -61,8 +61,8 @@ def stage(ledger: Ledger, spec: JobSpec, writer: str, report: Callable[[Plan | i
         report: called once with the plan when it stands, then with every shard that can be read.
 
     Raises:
-        JobFailure: the input cannot be read, or is not the one that was planned.
-        StoreError: the store stays away.
+        JobFailure: the input is there and cannot be read, or is not the one that was planned.
+        JobInterruption: input, model or store are away, or the cluster has no room.
     """
     plan = ledger.plan()
     missing: set[int] | None = None
@@ -77,14 +77,18 @@ def stage(ledger: Ledger, spec: JobSpec, writer: str, report: Callable[[Plan | i
         log.info("%d of %d staged shards are missing; staging again", len(missing), len(plan.shards))
     try:
         _Staging(ledger, spec, writer).run(plan, missing, report)
+    except (JobFailure, JobInterruption):
+        raise
     except Exception as error:
         # Ray Data wraps what its tasks raise.
+        if any(find_cause(error, kind) for kind in (MissingInput, MissingModel)):
+            raise passing(error) or error from error
         if (changed := find_cause(error, InputChanged)) is not None:
             raise JobFailure(JobError.INPUT_CHANGED, f"{changed} {changed.hint}") from error
         if (invalid := find_cause(error, UsageError)) is not None:
             raise JobFailure(JobError.INVALID_INPUT, f"{invalid} {invalid.hint}") from error
-        if (outage := find_cause(error, StoreError)) is not None:
-            raise outage from error
+        if (interruption := passing(error)) is not None:
+            raise interruption from error
         if (fault := find_cause(error, UserCodeException)) is not None:
             # Our code failed on these rows and would again; what it says could quote them.
             kind = type(fault.__cause__ or fault).__name__
@@ -179,9 +183,12 @@ def max_model_len(spec: JobSpec) -> int:
 
     Raises:
         JobFailure: the model directory is not usable.
+        MissingModel: it is away.
     """
     try:
         supported = load_encoder(spec.model.path).max_model_len
+    except MissingModel:
+        raise
     except InvalidModel as error:
         raise JobFailure(JobError.INVALID_MODEL, f"{error} {error.hint}") from error
     return min(spec.engine.max_model_len or supported, supported)

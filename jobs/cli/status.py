@@ -69,6 +69,7 @@ def list_jobs(
     """
     from jobs import settings
     from jobs.client import BatchClient
+    from jobs.display import printable
     from jobs.listing import newest
 
     client = BatchClient(settings.load({"root": root}))
@@ -76,13 +77,17 @@ def list_jobs(
     for job_id, reason in listing.unreadable:
         output.warn(f"Job {job_id} is left out: {reason}")
     if output.format is Format.TABLE and not listing.entries:
-        output.note(f"No jobs under {client.store.uri}." if not state else "No job is in such a state.")
-        output.hint("jobs submit dataset.parquet")
+        if not listing.unreadable:
+            output.note(f"No jobs under {client.store.uri}." if not state else "No job is in such a state.")
+            output.hint("jobs submit dataset.parquet")
         return
     rows = [entry.to_dict() | _shown(entry.rows_done, entry.rows_total) for entry in listing.entries]
     if output.format is Format.JSON:
         rows = [entry.to_dict() for entry in listing.entries]
     output.table(rows, {"job_id": "id", "state": "state", "rows": "rows", "created_at": "created", "name": "name"})
+    for entry in listing.entries:
+        if entry.state is State.INTERRUPTED and entry.reason:
+            output.note(f"{entry.job_id}: {printable(entry.reason)} {printable(entry.hint or '')}")
     if listing.more:
         output.note(f"There are more; show them with --limit {2 * limit}.")
 
@@ -98,6 +103,8 @@ def _described(summary: Summary) -> dict[str, str]:
         "job": summary.job_id,
         "state": summary.state,
         "reason": f"{summary.failure_code}: {summary.failure_reason}" if summary.failure_code else None,
+        "next": summary.hint,
+        "damaged": summary.damage,
         "cancelled by": summary.cancelled_by,
         "name": summary.name if summary.name != summary.job_id else None,
         "dataset": summary.dataset,

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from jobs.dataset.inspection import DataFile, Dataset
 from jobs.dataset.sources import InputChanged, open_source
+from jobs.errors import MissingInput
 from schemas.records import InputFile
 
 __all__ = ["InputChanged", "check_unchanged", "identity", "pin"]
@@ -45,13 +46,17 @@ def check_unchanged(pinned: Sequence[InputFile], current: Sequence[InputFile]) -
     """Compare what was pinned with what is there now.
 
     Raises:
-        InputChanged: a file was added, removed or changed; names the first.
+        InputChanged: a file was added or changed; names the first.
+        MissingInput: files are gone, and the others are as they were.
     """
     before, now = {file.uri: file for file in pinned}, {file.uri: file for file in current}
-    for uri in sorted(before | now):
-        if before.get(uri) != now.get(uri):
-            what = "has been added" if uri not in before else "is gone" if uri not in now else "has changed"
+    for uri in sorted(now):
+        if before.get(uri) != now[uri]:
+            what = "has changed" if uri in before else "has been added"
             raise InputChanged(
                 f"The input is not the one that was planned: {uri} {what}.",
                 "Put the files back as they were, or submit the dataset as a new job.",
             )
+    if gone := sorted(before.keys() - now.keys()):
+        more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
+        raise MissingInput(f"{gone[0]}{more} of the input is gone.", "Put it back, or mount what it lies on.")

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from botocore.exceptions import ClientError
 
+from jobs.errors import MissingInput
 from jobs.store.s3_client import S3Client
 from jobs.store.s3_errors import is_missing, status_of
 
@@ -100,7 +101,9 @@ class _ObjectFile(io.RawIOBase):
                     Bucket=bucket, Key=key, Range=f"bytes={start}-{start + length - 1}", IfMatch=self._etag
                 )
             except ClientError as error:
-                if is_missing(error) or status_of(error) in (412, 416):
+                if is_missing(error):
+                    raise MissingInput(f"{self._uri} is gone.", "Put the object back.") from error
+                if status_of(error) in (412, 416):
                     raise self._changed from error
                 raise
             data: bytes = answer["Body"].read()

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 from jobs.buckets import is_name
 from jobs.dataset import s3_files
-from jobs.errors import InvalidInput
+from jobs.errors import InvalidInput, MissingInput
 from jobs.row_values import is_encodable
 
 PARQUET_SUFFIXES = (".parquet", ".parq", ".pq")
@@ -67,16 +67,16 @@ def find_sources(uri: str) -> tuple[list[Source], int]:
         found = [name for name in _matches(path, base) if os.path.isfile(name)]
         if sources := [_local(name) for name in sorted(found) if not _is_hidden(name.removeprefix(base))]:
             return sources, 0
-        raise InvalidInput(f"No file matches {uri}.", "Check the pattern; quote it, so that the shell leaves it alone.")
-    raise InvalidInput(f"There is no file or directory {uri}.", "Check the path.")
+        raise MissingInput(f"No file matches {uri}.", "Check the pattern; quote it, so that the shell leaves it alone.")
+    raise MissingInput(f"There is no file or directory {uri}.", "Check the path.")
 
 
 def open_source(source: Source) -> io.BufferedReader:
     """The file's bytes, seekable.
 
     Raises:
-        InputChanged: gone, or of another size or ETag than when it was found. On S3 reads may raise it too.
-        InvalidInput: may not be read, or is no regular file.
+        InputChanged: of another size or ETag than when it was found. On S3 reads may raise it too.
+        MissingInput: gone, or it may not be read.
         StoreError: S3 cannot be reached or refuses.
     """
     changed = InputChanged(f"{source.uri} has changed since it was looked at.", "Submit it as a new job.")
@@ -86,9 +86,9 @@ def open_source(source: Source) -> io.BufferedReader:
         # A pipe that has taken the file's place must not hold us up.
         file = os.fdopen(os.open(source.uri, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
     except FileNotFoundError as error:
-        raise changed from error
+        raise MissingInput(f"{source.uri} is gone.", "Put it back, or mount what it lies on.") from error
     except OSError as error:
-        raise InvalidInput(f"{source.uri} cannot be read: {error.strerror}.", "Check its permissions.") from error
+        raise MissingInput(f"{source.uri} cannot be read: {error.strerror}.", "Check its permissions.") from error
     status = os.fstat(file.fileno())
     if status.st_size != source.size_bytes or not stat.S_ISREG(status.st_mode):
         file.close()
@@ -122,7 +122,7 @@ def _walk(root: str) -> Iterator[str]:
     """
 
     def explain(error: OSError) -> None:
-        raise InvalidInput(f"{error.filename} cannot be read: {error.strerror}.", "Check its permissions.") from error
+        raise MissingInput(f"{error.filename} cannot be read: {error.strerror}.", "Check its permissions.") from error
 
     inside = os.path.join(os.path.realpath(root), "")
     for folder, names, files in os.walk(root, onerror=explain):
@@ -169,14 +169,14 @@ def _find_on_s3(uri: str) -> tuple[list[Source], int]:
     pattern = _glob_expression(uri)
     if sources := [source for source in _listed(_fixed_part(uri), uri) if pattern.fullmatch(source.uri)]:
         return sources, 0
-    raise InvalidInput(f"No object matches {uri}.", "Check the pattern; quote it, so that the shell leaves it alone.")
+    raise MissingInput(f"No object matches {uri}.", "Check the pattern; quote it, so that the shell leaves it alone.")
 
 
 def _listed(prefix: str, uri: str) -> list[Source]:
     base = prefix[: prefix.rindex("/") + 1]
     found = [Source(uri=name, size_bytes=size, etag=etag) for name, size, etag in s3_files.list_objects(prefix)]
     if not found:
-        raise InvalidInput(f"There is nothing at {uri}.", "Check the address.")
+        raise MissingInput(f"There is nothing at {uri}.", "Check the address.")
     visible = (source for source in found if not _is_hidden(source.uri.removeprefix(base)))
     return sorted(visible, key=lambda source: source.uri)
 
@@ -185,7 +185,7 @@ def _data_files(uri: str, sources: list[Source]) -> tuple[list[Source], int]:
     data = [source for source in sources if _is_data(source.uri)]
     if not data:
         others = f"; it holds {os.path.basename(sources[0].uri)}" if sources else ""
-        raise InvalidInput(
+        raise MissingInput(
             f"{uri} has no Parquet or JSONL file{others}.",
             f"Files must end in {', '.join(PARQUET_SUFFIXES + JSONL_SUFFIXES)}; name others with a glob.",
         )

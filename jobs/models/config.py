@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.errors import InvalidModel
+from jobs.errors import InvalidModel, MissingModel
 
 INTERNLM2 = "internlm2"
 
@@ -48,7 +48,9 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         value = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise MissingModel(f"{path} cannot be read: {error.strerror}.", "Check its permissions and mount.") from error
+    except ValueError as error:
         raise InvalidModel(
             f"{path} cannot be read: {type(error).__name__}.", "Download the model again; the file is damaged."
         ) from error
@@ -105,10 +107,10 @@ def load_info(model_dir: Path) -> ModelInfo:
         InvalidModel: no `config.json`, an unsupported architecture, or values the engine would get wrong.
     """
     if not model_dir.is_dir():
-        raise InvalidModel(f"There is no model directory {model_dir}.", "Check the path given with --model.")
+        raise MissingModel(f"There is no model directory {model_dir}.", "Check the path given with --model.")
     path = model_dir / "config.json"
     if not path.is_file():
-        raise InvalidModel(f"{model_dir} has no config.json.", "Give the directory of a model in Hugging Face layout.")
+        raise MissingModel(f"{model_dir} has no config.json.", "Give the directory of a model in Hugging Face layout.")
     config = read_json(path)
     generation_path = model_dir / "generation_config.json"
     generation = read_json(generation_path) if generation_path.is_file() else {}

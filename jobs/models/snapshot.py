@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
-from jobs.errors import InvalidModel
+from jobs.errors import InvalidModel, MissingModel
 from jobs.models.config import ModelInfo, load_info, read_json
 from schemas.base import Document
 
@@ -54,7 +54,7 @@ def check_model(model_dir: str | Path, *, weights: bool = True) -> ModelInfo:
     info = load_info(path)
     if not (path / "tokenizer.json").is_file():
         remote = (path / "tokenizer.model").is_file() or any(path.glob("tokenization_*.py"))
-        raise InvalidModel(
+        raise MissingModel(
             f"{path} has no tokenizer.json" + (", only a tokenizer that needs code of its own." if remote else "."),
             _PREPARE if remote else "Use a model with a native tokenizer.json.",
         )
@@ -74,7 +74,7 @@ def weight_files(model_dir: Path) -> list[Path]:
         shards = sorted(set(read_json(index).get("weight_map", {}).values()))
         missing = [name for name in shards if not (model_dir / name).is_file()]
         if missing or not shards:
-            raise InvalidModel(
+            raise MissingModel(
                 f"{len(missing)} of {len(shards)} weight files of {model_dir} are missing, {missing[0]} first."
                 if missing
                 else f"{index} names no weight files.",
@@ -89,7 +89,7 @@ def weight_files(model_dir: Path) -> list[Path]:
             "Download the safetensors version of the model; an InternEvo ('Origin') checkpoint has to be "
             "converted to Hugging Face format first.",
         )
-    raise InvalidModel(f"{model_dir} has no weights (*.safetensors).", "Finish the download.")
+    raise MissingModel(f"{model_dir} has no weights (*.safetensors).", "Finish the download.")
 
 
 def fingerprint(model_dir: str | Path, *, weights: bool = True) -> str:

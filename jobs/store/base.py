@@ -55,6 +55,9 @@ class ObjectStore(Protocol):
     def head(self, key: str) -> ObjectInfo | None:
         """The object's description with the writer's metadata (`writer` included), or None."""
 
+    def age_s(self, key: str) -> float | None:
+        """Seconds since the object was written, by the store's own clock alone; None if it cannot be told."""
+
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """All objects whose key starts with `prefix`, in key order; at any depth."""
 

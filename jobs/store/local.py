@@ -113,6 +113,21 @@ class LocalStore:
                 key=key, size_bytes=info.size_bytes, modified_at=info.modified_at, metadata=_read_metadata(path)
             )
 
+    def age_s(self, key: str) -> float | None:
+        path = self._path(key)
+        probe = _temporary(path)
+        try:
+            modified_at = path.stat().st_mtime
+            # The time of the file system, which may be another machine's.
+            with open(probe, "wb") as file:
+                now = os.fstat(file.fileno()).st_mtime
+        except OSError:
+            return None
+        finally:
+            with suppress(OSError):
+                probe.unlink()
+        return max(0.0, now - modified_at)
+
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         folder = checked_prefix(prefix).rpartition("/")[0]
         yield from self._walk(f"{folder}/" if folder else "", prefix)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
 from botocore.exceptions import ClientError
@@ -16,6 +18,8 @@ from jobs.store.s3_client import S3Client
 from jobs.store.s3_errors import is_missing, status_of
 
 _T = TypeVar("_T")
+_CLOCK_STEP_S = 2.0
+"""S3 tells times to the second, and rounds some of them."""
 
 
 class S3Store:
@@ -65,6 +69,21 @@ class S3Store:
     def head(self, key: str) -> ObjectInfo | None:
         checked_key(key)
         return self._call(key, lambda client: self._head(client, key))
+
+    def age_s(self, key: str) -> float | None:
+        where = self._where(key)
+
+        def attempt(client: Any) -> float | None:
+            try:
+                answer = client.head_object(**where)
+            except ClientError as error:
+                if is_missing(error):
+                    return None
+                raise
+            # Both times are the store's, to the second.
+            return _seconds_between(answer["LastModified"], answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}))
+
+        return self._call(key, attempt)
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         checked_prefix(prefix)
@@ -126,6 +145,18 @@ class S3Store:
             if not page.get("IsTruncated"):
                 return
             request["ContinuationToken"] = page["NextContinuationToken"]
+
+
+def _seconds_between(modified_at: datetime, headers: Mapping[str, str]) -> float | None:
+    """From a change to the answer with these headers; None where they tell no time that could follow."""
+    try:
+        answered_at = parsedate_to_datetime(headers.get("date", ""))
+    except ValueError:
+        return None
+    if answered_at.tzinfo is None:
+        return None
+    age_s = (answered_at - modified_at).total_seconds()
+    return age_s if age_s >= -_CLOCK_STEP_S else None
 
 
 def _content_md5(data: bytes) -> str:

@@ -54,12 +54,22 @@ _BY_CODE = {
     ),
     "InvalidBucketName": ("refuses the bucket's name", "Check the name in the s3:// address."),
     "EntityTooLarge": ("refuses an object of this size", "Lower the shard size: one object holds at most 5 GiB."),
+    "NotModified": (
+        "answers a conditional write with 304, as MinIO did before April 2024",
+        "Upgrade the store: it must answer If-None-Match with 412, and keep that promise when two write at once.",
+    ),
     "NotImplemented": (
         "lacks conditional writes (If-None-Match)",
         "Use AWS S3 or a recent S3-compatible store; write-once rests on it.",
     ),
 }
-_BY_STATUS = {301: "PermanentRedirect", 307: "PermanentRedirect", 403: "AccessDenied", 501: "NotImplemented"}
+_BY_STATUS = {
+    301: "PermanentRedirect",
+    304: "NotModified",
+    307: "PermanentRedirect",
+    403: "AccessDenied",
+    501: "NotImplemented",
+}
 """Answers to HEAD have no body and so no code."""
 
 

@@ -8,6 +8,7 @@ import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from email.utils import format_datetime
 from types import SimpleNamespace
 from typing import Any, Literal
 
@@ -94,7 +95,13 @@ class Bucket:
         if Key not in self._objects:
             raise refusal(404, "404")
         data, metadata, modified_at = self._objects[Key]
-        return {"ContentLength": len(data), "LastModified": modified_at, "Metadata": dict(metadata)}
+        headers = {"date": format_datetime(self._clock(), usegmt=True)}
+        return {
+            "ContentLength": len(data),
+            "LastModified": modified_at,
+            "Metadata": dict(metadata),
+            "ResponseMetadata": {"HTTPHeaders": headers},
+        }
 
     def delete_object(self, *, Bucket: str, Key: str) -> dict[str, Any]:  # noqa: N803
         if Key in self._objects:

@@ -172,6 +172,7 @@ def seams() -> Iterator[Seams]:
     put(workers.engines.fake, "_FAULTS", {**faults, "crash": _crash, "freeze": _freeze})
     put(workers.replica, "ReplicaMetrics", _Gauge)
     put(workers.progress, "DriverMetrics", _Gauge)
+    put(workers.progress, "this_process", lambda: None)
     inspect = lru_cache(jobs.dataset.inspect)
     put(jobs.dataset, "inspect", inspect)
     put(workers.staging, "inspect", inspect)
