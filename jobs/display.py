@@ -26,7 +26,6 @@ _PHASES = {
     "staging": "reading and tokenising the dataset",
     "finishing": "all rows are done; writing the manifest",
 }
-_NO_DRIVER = "no driver has been seen: none was started, or its cluster is not the one of this command, or is gone"
 _REPLICAS = {"ready": "up", "loading": "loading", "waiting": "waiting", "lost": "lost"}
 _NOTE_CHARACTERS = 80
 
@@ -160,7 +159,7 @@ def _why(summary: Summary) -> list[str]:
 
 def _phase(summary: Summary) -> str:
     if summary.state is State.QUEUED:
-        return "waiting for the cluster to start a driver" if summary.driver_alive else _NO_DRIVER
+        return "waiting for the cluster to start a driver" if summary.driver_alive else "no driver has been started"
     if not summary.at_work:
         return ""
     return _PHASES.get(summary.phase, "") if summary.phase else _PHASES["starting"]

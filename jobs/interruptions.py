@@ -127,7 +127,7 @@ def _read(submission: Submission, job_id: str) -> tuple[InterruptionCode, str, s
     if submission.error_type.startswith("JOB_SUPERVISOR_ACTOR_START") or "supervisor actor failed to start" in message:
         said = "The driver could not start: the cluster did not place it in time."
         return InterruptionCode.DRIVER_NOT_STARTED, said, "Make room on the head node, or add nodes."
-    if exit_code is not None:
+    if exit_code:
         return InterruptionCode.UNEXPECTED, _with(f"The driver ended with exit code {exit_code}.", message), logs
     if submission.status == "SUCCEEDED":
         return InterruptionCode.UNEXPECTED, "The driver ended without having ended the job.", logs

@@ -46,7 +46,12 @@ class JobStatus:
 
     @property
     def hint(self) -> str:
-        """The next step after an interruption; "" in every other state."""
+        """The next step where no driver is at work on a job that has not ended; "" in every other state."""
+        if self.state is State.QUEUED and not self.driver_alive:
+            return (
+                "No driver has been seen: its cluster may be gone, or be another one than this command's. "
+                f"Start one: jobs resume {self.job_id}"
+            )
         return self.interruption.hint if self.interruption else ""
 
     @property

@@ -224,7 +224,8 @@ class Ledger:
         version = info.metadata.get("format-version", "")
         if version.isdecimal() and int(version) > FORMAT_VERSION:
             raise UsageError(
-                f"{self.uri}/{key} cannot be read by this version: its format is newer.",
+                f"{self.uri}/{key} cannot be read by this version: "
+                f"format_version {version} is newer than {FORMAT_VERSION}.",
                 "Upgrade nightbatch, or use the version that wrote it.",
             )
         try:

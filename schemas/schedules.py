@@ -104,6 +104,7 @@ class Retry(Document):
     number: int = Field(ge=1)
     noticed_at: AwareDatetime
     started_at: AwareDatetime | None = Field(None, description="In `retry-N-started.json` only.")
+    reason: str = Field("", description="Why, and what to do about it, for people. Never quotes a prompt.")
 
 
 class Late(Document):

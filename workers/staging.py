@@ -31,7 +31,7 @@ from jobs.dataset import (
     slices,
 )
 from jobs.encoding import load_encoder
-from jobs.errors import InvalidModel, MissingInput, MissingModel, UsageError
+from jobs.errors import InvalidModel, MissingInput, MissingModel, StoreError, UsageError
 from jobs.failpoints import failpoint
 from jobs.ledger import Ledger
 from jobs.models.pinning import pin_model
@@ -62,7 +62,8 @@ def stage(ledger: Ledger, spec: JobSpec, writer: str, report: Callable[[Plan | i
 
     Raises:
         JobFailure: the input is there and cannot be read, or is not the one that was planned.
-        JobInterruption: input, model or store are away, or the cluster has no room.
+        JobInterruption: input or model are away, or the cluster has no room.
+        StoreError: the store stays away.
     """
     plan = ledger.plan()
     missing: set[int] | None = None
@@ -87,6 +88,8 @@ def stage(ledger: Ledger, spec: JobSpec, writer: str, report: Callable[[Plan | i
             raise JobFailure(JobError.INPUT_CHANGED, f"{changed} {changed.hint}") from error
         if (invalid := find_cause(error, UsageError)) is not None:
             raise JobFailure(JobError.INVALID_INPUT, f"{invalid} {invalid.hint}") from error
+        if (outage := find_cause(error, StoreError)) is not None:
+            raise outage from error
         if (interruption := passing(error)) is not None:
             raise interruption from error
         if (fault := find_cause(error, UserCodeException)) is not None:

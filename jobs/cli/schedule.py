@@ -11,7 +11,7 @@ from jobs.cli.options import Request, with_spec
 from jobs.cli.output import Format, Output, with_output
 from jobs.cli.reference import Root
 from jobs.cli.schedule_runs import render_schedule, run_schedule, serve_schedules
-from jobs.errors import UsageError
+from jobs.errors import Damaged, UsageError
 
 if TYPE_CHECKING:
     from jobs.schedules.book import Book, Entry
@@ -159,12 +159,19 @@ def list_schedules(output: Output, root: Root = None) -> None:
       jobs schedule list
     """
     book, now = _book(root), datetime.now(UTC)
-    found = [schedule for name in book.names() if (schedule := book.find(name)) is not None]
-    if not found and output.format is Format.TABLE:
-        output.note(f"No schedules under {book.store.uri}.")
-        output.hint("jobs schedule create nightly --cron '0 2 * * *' --tz Europe/Berlin --spec nightly.toml")
+    rows, unreadable = [], False
+    for name in book.names():
+        try:
+            if (schedule := book.find(name)) is not None:
+                rows.append(_described(book, schedule, now))
+        except (UsageError, Damaged) as error:
+            unreadable = True
+            output.warn(f"Schedule {name} is left out: {error} {error.hint}")
+    if not rows and output.format is Format.TABLE:
+        if not unreadable:
+            output.note(f"No schedules under {book.store.uri}.")
+            output.hint("jobs schedule create nightly --cron '0 2 * * *' --tz Europe/Berlin --spec nightly.toml")
         return
-    rows = [_described(book, schedule, now) for schedule in found]
     columns = ("name", "state", "cron", "tz", "next", "last", "outcome", "published")
     output.table(rows, dict(zip(columns, columns, strict=True)))
 
@@ -296,8 +303,15 @@ def _run(entry: Entry) -> dict[str, Any]:
         "ended_at": utc(outcome.at) if outcome else None,
         "by": run.by,
         "retries": len([retry for retry in entry.retries if retry.started_at]),
-        "reason": (outcome.reason or None) if outcome else None,
+        "reason": _reason(entry),
     }
+
+
+def _reason(entry: Entry) -> str | None:
+    """How the run ended, or why its job was interrupted last."""
+    if entry.outcome is not None:
+        return entry.outcome.reason or None
+    return (entry.retries[-1].reason or None) if entry.retries else None
 
 
 def _outcome(entry: Entry) -> str:

@@ -79,7 +79,7 @@ def run_schedule(
             "round": view.run.round,
             "outcome": outcome.kind if outcome else "not done",
             "state": str(view.job.state) if view.job else None,
-            "reason": (outcome.reason or None) if outcome else None,
+            "reason": (outcome.reason or None) if outcome else (view.job.reason or None) if view.job else None,
         }
     )
     if outcome is not None:

@@ -9,14 +9,12 @@ from itertools import islice
 from typing import TypeVar
 from uuid import uuid4
 
-from pydantic import ValidationError
-
-from jobs.errors import Conflict, UsageError
+from jobs.documents import read_document
+from jobs.errors import Conflict, Damaged, UsageError
 from jobs.failpoints import failpoint
 from jobs.schedules.calendar import Calendar
 from jobs.schedules.template import render, variables
 from jobs.store.base import ObjectStore
-from schemas import FORMAT_VERSION
 from schemas.base import Document
 from schemas.schedules import (
     SCHEDULE_NAME,
@@ -53,7 +51,7 @@ class Entry:
 
 
 class Book:
-    """The schedules under one root. Every method may raise `StoreError`."""
+    """The schedules under one root. Every method may raise `StoreError`; those that read, `Damaged` among them."""
 
     def __init__(self, store: ObjectStore) -> None:
         self.store = store
@@ -66,7 +64,10 @@ class Book:
 
     def find(self, name: str) -> Schedule | None:
         """A schedule, or None."""
-        return self._read(schedule_key(name), Schedule) if SCHEDULE_NAME.fullmatch(name) else None
+        if not SCHEDULE_NAME.fullmatch(name):
+            return None
+        again = f"Write it again: jobs schedule create {name} --replace … Its runs and what is published stay."
+        return self._read(schedule_key(name), Schedule, again)
 
     def schedule(self, name: str) -> Schedule:
         """A schedule.
@@ -256,8 +257,12 @@ class Book:
             self.store.put(latest_key(name), data)
 
     def latest(self, name: str) -> Pointer | None:
-        """What readers see, or None before the first success."""
-        return self._read(latest_key(name), Pointer)
+        """What readers see, or None before the first success; the newest publication where the pointer is damaged."""
+        try:
+            return self._read(latest_key(name), Pointer)
+        except Damaged:
+            newest = max((info.key for info in self.store.list(published_key(name))), default=None)
+            return None if newest is None else self._read(newest, Pointer)
 
     # -- helpers --------------------------------------------------------------------------------
 
@@ -265,18 +270,9 @@ class Book:
         key = run_key(run.schedule, run.logical_date, run.round, document)
         return self.store.put_new(key, value.to_json(), writer=_writer())
 
-    def _read(self, key: str, kind: type[_D]) -> _D | None:
+    def _read(self, key: str, kind: type[_D], remedy: str = "") -> _D | None:
         data = self.store.get(key)
-        try:
-            document = None if data is None else kind.from_json(data)
-        except ValidationError as error:
-            first = error.errors(include_input=False, include_url=False)[0]
-            raise UsageError(
-                f"{self.store.uri}/{key} cannot be read by this version: {first['msg']}.", "Upgrade nightbatch."
-            ) from error
-        if document is not None and getattr(document, "format_version", 0) > FORMAT_VERSION:
-            raise UsageError(f"{self.store.uri}/{key} was written by a newer version.", "Upgrade nightbatch.")
-        return document
+        return None if data is None else read_document(data, f"{self.store.uri}/{key}", kind.from_json, remedy)
 
 
 def _sent(name: str) -> tuple[End, str]:

@@ -34,7 +34,7 @@ class JobView:
     """A run's job as its ledger and its cluster tell.
 
     Attributes:
-        reason: why it failed or who cancelled it.
+        reason: why it failed, who cancelled it, or why it is interrupted and what to do about it.
     """
 
     state: State
@@ -58,6 +58,7 @@ class RunView:
         job: None if it has not been submitted.
         input_ready: whether what the run waits for is there; asked only before it is submitted.
         sent: notifications delivered, as (kind, id of the hook).
+        retry_seen_s: for how long this scheduler has seen the newest of the retries, by a clock that nobody sets.
     """
 
     run: Run
@@ -68,6 +69,7 @@ class RunView:
     sent: frozenset[tuple[End, str]] = frozenset()
     job: JobView | None = None
     input_ready: bool = False
+    retry_seen_s: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -260,16 +262,16 @@ def _carry_on(schedule: Schedule, view: RunView, job: JobView, now: datetime) ->
     if job.driver_alive:
         return
     last = view.retries[-1] if view.retries else None
-    if last is None or (last.started_at and now >= last.started_at + timedelta(seconds=RESUME_GRACE_S)):
+    if last is None or (last.started_at and _has_passed(RESUME_GRACE_S, last.started_at, view, now)):
         # Noted first and judged after a pause: it may be another scheduler's that is just being started.
-        yield NoteInterruption(view=view, number=len(view.retries) + 1)
+        yield NoteInterruption(view=view, number=len(view.retries) + 1, reason=job.reason or "no driver is at work")
     elif last.started_at is None:
         # A further round is there because a person wants the job to go on: at once, and beside its retries.
         asked_for = int(view.run.round > 1)
         used_up = last.number > schedule.retries + asked_for
         doublings = 0 if used_up else last.number - 1 - asked_for
         pause_s = 0.0 if doublings < 0 else schedule.retry_backoff_s * 2**doublings
-        if now < last.noticed_at + timedelta(seconds=pause_s):
+        if not _has_passed(pause_s, last.noticed_at, view, now):
             return
         if not used_up:
             yield Resume(view=view, number=last.number)
@@ -278,9 +280,20 @@ def _carry_on(schedule: Schedule, view: RunView, job: JobView, now: datetime) ->
         yield Settle(
             view=view,
             kind="failed",
-            reason=f"The job was interrupted{tries}. It goes on where it stopped with: "
-            f"jobs schedule run {view.run.schedule} --date {view.run.logical_date}",
+            reason=" ".join(
+                [
+                    f"The job was interrupted{tries}.",
+                    *([job.reason] if job.reason else []),
+                    "It goes on where it stopped with: "
+                    f"jobs schedule run {view.run.schedule} --date {view.run.logical_date}",
+                ]
+            ),
         )
+
+
+def _has_passed(seconds: float, since: datetime, view: RunView, now: datetime) -> bool:
+    """Whether so much time has gone since a retry was written: a clock that is set back must not stop it."""
+    return now >= since + timedelta(seconds=seconds) or view.retry_seen_s >= seconds > 0
 
 
 def _ending(schedule: Schedule, view: RunView, job: JobView) -> Action:

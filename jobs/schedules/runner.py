@@ -13,7 +13,7 @@ from jobs.errors import Conflict, InvalidInput, UsageError
 from jobs.ledger import Ledger
 from jobs.schedules.decide import JobView
 from jobs.settings import Settings
-from schemas.records import Cancelled, Failed, Succeeded
+from schemas.records import Failed, Succeeded
 from schemas.spec import JobSpec
 
 
@@ -115,11 +115,9 @@ def view_of(status: JobStatus) -> JobView:
             num_error_rows=manifest.num_error_rows,
             crossed_gates=manifest.crossed_gates,
         )
-    reason = ""
+    reason = f"{status.reason} {status.hint}".strip()
     if isinstance(terminal, Failed):
-        reason = f"{terminal.code}: {terminal.reason}"
-    elif isinstance(terminal, Cancelled):
-        reason = f"Cancelled by {terminal.by}."
+        reason = f"{terminal.code}: {reason}"
     return JobView(state=status.state, driver_alive=status.driver_alive, reason=reason)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from jobs.errors import JobsError, StoreError, UsageError
 from jobs.failpoints import failpoint
@@ -46,12 +48,21 @@ _STEPS = 12
 _log = logging.getLogger(__name__)
 
 
+class _Pause(NamedTuple):
+    """Since when an action that failed rests, by the wall clock and by one that nobody sets, and for how long."""
+
+    at: float
+    at_monotonic: float
+    seconds: float
+
+
 class Scheduler:
     """Carries the schedules under one root on.
 
     Args:
         commands: programs that take every event, beside the schedules' own webhooks.
         now: the time, UTC.
+        monotonic: seconds by a clock that nobody sets: pauses end by it, too.
     """
 
     def __init__(
@@ -61,10 +72,13 @@ class Scheduler:
         *,
         commands: Sequence[tuple[str, ...]] = (),
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._book, self._runner, self._commands, self._now = book, runner, tuple(commands), now
+        self._monotonic = monotonic
+        self._retries_seen: dict[tuple[str, str], tuple[int, tuple[Retry, ...], float]] = {}
         self._closed: dict[str, dict[str, RunView]] = {}
-        self._pauses: dict[tuple[object, ...], tuple[float, float]] = {}
+        self._pauses: dict[tuple[object, ...], _Pause] = {}
 
     def serve(self, wait: Callable[[float], bool]) -> None:
         """Look again and again, until `wait`, which is given the seconds to the next look, says that it is over."""
@@ -143,6 +157,7 @@ class Scheduler:
         job = None if ended else self._runner.view(run.job_id)
         waits = job is None and entry.outcome is None
         return RunView(
+            retry_seen_s=self._retry_seen_s(entry),
             run=run,
             outcome=entry.outcome,
             late=entry.late,
@@ -155,6 +170,17 @@ class Scheduler:
             and (run.wait_for is None or self._runner.is_there(run.wait_for)),
         )
 
+    def _retry_seen_s(self, entry: Entry) -> float:
+        run = entry.run
+        now, key = self._monotonic(), (run.schedule, run.logical_date)
+        if not entry.retries or entry.outcome is not None:
+            self._retries_seen.pop(key, None)
+            return 0.0
+        seen = self._retries_seen.get(key)
+        if seen is None or seen[:2] != (run.round, entry.retries):
+            seen = self._retries_seen[key] = (run.round, entry.retries, now)
+        return now - seen[2]
+
     def _hooks(self, schedule: Schedule) -> dict[str, Hook]:
         return {hook.id: hook for hook in hooks_of(schedule.webhooks, self._commands)}
 
@@ -163,18 +189,23 @@ class Scheduler:
         done = False
         for action in actions:
             identity = _identity(schedule, action)
-            next_try, pause_s = self._pauses.get(identity, (0.0, _FIRST_PAUSE_S))
-            if self._now().timestamp() < next_try:
+            last = self._pauses.get(identity)
+            if last is not None and not self._is_over(last):
                 continue
             try:
                 self._perform(schedule, action, hooks)
             except JobsError as error:
                 _log.warning("%s: %s %s", " ".join(map(str, identity)), error, error.hint)
-                self._pauses[identity] = (self._now().timestamp() + pause_s, min(2 * pause_s, _MAX_PAUSE_S))
+                pause_s = _FIRST_PAUSE_S if last is None else min(2 * last.seconds, _MAX_PAUSE_S)
+                self._pauses[identity] = _Pause(self._now().timestamp(), self._monotonic(), pause_s)
             else:
                 self._pauses.pop(identity, None)
                 done = True
         return done
+
+    def _is_over(self, pause: _Pause) -> bool:
+        """Whether a pause has passed by either clock: one that is set back must not stop it."""
+        return max(self._now().timestamp() - pause.at, self._monotonic() - pause.at_monotonic) >= pause.seconds
 
     def _perform(self, schedule: Schedule, action: Action, hooks: dict[str, Hook]) -> None:
         """Do one thing. Every branch may be repeated, by this process or another."""
@@ -188,7 +219,7 @@ class Scheduler:
             failpoint("schedule.before_submit")
             self._or_fail(action.view, lambda: self._runner.submit(run.spec, run.job_id))
         elif isinstance(action, NoteInterruption):
-            self._book.note_interruption(run, Retry(number=action.number, noticed_at=now))
+            self._book.note_interruption(run, Retry(number=action.number, noticed_at=now, reason=action.reason))
         elif isinstance(action, Resume):
             self._resume(action)
         elif isinstance(action, Cancel):
@@ -205,8 +236,8 @@ class Scheduler:
             self._notify(action, hooks[action.hook_id])
 
     def _resume(self, action: Resume) -> None:
-        run, noticed = action.view.run, action.view.retries[-1].noticed_at
-        retry = Retry(number=action.number, noticed_at=noticed, started_at=self._now())
+        run, noted = action.view.run, action.view.retries[-1]
+        retry = noted.evolve(number=action.number, started_at=self._now())
         if not self._book.claim_retry(run, retry):
             return
         failpoint("schedule.before_resume")
@@ -269,7 +300,7 @@ class Scheduler:
             job_uri=self._runner.uri(run.job_id),
             due_at=run.due_at,
             at=action.at,
-            reason=outcome.reason if outcome else "Its deadline has passed; it goes on.",
+            reason=outcome.reason if outcome else _late(view.job),
             num_rows=outcome.num_rows if outcome else None,
             num_error_rows=outcome.num_error_rows if outcome else None,
             crossed_gates=outcome.crossed_gates if outcome else (),
@@ -278,6 +309,13 @@ class Scheduler:
         hook.send(event, self._now())
         failpoint("schedule.after_send")
         self._book.mark_sent(run, action.kind, hook.id, Sent(event_id=event.id, at=self._now()))
+
+
+def _late(job: JobView | None) -> str:
+    """What a run's event says whose deadline has passed before its end."""
+    if job is None or job.driver_alive or not job.reason:
+        return "Its deadline has passed; it goes on."
+    return f"Its deadline has passed, and it is interrupted. {job.reason}"
 
 
 def _identity(schedule: Schedule, action: Action) -> tuple[object, ...]:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from jobs.client import PROGRESS_FRESH_S, BatchClient, is_alive
+from jobs.client import BatchClient
 from jobs.errors import Conflict, UsageError
 from jobs.ledger import Ledger
+from jobs.liveness import PROGRESS_FRESH_S, SILENCE_S, Pulse, is_alive, this_process
 from jobs.settings import Settings
 from jobs.submission import Submission
 from schemas import keys
-from schemas.records import Cancelled, Failed, Manifest, Progress, Succeeded
+from schemas.records import Cancelled, Failed, Manifest, ProcessId, Progress, Succeeded
 from schemas.spec import InputSpec, JobSpec, ModelSpec
 
 MANIFEST = Manifest(
@@ -29,8 +31,16 @@ MANIFEST = Manifest(
 )
 
 
-def submission(name: str, status: str) -> Submission:
-    return Submission(submission_id=name, status=status, message="", started_at=None, ended_at=None, metadata={})
+def submission(name: str, status: str, exit_code: int | None = None) -> Submission:
+    return Submission(
+        submission_id=name,
+        status=status,
+        message="",
+        started_at=None,
+        ended_at=None,
+        metadata={},
+        exit_code=exit_code,
+    )
 
 
 def progress(driver: str = "d", age_s: float = 1.0, phase: str = "running") -> Progress:
@@ -38,34 +48,110 @@ def progress(driver: str = "d", age_s: float = 1.0, phase: str = "running") -> P
     return Progress.model_validate({"driver": driver, "updated_at": at, "started_at": at, "phase": phase})
 
 
-FRESH, STALE, AHEAD = 1.0, PROGRESS_FRESH_S + 5, -PROGRESS_FRESH_S - 5
+NOT_HERE = ProcessId(machine="another", pid=1, started=1.0)
+
+
+@dataclass
+class Store:
+    """What liveness asks of a ledger: the progress as it is read time after time, and its age by the store's clock."""
+
+    reads: list[Progress]
+    age_s: float | None = 1.0
+    interrupted: bool = False
+
+    def progress(self) -> Progress:
+        return self.reads.pop(0) if len(self.reads) > 1 else self.reads[0]
+
+    def progress_age_s(self) -> float | None:
+        return self.age_s
+
+    def has_interruption(self, driver: str) -> bool:
+        return self.interrupted
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A monotonic clock that only sleep moves, and a wall clock that lies."""
+    now = [1000.0]
+    monkeypatch.setattr("jobs.liveness.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("jobs.liveness.time.sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    return now
+
+
+def alive(store: Store, *submissions: Submission, pulse: Pulse | None = None, must_move: bool = False) -> bool:
+    return is_alive(store, submissions, store.progress(), pulse or Pulse(), must_move=must_move)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("skew_s", [-3600.0, -16.0, 0.0, 16.0, 3600.0])
+def test_the_drivers_clock_decides_nothing(clock: list[float], skew_s: float) -> None:
+    said = progress(age_s=skew_s)
+    assert alive(Store([said], age_s=1.0)) is True
+    assert alive(Store([said], age_s=PROGRESS_FRESH_S + 1)) is False
 
 
 @pytest.mark.parametrize(
-    ("submissions", "said", "alive"),
+    ("submissions", "is_working"),
     [
-        ([], None, False),
-        ([submission("d", "RUNNING")], None, True),
-        ([submission("d", "PENDING")], None, True),
-        # The cluster's word about its own drivers beats what the driver said last.
-        ([submission("d", "RUNNING")], {"age_s": STALE}, True),
-        ([submission("d", "FAILED")], {"age_s": FRESH}, False),
-        ([submission("d", "STOPPED")], {"age_s": FRESH}, False),
-        ([submission("d", "SUCCEEDED")], {"age_s": FRESH}, False),
-        ([submission("d", "FAILED"), submission("d2", "RUNNING")], {"age_s": FRESH}, True),
-        # Drivers elsewhere are known by their progress alone.
-        ([], {"age_s": FRESH}, True),
-        ([submission("d2", "FAILED")], {"driver": "d", "age_s": FRESH}, True),
-        ([], {"age_s": STALE}, False),
-        ([], {"age_s": AHEAD}, False),
-        ([], {"age_s": FRESH, "phase": "ended"}, False),
+        ([submission("d", "RUNNING")], True),
+        ([submission("d", "PENDING")], True),
+        ([submission("d", "FAILED", exit_code=-9)], False),
+        ([submission("d", "STOPPED")], False),
+        ([submission("d", "SUCCEEDED")], False),
+        ([submission("d", "FAILED", exit_code=1), submission("d2", "RUNNING")], True),
+        # The cluster has lost sight of the node, not seen the process end: the progress speaks.
+        ([submission("d", "FAILED")], True),
+        ([submission("d2", "FAILED", exit_code=1)], True),
+        ([], True),
     ],
 )
-def test_a_driver_is_alive_by_the_clusters_word_or_by_fresh_progress(
-    submissions: Sequence[Submission], said: dict[str, Any] | None, alive: bool
+def test_the_cluster_knows_its_own_drivers(
+    clock: list[float], submissions: Sequence[Submission], is_working: bool
 ) -> None:
-    # Made here: a progress that is made when tests are collected is stale by the time this one runs.
-    assert is_alive(submissions, None if said is None else progress(**said)) is alive
+    assert alive(Store([progress("d")]), *submissions) is is_working
+
+
+def test_a_driver_that_has_said_why_it_ended_is_not_alive(clock: list[float]) -> None:
+    assert alive(Store([progress()], interrupted=True)) is False
+    assert alive(Store([progress(phase="ended")])) is False
+
+
+def test_a_process_of_this_machine_is_looked_for(clock: list[float]) -> None:
+    here = this_process()
+    assert here is not None
+    # Whatever cluster and store say: this very process runs.
+    assert alive(Store([progress().evolve(process=here)], age_s=1e6)) is True
+    for gone in (here.evolve(started=here.started + 1), here.evolve(pid=2**22 + 1)):
+        assert alive(Store([progress().evolve(process=gone)], age_s=0.0)) is False, "at once"
+    assert clock == [1000.0]
+
+
+def test_elsewhere_progress_must_move_while_we_look(clock: list[float]) -> None:
+    still = progress().evolve(process=NOT_HERE)
+    moved = still.evolve(rows_staged=1)
+    assert alive(Store([still])) is False
+    assert clock[0] == 1000.0 + SILENCE_S
+    assert alive(Store([still, still, moved])) is True
+    assert clock[0] < 1000.0 + SILENCE_S + 2
+    assert alive(Store([still, still, moved], age_s=None)) is True, "the store's clock cannot be told"
+    assert alive(Store([still, still, moved], age_s=PROGRESS_FRESH_S)) is False
+
+
+def test_a_resume_waits_for_an_older_driver_to_move(clock: list[float]) -> None:
+    assert alive(Store([progress()]), must_move=True) is False
+    assert alive(Store([progress()])) is True
+
+
+def test_who_watches_sees_it_stop_and_does_not_wait_each_time(clock: list[float]) -> None:
+    pulse, still = Pulse(), progress().evolve(process=NOT_HERE)
+    moved = still.evolve(rows_staged=1)
+    assert alive(Store([still, still, moved]), pulse=pulse) is True
+    seen_at = clock[0]
+    for _ in range(3):
+        clock[0] += 1
+        assert alive(Store([moved]), pulse=pulse) is True
+    assert clock[0] == seen_at + 3, "no wait"
+    clock[0] += SILENCE_S
+    assert alive(Store([moved]), pulse=pulse) is False
 
 
 @pytest.fixture
@@ -114,10 +200,13 @@ def test_a_job_that_ended_otherwise_stays_ended(client: BatchClient, record: Fai
 def test_states_without_a_cluster_follow_from_the_ledger(client: BatchClient) -> None:
     ledger = ledger_of(client)
     assert client.job("demo").status().state == "QUEUED"
-    ledger.write_progress(progress(age_s=FRESH))
+    assert "jobs resume demo" in client.job("demo").status().hint
+    ledger.write_progress(progress())
     assert client.job("demo").status().state == "PLANNING"
-    ledger.write_progress(progress(age_s=STALE))
+    at = Path(client.store.uri) / "demo" / keys.PROGRESS
+    os.utime(at, (at.stat().st_atime, at.stat().st_mtime - PROGRESS_FRESH_S))
     assert client.job("demo").status().state == "INTERRUPTED"
+    assert client.job("demo").status().reason
     assert client.job("demo").cancel(by="me").state == "CANCELLED"
     status = client.job("demo").status()
     assert (status.state, status.ended, status.error_rate) == ("CANCELLED", True, 0.0)

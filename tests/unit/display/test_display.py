@@ -279,6 +279,7 @@ def test_json_form_is_complete_and_stable() -> None:
             "failure_code",
             "failure_reason",
             "cancelled_by",
+            *("reason", "hint", "damage"),
             "message",
             "updated_at",
         ),

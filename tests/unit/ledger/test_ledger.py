@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import pytest
 
-from jobs.errors import Conflict, StoreError, UsageError
+from jobs.errors import Conflict, Damaged, StoreError, UsageError
 from jobs.ledger import Commit, Ledger, list_jobs
 from jobs.shard_stats import ShardStats
 from jobs.store.local import LocalStore
@@ -142,9 +142,11 @@ DOCUMENTS = {keys.SPEC: spec_of(), keys.PLAN: plan_of(), keys.TERMINAL: Cancelle
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"unknown": 1}', b"\xff\xfe"])
 def test_a_damaged_document_is_named_and_never_taken_for_absent(ledger: Ledger, key: str, data: bytes) -> None:
     ledger.store.put(f"demo/{key}", data)
-    with pytest.raises(UsageError, match=f"{key} cannot be read by this version: \\S") as caught:
+    with pytest.raises(Damaged, match=f"{key} is damaged: \\S") as caught:
         READS[key](ledger)
     assert ": :" not in str(caught.value)
+    assert "Restore" in caught.value.hint
+    assert "pgrade" not in caught.value.hint
 
 
 @pytest.mark.parametrize("key", READS)
@@ -160,7 +162,7 @@ def test_a_document_of_a_newer_format_is_refused(ledger: Ledger, key: str) -> No
 def test_a_value_in_a_damaged_document_is_not_quoted(ledger: Ledger, key: str) -> None:
     broken = {**json.loads(DOCUMENTS[key].to_json()), "format_version": "canary-in-a-value"}
     ledger.store.put(f"demo/{key}", json.dumps(broken).encode())
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(Damaged) as caught:
         READS[key](ledger)
     assert "canary" not in str(caught.value)
 

@@ -1,0 +1,198 @@
+"""What a driver leaves behind that ends before its job: a reason in the store, or in its last line."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.errors import ClusterError, Damaged, InvalidModel, MissingInput, MissingModel, StoreError
+from jobs.interruptions import MARK
+from jobs.ledger import Ledger
+from jobs.store.local import LocalStore
+from schemas import keys
+from schemas.codes import JobError
+from schemas.records import Failed, Interruption, Plan, Succeeded
+from schemas.spec import JobSpec, ModelSpec
+from tests.unit.workers.test_pool_faults import LocalCluster, spec_with, stage
+from workers import driver
+from workers.driver import run_job
+from workers.faults import JobFailure, JobInterruption, account_for, passing
+
+
+class Cluster(LocalCluster):
+    """Everything is staged; replicas are loaded in this process."""
+
+    async def stage(self, ledger: Ledger, spec: JobSpec, writer: str, report: Callable[[Plan | int], None]) -> None:
+        plan = ledger.plan()
+        assert plan is not None
+        for event in (plan, *range(len(plan.shards))):
+            report(event)
+
+
+def job(root: Path, shards: list[list[str]], **fake: Any) -> Ledger:
+    ledger = Ledger(LocalStore(root), "demo")
+    plan = stage(ledger, spec_with(**fake), shards)
+    ledger.create_plan(plan, writer="test")
+    return ledger
+
+
+def only_word(ledger: Ledger) -> Interruption:
+    ((_, interruption),) = ledger.interruptions()
+    return interruption
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (StoreError("Cannot use x: full.", "Free some space, then run the command again."), "STORE_UNAVAILABLE"),
+        (MissingInput("There is no file /in.", "Check the path."), "INPUT_UNAVAILABLE"),
+        (MissingModel("There is no model directory /m.", "Check."), "MODEL_UNAVAILABLE"),
+        (Damaged("x/plan.json is damaged: it is empty.", "Restore it."), "DAMAGED"),
+        (OSError(errno.ENOSPC, "No space left on device"), "OUT_OF_RESOURCES"),
+        (MemoryError(), "OUT_OF_RESOURCES"),
+        (ClusterError("It does not answer.", "Check that it runs."), "INVALID_CLUSTER"),
+        (IndexError("canary of a prompt"), "UNEXPECTED"),
+        (RuntimeError("canary of a prompt"), "UNEXPECTED"),
+    ],
+)
+def test_whatever_a_driver_dies_of_has_a_code_a_reason_and_a_next_step(error: Exception, code: str) -> None:
+    try:
+        try:
+            raise error
+        except Exception as inner:
+            raise RuntimeError("canary of what wraps it") from inner
+    except RuntimeError as wrapped:
+        raised = wrapped if passing(error) is not None else error
+        found = account_for(raised, driver="d", job_id="demo")
+    assert found.code == code
+    assert found.reason
+    assert "jobs resume demo" in found.hint
+    assert "run the command" not in found.hint
+    assert "canary" not in found.reason + found.hint
+
+
+def test_what_is_there_and_wrong_does_not_pass() -> None:
+    for error in (
+        InvalidModel("It has no chat format."),
+        JobFailure(JobError.INPUT_CHANGED, "x"),
+        OSError("no number"),
+    ):
+        assert passing(error) is None
+
+
+def test_a_driver_that_cannot_reach_the_cluster_says_so_and_prints_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger = job(tmp_path, [["a"]])
+
+    def fail(namespace: str) -> None:
+        raise ConnectionError("canary")
+
+    monkeypatch.setattr(driver, "_connect", fail)
+    monkeypatch.setenv("JOBS_SUBMISSION_ID", "d1")
+    assert driver.main(ledger.uri) == 1
+    word = only_word(ledger)
+    assert (word.driver, word.code) == ("d1", "UNEXPECTED")
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert Interruption.model_validate_json(last.removeprefix(MARK)) == word.evolve(
+        at=json.loads(last[len(MARK) :])["at"]
+    )
+    assert ledger.terminal() is None
+
+
+def test_a_store_that_takes_nothing_leaves_the_last_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger = job(tmp_path, [["a"]])
+
+    def refuse(*_: Any, **__: Any) -> bool:
+        raise StoreError("Cannot use x: Read-only file system.", "Choose another.")
+
+    monkeypatch.setattr(LocalStore, "put_new", refuse)
+    monkeypatch.setattr(driver, "_connect", lambda namespace: Cluster())
+    monkeypatch.setenv("JOBS_SUBMISSION_ID", "d1")
+    assert driver.main(ledger.uri) == 4
+    told = Interruption.model_validate_json(capsys.readouterr().out.splitlines()[-1].removeprefix(MARK))
+    assert (told.driver, told.code) == ("d1", "STORE_UNAVAILABLE")
+    assert "Read-only" in told.reason
+    assert ledger.interruptions() == []
+
+
+def test_an_engine_that_does_not_start_fails_a_new_job_and_interrupts_one_that_has_rows(tmp_path: Path) -> None:
+    fresh = job(tmp_path / "fresh", [["a"], ["b"]], start_error="no GPU")
+    record = run_job(fresh, "d", Cluster)
+    assert isinstance(record, Failed)
+    assert record.code == "ENGINE_START_FAILED"
+
+    begun = job(tmp_path / "begun", [["a"], ["b"]], start_error="no GPU")
+    done = job(tmp_path / "done", [["a"], ["b"]])
+    assert isinstance(run_job(done, "d", Cluster), Succeeded)
+    first = done.read_result(0)
+    assert first is not None
+    metadata = done.store.head(done.key(keys.result(0))).metadata  # type: ignore[union-attr]
+    begun.store.put_new(begun.key(keys.result(0)), first, writer=metadata["writer"], metadata=_others(metadata))
+    with pytest.raises(JobInterruption, match="did not start"):
+        run_job(begun, "d", Cluster)
+    assert begun.terminal() is None
+    assert only_word(begun).code == "ENGINE_START_FAILED"
+
+
+def _others(metadata: Any) -> dict[str, str]:
+    return {name: value for name, value in metadata.items() if name != "writer"}
+
+
+def test_a_model_that_is_away_interrupts_and_another_model_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def with_model(name: str, fingerprint: str | None) -> Ledger:
+        ledger = Ledger(LocalStore(tmp_path / name), "demo")
+        model = ModelSpec(path=str(tmp_path / "model"), fingerprint=fingerprint)
+        ledger.create_plan(stage(ledger, spec_with().evolve(model=model), [["a"]]), writer="test")
+        return ledger
+
+    for fingerprint in ("sha256:0", None):
+        ledger = with_model(f"away-{fingerprint}", fingerprint)
+        with pytest.raises(JobInterruption, match="no model directory"):
+            run_job(ledger, "d", Cluster)
+        assert only_word(ledger).code == "MODEL_UNAVAILABLE"
+        assert ledger.terminal() is None
+
+    (tmp_path / "model").mkdir()  # a mount point without its mount
+    ledger = with_model("empty", "sha256:0")
+    with pytest.raises(JobInterruption, match=r"no config\.json"):
+        run_job(ledger, "d", Cluster)
+
+    monkeypatch.setattr(driver, "pin_model", lambda spec: "sha256:1")
+    record = run_job(with_model("other", "sha256:0"), "d", Cluster)
+    assert isinstance(record, Failed)
+    assert record.code == "MODEL_CHANGED"
+
+
+def test_no_count_goes_back_when_a_driver_follows_another(tmp_path: Path) -> None:
+    ledger = job(tmp_path, [["a", "b"], ["c", "d"]])
+    run_job(ledger, "first", Cluster)
+    ledger.store.delete(ledger.key(keys.TERMINAL))
+    ledger.store.delete(ledger.key(keys.SUCCESS))
+    ledger.store.delete(ledger.key(keys.result(1)))
+    words: list[Any] = []
+    write = ledger.write_progress
+    ledger.write_progress = lambda progress: (words.append(progress), write(progress))  # type: ignore[method-assign,assign,return-value,func-returns-value]
+
+    class Slow(Cluster):
+        async def stage(self, *arguments: Any) -> None:
+            import asyncio
+
+            await asyncio.sleep(3)
+            await super().stage(*arguments)
+
+    with pytest.raises(StoreError):  # its staged rows are gone: that is not what is looked at here
+        run_job(ledger, "second", Slow)
+    assert words, "it has said something before it knew the plan"
+    assert min(progress.rows_ok for progress in words) == 2
+    assert {progress.shards_committed for progress in words} == {1}
+    assert {progress.driver for progress in words} == {"second"}
