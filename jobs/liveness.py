@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Collection, Sequence
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,7 +71,7 @@ def is_alive(
         submissions: the drivers that the cluster at hand knows.
         progress: the latest that a driver has written.
         pulse: remembers what was seen before. Blocks only where nothing else can tell.
-        must_move: do not take the store's clock for enough where the driver does not say in which process it runs.
+        must_move: do not take clocks for enough where the driver does not say in which process it runs.
     """
     if any(submission.active for submission in submissions):
         return True
@@ -83,9 +84,21 @@ def is_alive(
     age_s = ledger.progress_age_s()
     if age_s is not None and age_s >= PROGRESS_FRESH_S:
         return False
-    if age_s is not None and progress.process is None and not must_move:
+    if age_s is not None and progress.process is None and not must_move and _says_so_itself(progress):
         return True
     return pulse.beats(progress, ledger.progress)
+
+
+def _says_so_itself(progress: Progress) -> bool:
+    """Whether the driver's own clock agrees with the store's that the progress is fresh: that saves a look.
+
+    Where it does not, one of the clocks is wrong, and only looking decides.
+    """
+    try:
+        age = datetime.now(UTC) - datetime.fromisoformat(progress.updated_at)
+    except (ValueError, TypeError):
+        return False
+    return abs(age.total_seconds()) < PROGRESS_FRESH_S
 
 
 def _seen_to_end(submissions: Collection[Submission], driver: str) -> bool:

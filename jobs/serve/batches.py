@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
+from jobs.documents import read_document
 from jobs.ledger import Ledger
 from jobs.serve.errors import ApiError, not_found
 from jobs.serve.files import new_id
@@ -180,7 +181,7 @@ class Batches:
 
     def _read(self, key: str, parse: Callable[[bytes], _D]) -> _D | None:
         data = self._store.get(key)
-        return None if data is None else parse(data)
+        return None if data is None else read_document(data, f"{self._store.uri}/{key}", parse)
 
     def _counts(self, standing: Standing) -> RequestCounts:
         if standing.outcome is not None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
+from jobs.documents import read_document
 from jobs.serve.errors import ApiError
 from jobs.serve.pages import page_of
 from jobs.store.base import ObjectStore
@@ -89,7 +90,8 @@ class Files:
         if not FILE_ID.fullmatch(file_id):
             return None
         data = self._store.get(file_key(file_id))
-        return None if data is None else StoredFile.from_json(data)
+        where = f"{self._store.uri}/{file_key(file_id)}"
+        return None if data is None else read_document(data, where, StoredFile.from_json)
 
     def page(
         self, *, after: str | None, limit: int, newest_first: bool, purpose: str | None

@@ -162,7 +162,9 @@ class Runner:
             if ledger.created_at() is None:
                 client.submit_spec(accepted.spec, ledger.job_id)
             elif client.job(ledger.job_id).resume():
-                _log.warning("Batch %s had no driver; it has one again", batch_id)
+                said = ledger.interruptions()
+                why = f" The last one ended: {said[-1][1].reason}" if said else ""
+                _log.warning("Batch %s had no driver; it has one again.%s", batch_id, why)
                 # A driver that dies at once is not started without end.
                 pause_s = min(2 * pause_s, MAX_RESUME_S)
         except Conflict:

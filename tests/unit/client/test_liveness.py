@@ -85,7 +85,7 @@ def alive(store: Store, *submissions: Submission, pulse: Pulse | None = None, mu
 @pytest.mark.parametrize("skew_s", [-3600.0, -16.0, 0.0, 16.0, 3600.0])
 def test_the_drivers_clock_decides_nothing(clock: list[float], skew_s: float) -> None:
     said = progress(age_s=skew_s)
-    assert alive(Store([said], age_s=1.0)) is True
+    assert alive(Store([said, said.evolve(rows_staged=1)], age_s=1.0)) is True
     assert alive(Store([said], age_s=PROGRESS_FRESH_S + 1)) is False
 
 

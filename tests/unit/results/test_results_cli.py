@@ -198,7 +198,8 @@ def test_list_is_newest_first(some_jobs: Callable[..., list[dict[str, object]]])
         "c-cancelled",
     ]
     assert list(running) == [
-        *("job_id", "state", "rows_total", "rows_done", "rows_error", "created_at", "name", "dataset", "uri")
+        *("job_id", "state", "rows_total", "rows_done", "rows_error", "created_at", "name", "dataset", "uri"),
+        *("reason", "hint"),
     ]
 
 
