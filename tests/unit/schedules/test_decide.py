@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from jobs.errors import StoreError
 from jobs.schedules import decide as decisions
 from jobs.schedules.calendar import Calendar
 from jobs.schedules.decide import JobView, MarkLate, NoteInterruption, Open, Resume, RunView, Settle, Submit, decide
+from jobs.schedules.scheduler import Scheduler
 from schemas.codes import State
 from schemas.schedules import Late, Pointer, Retry, Run, latest_key
 from tests.unit.schedules.world import Plan, World, at, schedule_of
@@ -199,3 +201,50 @@ def test_a_suspended_week_is_not_made_up_for(monkeypatch: pytest.MonkeyPatch) ->
     world.now += timedelta(days=1)
     scheduler.tick()
     assert list(world.outcomes()) == ["2026-03-09"]
+
+
+def test_a_clock_that_is_set_back_stops_no_pause() -> None:
+    noted = Retry(number=1, noticed_at=DUE)
+    back = DUE - timedelta(hours=1)
+    waiting = view_of(job=INTERRUPTED, retries=(noted,), retry_seen_s=59.0)
+    assert decided([waiting], back, retry_backoff_s=60.0) == []
+    seen = view_of(job=INTERRUPTED, retries=(noted,), retry_seen_s=60.0)
+    assert [type(action) for action in decided([seen], back, retry_backoff_s=60.0)] == [Resume]
+    started = noted.evolve(started_at=DUE)
+    resumed = view_of(job=INTERRUPTED, retries=(started,), retry_seen_s=decisions.RESUME_GRACE_S)
+    assert [type(action) for action in decided([resumed], back)] == [NoteInterruption]
+
+
+def test_a_run_that_is_given_up_says_why_its_job_was_interrupted() -> None:
+    job = JobView(state=State.INTERRUPTED, reason="The disk is full. Free some space.")
+    (noted,) = decided([view_of(job=job)], DUE)
+    assert (type(noted), noted.reason) == (NoteInterruption, job.reason)
+    last = Retry(number=1, noticed_at=DUE, reason=job.reason)
+    (settled,) = decided([view_of(job=job, retries=(last,))], DUE + timedelta(hours=1), retries=0)
+    assert isinstance(settled, Settle)
+    assert "The disk is full. Free some space." in settled.reason
+    assert "jobs schedule run nightly" in settled.reason
+
+
+def test_the_pause_of_a_failed_action_ends_by_a_clock_that_nobody_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, at("2026-03-01T12:00"), {})
+    seconds = [0.0]
+    now = [at("2026-03-10T01:30")]
+    scheduler = Scheduler(
+        world.scheduler()._book, world.scheduler()._runner, now=lambda: now[0], monotonic=lambda: seconds[0]
+    )
+    tries: list[float] = []
+
+    def fail(*_: Any) -> None:
+        tries.append(seconds[0])
+        raise StoreError("It is away.")
+
+    monkeypatch.setattr(scheduler, "_perform", fail)
+    action = Submit(view=view_of())
+    for _ in range(3):
+        assert scheduler._perform_all(schedule_of(SINCE), [action], {}) is False
+        now[0] -= timedelta(hours=1)
+    assert tries == [0.0]
+    seconds[0] = 5.0
+    scheduler._perform_all(schedule_of(SINCE), [action], {})
+    assert tries == [0.0, 5.0]

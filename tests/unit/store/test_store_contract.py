@@ -6,14 +6,16 @@ import pickle
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
 from jobs.errors import StoreError, UsageError
 from jobs.store import open_store
 from jobs.store.base import ObjectStore
 from jobs.store.probe import check_write_once
-from tests.simulation.bucket import Bucket
+from tests.simulation.bucket import Bucket, refusal
 
 
 @pytest.fixture(params=["local", "memory", "s3", "s3-prefix"])
@@ -176,3 +178,42 @@ def test_probe_refuses_a_store_that_overwrites(store: ObjectStore) -> None:
     with pytest.raises(StoreError, match="If-None-Match"):
         check_write_once(Forgetful(store))  # type: ignore[arg-type]
     assert keys(store) == []
+
+
+def test_age_is_told_by_the_stores_own_clock(store: ObjectStore) -> None:
+    assert store.age_s("a/b") is None
+    store.put("a/b", b"x")
+    age_s = store.age_s("a/b")
+    assert age_s is not None
+    assert -2 <= age_s < 30
+
+
+def test_a_store_whose_clock_is_wrong_tells_ages_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    shifted = [datetime.now(UTC) - timedelta(hours=1)]
+    memory = Bucket(clock=lambda: shifted[0])
+    monkeypatch.setattr("jobs.store.s3_client._process_client", lambda _: memory)
+    store = open_store("s3://memory/x")
+    store.put("a", b"x")
+    shifted[0] += timedelta(seconds=40)
+    age_s = store.age_s("a")
+    assert age_s is not None
+    assert 38 <= age_s <= 42
+    shifted[0] -= timedelta(seconds=60)
+    assert store.age_s("a") is None, "its answers contradict each other"
+
+
+def test_a_store_that_answers_304_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = Bucket()
+    put = memory.put_object
+
+    def old(**request: Any) -> dict[str, Any]:
+        try:
+            return put(**request)
+        except ClientError:
+            raise refusal(304, "304") from None
+
+    monkeypatch.setattr(memory, "put_object", old)
+    monkeypatch.setattr("jobs.store.s3_client._process_client", lambda _: memory)
+    with pytest.raises(StoreError, match="conditional write with 304") as caught:
+        check_write_once(open_store("s3://memory/x", patience_s=1))
+    assert "Upgrade the store" in caught.value.hint
