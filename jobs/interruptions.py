@@ -25,6 +25,9 @@ _NO_PYTHON = re.compile(r"\bpython3?: (?:command )?not found", re.IGNORECASE)
 _EXIT_CODE = re.compile(r"failed with exit code (-?\d+)")
 _ERROR_LINE = re.compile(r"^(?:[A-Za-z_]\w*\.)*\w*(?:Error|Exception)\b:? ?.*$")
 _MAX_CHARS = 400
+_SHELL_SIGNALS = 128
+"""A shell around the driver adds this to the number of the signal that ended it."""
+
 _KILLED = {
     -9: "The driver was killed (SIGKILL): by hand, or because its node ran out of memory.",
     -15: "The driver was ended by SIGTERM before it could say anything.",
@@ -102,6 +105,8 @@ def _read(submission: Submission, job_id: str) -> tuple[InterruptionCode, str, s
     message = submission.message
     found = _EXIT_CODE.search(message)
     exit_code = submission.exit_code if submission.exit_code is not None else int(found[1]) if found else None
+    if exit_code is not None and exit_code > _SHELL_SIGNALS and _SHELL_SIGNALS - exit_code in _KILLED:
+        exit_code = _SHELL_SIGNALS - exit_code
     if _NO_MODULE.search(message):
         return (
             InterruptionCode.DRIVER_NOT_STARTED,

@@ -49,6 +49,7 @@ def progress(driver: str, after_s: float) -> tuple[Progress, ObjectInfo]:
         ({"message": "…", "exit_code": 127}, "DRIVER_NOT_STARTED", "no `python`"),
         ({"message": FAILED_WITH.format(-9, ""), "exit_code": -9}, "DRIVER_LOST", "killed (SIGKILL)"),
         ({"message": FAILED_WITH.format(-9, "")}, "DRIVER_LOST", "exit code -9"),
+        ({"message": FAILED_WITH.format(137, ""), "exit_code": 137}, "DRIVER_LOST", "killed (SIGKILL)"),
         ({"message": "", "exit_code": -4}, "DRIVER_LOST", "signal 4"),
         ({"message": "", "status": "STOPPED"}, "STOPPED", "stopped through Ray"),
         ({"message": "runtime_env setup failed: no uv"}, "DRIVER_NOT_STARTED", "environment"),
