@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from jobs.dataset.inspection import DataFile, Dataset
-from jobs.dataset.sources import InputChanged, open_source
-from jobs.errors import MissingInput
+from jobs.dataset.sources import InputChanged, InputGone, open_source
 from schemas.records import InputFile
 
 __all__ = ["InputChanged", "check_unchanged", "identity", "pin"]
@@ -47,7 +46,7 @@ def check_unchanged(pinned: Sequence[InputFile], current: Sequence[InputFile]) -
 
     Raises:
         InputChanged: a file was added or changed; names the first.
-        MissingInput: files are gone, and the others are as they were.
+        InputGone: files are gone, and the others are as they were.
     """
     before, now = {file.uri: file for file in pinned}, {file.uri: file for file in current}
     for uri in sorted(now):
@@ -59,4 +58,7 @@ def check_unchanged(pinned: Sequence[InputFile], current: Sequence[InputFile]) -
             )
     if gone := sorted(before.keys() - now.keys()):
         more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
-        raise MissingInput(f"{gone[0]}{more} of the input is gone.", "Put it back, or mount what it lies on.")
+        raise InputGone(
+            f"The input is not the one that was planned: {gone[0]} is gone{more}.",
+            "Put it back, or mount what it lies on.",
+        )

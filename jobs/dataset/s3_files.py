@@ -9,7 +9,6 @@ from urllib.parse import urlsplit
 
 from botocore.exceptions import ClientError
 
-from jobs.errors import MissingInput
 from jobs.store.s3_client import S3Client
 from jobs.store.s3_errors import is_missing, status_of
 
@@ -59,14 +58,14 @@ def list_objects(uri: str) -> Iterator[tuple[str, int, str]]:
         request["ContinuationToken"] = page["NextContinuationToken"]
 
 
-def open_object(uri: str, size_bytes: int, etag: str, changed: Exception) -> io.BufferedReader:
-    """A seekable file over one version of an object; reads raise `changed` if that version is gone."""
-    return io.BufferedReader(_ObjectFile(uri, size_bytes, etag, changed), _BUFFER_BYTES)
+def open_object(uri: str, size_bytes: int, etag: str, changed: Exception, gone: Exception) -> io.BufferedReader:
+    """A seekable file over one version of an object; reads raise `changed` for another version, `gone` for none."""
+    return io.BufferedReader(_ObjectFile(uri, size_bytes, etag, changed, gone), _BUFFER_BYTES)
 
 
 class _ObjectFile(io.RawIOBase):
-    def __init__(self, uri: str, size_bytes: int, etag: str, changed: Exception) -> None:
-        self._uri, self._size, self._etag, self._changed = uri, size_bytes, etag, changed
+    def __init__(self, uri: str, size_bytes: int, etag: str, changed: Exception, gone: Exception) -> None:
+        self._uri, self._size, self._etag, self._changed, self._gone = uri, size_bytes, etag, changed, gone
         self._position = 0
 
     def readable(self) -> bool:
@@ -102,7 +101,7 @@ class _ObjectFile(io.RawIOBase):
                 )
             except ClientError as error:
                 if is_missing(error):
-                    raise MissingInput(f"{self._uri} is gone.", "Put the object back.") from error
+                    raise self._gone from error
                 if status_of(error) in (412, 416):
                     raise self._changed from error
                 raise

@@ -24,6 +24,10 @@ class InputChanged(InvalidInput):
     """The dataset is not the one that was planned."""
 
 
+class InputGone(InputChanged, MissingInput):
+    """A part of what was planned is not there any more: it can come back."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
     """One file of a dataset.
@@ -76,17 +80,20 @@ def open_source(source: Source) -> io.BufferedReader:
 
     Raises:
         InputChanged: of another size or ETag than when it was found. On S3 reads may raise it too.
-        MissingInput: gone, or it may not be read.
+        InputGone: gone since it was found.
+        MissingInput: it may not be read.
         StoreError: S3 cannot be reached or refuses.
     """
-    changed = InputChanged(f"{source.uri} has changed since it was looked at.", "Submit it as a new job.")
+    what = f"{source.uri} has changed since it was looked at"
+    changed = InputChanged(f"{what}.", "Submit it as a new job.")
+    gone = InputGone(f"{what}: it is gone.", "Put it back, or mount what it lies on.")
     if source.etag is not None:
-        return s3_files.open_object(source.uri, source.size_bytes, source.etag, changed)
+        return s3_files.open_object(source.uri, source.size_bytes, source.etag, changed, gone)
     try:
         # A pipe that has taken the file's place must not hold us up.
         file = os.fdopen(os.open(source.uri, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
     except FileNotFoundError as error:
-        raise MissingInput(f"{source.uri} is gone.", "Put it back, or mount what it lies on.") from error
+        raise gone from error
     except OSError as error:
         raise MissingInput(f"{source.uri} cannot be read: {error.strerror}.", "Check its permissions.") from error
     status = os.fstat(file.fileno())
