@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,8 @@ class JobStatus:
     Attributes:
         driver_alive: by the cluster's word or, where it cannot be asked, by fresh progress.
         driver: submission id of the driver at work, if the cluster knows it; the progress may still be another's.
+        salvaged: rows that are kept of shards by their number, committed or not, while no driver is at work: see
+            `jobs.salvage`.
     """
 
     job_id: str
@@ -38,6 +40,7 @@ class JobStatus:
     driver_alive: bool
     driver: str | None
     dashboard_url: str | None
+    salvaged: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def ended(self) -> bool:

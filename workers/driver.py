@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,7 @@ from jobs.failpoints import failpoint
 from jobs.gates import describe, judged
 from jobs.ledger import Ledger, Missing
 from jobs.models.pinning import pin_model
+from jobs.salvage import Salvage
 from jobs.store import open_store
 from schemas import keys
 from schemas.codes import JobError
@@ -34,7 +36,7 @@ from workers.faults import JobFailure
 from workers.pool import Pool
 from workers.progress import Reporter
 from workers.ray_cluster import RayCluster
-from workers.replica import STORE_PATIENCE_S, ShardDone
+from workers.replica import STORE_PATIENCE_S, ShardDone, ShardSalvaged
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +44,9 @@ TICK_S = 2.0
 """Seconds between looks at the terminal record, and between writes of the progress."""
 
 HEADS_AT_ONCE = 16
+
+TOLD_TO_STOP = 128 + signal.SIGTERM
+"""Exit code of a driver that has stopped because of SIGTERM."""
 
 TerminalRecord = Succeeded | Failed | Cancelled
 _T = TypeVar("_T")
@@ -56,9 +61,10 @@ class Driver:
 
     def __init__(self, ledger: Ledger, driver_id: str, cluster: Cluster) -> None:
         self._ledger, self._cluster = ledger, cluster
+        self._salvage = Salvage(ledger)
         self._spec: JobSpec = ledger.spec()
         self._writer = f"{driver_id}/{uuid4().hex}"
-        self._pool = Pool(ledger, self._spec, driver_id, cluster, self._on_commit)
+        self._pool = Pool(ledger, self._spec, driver_id, cluster, self._on_commit, self._on_salvage)
         self._reporter = Reporter(ledger, driver_id, self._pool)
         self._plan: Plan | None = None
 
@@ -80,17 +86,28 @@ class Driver:
             if (standing := await asyncio.to_thread(self._ledger.terminal)) is None:
                 raise
             record = standing
+        except asyncio.CancelledError:
+            # Told to stop. The rows that are finished are kept, and the next driver goes on from there.
+            await self._stop(working, watching)
+            await self._reporter.end(succeeded=False)
+            raise
         finally:
-            await _cancel(working, watching)
-            await self._pool.kill()
+            await self._stop(working, watching)
         failpoint("driver.after_record")
         # Here, because the watch may have seen the record first and cancelled the work right after it was written.
-        if isinstance(record, Succeeded) and not self._spec.keep_staged:
+        if isinstance(record, Succeeded):
             failpoint("driver.before_delete_staged")
-            await asyncio.to_thread(lambda: self._ledger.delete_staged(self._ledger.staged_shards()))
+            await asyncio.to_thread(self._salvage.delete)
+            if not self._spec.keep_staged:
+                await asyncio.to_thread(lambda: self._ledger.delete_staged(self._ledger.staged_shards()))
         await self._reporter.end(succeeded=isinstance(record, Succeeded))
         failpoint("driver.before_exit")
         return record
+
+    async def _stop(self, *tasks: asyncio.Task[TerminalRecord]) -> None:
+        """End the work and the replicas, which keep the rows that they have finished. May be repeated."""
+        await _cancel(*tasks)
+        await self._pool.kill()
 
     async def _work(self) -> TerminalRecord:
         """Stage and dispatch until every shard is committed, then finish."""
@@ -121,15 +138,19 @@ class Driver:
             event = await staged.get()
             if isinstance(event, Plan):
                 self._plan = event
-                self._reporter.plan(event)
                 failpoint("driver.plan_stands")
                 dispatcher = Dispatcher(
                     event.shards, await asyncio.to_thread(self._killers), max_strikes=self._spec.max_shard_strikes
                 )
-                for commit in await asyncio.to_thread(self._commits):
+                commits = await asyncio.to_thread(self._commits)
+                kept = await asyncio.to_thread(self._salvage.counts, {commit.index for commit in commits})
+                self._reporter.plan(event)
+                for commit in commits:
                     computed = commit.num_rows - commit.num_error_rows - event.shards[commit.index].num_reused_rows
                     dispatcher.commit(commit.index, engine_rows=max(0, computed))
-                    self._reporter.committed(commit)
+                    self._reporter.committed(commit.index, commit)
+                for record in kept.values():
+                    self._reporter.salvaged(record.index, record.num_rows, record.num_error_rows)
                 self._reporter.phase = "running"
                 self._pool.open(dispatcher)
             else:
@@ -140,7 +161,7 @@ class Driver:
                 if not self._plan.shards[event].num_reused_rows:
                     dispatcher.stage([event])
                 elif dispatcher.commit(event):  # by staging, which copied it
-                    self._reporter.committed(await asyncio.to_thread(self._ledger.shard_commit, event))
+                    self._reporter.committed(event, await asyncio.to_thread(self._ledger.shard_commit, event))
                 self._pool.wake()
 
     async def _watch(self) -> TerminalRecord:
@@ -223,7 +244,10 @@ class Driver:
 
     def _on_commit(self, done: ShardDone) -> None:
         failpoint("driver.shard_committed")
-        self._reporter.committed(done.stats)
+        self._reporter.committed(done.shard, done.stats)
+
+    def _on_salvage(self, kept: ShardSalvaged) -> None:
+        self._reporter.salvaged(kept.shard, kept.num_rows, kept.num_error_rows)
 
 
 async def _cancel(*tasks: asyncio.Task[_T]) -> None:
@@ -258,6 +282,7 @@ def run_job(
 
     Raises:
         StoreError: the store stays away. The job is interrupted and can be resumed.
+        asyncio.CancelledError: `run` was told to stop. Likewise.
     """
     record = ledger.terminal()
     if record is None:
@@ -265,6 +290,28 @@ def run_job(
     if isinstance(record, Succeeded):
         ledger.publish(record.manifest, writer=driver_id)
     return record
+
+
+def _until_told_to_stop(main: Coroutine[Any, Any, TerminalRecord]) -> TerminalRecord:
+    """Run the driver; SIGTERM, which is what stops a job of Ray's, cancels it once.
+
+    Raises:
+        asyncio.CancelledError: it was told to stop, and has.
+    """
+
+    async def stoppable() -> TerminalRecord:
+        running = asyncio.ensure_future(main)
+        told = False
+
+        def stop() -> None:
+            nonlocal told
+            if not told:  # what it does on its way out is not to be cut short by a second signal
+                told = running.cancel()
+
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop)
+        return await running
+
+    return asyncio.run(stoppable())
 
 
 def main(job_uri: str, *, store_patience_s: float = STORE_PATIENCE_S) -> int:
@@ -283,7 +330,10 @@ def main(job_uri: str, *, store_patience_s: float = STORE_PATIENCE_S) -> int:
         ledger = Ledger(open_store(root_uri, patience_s=store_patience_s), job_id)
         if allowed is not None:
             check_bucket(ledger.spec().input.uri, allowed)
-        record = run_job(ledger, driver_id, lambda: _connect(namespace=f"{job_id}/{driver_id}"))
+        record = run_job(ledger, driver_id, lambda: _connect(namespace=f"{job_id}/{driver_id}"), _until_told_to_stop)
+    except asyncio.CancelledError:
+        log.warning("told to stop; nothing committed or salvaged is lost, go on with: jobs resume %s", job_id)
+        return TOLD_TO_STOP
     except JobsError as error:
         log.error("%s %s", error, error.hint)
         return error.exit_code

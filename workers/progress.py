@@ -46,6 +46,8 @@ class Reporter:
         self._rows_staged = self._rows = self._errors = self._shards = 0
         self._input_tokens = self._generated_tokens = 0
         self._error_codes: Counter[str] = Counter()
+        self._salvaged: dict[int, tuple[int, int]] = {}
+        self._earlier: Progress | None = None
         self._gpu_s_before: float | None = None
         self._began_s = time.monotonic()
         self._start_s: float | None = None
@@ -56,7 +58,7 @@ class Reporter:
         self.phase: Phase = "starting"
 
     def plan(self, plan: Plan) -> None:
-        """The plan stands."""
+        """The plan stands. What is committed and salvaged is told next: until then the last driver's counts stand."""
         self._plan = plan
 
     def staged(self, shard: int) -> None:
@@ -64,14 +66,20 @@ class Reporter:
         assert self._plan is not None
         self._rows_staged += self._plan.shards[shard].num_rows
 
-    def committed(self, shard: ShardCommit | ShardStats) -> None:
+    def committed(self, index: int, shard: ShardCommit | ShardStats) -> None:
         """A shard is committed, now or by an earlier driver."""
+        self._salvaged.pop(index, None)
         self._shards += 1
         self._rows += shard.num_rows
         self._errors += shard.num_error_rows
         self._error_codes.update(shard.error_codes)
         self._input_tokens += shard.num_input_tokens
         self._generated_tokens += shard.num_generated_tokens
+
+    def salvaged(self, index: int, num_rows: int, num_error_rows: int) -> None:
+        """Rows of a shard that is not committed are kept, now or by an earlier driver."""
+        if num_rows > self._salvaged.get(index, (0, 0))[0]:
+            self._salvaged[index] = num_rows, num_error_rows
 
     def finish(self) -> None:
         """Every row is committed."""
@@ -158,9 +166,9 @@ class Reporter:
 
     def _write(self, progress: Progress) -> None:
         if self._gpu_s_before is None:
-            earlier = self._ledger.progress()
+            self._earlier = earlier = self._ledger.progress()
             self._gpu_s_before = earlier.gpu_s if earlier else 0.0
-            progress = progress.evolve(gpu_s=progress.gpu_s + self._gpu_s_before)
+            progress = self._on_top(progress.evolve(gpu_s=progress.gpu_s + self._gpu_s_before))
         self._ledger.write_progress(progress)
         if self._recorder.due(time.time(), ended=self.phase == "ended"):
             self._ledger.write_history(self._recorder.history(self._pool.losses))
@@ -168,11 +176,13 @@ class Reporter:
     def _progress(self) -> Progress:
         totals, slots = self._pool.totals(), self._pool.slots
         total = self._plan.num_rows if self._plan else None
-        rows_live = self._rows + sum(slot.rows_uncommitted for slot in slots)
+        rows_kept = self._rows + sum(rows for rows, _ in self._salvaged.values())
+        errors_kept = self._errors + sum(errors for _, errors in self._salvaged.values())
+        rows_live = rows_kept + sum(slot.rows_uncommitted for slot in slots)
         if total is not None:
             # Two replicas may work on one shard: what both of them did is counted twice until one commits it.
             rows_live = min(rows_live, total)
-        errors_live = min(rows_live, self._errors + sum(slot.errors_uncommitted for slot in slots))
+        errors_live = min(rows_live, errors_kept + sum(slot.errors_uncommitted for slot in slots))
         # Rates begin with the work: neither loading the model nor what earlier drivers committed is part of them.
         if totals.rows_in_flight + totals.rows_done > 0:
             self._start_s = self._start_s or time.monotonic() - self._began_s
@@ -193,15 +203,17 @@ class Reporter:
         )
         self._recorder.resolved(self._pool.gpus_per_replica, self._engine)
         self._recorder.look(sample, replicas)
-        return Progress(
+        progress = Progress(
             driver=self._driver,
             updated_at=_now(),
             started_at=self._started_at,
             phase=self.phase,
             rows_total=total,
             rows_staged=self._rows_staged,
-            rows_ok=sample.rows_ok,
-            rows_error=sample.rows_error,
+            rows_ok=rows_kept - errors_kept,
+            rows_error=errors_kept,
+            rows_salvaged=rows_kept - self._rows,
+            rows_uncommitted=rows_live - rows_kept,
             error_codes=dict(self._error_codes),
             shards_total=len(self._plan.shards) if self._plan else None,
             shards_committed=self._shards,
@@ -223,6 +235,16 @@ class Reporter:
             shard_copies=self._pool.num_copies,
             replicas=replicas,
         )
+        return self._on_top(progress)
+
+    def _on_top(self, progress: Progress) -> Progress:
+        """Until this driver knows what is kept, an earlier one's counts stand: no count goes back."""
+        earlier = self._earlier
+        if self._plan is not None or earlier is None or earlier.rows_salvaged is None:
+            return progress
+        names = ["rows_total", "rows_ok", "rows_error", "rows_salvaged", "error_codes"]
+        names += ["shards_total", "shards_committed", "input_tokens", "generated_tokens"]
+        return progress.evolve(**{name: getattr(earlier, name) for name in names})
 
     def _export(self, progress: Progress) -> None:
         metrics = self._metrics
@@ -230,8 +252,9 @@ class Reporter:
         metrics.rows_done.set(self._rows)
         metrics.shards_total.set(progress.shards_total or 0)
         metrics.shards_done.set(self._shards)
-        left = (progress.rows_total or 0) - progress.rows_ok - progress.rows_error
-        for status, rows in (("ok", progress.rows_ok), ("error", progress.rows_error), ("left", left)):
+        left = (progress.rows_total or 0) - progress.rows_ok - progress.rows_error - progress.rows_uncommitted
+        by_status = {"ok": progress.rows_ok, "error": progress.rows_error, "open": progress.rows_uncommitted}
+        for status, rows in (by_status | {"left": left}).items():
             metrics.rows.set(rows, {"status": status})
         ready = sum(slot.state == "ready" for slot in self._pool.slots)
         metrics.replicas_ready.set(ready)
