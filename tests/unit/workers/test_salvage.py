@@ -38,7 +38,7 @@ class Halfway:
 
     def __init__(self, ledger: Ledger, done: int, *, fails: int | None = None) -> None:
         self.replica = Replica(ledger, "replica-0", "driver", on_gpu=False)
-        self._done, self._fails, self.asked = done, fails, list[str]()
+        self._done, self._fails, self.asked, self._num_slow = done, fails, list[str](), 0
 
     async def load(self) -> Replica:
         await self.replica.load()
@@ -50,6 +50,7 @@ class Halfway:
             self.asked.append(bytes(token_ids).decode())
             if row == self._fails:
                 raise ValueError("this row fails")
+            self._num_slow += row >= self._done
             engine._behaviour = behaviour.evolve(token_s=FAST if row < self._done else SLOW)
             return await generate(request_id, token_ids, sampling)
 
@@ -59,10 +60,8 @@ class Halfway:
     async def finish_rows(self, shard: int, attempt_id: str, excluded: Any = None) -> asyncio.Task[Any]:
         """Run a shard until its first rows are answered."""
         running = asyncio.create_task(self.replica.run_shard(shard, attempt_id, excluded or {}))
-        feed = self.replica._standing_feed()
-        before = feed.done
-        while feed.done - before < self._done - (self._fails is not None and self._fails >= self._done):
-            assert not running.done(), running
+        await self.replica.admitted(attempt_id)
+        while self.replica._standing_feed().in_flight > self._num_slow or not self.asked:
             await asyncio.sleep(0.01)
         return running
 
@@ -335,6 +334,7 @@ async def test_replicas_start_in_steps(ledger: Ledger, at_once: int | None, *, f
             replica.load = counted  # type: ignore[method-assign]
 
     spec = spec_with(stall_timeout_s=60.0, token_s=SLOW).evolve(replicas={"max": 12})
+    stage(ledger, spec, [PROMPTS])
     pool = Pool(ledger, spec, "driver", Counting(), lambda _: None)
     running = asyncio.create_task(pool.run(replace(ANYWHERE, starts_at_once=at_once)))
     await until(lambda: sum(slot.state == "ready" for slot in pool.slots) == 12)
