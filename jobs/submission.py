@@ -214,6 +214,15 @@ class Submitter:
                 )
             time.sleep(0.2)
 
+    def stop_all(self) -> None:
+        """Ask every driver to stop, and wait until they have ended."""
+        with self._errors():
+            active = [each for each in self._client.list_jobs() if each.submission_id and not each.status.is_terminal()]
+            for each in active:
+                self._client.stop_job(each.submission_id)
+        for each in active:
+            self.stop(each.submission_id)
+
     def forget(self, submission_id: str) -> None:
         """Remove a submission that has ended from the cluster's list. Takes two seconds.
 

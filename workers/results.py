@@ -77,7 +77,7 @@ def encode_salvage(
 
 
 def salvaged_rows(staged: pa.Table, salvage: pa.Table) -> SalvagedRows:
-    """The rows of a salvaged object by row id, fit to be taken over.
+    """The rows of a salvaged object by row id, fit to be taken over. What staged rows carry comes from there.
 
     Args:
         staged: the shard's staged rows; those that staging has refused are left out.
@@ -85,9 +85,11 @@ def salvaged_rows(staged: pa.Table, salvage: pa.Table) -> SalvagedRows:
     Raises:
         ShardMismatch: the object has rows that are not the shard's.
     """
-    valid = staged.filter(pc.is_null(staged["error_code"]))
+    valid = staged.select(["row_id", "error_code"]).filter(pc.is_null(staged["error_code"]))
     if not pc.all(pc.is_in(salvage["row_id"], value_set=staged["row_id"].combine_chunks())).as_py():
         raise ShardMismatch("it has rows of another shard")
+    carried = {field.name.removeprefix(KEPT) for field in staged.schema if field.name.startswith(KEPT)} | {"custom_id"}
+    salvage = salvage.select([name for name in salvage.schema.names if name not in carried])
     wanted = salvage.filter(pc.is_in(salvage["row_id"], value_set=valid["row_id"].combine_chunks()))
     return {row["row_id"]: row for row in wanted.to_pylist()}
 

@@ -207,3 +207,13 @@ def _runs_driver(job_id: str) -> bool:
         return bool(driver_pid(job_id))
     except AssertionError:
         return False
+
+
+def test_a_cluster_that_is_taken_down_lets_jobs_keep_their_finished_rows(tmp_path: Path, dataset: Path) -> None:
+    with embedded_cluster(tmp_path / "state", {}) as env:
+        user = User(root=str(tmp_path / "root"), env=env)
+        job_id = halfway(user, dataset, "down")
+        user.run("cluster", "down")
+        status = kept(user, job_id)
+        assert status["state"] == "INTERRUPTED"
+        assert 16 <= status["rows_done"] < ROWS
