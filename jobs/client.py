@@ -21,6 +21,7 @@ from jobs.ledger import Ledger, list_jobs
 from jobs.liveness import PROGRESS_FRESH_S, Pulse, is_alive
 from jobs.options import SubmitOptions, spec_of
 from jobs.preflight import checked
+from jobs.salvage import Salvage
 from jobs.settings import Settings
 from jobs.specs import new_job_id
 from jobs.standing import look
@@ -43,8 +44,9 @@ SUBMISSION_ID = "JOBS_SUBMISSION_ID"
 FIRST_SIGN_S, LOOK_S = 10.0, 0.3
 """How long a submission to a joined cluster is watched for a driver that cannot start there, and how often."""
 
-CANCEL_GRACE_S = 10.0
-"""A cancelled driver may take this long to end by itself before it is stopped."""
+CANCEL_GRACE_S = 30.0
+"""A cancelled driver may take this long to end by itself before it is stopped: its replicas keep finished rows first.
+"""
 
 
 class Job:
@@ -127,6 +129,7 @@ class Job:
         if isinstance(terminal, Succeeded):
             # Its driver may have died between the record and these last steps.
             self.ledger.publish(terminal.manifest, writer=f"resume/{uuid4().hex}")
+            Salvage(self.ledger).delete()
             if not spec.keep_staged:
                 self.ledger.delete_staged(self.ledger.staged_shards())
             return False
@@ -148,7 +151,8 @@ class Job:
         return self.client.start_driver(self.ledger, spec, f"{self.id}-{uuid4().hex[:6]}")
 
     def results(self) -> Results:
-        """The rows that are committed now: all of them once the job has succeeded.
+        """The rows that are committed now: all of them once the job has succeeded. Of a job that was cancelled or
+        has failed, also those that were finished in other shards.
 
         Raises:
             UsageError: no such job.
@@ -160,7 +164,8 @@ class Job:
         return open_results(self.ledger)
 
     def cancel(self, by: str | None = None) -> Succeeded | Failed | Cancelled:
-        """End the job now. Committed results stay.
+        """End the job now. Committed results stay, and so do the rows that are finished in other shards: replicas
+        keep them while this waits for the driver's end, for half a minute at most.
 
         Args:
             by: who ends it, for people; default: this user.
@@ -178,12 +183,24 @@ class Job:
             return record  # No cluster, no driver there; one elsewhere sees the record by itself.
         if submitter is not None:
             deadline = time.monotonic() + CANCEL_GRACE_S
-            while any(s.active for s in submitter.find(self.ledger.uri)) and time.monotonic() < deadline:
+            # One that the cluster has not started yet has nothing to keep, and will find the record.
+            while any(s.running for s in submitter.find(self.ledger.uri)) and time.monotonic() < deadline:
                 time.sleep(0.3)
             for submission in submitter.find(self.ledger.uri):
                 if submission.active:
                     submitter.stop(submission.submission_id)
         return record
+
+    def may_keep_rows(self) -> bool:
+        """Whether a driver may still be at work though the job has ended: its replicas keep what they have finished.
+
+        One that no cluster can be asked about is taken for alive until it has said that it has ended.
+        """
+        submissions, progress = self._submissions(), self.ledger.progress()
+        if any(submission.running for submission in submissions):
+            return True
+        known = {submission.submission_id for submission in submissions}
+        return progress is not None and progress.phase != "ended" and progress.driver not in known
 
     def logs(self, *, follow: bool = False) -> Iterator[str]:
         """What the drivers and their replicas have printed, oldest driver first.

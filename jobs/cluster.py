@@ -115,7 +115,8 @@ def up() -> Cluster:
 
 
 def down() -> bool:
-    """End the embedded cluster with every process of it, and remove its state.
+    """End the embedded cluster with every process of it, and remove its state. Jobs that run are interrupted; the rows
+    that they have finished are kept.
 
     Returns:
         True if a cluster was running.
@@ -124,9 +125,19 @@ def down() -> bool:
         ClusterError: a process of it could not be ended.
     """
     with _locked():
-        running = current() is not None
+        running = current()
+        if running is not None:
+            _stop_drivers(running)
         _clear()
-        return running
+        return running is not None
+
+
+def _stop_drivers(cluster: Cluster) -> None:
+    """Let the jobs that run keep their finished rows. One whose driver does not stop ends with the cluster."""
+    from jobs.submission import Submitter
+
+    with suppress(ClusterError):
+        Submitter(cluster.dashboard_url, cluster.token_path).stop_all()
 
 
 def _clear() -> None:

@@ -73,6 +73,8 @@ def one_line(summary: Summary) -> str:
         parts.append(phase)
     if summary.rows_total:
         parts.append(f"{summary.rows_done:,} of {summary.rows_total:,} rows ({_percent(summary)}%)")
+    if summary.rows_uncommitted:
+        parts.append(f"{summary.rows_uncommitted:,} more in open shards")
     if summary.rows_error:
         codes = _errors(summary)
         parts.append(f"{summary.rows_error:,} failed" + (f" ({codes})" if codes else ""))
@@ -94,7 +96,8 @@ def one_line(summary: Summary) -> str:
 def signature(summary: Summary) -> Hashable:
     """Equal for two moments between which nothing has happened but time."""
     counts = tuple(sorted(summary.replica_counts.items()))
-    progress = (summary.rows_staged, summary.rows_done, summary.rows_error, summary.shards_committed)
+    rows = (summary.rows_staged, summary.rows_done, summary.rows_uncommitted, summary.rows_error)
+    progress = (*rows, summary.shards_committed)
     return summary.state, summary.phase, progress, counts, summary.message
 
 
@@ -132,7 +135,7 @@ def outcome(summary: Summary) -> str:
     if summary.state is State.CANCELLED:
         return f"{job} was cancelled by {printable(summary.cancelled_by or '')}{done}."
     if summary.state is State.INTERRUPTED:
-        return " ".join([f"{job} was interrupted{done}; nothing that is committed is done again.", *_why(summary)])
+        return " ".join([f"{job} was interrupted{done}; nothing that is kept is done again.", *_why(summary)])
     return f"{job} is {summary.state}."
 
 
@@ -144,9 +147,9 @@ def next_steps(summary: Summary) -> list[str]:
     if summary.state is State.INTERRUPTED:
         return [f"jobs resume {job}", f"jobs logs {job}"]
     if summary.state is State.FAILED:
-        return [f"jobs logs {job}", *([f"jobs results {job}"] if summary.shards_committed else [])]
+        return [f"jobs logs {job}", *([f"jobs results {job}"] if summary.rows_done else [])]
     if summary.state is State.CANCELLED:
-        return [f"jobs results {job}"] if summary.shards_committed else []
+        return [f"jobs results {job}"] if summary.rows_done else []
     if not summary.driver_alive:
         return [f"jobs resume {job}", f"jobs cancel {job}"]
     return [f"jobs watch {job}", f"jobs logs -f {job}", f"jobs cancel {job}"]
@@ -184,6 +187,8 @@ def _rows(summary: Summary) -> str:
         text += f", {summary.rows_error:,} failed"
     if left := summary.rows_total - summary.rows_done:
         text += f", {left:,} left"
+    if summary.rows_uncommitted:
+        text += f" ({summary.rows_uncommitted:,} of them finished, but not committed yet)"
     if summary.rows_reused:
         text += f"; {summary.rows_reused:,} taken from earlier jobs"
     return text

@@ -21,6 +21,7 @@ FAILPOINTS = (
     *("staging.before_tokenise", "staging.before_write", "staging.after_write"),
     *("replica.before_load", "replica.after_load", "replica.before_attempt", "replica.after_attempt"),
     *("replica.before_rows", "replica.after_rows", "replica.before_commit", "replica.after_commit"),
+    *("replica.before_salvage", "replica.after_salvage"),
     *("store.before_link",),
     *("schedule.before_open", "schedule.after_open", "schedule.before_submit", "schedule.before_resume"),
     *("schedule.before_publish", "schedule.published", "schedule.before_settle", "schedule.after_settle"),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from schemas.codes import State
@@ -19,6 +20,8 @@ class JobStatus:
         driver: submission id of the driver at work, if the cluster knows it; the progress may still be another's.
         interruption: why an interrupted job has no driver.
         damage: what of the job's documents is damaged, and what to do about it; "" if nothing is.
+        salvaged: rows that are kept of shards by their number, committed or not, while no driver is at work: see
+            `jobs.salvage`.
     """
 
     job_id: str
@@ -34,6 +37,7 @@ class JobStatus:
     dashboard_url: str | None
     interruption: Interruption | None = None
     damage: str = ""
+    salvaged: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def reason(self) -> str:

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from jobs.errors import JobsError, StoreError
 from jobs.filters import Condition, known_column, parse_conditions, select
 from jobs.ledger import Ledger
 from jobs.merge import RowMerger
+from jobs.salvage import Salvage, Salvaged
 from schemas import keys
 from schemas.records import Cancelled, Failed, ShardCommit, Succeeded
 
@@ -39,21 +42,33 @@ _SHARDS_AHEAD = 4
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Part:
-    """A committed shard as its Parquet footer describes it.
+    """A committed shard, or salvaged rows of one that is not, as the Parquet footer describes it.
 
     Attributes:
+        key: where it lies in the job directory.
         first_row: smallest row id in it.
         decoded_bytes: size of its pages, uncompressed.
+        row_ids: only these of its rows count, the others come from another object; None: all of them.
     """
 
     index: int
+    key: str
     num_rows: int
     first_row: int
     decoded_bytes: int
+    row_ids: npt.NDArray[np.int64] | None = None
+
+    @property
+    def salvaged(self) -> bool:
+        """Whether its shard is not committed."""
+        return self.key.startswith(keys.SALVAGE)
 
 
 class Results:
     """The results of a job that are committed now: all of them once it has succeeded.
+
+    Of a job that was cancelled or has failed, also the rows that were finished in shards that were not: see
+    `jobs.salvage`. Where several attempts have left a row, the one of the smallest attempt id counts.
 
     Use `open_results`. Shards that are committed later are not seen.
     """
@@ -77,8 +92,13 @@ class Results:
 
     @property
     def num_shards(self) -> int:
-        """Number of shards."""
-        return len(self._parts)
+        """Number of committed shards."""
+        return len(self.shards)
+
+    @property
+    def num_salvaged_rows(self) -> int:
+        """Rows of shards that are not committed."""
+        return sum(part.num_rows for part in self._parts if part.salvaged)
 
     def tables(
         self,
@@ -120,7 +140,13 @@ class Results:
     @property
     def shards(self) -> tuple[int, ...]:
         """Numbers of the committed shards."""
-        return tuple(part.index for part in self._parts)
+        return tuple(part.index for part in self._parts if not part.salvaged)
+
+    def salvaged_tables(self) -> Iterator[pa.Table]:
+        """The rows of shards that are not committed, in no order. Errors are those of `tables`."""
+        for part in self._parts:
+            if part.salvaged:
+                yield self._read(part, self._fetch(part, verify=False), columns=self.schema.names)
 
     def to_table(
         self, *, columns: Sequence[str] | None = None, where: str | Sequence[str] = (), limit: int | None = None
@@ -157,7 +183,7 @@ class Results:
         rows_seen, last_row = 0, -1
         with (
             RowMerger(window_rows=window_rows, memory_bytes=memory_bytes) as merger,
-            _ahead([part.index for part in parts], partial(self._fetch, verify=verify)) as fetched,
+            _ahead(list(parts), partial(self._fetch, verify=verify)) as fetched,
         ):
             while True:
                 starts = [] if merger.first_window is None else [merger.first_window]
@@ -176,22 +202,29 @@ class Results:
         if check_all and rows_seen != self.num_rows:
             raise StoreError(f"{self.ledger.uri} has results of {rows_seen:,} of {self.num_rows:,} rows.", _CHANGED)
 
-    def _fetch(self, index: int, *, verify: bool) -> bytes:
-        data = self.ledger.read_result(index)
+    def _fetch(self, part: Part, *, verify: bool) -> bytes:
+        data = self.ledger.store.get(f"{self.ledger.job_id}/{part.key}")
         if data is None:
-            raise _missing(self.ledger, index)
-        if verify:
-            promised = self._sha256s.get(index) or self.ledger.shard_commit(index).sha256
-            if hashlib.sha256(data).hexdigest() != promised:
-                raise _damaged(self.ledger, index, "its SHA-256 is not that of the commit")
+            raise _missing(self.ledger, part.key)
+        if verify and hashlib.sha256(data).hexdigest() != self._promised(part):
+            raise _damaged(self.ledger, part.key, "its SHA-256 is not that of the commit")
         return data
+
+    def _promised(self, part: Part) -> str | None:
+        if part.salvaged:
+            record = Salvage(self.ledger).record(_named(part))
+            return None if record is None else record.sha256
+        return self._sha256s.get(part.index) or self.ledger.shard_commit(part.index).sha256
 
     def _read(self, part: Part, data: bytes, *, columns: list[str]) -> pa.Table:
         try:
             file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-            return file.read(columns=columns)
+            table = file.read(columns=columns)
         except (OSError, pa.ArrowException) as error:
-            raise _damaged(self.ledger, part.index, "a checksum or its structure is wrong") from error
+            raise _damaged(self.ledger, part.key, "a checksum or its structure is wrong") from error
+        if part.row_ids is None:
+            return table
+        return table.filter(pc.is_in(table["row_id"], value_set=pa.array(part.row_ids)))
 
     def _check_order(self, table: pa.Table, last_row: int, first_row: int | None) -> None:
         """No row twice; with `first_row`, none missing either."""
@@ -204,7 +237,7 @@ class Results:
 
 
 def open_results(ledger: Ledger) -> Results:
-    """What is committed now, known by its footers; no row is read yet.
+    """What is committed or salvaged now, known by its footers; no row is read yet.
 
     Raises:
         UsageError: no such job.
@@ -216,11 +249,15 @@ def open_results(ledger: Ledger) -> Results:
         ledger.spec()
     commits = {commit.index: commit for commit in terminal.manifest.shards} if isinstance(terminal, Succeeded) else {}
     shards = sorted(commits or ledger.committed())
-    if not shards:
+    # What an attempt has salvaged while the job goes on is for the next attempt, which commits it.
+    over = isinstance(terminal, Cancelled | Failed)
+    salvaged = Salvage(ledger).find(committed=frozenset(shards)) if over else []
+    if not shards and not salvaged:
         raise JobsError(f"Job {ledger.job_id} has no results yet.", f"See how it stands: jobs status {ledger.job_id}")
     with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as threads:
-        parts = list(threads.map(lambda index: _part(ledger, index, commits.get(index)), shards))
-    return Results(ledger, terminal, parts, _footer(ledger, shards[0]).schema.to_arrow_schema())
+        parts = list(threads.map(lambda index: _part(ledger, index, keys.result(index), commits.get(index)), shards))
+        parts += _without_repeats(ledger, list(threads.map(lambda each: _part(ledger, each.shard, each.key), salvaged)))
+    return Results(ledger, terminal, parts, _footer(ledger, parts[0].key).schema.to_arrow_schema())
 
 
 def iter_results(
@@ -230,29 +267,64 @@ def iter_results(
     return open_results(ledger).tables(columns=columns, window_rows=window_rows)
 
 
-def _part(ledger: Ledger, index: int, commit: ShardCommit | None) -> Part:
-    footer = _footer(ledger, index)
+def _without_repeats(ledger: Ledger, parts: Sequence[Part]) -> list[Part]:
+    """Salvaged parts, in the order of their attempt ids, each with the rows that no earlier one has."""
+    several = {index for index, count in Counter(part.index for part in parts).items() if count > 1}
+    seen: dict[int, npt.NDArray[np.int64]] = {index: np.empty(0, np.int64) for index in several}
+    found = []
+    for part in parts:
+        if part.index in several:
+            try:
+                data = Salvage(ledger).read(_named(part))
+                row_ids = _row_ids(data) if data is not None else None
+            except (OSError, pa.ArrowException) as error:
+                raise _damaged(ledger, part.key, "a checksum or its structure is wrong") from error
+            if row_ids is None:
+                raise _missing(ledger, part.key)
+            fresh = np.setdiff1d(row_ids, seen[part.index])
+            seen[part.index] = np.union1d(seen[part.index], fresh)
+            if not len(fresh):
+                continue
+            part = replace(part, row_ids=fresh, num_rows=len(fresh), first_row=int(fresh[0]))
+        found.append(part)
+    return found
+
+
+def _row_ids(data: bytes) -> npt.NDArray[np.int64]:
+    table = pq.read_table(pa.BufferReader(data), columns=["row_id"], page_checksum_verification=True)
+    return table["row_id"].to_numpy()  # type: ignore[no-any-return]
+
+
+def _named(part: Part) -> Salvaged:
+    named = keys.salvage_of(part.key)
+    assert named is not None, "it was found by its name"
+    return Salvaged(*named)
+
+
+def _part(ledger: Ledger, index: int, key: str, commit: ShardCommit | None = None) -> Part:
+    footer = _footer(ledger, key)
     groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
     statistics = [group.column(0).statistics for group in groups]
     ordered = all(each is not None and each.has_min_max for each in statistics)
     if not groups or not ordered or footer.schema.column(0).path != "row_id":
-        raise _damaged(ledger, index, "it has no statistics of row_id")
+        raise _damaged(ledger, key, "it has no statistics of row_id")
     if commit is not None and commit.num_rows != footer.num_rows:
-        raise _damaged(ledger, index, f"it has {footer.num_rows} rows and the manifest says {commit.num_rows}")
+        raise _damaged(ledger, key, f"it has {footer.num_rows} rows and the manifest says {commit.num_rows}")
     return Part(
         index=index,
+        key=key,
         num_rows=footer.num_rows,
         first_row=min(each.min for each in statistics),
         decoded_bytes=sum(group.total_byte_size for group in groups),
     )
 
 
-def _footer(ledger: Ledger, index: int) -> pq.FileMetaData:
+def _footer(ledger: Ledger, key: str) -> pq.FileMetaData:
     size_bytes = _FOOTER_BYTES
     while True:
-        tail = ledger.store.get_tail(f"{ledger.job_id}/{keys.result(index)}", size_bytes)
+        tail = ledger.store.get_tail(f"{ledger.job_id}/{key}", size_bytes)
         if tail is None:
-            raise _missing(ledger, index)
+            raise _missing(ledger, key)
         # A Parquet file ends in its footer, the footer's length in four bytes, and `PAR1`.
         needed = int.from_bytes(tail[-8:-4], "little") + 8
         if needed > size_bytes and tail.endswith(b"PAR1") and len(tail) == size_bytes:
@@ -261,7 +333,7 @@ def _footer(ledger: Ledger, index: int) -> pq.FileMetaData:
         try:
             return pq.read_metadata(pa.BufferReader(tail))
         except (OSError, pa.ArrowException) as error:
-            raise _damaged(ledger, index, "it has no readable footer") from error
+            raise _damaged(ledger, key, "it has no readable footer") from error
 
 
 def _limited(tables: Iterator[pa.Table], limit: int | None) -> Iterator[pa.Table]:
@@ -272,15 +344,15 @@ def _limited(tables: Iterator[pa.Table], limit: int | None) -> Iterator[pa.Table
 
 
 @contextmanager
-def _ahead(indices: Sequence[int], fetch: Callable[[int], bytes]) -> Iterator[Iterator[bytes]]:
-    """What `fetch` gives for each index, in order, a few of them under way before they are asked for."""
+def _ahead(parts: Sequence[Part], fetch: Callable[[Part], bytes]) -> Iterator[Iterator[bytes]]:
+    """What `fetch` gives for each part, in order, a few of them under way before they are asked for."""
     threads = ThreadPoolExecutor(_SHARDS_AHEAD)
 
     def results() -> Iterator[bytes]:
-        remaining, under_way = iter(indices), deque[Future[bytes]]()
+        remaining, under_way = iter(parts), deque[Future[bytes]]()
         while True:
-            for index in islice(remaining, _SHARDS_AHEAD - len(under_way)):
-                under_way.append(threads.submit(fetch, index))
+            for part in islice(remaining, _SHARDS_AHEAD - len(under_way)):
+                under_way.append(threads.submit(fetch, part))
             if not under_way:
                 return
             yield under_way.popleft().result()
@@ -291,9 +363,12 @@ def _ahead(indices: Sequence[int], fetch: Callable[[int], bytes]) -> Iterator[It
         threads.shutdown(wait=False, cancel_futures=True)
 
 
-def _missing(ledger: Ledger, index: int) -> StoreError:
-    return StoreError(f"{ledger.uri}/{keys.result(index)} was committed and is missing.", _CHANGED)
+def _missing(ledger: Ledger, key: str) -> StoreError:
+    how = "salvaged" if key.startswith(keys.SALVAGE) else "committed"
+    return StoreError(f"{ledger.uri}/{key} was {how} and is missing.", _CHANGED)
 
 
-def _damaged(ledger: Ledger, index: int, how: str) -> StoreError:
-    return StoreError(f"{ledger.uri}/{keys.result(index)} is damaged: {how}.", _CHANGED)
+def _damaged(ledger: Ledger, key: str, how: str) -> StoreError:
+    if (named := keys.salvage_of(key)) is not None:
+        return Salvage(ledger).damaged(Salvaged(*named), how)
+    return StoreError(f"{ledger.uri}/{key} is damaged: {how}.", _CHANGED)

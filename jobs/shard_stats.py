@@ -73,15 +73,18 @@ class ShardStats:
         }
 
 
-def commit_of(shard: int, info: ObjectInfo) -> ShardCommit:
-    """The commit record that `ShardStats.to_metadata` has put on a result object.
+def commit_of(shard: int, info: ObjectInfo, key: str | None = None) -> ShardCommit:
+    """The commit record that `ShardStats.to_metadata` has put on a result object, or on one of the same form.
+
+    Args:
+        key: of that object in the job directory; default: that of the shard's result.
 
     Raises:
         KeyError, ValueError: the object's metadata is not ours.
     """
     return ShardCommit(
         index=shard,
-        key=keys.result(shard),
+        key=keys.result(shard) if key is None else key,
         num_rows=int(info.metadata["rows"]),
         num_error_rows=int(info.metadata["error-rows"]),
         # Shards of jobs from before there were such gates do not count these.

@@ -6,6 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 from pyarrow.fs import LocalFileSystem
 
 from jobs.dataset.sources import find_sources, open_source
@@ -50,13 +51,14 @@ def query(results: Results, statement: str) -> pa.RecordBatchReader:
 
 
 def dataset_of(results: Results) -> ds.Dataset:
-    """The committed shards as an Arrow dataset that is read shard by shard; page checksums are verified.
+    """The results as an Arrow dataset that is read shard by shard; page checksums are verified.
 
     Raises:
         StoreError: the store cannot be reached, or a shard is missing.
     """
     uri = f"{results.ledger.uri}/{keys.RESULTS}"
-    sources = {source.uri.rpartition("/")[2]: source for source in find_sources(uri)[0]}
+    found = find_sources(uri)[0] if results.shards else []
+    sources = {source.uri.rpartition("/")[2]: source for source in found}
     options = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
     form = ds.ParquetFileFormat(default_fragment_scan_options=options)
     fragments = []
@@ -72,6 +74,10 @@ def dataset_of(results: Results) -> ds.Dataset:
             if local
             else form.make_fragment(pa.PythonFile(open_source(source), mode="r"))
         )
+    for table in results.salvaged_tables():
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink)
+        fragments.append(form.make_fragment(pa.BufferReader(sink.getvalue())))
     return ds.FileSystemDataset(fragments, results.schema, form)
 
 

@@ -10,6 +10,7 @@ from jobs.interruptions import why
 from jobs.job_status import JobStatus
 from jobs.ledger import Ledger
 from jobs.liveness import Pulse, is_alive
+from jobs.salvage import Salvage
 from jobs.states import derive_state
 from schemas import keys
 from schemas.codes import State
@@ -66,6 +67,8 @@ def look(
     if state is State.INTERRUPTED:
         info = ledger.store.head(ledger.key(keys.PROGRESS))
         interruption = why(said, submissions, progress, info, job_id=ledger.job_id)
+    # A driver at work counts what is salvaged by itself.
+    salvaged = {} if alive or isinstance(terminal, Succeeded) else Salvage(ledger).counts(())
     return JobStatus(
         job_id=ledger.job_id,
         uri=ledger.uri,
@@ -80,4 +83,5 @@ def look(
         dashboard_url=dashboard_url,
         interruption=interruption,
         damage=damage,
+        salvaged={shard: record.num_rows for shard, record in salvaged.items()},
     )

@@ -56,6 +56,11 @@ class Submission:
         """Whether the driver runs or is about to."""
         return self.status not in ENDED
 
+    @property
+    def running(self) -> bool:
+        """Whether the cluster has started the driver, and it has not ended."""
+        return self.active and self.status != "PENDING"
+
 
 def describe(*, name: str, job_id: str, job_uri: str, dataset: str, model: str) -> dict[str, str]:
     """The metadata of a submission. The dashboard's Name column shows `job_name`."""
@@ -71,7 +76,8 @@ def describe(*, name: str, job_id: str, job_uri: str, dataset: str, model: str) 
 
 
 def driver_environment(allowed_buckets: Sequence[str] | None = None) -> dict[str, str]:
-    """Where the store is, and plain logs: endpoints, regions and names of buckets only, never a credential.
+    """Where the store is, plain logs, and time to stop: endpoints, regions and names of buckets only, never a
+    credential.
 
     Args:
         allowed_buckets: the driver must use no others; None leaves it to what its node says.
@@ -81,8 +87,13 @@ def driver_environment(allowed_buckets: Sequence[str] | None = None) -> dict[str
     # Ray reads these as it is imported: no folding of equal lines, no colour codes in log files.
     # A comma alone says that there is none; an empty variable would say nothing.
     allowed = {} if allowed_buckets is None else {buckets.VARIABLE: ",".join(allowed_buckets) or ","}
-    return {**store, **allowed, "RAY_DEDUP_LOGS": "0", "RAY_COLOR_PREFIX": "0"}
+    # Read by the process beside the driver that stops it: finished rows are to be kept before it is killed.
+    plain = {"RAY_DEDUP_LOGS": "0", "RAY_COLOR_PREFIX": "0", "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_GRACE_S)}
+    return {**store, **allowed, **plain}
 
+
+STOP_GRACE_S = 25
+"""Seconds between SIGTERM and SIGKILL of a driver that is stopped; Ray's own default is 3."""
 
 _MONITOR_S = 2.0
 """Two looks of Ray's monitor of a submission."""
@@ -186,7 +197,9 @@ class Submitter:
                 yield piece
 
     def stop(self, submission_id: str, wait_s: float = 30.0) -> None:
-        """Ask the driver to stop (SIGTERM, and SIGKILL some seconds later) and wait until it has ended.
+        """Ask the driver to stop (SIGTERM, and SIGKILL `STOP_GRACE_S` later) and wait until it has ended.
+
+        One that the cluster has not started yet is not waited for: Ray stops it as soon as it has room for it.
 
         Raises:
             ClusterError: it has not ended after `wait_s` seconds.
@@ -199,13 +212,22 @@ class Submitter:
                     return
                 raise
         deadline = time.monotonic() + wait_s
-        while (status := self.status(submission_id)) is not None and status not in ENDED:
+        while (status := self.status(submission_id)) not in (None, "PENDING", *ENDED):
             if time.monotonic() > deadline:
                 raise ClusterError(
                     f"The driver {submission_id} is still {status} {wait_s:.0f} s after it was told to stop.",
                     hint=f"See what it does: {self.dashboard_job_url(submission_id)}",
                 )
             time.sleep(0.2)
+
+    def stop_all(self) -> None:
+        """Ask every driver to stop, and wait until they have ended."""
+        with self._errors():
+            active = [each for each in self._client.list_jobs() if each.submission_id and not each.status.is_terminal()]
+            for each in active:
+                self._client.stop_job(each.submission_id)
+        for each in active:
+            self.stop(each.submission_id)
 
     def forget(self, submission_id: str) -> None:
         """Remove a submission that has ended from the cluster's list. Takes two seconds.

@@ -26,8 +26,10 @@ class Summary:
         phase: what the driver is doing; "" when none is at work or it has not said anything yet, like all that
             only a driver at work can tell (rates, ETA, replicas, message).
         rows_reused: rows whose result was taken from an earlier job; `rows_repeated`, from an equal row of this one.
-        rows_done: rows with a result, error rows included. While a driver is at work, rows that have left the
-            engine count before their shard's commit; afterwards only committed rows do.
+        rows_done: rows with a result that is kept, error rows included: those of committed shards, and those that
+            were salvaged of others. Only a lost result makes it smaller.
+        rows_uncommitted: finished rows that wait for their shard's commit while a driver is at work. They are done
+            when it comes, or when they are salvaged.
         error_codes: committed error rows by their code.
         cached_share: share of input tokens found in a prefix cache, 0 to 1; None if unknown.
         eta_low_s: where the end lies if the job goes on as it did; likewise `eta_high_s`, None if nothing bounds it.
@@ -60,6 +62,7 @@ class Summary:
     rows_done: int = 0
     rows_ok: int = 0
     rows_error: int = 0
+    rows_uncommitted: int = 0
     error_codes: Mapping[str, int] = field(default_factory=dict)
     rows_staged: int = 0
     rows_reused: int = 0
@@ -133,8 +136,8 @@ def summarise(
     """The summary of a status.
 
     Args:
-        committed: numbers of the committed shards, if the caller has listed them. A dead driver's progress counts
-            rows that were never committed; this puts them right.
+        committed: numbers of the committed shards, if the caller has listed them: they and what is salvaged are the
+            rows done. While a driver is at work, its progress may know of more.
     """
     numbers = _from_progress(status.progress, at_work=_speaks_for_now(status))
     if gpu_hour_price is not None:
@@ -144,6 +147,9 @@ def summarise(
         numbers |= {"rows_reused": status.plan.num_reused_rows, "rows_repeated": status.plan.num_repeated_rows}
         if committed is not None:
             rows = sum(shard.num_rows for shard in status.plan.shards if shard.index in committed)
+            rows += sum(number for shard, number in status.salvaged.items() if shard not in committed)
+            if status.driver_alive and status.progress is not None and status.progress.rows_salvaged is not None:
+                rows = max(rows, numbers["rows_done"])
             numbers |= _rows(rows, numbers.get("rows_error", 0)) | {"shards_committed": len(committed)}
     return Summary(
         job_id=status.job_id,
@@ -198,6 +204,7 @@ def _from_progress(progress: Progress | None, *, at_work: bool) -> dict[str, Any
     if at_work:
         numbers |= {
             "phase": progress.phase,
+            "rows_uncommitted": progress.rows_uncommitted,
             "input_tokens_per_s": progress.input_tokens_per_s,
             "generated_tokens_per_s": progress.generated_tokens_per_s,
             "eta_s": progress.eta_s,

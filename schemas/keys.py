@@ -13,6 +13,7 @@ QUARANTINE = "_job/quarantine/"
 HISTORY = "_job/history/"
 FINGERPRINTS = "_job/fingerprints/"
 INTERRUPTIONS = "_job/interruptions/"
+SALVAGE = "_job/salvage/"
 RESULTS = "results/"
 
 
@@ -49,6 +50,24 @@ def history(driver: str) -> str:
 def interruption(driver: str) -> str:
     """Why one driver ended before its job did."""
     return f"{INTERRUPTIONS}{driver}.json"
+
+
+def salvage(shard: int, attempt_id: str) -> str:
+    """Finished rows of an attempt that could not commit."""
+    return f"{salvage_folder(shard)}{attempt_id}.parquet"
+
+
+def salvage_folder(shard: int) -> str:
+    """Where all attempts at a shard leave such rows."""
+    return f"{SALVAGE}{shard:05d}/"
+
+
+def salvage_of(key: str) -> tuple[int, str] | None:
+    """Shard number and attempt id in a key that `salvage` makes, or None for any other."""
+    *_, folder, name = ("", *key.split("/"))
+    if folder.isdecimal() and name.endswith(".parquet") and f"/{key}".endswith(f"/{salvage(int(folder), name[:-8])}"):
+        return int(folder), name.removesuffix(".parquet")
+    return None
 
 
 def shard_of(key: str) -> int | None:

@@ -215,8 +215,14 @@ class Progress(Document):
     phase: Literal["starting", "staging", "running", "finishing", "ended"]
     rows_total: int | None = None
     rows_staged: int = 0
-    rows_ok: int = Field(0, description="Committed plus in-flight rows that ended well.")
-    rows_error: int = 0
+    rows_ok: int = Field(0, description="Rows that ended well and are kept: committed or salvaged.")
+    rows_error: int = Field(0, description="Error rows that are kept.")
+    rows_salvaged: int | None = Field(
+        None,
+        description="Of both, the ones in shards that are not committed; null by older versions, whose counts include "
+        "rows that were not kept.",
+    )
+    rows_uncommitted: int = Field(0, description="Finished rows that wait for their shard's commit: not kept yet.")
     error_codes: dict[str, int] = Field(default_factory=dict, description="Committed error rows by their code.")
     shards_total: int | None = None
     shards_committed: int = 0

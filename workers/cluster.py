@@ -9,7 +9,7 @@ from jobs.ledger import Ledger
 from schemas.codes import RowError
 from schemas.records import Plan
 from schemas.spec import JobSpec
-from workers.replica import Loaded, ReplicaCounters, ShardDone
+from workers.replica import Loaded, ReplicaCounters, ShardDone, ShardSalvaged
 from workers.resources import Resources
 
 
@@ -46,6 +46,9 @@ class ReplicaHandle(Protocol):
 
     async def abandon(self, attempt_id: str) -> None:
         """See `Replica.abandon`."""
+
+    async def salvage(self) -> list[ShardSalvaged]:
+        """See `Replica.salvage`."""
 
     async def counters(self) -> ReplicaCounters:
         """See `Replica.counters`."""

@@ -25,6 +25,7 @@ from jobs.gates import describe, judged
 from jobs.interruptions import MARK
 from jobs.ledger import Ledger, Missing
 from jobs.models.pinning import pin_model
+from jobs.salvage import Salvage
 from jobs.store import open_store
 from schemas import keys
 from schemas.codes import InterruptionCode, JobError
@@ -36,7 +37,7 @@ from workers.faults import JobFailure, JobInterruption, account_for
 from workers.pool import Pool
 from workers.progress import Reporter
 from workers.ray_cluster import RayCluster
-from workers.replica import STORE_PATIENCE_S, ShardDone
+from workers.replica import STORE_PATIENCE_S, ShardDone, ShardSalvaged
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,8 @@ _CAN_COME_RIGHT = {
     JobError.INVALID_CLUSTER: InterruptionCode.INVALID_CLUSTER,
 }
 """Faults of hardware or cluster where rows have been answered before: then neither job nor model is wrong."""
+TOLD_TO_STOP = 128 + signal.SIGTERM
+"""Exit code of a driver that has stopped because of SIGTERM."""
 
 TerminalRecord = Succeeded | Failed | Cancelled
 _T = TypeVar("_T")
@@ -68,9 +71,10 @@ class Driver:
 
     def __init__(self, ledger: Ledger, driver_id: str, cluster: Cluster) -> None:
         self._ledger, self._cluster, self._driver_id = ledger, cluster, driver_id
+        self._salvage = Salvage(ledger)
         self._spec: JobSpec = ledger.spec()
         self._writer = f"{driver_id}/{uuid4().hex}"
-        self._pool = Pool(ledger, self._spec, driver_id, cluster, self._on_commit)
+        self._pool = Pool(ledger, self._spec, driver_id, cluster, self._on_commit, self._on_salvage)
         self._reporter = Reporter(ledger, driver_id, self._pool)
         self._plan: Plan | None = None
 
@@ -101,21 +105,30 @@ class Driver:
         except asyncio.CancelledError:
             told = JobInterruption(InterruptionCode.STOPPED, "The driver was told to stop (SIGTERM).")
             await self._interrupted(told)
+            # The rows that are finished are kept, and the next driver goes on from there.
+            await self._stop(working, watching)
+            await self._reporter.end(succeeded=False)
             raise told from None
         except Exception as error:
             await self._interrupted(error)
             raise
         finally:
-            await _cancel(working, watching)
-            await self._pool.kill()
+            await self._stop(working, watching)
         failpoint("driver.after_record")
         # Here, because the watch may have seen the record first and cancelled the work right after it was written.
-        if isinstance(record, Succeeded) and not self._spec.keep_staged:
+        if isinstance(record, Succeeded):
             failpoint("driver.before_delete_staged")
-            await asyncio.to_thread(lambda: self._ledger.delete_staged(self._ledger.staged_shards()))
+            await asyncio.to_thread(self._salvage.delete)
+            if not self._spec.keep_staged:
+                await asyncio.to_thread(lambda: self._ledger.delete_staged(self._ledger.staged_shards()))
         await self._reporter.end(succeeded=isinstance(record, Succeeded))
         failpoint("driver.before_exit")
         return record
+
+    async def _stop(self, *tasks: asyncio.Task[TerminalRecord]) -> None:
+        """End the work and the replicas, which keep the rows that they have finished. May be repeated."""
+        await _cancel(*tasks)
+        await self._pool.kill()
 
     async def _work(self) -> TerminalRecord:
         """Stage and dispatch until every shard is committed, then finish."""
@@ -151,12 +164,15 @@ class Driver:
                     event.shards, await asyncio.to_thread(self._killers), max_strikes=self._spec.max_shard_strikes
                 )
                 commits = await asyncio.to_thread(self._commits)
+                kept = await asyncio.to_thread(self._salvage.counts, {commit.index for commit in commits})
                 self._reporter.plan(event)
                 self._reporter.recount()
                 for commit in commits:
                     computed = commit.num_rows - commit.num_error_rows - event.shards[commit.index].num_reused_rows
                     dispatcher.commit(commit.index, engine_rows=max(0, computed))
-                    self._reporter.committed(commit)
+                    self._reporter.committed(commit.index, commit)
+                for record in kept.values():
+                    self._reporter.salvaged(record.index, record.num_rows, record.num_error_rows)
                 self._reporter.phase = "running"
                 self._pool.open(dispatcher)
             else:
@@ -167,7 +183,7 @@ class Driver:
                 if not self._plan.shards[event].num_reused_rows:
                     dispatcher.stage([event])
                 elif dispatcher.commit(event):  # by staging, which copied it
-                    self._reporter.committed(await asyncio.to_thread(self._ledger.shard_commit, event))
+                    self._reporter.committed(event, await asyncio.to_thread(self._ledger.shard_commit, event))
                 self._pool.wake()
 
     async def _watch(self) -> TerminalRecord:
@@ -259,7 +275,10 @@ class Driver:
 
     def _on_commit(self, done: ShardDone) -> None:
         failpoint("driver.shard_committed")
-        self._reporter.committed(done.stats)
+        self._reporter.committed(done.shard, done.stats)
+
+    def _on_salvage(self, kept: ShardSalvaged) -> None:
+        self._reporter.salvaged(kept.shard, kept.num_rows, kept.num_error_rows)
 
 
 async def _cancel(*tasks: asyncio.Task[_T]) -> None:
@@ -346,6 +365,8 @@ def main(job_uri: str, *, store_patience_s: float = STORE_PATIENCE_S) -> int:
             interruption = say_why(ledger, driver_id, error)
         # The last line: Ray keeps the end of a driver's output in its own record of the job.
         print(f"{MARK}{interruption.model_dump_json()}", flush=True)
+        if isinstance(error, JobInterruption) and error.code is InterruptionCode.STOPPED:
+            return TOLD_TO_STOP
         return error.exit_code if isinstance(error, JobsError) else Exit.JOB_FAILED
     print(f"{job_id}: {record.state}" + (f": {record.code}: {record.reason}" if isinstance(record, Failed) else ""))
     if isinstance(record, Succeeded) and record.manifest.crossed_gates:
@@ -359,7 +380,14 @@ def _run_until_told(work: Coroutine[Any, Any, TerminalRecord]) -> TerminalRecord
 
     async def stoppable() -> TerminalRecord:
         running = asyncio.ensure_future(work)
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running.cancel)
+        told = False
+
+        def stop() -> None:
+            nonlocal told
+            if not told:  # what it does on its way out is not to be cut short by a second signal
+                told = running.cancel()
+
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop)
         return await running
 
     return asyncio.run(stoppable())

@@ -69,7 +69,12 @@ class DriverMetrics:
         self.rows_done = _gauge("batch_rows_done", "Rows of the job that are committed.", tags)
         self.shards_total = _gauge("batch_shards", "Shards of the job.", tags)
         self.shards_done = _gauge("batch_shards_done", "Shards of the job that are committed.", tags)
-        self.rows = _gauge("batch_rows", "Rows by status: ok and error, committed or not, and left.", tags, "status")
+        self.rows = _gauge(
+            "batch_rows",
+            "Rows by status: ok and error (kept), open (not yet), left.",
+            tags,
+            "status",
+        )
         self.replicas_ready = _gauge("batch_replicas_ready", "Replicas that take rows.", tags)
         self.replicas_lost = _gauge("batch_replicas_lost_total", "Replicas that died since the driver started.", tags)
         self.shard_copies = _gauge(

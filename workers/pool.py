@@ -21,7 +21,7 @@ from workers.cluster import Cluster, ReplicaHandle, ReplicaLost
 from workers.dispatch import Dispatcher, Work
 from workers.engines.base import EngineDead, EngineInfo, EngineStalled
 from workers.faults import JobFailure, JobInterruption, find_cause, last_words, passing
-from workers.replica import Loaded, ReplicaCounters, ShardDone
+from workers.replica import Loaded, ReplicaCounters, ShardDone, ShardSalvaged
 from workers.resources import Resources
 from workers.slots import Slot, added
 from workers.watchdog import Watchdog
@@ -43,12 +43,18 @@ MAX_LOSSES = 256
 
 LAST_LINES_S = 10.0
 LAST_COUNTERS_S = 1.0
+SALVAGE_S = 10.0
 STOP_GRACE_S = 8.0
 RESTART_PAUSE_S = 1.0
 
 
 class Pool:
-    """Runs until the dispatcher is done. Reports each committed shard to `on_commit`."""
+    """Runs until the dispatcher is done.
+
+    Args:
+        on_commit: is told of each committed shard.
+        on_salvage: is told of each shard whose finished rows are kept because its replica has to end.
+    """
 
     def __init__(
         self,
@@ -57,9 +63,10 @@ class Pool:
         driver: str,
         cluster: Cluster,
         on_commit: Callable[[ShardDone], None],
+        on_salvage: Callable[[ShardSalvaged], None] = lambda _: None,
     ) -> None:
         self._ledger, self._spec, self._driver, self._cluster = ledger, spec, driver, cluster
-        self._on_commit = on_commit
+        self._on_commit, self._on_salvage = on_commit, on_salvage
         self._dispatcher: Dispatcher | None = None
         self._news = asyncio.Event()
         self._start_failures = 0
@@ -93,6 +100,7 @@ class Pool:
             StoreError: the store stays away.
         """
         self._resources = resources
+        self._starting = asyncio.Semaphore(resources.starts_at_once or len(self.slots))
         self.gpus_per_replica = resources.num_gpus
         # A slot that waits for resources must not hold up a job whose last shard is committed elsewhere.
         tasks = [asyncio.create_task(self._until_done()), *(asyncio.create_task(self._fill(s)) for s in self.slots)]
@@ -160,15 +168,17 @@ class Pool:
     async def _load(self, slot: Slot) -> None:
         if slot.state == "lost":
             slot.incarnation += 1
-        slot.enter("waiting", "for " + self._resources.describe())
-        slot.replica = self._cluster.start_replica(self._ledger, slot.name, self._driver, self._resources)
-        await slot.replica.started()
-        slot.enter("loading", "model")
-        timeout_s = self._spec.engine.start_timeout_s
-        try:
-            slot.loaded = loaded = await asyncio.wait_for(slot.replica.load(), timeout_s)
-        except TimeoutError as error:
-            raise EngineStalled(f"the engine has not started within {timeout_s:g} s") from error
+        slot.enter("waiting", "for others to start")
+        async with self._starting:
+            slot.enter("waiting", "for " + self._resources.describe())
+            slot.replica = self._cluster.start_replica(self._ledger, slot.name, self._driver, self._resources)
+            await slot.replica.started()
+            slot.enter("loading", "model")
+            timeout_s = self._spec.engine.start_timeout_s
+            try:
+                slot.loaded = loaded = await asyncio.wait_for(slot.replica.load(), timeout_s)
+            except TimeoutError as error:
+                raise EngineStalled(f"the engine has not started within {timeout_s:g} s") from error
         self._start_failures = 0
         slot.enter("ready")
         log.info("%s is ready on %s (pid %d) after %.1f s", slot.name, loaded.node, loaded.pid, loaded.load_s)
@@ -342,6 +352,8 @@ class Pool:
         was_ready, slot.loaded = slot.loaded is not None, None
         if replica is not None and was_ready:  # one that is loading answers nothing until it has loaded
             await self._ask(slot, replica, LAST_COUNTERS_S)  # its last rows may have come since it was asked
+            if slot.shards and not self._done:
+                await self._salvage(slot, replica)
         if slot.counters is not None:
             self._retired = added([self._retired, slot.counters])
         slot.counters, slot.rows_committed, slot.errors_committed = None, 0, 0
@@ -353,6 +365,14 @@ class Pool:
             except Exception as error:  # noqa: BLE001 - it is killed either way
                 log.info("%s did not stop by itself: %s", slot.name, type(error).__name__)
         replica.kill()
+
+    async def _salvage(self, slot: Slot, replica: ReplicaHandle) -> None:
+        """Keep what a replica has finished of shards that it will not commit: it is not lost, but has to end."""
+        try:
+            for salvaged in await asyncio.wait_for(replica.salvage(), SALVAGE_S):
+                self._on_salvage(salvaged)
+        except Exception as error:  # noqa: BLE001 - it ends either way
+            log.warning("finished rows of %s are not salvaged: %s", slot.name, type(error).__name__)
 
     async def _ask(self, slot: Slot, replica: ReplicaHandle, timeout_s: float) -> None:
         try:

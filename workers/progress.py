@@ -13,6 +13,7 @@ from jobs.errors import JobsError, StoreError
 from jobs.estimate import foretell
 from jobs.ledger import Ledger
 from jobs.liveness import this_process
+from jobs.salvage import Salvage
 from jobs.shard_stats import ShardStats
 from jobs.throughput import LEAST_ENGINE_S, find, remember
 from schemas.history import Sample
@@ -48,6 +49,7 @@ class Reporter:
         self._input_tokens = self._generated_tokens = 0
         self._error_codes: Counter[str] = Counter()
         self._rows_staged_before = 0
+        self._salvaged: dict[int, tuple[int, int]] = {}
         self._gpu_s_before: float | None = None
         self._began_s = time.monotonic()
         self._start_s: float | None = None
@@ -61,7 +63,7 @@ class Reporter:
     async def begin(self) -> None:
         """Start from what earlier drivers have committed: no count goes back while this one looks around."""
         try:
-            earlier, plan, committed = await asyncio.to_thread(self._look_back)
+            earlier, plan, committed, salvaged = await asyncio.to_thread(self._look_back)
         except JobsError as error:
             log.warning("what earlier drivers have come to is not known yet: %s", error)
             return
@@ -70,24 +72,26 @@ class Reporter:
             return  # Nothing to take over; or the dispatcher was faster, and its counts are exact.
         self._plan, self._shards = plan, len(committed)
         self._rows = sum(plan.shards[shard].num_rows for shard in committed)
+        self._salvaged = {each.index: (each.num_rows, each.num_error_rows) for each in salvaged}
         if earlier is not None:
             self._error_codes = Counter(earlier.error_codes)
             self._errors = min(self._rows, self._error_codes.total())
             self._rows_staged_before = min(earlier.rows_staged, plan.num_rows)
             self._input_tokens, self._generated_tokens = earlier.input_tokens, earlier.generated_tokens
 
-    def _look_back(self) -> tuple[Progress | None, Plan | None, set[int]]:
+    def _look_back(self) -> tuple[Progress | None, Plan | None, set[int], list[ShardCommit]]:
         earlier, plan = self._ledger.progress(), self._ledger.plan()
         shards = range(len(plan.shards)) if plan else ()
-        return earlier, plan, self._ledger.committed().intersection(shards)
+        committed = self._ledger.committed().intersection(shards)
+        return earlier, plan, committed, list(Salvage(self._ledger).counts(committed).values())
 
     def recount(self) -> None:
         """Forget the counts: those of all commits follow at once."""
         self._rows = self._errors = self._shards = self._input_tokens = self._generated_tokens = 0
-        self._error_codes = Counter()
+        self._error_codes, self._salvaged = Counter(), {}
 
     def plan(self, plan: Plan) -> None:
-        """The plan stands."""
+        """The plan stands. What is committed and salvaged is told next: until then the last driver's counts stand."""
         self._plan = plan
 
     def staged(self, shard: int) -> None:
@@ -95,14 +99,20 @@ class Reporter:
         assert self._plan is not None
         self._rows_staged += self._plan.shards[shard].num_rows
 
-    def committed(self, shard: ShardCommit | ShardStats) -> None:
+    def committed(self, index: int, shard: ShardCommit | ShardStats) -> None:
         """A shard is committed, now or by an earlier driver."""
+        self._salvaged.pop(index, None)
         self._shards += 1
         self._rows += shard.num_rows
         self._errors += shard.num_error_rows
         self._error_codes.update(shard.error_codes)
         self._input_tokens += shard.num_input_tokens
         self._generated_tokens += shard.num_generated_tokens
+
+    def salvaged(self, index: int, num_rows: int, num_error_rows: int) -> None:
+        """Rows of a shard that is not committed are kept, now or by an earlier driver."""
+        if num_rows > self._salvaged.get(index, (0, 0))[0]:
+            self._salvaged[index] = num_rows, num_error_rows
 
     def finish(self) -> None:
         """Every row is committed."""
@@ -199,11 +209,13 @@ class Reporter:
     def _progress(self) -> Progress:
         totals, slots = self._pool.totals(), self._pool.slots
         total = self._plan.num_rows if self._plan else None
-        rows_live = self._rows + sum(slot.rows_uncommitted for slot in slots)
+        rows_kept = self._rows + sum(rows for rows, _ in self._salvaged.values())
+        errors_kept = self._errors + sum(errors for _, errors in self._salvaged.values())
+        rows_live = rows_kept + sum(slot.rows_uncommitted for slot in slots)
         if total is not None:
             # Two replicas may work on one shard: what both of them did is counted twice until one commits it.
             rows_live = min(rows_live, total)
-        errors_live = min(rows_live, self._errors + sum(slot.errors_uncommitted for slot in slots))
+        errors_live = min(rows_live, errors_kept + sum(slot.errors_uncommitted for slot in slots))
         # Rates begin with the work: neither loading the model nor what earlier drivers committed is part of them.
         if totals.rows_in_flight + totals.rows_done > 0:
             self._start_s = self._start_s or time.monotonic() - self._began_s
@@ -224,7 +236,7 @@ class Reporter:
         )
         self._recorder.resolved(self._pool.gpus_per_replica, self._engine)
         self._recorder.look(sample, replicas)
-        return Progress(
+        progress = Progress(
             driver=self._driver,
             updated_at=_now(),
             started_at=self._started_at,
@@ -232,8 +244,10 @@ class Reporter:
             phase=self.phase,
             rows_total=total,
             rows_staged=max(self._rows_staged, self._rows_staged_before),
-            rows_ok=sample.rows_ok,
-            rows_error=sample.rows_error,
+            rows_ok=rows_kept - errors_kept,
+            rows_error=errors_kept,
+            rows_salvaged=rows_kept - self._rows,
+            rows_uncommitted=rows_live - rows_kept,
             error_codes=dict(self._error_codes),
             shards_total=len(self._plan.shards) if self._plan else None,
             shards_committed=self._shards,
@@ -255,6 +269,7 @@ class Reporter:
             shard_copies=self._pool.num_copies,
             replicas=replicas,
         )
+        return progress
 
     def _export(self, progress: Progress) -> None:
         metrics = self._metrics
@@ -262,8 +277,9 @@ class Reporter:
         metrics.rows_done.set(self._rows)
         metrics.shards_total.set(progress.shards_total or 0)
         metrics.shards_done.set(self._shards)
-        left = (progress.rows_total or 0) - progress.rows_ok - progress.rows_error
-        for status, rows in (("ok", progress.rows_ok), ("error", progress.rows_error), ("left", left)):
+        left = (progress.rows_total or 0) - progress.rows_ok - progress.rows_error - progress.rows_uncommitted
+        by_status = {"ok": progress.rows_ok, "error": progress.rows_error, "open": progress.rows_uncommitted}
+        for status, rows in (by_status | {"left": left}).items():
             metrics.rows.set(rows, {"status": status})
         ready = sum(slot.state == "ready" for slot in self._pool.slots)
         metrics.replicas_ready.set(ready)

@@ -16,7 +16,7 @@ from schemas.records import Plan
 from schemas.spec import JobSpec
 from workers.cluster import ReplicaHandle, ReplicaLost
 from workers.last_lines import last_lines
-from workers.replica import Loaded, Replica, ReplicaCounters, ShardDone
+from workers.replica import Loaded, Replica, ReplicaCounters, ShardDone, ShardSalvaged
 from workers.resources import Resources, resolve_resources
 
 _T = TypeVar("_T")
@@ -26,7 +26,8 @@ class RayCluster:
     """The cluster that this process is connected to. See `workers.cluster.Cluster`."""
 
     def resolve_resources(self, spec: JobSpec) -> Resources:
-        return resolve_resources(spec)
+        cores = int(ray.cluster_resources().get("CPU", 1))
+        return resolve_resources(spec, cores=cores)
 
     def start_replica(self, ledger: Ledger, name: str, driver: str, resources: Resources) -> ReplicaHandle:
         actor = ray.remote(Replica).options(**resources.actor_options, name=name)
@@ -69,6 +70,10 @@ class RayReplica:
 
     async def abandon(self, attempt_id: str) -> None:
         await _result(self._actor.abandon.remote(attempt_id))
+
+    async def salvage(self) -> list[ShardSalvaged]:
+        salvaged: list[ShardSalvaged] = await _result(self._actor.salvage.remote())
+        return salvaged
 
     async def counters(self) -> ReplicaCounters:
         counters: ReplicaCounters = await _result(self._actor.counters.remote())

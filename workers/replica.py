@@ -14,8 +14,10 @@ from typing import Any
 import pyarrow as pa
 
 from jobs.encoding import load_encoder
+from jobs.errors import Damaged
 from jobs.failpoints import failpoint
 from jobs.ledger import Commit, Ledger
+from jobs.salvage import Salvage
 from jobs.shard_stats import ShardStats
 from schemas.codes import RowError
 from schemas.records import Attempt, Plan, ShardCommit
@@ -25,7 +27,7 @@ from workers.feed import Feed, RowFault, quarantined
 from workers.loop_lag import LoopLag
 from workers.metrics import ReplicaMetrics
 from workers.outputs import Row
-from workers.results import encode_results, read_parquet
+from workers.results import SalvagedRows, ShardMismatch, encode_results, encode_salvage, read_parquet, salvaged_rows
 from workers.room import Room
 from workers.staged_rows import valid_rows
 
@@ -61,6 +63,25 @@ class ShardDone:
     stats: ShardStats | ShardCommit
     engine_rows: int
     engine_errors: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardSalvaged:
+    """Finished rows of a shard that are kept although the shard is not committed."""
+
+    shard: int
+    num_rows: int
+    num_error_rows: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _OpenShard:
+    """What one attempt has come to so far. `results` grows."""
+
+    shard: int
+    staged: pa.Table
+    results: Mapping[int, Output | RowFault]
+    salvaged: SalvagedRows
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,6 +127,7 @@ class Replica:
         self._plan: Plan | None = None
         self._running: dict[str, asyncio.Task[Any]] = {}
         self._abandoned: set[str] = set()
+        self._open: dict[str, _OpenShard] = {}
         self._lag = LoopLag()
 
     def __repr__(self) -> str:
@@ -146,6 +168,12 @@ class Replica:
             StoreError: the store stays away.
             Exception: this shard cannot be read, run or written; the others can.
         """
+        try:
+            return await self._run_shard(shard, attempt_id, excluded)
+        finally:
+            self._open.pop(attempt_id, None)
+
+    async def _run_shard(self, shard: int, attempt_id: str, excluded: Mapping[int, RowError]) -> ShardDone:
         feed, began = self._standing_feed(), time.monotonic()
         results: dict[int, Output | RowFault] = {}
         with feed.admitting(attempt_id):
@@ -155,8 +183,12 @@ class Replica:
                 return ShardDone(shard=shard, ours=False, stats=commit, engine_rows=0, engine_errors=0)
             await self._record(shard, attempt_id, probe=False)
             staged, rows = await self._read(shard)
+            salvaged = await asyncio.to_thread(self._salvaged, shard, staged)
             failpoint("replica.before_rows")
-            wanted = [row for place, row in enumerate(rows) if place not in excluded]
+            # A row that an engine has answered does not kill engines, whatever it looked like later.
+            killers = {rows[place].row_id: code for place, code in excluded.items() if place < len(rows)}
+            wanted = [row for row in rows if row.row_id not in salvaged and row.row_id not in killers]
+            self._open[attempt_id] = _OpenShard(shard=shard, staged=staged, results=results, salvaged=salvaged)
             finished = await self._finishes(attempt_id, feed.run(attempt_id, wanted, results))
         failpoint("replica.after_rows")
         num_answered, engine_errors = len(results), sum(isinstance(result, RowFault) for result in results.values())
@@ -166,8 +198,10 @@ class Replica:
             return ShardDone(
                 shard=shard, ours=False, stats=commit, engine_rows=num_answered, engine_errors=engine_errors
             )
-        results |= {rows[place].row_id: quarantined(code) for place, code in excluded.items() if place < len(rows)}
-        data, stats = await asyncio.to_thread(encode_results, self._spec, plan, shard, staged, results, self._encoder)
+        ended = results | {row_id: quarantined(code) for row_id, code in killers.items()}
+        data, stats = await asyncio.to_thread(
+            encode_results, self._spec, plan, shard, staged, ended, self._encoder, salvaged
+        )
         failpoint("replica.before_commit")
         outcome = await asyncio.to_thread(self._ledger.commit, shard, data, stats, attempt_id=attempt_id)
         failpoint("replica.after_commit")
@@ -198,6 +232,47 @@ class Replica:
         self._abandoned.add(attempt_id)
         if (running := self._running.get(attempt_id)) is not None:
             running.cancel()
+
+    async def salvage(self) -> list[ShardSalvaged]:
+        """Keep the finished rows of every open shard for its next attempt, or for the results of a cancelled job.
+
+        The attempts go on meanwhile; whoever asks is about to end them. What cannot be kept is logged.
+        """
+        kept = await asyncio.gather(*map(self._keep, list(self._open)))
+        return [each for each in kept if each is not None]
+
+    async def _keep(self, attempt_id: str) -> ShardSalvaged | None:
+        opened, plan = self._open[attempt_id], await self._standing_plan()
+        results = dict(opened.results)
+        if not results or attempt_id in self._abandoned:
+            return None  # What earlier attempts have left stands.
+        try:
+            if await asyncio.to_thread(self._ledger.find_commit, opened.shard) is not None:
+                return None
+            data, stats = await asyncio.to_thread(
+                encode_salvage, self._spec, plan, opened.staged, results, self._encoder, opened.salvaged
+            )
+            failpoint("replica.before_salvage")
+            await asyncio.to_thread(Salvage(self._ledger).write, opened.shard, data, stats, attempt_id=attempt_id)
+            failpoint("replica.after_salvage")
+        except Exception as error:  # noqa: BLE001 - one shard's rows must not cost the others'
+            log.warning("rows of shard %d are not salvaged: %s", opened.shard, type(error).__name__)
+            return None
+        log.info("shard %d salvaged: %d rows, %d errors", opened.shard, stats.num_rows, stats.num_error_rows)
+        return ShardSalvaged(shard=opened.shard, num_rows=stats.num_rows, num_error_rows=stats.num_error_rows)
+
+    def _salvaged(self, shard: int, staged: pa.Table) -> SalvagedRows:
+        """The rows of the shard that earlier attempts have finished. A damaged object costs only time."""
+        salvage, rows = Salvage(self._ledger), dict[int, Mapping[str, Any]]()
+        for each in salvage.find(shard):
+            try:
+                data = salvage.read(each)
+                rows = rows if data is None else {**salvaged_rows(staged, read_parquet(data)), **rows}
+            except (Damaged, ShardMismatch, OSError, pa.ArrowException) as error:
+                log.warning("%s is left out and its rows are computed again: %s", each.key, type(error).__name__)
+        if rows:
+            log.info("shard %d: %d rows were finished by earlier attempts", shard, len(rows))
+        return rows
 
     async def admitted(self, attempt_id: str) -> None:
         """Wait until every row of the attempt is inside the engine: time to bring the next shard."""

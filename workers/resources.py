@@ -28,12 +28,15 @@ class Resources:
 
     Attributes:
         after_staging: replicas start when the job is staged, because they compute on the CPUs that staging needs.
+        starts_at_once: so many may be starting at a time; None where Ray sees to that, because each takes a GPU or
+            CPUs of its own.
     """
 
     on_gpu: bool
     num_gpus: int
     num_cpus: float
     after_staging: bool
+    starts_at_once: int | None = None
 
     @property
     def actor_options(self) -> dict[str, Any]:
@@ -55,17 +58,21 @@ class Resources:
         return f"{amount:g} {unit}{'' if amount == 1 else 's'}"
 
 
-def resolve_resources(spec: JobSpec) -> Resources:
+def resolve_resources(spec: JobSpec, *, cores: int | None = None) -> Resources:
     """What one replica of this job takes on the cluster at hand.
 
     One actor holds all GPUs of its replica, so they are on one node by construction.
+
+    Args:
+        cores: CPUs of the cluster: the start of a process keeps one busy.
 
     Raises:
         JobFailure: a replica cannot fit on any node.
     """
     engine = spec.engine
     if engine.name == "fake":
-        return Resources(on_gpu=False, num_gpus=0, num_cpus=0, after_staging=False)
+        starts_at_once = None if cores is None else max(1, cores)
+        return Resources(on_gpu=False, num_gpus=0, num_cpus=0, after_staging=False, starts_at_once=starts_at_once)
     if _on_gpu(spec):
         return Resources(on_gpu=True, num_gpus=engine.tensor_parallel_size, num_cpus=0, after_staging=False)
     if engine.needs_gpu:

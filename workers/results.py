@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from jobs.encoding import Encoder
@@ -24,6 +26,10 @@ from workers.staged_rows import num_input_tokens, repeats, samplings
 ROW_GROUP_ROWS = 8192
 
 
+SalvagedRows = Mapping[int, Mapping[str, Any]]
+"""Finished rows of earlier attempts, as in the result columns, by row id."""
+
+
 class ShardMismatch(Exception):
     """The rows at hand are not the rows of the plan: a bug or a damaged object, never committed."""
 
@@ -35,17 +41,64 @@ def encode_results(
     staged: pa.Table,
     results: Mapping[int, Output | RowFault],
     encoder: Encoder,
+    salvaged: SalvagedRows = MappingProxyType({}),
 ) -> tuple[bytes, ShardStats]:
     """Result Parquet of one shard: one row per staged row, sorted by row id, nothing that varies between runs.
+
+    Args:
+        salvaged: rows that an earlier attempt has finished: they are taken as they are.
 
     Raises:
         ShardMismatch: the staged rows are not those of the plan.
     """
     staged = staged.sort_by("row_id")
-    rows = _rows(spec, plan, staged, results, encoder)
-    table = result_table(
-        spec, plan, shard, staged, lambda field: pa.array([row.get(field.name) for row in rows], field.type)
-    )
+    _check_rows(plan, shard, staged)
+    return _encoded(spec, plan, staged, _rows(spec, plan, staged, results, encoder, salvaged))
+
+
+def encode_salvage(
+    spec: JobSpec,
+    plan: Plan,
+    staged: pa.Table,
+    results: Mapping[int, Output | RowFault],
+    encoder: Encoder,
+    salvaged: SalvagedRows,
+) -> tuple[bytes, ShardStats]:
+    """The rows of a shard that are finished, in the form of its result: answered, failed, refused by staging, and
+    those that an earlier attempt has finished.
+    """
+    stands_for, row_ids = repeats(staged, spec), staged["row_id"].to_pylist()
+    finished = [
+        error is not None or row_id in salvaged or stands_for.get(row_id, row_id) in results
+        for row_id, error in zip(row_ids, staged["error_code"].to_pylist(), strict=True)
+    ]
+    chosen = staged.filter(pa.array(finished, pa.bool_())).sort_by("row_id")
+    return _encoded(spec, plan, chosen, _rows(spec, plan, chosen, results, encoder, salvaged, stands_for))
+
+
+def salvaged_rows(staged: pa.Table, salvage: pa.Table) -> SalvagedRows:
+    """The rows of a salvaged object by row id, fit to be taken over. What staged rows carry comes from there.
+
+    Args:
+        staged: the shard's staged rows; those that staging has refused are left out.
+
+    Raises:
+        ShardMismatch: the object has rows that are not the shard's.
+    """
+    valid = staged.select(["row_id", "error_code"]).filter(pc.is_null(staged["error_code"]))
+    if not pc.all(pc.is_in(salvage["row_id"], value_set=staged["row_id"].combine_chunks())).as_py():
+        raise ShardMismatch("it has rows of another shard")
+    carried = {field.name.removeprefix(KEPT) for field in staged.schema if field.name.startswith(KEPT)} | {"custom_id"}
+    salvage = salvage.select([name for name in salvage.schema.names if name not in carried])
+    wanted = salvage.filter(pc.is_in(salvage["row_id"], value_set=valid["row_id"].combine_chunks()))
+    return {row["row_id"]: row for row in wanted.to_pylist()}
+
+
+def _encoded(
+    spec: JobSpec, plan: Plan, staged: pa.Table, rows: Sequence[Mapping[str, Any]]
+) -> tuple[bytes, ShardStats]:
+    """`rows` has the columns of each staged row."""
+    table = _table(spec, plan, staged, lambda field: pa.array([row.get(field.name) for row in rows], field.type))
     data = write_parquet(table)
     return data, shard_stats(spec, data, rows)
 
@@ -62,9 +115,18 @@ def result_table(
     Raises:
         ShardMismatch: the staged rows are not those of the plan.
     """
+    _check_rows(plan, shard, staged)
+    return _table(spec, plan, staged, column)
+
+
+def _check_rows(plan: Plan, shard: int, staged: pa.Table) -> None:
+    """The staged rows, which are in order, are those of the plan."""
     row_ids, planned = staged["row_id"].to_numpy(), plan.shards[shard]
     if len(row_ids) != planned.num_rows or row_ids_digest(row_ids) != planned.row_ids_sha256:
         raise ShardMismatch(f"shard {shard} holds {len(row_ids)} rows that are not those of the plan")
+
+
+def _table(spec: JobSpec, plan: Plan, staged: pa.Table, column: Callable[[pa.Field], pa.Array]) -> pa.Table:
     kept = [field for field in staged.schema if field.name.startswith(KEPT)]
     schema = result_schema(spec, [field.with_name(field.name.removeprefix(KEPT)) for field in kept], plan.row_columns)
     carried = {"row_id": "row_id", "custom_id": "custom_id"}
@@ -121,12 +183,22 @@ def read_parquet(data: bytes) -> pa.Table:
 
 
 def _rows(
-    spec: JobSpec, plan: Plan, staged: pa.Table, results: Mapping[int, Output | RowFault], encoder: Encoder
-) -> list[dict[str, Any]]:
-    """The columns of each row. `attempts` counts the tries of the row itself, not of its shard."""
-    rows: list[dict[str, Any]] = []
+    spec: JobSpec,
+    plan: Plan,
+    staged: pa.Table,
+    results: Mapping[int, Output | RowFault],
+    encoder: Encoder,
+    salvaged: SalvagedRows,
+    stands_for: Mapping[int, int] | None = None,
+) -> list[Mapping[str, Any]]:
+    """The columns of each row. `attempts` counts the tries of the row itself, not of its shard.
+
+    Args:
+        stands_for: see `repeats`, where `staged` is not the whole shard.
+    """
+    rows: list[Mapping[str, Any]] = []
     texts = staged["choices"].to_pylist() if spec.task == "score" else [()] * len(staged)
-    stands_for = repeats(staged, spec)
+    stands_for = repeats(staged, spec) if stands_for is None else stands_for
     for row_id, code, message, num_tokens, sampling, choices in zip(
         staged["row_id"].to_pylist(),
         staged["error_code"].to_pylist(),
@@ -139,6 +211,8 @@ def _rows(
         result = results.get(stands_for.get(row_id, row_id))
         if code is not None:
             rows.append(_error_row(code, message, num_tokens, attempts=0))
+        elif row_id in salvaged:
+            rows.append(salvaged[row_id])
         elif result is None:
             raise ShardMismatch("a valid row came back without a result")
         elif isinstance(result, RowFault):

@@ -39,7 +39,7 @@ def cluster_up(out: Output) -> None:
 def cluster_down(out: Output) -> None:
     """End the embedded cluster and every process of it.
 
-    Jobs that run on it are interrupted; what they have committed stays, and `jobs resume` goes on from there.
+    Jobs that run on it are interrupted; what they have finished stays, and `jobs resume` goes on from there.
 
     Example:
 

@@ -120,9 +120,13 @@ def warn_if_partial(output: Output, job_id: str, found: Results) -> None:
         return
     how = f"has ended as {found.terminal.state}" if found.terminal else "has not ended"
     output.warn(
-        f"Job {job_id} {how}: these are the {found.num_rows:,} rows of the {found.num_shards:,} shards "
-        "that are committed, not the whole dataset."
+        f"Job {job_id} {how}: these are the {found.num_rows - found.num_salvaged_rows:,} rows of the "
+        f"{found.num_shards:,} shards that are committed{_salvaged(found)}, not the whole dataset."
     )
+
+
+def _salvaged(found: Results) -> str:
+    return f" and {found.num_salvaged_rows:,} rows finished in others" if found.num_salvaged_rows else ""
 
 
 def _show(

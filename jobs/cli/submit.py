@@ -85,7 +85,7 @@ def resume(
 
 @with_output
 def cancel(output: Output, job_id: JobId, root: Root = None) -> None:
-    """End a job now. What is committed stays and can be fetched with `jobs results`.
+    """End a job now. What is finished stays and can be fetched with `jobs results`.
 
     Example:
 

@@ -25,7 +25,7 @@ from jobs.serve.requests import check_requests, job_spec
 from jobs.settings import Settings
 from schemas.batches import Accepted, BatchError, Outcome
 from schemas.codes import JobError
-from schemas.records import Cancelled, Failed
+from schemas.records import Cancelled, Failed, Succeeded
 from schemas.spec import JobSpec
 
 POLL_S = 1.0
@@ -33,6 +33,10 @@ POLL_S = 1.0
 
 RESUME_S, MAX_RESUME_S = 5.0, 300.0
 """Time between two questions whether a batch's driver is alive; it doubles with each that had to be started again."""
+
+SALVAGE_S = 30.0
+"""The files of a batch whose job did not succeed wait so long at most for its driver's end: until then its replicas may
+still keep finished rows."""
 
 _BATCHES_AT_ONCE = 4
 _CANCELLED_BY = "a request to cancel the batch"
@@ -55,6 +59,7 @@ class Runner:
         self._ended: set[str] = set()
         self._under_way: dict[str, Future[None]] = {}
         self._next_looks: dict[str, tuple[float, float]] = {}
+        self._seen_ended: dict[str, float] = {}
         self._wake, self._stopping = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="batches", daemon=True)
         self._threads = ThreadPoolExecutor(_BATCHES_AT_ONCE, thread_name_prefix="batch")
@@ -111,6 +116,8 @@ class Runner:
         terminal = ledger.terminal()
         if terminal is None:
             self._drive(standing, standing.accepted, ledger)
+            return False
+        if not isinstance(terminal, Succeeded) and not self._has_settled(ledger):
             return False
         found = write_outputs(self._files, ledger, standing.request, standing.accepted, terminal, int(time.time()))
         return self._end(batch_id, found)
@@ -174,6 +181,14 @@ class Runner:
             record = Failed(code=JobError.INVALID_INPUT, reason=f"{error} {error.hint}".strip())
             _end_unstarted(ledger, accepted.spec, record)
         self._next_looks[batch_id] = (time.monotonic() + pause_s, pause_s)
+
+    def _has_settled(self, ledger: Ledger) -> bool:
+        """Whether no driver can keep any more rows of a job that has ended, or it has had its time."""
+        since = self._seen_ended.setdefault(ledger.job_id, time.monotonic())
+        if time.monotonic() - since < SALVAGE_S and BatchClient(self._settings).job(ledger.job_id).may_keep_rows():
+            return False
+        self._seen_ended.pop(ledger.job_id, None)
+        return True
 
     def _end(self, batch_id: str, outcome: Outcome) -> bool:
         self._batches.write(batch_id, "outcome", outcome)

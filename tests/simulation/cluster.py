@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from jobs.errors import StoreError
 from jobs.ledger import Ledger
 from jobs.store import open_store
-from jobs.submission import Submission
+from jobs.submission import STOP_GRACE_S, Submission
 from schemas.codes import RowError
 from schemas.records import Plan
 from schemas.spec import JobSpec
@@ -24,7 +24,7 @@ from tests.simulation.world import World
 from workers import driver as driver_module
 from workers import staging
 from workers.cluster import ReplicaLost
-from workers.replica import STORE_PATIENCE_S, Loaded, Replica, ReplicaCounters, ShardDone
+from workers.replica import STORE_PATIENCE_S, Loaded, Replica, ReplicaCounters, ShardDone, ShardSalvaged
 from workers.resources import Resources, resolve_resources
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class JobApi:
         def stop() -> None:
             for driver in self.drivers:
                 if driver.id == submission_id:
-                    driver.process.kill()
+                    driver.tell_to_stop()
 
         self._world.rpc(f"stop {submission_id}", stop)
 
@@ -77,12 +77,28 @@ class SimDriver:
         self._world, self._job_uri, self.id = world, job_uri, submission_id
         self.record: Succeeded | Failed | Cancelled | None = None
         self.replicas: list[SimReplica] = []
+        self._running: asyncio.Task[Any] | None = None
+        self._told = False
         self.process = world.spawn(name)
         self.process.thread(self._main)
 
     def submission(self) -> Submission:
         status = "RUNNING" if not self.process.dead else "SUCCEEDED" if self.record else "FAILED"
         return Submission(submission_id=self.id, status=status, message="", started_at=None, ended_at=None, metadata={})
+
+    def tell_to_stop(self) -> None:
+        """SIGTERM, and SIGKILL later, as Ray stops a job."""
+        if self._running is None:
+            self.process.kill()  # it has no handler yet
+        elif not self._told:
+            self._told = True
+            self.process.start(self._heed())
+        self._world.loop.around(STOP_GRACE_S, self.process.kill)
+
+    async def _heed(self) -> None:
+        self._world.note("is told to stop")
+        assert self._running is not None
+        self._running.cancel()
 
     def _main(self) -> None:
         """As `workers.driver.main`."""
@@ -94,9 +110,13 @@ class SimDriver:
                 ledger,
                 self.id,
                 lambda: SimCluster(world, self),
-                lambda main: world.loop.wait(world.loop.create_task(main)),
+                self._run,
             )
             world.note(f"ends: {self.record.state}")
+        except asyncio.CancelledError:
+            world.note("has stopped")
+            if not self._told:
+                world.violation("a driver stops though nobody told it to")
         except StoreError as error:
             log.error("%s %s", error, error.hint)
             world.note(f"is interrupted: {error}")
@@ -106,6 +126,10 @@ class SimDriver:
             world.violation(f"a driver fails: {error!r}")
         self.process.kill()  # os._exit: threads end here
 
+    def _run(self, main: Any) -> Any:
+        self._running = self._world.loop.create_task(main)
+        return self._world.loop.wait(self._running)
+
 
 class SimCluster:
     """What one driver sees of its cluster. See `workers.cluster.Cluster`."""
@@ -114,7 +138,7 @@ class SimCluster:
         self._world, self._driver = world, driver
 
     def resolve_resources(self, spec: JobSpec) -> Resources:
-        return resolve_resources(spec)
+        return resolve_resources(spec, cores=2)
 
     def start_replica(self, ledger: Ledger, name: str, driver: str, resources: Resources) -> SimReplica:
         self._world.step(f"starts {name}")
@@ -173,6 +197,10 @@ class SimReplica:
 
     async def abandon(self, attempt_id: str) -> None:
         await self._call("abandon", partial(self._replica.abandon, attempt_id))
+
+    async def salvage(self) -> list[ShardSalvaged]:
+        salvaged: list[ShardSalvaged] = await self._call("salvage", self._replica.salvage)
+        return salvaged
 
     async def counters(self) -> ReplicaCounters:
         counters: ReplicaCounters = await self._call("counters", self._replica.counters)

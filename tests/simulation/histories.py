@@ -9,8 +9,9 @@ from random import Random
 from typing import Any, Literal
 
 from jobs.client import BatchClient, Job
-from jobs.errors import ClusterError, Conflict, StoreError, UsageError
+from jobs.errors import ClusterError, Conflict, JobsError, StoreError, UsageError
 from jobs.ledger import Ledger
+from jobs.results import open_results
 from jobs.settings import Settings
 from jobs.store import open_store
 from schemas.spec import JobSpec
@@ -26,7 +27,7 @@ CHAOS_S = 120.0
 QUIET_S = 5000.0
 """So long, in virtual time, the program may take to come to rest once nothing goes wrong any more."""
 
-Verb = Literal["submit", "resume", "cancel", "duplicate", "kill driver", "stop driver", "lose cluster"]
+Verb = Literal["submit", "resume", "cancel", "duplicate", "kill driver", "stop driver", "tell driver", "lose cluster"]
 Blow = Literal["kill replica", "lose node", "partition", "stop replica"]
 
 
@@ -61,7 +62,9 @@ class History:
 
 
 def draw(seed: int, cases: int) -> History:
-    """The history of a seed. A third of them is quiet but for one crash, so that single faults are seen clearly."""
+    """The history of a seed. A third of them is quiet but for one crash, so that single faults are seen clearly; so is
+    another seventh, in which somebody ends the driver in good order while it works.
+    """
     random = Random(f"history/{seed}")
     case = random.randrange(cases)
     if random.random() < 0.3:
@@ -69,9 +72,20 @@ def draw(seed: int, cases: int) -> History:
         twice = (Action(at_s=random.uniform(0, 15), what="duplicate", cluster=1),) if random.random() < 0.5 else ()
         faults = Faults(crashes={random.randrange(1, 260): fate})
         return History(seed=seed, case=case, actions=(Action(at_s=0.0, what="submit"), *twice), faults=faults)
+    if random.random() < 0.2:
+        ends: Verb = random.choice(("tell driver", "cancel"))
+        at_s = random.uniform(3, 12)
+        orderly = (Action(at_s=at_s, what=ends), Action(at_s=at_s + random.uniform(0, 60), what="resume"))
+        crash = {random.randrange(1, 260): ("kill", 0.0)} if random.random() < 0.5 else {}
+        return History(
+            seed=seed,
+            case=random.choice((case, cases - 1, cases - 1)),
+            actions=(Action(at_s=0.0, what="submit"), *orderly),
+            faults=Faults(crashes=crash),  # type: ignore[arg-type]
+        )
     verbs: list[Verb | Blow] = [
         *("submit", "resume", "resume", "cancel", "duplicate", "duplicate", "kill driver", "stop driver"),
-        *("lose cluster", "kill replica", "lose node", "partition", "stop replica"),
+        *("tell driver", "tell driver", "lose cluster", "kill replica", "lose node", "partition", "stop replica"),
     ]
     busy_s = random.choice((8.0, 20.0, CHAOS_S))
     actions = [Action(at_s=0.0, what="submit")] + [
@@ -172,6 +186,25 @@ class Run:
         """Of both clusters."""
         return [driver for cluster in self.clusters for driver in cluster.drivers]
 
+    def results(self) -> list[int]:
+        """The row ids of the job's results, as a user reads them."""
+        found: list[int] = []
+        process = self.world.spawn("results")
+
+        def main() -> None:
+            try:
+                results = open_results(Ledger(open_store(ROOT), JOB_ID))
+                found.extend(row for table in results.tables(verify=True) for row in table["row_id"].to_pylist())
+            except StoreError as error:
+                self.world.violation(f"I2: the results cannot be read: {error}")
+            except JobsError as error:
+                self.world.note(f"ends: {error}")
+            process.kill()
+
+        process.thread(main)
+        self.world.loop.run(self.world.loop.time() + QUIET_S)
+        return found
+
     def _resume_to_the_end(self) -> None:
         """Liveness: once nothing goes wrong, a resume or two end the job."""
         for attempt in range(4):
@@ -214,6 +247,8 @@ class Run:
                 running[-1].process.kill()
             case "stop driver" if running:
                 self.world.pause(running[-1].process, action.seconds)
+            case "tell driver" if running:
+                running[-1].tell_to_stop()
             case "lose cluster":
                 for driver in running:
                     driver.process.kill()

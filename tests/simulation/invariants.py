@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _TERMINAL: TypeAdapter[Succeeded | Failed | Cancelled] = TypeAdapter(Terminal)
 _ONCE = re.compile(
-    r"_job/(spec|plan|terminal)\.json|_SUCCESS|results/.*|_job/(attempts|staged|fingerprints|quarantine)/.*"
+    r"_job/(spec|plan|terminal)\.json|_SUCCESS|results/.*|_job/(attempts|staged|fingerprints|quarantine|salvage)/.*"
 )
 _PREFIX = "root/job/"
 
@@ -74,6 +74,7 @@ def check(run: Run) -> Outcome:
         Attempt.from_json(objects[key])
     if case.shards:
         _check_killers(run, objects)
+    _check_salvage(run, objects, plan)
     if keys.PROGRESS in objects:
         Progress.from_json(objects[keys.PROGRESS])
 
@@ -87,9 +88,10 @@ def check(run: Run) -> Outcome:
                 violation("order: _SUCCESS although a gate is crossed")
         elif objects.get(keys.SUCCESS) != terminal.manifest.to_json():
             violation("order: _SUCCESS is not the manifest")
-        left = [key for key in objects if key.startswith(keys.STAGED)]
-        if left and not case.spec.keep_staged:
-            violation(f"I5: staged rows are left behind: {left}")
+        left = [key for key in objects if key.startswith((keys.STAGED, keys.SALVAGE))]
+        left = [key for key in left if not (case.spec.keep_staged and key.startswith(keys.STAGED))]
+        if left:
+            violation(f"I5: staged or salvaged rows are left behind: {left}")
     elif keys.SUCCESS in objects:
         violation("order: _SUCCESS without success")
     if isinstance(terminal, Cancelled) and not run.cancelled:
@@ -112,10 +114,44 @@ def check(run: Run) -> Outcome:
         violation(f"I5: {world.alive} still run")
     # I8
     for key, data in objects.items():
-        if b"CANARY-SECRET" in data or (b"CANARY-PROMPT" in data and not key.startswith((keys.STAGED, keys.RESULTS))):
+        if b"CANARY-SECRET" in data or (
+            b"CANARY-PROMPT" in data and not key.startswith((keys.STAGED, keys.RESULTS, keys.SALVAGE))
+        ):
             violation(f"I8: {key} quotes a canary")
     crashes = sum("is killed" in line for line in world.trace)
     return Outcome(state=terminal.state, steps=world.steps, drivers=len(run.drivers), crashes=crashes)
+
+
+def _check_salvage(run: Run, objects: dict[str, bytes], plan: Plan | None) -> None:
+    """What was ever salvaged is whole, and its rows are those of an undisturbed run; of a job that did not succeed,
+    the results are the committed rows and these.
+    """
+    violation, changes = run.world.violation, run.world.bucket.changes
+    kept: dict[int, set[int]] = {}
+    for change in changes:
+        key = change.key.removeprefix(_PREFIX)
+        named = keys.salvage_of(key)
+        if change.kind != "created" or not change.key.startswith(_PREFIX) or named is None:
+            continue
+        if hashlib.sha256(change.data).hexdigest() != change.metadata["sha256"]:
+            violation(f"I2: {key} does not match its hash")
+        table = pq.read_table(pa.BufferReader(change.data), page_checksum_verification=True)
+        expected = run.case.results.get(keys.result(named[0]))
+        if expected is not None:
+            whole = pq.read_table(pa.BufferReader(expected))
+            wanted = whole.filter(pc.is_in(whole["row_id"], value_set=table["row_id"].combine_chunks()))
+            # A row that kills is never answered; one that was killed from outside may be taken for guilty by both.
+            if not table.equals(wanted):
+                violation(f"salvage: {key} has rows that an undisturbed run has not")
+        if key in objects:
+            kept.setdefault(named[0], set()).update(table["row_id"].to_pylist())
+    if objects.get(keys.TERMINAL) and not isinstance(_TERMINAL.validate_json(objects[keys.TERMINAL]), Succeeded):
+        committed = {key for key in objects if key.startswith(keys.RESULTS)}
+        done = [row for key in committed for row in rows_of(objects[key])]
+        done += [row for shard, rows in kept.items() if keys.result(shard) not in committed for row in rows]
+        found = run.results()
+        if found != sorted(done):
+            violation(f"I1: the results have the rows {found}, committed or salvaged are {sorted(done)}")
 
 
 def rows_of(data: bytes) -> dict[int, str | None]:
@@ -187,7 +223,7 @@ def _check_changes(run: Run) -> None:
             continue
         key = change.key.removeprefix(_PREFIX)
         if change.kind == "deleted":
-            if not key.startswith(keys.STAGED):
+            if not key.startswith((keys.STAGED, keys.SALVAGE)):
                 violation(f"I4: {key} is deleted by {change.by}")
             elif succeeded is None:
                 violation(f"order: {key} is deleted by {change.by} before the job has succeeded")
@@ -195,7 +231,7 @@ def _check_changes(run: Run) -> None:
             continue
         if change.kind == "replaced" and _ONCE.fullmatch(key):
             violation(f"{'I3' if key == keys.TERMINAL else 'I4'}: {key} is overwritten by {change.by}")
-        if key.startswith((keys.STAGED, keys.RESULTS, keys.ATTEMPTS)) and keys.PLAN not in standing:
+        if key.startswith((keys.STAGED, keys.RESULTS, keys.ATTEMPTS, keys.SALVAGE)) and keys.PLAN not in standing:
             violation(f"order: {key} is written before the plan stands")
         if key.startswith(keys.RESULTS) and succeeded is not None:
             violation(f"I4: {key} is committed after the job has succeeded")

@@ -104,11 +104,15 @@ def _cases(folder: Path) -> list[Case]:
         ("gated", 5, 2, 2, 0.1, {"max_error_rate": 0.0}),
         ("killers", 12, 6, 2, 0.1, {}),
         ("hangers", 6, 3, 2, 0.1, {}),
+        ("halfway", 13, 7, 2, 0.2, {}),
     ):
+        shards = 2 if name in ("killers", "halfway") else 8
         prompts = [f"{CANARY} {name} {number}" for number in range(rows)]
-        if name in ("wide", "gated"):
+        if name in ("wide", "gated", "halfway"):
             prompts[1] = ""
             prompts[-1] += " fails"
+        if name == "halfway":
+            prompts[5] = prompts[4]
         killers = _KILLERS.get(name, {})
         for row, does in killers.items():
             prompts[row] += f" {does}"
@@ -126,7 +130,7 @@ def _cases(folder: Path) -> list[Case]:
                     fake=FakeSpec(token_s=token_s, start_s=2.0, fail_marker="fails", **_MARKERS),
                 ),
                 "replicas": ReplicaRange(min=1, max=replicas),
-                "shards": ShardBudget(target_count=2 if name == "killers" else 8, min_tokens=1, max_rows=per_shard),
+                "shards": ShardBudget(target_count=shards, min_tokens=1, max_rows=per_shard),
                 "max_error_rate": 1.0,
                 **options,
             }

@@ -24,6 +24,8 @@ import tenacity.wait
 import jobs.client
 import jobs.dataset
 import jobs.failpoints
+import jobs.results
+import jobs.salvage
 import jobs.store.probe
 import jobs.store.s3_client
 import workers.driver
@@ -84,6 +86,12 @@ class _Inline:
 
     def map(self, function: Any, *arguments: Any) -> Iterator[Any]:
         return map(function, *arguments)
+
+    def submit(self, function: Any, *arguments: Any) -> Any:
+        return SimpleNamespace(result=lambda: function(*arguments))
+
+    def shutdown(self, **_: Any) -> None:
+        pass
 
 
 class _Gauge:
@@ -166,7 +174,8 @@ def seams() -> Iterator[Seams]:
     put(jobs.failpoints, "_directory", "simulated")
     put(jobs.failpoints, "_hit", lambda path: held.world.step(f"is at {path.name}"))
     put(jobs.store.s3_client, "_process_client", lambda _: held.world.network)
-    put(workers.driver, "ThreadPoolExecutor", _Inline)
+    for module in (workers.driver, jobs.salvage, jobs.results):
+        put(module, "ThreadPoolExecutor", _Inline)
     put(workers.driver, "Dispatcher", WatchedDispatcher)
     faults = workers.engines.fake._FAULTS
     put(workers.engines.fake, "_FAULTS", {**faults, "crash": _crash, "freeze": _freeze})

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -52,13 +54,14 @@ def test_the_named_history(simulation: Simulator) -> None:
 
 
 def test_four_blows_over_one_small_shard_cost_one_row_and_no_more(simulation: Simulator) -> None:
-    """The only one of 10,000 histories in which blows make a row look guilty in a job without rows that kill."""
-    outcome, run = simulation.run(draw(7012, len(simulation.cases)))
+    """Two blows make a shard without any row that kills a suspect, the next over its row alone makes it look guilty."""
+    blows = tuple(Action(at_s=at_s, what="kill replica") for at_s in (4.0, 11.0, 18.0, 25.0))
+    outcome, run = simulation.run(History(seed=1, case=1, actions=(Action(at_s=0.0, what="submit"), *blows)))
     assert outcome.state == "SUCCEEDED"
     assert not run.case.killers
     assert run.world.blows == 4
     results = [data for key, data in run.world.bucket.objects().items() if key.startswith(f"root/job/{keys.RESULTS}")]
-    assert sorted(code for data in results for code in rows_of(data).values() if code) == ["TIMEOUT"]
+    assert sorted(code for data in results for code in rows_of(data).values() if code) == ["ENGINE_CRASH"]
 
 
 def test_a_crash_at_every_step_of_a_job(simulation: Simulator) -> None:
@@ -66,13 +69,13 @@ def test_a_crash_at_every_step_of_a_job(simulation: Simulator) -> None:
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("case", range(6))
+@pytest.mark.parametrize("case", range(7))
 def test_a_crash_at_every_step_of_each_job(simulation: Simulator, case: int) -> None:
     _sweep(simulation, case=case, fate="kill", seconds=0.0)
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("case", range(6))
+@pytest.mark.parametrize("case", range(7))
 def test_a_zombie_from_every_step_of_each_job(simulation: Simulator, case: int) -> None:
     """The process stands still there until another driver has ended the job, then goes on."""
     _sweep(simulation, case=case, fate="stop", seconds=600.0)
@@ -86,6 +89,21 @@ def _sweep(simulation: Simulator, *, case: int, fate: str, seconds: float) -> No
     for step in range(1, quiet.steps + 1):
         faults = Faults(crashes={step: (fate, seconds)})  # type: ignore[dict-item]
         simulation.run(History(seed=1, case=case, actions=actions, faults=faults))
+
+
+@pytest.mark.parametrize("ends", ["tell driver", "cancel"])
+def test_a_crash_at_every_step_of_an_orderly_end(simulation: Simulator, ends: Any) -> None:
+    """Whatever dies while finished rows are salvaged, none of them is lost, doubled or given to another row."""
+    actions = tuple(Action(at_s=at, what=w) for at, w in ((0.0, "submit"), (8.0, ends), (40.0, "resume")))
+    quiet = History(seed=1, case=len(simulation.cases) - 1, actions=actions)
+    outcome, run = simulation.run(quiet)
+    assert outcome.state == ("CANCELLED" if ends == "cancel" else "SUCCEEDED")
+    kept = [change for change in run.world.bucket.changes if "/salvage/" in change.key and change.kind == "created"]
+    assert sum(int(change.metadata["rows"]) for change in kept) >= 4
+    steps = [re.search(r"#(\d+)", line) for line in run.world.trace if 8.0 <= float(line.split()[0]) <= 13.0]
+    numbers = [int(step[1]) for step in steps if step]
+    for number in numbers:
+        simulation.run(replace(quiet, faults=Faults(crashes={number: ("kill", 0.0)})))
 
 
 def test_a_seed_is_one_history(simulation: Simulator) -> None:
@@ -113,6 +131,10 @@ def test_what_may_happen_does_happen(simulation: Simulator) -> None:
         "gives up on",
         "is interrupted",
         "calls abandon",
+        "is told to stop",
+        "has stopped",
+        "sends put_object root/job/_job/salvage/",
+        "sends get_object root/job/_job/salvage/",
     ):
         assert words in trace, words
     assert {outcome.state for outcome, _ in runs} >= {"SUCCEEDED", "CANCELLED"}

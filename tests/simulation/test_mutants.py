@@ -15,6 +15,7 @@ import tenacity.nap
 
 from jobs.errors import StoreError
 from jobs.ledger import Commit, Ledger
+from jobs.salvage import Salvage
 from jobs.shard_stats import ShardStats
 from jobs.store import s3_client
 from jobs.store.s3 import S3Store
@@ -23,9 +24,10 @@ from schemas.records import Cancelled, Manifest, Plan, Succeeded
 from tests.simulation.bucket import Bucket
 from tests.simulation.histories import draw
 from tests.simulation.runner import Broken, Simulator
-from workers import driver
+from workers import driver, replica
 from workers.dispatch import Dispatcher
 from workers.driver import Driver
+from workers.results import salvaged_rows
 from workers.search import Search
 
 TRIES = 200
@@ -162,6 +164,15 @@ def shares_the_engine_with_suspects(self: Dispatcher, number: int, *, alone: boo
     return replace(next_work(self, number, alone=alone), alone=False)
 
 
+def finds_no_salvage(self: Salvage, shard: int | None = None, **_: Any) -> list[Any]:
+    return []
+
+
+def mixes_salvaged_rows_up(staged: Any, salvage: Any) -> Any:
+    rows = salvaged_rows(staged, salvage)
+    return dict(zip(rows, reversed(rows.values()), strict=True))
+
+
 MUTANTS = (
     Mutant(
         rule="a commit is created, never put",
@@ -275,6 +286,20 @@ MUTANTS = (
         name="_next",
         bug=shares_the_engine_with_suspects,
         noticed_as="killers: .* engines died over shard|liveness",
+    ),
+    Mutant(
+        rule="what is salvaged of a cancelled job is among its results",
+        where=Salvage,
+        name="find",
+        bug=finds_no_salvage,
+        noticed_as="I1: the results have the rows",
+    ),
+    Mutant(
+        rule="a salvaged row is taken over as its own",
+        where=replica,
+        name="salvaged_rows",
+        bug=mixes_salvaged_rows_up,
+        noticed_as="I7: results.* is not what an undisturbed run gives",
     ),
 )
 

@@ -241,6 +241,24 @@ def test_a_dead_drivers_uncommitted_rows_do_not_count() -> None:
     assert (summary.rows_done, summary.rows_ok, summary.rows_error, summary.shards_committed) == (10, 8, 2, 1)
 
 
+def test_rows_done_are_those_that_are_kept() -> None:
+    """Committed or salvaged; what waits for its shard's commit stands beside them, while a driver is at work."""
+    progress = PROGRESS.evolve(rows_ok=11, rows_error=2, rows_salvaged=3, rows_uncommitted=6)
+    running = summarise(status_of(progress=progress), committed={0})
+    assert (running.rows_done, running.rows_uncommitted) == (13, 6)
+    assert facts(running)["rows"].endswith("17 left (6 of them finished, but not committed yet)")
+    assert "13 of 30 rows (43%) · 6 more in open shards" in one_line(running)
+    assert signature(running) != signature(summarise(status_of(progress=progress.evolve(rows_uncommitted=7))))
+    ahead = summarise(status_of(progress=progress), committed={0, 1})
+    assert ahead.rows_done == 20, "the store knows of a commit before the driver says so"
+    for state in (State.INTERRUPTED, State.CANCELLED):
+        ended = status_of(state, progress=progress, salvaged={0: 7, 2: 4}, terminal=None)
+        summary = summarise(ended, committed={0})
+        assert (summary.rows_done, summary.rows_uncommitted) == (14, 0), "the salvage of a committed shard is ignored"
+    nothing = summarise(status_of(State.CANCELLED, salvaged={2: 4}, terminal=Cancelled(by="ada")), committed=set())
+    assert next_steps(nothing) == ["jobs results demo"]
+
+
 def test_time_alone_is_no_news() -> None:
     later = PROGRESS.evolve(replicas=tuple(r.evolve(since_s=r.since_s + 9) for r in PROGRESS.replicas), eta_s=90.0)
     assert signature(summary_of()) == signature(summary_of(progress=later))
@@ -262,6 +280,7 @@ def test_json_form_is_complete_and_stable() -> None:
             "rows_done",
             "rows_ok",
             "rows_error",
+            "rows_uncommitted",
             "error_codes",
             "rows_staged",
             "rows_reused",

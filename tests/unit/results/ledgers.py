@@ -11,6 +11,7 @@ import pyarrow as pa
 from jobs.gates import judged
 from jobs.ledger import Ledger
 from jobs.planner import row_ids_digest
+from jobs.salvage import Salvage
 from jobs.shard_stats import ShardStats
 from jobs.store.base import ObjectStore
 from schemas.records import InputFile, Manifest, Plan, ShardPlan, Succeeded
@@ -108,6 +109,18 @@ def make_job(
         stats = ShardStats.of(data, rows=len(table), error_codes=codes, input_tokens=10, generated_tokens=20)
         ledger.commit(index, data, stats, attempt_id=f"attempt-{index}")
     return ledger
+
+
+def salvage(ledger: Ledger, shard: int, row_ids: Sequence[int], attempt_id: str, **columns: Sequence[object]) -> None:
+    """Let an attempt at a shard leave these rows; `columns` replaces values of some of them."""
+    table = result_rows(row_ids)
+    for name, values in columns.items():
+        place = table.schema.get_field_index(name)
+        table = table.set_column(place, table.schema.field(name), pa.array(values, table.schema.field(name).type))
+    data = write_parquet(table)
+    codes = Counter("EMPTY_PROMPT" for row in row_ids if is_error(row))
+    stats = ShardStats.of(data, rows=len(table), error_codes=codes, input_tokens=10, generated_tokens=20)
+    Salvage(ledger).write(shard, data, stats, attempt_id=attempt_id)
 
 
 def succeed(ledger: Ledger) -> Manifest:

@@ -6,21 +6,23 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+import jobs.serve.runner as runner_module
 from jobs.ledger import Ledger
 from jobs.serve.batches import Batches, Standing
 from jobs.serve.files import Files
 from jobs.serve.outputs import EXPIRED_BY
-from jobs.serve.runner import Runner
+from jobs.serve.runner import SALVAGE_S, Runner
 from jobs.settings import Settings
 from jobs.store import open_store
 from jobs.store.base import ObjectStore
 from schemas.batches import Accepted, BatchRequest, CancelRequest, Outcome
-from schemas.records import Cancelled, Failed
-from tests.unit.results.ledgers import is_error, make_job, spec_of, succeed
+from schemas.records import Cancelled, Failed, Progress
+from tests.unit.results.ledgers import is_error, make_job, salvage, spec_of, succeed
 from tests.unit.serve.conftest import BASE
 
 ROWS = 60
@@ -132,6 +134,47 @@ def test_a_failed_job_says_why_and_keeps_the_answers(store: ObjectStore) -> None
     errors = Batches(store).show(standing).errors
     assert errors is not None
     assert [(error.code, error.message) for error in errors.data] == [("engine_died", "The engine died.")]
+
+
+def test_finished_rows_of_open_shards_are_answers_too(store: ObjectStore) -> None:
+    ledger = job(store, commit=[1])
+    salvage(ledger, 0, [0, 6, 9], "a")
+    salvage(ledger, 0, [0, 24], "b")
+    salvage(ledger, 1, [1], "a")
+    ledger.end(Cancelled(by=EXPIRED_BY), writer="test")
+    assert counts(advance(store)) == ("expired", 60, 20, 40)
+    kept = sorted([*SHARDS[1], 0, 6, 9, 24])
+    good = [row for row in kept if not is_error(row)]
+    assert [line["custom_id"] for line in lines(store, "output")] == [f"id-{row}" for row in good]
+    bad = {line["custom_id"]: line for line in lines(store, "errors")}
+    assert bad.keys() == {f"id-{row}" for row in range(ROWS) if row not in good}
+    for row in range(ROWS):
+        if row not in kept:
+            assert bad[f"id-{row}"]["error"]["code"] == "batch_expired"
+
+
+@pytest.mark.parametrize("phase", ["running", "ended"])
+def test_the_files_wait_for_the_drivers_end_but_not_for_ever(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch, phase: Any
+) -> None:
+    ledger = job(store, commit=[1])
+    at = "2026-03-01T02:00:00+00:00"
+    said = Progress(driver="elsewhere", updated_at=at, started_at=at, phase="running", rows_ok=17, rows_salvaged=0)
+    ledger.write_progress(said)
+    ledger.end(Cancelled(by="ada"), writer="test")
+    current, now = runner(store), SimpleNamespace(s=1000.0)
+    monkeypatch.setattr(runner_module, "time", SimpleNamespace(monotonic=lambda: now.s, time=time.time))
+    assert not current.advance(BATCH)
+    now.s += SALVAGE_S - 1
+    assert not current.advance(BATCH)
+    # Its replicas have kept two rows, and then it has said so; or nobody has heard of it again.
+    salvage(ledger, 0, [0, 6], "a")
+    ledger.write_progress(said.evolve(phase=phase))
+    if phase == "running":
+        assert not current.advance(BATCH)
+        now.s += 2
+    assert current.advance(BATCH)
+    assert counts(Batches(store).standing(BATCH))[2] == 17 + 2
 
 
 def test_nothing_committed_and_the_input_gone(store: ObjectStore) -> None:

@@ -22,7 +22,7 @@ from workers.cluster import ReplicaLost
 from workers.dispatch import Dispatcher
 from workers.faults import JobFailure
 from workers.pool import Pool
-from workers.replica import Loaded, Replica, ReplicaCounters, ShardDone
+from workers.replica import Loaded, Replica, ReplicaCounters, ShardDone, ShardSalvaged
 from workers.resources import Resources
 from workers.results import read_parquet, write_parquet
 
@@ -38,6 +38,7 @@ class LocalReplica:
         self._replica, self._killed = replica, asyncio.Event()
         self.slow_s = 0.0
         self.may_stop, self.stopped = asyncio.Event(), False
+        self._tasks: set[asyncio.Future[Any]] = set()
         self.may_stop.set()
 
     async def started(self) -> None:
@@ -61,6 +62,9 @@ class LocalReplica:
     async def abandon(self, attempt_id: str) -> None:
         await self._call(self._replica.abandon(attempt_id))
 
+    async def salvage(self) -> list[ShardSalvaged]:
+        return await self._call(self._replica.salvage())
+
     async def counters(self) -> ReplicaCounters:
         return await self._call(self._replica.counters())
 
@@ -73,16 +77,20 @@ class LocalReplica:
 
     def kill(self) -> None:
         self._killed.set()
+        for task in self._tasks:
+            task.cancel()
 
     async def _call(self, work: Awaitable[_T]) -> _T:
+        """What a replica does, it does to the end or its death, whoever has stopped waiting for it."""
         task, killed = asyncio.ensure_future(work), asyncio.ensure_future(self._killed.wait())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
         try:
             await asyncio.wait({task, killed}, return_when=asyncio.FIRST_COMPLETED)
-            if task.done():
-                return task.result()
-            raise ReplicaLost("killed")
+            if self._killed.is_set():
+                raise ReplicaLost("killed")
+            return task.result()
         finally:
-            task.cancel()
             killed.cancel()
 
 

@@ -35,9 +35,9 @@ async def test_progress_and_history_tell_rows_errors_by_code_tokens_and_gpu_time
         Progress(driver="earlier", updated_at="2026-03-01", started_at="2026-03-01", phase="running", gpu_s=500.0)
     )
     reporter.plan(plan_of(SHARDS))
-    reporter.committed(reporter._ledger.shard_commit(0))
+    reporter.committed(0, reporter._ledger.shard_commit(0))
     reporter.committed(
-        ShardStats.of(b"", rows=10, error_codes={"ENGINE_ERROR": 2}, input_tokens=100, generated_tokens=50)
+        1, ShardStats.of(b"", rows=10, error_codes={"ENGINE_ERROR": 2}, input_tokens=100, generated_tokens=50)
     )
     slot = pool.slots[0]
     slot.enter("ready")
@@ -61,8 +61,9 @@ async def test_progress_and_history_tell_rows_errors_by_code_tokens_and_gpu_time
 
     progress = reporter._ledger.progress()
     assert progress is not None
-    # Of 20 committed rows 3 failed, of 5 more that left the engine 1.
-    assert (progress.rows_ok, progress.rows_error, progress.rows_total) == (21, 4, 30)
+    # Of 20 committed rows 3 failed; 5 more that left the engine are not kept yet.
+    assert (progress.rows_ok, progress.rows_error, progress.rows_total) == (17, 3, 30)
+    assert (progress.rows_uncommitted, progress.rows_salvaged) == (5, 0)
     assert progress.error_codes == {"EMPTY_PROMPT": 1, "ENGINE_ERROR": 2}
     assert (progress.engine_input_tokens, progress.cached_tokens) == (400, 100)
     assert progress.gpu_s >= 500.0
@@ -72,7 +73,54 @@ async def test_progress_and_history_tell_rows_errors_by_code_tokens_and_gpu_time
     (history,) = reporter._ledger.histories()
     assert [sample.replicas for sample in history.samples] == ["b", "b"]
     assert history.engine["max_num_seqs"] == 4
-    assert history.samples[-1].rows_error == progress.rows_error
+    assert (history.samples[-1].rows_ok, history.samples[-1].rows_error) == (21, 4), "a chart shows the work itself"
+
+
+async def test_salvaged_rows_are_kept_ones_and_no_count_goes_back(tmp_path: Path) -> None:
+    """Over two drivers: rows that are finished, salvaged at the first one's end, and committed by the second."""
+    first, pool = reporter_of(tmp_path, "first")
+    seen = []
+
+    async def look(reporter: Reporter) -> tuple[int, int, int | None]:
+        await reporter.tick()
+        progress = reporter._ledger.progress()
+        assert progress is not None
+        seen.append((progress.rows_ok, progress.rows_error, progress.shards_committed))
+        return progress.rows_ok + progress.rows_error, progress.rows_uncommitted, progress.rows_salvaged
+
+    first.plan(plan_of(SHARDS))
+    first.committed(0, first._ledger.shard_commit(0))
+    pool.slots[0].counters = ReplicaCounters(rows_done=14, rows_failed=2)
+    pool.slots[0].rows_committed = 10
+    assert await look(first) == (10, 4, 0)
+    pool.slots[0].counters = None
+    first.salvaged(1, 4, 1)
+    first.salvaged(1, 3, 0)  # of a copy, that had come less far
+    assert await look(first) == (14, 0, 4)
+
+    second, pool = reporter_of(tmp_path, "second")
+    assert await look(second) == (14, 0, 4), "the last driver's counts stand until this one knows better"
+    second.plan(plan_of(SHARDS))
+    second.committed(0, second._ledger.shard_commit(0))
+    second.salvaged(1, 4, 1)
+    assert await look(second) == (14, 0, 4)
+    pool.slots[0].counters = ReplicaCounters(rows_done=6)
+    assert await look(second) == (14, 6, 4), "rows that were salvaged do not go through an engine again"
+    pool.slots[0].rows_committed = 6
+    second.committed(1, ShardStats.of(b"", rows=10, error_codes={"E": 1}, input_tokens=1, generated_tokens=1))
+    assert await look(second) == (20, 0, 0)
+    assert seen == sorted(seen)
+
+
+async def test_counts_of_an_older_version_are_not_taken_for_kept_rows(tmp_path: Path) -> None:
+    reporter, _ = reporter_of(tmp_path)
+    reporter._ledger.write_progress(
+        Progress(driver="older", updated_at="2026-03-01", started_at="2026-03-01", phase="running", rows_ok=25)
+    )
+    await reporter.tick()
+    progress = reporter._ledger.progress()
+    assert progress is not None
+    assert progress.rows_ok == 0
 
 
 async def one_run(tmp_path: Path, *, seconds: float, monkeypatch: pytest.MonkeyPatch, idle_s: float = 2.0) -> Progress:
