@@ -56,6 +56,10 @@ class StoreError(JobsError):
     exit_code = Exit.UNREACHABLE
 
 
+class Damaged(StoreError):
+    """A document in the store is not what was written there: cut, changed or overwritten."""
+
+
 class ClusterError(JobsError):
     """The Ray cluster cannot be started, reached, or refuses the token."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import Counter
 from collections.abc import Iterator
@@ -17,10 +18,12 @@ from jobs.encoding import load_encoder
 from jobs.ledger import Ledger
 from jobs.models.pinning import pin_model
 from jobs.planner import RowFacts, count_shards, shared_tokens, split
-from jobs.reuse import open_sources, source_jobs
+from jobs.reuse import Warn, open_sources, source_jobs
 from jobs.rows import RowPreparer, facts_of, fingerprints_of, light_columns
 from schemas.spec import JobSpec, ShardBudget
 from schemas.throughput import Throughput
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,6 +78,7 @@ def estimate(
     observed: Throughput | None = None,
     gpu_hour_price: float | None = None,
     ledger: Ledger | None = None,
+    warn: Warn = log.warning,
 ) -> Estimate:
     """Measure up to `sample_rows` rows, spread over the dataset, and scale up.
 
@@ -83,6 +87,7 @@ def estimate(
         observed: how fast earlier jobs went. Without either nothing is said about time and cost.
         gpu_hour_price: price of one GPU for one hour, in any currency.
         ledger: of a job below the root that `spec.reuse` looks at; needed to count reused rows.
+        warn: is told of jobs that nothing is reused of because they are damaged.
 
     Raises:
         InvalidInput, InvalidModel: the job could not be submitted either.
@@ -90,7 +95,7 @@ def estimate(
     reused = None
     if ledger is not None and spec.reuse:
         spec = spec.evolve(model=spec.model.evolve(fingerprint=pin_model(spec)))
-        reused = open_sources(ledger, source_jobs(ledger, spec, spec.model.fingerprint))
+        reused = open_sources(ledger, source_jobs(ledger, spec, spec.model.fingerprint, warn), warn)
     dataset = inspect(spec.input.uri)
     encoder = load_encoder(spec.model.path)
     max_model_len = min(spec.engine.max_model_len or encoder.max_model_len, encoder.max_model_len)

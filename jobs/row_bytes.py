@@ -13,7 +13,7 @@ Bytes = npt.NDArray[np.int64]
 
 
 def row_bytes(table: pa.Table) -> Bytes:
-    """Bytes of each row's values in Arrow's layout. Shape (rows,). Depends on the values alone, not on their batches."""
+    """Bytes of each row's values in Arrow's layout. Shape (rows,). Depends on the values, not on their batches."""
     sizes = np.zeros(len(table), np.int64)
     for column in table.columns:
         sizes += np.concatenate([np.zeros(0, np.int64), *map(_value_bytes, column.chunks)])
@@ -71,7 +71,7 @@ def _value_bytes(array: pa.Array) -> Bytes:
     if types.is_fixed_size_list(kind):
         start = array.offset * kind.list_size
         inner = _value_bytes(array.values.slice(start, len(array) * kind.list_size))
-        return inner.reshape(len(array), kind.list_size).sum(axis=1)
+        return np.add.reduce(inner.reshape(len(array), kind.list_size), axis=1, dtype=np.int64)
     try:
         each = _width(kind)
     except ValueError:  # of no fixed width: runs, unions, views of lists
@@ -87,8 +87,9 @@ def _width(kind: pa.DataType) -> int:
 def _between(inner: Bytes, offsets: pa.Array) -> Bytes:
     """Sums of the inner values that lie between neighbouring offsets."""
     total = np.concatenate(([0], np.cumsum(inner)))
-    bounds = offsets.to_numpy()
-    return total[bounds[1:]] - total[bounds[:-1]] + 4
+    bounds: Bytes = offsets.to_numpy()
+    sums: Bytes = total[bounds[1:]] - total[bounds[:-1]] + 4
+    return sums
 
 
 def _plain(lengths: pa.Array) -> Bytes:

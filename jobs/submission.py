@@ -77,7 +77,8 @@ def driver_environment(allowed_buckets: Sequence[str] | None = None) -> dict[str
     # Ray reads these as it is imported: no folding of equal lines, no colour codes in log files.
     # A comma alone says that there is none; an empty variable would say nothing.
     allowed = {} if allowed_buckets is None else {buckets.VARIABLE: ",".join(allowed_buckets) or ","}
-    return {**store, **allowed, "RAY_DEDUP_LOGS": "0", "RAY_COLOR_PREFIX": "0"}
+    # A task that a node's memory does not hold is tried a few times more, not for ever.
+    return {**store, **allowed, "RAY_DEDUP_LOGS": "0", "RAY_COLOR_PREFIX": "0", "RAY_task_oom_retries": "3"}
 
 
 _MONITOR_S = 2.0

@@ -171,6 +171,17 @@ class Dispatcher:
             self._unstaged.discard(number)
             self._offer(number)
 
+    def unstage(self, replica: str, work: Work) -> bool:
+        """The replica cannot read the shard's rows, which is nobody's fault; whether they have to be staged again."""
+        self._close(work.shard, replica)
+        shard = self._shards[work.shard]
+        if shard.committed or not shard.staged:
+            return False
+        shard.staged = False
+        self._unstaged.add(work.shard)
+        self._discard(work.shard)
+        return True
+
     def take(self, replica: str) -> Work | None:
         """The next work for a replica; None if there is none for it now.
 

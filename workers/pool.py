@@ -12,7 +12,7 @@ from typing import NoReturn
 from uuid import uuid4
 
 from jobs.errors import StoreError
-from jobs.ledger import Ledger
+from jobs.ledger import Ledger, Missing
 from schemas.codes import JobError, RowError
 from schemas.history import Loss
 from schemas.records import Quarantine
@@ -48,7 +48,12 @@ RESTART_PAUSE_S = 1.0
 
 
 class Pool:
-    """Runs until the dispatcher is done. Reports each committed shard to `on_commit`."""
+    """Runs until the dispatcher is done.
+
+    Args:
+        on_commit: is told of each committed shard.
+        on_damage: is told of each shard that has to be staged again: its staged rows are damaged or gone.
+    """
 
     def __init__(
         self,
@@ -57,9 +62,10 @@ class Pool:
         driver: str,
         cluster: Cluster,
         on_commit: Callable[[ShardDone], None],
+        on_damage: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._ledger, self._spec, self._driver, self._cluster = ledger, spec, driver, cluster
-        self._on_commit = on_commit
+        self._on_commit, self._on_damage = on_commit, on_damage
         self._dispatcher: Dispatcher | None = None
         self._news = asyncio.Event()
         self._start_failures = 0
@@ -239,6 +245,13 @@ class Pool:
         except (ReplicaLost, EngineDead):
             raise
         except Exception as error:
+            if isinstance(error, Missing):
+                log.warning("%s: %s It is staged again.", slot.name, error)
+                if self._dispatcher.unstage(slot.name, work):
+                    self._on_damage(work.shard)
+                slot.shards.pop(work.shard, None)
+                self.wake()
+                return
             if find_cause(error, StoreError) is not None:
                 raise
             self._last_words = last_words(error)

@@ -25,9 +25,9 @@ from workers.feed import Feed, RowFault, quarantined
 from workers.loop_lag import LoopLag
 from workers.metrics import ReplicaMetrics
 from workers.outputs import Row
-from workers.results import encode_results, read_parquet
+from workers.results import encode_results
 from workers.room import Room
-from workers.staged_rows import valid_rows
+from workers.staged_shards import read_staged
 
 log = logging.getLogger(__name__)
 
@@ -275,9 +275,12 @@ class Replica:
         failpoint("replica.after_attempt")
 
     async def _read(self, shard: int) -> tuple[pa.Table, list[Row]]:
-        """The staged rows, and of these the valid ones in the order of work: their places count there."""
-        staged = await asyncio.to_thread(lambda: read_parquet(self._ledger.read_staged(shard)))
-        return staged, await asyncio.to_thread(valid_rows, staged, self._spec)
+        """The staged rows by row id, and of these the valid ones in the order of work: their places count there.
+
+        Raises:
+            Missing: they have to be staged again.
+        """
+        return await asyncio.to_thread(read_staged, self._ledger, self._spec, await self._standing_plan(), shard)
 
     async def _standing_plan(self) -> Plan:
         if self._plan is None:

@@ -18,7 +18,7 @@ def test_an_error_in_the_planning_task_keeps_its_words(monkeypatch: pytest.Monke
     def get(_: Any) -> None:
         raise RayTaskError("make", "a traceback, with colours", error).as_instanceof_cause()
 
-    task = SimpleNamespace(remote=lambda *_: ("plan", "places"))
+    task = SimpleNamespace(remote=lambda *_: ("plan", "hurt", "places"))
     monkeypatch.setattr(staging, "ray", SimpleNamespace(remote=lambda **_: lambda _: task, get=get))
     with pytest.raises(type(error)) as raised:
         staging._Staging._plan(object.__new__(staging._Staging), None, None)  # type: ignore[arg-type]
