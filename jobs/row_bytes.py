@@ -55,7 +55,8 @@ def _value_bytes(array: pa.Array) -> Bytes:
         return _value_bytes(array.storage)
     if types.is_dictionary(kind):
         indices = array.indices.fill_null(0).to_numpy(zero_copy_only=False)
-        return _value_bytes(array.dictionary)[indices] if len(array.dictionary) else np.zeros(len(array), np.int64)
+        of_each = _value_bytes(array.dictionary)
+        return of_each[indices] if len(of_each) else np.zeros(len(array), np.int64)
     if types.is_string_view(kind) or types.is_binary_view(kind):
         return _value_bytes(array.cast(pa.large_binary()))
     if any(test(kind) for test in (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary)):
@@ -67,11 +68,15 @@ def _value_bytes(array: pa.Array) -> Bytes:
             return _plain(pc.list_value_length(array)) * _width(kind.value_type) + 4
         return _between(_value_bytes(array.values), array.offsets)
     if types.is_struct(kind):
-        return sum(map(_value_bytes, array.flatten()), np.zeros(len(array), np.int64))
+        sizes = np.zeros(len(array), np.int64)
+        for field in array.flatten():
+            sizes += _value_bytes(field)
+        return sizes
     if types.is_fixed_size_list(kind):
         start = array.offset * kind.list_size
         inner = _value_bytes(array.values.slice(start, len(array) * kind.list_size))
-        return np.add.reduce(inner.reshape(len(array), kind.list_size), axis=1, dtype=np.int64)
+        summed: Bytes = inner.reshape(len(array), kind.list_size).sum(axis=1)
+        return summed
     try:
         each = _width(kind)
     except ValueError:  # of no fixed width: runs, unions, views of lists

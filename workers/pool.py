@@ -38,6 +38,10 @@ OPEN_ROWS_PER_SEQUENCE = 4
 """More than that only while they have fewer rows than this for each sequence of the engine: it must not run empty
 because small shards wait for their longest row."""
 
+MAX_OPEN_BYTES = 2**29
+"""No shard is opened beside others that take more: a replica holds its open shards about three times at most, while
+their results are written."""
+
 MAX_LOSSES = 256
 """Deaths of replicas that are remembered, for people."""
 
@@ -376,6 +380,8 @@ class Pool:
 def _wants_more(opened: Collection[Work], loaded: Loaded | None) -> bool:
     """Whether a replica with this work takes another shard."""
     most_rows = OPEN_ROWS_PER_SEQUENCE * loaded.engine.max_num_seqs if loaded else 0
+    if sum(work.num_bytes for work in opened) >= MAX_OPEN_BYTES:
+        return False
     return len(opened) < MAX_OPEN_SHARDS or sum(work.num_rows for work in opened) < most_rows
 
 

@@ -27,7 +27,6 @@ from ray.exceptions import (
     RayActorError,
     RaySystemError,
     RayTaskError,
-    UserCodeException,
     WorkerCrashedError,
 )
 
@@ -107,12 +106,20 @@ def _told(error: Exception, job_id: str) -> Exception:
     if (passing := _passing(error)) is not None:
         return passing
     # Our code failed on these rows and would again; what it says could quote them.
-    chain = find_cause(error, UserCodeException) or error
-    kind_name = type(chain.__cause__ if isinstance(chain, UserCodeException) and chain.__cause__ else chain).__name__
     return JobFailure(
         JobError.STAGING_FAILED,
-        f"Staging failed on the dataset's rows: {kind_name}. This is a fault of the program; see: jobs logs {job_id}",
+        f"Staging failed on the dataset's rows: {type(_innermost(error)).__name__}. This is a fault of the program; "
+        f"see: jobs logs {job_id}",
     )
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """What Ray, Ray Data and `raise … from` have wrapped."""
+    seen = {id(error)}
+    while (inner := getattr(error, "cause", None) or error.__cause__) is not None and id(inner) not in seen:
+        seen.add(id(inner))
+        error = inner
+    return error
 
 
 _LOST = (
