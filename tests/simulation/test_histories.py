@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
+from random import Random
+from typing import get_args
 
 import pytest
 
 from jobs.failpoints import FAILPOINTS
 from schemas import keys
-from tests.simulation.histories import Action, History, draw
+from tests.simulation.histories import Action, Damage, History, draw
 from tests.simulation.invariants import rows_of
 from tests.simulation.runner import SEED_VARIABLE, Simulator
 from tests.simulation.world import Faults
@@ -87,6 +90,22 @@ def _sweep(simulation: Simulator, *, case: int, fate: str, seconds: float) -> No
     for step in range(1, quiet.steps + 1):
         faults = Faults(crashes={step: (fate, seconds)})  # type: ignore[dict-item]
         simulation.run(History(seed=1, case=case, actions=actions, faults=faults))
+
+
+@pytest.mark.parametrize("case", range(4))
+def test_damaged_staged_rows_cost_time_and_nothing_else(simulation: Simulator, case: int) -> None:
+    """At any moment, in any way, with one driver and with two."""
+    again = 0
+    for seed in range(30):
+        random = Random(f"damage/{case}/{seed}")
+        damage = [Action(at_s=random.uniform(0, 8), what=random.choice(get_args(Damage))) for _ in range(4)]
+        twice = [Action(at_s=random.uniform(0, 8), what="duplicate", cluster=1)] if seed % 3 == 0 else []
+        actions = sorted([Action(at_s=0.0, what="submit"), *damage, *twice], key=lambda action: action.at_s)
+        outcome, run = simulation.run(History(seed=seed, case=case, actions=tuple(actions)))
+        assert outcome.state == "SUCCEEDED"
+        written = Counter(c.key for c in run.world.bucket.changes if c.kind == "created" and keys.STAGED in c.key)
+        again += sum(count > 1 for count in written.values())
+    assert again >= 10
 
 
 def test_a_seed_is_one_history(simulation: Simulator) -> None:
