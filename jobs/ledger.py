@@ -163,13 +163,24 @@ class Ledger:
 
     def write_fingerprints(self, shard: int, data: bytes, *, writer: str) -> None:
         """Write a shard's row fingerprints. Every writer has the same, so that damaged ones are made good."""
-        key = self._key(keys.fingerprints(shard))
-        if not self.store.put_new(key, data, writer=writer) and self.store.get(key) != data:
-            self.store.put(key, data)
+        key, metadata = self._key(keys.fingerprints(shard)), {"sha256": hashlib.sha256(data).hexdigest()}
+        if not self.store.put_new(key, data, writer=writer, metadata=metadata) and self.store.get(key) != data:
+            self.store.delete(key)
+            self.store.put_new(key, data, writer=writer, metadata=metadata)
 
     def read_fingerprints(self, shard: int) -> bytes | None:
-        """A shard's row fingerprints as Parquet bytes, or None: older versions wrote none."""
-        return self.store.get(self._key(keys.fingerprints(shard)))
+        """A shard's row fingerprints as Parquet bytes, or None: older versions wrote none.
+
+        Raises:
+            Damaged: they are not what was written.
+        """
+        key = self._key(keys.fingerprints(shard))
+        data, info = self.store.get(key), self.store.head(key)
+        if data is None or info is None:
+            return None
+        if info.metadata.get("sha256", digest := hashlib.sha256(data).hexdigest()) != digest:
+            raise Damaged(f"{self.uri}/{keys.fingerprints(shard)} is damaged.", "Rows that it names are not reused.")
+        return data
 
     # -- attempts and commits -------------------------------------------------------------------
 

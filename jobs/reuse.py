@@ -204,10 +204,10 @@ def _rows_of(source: Ledger) -> Iterator[tuple[int, pa.Table | None]]:
 
 
 def _rows_of_shard(source: Ledger, shard: int, room: Semaphore) -> pa.Table | None:
-    data = source.read_fingerprints(shard)
-    if data is None:
-        return _SCHEMA.empty_table()  # an older version wrote none
     try:
+        data = source.read_fingerprints(shard)
+        if data is None:
+            return _SCHEMA.empty_table()  # an older version wrote none
         table, commit = _read(data, [FINGERPRINT.name, "row_id"]), source.find_commit(shard)
     except Damaged:
         return None

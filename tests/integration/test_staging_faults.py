@@ -112,8 +112,10 @@ def committed_results(ledger: Ledger) -> list[Path]:
     return sorted((Path(ledger.store.uri) / ledger.job_id / keys.RESULTS).glob("part-*.parquet"))
 
 
-@pytest.mark.parametrize("what", [keys.RESULTS, keys.FINGERPRINTS, keys.SPEC])
-@pytest.mark.parametrize("how", ["flip", "empty"])
+@pytest.mark.parametrize(
+    ("what", "how"),
+    [(keys.RESULTS, "flip"), (keys.RESULTS, "delete"), (keys.FINGERPRINTS, "flip"), (keys.SPEC, "empty")],
+)
 def test_a_damaged_source_of_reuse_is_left_out_before_the_plan_stands(
     user: User, tmp_path: Path, what: str, how: str
 ) -> None:
