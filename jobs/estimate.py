@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from jobs.dataset import Dataset, inspect, read_slice, resolve_columns, slices
@@ -15,10 +18,12 @@ from jobs.encoding import load_encoder
 from jobs.ledger import Ledger
 from jobs.models.pinning import pin_model
 from jobs.planner import RowFacts, count_shards, shared_tokens, split
-from jobs.reuse import open_sources, source_jobs
-from jobs.rows import RowPreparer, facts_of, fingerprints_of
+from jobs.reuse import Warn, open_sources, source_jobs
+from jobs.rows import RowPreparer, facts_of, fingerprints_of, light_columns
 from schemas.spec import JobSpec, ShardBudget
 from schemas.throughput import Throughput
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,6 +78,7 @@ def estimate(
     observed: Throughput | None = None,
     gpu_hour_price: float | None = None,
     ledger: Ledger | None = None,
+    warn: Warn = log.warning,
 ) -> Estimate:
     """Measure up to `sample_rows` rows, spread over the dataset, and scale up.
 
@@ -81,6 +87,7 @@ def estimate(
         observed: how fast earlier jobs went. Without either nothing is said about time and cost.
         gpu_hour_price: price of one GPU for one hour, in any currency.
         ledger: of a job below the root that `spec.reuse` looks at; needed to count reused rows.
+        warn: is told of jobs that nothing is reused of because they are damaged.
 
     Raises:
         InvalidInput, InvalidModel: the job could not be submitted either.
@@ -88,20 +95,20 @@ def estimate(
     reused = None
     if ledger is not None and spec.reuse:
         spec = spec.evolve(model=spec.model.evolve(fingerprint=pin_model(spec)))
-        reused = open_sources(ledger, source_jobs(ledger, spec, spec.model.fingerprint))
+        reused = open_sources(ledger, source_jobs(ledger, spec, spec.model.fingerprint, warn), warn)
     dataset = inspect(spec.input.uri)
     encoder = load_encoder(spec.model.path)
     max_model_len = min(spec.engine.max_model_len or encoder.max_model_len, encoder.max_model_len)
     columns = resolve_columns(dataset.schema, spec.input, choices=spec.task == "score")
     preparer = RowPreparer(spec, columns, encoder, max_model_len)
-    sample = pa.concat_tables(_sample(dataset, preparer, sample_rows))
-    measured = facts_of(sample)
-    scale = dataset.num_rows / len(sample)
-    facts = measured
+    light = pa.concat_tables(_sample(dataset, preparer, sample_rows))
+    measured = facts_of(light)
+    scale = dataset.num_rows / len(light)
+    facts, found = measured, None
     if reused is not None:
-        ordered = sample.sort_by("row_id")
-        known = reused.find(fingerprints_of(ordered, sampled=spec.reuse_sampled)) >= 0
-        facts = facts_of(ordered.filter(pa.array(~known)))
+        ordered = light.sort_by("row_id")
+        found = reused.find(fingerprints_of(ordered, sampled=spec.reuse_sampled))
+        facts = facts_of(ordered.filter(pa.array(found < 0)))
     output_tokens = round(scale * int(facts.num_output_tokens[~facts.repeated].sum()))
     share = None if observed is None else observed.output_share(spec.name)
     unwritten = 0.0 if share is None else (1 - share) * output_tokens
@@ -110,11 +117,11 @@ def estimate(
     rate = tokens_per_s or (observed.tokens_per_s if observed else None)
     start_s = observed.start_s if observed else None
     times = foretell(work_tokens, rate, start_s, spec)
-    codes = Counter(code for code in sample["error_code"].to_pylist() if code is not None)
+    codes = Counter(code for code in light["error_code"].to_pylist() if code is not None)
     return Estimate(
         rows=dataset.num_rows,
-        measured_rows=len(sample),
-        shards=_count_shards(facts, spec.shards, scale),
+        measured_rows=len(light),
+        shards=_count_shards(measured, found, spec.shards, scale),
         input_tokens=round(scale * int(measured.num_input_tokens.sum())),
         max_input_tokens=int(measured.num_input_tokens.max()),
         output_tokens=output_tokens,
@@ -155,21 +162,29 @@ def foretell(work_tokens: float, tokens_per_s: float | None, start_s: float | No
     return Times(eta_s=eta_s, gpu_hours=eta_s * replicas * spec.engine.tensor_parallel_size / 3600)
 
 
-def _count_shards(facts: RowFacts, budget: ShardBudget, scale: float) -> int:
-    """Shards of the job that has `scale` times these rows. Exact at 1."""
+def _count_shards(measured: RowFacts, found: npt.NDArray[np.int64] | None, budget: ShardBudget, scale: float) -> int:
+    """Shards of the job that has `scale` times these rows. Exact at 1.
+
+    Args:
+        found: shape (rows,), where each row's result lies in an earlier job; -1 for those to compute.
+    """
     if scale == 1:
-        return len(split(facts, budget).shards)
-    tokens = scale * int(facts.work_tokens.sum())
+        return len(split(measured, budget, found).shards)
+    copied = np.zeros(len(measured), np.bool_) if found is None else found >= 0
+    tokens, held = scale * int(measured.work_tokens[~copied].sum()), scale * measured.bytes_held
     # A shard's size follows from the whole job's tokens, so a cut of the sample would not scale.
-    return max(count_shards(int(tokens), budget), math.ceil(scale * len(facts) / budget.max_rows), 1)
+    return sum(
+        max(least, math.ceil(scale * rows.sum() / budget.max_rows), math.ceil(held[rows].sum() / budget.max_bytes))
+        for rows, least in ((~copied, count_shards(int(tokens), budget)), (copied, 0))
+    )
 
 
 def _sample(dataset: Dataset, preparer: RowPreparer, sample_rows: int) -> Iterator[pa.Table]:
-    """Prepared rows from slices that lie evenly over the dataset; all of them if they are few enough."""
+    """What planning needs of rows from slices that lie evenly over the dataset; of all rows if they are few enough."""
     work = slices(dataset, max_rows=1024)
     step = max(1, -(-dataset.num_rows // sample_rows))
     for piece in work[::step]:
         first_row_id = piece.first_row_id
         for batch in read_slice(piece, list(preparer.columns.needed)):
-            yield preparer.prepare(batch, first_row_id)
+            yield light_columns(preparer.prepare(batch, first_row_id))
             first_row_id += len(batch)

@@ -20,7 +20,10 @@ import pyarrow.parquet as pq
 from jobs.errors import JobsError, UsageError
 from jobs.formats import FileFormat
 
-ROW_GROUP_ROWS = 16_384
+ROW_GROUP_ROWS, ROW_GROUP_BYTES = 16_384, 64 * 2**20
+
+_WRITE_BATCH_ROWS = 16
+"""Rows between two looks of the Parquet writer at its page: with more, large cells come together in one page."""
 
 
 def write_results(tables: Iterable[pa.Table], schema: pa.Schema, sink: BinaryIO, form: FileFormat) -> int:
@@ -98,12 +101,15 @@ class _Parquet:
     """Row groups of a useful size, also when a filter leaves few rows per table."""
 
     def __init__(self, sink: BinaryIO, schema: pa.Schema) -> None:
-        self._writer = pq.ParquetWriter(sink, schema, compression="zstd", write_page_checksum=True)
+        self._writer = pq.ParquetWriter(
+            sink, schema, compression="zstd", write_page_checksum=True, write_batch_size=_WRITE_BATCH_ROWS
+        )
         self._waiting: list[pa.Table] = []
 
     def write(self, table: pa.Table) -> None:
         self._waiting.append(table)
-        if sum(waiting.num_rows for waiting in self._waiting) >= ROW_GROUP_ROWS:
+        rows, size = (sum(getattr(table, of) for table in self._waiting) for of in ("num_rows", "nbytes"))
+        if rows >= ROW_GROUP_ROWS or size >= ROW_GROUP_BYTES:
             self._flush()
 
     def close(self) -> None:

@@ -6,6 +6,7 @@ writers agree on one outcome. There is no lock, no lease and no clock here.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import datetime
@@ -15,7 +16,7 @@ from typing import TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from jobs.documents import read_document
-from jobs.errors import Conflict, StoreError, UsageError
+from jobs.errors import Conflict, Damaged, StoreError, UsageError
 from jobs.failpoints import failpoint
 from jobs.shard_stats import ShardStats, commit_of
 from jobs.store.base import ObjectInfo, ObjectStore
@@ -59,7 +60,7 @@ class Commit(Enum):
 
 
 class Missing(StoreError):
-    """An object that should be there is not."""
+    """Staged rows that should be there are not, or are not what was written: they can be made again."""
 
 
 class Ledger:
@@ -145,31 +146,56 @@ class Ledger:
 
     def stage(self, shard: int, data: bytes, *, writer: str) -> bool:
         """Write a shard's staged rows once; False if they were there."""
-        return self.store.put_new(self.key(keys.staged(shard)), data, writer=writer)
+        metadata = {"sha256": hashlib.sha256(data).hexdigest()}
+        return self.store.put_new(self.key(keys.staged(shard)), data, writer=writer, metadata=metadata)
 
-    def read_staged(self, shard: int) -> bytes:
+    def read_staged(self, shard: int, *, has_hash: bool = True) -> bytes:
         """A shard's staged rows as Parquet bytes.
 
+        Args:
+            has_hash: whoever wrote them has written their hash, too; older versions did not.
+
         Raises:
-            Missing: they are not there.
+            Missing: they are not there, or not what was written.
         """
-        data = self.store.get(self.key(keys.staged(shard)))
-        if data is None:
-            raise Missing(f"{self.uri}/{keys.staged(shard)} is missing.", "Run: jobs resume " + self.job_id)
+        key = self.key(keys.staged(shard))
+        data, info = self.store.get(key), self.store.head(key)
+        if data is None or info is None:
+            raise self.staged_missing(shard, "missing")
+        promised = info.metadata.get("sha256")
+        if promised != hashlib.sha256(data).hexdigest() and (has_hash or promised is not None):
+            raise self.staged_missing(shard, "damaged")
         return data
 
+    def staged_missing(self, shard: int, how: str) -> Missing:
+        """The error that says so."""
+        return Missing(f"{self.uri}/{keys.staged(shard)} is {how}.", f"Run: jobs resume {self.job_id}")
+
     def delete_staged(self, shards: Iterable[int]) -> None:
-        """Drop staged shards; only after success."""
+        """Drop staged shards: after success, or damaged ones to be made again."""
         for shard in shards:
             self.store.delete(self.key(keys.staged(shard)))
 
     def write_fingerprints(self, shard: int, data: bytes, *, writer: str) -> None:
-        """Write a shard's row fingerprints once. Every writer has the same."""
-        self.store.put_new(self.key(keys.fingerprints(shard)), data, writer=writer)
+        """Write a shard's row fingerprints. Every writer has the same, so that damaged ones are made good."""
+        key, metadata = self.key(keys.fingerprints(shard)), {"sha256": hashlib.sha256(data).hexdigest()}
+        if not self.store.put_new(key, data, writer=writer, metadata=metadata) and self.store.get(key) != data:
+            self.store.delete(key)
+            self.store.put_new(key, data, writer=writer, metadata=metadata)
 
     def read_fingerprints(self, shard: int) -> bytes | None:
-        """A shard's row fingerprints as Parquet bytes, or None: older versions wrote none."""
-        return self.store.get(self.key(keys.fingerprints(shard)))
+        """A shard's row fingerprints as Parquet bytes, or None: older versions wrote none.
+
+        Raises:
+            Damaged: they are not what was written.
+        """
+        key = self.key(keys.fingerprints(shard))
+        data, info = self.store.get(key), self.store.head(key)
+        if data is None or info is None:
+            return None
+        if info.metadata.get("sha256", digest := hashlib.sha256(data).hexdigest()) != digest:
+            raise Damaged(f"{self.uri}/{keys.fingerprints(shard)} is damaged.", "Rows that it names are not reused.")
+        return data
 
     # -- attempts and commits -------------------------------------------------------------------
 
@@ -231,7 +257,7 @@ class Ledger:
         try:
             return commit_of(shard, info)
         except (KeyError, ValueError) as error:
-            raise StoreError(
+            raise Damaged(
                 f"{self.uri}/{key} has no readable commit record ({error}).",
                 "It was not written by this system; move it away and run: jobs resume " + self.job_id,
             ) from error
@@ -246,9 +272,12 @@ class Ledger:
         for info in self.store.list(self.key(keys.QUARANTINE)):
             data = self.store.get(info.key)
             try:
-                found += [] if data is None else [Quarantine.from_json(data)]
+                row = None if data is None else Quarantine.from_json(data)
             except ValidationError:
                 continue
+            # One that a flipped bit makes another row's would cost that row.
+            if row is not None and info.key == self.key(keys.quarantine(row.shard, row.place)):
+                found.append(row)
         return found
 
     # -- end ------------------------------------------------------------------------------------

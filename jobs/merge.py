@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +16,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from jobs.errors import JobsError
+
+_NARROWER = 16
+"""A window whose rows take more than the memory is divided into so many."""
 
 _COMPRESSED = pa.ipc.IpcWriteOptions(compression="lz4")
 
@@ -61,7 +64,7 @@ class RowMerger:
     def __init__(self, *, window_rows: int, memory_bytes: int) -> None:
         self._window_rows, self._memory_bytes = window_rows, memory_bytes
         self._runs: list[_Run] = []
-        self._spilled: set[int] = set()
+        self._spilled: defaultdict[int, int] = defaultdict(int)  # windows and their bytes
         self._directory: Path | None = None
 
     def __enter__(self) -> Self:
@@ -86,18 +89,36 @@ class RowMerger:
         windows = [int(run.left[0]) // self._window_rows for run in self._runs]
         return min([*windows, *self._spilled], default=None)
 
-    def take(self, window: int) -> pa.Table | None:
-        """Hand out a window's rows in row order; None if there are none. Windows are taken in ascending order."""
+    def take(self, window: int) -> Iterator[pa.Table]:
+        """Hand out a window's rows in row order. Windows are taken in ascending order.
+
+        In one table, but where they take more than the memory: then in several.
+        """
+        if self._spilled.get(window, 0) > self._memory_bytes and self._window_rows > 1:
+            yield from self._narrowed(window)
+            return
         pieces = [run.take((window + 1) * self._window_rows) for run in self._runs]
         self._runs = [run for run in self._runs if len(run.left)]
         pieces = [piece for piece in pieces if piece.num_rows]
         in_order = len(pieces) < 2 and window not in self._spilled
         if window in self._spilled:
-            pieces += self._unspill(window)
+            pieces += self._unspilled(window)
         if not pieces:
-            return None
+            return
         table = pa.concat_tables(pieces)
-        return table if in_order else table.combine_chunks().sort_by("row_id")
+        yield table if in_order else table.combine_chunks().sort_by("row_id")
+
+    def _narrowed(self, window: int) -> Iterator[pa.Table]:
+        """Likewise, by windows inside of it."""
+        rows = max(1, self._window_rows // _NARROWER)
+        with RowMerger(window_rows=rows, memory_bytes=self._memory_bytes) as inner:
+            for run in self._runs:
+                inner.add(run.take((window + 1) * self._window_rows))
+            self._runs = [run for run in self._runs if len(run.left)]
+            for table in self._unspilled(window):
+                inner.add(table)
+            while (first := inner.first_window) is not None:
+                yield from inner.take(first)
 
     def _spill(self) -> None:
         """Move every row that waits to the file of its window."""
@@ -121,20 +142,18 @@ class RowMerger:
             pa.ipc.new_stream(file, table.schema, options=_COMPRESSED) as stream,
         ):
             stream.write_table(table)
-        self._spilled.add(window)
+        self._spilled[window] += table.nbytes
 
-    def _unspill(self, window: int) -> list[pa.Table]:
-        """A window's rows from its file, in no order: each table there holds rows of several runs."""
-        tables = []
+    def _unspilled(self, window: int) -> Iterator[pa.Table]:
+        """A window's rows from its file, each table by row id: one holds rows of several runs."""
         try:
             with open(self._path(window), "rb") as file:
                 while file.peek(1):
-                    tables.append(pa.ipc.open_stream(file).read_all())
+                    yield pa.ipc.open_stream(file).read_all().sort_by("row_id")
             self._path(window).unlink()
         except OSError as error:
             raise _no_room(error) from error
-        self._spilled.discard(window)
-        return tables
+        del self._spilled[window]
 
     def _path(self, window: int) -> Path:
         if self._directory is None:

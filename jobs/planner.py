@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from jobs.prefixes import BLOCK_TOKENS, Order, Prefixes, kept_order, prefix_order
+from jobs.row_bytes import filled
 from schemas.records import LengthBin, ShardPlan
 from schemas.spec import ShardBudget
 
@@ -41,6 +42,8 @@ class RowFacts:
         invalid: shape (rows,), rows that staging has turned into error rows.
         prefixes: of the valid rows; the others have none.
         same_as: shape (rows,), the first row that has the same result; the row itself where no earlier one has.
+        num_bytes: shape (rows,), what each staged row takes in memory, kept columns included; None for a plan of an
+            older version, which did not look at it.
     """
 
     num_input_tokens: npt.NDArray[np.int32]
@@ -48,6 +51,7 @@ class RowFacts:
     invalid: npt.NDArray[np.bool_]
     prefixes: Prefixes
     same_as: npt.NDArray[np.int64]
+    num_bytes: npt.NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.num_input_tokens)
@@ -62,6 +66,11 @@ class RowFacts:
         """Input plus expected output tokens that each row costs: shape (rows,)."""
         tokens = self.num_input_tokens.astype(np.int64) + self.num_output_tokens
         return np.where(self.invalid | self.repeated, 0, tokens)
+
+    @property
+    def bytes_held(self) -> npt.NDArray[np.int64]:
+        """Bytes that count towards a shard: shape (rows,)."""
+        return np.zeros(len(self), np.int64) if self.num_bytes is None else self.num_bytes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,16 +106,16 @@ def split(facts: RowFacts, budget: ShardBudget, sources: npt.NDArray[np.int64] |
     reused = np.zeros(len(facts), np.bool_) if sources is None else sources >= 0
     order = order_rows(facts)
     order = _short_last(facts, kept_order(order, ~reused[order.rows]))
-    weights = np.where(reused, 0, facts.work_tokens)
-    bounds = _cut(weights[order.rows], _ties(facts, order), budget)
+    weights, held = np.where(reused, 0, facts.work_tokens), facts.bytes_held
+    bounds = _cut(weights[order.rows], held[order.rows], _ties(facts, order), budget)
     groups = _groups([int(order.shared[start]) for start, _ in bounds])
     cached = _cached_tokens(facts, order, [start for start, _ in bounds])
     rows_in_order = order.rows
     if sources is not None:
         copied = np.flatnonzero(reused)
         copied = copied[np.argsort(sources[copied], kind="stable")]
-        for start in range(0, len(copied), budget.max_rows):
-            bounds.append((len(order.rows) + start, len(order.rows) + min(start + budget.max_rows, len(copied))))
+        runs = filled(held[copied], max_rows=budget.max_rows, max_bytes=budget.max_bytes)
+        bounds += [(len(order.rows) + start, len(order.rows) + stop) for start, stop in runs]
         rows_in_order = np.concatenate((rows_in_order, copied))
         groups += [None] * (len(bounds) - len(groups))
 
@@ -127,6 +136,7 @@ def split(facts: RowFacts, budget: ShardBudget, sources: npt.NDArray[np.int64] |
                 num_input_tokens=int(facts.num_input_tokens[rows].sum()),
                 num_cached_tokens=int(cached[start:stop].sum()),
                 num_expected_tokens=int(weights[rows].sum()),
+                num_bytes=None if facts.num_bytes is None else int(held[rows].sum()),
                 row_ids_sha256=row_ids_digest(rows),
             )
         )
@@ -149,7 +159,7 @@ def count_shards(job_tokens: int, budget: ShardBudget) -> int:
 
 def shared_tokens(facts: RowFacts) -> int:
     """Input tokens that a prefix cache can save, if it never forgets and one replica does everything."""
-    return int(_cached_tokens(facts, order_rows(facts), [0]).sum())
+    return int(_cached_tokens(facts, order_rows(facts), [0] if len(facts) else []).sum())
 
 
 def length_bins(facts: RowFacts, computed: npt.NDArray[np.bool_]) -> tuple[LengthBin, ...]:
@@ -228,19 +238,26 @@ def _cached_tokens(facts: RowFacts, order: Order, starts: Sequence[int]) -> npt.
     return cached
 
 
-def _cut(weights: npt.NDArray[np.int64], ties: npt.NDArray[np.int32], budget: ShardBudget) -> list[tuple[int, int]]:
-    """Half-open bounds of the shards over the ordered rows. A full shard ends at the weakest tie in its second half."""
-    total = np.concatenate(([0], np.cumsum(weights)))
+def _cut(
+    weights: npt.NDArray[np.int64], held: npt.NDArray[np.int64], ties: npt.NDArray[np.int32], budget: ShardBudget
+) -> list[tuple[int, int]]:
+    """Half-open bounds of the shards over the ordered rows. A full shard ends at the weakest tie in its second half.
+
+    Args:
+        held: bytes of each row.
+    """
+    total, in_bytes = _sums(weights), _sums(held)
     limit = shard_tokens(int(total[-1]), budget)
-    starts = np.fromiter(_units(total.tolist(), ties, limit, budget.max_rows), np.int64)
-    stops = np.append(starts[1:], len(ties))
-    start_totals, stop_totals = total[starts], total[stops]
+    starts = np.fromiter(_units(total.tolist(), in_bytes.tolist(), ties, limit, budget), np.int64)
+    stops = np.append(starts[1:], len(ties))[: len(starts)]
+    start_totals, stop_totals, stop_bytes = total[starts], total[stops], in_bytes[stops]
     bounds, unit = [], 0
     while unit < len(starts):
         start = starts[unit]
         room = _room(limit, 1 - float(total[start] / max(1, total[-1])), budget)
         full = np.searchsorted(stop_totals, total[start] + room, "right")
-        end = max(unit + 1, int(min(full, np.searchsorted(stops, start + budget.max_rows, "right"))))
+        heavy = np.searchsorted(stop_bytes, in_bytes[start] + budget.max_bytes, "right")
+        end = max(unit + 1, int(min(full, heavy, np.searchsorted(stops, start + budget.max_rows, "right"))))
         if end < len(starts):
             half = int(np.searchsorted(start_totals, (total[start] + total[starts[end]] + 1) // 2))
             latest_first = ties[starts[max(unit + 1, half) : end + 1]][::-1]
@@ -250,17 +267,25 @@ def _cut(weights: npt.NDArray[np.int64], ties: npt.NDArray[np.int32], budget: Sh
     return bounds
 
 
+def _sums(values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Sum of the values before each place, and of all."""
+    return np.concatenate(([0], np.cumsum(values)))
+
+
 def _room(limit: int, left: float, budget: ShardBudget) -> int:
     """Most tokens of a shard that is cut from the order when so large a share of the job is left."""
     return max(int(limit * min(1.0, max(LEAST_TAIL_SHARD, left / TAIL_SHARE))), min(limit, budget.min_tokens))
 
 
-def _units(total: Sequence[int], ties: npt.NDArray[np.int32], limit: int, max_rows: int) -> Iterator[int]:
+def _units(
+    total: Sequence[int], in_bytes: Sequence[int], ties: npt.NDArray[np.int32], limit: int, budget: ShardBudget
+) -> Iterator[int]:
     """Where in the order the largest prefix groups begin that fit into a shard; between them, single rows."""
     parts = [(0, len(ties))] if len(ties) else []
     while parts:
         start, stop = parts.pop()
-        if stop - start == 1 or (total[stop] - total[start] <= limit and stop - start <= max_rows):
+        fits = total[stop] - total[start] <= limit and stop - start <= budget.max_rows
+        if stop - start == 1 or (fits and in_bytes[stop] - in_bytes[start] <= budget.max_bytes):
             yield start
             continue
         inner = ties[start + 1 : stop]

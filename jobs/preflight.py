@@ -23,12 +23,12 @@ def checked(spec: JobSpec, store: ObjectStore, *, model_may_be_elsewhere: bool =
     from jobs.dataset import inspect, resolve_columns
     from jobs.encoding import load_encoder
     from jobs.models.pinning import pin_model
-    from jobs.reuse import check_source
+    from jobs.reuse import is_sound
     from jobs.rows import check_spec
 
     for job_id in spec.reuse:
         if job_id != AUTO:
-            check_source(Ledger(store, job_id))
+            is_sound(Ledger(store, job_id))  # a damaged one is left out when it is used
     dataset = inspect(spec.input.uri)
     columns = resolve_columns(dataset.schema, spec.input, choices=spec.task == "score")
     if model_may_be_elsewhere and not Path(spec.model.path).exists():

@@ -131,7 +131,7 @@ class Results:
         for name in wanted:
             known_column(self.schema, name)
         # Wide rows make narrow windows, so that one window is a small part of the memory.
-        row_bytes = max(1, sum(part.decoded_bytes for part in self._parts) // max(1, self.num_rows))
+        row_bytes = max(1, *(part.decoded_bytes // max(1, part.num_rows) for part in self._parts))
         window_rows = max(1, min(window_rows, memory_bytes // 8 // row_bytes))
         if limit is not None and not conditions:
             window_rows = max(1, min(window_rows, limit))
@@ -180,10 +180,11 @@ class Results:
         read = partial(self._read, columns=list(dict.fromkeys(needed)))
         parts = deque(sorted(self._parts, key=lambda part: part.first_row))
         check_all = verify and self.complete and not conditions
+        ahead = self._num_ahead(memory_bytes)
         rows_seen, last_row = 0, -1
         with (
             RowMerger(window_rows=window_rows, memory_bytes=memory_bytes) as merger,
-            _ahead(list(parts), partial(self._fetch, verify=verify)) as fetched,
+            _ahead(list(parts), partial(self._fetch, verify=verify), ahead) as fetched,
         ):
             while True:
                 starts = [] if merger.first_window is None else [merger.first_window]
@@ -193,12 +194,10 @@ class Results:
                 window = min(starts)
                 while parts and parts[0].first_row // window_rows <= window:
                     merger.add(select(read(parts.popleft(), next(fetched)), conditions))
-                table = merger.take(window)
-                if table is None:
-                    continue
-                self._check_order(table, last_row, rows_seen if check_all else None)
-                last_row, rows_seen = table["row_id"][-1].as_py(), rows_seen + table.num_rows
-                yield table.select(wanted)
+                for table in merger.take(window):
+                    self._check_order(table, last_row, rows_seen if check_all else None)
+                    last_row, rows_seen = table["row_id"][-1].as_py(), rows_seen + table.num_rows
+                    yield table.select(wanted)
         if check_all and rows_seen != self.num_rows:
             raise StoreError(f"{self.ledger.uri} has results of {rows_seen:,} of {self.num_rows:,} rows.", _CHANGED)
 
@@ -218,13 +217,20 @@ class Results:
 
     def _read(self, part: Part, data: bytes, *, columns: list[str]) -> pa.Table:
         try:
-            file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-            table = file.read(columns=columns)
+            file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True, pre_buffer=False)
+            # Group by group: all at once takes twice the memory.
+            groups = [file.read_row_group(group, columns=columns) for group in range(file.num_row_groups)]
+            table = pa.concat_tables(groups)
         except (OSError, pa.ArrowException) as error:
             raise _damaged(self.ledger, part.key, "a checksum or its structure is wrong") from error
         if part.row_ids is None:
             return table
         return table.filter(pc.is_in(table["row_id"], value_set=pa.array(part.row_ids)))
+
+    def _num_ahead(self, memory_bytes: int) -> int:
+        """Shards that may be under way before they are asked for: as many as fit into the memory, but one at least."""
+        largest = max(part.decoded_bytes for part in self._parts)
+        return max(1, min(_SHARDS_AHEAD, memory_bytes // max(1, largest)))
 
     def _check_order(self, table: pa.Table, last_row: int, first_row: int | None) -> None:
         """No row twice; with `first_row`, none missing either."""
@@ -344,14 +350,14 @@ def _limited(tables: Iterator[pa.Table], limit: int | None) -> Iterator[pa.Table
 
 
 @contextmanager
-def _ahead(parts: Sequence[Part], fetch: Callable[[Part], bytes]) -> Iterator[Iterator[bytes]]:
-    """What `fetch` gives for each part, in order, a few of them under way before they are asked for."""
-    threads = ThreadPoolExecutor(_SHARDS_AHEAD)
+def _ahead(parts: Sequence[Part], fetch: Callable[[Part], bytes], ahead: int) -> Iterator[Iterator[bytes]]:
+    """What `fetch` gives for each part, in order, `ahead` of them under way before they are asked for."""
+    threads = ThreadPoolExecutor(ahead)
 
     def results() -> Iterator[bytes]:
         remaining, under_way = iter(parts), deque[Future[bytes]]()
         while True:
-            for part in islice(remaining, _SHARDS_AHEAD - len(under_way)):
+            for part in islice(remaining, ahead - len(under_way)):
                 under_way.append(threads.submit(fetch, part))
             if not under_way:
                 return

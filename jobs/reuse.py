@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import io
+import hashlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from threading import Semaphore
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from jobs.errors import UsageError
+from jobs.errors import Damaged, JobsError, UsageError
 from jobs.ledger import Ledger, list_jobs
+from schemas import keys
 from schemas.records import Succeeded
 from schemas.spec import AUTO, JobSpec
 from schemas.tables import FINGERPRINT
@@ -26,7 +28,11 @@ log = logging.getLogger(__name__)
 MAX_AUTO_JOBS = 50
 """Of the jobs that `auto` finds, the newest so many are looked at."""
 
-READS_AT_ONCE = 16
+READS_AT_ONCE, RESULTS_AT_ONCE = 16, 2
+"""Small objects, and whole results, that are read at the same time: results are as large as shards."""
+
+Warn = Callable[[str], None]
+"""Tells a person what is left out."""
 
 _SCHEMA = pa.schema(
     [FINGERPRINT, pa.field("job", pa.int16()), pa.field("shard", pa.int32()), pa.field("row_id", pa.int64())]
@@ -41,19 +47,65 @@ class Sources:
     Attributes:
         jobs: the jobs they lie in, in order of preference.
         rows: one row per result: `fingerprint`, `job` (index into `jobs`), `shard`, `row_id`; by job, shard, row id.
+        damaged: jobs of which results were left out because they, or what tells about them, are damaged.
     """
 
     jobs: tuple[str, ...]
     rows: pa.Table
+    damaged: tuple[str, ...] = ()
 
     def find(self, fingerprints: pa.Array) -> npt.NDArray[np.int64]:
         """For each fingerprint its first place in `rows`, -1 where there is none. Shape (fingerprints,)."""
         places = pc.index_in(fingerprints, value_set=self.rows["fingerprint"].combine_chunks(), skip_nulls=True)
         return places.cast(pa.int64()).fill_null(-1).to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
 
+    def readable(self, ledger: Ledger, fingerprints: pa.Array, warn: Warn = log.warning) -> Sources:
+        """Without the damaged ones of those results that these fingerprints find: each is read once, to see.
 
-def source_jobs(ledger: Ledger, spec: JobSpec, model: str | None) -> tuple[str, ...]:
-    """The jobs that the spec wants results from, newest first where it leaves that open.
+        Args:
+            ledger: of the job that takes them.
+        """
+        sources, seen = self, set[tuple[int, int]]()
+        while True:
+            found = sources.find(fingerprints)
+            used = sources.rows.select(["job", "shard"]).take(pa.array(found[found >= 0])).group_by(["job", "shard"])
+            new = sorted({(row["job"], row["shard"]) for row in used.aggregate([]).to_pylist()} - seen)
+            if not new:
+                return sources
+            with ThreadPoolExecutor(RESULTS_AT_ONCE) as threads:
+                places = [(Ledger(ledger.store, self.jobs[job]), shard) for job, shard in new]
+                sound = list(threads.map(lambda place: read_source(*place) is not None, places))
+            seen |= set(new)
+            for job, shard in (place for place, good in zip(new, sound, strict=True) if not good):
+                warn(f"{_part(self.jobs[job], shard)} are damaged or gone; equal rows are computed again.")
+                gone = (pc.field("job") == job) & (pc.field("shard") == shard)
+                damaged = dict.fromkeys((*sources.damaged, self.jobs[job]))
+                sources = replace(sources, rows=sources.rows.filter(~gone), damaged=tuple(damaged))
+
+
+class SourceLost(JobsError):
+    """Results that a standing plan takes from another job cannot be had any more. See `source_lost`."""
+
+
+def source_lost(job_id: str, source: str) -> SourceLost:
+    """The error that names the other job, and says how to go on with it and without it.
+
+    Args:
+        job_id: of the job that takes the results.
+    """
+    return SourceLost(
+        f"Results of job {source}, from which this job takes rows over, are damaged or gone.",
+        f"Restore them and run: jobs resume {job_id}. Or go on without them: jobs cancel {job_id}, then submit the "
+        f"dataset under a new id with --reuse {job_id} in place of --reuse {source}: it takes over what this job has.",
+    )
+
+
+class NotEnded(UsageError):
+    """Nothing can be taken from a job that still goes on."""
+
+
+def source_jobs(ledger: Ledger, spec: JobSpec, model: str | None, warn: Warn = log.warning) -> tuple[str, ...]:
+    """The jobs that the spec wants results from, newest first where it leaves that open. Damaged ones are left out.
 
     Args:
         ledger: of the job that takes them.
@@ -63,16 +115,14 @@ def source_jobs(ledger: Ledger, spec: JobSpec, model: str | None) -> tuple[str, 
         UsageError: there is no such job, or it is still going on.
     """
     if spec.reuse != (AUTO,):
-        for job_id in spec.reuse:
-            check_source(Ledger(ledger.store, job_id))
-        return spec.reuse
+        return tuple(job_id for job_id in spec.reuse if is_sound(Ledger(ledger.store, job_id), warn))
 
     def usable(other: Ledger) -> bool:
         try:
             theirs = other.spec()
             alike = theirs.task == spec.task and theirs.model.fingerprint in (None, model)
             return alike and isinstance(other.terminal(), Succeeded)
-        except UsageError:  # not a job, or of a version that cannot be read
+        except (UsageError, Damaged):  # not a job, or one that cannot be read
             return False
 
     others = [other for other in list_jobs(ledger.store) if other.job_id != ledger.job_id]
@@ -83,55 +133,96 @@ def source_jobs(ledger: Ledger, spec: JobSpec, model: str | None) -> tuple[str, 
     return tuple(job_id for _, job_id in newest[:MAX_AUTO_JOBS])
 
 
-def check_source(source: Ledger) -> None:
-    """Check that results can be taken from a job.
+def is_sound(source: Ledger, warn: Warn = log.warning) -> bool:
+    """Whether results can be taken from a job, as far as its documents say; False if they are damaged.
 
     Raises:
         UsageError: there is no such job, or it is still going on.
     """
-    source.spec()
-    if source.terminal() is None:
-        raise UsageError(
-            f"Job {source.job_id} has not ended, so its results cannot be reused yet.",
-            f"Wait for it with: jobs wait {source.job_id}",
-        )
+    try:
+        source.spec()
+        if source.terminal() is None:
+            raise NotEnded(
+                f"Job {source.job_id} has not ended, so its results cannot be reused yet.",
+                f"Wait for it with: jobs wait {source.job_id}",
+            )
+    except NotEnded:
+        raise
+    except (UsageError, Damaged) as error:
+        if source.created_at() is None:
+            raise
+        warn(f"Nothing is reused of job {source.job_id}: {error}")
+        return False
+    return True
 
 
-def open_sources(ledger: Ledger, jobs: Sequence[str]) -> Sources:
-    """Read where the results of those jobs lie: about 40 bytes per row in memory. Jobs without any are left out."""
+def open_sources(ledger: Ledger, jobs: Sequence[str], warn: Warn = log.warning) -> Sources:
+    """Read where the results of those jobs lie: about 40 bytes per row in memory. Jobs without any are left out, and
+    so are shards of which that cannot be read.
+    """
     used: list[str] = []
     tables: list[pa.Table] = []
+    damaged: list[str] = []
     for job_id in jobs:
-        found = list(_rows_of(Ledger(ledger.store, job_id)))
+        found = []
+        for shard, table in _rows_of(Ledger(ledger.store, job_id)):
+            if table is None:
+                warn(f"{_part(job_id, shard)} cannot be found by their fingerprints, which are damaged.")
+                damaged += [] if job_id in damaged else [job_id]
+            elif len(table):
+                found.append((shard, table))
         if not found:
             log.info("nothing of job %s can be reused", job_id)
             continue
         number = pa.scalar(len(used), pa.int16())
         tables += [_with_place(table, number, shard) for shard, table in found]
         used.append(job_id)
-    return Sources(jobs=tuple(used), rows=pa.concat_tables([_SCHEMA.empty_table(), *tables]))
+    rows = pa.concat_tables([_SCHEMA.empty_table(), *tables])
+    return Sources(jobs=tuple(used), rows=rows, damaged=tuple(damaged))
 
 
-def _rows_of(source: Ledger) -> Iterator[tuple[int, pa.Table]]:
-    """Fingerprint and row id of each good result of a job, by shard."""
-    with ThreadPoolExecutor(READS_AT_ONCE) as threads:
-        shards = sorted(source.committed())
-        for shard, table in zip(shards, threads.map(lambda shard: _rows_of_shard(source, shard), shards), strict=True):
-            if table is not None and len(table):
-                yield shard, table
-
-
-def _rows_of_shard(source: Ledger, shard: int) -> pa.Table | None:
-    data = source.read_fingerprints(shard)
-    if data is None:
+def read_source(source: Ledger, shard: int, columns: Sequence[str] | None = None) -> pa.Table | None:
+    """Columns of a shard's results in another job; None if they are gone or not what was committed."""
+    try:
+        commit, data = source.find_commit(shard), source.read_result(shard)
+        if commit is None or data is None or hashlib.sha256(data).hexdigest() != commit.sha256:
+            return None
+        return _read(data, ["row_id"] if columns is None else columns)
+    except Damaged:
         return None
-    table = _read(data).filter(pc.field(FINGERPRINT.name).is_valid())
-    commit = source.shard_commit(shard)
-    if commit.num_error_rows and (results := source.read_result(shard)) is not None:
-        # Rows that staging or the engine refused are tried again.
-        good = _read(results, ["row_id", "status"]).filter(pc.field("status") == "ok")
-        table = table.filter(pc.is_in(table["row_id"], value_set=good["row_id"].combine_chunks()))
-    return table
+
+
+def _part(job_id: str, shard: int) -> str:
+    return f"Results of job {job_id} in {keys.result(shard)}"
+
+
+def _rows_of(source: Ledger) -> Iterator[tuple[int, pa.Table | None]]:
+    """Fingerprint and row id of each good result of a job, by shard; None where these are damaged."""
+    with ThreadPoolExecutor(READS_AT_ONCE) as threads:
+        shards, room = sorted(source.committed()), Semaphore(RESULTS_AT_ONCE)
+        yield from zip(shards, threads.map(lambda shard: _rows_of_shard(source, shard, room), shards), strict=True)
+
+
+def _rows_of_shard(source: Ledger, shard: int, room: Semaphore) -> pa.Table | None:
+    try:
+        data = source.read_fingerprints(shard)
+        if data is None:
+            return _SCHEMA.empty_table()  # an older version wrote none
+        table, commit = _read(data, [FINGERPRINT.name, "row_id"]), source.find_commit(shard)
+    except Damaged:
+        return None
+    if table.schema.names != [FINGERPRINT.name, "row_id"]:
+        return None
+    table = table.filter(pc.field(FINGERPRINT.name).is_valid())
+    if commit is None or commit.num_error_rows == 0:
+        return None if commit is None else table
+    with room:
+        results = read_source(source, shard, ["row_id", "status"])
+    if results is None:
+        return None
+    # Rows that staging or the engine refused are tried again.
+    good = results.filter(pc.field("status") == "ok")
+    return table.filter(pc.is_in(table["row_id"], value_set=good["row_id"].combine_chunks()))
 
 
 def _with_place(table: pa.Table, job: pa.Scalar, shard: int) -> pa.Table:
@@ -140,5 +231,18 @@ def _with_place(table: pa.Table, job: pa.Scalar, shard: int) -> pa.Table:
     return pa.table([*columns, table["row_id"]], schema=_SCHEMA)
 
 
-def _read(data: bytes, columns: list[str] | None = None) -> pa.Table:
-    return pq.read_table(io.BytesIO(data), columns=columns, page_checksum_verification=True)
+def _read(data: bytes, columns: Sequence[str]) -> pa.Table:
+    """Those of these columns that there are.
+
+    Raises:
+        Damaged: it is no Parquet any more.
+    """
+    try:
+        with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True, pre_buffer=False) as file:
+            names = [name for name in columns if name in file.schema_arrow.names]
+            groups = [file.read_row_group(index, columns=names) for index in range(file.num_row_groups)]
+            return pa.concat_tables(groups) if groups else file.read(columns=names)
+    except MemoryError:  # one of Arrow's is an ArrowException, too
+        raise
+    except (OSError, pa.ArrowException) as error:
+        raise Damaged("A Parquet object cannot be decoded.") from error

@@ -19,6 +19,7 @@ from jobs.fingerprints import RowFingerprints, first_of_equal
 from jobs.models.errors import InvalidMessages
 from jobs.planner import RowFacts
 from jobs.prefixes import Prefixes
+from jobs.row_bytes import row_bytes
 from jobs.row_choices import Choices, row_choices
 from jobs.row_sampling import RowSampling, as_json, unusable
 from jobs.row_tools import row_tools
@@ -34,6 +35,7 @@ FACTS_FIELDS = [
     pa.field("num_output_tokens", pa.int32()),
     pa.field("repeatable", pa.bool_()),
     pa.field("prefixes", pa.list_(pa.uint32())),
+    pa.field("num_bytes", pa.int64()),
 ]
 """Light columns that follow the staged ones until the plan is made."""
 
@@ -76,7 +78,7 @@ class RowPreparer:
             pa.array([row.choices and row.choices.texts for row in staged], pa.list_(pa.string())),
             pa.array([row.choices and row.choices.token_ids for row in staged], pa.list_(pa.list_(pa.int32()))),
         ]
-        return pa.table(
+        prepared = pa.table(
             [
                 pa.array(range(first_row_id, first_row_id + len(staged)), pa.int64()),
                 _as_text(table[custom_id]) if custom_id else pa.nulls(len(staged), pa.string()),
@@ -92,8 +94,10 @@ class RowPreparer:
                 pa.array([row.repeatable for row in staged], pa.bool_()),
                 _lists(prefixes.keys, prefixes.starts),
             ],
-            schema=self.schema,
+            schema=self.schema.remove(len(self.schema) - 1),
         )
+        staged_columns = prepared.select(range(len(self.schema) - len(FACTS_FIELDS)))
+        return prepared.append_column(self.schema.field(-1), pa.array(row_bytes(staged_columns), pa.int64()))
 
     def _inputs(self, table: pa.Table) -> list[list[int] | Fault]:
         """Per row the token ids of its prompt, or a Fault."""
@@ -235,16 +239,21 @@ def row_columns(spec: JobSpec, columns: Columns) -> tuple[RowColumn, ...]:
     return tuple(wanted)
 
 
+def light_columns(rows: pa.Table) -> pa.Table:
+    """What planning needs of prepared rows."""
+    return rows.select(["row_id", "error_code", "fingerprint", *(field.name for field in FACTS_FIELDS)])
+
+
 def facts_of(rows: pa.Table) -> RowFacts:
     """The planner's view of prepared rows, in row-id order."""
-    light = rows.select(["row_id", "error_code", "fingerprint", *(field.name for field in FACTS_FIELDS)])
-    table = light.combine_chunks().sort_by("row_id")
+    table = light_columns(rows).combine_chunks().sort_by("row_id")
     return RowFacts(
         num_input_tokens=table["num_input_tokens"].to_numpy(),
         num_output_tokens=table["num_output_tokens"].to_numpy(),
         invalid=table["error_code"].is_valid().to_numpy(),
         prefixes=_prefixes(table["prefixes"]),
         same_as=first_of_equal(fingerprints_of(table, sampled=False)),
+        num_bytes=table["num_bytes"].to_numpy(),
     )
 
 

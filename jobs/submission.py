@@ -88,8 +88,10 @@ def driver_environment(allowed_buckets: Sequence[str] | None = None) -> dict[str
     # A comma alone says that there is none; an empty variable would say nothing.
     allowed = {} if allowed_buckets is None else {buckets.VARIABLE: ",".join(allowed_buckets) or ","}
     # Read by the process beside the driver that stops it: finished rows are to be kept before it is killed.
-    plain = {"RAY_DEDUP_LOGS": "0", "RAY_COLOR_PREFIX": "0", "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_GRACE_S)}
-    return {**store, **allowed, **plain}
+    stop = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_GRACE_S)}
+    # A task that a node's memory does not hold is tried a few times more, not for ever.
+    tasks = {"RAY_task_oom_retries": "3"}
+    return {**store, **allowed, **stop, **tasks, "RAY_DEDUP_LOGS": "0", "RAY_COLOR_PREFIX": "0"}
 
 
 STOP_GRACE_S = 25

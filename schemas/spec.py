@@ -167,13 +167,17 @@ class ShardBudget(Document):
     """Size of a shard: the unit of work and of commit. Independent of the cluster's size.
 
     A shard holds the job's tokens over `target_count`, but no less than `min_tokens` (a commit costs
-    a request) and no more than `max_tokens` (what a dying replica can lose).
+    a request) and no more than `max_tokens` (what a dying replica can lose). No process holds more than about three
+    times the bytes of the shards that it has open, so `max_bytes` is what bounds memory.
     """
 
     target_count: int = Field(64, ge=1, description="Shards that a small job is cut into, so that replicas share it.")
     min_tokens: int = Field(16_384, ge=1, description="Least input plus expected output tokens of one shard.")
     max_tokens: int = Field(2_000_000, ge=1, description="Most input plus expected output tokens of one shard.")
     max_rows: int = Field(16_384, ge=1, description="Most rows in one shard.")
+    max_bytes: int = Field(
+        128 * 2**20, ge=1, description="Most bytes in memory of one shard's staged rows, kept columns included."
+    )
 
 
 class JobSpec(Document):

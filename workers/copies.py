@@ -12,11 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jobs.errors import UsageError
 from jobs.ledger import Ledger
+from jobs.reuse import read_source, source_lost
 from schemas.records import Attempt, Plan
 from schemas.spec import JobSpec
-from workers.results import read_parquet, result_table, shard_stats, write_parquet
+from schemas.tables import result_schema
+from workers.results import by_row_id, result_table, shard_stats, write_parquet
 
 log = logging.getLogger(__name__)
 
@@ -32,9 +33,9 @@ def copy_shard(ledger: Ledger, spec: JobSpec, plan: Plan, shard: int, staged: pa
         driver: submission id of the driver, for the record.
 
     Raises:
-        UsageError: the results are not there any more.
+        SourceLost: the results are not there any more, or damaged.
     """
-    staged = staged.sort_by("row_id")
+    staged = by_row_id(staged)
     attempt_id = uuid4().hex
     ledger.record_attempt(
         Attempt(
@@ -48,33 +49,42 @@ def copy_shard(ledger: Ledger, spec: JobSpec, plan: Plan, shard: int, staged: pa
         )
     )
     sources = [Ledger(ledger.store, job_id) for job_id in plan.reused_jobs]
-    found = _results(sources, *(staged[name].to_numpy() for name in SOURCE_COLUMNS))
     rows = staged.drop_columns(list(SOURCE_COLUMNS))
-    table = result_table(spec, plan, shard, rows, lambda field: found[field.name].cast(field.type))
+    own = [name for name in result_schema(spec, [], plan.row_columns).names if name not in ("row_id", "custom_id")]
+    found = _results(ledger.job_id, sources, own, *(staged[name].to_numpy() for name in SOURCE_COLUMNS))
+
+    def column(field: pa.Field) -> pa.ChunkedArray | pa.Array:
+        known = field.name in found.schema.names  # an older version may not have had it
+        return found[field.name].cast(field.type) if known else pa.nulls(len(found), field.type)
+
+    table = result_table(spec, plan, shard, rows, column)
     data = write_parquet(table)
-    stats = shard_stats(spec, data, table.to_pylist())
+    stats = shard_stats(spec, data, found.to_pylist())
     outcome = ledger.commit(shard, data, stats, attempt_id=attempt_id)
     log.info("shard %d %s: %d rows taken from earlier jobs", shard, outcome.value, len(table))
 
 
-def _results(sources: Sequence[Ledger], jobs: np.ndarray, shards: np.ndarray, row_ids: np.ndarray) -> pa.Table:
-    """The rows with these row ids in these shards of these jobs, in that order."""
+def _results(
+    job_id: str,
+    sources: Sequence[Ledger],
+    columns: Sequence[str],
+    jobs: np.ndarray,
+    shards: np.ndarray,
+    row_ids: np.ndarray,
+) -> pa.Table:
+    """These columns of the rows with these row ids in these shards of these jobs, in that order."""
     pieces, places = [], []
     for job, shard in sorted(set(zip(jobs.tolist(), shards.tolist(), strict=True))):
         wanted = np.flatnonzero((jobs == job) & (shards == shard))
-        pieces.append(_rows_of(sources[job], shard, row_ids[wanted]))
+        table = read_source(sources[job], shard, ["row_id", *columns])
+        place = (
+            None
+            if table is None
+            else pc.index_in(pa.array(row_ids[wanted]), value_set=table["row_id"].combine_chunks())
+        )
+        if table is None or place is None or place.null_count:
+            raise source_lost(job_id, sources[job].job_id)
+        pieces.append(table.take(place))
         places.append(wanted)
     order = np.argsort(np.concatenate(places), kind="stable")
     return pa.concat_tables(pieces, promote_options="default").take(order)
-
-
-def _rows_of(source: Ledger, shard: int, row_ids: np.ndarray) -> pa.Table:
-    data = source.read_result(shard)
-    table = None if data is None else read_parquet(data)
-    place = None if table is None else pc.index_in(pa.array(row_ids), value_set=table["row_id"].combine_chunks())
-    if table is None or place is None or place.null_count:
-        raise UsageError(
-            f"Results of job {source.job_id} that this job takes rows from are gone.",
-            f"Submit it again without --reuse {source.job_id}.",
-        )
-    return table.take(place)

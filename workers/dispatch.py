@@ -30,6 +30,7 @@ class Work:
 
     Attributes:
         num_rows: valid rows of the shard.
+        num_bytes: what its staged rows take in memory, as far as that is known.
         kind: `commit`: all rows but the excluded, through to the commit. `probe`: the rows at `places` alone, to see
             whether the engine survives them; nothing is committed. `control`: likewise, a row that is not suspected.
         excluded: place and code of the rows that are not run because they kill the engine: they become error rows.
@@ -44,6 +45,7 @@ class Work:
     excluded: Mapping[int, RowError]
     alone: bool
     copy: bool = False
+    num_bytes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,6 +125,7 @@ class Dispatcher:
     def __init__(self, shards: Sequence[ShardPlan], killers: Iterable[Killer] = (), *, max_strikes: int = 2) -> None:
         self._shards = [_Shard(Search(shard.num_rows - shard.num_invalid_rows)) for shard in shards]
         self._weights = [shard.num_expected_tokens for shard in shards]
+        self._bytes = [shard.num_bytes or 0 for shard in shards]
         self._max_strikes = max_strikes
         self._queue = Queue(shards)
         self._suspects: set[int] = set()
@@ -170,6 +173,17 @@ class Dispatcher:
             self._shards[number].staged = True
             self._unstaged.discard(number)
             self._offer(number)
+
+    def unstage(self, replica: str, work: Work) -> bool:
+        """The replica cannot read the shard's rows, which is nobody's fault; whether they have to be staged again."""
+        self._close(work.shard, replica)
+        shard = self._shards[work.shard]
+        if shard.committed or not shard.staged:
+            return False
+        shard.staged = False
+        self._unstaged.add(work.shard)
+        self._discard(work.shard)
+        return True
 
     def take(self, replica: str) -> Work | None:
         """The next work for a replica; None if there is none for it now.
@@ -324,6 +338,7 @@ class Dispatcher:
             places=places,
             excluded={} if places is not None else dict(search.killers),
             alone=alone,
+            num_bytes=self._bytes[number],
         )
 
     def _everywhere(self) -> str:

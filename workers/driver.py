@@ -10,7 +10,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections import Counter
+from collections.abc import Callable, Collection, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -57,6 +58,8 @@ _CAN_COME_RIGHT = {
 """Faults of hardware or cluster where rows have been answered before: then neither job nor model is wrong."""
 TOLD_TO_STOP = 128 + signal.SIGTERM
 """Exit code of a driver that has stopped because of SIGTERM."""
+MAX_RESTAGES = 3
+"""Times that a driver stages a shard again before it says that the store does not keep it."""
 
 TerminalRecord = Succeeded | Failed | Cancelled
 _T = TypeVar("_T")
@@ -74,9 +77,15 @@ class Driver:
         self._salvage = Salvage(ledger)
         self._spec: JobSpec = ledger.spec()
         self._writer = f"{driver_id}/{uuid4().hex}"
-        self._pool = Pool(ledger, self._spec, driver_id, cluster, self._on_commit, self._on_salvage)
+        self._pool = Pool(
+            *(ledger, self._spec, driver_id, cluster),
+            on_commit=self._on_commit,
+            on_salvage=self._on_salvage,
+            on_damage=self._on_damage,
+        )
         self._reporter = Reporter(ledger, driver_id, self._pool)
         self._plan: Plan | None = None
+        self._damaged: asyncio.Queue[int] = asyncio.Queue()
 
     async def run(self) -> TerminalRecord:
         """Work until the job is done, fails, or somebody else ends it.
@@ -137,7 +146,7 @@ class Driver:
         staged: asyncio.Queue[Plan | int] = asyncio.Queue()
 
         self._reporter.phase = "staging"
-        staging = asyncio.create_task(self._cluster.stage(self._ledger, self._spec, self._writer, staged.put_nowait))
+        staging = asyncio.create_task(self._stage(staged.put_nowait))
         dispatching = asyncio.create_task(self._dispatch(staged))
         running = asyncio.create_task(self._pool.run(resources))
         pending: set[asyncio.Task[None]] = {staging, dispatching, running}
@@ -151,6 +160,42 @@ class Driver:
         self._reporter.finish()
         failpoint("driver.before_finish")
         return await self._finish()
+
+    async def _stage(self, report: Callable[[Plan | int], None]) -> None:
+        """Stage everything, and later again what turns out to be damaged or gone.
+
+        Raises:
+            JobFailure, JobsError: as `workers.staging.stage`. Where a shard cannot be staged again, not before all
+                others are committed: what can be computed is.
+            Missing: the store does not keep what is written, or the job has ended.
+        """
+        await self._cluster.stage(self._ledger, self._spec, self._writer, report)
+        tries: Counter[int] = Counter()
+        while True:
+            lost = {await self._damaged.get()}
+            while not self._damaged.empty():
+                lost.add(self._damaged.get_nowait())
+            tries.update(lost)
+            first = min(lost)
+            if max(tries.values()) > MAX_RESTAGES or await asyncio.to_thread(self._ledger.terminal) is not None:
+                raise self._ledger.staged_missing(first, "damaged or gone, again and again")
+            await asyncio.to_thread(self._ledger.delete_staged, lost)
+
+            def again(event: Plan | int, lost: Collection[int] = frozenset(lost)) -> None:
+                if event in lost:
+                    report(event)
+
+            try:
+                await self._cluster.stage(self._ledger, self._spec, self._writer, again)
+            except (JobFailure, JobsError):
+                while not await asyncio.to_thread(self._all_committed_but, lost):
+                    await asyncio.sleep(TICK_S)
+                if not lost <= await asyncio.to_thread(self._ledger.committed):
+                    raise
+
+    def _all_committed_but(self, lost: Collection[int]) -> bool:
+        assert self._plan is not None
+        return {shard.index for shard in self._plan.shards} <= self._ledger.committed() | set(lost)
 
     async def _dispatch(self, staged: asyncio.Queue[Plan | int]) -> None:
         """Hand what staging reports to the pool: the plan first, then shard after shard."""
@@ -272,6 +317,9 @@ class Driver:
             for row in self._ledger.quarantined()
             if row.shard < len(shards) and row.place < shards[row.shard].num_rows - shards[row.shard].num_invalid_rows
         ]
+
+    def _on_damage(self, shard: int) -> None:
+        self._damaged.put_nowait(shard)
 
     def _on_commit(self, done: ShardDone) -> None:
         failpoint("driver.shard_committed")

@@ -130,9 +130,9 @@ class Feed:
         """The engine's answer, checked: whatever an engine does with one row short of dying costs that row."""
         try:
             if row.choices:
-                output = await self._engine.score(request_id, row.token_ids, row.choices)
+                output = await self._engine.score(request_id, row.prompt, row.choices)
             else:
-                output = await self._engine.generate(request_id, row.token_ids, row.sampling)
+                output = await self._engine.generate(request_id, row.prompt, row.sampling)
             check_output(output, row, self._vocab_size)
         except (RowFailed, EngineDead):
             raise

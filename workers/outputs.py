@@ -6,6 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from schemas.codes import RowError
 from schemas.sampling import Sampling
 from workers.engines.base import ChoiceScore, Completion, Output, RowFailed
@@ -18,13 +21,19 @@ class Row:
     """One valid row of a shard, ready for the engine.
 
     Attributes:
+        token_ids: of the prompt, or of what the choices continue; see `prompt`.
         choices: token ids of the choices to score; a row without them is answered.
     """
 
     row_id: int
-    token_ids: Sequence[int]
+    token_ids: Sequence[int] | npt.NDArray[np.int32]
     sampling: Sampling
     choices: Sequence[Sequence[int]] = ()
+
+    @property
+    def prompt(self) -> list[int]:
+        """The token ids as an engine takes them, made only when the row enters it."""
+        return np.asarray(self.token_ids).tolist()  # type: ignore[no-any-return]
 
     @property
     def num_tokens(self) -> int:

@@ -12,7 +12,7 @@ from typing import NoReturn
 from uuid import uuid4
 
 from jobs.errors import MissingModel, StoreError
-from jobs.ledger import Ledger
+from jobs.ledger import Ledger, Missing
 from schemas.codes import JobError, RowError
 from schemas.history import Loss
 from schemas.records import Quarantine
@@ -38,6 +38,10 @@ OPEN_ROWS_PER_SEQUENCE = 4
 """More than that only while they have fewer rows than this for each sequence of the engine: it must not run empty
 because small shards wait for their longest row."""
 
+MAX_OPEN_BYTES = 2**29
+"""No shard is opened beside others that take more: a replica holds its open shards about three times at most, while
+their results are written."""
+
 MAX_LOSSES = 256
 """Deaths of replicas that are remembered, for people."""
 
@@ -54,6 +58,7 @@ class Pool:
     Args:
         on_commit: is told of each committed shard.
         on_salvage: is told of each shard whose finished rows are kept because its replica has to end.
+        on_damage: is told of each shard that has to be staged again: its staged rows are damaged or gone.
     """
 
     def __init__(
@@ -64,9 +69,10 @@ class Pool:
         cluster: Cluster,
         on_commit: Callable[[ShardDone], None],
         on_salvage: Callable[[ShardSalvaged], None] = lambda _: None,
+        on_damage: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._ledger, self._spec, self._driver, self._cluster = ledger, spec, driver, cluster
-        self._on_commit, self._on_salvage = on_commit, on_salvage
+        self._on_commit, self._on_salvage, self._on_damage = on_commit, on_salvage, on_damage
         self._dispatcher: Dispatcher | None = None
         self._news = asyncio.Event()
         self._start_failures = 0
@@ -249,6 +255,13 @@ class Pool:
         except (ReplicaLost, EngineDead):
             raise
         except Exception as error:
+            if isinstance(error, Missing):
+                log.warning("%s: %s It is staged again.", slot.name, error)
+                if self._dispatcher.unstage(slot.name, work):
+                    self._on_damage(work.shard)
+                slot.shards.pop(work.shard, None)
+                self.wake()
+                return
             if find_cause(error, StoreError) is not None:
                 raise
             self._last_words = last_words(error)
@@ -388,6 +401,8 @@ class Pool:
 def _wants_more(opened: Collection[Work], loaded: Loaded | None) -> bool:
     """Whether a replica with this work takes another shard."""
     most_rows = OPEN_ROWS_PER_SEQUENCE * loaded.engine.max_num_seqs if loaded else 0
+    if sum(work.num_bytes for work in opened) >= MAX_OPEN_BYTES:
+        return False
     return len(opened) < MAX_OPEN_SHARDS or sum(work.num_rows for work in opened) < most_rows
 
 

@@ -45,6 +45,7 @@ class Reporter:
         self._rates, self._tail, self._recorder = Rates(), Tail(), Recorder(driver)
         self._started_at = _now()
         self._plan: Plan | None = None
+        self._staged: set[int] = set()
         self._rows_staged = self._rows = self._errors = self._shards = 0
         self._input_tokens = self._generated_tokens = 0
         self._error_codes: Counter[str] = Counter()
@@ -95,9 +96,11 @@ class Reporter:
         self._plan = plan
 
     def staged(self, shard: int) -> None:
-        """A shard can be read."""
+        """A shard can be read; one that had to be staged again counts once."""
         assert self._plan is not None
-        self._rows_staged += self._plan.shards[shard].num_rows
+        if shard not in self._staged:
+            self._staged.add(shard)
+            self._rows_staged += self._plan.shards[shard].num_rows
 
     def committed(self, index: int, shard: ShardCommit | ShardStats) -> None:
         """A shard is committed, now or by an earlier driver."""

@@ -29,7 +29,7 @@ from workers.metrics import ReplicaMetrics
 from workers.outputs import Row
 from workers.results import SalvagedRows, ShardMismatch, encode_results, encode_salvage, read_parquet, salvaged_rows
 from workers.room import Room
-from workers.staged_rows import valid_rows
+from workers.staged_shards import read_staged
 
 log = logging.getLogger(__name__)
 
@@ -350,9 +350,12 @@ class Replica:
         failpoint("replica.after_attempt")
 
     async def _read(self, shard: int) -> tuple[pa.Table, list[Row]]:
-        """The staged rows, and of these the valid ones in the order of work: their places count there."""
-        staged = await asyncio.to_thread(lambda: read_parquet(self._ledger.read_staged(shard)))
-        return staged, await asyncio.to_thread(valid_rows, staged, self._spec)
+        """The staged rows by row id, and of these the valid ones in the order of work: their places count there.
+
+        Raises:
+            Missing: they have to be staged again.
+        """
+        return await asyncio.to_thread(read_staged, self._ledger, self._spec, await self._standing_plan(), shard)
 
     async def _standing_plan(self) -> Plan:
         if self._plan is None:

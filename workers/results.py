@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from jobs.encoding import Encoder
 from jobs.planner import row_ids_digest
+from jobs.row_bytes import filled, row_bytes, taken
 from jobs.shard_stats import ShardStats
 from schemas.records import Plan
 from schemas.spec import JobSpec
@@ -23,7 +26,12 @@ from workers.feed import RowFault
 from workers.result_rows import generated_row, json_text, scored_row
 from workers.staged_rows import num_input_tokens, repeats, samplings
 
-ROW_GROUP_ROWS = 8192
+ROW_GROUP_ROWS, ROW_GROUP_BYTES = 8192, 16 * 2**20
+"""Most of one row group: so much is copied at once where rows are written in another order."""
+
+WRITE_BATCH_ROWS = 16
+"""Rows between two looks of the Parquet writer at the size of its page: with more of them, large cells come together
+in one page, and each page is held several times."""
 
 
 SalvagedRows = Mapping[int, Mapping[str, Any]]
@@ -51,7 +59,7 @@ def encode_results(
     Raises:
         ShardMismatch: the staged rows are not those of the plan.
     """
-    staged = staged.sort_by("row_id")
+    staged = by_row_id(staged)
     _check_rows(plan, shard, staged)
     return _encoded(spec, plan, staged, _rows(spec, plan, staged, results, encoder, salvaged))
 
@@ -72,7 +80,7 @@ def encode_salvage(
         error is not None or row_id in salvaged or stands_for.get(row_id, row_id) in results
         for row_id, error in zip(row_ids, staged["error_code"].to_pylist(), strict=True)
     ]
-    chosen = staged.filter(pa.array(finished, pa.bool_())).sort_by("row_id")
+    chosen = by_row_id(staged.filter(pa.array(finished, pa.bool_())))
     return _encoded(spec, plan, chosen, _rows(spec, plan, chosen, results, encoder, salvaged, stands_for))
 
 
@@ -166,20 +174,46 @@ def _quality(spec: JobSpec, rows: Sequence[Mapping[str, Any]]) -> dict[str, int]
     return counts
 
 
-def write_parquet(table: pa.Table) -> bytes:
-    """Parquet with a checksum on every page: without one a flipped bit is mostly read as good data."""
+def write_parquet(table: pa.Table, order: npt.NDArray[np.int64] | None = None) -> bytes:
+    """Parquet with a checksum on every page: without one a flipped bit is mostly read as good data.
+
+    Args:
+        order: places of the rows in the order to write them; default: as they are.
+    """
     sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd", row_group_size=ROW_GROUP_ROWS, write_page_checksum=True)
+    with pq.ParquetWriter(
+        sink, table.schema, compression="zstd", write_page_checksum=True, write_batch_size=WRITE_BATCH_ROWS
+    ) as writer:
+        for rows in _groups(table, order):
+            writer.write_table(rows, row_group_size=ROW_GROUP_ROWS)
     return sink.getvalue()
 
 
-def read_parquet(data: bytes) -> pa.Table:
-    """Parquet bytes, page checksums verified.
+def read_parquet(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
+    """Parquet bytes, page checksums verified. Group by group: all at once takes twice the memory.
 
     Raises:
         OSError: damaged.
     """
-    return pq.read_table(io.BytesIO(data), page_checksum_verification=True)
+    with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True, pre_buffer=False) as file:
+        names = None if columns is None else list(columns)
+        groups = [file.read_row_group(index, columns=names) for index in range(file.num_row_groups)]
+        return pa.concat_tables(groups) if groups else file.read(columns=names)
+
+
+def by_row_id(table: pa.Table) -> pa.Table:
+    """The rows by row id; the table itself where they are."""
+    row_ids = table["row_id"].to_numpy()
+    in_order = bool((np.diff(row_ids) > 0).all())
+    return table if in_order else pa.concat_tables(_groups(table, np.argsort(row_ids)))
+
+
+def _groups(table: pa.Table, order: npt.NDArray[np.int64] | None = None) -> Iterator[pa.Table]:
+    """The rows, in that order, in parts of the size of a row group."""
+    sizes = row_bytes(table)
+    sizes = sizes if order is None else sizes[order]
+    for start, stop in filled(sizes, max_rows=ROW_GROUP_ROWS, max_bytes=ROW_GROUP_BYTES):
+        yield table.slice(start, stop - start) if order is None else taken(table, order[start:stop])
 
 
 def _rows(

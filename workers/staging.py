@@ -1,23 +1,34 @@
 """Staging: the dataset is read once, tokenised on the cluster's CPUs, and cut into staged shards.
 
-Two passes of Ray Data over blocks that stay in its object store (and spill to disk when they must):
-tokenise, then shuffle rows to their shards. In between one task sees the light columns of all rows and makes the plan;
-the driver sees no row.
+Two passes over blocks that stay in Ray's object store (and spill to disk when they must): Ray Data tokenises, then
+`workers.shuffle` brings rows to their shards. In between one task sees the light columns of all rows and makes the
+plan; the driver sees no row.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import ray.data
-from ray.exceptions import RayTaskError, UserCodeException
+from ray.exceptions import (
+    NodeDiedError,
+    ObjectLostError,
+    ObjectStoreFullError,
+    OutOfDiskError,
+    OutOfMemoryError,
+    RayActorError,
+    RaySystemError,
+    RayTaskError,
+    WorkerCrashedError,
+)
 
 from jobs.dataset import (
     Dataset,
@@ -31,26 +42,27 @@ from jobs.dataset import (
     slices,
 )
 from jobs.encoding import load_encoder
-from jobs.errors import InvalidModel, MissingInput, MissingModel, StoreError, UsageError
+from jobs.errors import InvalidModel, JobsError, MissingInput, MissingModel, StoreError, UsageError
 from jobs.failpoints import failpoint
 from jobs.ledger import Ledger
 from jobs.models.pinning import pin_model
 from jobs.planner import length_bins, split
-from jobs.reuse import open_sources, source_jobs
+from jobs.reuse import SourceLost, open_sources, source_jobs, source_lost
 from jobs.rows import FACTS_FIELDS, RowPreparer, facts_of, fingerprints_of, row_columns
 from jobs.store import open_store
-from schemas.codes import JobError
+from schemas.codes import InterruptionCode, JobError
 from schemas.records import InputFile, Plan, RowColumn
 from schemas.spec import JobSpec
 from schemas.tables import FINGERPRINT_FIELDS
 from workers.copies import SOURCE_COLUMNS, copy_shard
 from workers.faults import JobFailure, JobInterruption, find_cause, passing
 from workers.results import write_parquet
+from workers.shuffle import TASK_RETRIES, bundles_of, shuffle
 
 log = logging.getLogger(__name__)
 
-MAX_PARTITIONS, PARTITION_BYTES = 256, 2**25
-"""Of the shuffle. A partition holds whole shards, and each that runs beside others costs the start of a process."""
+BLOCK_BYTES = 2**26
+"""Of prepared rows: a task makes one block after the other, and holds each about three times."""
 
 
 def stage(ledger: Ledger, spec: JobSpec, writer: str, report: Callable[[Plan | int], None]) -> None:
@@ -61,9 +73,8 @@ def stage(ledger: Ledger, spec: JobSpec, writer: str, report: Callable[[Plan | i
         report: called once with the plan when it stands, then with every shard that can be read.
 
     Raises:
-        JobFailure: the input is there and cannot be read, or is not the one that was planned.
-        JobInterruption: input or model are away, or the cluster has no room.
-        StoreError: the store stays away.
+        JobFailure: the input is there and cannot be read, is not the one that was planned, or makes the program fail.
+        JobInterruption, JobsError: input, model, store, nodes or results of earlier jobs are away: another try may work.
     """
     plan = ledger.plan()
     missing: set[int] | None = None
@@ -81,26 +92,74 @@ def stage(ledger: Ledger, spec: JobSpec, writer: str, report: Callable[[Plan | i
     except (JobFailure, JobInterruption):
         raise
     except Exception as error:
-        # Ray Data wraps what its tasks raise.
-        if any(find_cause(error, kind) for kind in (MissingInput, MissingModel)):
-            raise passing(error) or error from error
-        if (changed := find_cause(error, InputChanged)) is not None:
-            raise JobFailure(JobError.INPUT_CHANGED, f"{changed} {changed.hint}") from error
-        if (invalid := find_cause(error, UsageError)) is not None:
-            raise JobFailure(JobError.INVALID_INPUT, f"{invalid} {invalid.hint}") from error
-        if (outage := find_cause(error, StoreError)) is not None:
-            raise outage from error
-        if (interruption := passing(error)) is not None:
-            raise interruption from error
-        if (fault := find_cause(error, UserCodeException)) is not None:
-            # Our code failed on these rows and would again; what it says could quote them.
-            kind = type(fault.__cause__ or fault).__name__
-            raise JobFailure(
-                JobError.STAGING_FAILED,
-                f"Staging failed on the dataset's rows: {kind}. This is a fault of the program; see: jobs logs "
-                f"{ledger.job_id}",
-            ) from error
-        raise
+        raise _told(error, ledger.job_id) from error
+
+
+def _told(error: Exception, job_id: str) -> Exception:
+    """What an error in staging comes to: nothing that it may raise is without a code or a reason."""
+    # Ray and Ray Data wrap what their tasks raise.
+    for kind in (JobFailure, JobInterruption, SourceLost):
+        if (told := find_cause(error, kind)) is not None:
+            return told
+    if any(find_cause(error, kind) for kind in (MissingInput, MissingModel)):
+        return passing(error) or error
+    if (changed := find_cause(error, InputChanged)) is not None:
+        return JobFailure(JobError.INPUT_CHANGED, f"{changed} {changed.hint}")
+    if (invalid := find_cause(error, UsageError)) is not None:
+        return JobFailure(JobError.INVALID_INPUT, f"{invalid} {invalid.hint}")
+    if (outage := find_cause(error, StoreError)) is not None:
+        return outage
+    if (lost := _lost(error)) is not None:
+        return JobInterruption(InterruptionCode.OUT_OF_RESOURCES, lost, _MORE_ROOM)
+    if (refused := find_cause(error, JobsError)) is not None:
+        return refused
+    # Our code failed on these rows and would again; what it says could quote them.
+    return JobFailure(
+        JobError.STAGING_FAILED,
+        f"Staging failed on the dataset's rows: {type(_innermost(error)).__name__}. This is a fault of the program; "
+        f"see: jobs logs {job_id}",
+    )
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """What Ray, Ray Data and `raise … from` have wrapped."""
+    seen = {id(error)}
+    while (inner := getattr(error, "cause", None) or error.__cause__) is not None and id(inner) not in seen:
+        seen.add(id(inner))
+        error = inner
+    return error
+
+
+_LOST = (
+    WorkerCrashedError,
+    NodeDiedError,
+    ObjectLostError,
+    RayActorError,
+    OutOfMemoryError,
+    OutOfDiskError,
+    ObjectStoreFullError,
+    RaySystemError,
+)
+"""What Ray raises where a process or a node dies as often as tasks are tried, or has no room."""
+
+
+def _lost(error: Exception) -> str | None:
+    """What has taken memory, disk or processes from staging; None for any other error."""
+    if find_cause(error, MemoryError) is not None:
+        return "A process that prepared rows ran out of memory."
+    if (system := find_cause(error, OSError)) is not None and system.errno is not None:
+        return f"A process that prepared rows failed: {os.strerror(system.errno)}."
+    for kind in _LOST:
+        if (lost := find_cause(error, kind)) is not None:
+            tries = f"in {1 + TASK_RETRIES} tries"
+            return f"Processes that prepared rows were lost, {tries} of the same work: {type(lost).__name__}."
+    return None
+
+
+_MORE_ROOM = (
+    "Resume the job on nodes with more memory and disk. If it comes to this again, one of the dataset's rows may be "
+    "what breaks them: submit it in parts to find out which."
+)
 
 
 class _Staging:
@@ -129,12 +188,15 @@ class _Staging:
             max_model_len=self._max_model_len,
             # Here and once: Ray may make the plan again when a node is lost, and it must be the same.
             sources=self._sources(standing) if self._spec.reuse else None,
+            standing=standing,
         )
-        plan, lookup = self._plan(work, blocks)
+        plan, hurt, lookup = self._plan(work, blocks)
         if standing is None:
             standing = self._ledger.create_plan(plan, writer=self._writer)
             report(standing)
         if standing != plan:
+            if lost := [job_id for job_id in standing.reused_jobs if job_id not in plan.reused_jobs or job_id in hurt]:
+                raise source_lost(self._ledger.job_id, lost[0])
             raise JobFailure(
                 JobError.INPUT_CHANGED,
                 "Staging this dataset again gives another plan than the one that stands; the input, the tokenizer "
@@ -147,16 +209,21 @@ class _Staging:
     def _tokenise(self, dataset: Dataset) -> ray.data.Dataset:
         work = slices(dataset)
         task = ray.put((self._spec, dataset.schema, work, self._max_model_len))
-        ray.data.DataContext.get_current().enable_progress_bars = False  # they are made for notebooks
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False  # they are made for notebooks
+        context.target_max_block_size = BLOCK_BYTES
         indices = ray.data.range(len(work), override_num_blocks=len(work))
-        return indices.map_batches(_tokenise, batch_size=1, batch_format="pyarrow", fn_kwargs={"task": task})
+        return indices.map_batches(
+            _tokenise, batch_size=1, batch_format="pyarrow", fn_kwargs={"task": task}, max_retries=TASK_RETRIES
+        )
 
-    def _plan(self, work: _Planning, blocks: ray.data.Dataset) -> tuple[Plan, ray.ObjectRef]:
-        """The plan, and a reference to where each row goes."""
+    def _plan(self, work: _Planning, blocks: ray.data.Dataset) -> tuple[Plan, tuple[str, ...], ray.ObjectRef]:
+        """The plan, jobs with damaged results that it could have used, and a reference to where each row goes."""
         # No CPU of its own: it waits for tasks that need them.
-        plan, places = ray.remote(num_cpus=0, num_returns=2)(_Planning.make).remote(work, blocks)
+        make = ray.remote(num_cpus=0, num_returns=3, max_retries=TASK_RETRIES)(_Planning.make)
+        plan, hurt, places = make.remote(work, blocks)
         try:
-            return ray.get(plan), places
+            return ray.get(plan), ray.get(hurt), places
         except RayTaskError as error:
             raise (error.cause if isinstance(error.cause, Exception) else error) from error
 
@@ -167,18 +234,16 @@ class _Staging:
         return source_jobs(self._ledger, self._spec, self._spec.model.fingerprint)
 
     def _write(self, blocks: ray.data.Dataset, plan: Plan, lookup: ray.ObjectRef, wanted: set[int]) -> Iterator[int]:
-        """Shuffle rows to their shards and write those; yields each shard when it can be read."""
+        """Bring rows to their shards and write those; yields each shard when it can be read."""
         target = ray.put((self._ledger.store.uri, self._ledger.job_id, self._writer, self._spec, plan))
-        partitions = min(len(wanted), MAX_PARTITIONS, 1 + blocks.size_bytes() // PARTITION_BYTES)
-        written = (
-            blocks.map_batches(
-                _assign, batch_size=None, batch_format="pyarrow", fn_kwargs={"lookup": lookup, "wanted": wanted}
-            )
-            .groupby("shard", num_partitions=partitions)
-            .map_groups(_write_shard, batch_format="pyarrow", fn_kwargs={"target": target})
-        )
-        for batch in written.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
-            yield from batch["shard"].to_pylist()
+        row_bytes = blocks.size_bytes() // max(1, plan.num_rows)
+        shards = [
+            (shard.index, row_bytes * shard.num_rows if shard.num_bytes is None else shard.num_bytes)
+            for shard in plan.shards
+            if shard.index in wanted
+        ]
+        assign, write = partial(_assign, lookup=lookup, wanted=wanted), partial(_write_shard, target=target)
+        return shuffle(blocks.to_arrow_refs(), bundles_of(shards), assign, write)
 
 
 def max_model_len(spec: JobSpec) -> int:
@@ -215,7 +280,12 @@ def _tokenise(batch: pa.Table, task: ray.ObjectRef) -> Iterator[pa.Table]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Planning:
-    """What a plan is made of, but for the rows. `sources`: the jobs whose results may be taken."""
+    """What a plan is made of, but for the rows.
+
+    Attributes:
+        sources: the jobs whose results may be taken.
+        standing: the plan to make again, if there is one.
+    """
 
     ledger: Ledger
     spec: JobSpec
@@ -224,17 +294,25 @@ class _Planning:
     row_columns: tuple[RowColumn, ...]
     max_model_len: int
     sources: tuple[str, ...] | None
+    standing: Plan | None
 
-    def make(self, blocks: ray.data.Dataset) -> tuple[Plan, _Places]:
-        """The plan, and where each row goes."""
+    def make(self, blocks: ray.data.Dataset) -> tuple[Plan, tuple[str, ...], _Places]:
+        """The plan, jobs with damaged results that it could have used, and where each row goes."""
         reused = None if self.sources is None else open_sources(self.ledger, self.sources)
         light = _light_columns(blocks)
         facts = facts_of(light)
-        found = None if reused is None else reused.find(fingerprints_of(light, sampled=self.spec.reuse_sampled))
+        if self.standing is not None and self.standing.shards[0].num_bytes is None:
+            facts = replace(facts, num_bytes=None)
+        found = None
+        if reused is not None:
+            prints = fingerprints_of(light, sampled=self.spec.reuse_sampled)
+            reused = reused.readable(self.ledger, prints)
+            found = reused.find(prints)
         result = split(facts, self.spec.shards, found)
         rows = None if reused is None or found is None else reused.rows.take(pa.array(found, mask=found < 0))
         plan = Plan(
-            spec_sha256=self.spec_sha256,
+            # A newer version may write the same spec with more fields.
+            spec_sha256=self.standing.spec_sha256 if self.standing else self.spec_sha256,
             files=self.files,
             shards=result.shards,
             row_columns=self.row_columns,
@@ -249,7 +327,7 @@ class _Planning:
             lengths=length_bins(facts, np.ones(len(facts), np.bool_) if found is None else found < 0),
             max_model_len=self.max_model_len,
         )
-        return plan, _Places(result.shard_of, result.position, rows)
+        return plan, () if reused is None else reused.damaged, _Places(result.shard_of, result.position, rows)
 
 
 class _Places(NamedTuple):
@@ -276,15 +354,16 @@ def _assign(rows: pa.Table, lookup: ray.ObjectRef, wanted: set[int]) -> pa.Table
         found = places.sources.take(row_ids)
         for name, column in zip(SOURCE_COLUMNS, ("job", "shard", "row_id"), strict=True):
             rows = rows.append_column(name, found[column])
-    return rows.filter(pa.array(np.isin(shards, list(wanted))))
+    chosen = np.isin(shards, list(wanted))
+    return rows if chosen.all() else rows.filter(pa.array(chosen))
 
 
-def _write_shard(rows: pa.Table, target: ray.ObjectRef) -> pa.Table:
+def _write_shard(rows: pa.Table, target: ray.ObjectRef) -> None:
     """Write one shard's rows in the order of work, or their results if earlier jobs have them."""
     root_uri, job_id, writer, spec, plan = _target(target)
     ledger = Ledger(open_store(root_uri), job_id)
-    shard = rows["shard"][0].as_py()
-    rows = rows.sort_by("position").drop_columns(["shard", "position"])
+    shard, order = rows["shard"][0].as_py(), np.argsort(rows["position"].to_numpy())
+    rows = rows.drop_columns(["shard", "position"])
     prints = rows.select([field.name for field in FINGERPRINT_FIELDS]).sort_by("row_id")
     ledger.write_fingerprints(shard, write_parquet(prints), writer=writer)
     if plan.shards[shard].num_reused_rows:
@@ -292,9 +371,8 @@ def _write_shard(rows: pa.Table, target: ray.ObjectRef) -> pa.Table:
     else:
         failpoint("staging.before_write")
         staged = rows.select([name for name in rows.column_names if name not in SOURCE_COLUMNS])
-        ledger.stage(shard, write_parquet(staged), writer=writer)
+        ledger.stage(shard, write_parquet(staged, order), writer=writer)
         failpoint("staging.after_write")
-    return pa.table({"shard": pa.array([shard], pa.int32())})
 
 
 @lru_cache(maxsize=2)
@@ -309,5 +387,6 @@ def _task(task: ray.ObjectRef) -> tuple[JobSpec, pa.Schema, list[Slice], int]:
 
 def _light_columns(blocks: ray.data.Dataset) -> pa.Table:
     """What planning needs of all rows, by row id."""
-    light = blocks.select_columns(["row_id", "error_code", "fingerprint", *(field.name for field in FACTS_FIELDS)])
+    names = ["row_id", "error_code", "fingerprint", *(field.name for field in FACTS_FIELDS)]
+    light = blocks.select_columns(names, max_retries=TASK_RETRIES)
     return pa.concat_tables(light.iter_batches(batch_size=None, batch_format="pyarrow")).sort_by("row_id")

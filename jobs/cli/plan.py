@@ -66,6 +66,7 @@ def plan(
         observed=known[0] if known else None,
         gpu_hour_price=price,
         ledger=Ledger(store, new_job_id(spec.name)) if spec.reuse else None,
+        warn=output.warn,
     )
     if output.format is not Format.TABLE:
         output.record(asdict(result) | {"exact": result.exact})

@@ -34,6 +34,7 @@ class Bucket:
 
     Attributes:
         changes: all of them, oldest first.
+        damaged: keys of objects that were damaged from outside, sooner or later.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Bucket:
     ) -> None:
         self.meta = SimpleNamespace(endpoint_url="http://memory")
         self.changes: list[Change] = []
+        self.damaged: set[str] = set()
         self._objects: dict[str, tuple[bytes, dict[str, str], datetime]] = {}
         self._now_s, self._by, self._clock, self._page_size = now_s, by, clock, page_size
 
@@ -56,6 +58,15 @@ class Bucket:
     def metadata(self, key: str) -> dict[str, str]:
         """The writer's metadata of an object."""
         return self._objects[key][1]
+
+    def damage(self, key: str, how: Literal["flip", "cut", "empty", "delete"], place: int) -> None:
+        """What no request does: bits rot, files are cut, objects are lost."""
+        data, metadata, at = self._objects.pop(key)
+        self.damaged.add(key)
+        place %= max(1, len(data))
+        flipped = data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :] if data else b""
+        if how != "delete":
+            self._objects[key] = ({"flip": flipped, "cut": data[:place], "empty": b""}[how], metadata, at)
 
     # -- requests of a client -----------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from jobs.ledger import Ledger
 from jobs.results import open_results
 from jobs.settings import Settings
 from jobs.store import open_store
+from schemas import keys
 from schemas.spec import JobSpec
 from tests.simulation.cluster import JobApi, SimDriver, SimReplica
 from tests.simulation.invariants import Outcome, check, check_rerun
@@ -29,6 +30,8 @@ QUIET_S = 5000.0
 
 Verb = Literal["submit", "resume", "cancel", "duplicate", "kill driver", "stop driver", "tell driver", "lose cluster"]
 Blow = Literal["kill replica", "lose node", "partition", "stop replica"]
+Damage = Literal["flip", "cut", "empty", "delete"]
+"""Of a staged object."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,7 +44,7 @@ class Action:
     """
 
     at_s: float
-    what: Verb | Blow
+    what: Verb | Blow | Damage
     cluster: int = 0
     seconds: float = 0.0
 
@@ -252,6 +255,11 @@ class Run:
             case "lose cluster":
                 for driver in running:
                     driver.process.kill()
+            case "flip" | "cut" | "empty" | "delete":
+                staged = [key for key in self.world.bucket.objects() if f"/{keys.STAGED}" in key]
+                if staged:
+                    place = self._random.randrange(2**20)
+                    self.world.bucket.damage(self._random.choice(staged), action.what, place)
             case "kill replica" | "lose node" | "partition" | "stop replica" if replicas:
                 self._strike(action, self._random.choice(replicas))
 

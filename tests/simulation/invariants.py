@@ -225,7 +225,7 @@ def _check_changes(run: Run) -> None:
         if change.kind == "deleted":
             if not key.startswith((keys.STAGED, keys.SALVAGE)):
                 violation(f"I4: {key} is deleted by {change.by}")
-            elif succeeded is None:
+            elif succeeded is None and change.key not in run.world.bucket.damaged:
                 violation(f"order: {key} is deleted by {change.by} before the job has succeeded")
             standing.discard(key)
             continue

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from dataclasses import replace
-from typing import Any
+from random import Random
+from typing import Any, get_args
 
 import pytest
 
 from jobs.failpoints import FAILPOINTS
 from schemas import keys
-from tests.simulation.histories import Action, History, draw
+from tests.simulation.histories import Action, Damage, History, draw
 from tests.simulation.invariants import rows_of
 from tests.simulation.runner import SEED_VARIABLE, Simulator
 from tests.simulation.world import Faults
@@ -104,6 +106,22 @@ def test_a_crash_at_every_step_of_an_orderly_end(simulation: Simulator, ends: An
     numbers = [int(step[1]) for step in steps if step]
     for number in numbers:
         simulation.run(replace(quiet, faults=Faults(crashes={number: ("kill", 0.0)})))
+
+
+@pytest.mark.parametrize("case", range(4))
+def test_damaged_staged_rows_cost_time_and_nothing_else(simulation: Simulator, case: int) -> None:
+    """At any moment, in any way, with one driver and with two."""
+    again = 0
+    for seed in range(30):
+        random = Random(f"damage/{case}/{seed}")
+        damage = [Action(at_s=random.uniform(0, 8), what=random.choice(get_args(Damage))) for _ in range(4)]
+        twice = [Action(at_s=random.uniform(0, 8), what="duplicate", cluster=1)] if seed % 3 == 0 else []
+        actions = sorted([Action(at_s=0.0, what="submit"), *damage, *twice], key=lambda action: action.at_s)
+        outcome, run = simulation.run(History(seed=seed, case=case, actions=tuple(actions)))
+        assert outcome.state == "SUCCEEDED"
+        written = Counter(c.key for c in run.world.bucket.changes if c.kind == "created" and keys.STAGED in c.key)
+        again += sum(count > 1 for count in written.values())
+    assert again >= 10
 
 
 def test_a_seed_is_one_history(simulation: Simulator) -> None:

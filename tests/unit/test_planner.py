@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,16 @@ from hypothesis import strategies as st
 
 from jobs.dataset import inspect, read_slice, resolve_columns, slices
 from jobs.encoding import BytesEncoder
-from jobs.planner import RowFacts, Split, count_shards, order_rows, row_ids_digest, shared_tokens, split
+from jobs.planner import (
+    RowFacts,
+    Split,
+    count_shards,
+    length_bins,
+    order_rows,
+    row_ids_digest,
+    shared_tokens,
+    split,
+)
 from jobs.prefixes import BLOCK_TOKENS, PREFIX_DEPTHS, Prefixes
 from jobs.rows import RowPreparer, facts_of
 from jobs.specs import build_spec
@@ -57,6 +67,41 @@ def test_every_row_is_in_exactly_one_shard(rows: Prompts, max_tokens: int, max_r
         assert shard.row_ids_sha256 == row_ids_digest(ids)
         assert shard.num_expected_tokens <= max_tokens or int((facts.work_tokens[ids] > 0).sum()) == 1
         assert shard.num_invalid_rows == sum(1 for i in ids if not rows[i])
+
+
+@given(nested(), st.integers(1, 5000), st.integers(0, 2**32))
+def test_no_shard_has_more_bytes_than_it_may_but_one_row_alone(rows: Prompts, max_bytes: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    facts = replace(planned(rows), num_bytes=random.integers(0, 2000, len(rows)))
+    sources = np.where(random.random(len(rows)) < 0.3, np.arange(len(rows)), -1)
+    budget = ShardBudget(target_count=1, min_tokens=1, max_bytes=max_bytes)
+    result = split(facts, budget, sources)
+    assert sorted(result.position.tolist()) == list(range(len(rows)))
+    for shard in result.shards:
+        held = int(facts.bytes_held[result.shard_of == shard.index].sum())
+        assert shard.num_bytes == held
+        assert held <= max_bytes or shard.num_rows == 1
+
+
+@given(nested(), st.integers(1, 30))
+def test_a_plan_of_an_older_version_is_made_again_as_it_was(rows: Prompts, max_rows: int) -> None:
+    budget = ShardBudget(target_count=3, min_tokens=1, max_rows=max_rows, max_bytes=1)
+    old = split(planned(rows), budget)
+    assert all(shard.num_bytes is None for shard in old.shards)
+    assert old.shards == split(planned(rows), budget.evolve(max_bytes=10**9)).shards
+
+
+@pytest.mark.parametrize("prompts", [[], [[]], [[], []], [[1]], [[1], [1], [1]], [[1], [2]]])
+def test_next_to_nothing_can_be_planned(prompts: Prompts) -> None:
+    facts, every = planned(prompts), np.arange(len(prompts))
+    for sources in (None, every, np.full(len(prompts), -1)):
+        shards = split(facts, ShardBudget(), sources).shards
+        assert sum(shard.num_rows for shard in shards) == len(prompts)
+    assert shared_tokens(facts) == 0
+    assert sum(each.num_rows for each in length_bins(facts, np.ones(len(prompts), bool))) == len(
+        {tuple(prompt) for prompt in prompts if prompt}
+    )
+    assert length_bins(facts, np.zeros(len(prompts), bool)) == ()
 
 
 @given(nested())

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import errno
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow as pa
 import pytest
-from ray.exceptions import RayTaskError
+from ray.exceptions import (
+    NodeDiedError,
+    ObjectLostError,
+    ObjectStoreFullError,
+    OutOfDiskError,
+    OutOfMemoryError,
+    RayTaskError,
+    UserCodeException,
+    WorkerCrashedError,
+)
 
-from jobs.errors import StoreError, UsageError
+from jobs.errors import JobsError, StoreError, UsageError
+from jobs.reuse import SourceLost
+from schemas.codes import JobError
 from workers import staging
-from workers.faults import find_cause
+from workers.faults import JobFailure, find_cause
+from workers.shuffle import BUNDLE_BYTES, bundles_of
 
 
 @pytest.mark.parametrize("error", [UsageError("Job a has not ended.", "Wait."), StoreError("It is away.", "Resume.")])
@@ -18,10 +32,61 @@ def test_an_error_in_the_planning_task_keeps_its_words(monkeypatch: pytest.Monke
     def get(_: Any) -> None:
         raise RayTaskError("make", "a traceback, with colours", error).as_instanceof_cause()
 
-    task = SimpleNamespace(remote=lambda *_: ("plan", "places"))
+    task = SimpleNamespace(remote=lambda *_: ("plan", "hurt", "places"))
     monkeypatch.setattr(staging, "ray", SimpleNamespace(remote=lambda **_: lambda _: task, get=get))
     with pytest.raises(type(error)) as raised:
         staging._Staging._plan(object.__new__(staging._Staging), None, None)  # type: ignore[arg-type]
     found = find_cause(raised.value, type(error))
     assert found is not None
     assert str(found) == str(error)
+
+
+CANARY = "CANARY prompt"
+
+
+def wrapped(error: Exception) -> Exception:
+    """As Ray Data raises what its tasks do, a task inside of a task's."""
+    inner = UserCodeException("map failed")
+    inner.__cause__ = error
+    return RayTaskError("make", "a traceback", RayTaskError("task", "another", inner).as_instanceof_cause())
+
+
+@pytest.mark.parametrize("wrap", [wrapped, lambda error: error])
+@pytest.mark.parametrize(
+    "error",
+    [
+        *(pa.ArrowInvalid(CANARY), pa.ArrowNotImplementedError(CANARY), pa.ArrowTypeError(CANARY), OSError(CANARY)),
+        *(ValueError(CANARY), KeyError(CANARY), AssertionError(CANARY), RecursionError(CANARY), OverflowError(CANARY)),
+    ],
+)
+def test_what_the_rows_do_to_the_program_ends_the_job_with_a_code(wrap: Any, error: Exception) -> None:
+    told = staging._told(wrap(error), "demo")
+    assert isinstance(told, JobFailure)
+    assert told.code == JobError.STAGING_FAILED
+    assert type(error).__name__ in str(told)
+    assert "jobs logs demo" in str(told)
+    assert CANARY not in str(told)
+
+
+@pytest.mark.parametrize("wrap", [wrapped, lambda error: error])
+@pytest.mark.parametrize(
+    "error",
+    [
+        *(MemoryError(CANARY), pa.ArrowMemoryError(CANARY), OSError(errno.ENOSPC, CANARY), OSError(errno.EIO, CANARY)),
+        *(WorkerCrashedError(), OutOfMemoryError(CANARY), NodeDiedError(CANARY), OutOfDiskError(CANARY)),
+        *(ObjectLostError("1", None, ""), ObjectStoreFullError(CANARY), StoreError("It is away.", "Wait.")),
+        SourceLost("Results of job a are gone.", "Restore them."),
+    ],
+)
+def test_what_the_world_does_interrupts_the_job_with_a_reason_and_a_next_step(wrap: Any, error: Exception) -> None:
+    told = staging._told(wrap(error), "demo")
+    assert isinstance(told, JobsError)
+    assert str(told)
+    assert told.hint
+    assert CANARY not in f"{told} {told.hint}"
+
+
+def test_bundles_hold_neighbours_and_no_more_than_a_task_may() -> None:
+    limit = BUNDLE_BYTES
+    shards = [(0, 1), (2, 1), (3, limit - 2), (4, 1), (7, 5 * limit), (9, limit), (10, limit), (11, 0)]
+    assert bundles_of(shards) == [(0, 2, 3), (4,), (7,), (9,), (10, 11)]

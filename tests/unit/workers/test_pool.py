@@ -11,7 +11,7 @@ from schemas.records import ShardPlan
 from schemas.spec import InputSpec, JobSpec, ModelSpec
 from workers.dispatch import Dispatcher, Work
 from workers.engines.base import EngineInfo
-from workers.pool import MAX_OPEN_SHARDS, Pool, _wants_more
+from workers.pool import MAX_OPEN_BYTES, MAX_OPEN_SHARDS, Pool, _wants_more
 from workers.ray_cluster import RayCluster
 from workers.replica import Loaded
 from workers.resources import Resources
@@ -62,3 +62,13 @@ def test_small_shards_do_not_leave_the_engine_half_empty() -> None:
     assert not _wants_more(opened(MAX_OPEN_SHARDS, 10_000), loaded)
     assert _wants_more(opened(3 * MAX_OPEN_SHARDS, 10), loaded), "their 240 rows may all wait for a few long ones"
     assert not _wants_more(opened(40, 10), loaded)
+
+
+def test_open_shards_are_bounded_by_their_bytes() -> None:
+    loaded = Loaded(node="n", pid=1, load_s=0.0, engine=EngineInfo(max_num_seqs=10_000, max_model_len=512))
+    heavy = Work(
+        shard=0, num_rows=128, kind="commit", places=None, excluded={}, alone=False, num_bytes=MAX_OPEN_BYTES // 4
+    )
+    assert _wants_more([heavy] * 3, loaded)
+    assert not _wants_more([heavy] * 4, loaded), "though the engine has room for many more rows"
+    assert _wants_more([], loaded), "one is always open, however heavy"

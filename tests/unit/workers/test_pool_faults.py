@@ -263,12 +263,42 @@ async def test_an_engine_that_does_not_start_fails_the_job_with_its_last_words(t
     assert raised.value.code == "ENGINE_START_FAILED"
 
 
-async def test_a_damaged_shard_fails_the_job_and_no_engine(tmp_path: Path) -> None:
-    damaged = LocalStore(tmp_path)
-    damaged.put_new("demo/_job/staged/part-00001.parquet", b"PAR1 damaged", writer="test")
-    with pytest.raises(JobFailure, match="Shard 1 failed 3 times") as raised:
-        await run(tmp_path, [["a"], ["b"]])
-    assert raised.value.code == "SHARD_FAILED"
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "delete", "other shard"])
+async def test_damaged_staged_rows_are_asked_for_again_and_the_rest_goes_on(tmp_path: Path, damage: str) -> None:
+    ledger, spec, cluster = Ledger(LocalStore(tmp_path), "demo"), spec_with(), LocalCluster()
+    plan = stage(ledger, spec, [["a", "aa"], ["b", "bb"], ["c", "cc"]])
+    key = "demo/_job/staged/part-00001.parquet"
+    sound = ledger.store.get(key)
+    other = ledger.store.get("demo/_job/staged/part-00002.parquet")
+    assert sound is not None
+    assert other is not None
+    flipped = bytearray(sound)
+    flipped[-20] ^= 1  # in the footer, where no page's checksum sees it
+    written = {"flip": bytes(flipped), "cut": sound[:-30], "empty": b"", "other shard": other}.get(damage)
+    if written is None:
+        ledger.store.delete(key)
+    else:
+        (tmp_path / key).write_bytes(written)
+    asked: list[int] = []
+
+    def on_damage(shard: int) -> None:
+        asked.append(shard)
+        ledger.delete_staged([shard])
+        assert ledger.stage(shard, sound, writer="again")
+        dispatcher.stage([shard])
+
+    pool = Pool(ledger, spec, "driver", cluster, lambda _: None, on_damage=on_damage)
+    dispatcher = Dispatcher(plan.shards)
+    dispatcher.stage(range(3))
+    pool.open(dispatcher)
+    try:
+        await asyncio.wait_for(pool.run(ANYWHERE), 60)
+    finally:
+        await pool.kill()
+    assert asked == [1]
+    assert ledger.committed() == {0, 1, 2}
+    assert cluster.num_started == 2, "no engine had to die for it"
+    assert {code for code, _ in results(ledger, 3).values()} == {None}
 
 
 class SlowFirst(LocalCluster):
