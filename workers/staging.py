@@ -74,7 +74,7 @@ def stage(ledger: Ledger, spec: JobSpec, writer: str, report: Callable[[Plan | i
 
     Raises:
         JobFailure: the input is there and cannot be read, is not the one that was planned, or makes the program fail.
-        JobInterruption, JobsError: input, model, store, nodes or results of earlier jobs are away: another try may work.
+        JobInterruption, JobsError: input, model, store, nodes or results of earlier jobs are away now.
     """
     plan = ledger.plan()
     missing: set[int] | None = None

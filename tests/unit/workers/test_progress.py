@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from jobs.errors import StoreError
+from jobs.salvage import Salvage
 from jobs.shard_stats import ShardStats
 from jobs.store.local import LocalStore
 from jobs.throughput import find
@@ -98,9 +99,14 @@ async def test_salvaged_rows_are_kept_ones_and_no_count_goes_back(tmp_path: Path
     first.salvaged(1, 3, 0)  # of a copy, that had come less far
     assert await look(first) == (14, 0, 4)
 
+    kept = ShardStats.of(b"rows", rows=4, error_codes={"E": 1}, input_tokens=1, generated_tokens=1)
+    Salvage(first._ledger).write(1, b"rows", kept, attempt_id="a")
+
     second, pool = reporter_of(tmp_path, "second")
-    assert await look(second) == (14, 0, 4), "the last driver's counts stand until this one knows better"
+    await second.begin()
+    assert await look(second) == (14, 0, 4), "what is kept counts before this driver has dispatched anything"
     second.plan(plan_of(SHARDS))
+    second.recount()
     second.committed(0, second._ledger.shard_commit(0))
     second.salvaged(1, 4, 1)
     assert await look(second) == (14, 0, 4)
