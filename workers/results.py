@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from threading import Lock
 from types import MappingProxyType
 from typing import Any
 
@@ -26,8 +27,11 @@ from workers.feed import RowFault
 from workers.result_rows import generated_row, json_text, scored_row
 from workers.staged_rows import num_input_tokens, repeats, samplings
 
-ROW_GROUP_ROWS, ROW_GROUP_BYTES = 8192, 16 * 2**20
+ROW_GROUP_ROWS, ROW_GROUP_BYTES = 8192, 4 * 2**20
 """Most of one row group: so much is copied at once where rows are written in another order."""
+
+one_at_a_time = Lock()
+"""Of a process' shards: decoding and encoding take memory beyond what the shard itself does."""
 
 WRITE_BATCH_ROWS = 16
 """Rows between two looks of the Parquet writer at the size of its page: with more of them, large cells come together
@@ -59,9 +63,10 @@ def encode_results(
     Raises:
         ShardMismatch: the staged rows are not those of the plan.
     """
-    staged = by_row_id(staged)
-    _check_rows(plan, shard, staged)
-    return _encoded(spec, plan, staged, _rows(spec, plan, staged, results, encoder, salvaged))
+    with one_at_a_time:
+        staged = by_row_id(staged)
+        _check_rows(plan, shard, staged)
+        return _encoded(spec, plan, staged, _rows(spec, plan, staged, results, encoder, salvaged))
 
 
 def encode_salvage(
@@ -186,6 +191,7 @@ def write_parquet(table: pa.Table, order: npt.NDArray[np.int64] | None = None) -
     ) as writer:
         for rows in _groups(table, order):
             writer.write_table(rows, row_group_size=ROW_GROUP_ROWS)
+    pa.default_memory_pool().release_unused()
     return sink.getvalue()
 
 

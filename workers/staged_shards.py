@@ -11,7 +11,7 @@ from schemas.records import Plan
 from schemas.spec import JobSpec
 from schemas.tables import FINGERPRINT, staged_fields
 from workers.outputs import Row
-from workers.results import by_row_id, read_parquet
+from workers.results import by_row_id, one_at_a_time, read_parquet
 from workers.staged_rows import valid_rows
 
 
@@ -24,7 +24,8 @@ def read_staged(ledger: Ledger, spec: JobSpec, plan: Plan, shard: int) -> tuple[
     planned = plan.shards[shard]
     data = ledger.read_staged(shard, has_hash=planned.num_bytes is not None)
     try:
-        staged = read_parquet(data)
+        with one_at_a_time:
+            staged = read_parquet(data)
     except MemoryError:  # one of Arrow's is an ArrowException, too
         raise
     except (OSError, pa.ArrowException) as error:
