@@ -19,6 +19,9 @@ from schemas.spec import JobSpec
 REMEMBERED = 4096
 """Distinct values of rows that are remembered, so that repeated ones are validated once."""
 
+_OPENAI_TEMPERATURE = 1.0
+"""OpenAI's default, which makes several answers of one request differ."""
+
 _REMEMBERED_CHARS = 65_536
 """Longer values are not remembered: thousands of them would be gigabytes."""
 
@@ -78,6 +81,8 @@ class RowSampling:
                 forms += filter(None, [of_response_format(_object(response_format, "response_format"))])
             for form in forms:
                 _add(given, "structured_outputs", form, "structured_outputs: the row asks for two forms; give one")
+            if self._spec.output_completions and self._spec.sampling.deterministic and _asks_for_several(given):
+                given.setdefault("temperature", _OPENAI_TEMPERATURE)
             sampling = self._spec.sampling.override(
                 given, may_count=self._spec.has_outputs, may_ask_logprobs=self._spec.has_logprobs
             )
@@ -133,6 +138,10 @@ def _value(max_tokens: Any) -> Any:
     if isinstance(found, Fault):
         raise _NotReadable(found)
     return found
+
+
+def _asks_for_several(given: Mapping[str, Any]) -> bool:
+    return isinstance(given.get("n"), int | float) and given["n"] > 1
 
 
 def _add(given: dict[str, Any], name: str, value: Any, twice: str) -> None:

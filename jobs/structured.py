@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -215,17 +215,22 @@ def _why_not(grammar: str) -> Iterator[str]:
     if error := LLMatcher.validate_grammar(grammar, None, limits=limits):
         # The compiler prints the whole expression first, and the grammar around it last.
         yield f"cannot be compiled: {_first_line(error.partition('error: ')[2] or error)}"
-    elif error := _trial(LLMatcher(_bytes_tokenizer(), grammar, log_level=0, limits=limits)):
-        yield f"cannot be enforced: {_first_line(error)}"
-    else:
-        yield ""
+        return
+    matcher = LLMatcher(_bytes_tokenizer(), grammar, log_level=0, limits=limits)
+    mask = matcher.compute_bitmask()
+    # A value of each kind that the form allows: an object, a list, a text, a number.
+    firsts = [] if matcher.is_error() else [byte for byte in _OPENING if mask[byte >> 3] >> (byte & 7) & 1]
+    error = next(filter(None, (_trial(matcher.deep_copy(), [byte]) for byte in firsts)), "") or _trial(matcher, ())
+    yield f"cannot be enforced: {_first_line(error)}" if error else ""
 
 
-def _trial(matcher: LLMatcher) -> str:
+def _trial(matcher: LLMatcher, first: Iterable[int]) -> str:
     """Write a text of the grammar byte by byte, the shortest way to its end; returns what the compiler gives up with.
 
     A long way is not followed to its end: what may still come up there costs the rows that get so far.
     """
+    for byte in first:
+        matcher.consume_token(byte)
     for _ in range(_TRIAL_STEPS):
         if matcher.is_error() or matcher.is_stopped() or matcher.is_accepting():
             break
@@ -246,4 +251,5 @@ def _first_line(error: str) -> str:
     return error.splitlines()[0][:300]
 
 
+_OPENING = b'{["0'
 _CLOSING_FIRST = bytes(dict.fromkeys(b'}]"' + bytes(range(0x30, 0x3A)) + bytes(range(0x20, 0x7F)) + bytes(range(256))))

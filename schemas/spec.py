@@ -193,7 +193,9 @@ class JobSpec(Document):
     reuse_sampled: bool = Field(False, description="Take results that were sampled at random, too.")
     output_tokens: bool = Field(False, description="Add the column `generated_tokens` to the results.")
     output_completions: bool = Field(
-        False, description="Add the column `outputs`: rows may set `n`. The job's own `n` above 1 adds it too."
+        False,
+        description="Add the column `outputs`: rows may set `n`, which the job's own `n` above 1 allows, too. A row with "
+        "an `n` above 1 that sets no temperature gets OpenAI's default of 1 where the job's is 0.",
     )
     output_logprobs: bool = Field(
         False, description="Add the column `logprobs`: rows may ask for them. The job's own `logprobs` add it too."

@@ -174,7 +174,7 @@ def _kind(value: Any) -> str:
 def _field(name: str, kinds: set[str]) -> pa.Field:
     if name in OBJECTS:
         return pa.field(name, pa.string(), metadata=JSON_VALUE)
-    if name == "max_tokens" and not kinds <= {"int", "float"}:
+    if name == "max_tokens" and (not kinds or kinds - {"int", "float"}):
         return pa.field(name, pa.string(), metadata=JSON_VALUE)
     if name == "custom_id" and kinds != {"int"}:
         return pa.field(name, pa.string())
