@@ -194,8 +194,8 @@ class JobSpec(Document):
     output_tokens: bool = Field(False, description="Add the column `generated_tokens` to the results.")
     output_completions: bool = Field(
         False,
-        description="Add the column `outputs`: rows may set `n`, which the job's own `n` above 1 allows, too. A row with "
-        "an `n` above 1 that sets no temperature gets OpenAI's default of 1 where the job's is 0.",
+        description="Add the column `outputs`: rows may set `n`, as the job's own `n` above 1 allows, too. A row that "
+        "sets it above 1 and no temperature gets OpenAI's default of 1 where the job's is 0.",
     )
     output_logprobs: bool = Field(
         False, description="Add the column `logprobs`: rows may ask for them. The job's own `logprobs` add it too."

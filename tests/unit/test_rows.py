@@ -277,6 +277,7 @@ def test_choices_continue_the_context_without_a_second_begin(chat: bool) -> None
         ('{"a": 1}', "INVALID_CHOICES: the choices are not a list of texts"),
         ("[", "INVALID_CHOICES: the text is not JSON"),
         (json.dumps(["x" * 95]), "CONTEXT_LENGTH_EXCEEDED: the prompt has 9 tokens and a choice 95; the limit is 100"),
+        (json.dumps(["x"] * 100_000), "INVALID_CHOICES: 100,000 choices are given; at most 1,024 are possible"),
         (json.dumps(["x" * 600]), "ROW_TOO_LARGE: the choices have 600 bytes, the limit is 500"),
     ],
 )

@@ -9,14 +9,18 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from openai.types import Completion, ErrorObject
+from hypothesis import given
+from hypothesis import strategies as st
+from openai.types import BatchError, Completion, ErrorObject
 from openai.types.chat import ChatCompletion
 
 from jobs.cli import main
 from jobs.errors import UsageError
+from jobs.export import as_json
 from jobs.ledger import Ledger
 from jobs.responses import Responses, model_name, write_responses
 from jobs.store import open_store
+from schemas.codes import RowError
 from schemas.sampling import Sampling
 from schemas.spec import InputSpec, ModelSpec
 from tests.unit.results.ledgers import is_error, make_job, spec_of, succeed, text_of
@@ -217,3 +221,66 @@ def test_scores_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no form for scores"):
         Responses.of(ledger)
     assert model_name(spec) == "vllm"
+
+
+NUMBERS = st.floats(max_value=0.0, allow_nan=False) | st.just(float("-inf"))
+TOKENS = st.fixed_dictionaries({"token_id": st.integers(0, 300), "logprob": NUMBERS})
+LOGPROBS = st.lists(
+    st.builds(lambda token, top: {**token, "top": top}, TOKENS, st.lists(TOKENS, max_size=3)), max_size=4
+)
+CALLS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "name": st.text(max_size=5),
+            "arguments": st.text(max_size=9),
+            "error": st.none() | st.text(min_size=1, max_size=5),
+        }
+    ),
+    max_size=3,
+)
+OUTPUTS = st.lists(
+    st.fixed_dictionaries({"text": st.text(max_size=9), "finish_reason": st.sampled_from(["stop", "length"])}),
+    max_size=3,
+)
+ANSWERS = st.fixed_dictionaries(
+    {"generated_text": st.text(max_size=9), "finish_reason": st.sampled_from(["stop", "length"])},
+    optional={
+        "logprobs": st.none() | LOGPROBS,
+        "tool_calls": st.none() | CALLS,
+        "outputs": st.none() | OUTPUTS,
+        "parsed": st.none() | st.just("{}"),
+        "custom_id": st.none() | st.text(max_size=5),
+    },
+)
+ERRORS = st.builds(
+    lambda code, message: row(
+        status="error", error_code=code, error_message=message, generated_text=None, finish_reason="error"
+    ),
+    st.sampled_from([str(code) for code in RowError]),
+    st.none() | st.text(max_size=20),
+)
+
+
+@given(found=st.builds(lambda answer: row(**answer), ANSWERS) | ERRORS, chat=st.booleans())
+def test_every_line_is_one_that_the_official_client_takes(found: dict[str, Any], chat: bool) -> None:
+    made = Responses(
+        job_id="j", model="m", created=7, chat=chat, token_text=lambda token: "" if token < 9 else chr(token)
+    )
+    line = json.loads(as_json(made.line(found)))
+    assert set(line) == {"id", "custom_id", "response", "error"}
+    assert isinstance(line["custom_id"], str)
+    body = line["response"]["body"]
+    if found["status"] == "error":
+        ErrorObject.model_validate(body["error"], strict=True)
+        assert line["response"]["status_code"] in (400, 500)
+        return
+    kind = ChatCompletion if chat else Completion
+    parsed = kind.model_validate(body, strict=True)
+    assert [choice.index for choice in parsed.choices] == list(range(len(parsed.choices)))
+    assert "null" not in json.dumps([choice["logprobs"] for choice in body["choices"] if choice["logprobs"]]) or chat
+
+
+def test_a_request_that_was_not_carried_out_is_an_error_of_its_line() -> None:
+    line = responses().unanswered(4, "c", "batch_expired", "too late")
+    assert (line["response"], line["custom_id"]) == (None, "c")
+    assert BatchError.model_validate(line["error"], strict=True).code == "batch_expired"
