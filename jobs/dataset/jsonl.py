@@ -198,7 +198,11 @@ def _batch(
         raise InputChanged(f"{source.uri} has changed since it was looked at.", "Submit it as a new job.") from error
     batch = pa.RecordBatch.from_arrays(arrays, names=list(columns))
     others = {
-        field.name: {index: _kind(value) for index, value in enumerate(columns[field.name]) if not _is_text(value)}
+        field.name: {
+            index: "int" if type(value) is int else _kind(value)
+            for index, value in enumerate(columns[field.name])
+            if not _is_text(value)
+        }
         for field in schema
         if field.type == pa.string() and field.metadata is None
     }

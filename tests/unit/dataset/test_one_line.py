@@ -171,7 +171,7 @@ def test_a_prompt_of_another_type_is_no_text(value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "code"), [(5, None), ("5", None), (1.5, "INVALID_MESSAGES"), ([1], "INVALID_MESSAGES")]
+    ("value", "code"), [(5, None), ("5", None), (10**30, None), (1.5, "INVALID_MESSAGES"), ([1], "INVALID_MESSAGES")]
 )
 def test_a_custom_id_is_text_or_a_whole_number(value: Any, code: str | None) -> None:
     rows = prepared(CHAT_JOB, [{"prompt": "a", "custom_id": "x"}, {"prompt": "b", "custom_id": value}])
