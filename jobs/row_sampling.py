@@ -95,6 +95,8 @@ class RowSampling:
         except ValueError as error:
             return _fault(str(error))
         why = unusable(sampling, self._vocab_size)
+        if why and response_format is not None:
+            why = why.replace("structured_outputs: ", "response_format: ", 1)
         if self._spec.engine.speculative_ngram is not None and sampling.not_with_speculation:
             why = f"{sampling.not_with_speculation}: does not work with --speculative-ngram"
         return sampling if why is None else _fault(why)

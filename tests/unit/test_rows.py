@@ -361,6 +361,12 @@ def test_nothing_in_a_response_format_is_ignored(response: dict[str, Any]) -> No
     assert fault_of(staged).startswith("INVALID_SAMPLING: response_format")
 
 
+def test_a_form_that_cannot_be_compiled_is_named_as_the_row_has_asked_for_it() -> None:
+    response = {"type": "json_schema", "json_schema": {"schema": {"type": "objekt"}}}
+    staged = prepare(prompts(1, response_format=[json.dumps(response)]))
+    assert fault_of(staged).startswith("INVALID_SAMPLING: response_format: json_schema cannot be compiled")
+
+
 def test_two_limits_of_one_row_must_agree() -> None:
     params = [json.dumps({"max_tokens": 5}), json.dumps({"max_tokens": 6})]
     staged = prepare(prompts(2, sampling_params=params, max_tokens=[5, 5]))
