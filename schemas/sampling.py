@@ -141,6 +141,8 @@ class Sampling(Document):
     @classmethod
     def _bounded(cls, value: Any, info: ValidationInfo) -> Any:
         limit, what = (MAX_STOPS, "stop strings") if info.field_name == "stop" else (MAX_BAD_WORDS, "bad words")
+        if isinstance(value, str | Mapping):
+            raise ValueError("a list of texts is wanted")
         _at_most(value, limit, what)
         if isinstance(value, list | tuple) and any(isinstance(w, str) and len(w) > MAX_WORD_CHARS for w in value):
             raise ValueError(f"one of the {what} has over {MAX_WORD_CHARS:,} characters")

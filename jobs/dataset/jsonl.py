@@ -83,7 +83,8 @@ def scan(source: Source) -> Scan:
         found.offsets.append(source.size_bytes)
     if found.rows and not parsed:
         if isinstance(first_fault, UnsupportedEndpoint):
-            raise InvalidInput(f"{source.uri} cannot be answered: {first_fault.message}.", first_fault.hint)
+            what = first_fault.message.removeprefix("url: ")
+            raise InvalidInput(f"{source.uri} cannot be answered: {what}.", first_fault.hint)
         if found.kinds:
             return found
         raise InvalidInput(

@@ -40,7 +40,7 @@ class UnsupportedEndpoint(Fault):
     @property
     def hint(self) -> str:
         """Which ones are answered."""
-        return f"Write requests for {' or '.join(_ENDPOINTS)}."
+        return "Write each request for one of these."
 
 
 def is_request(line: Mapping[str, Any]) -> bool:
