@@ -31,9 +31,6 @@ STOP_S = 5.0
 CPU_KV_CACHE_GIB = 1
 """vLLM's CPU backend takes half of the machine's memory for its KV cache unless told otherwise."""
 
-GREEDY_BELOW = 1e-5
-"""vLLM takes a temperature below this for 0 (`_SAMPLING_EPS`)."""
-
 
 class VllmEngine:
     """One model copy on this process's GPUs (those Ray gave to the actor) or on the CPU."""
@@ -98,7 +95,7 @@ class VllmEngine:
     async def generate(self, request_id: str, token_ids: Sequence[int], sampling: Sampling) -> Output:
         final = await self.request(request_id, token_ids, self._sampling_params(sampling))
         completions = sorted(final.outputs, key=lambda completion: completion.index)
-        if _is_greedy(sampling):
+        if sampling.deterministic:
             completions *= sampling.n
         return Output(
             completions=[self._completion(c, decoded=bool(sampling.stop)) for c in completions],
@@ -222,8 +219,8 @@ class VllmEngine:
 
         values = sampling.model_dump()
         values["stop"], values["bad_words"] = list(sampling.stop), list(sampling.bad_words)
-        if _is_greedy(sampling):
-            values["n"] = 1
+        if sampling.deterministic:
+            values["n"] = 1  # vLLM refuses to give one answer several times
         values["structured_outputs"] = _structured(sampling.structured_outputs)
         return SamplingParams(
             **values,
@@ -263,11 +260,6 @@ def import_vllm(*, on_gpu: bool) -> None:
 def _guessing(num_tokens: int) -> dict[str, Any]:
     """Speculative decoding that looks for the last few tokens earlier in the row and guesses what followed there."""
     return {"method": "ngram", "num_speculative_tokens": num_tokens, "prompt_lookup_min": 2, "prompt_lookup_max": 4}
-
-
-def _is_greedy(sampling: Sampling) -> bool:
-    """Whether vLLM decodes greedily, and refuses to give the one answer several times."""
-    return sampling.temperature < GREEDY_BELOW
 
 
 def _structured(form: StructuredOutputs | None) -> Any:
