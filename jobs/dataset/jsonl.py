@@ -19,7 +19,7 @@ from jobs.dataset.faults import with_faults, with_other_kinds
 from jobs.dataset.requests import UnsupportedEndpoint, is_request, request_fault, request_row
 from jobs.dataset.sources import InputChanged, Source, open_source
 from jobs.errors import InvalidInput
-from jobs.row_values import Fault, is_encodable
+from jobs.row_values import Fault, is_encodable, is_shallow
 from schemas.codes import RowError
 
 JSON_ONLY = {b"json": b"1"}
@@ -37,6 +37,7 @@ _BLOCK_ROWS = 1024
 _BATCH_BYTES = 64 * 2**20
 _MAX_LINE_BYTES = 64 * 2**20
 _MAX_COLUMNS = 1000
+_MAX_DEPTH = 500
 
 
 @dataclass(kw_only=True, slots=True)
@@ -152,6 +153,9 @@ def _parse(line: bytes) -> tuple[dict[str, Any], Fault | None]:
         return {}, Fault(code=RowError.INVALID_MESSAGES, message="the line is not JSON")
     if not isinstance(row, dict):
         return {}, Fault(code=RowError.INVALID_MESSAGES, message="the line is not a JSON object")
+    # Python may read deeper than it can write.
+    if line.count(b"[") + line.count(b"{") > _MAX_DEPTH and not is_shallow(row, _MAX_DEPTH):
+        return {}, Fault(code=RowError.INVALID_MESSAGES, message=f"the line is nested over {_MAX_DEPTH} levels deep")
     if not all(map(is_encodable, row)):
         return {}, Fault(code=RowError.INVALID_TEXT, message="a name in the line holds a lone surrogate")
     if not is_request(row):

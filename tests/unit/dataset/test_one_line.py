@@ -58,7 +58,9 @@ def prepared(spec: JobSpec, lines: list[Any]) -> list[dict[str, Any]]:
     """The staged rows of a file with these lines."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "x.jsonl"
-        path.write_bytes(b"".join(json.dumps(line).encode() + b"\n" for line in lines))
+        path.write_bytes(
+            b"".join((line if isinstance(line, bytes) else json.dumps(line).encode()) + b"\n" for line in lines)
+        )
         dataset = look_at(str(path))
         spec = spec.evolve(input=spec.input.evolve(uri=str(path)))
         columns = resolve_columns(dataset.schema, spec.input)
@@ -162,6 +164,16 @@ def test_lines_of_both_kinds_in_one_file() -> None:
     assert [row["error_code"] for row in prepared(without, [plain, chat, {**plain, "tools": [{"name": "f"}]}])] == [
         *(None, "INVALID_MESSAGES", "INVALID_MESSAGES")
     ]
+
+
+@pytest.mark.parametrize("field", ["other", "messages", "tools", "sampling_params", "custom_id"])
+def test_no_depth_of_a_line_costs_another(field: str) -> None:
+    """Near the limit of recursion Python reads what it cannot write."""
+    for depth in (63, 499, 900, *range(930, 1000), 5000):
+        line = b'{"prompt": "b", "%s": %s}' % (field.encode(), b"[" * depth + b"]" * depth)
+        rows = prepared(CHAT_JOB, [{"prompt": "a"}, line])
+        assert (rows[0]["error_code"], len(rows)) == (None, 2)
+        assert (rows[1]["error_code"] is None) == (field == "other" and depth < 500), depth
 
 
 @pytest.mark.parametrize("value", [5, 1.5, True, [1], {"a": 1}])
