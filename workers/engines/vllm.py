@@ -95,6 +95,11 @@ class VllmEngine:
     async def generate(self, request_id: str, token_ids: Sequence[int], sampling: Sampling) -> Output:
         final = await self.request(request_id, token_ids, self._sampling_params(sampling))
         completions = sorted(final.outputs, key=lambda completion: completion.index)
+        if sampling.structured_outputs and any(c.finish_reason == "error" for c in completions):
+            # So vLLM ends an answer whose next token the form's compiler gives up on.
+            raise RowFailed(
+                RowError.INVALID_FORM, "structured_outputs: the engine gave up holding the answer to its form"
+            )
         if sampling.deterministic:
             completions *= sampling.n
         return Output(
