@@ -23,6 +23,9 @@ from schemas.tables import FINGERPRINT
 VERSION = 2
 """Counts up when the same fingerprint would no longer mean the same result."""
 
+_FORM_VERSION = 2
+"""Likewise of rows whose answers have a form: with 2, a whole answer without its form is an error row."""
+
 SIZE_BYTES = FINGERPRINT.type.byte_width
 
 TokenIds = Sequence[int] | npt.NDArray[np.int32]
@@ -76,7 +79,8 @@ class RowFingerprints:
         known = self._sampling_keys.get(id(sampling))
         if known is None or known[0] is not sampling:
             values = sampling.model_dump(mode="json", exclude={"max_tokens"})
-            known = (sampling, hashlib.blake2b(repr(sorted(values.items())).encode(), digest_size=16).digest())
+            parts = [*sorted(values.items()), *([_FORM_VERSION] if sampling.structured_outputs else [])]
+            known = (sampling, hashlib.blake2b(repr(parts).encode(), digest_size=16).digest())
             if len(self._sampling_keys) >= 1024:
                 self._sampling_keys.clear()
             self._sampling_keys[id(sampling)] = known

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import get_args
 
+from schemas.codes import RowError
 from schemas.records import CrossedGate, Gate, Manifest
 from schemas.spec import JobSpec
 
@@ -28,11 +29,13 @@ def describe(gates: Iterable[CrossedGate]) -> str:
 
 def _crossed(spec: JobSpec, manifest: Manifest) -> Iterator[CrossedGate]:
     answers = manifest.num_rows - manifest.num_error_rows
+    # An answer without the form that it was to have is an error row; it is not valid JSON either.
+    formless = sum(shard.error_codes.get(RowError.INVALID_FORM, 0) for shard in manifest.shards)
     counts = {
         "max_error_rate": (manifest.num_error_rows, manifest.num_rows),
         "max_length_finish_rate": (manifest.num_length_rows, answers),
         "max_empty_rate": (manifest.num_empty_rows, answers),
-        "min_valid_json_rate": (manifest.num_valid_json_rows, answers),
+        "min_valid_json_rate": (manifest.num_valid_json_rows, answers + formless),
     }
     for gate in get_args(Gate):
         limit, (count, total) = getattr(spec, gate), counts[gate]

@@ -7,6 +7,8 @@ the row, `created` from the job's own creation, so that the same results give th
 from __future__ import annotations
 
 import hashlib
+import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -23,8 +25,23 @@ from schemas.spec import JobSpec
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_SERVER_FAULTS = frozenset({RowError.ENGINE_ERROR, RowError.ENGINE_CRASH, RowError.TIMEOUT})
+_SERVER_FAULTS = frozenset({RowError.INVALID_FORM, RowError.ENGINE_ERROR, RowError.ENGINE_CRASH, RowError.TIMEOUT})
 """Error codes that a request is not to blame for: status 500 instead of 400."""
+
+_OF_THE_PROMPT = frozenset(
+    {
+        RowError.EMPTY_PROMPT,
+        RowError.INVALID_MESSAGES,
+        RowError.INVALID_TEXT,
+        RowError.ROW_TOO_LARGE,
+        RowError.CONTEXT_LENGTH_EXCEEDED,
+    }
+)
+_FIELD = re.compile(r"([a-z_]+)(?:\.[\w.-]+)?: ")
+"""How a message begins that names a field of the request."""
+
+_IMPOSSIBLE = -9999.0
+"""OpenAI's logarithm of no probability at all, for which JSON has no number."""
 
 _ANCHOR = "a"
 """Text before a token whose own text is wanted: alone, many tokens lose the space that they begin with."""
@@ -42,7 +59,7 @@ class Responses:
     Attributes:
         created: when the job was made, in seconds since the epoch.
         chat: chat completions rather than plain ones.
-        token_text: a token's text.
+        token_text: a token's text; empty for one that is not part of the text, such as the one that ends it.
     """
 
     job_id: str
@@ -83,7 +100,7 @@ class Responses:
         if row["status"] == "ok":
             status_code, body = 200, self._body(row, unique)
         else:
-            status_code, body = _refusal(row)
+            status_code, body = _refusal(row, chat=self.chat)
         response = {"status_code": status_code, "request_id": f"req_{unique}", "body": body}
         return self._line(row["row_id"], row["custom_id"], response, None)
 
@@ -121,7 +138,7 @@ class Responses:
         first = {"text": row["generated_text"], "finish_reason": row["finish_reason"]}
         completions = [first, *(row.get("outputs") or [])[1:]]
         # The results have the tokens and the calls of a row's first completion only.
-        logprobs, calls = row.get("logprobs"), row.get("tool_calls") or []
+        logprobs, calls = self._of_text(row.get("logprobs"), row["finish_reason"]), row.get("tool_calls") or []
         make = self._chat_choice if self.chat else self._text_choice
         return [
             {"index": index, **make(each, logprobs if index == 0 else None, calls if index == 0 else (), unique)}
@@ -164,6 +181,13 @@ class Responses:
             "finish_reason": completion["finish_reason"],
         }
 
+    def _of_text(
+        self, logprobs: Sequence[Mapping[str, Any]] | None, finish_reason: str
+    ) -> Sequence[Mapping[str, Any]] | None:
+        """Without the token that ended the text."""
+        ended = logprobs and finish_reason == "stop" and not self.token_text(logprobs[-1]["token_id"])
+        return logprobs[:-1] if logprobs and ended else logprobs
+
     def _token(self, token: Mapping[str, Any]) -> dict[str, Any]:
         return {**self._one_token(token), "top_logprobs": [self._one_token(other) for other in token["top"]]}
 
@@ -171,18 +195,28 @@ class Responses:
         text = self.token_text(token["token_id"])
         # A piece of a character has no text of its own.
         whole = None if "\N{REPLACEMENT CHARACTER}" in text else list(text.encode())
-        return {"token": text, "logprob": token["logprob"], "bytes": whole}
+        return {"token": text, "logprob": _finite(token["logprob"]), "bytes": whole}
 
     def _legacy_logprobs(self, logprobs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         tokens = [self.token_text(token["token_id"]) for token in logprobs]
         return {
             "tokens": tokens,
-            "token_logprobs": [token["logprob"] for token in logprobs],
-            "top_logprobs": [
-                {self.token_text(other["token_id"]): other["logprob"] for other in token["top"]} for token in logprobs
-            ],
+            "token_logprobs": [_finite(token["logprob"]) for token in logprobs],
+            "top_logprobs": [self._by_text(token["top"]) for token in logprobs],
             "text_offset": list(accumulate(map(len, tokens), initial=0))[:-1],
         }
+
+    def _by_text(self, tokens: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        """Likeliest first; of several tokens with one text the likeliest."""
+        found: dict[str, float] = {}
+        for token in tokens:
+            if text := self.token_text(token["token_id"]):
+                found.setdefault(text, _finite(token["logprob"]))
+        return found
+
+
+def _finite(logprob: float) -> float:
+    return logprob if math.isfinite(logprob) else _IMPOSSIBLE
 
 
 def write_responses(tables: Iterable[pa.Table], sink: BinaryIO, responses: Responses) -> int:
@@ -195,15 +229,24 @@ def write_responses(tables: Iterable[pa.Table], sink: BinaryIO, responses: Respo
     return num_rows
 
 
-def _refusal(row: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
+def _refusal(row: Mapping[str, Any], *, chat: bool) -> tuple[int, dict[str, Any]]:
     own = row["error_code"] in _SERVER_FAULTS
     error = {
         "message": row["error_message"] or row["error_code"],
         "type": "server_error" if own else "invalid_request_error",
-        "param": None,
+        "param": None if own else _param(row, chat=chat),
         "code": row["error_code"].lower(),
     }
     return 500 if own else 400, {"error": error}
+
+
+def _param(row: Mapping[str, Any], *, chat: bool) -> str | None:
+    """The field of the request that is to blame."""
+    if (named := _FIELD.match(row["error_message"] or "")) is not None:
+        return named[1]
+    if row["error_code"] in _OF_THE_PROMPT:
+        return "messages" if chat else "prompt"
+    return None
 
 
 def _token_texts(model_path: str) -> Callable[[int], str]:
@@ -227,7 +270,7 @@ def _token_texts(model_path: str) -> Callable[[int], str]:
             [ids] = encoder.encode_continuations([_ANCHOR])
             assert isinstance(ids, list), "a letter can be encoded"
             anchor.extend(ids)
-        before = encoder.decode(anchor, skip_special=False)
-        return encoder.decode([*anchor, token_id], skip_special=False).removeprefix(before)
+        before = encoder.decode(anchor)
+        return encoder.decode([*anchor, token_id]).removeprefix(before)
 
     return text_of

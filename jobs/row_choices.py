@@ -13,6 +13,7 @@ from jobs.encoding import Encoder
 from jobs.models.errors import InvalidMessages
 from jobs.row_values import Fault, is_encodable, parsed, size_bytes, values
 from schemas.codes import RowError
+from schemas.sampling import MAX_CHOICES
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +50,8 @@ def _check(value: Any, max_bytes: int) -> list[str] | Fault:
         return _fault("there are no choices")
     if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
         return _fault("the choices are not a list of texts")
+    if len(found) > MAX_CHOICES:
+        return _fault(f"{len(found):,} choices are given; at most {MAX_CHOICES:,} are possible")
     if not all(map(is_encodable, found)):
         return Fault(code=RowError.INVALID_TEXT, message="a choice holds a lone surrogate, which is not a character")
     if not all(found):

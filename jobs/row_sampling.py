@@ -14,23 +14,30 @@ from jobs.row_values import Fault, is_encodable, parsed, values
 from jobs.structured import compile_error, of_response_format
 from schemas.codes import RowError
 from schemas.sampling import Sampling
+from schemas.spec import JobSpec
 
 REMEMBERED = 4096
 """Distinct values of rows that are remembered, so that repeated ones are validated once."""
+
+_OPENAI_TEMPERATURE = 1.0
+"""OpenAI's default, which makes several answers of one request differ."""
+
+_REMEMBERED_CHARS = 65_536
+"""Longer values are not remembered: thousands of them would be gigabytes."""
 
 
 class RowSampling:
     """Validates what rows ask for in `sampling_params`, `max_tokens`, `structured_outputs` and `response_format`.
 
+    What is wrong begins with the name of the field and a colon.
+
     Args:
-        defaults: the job's values.
+        spec: the job's, with its own values.
         vocab_size: token ids are below it.
-        speculative: whether the engine guesses tokens ahead.
     """
 
-    def __init__(self, defaults: Sampling, columns: Columns, vocab_size: int, *, speculative: bool = False) -> None:
-        self._defaults, self._columns, self._vocab_size = defaults, columns, vocab_size
-        self._speculative = speculative
+    def __init__(self, spec: JobSpec, columns: Columns, vocab_size: int) -> None:
+        self._spec, self._columns, self._vocab_size = spec, columns, vocab_size
         self._merged: dict[str, Sampling | Fault] = {}
 
     def of(self, table: pa.Table) -> list[Sampling | Fault | None]:
@@ -51,6 +58,13 @@ class RowSampling:
         if params is None and max_tokens is None and structured is None and response_format is None:
             return None
         key = repr((params, max_tokens, structured, response_format))
+        if len(key) > _REMEMBERED_CHARS:
+            if len(key) > self._spec.input.max_row_bytes:
+                return Fault(
+                    code=RowError.ROW_TOO_LARGE,
+                    message=f"the sampling values have over {self._spec.input.max_row_bytes} bytes",
+                )
+            return self._merge(params, max_tokens, structured, response_format)
         if key not in self._merged:
             if len(self._merged) >= REMEMBERED:
                 self._merged.clear()
@@ -60,36 +74,42 @@ class RowSampling:
     def _merge(self, params: Any, max_tokens: Any, structured: Any, response_format: Any) -> Sampling | Fault:
         try:
             given = {name: value for name, value in _object(params, "sampling_params").items() if value is not None}
-            if max_tokens is not None:
-                given["max_tokens"] = max_tokens
+            if (own := _value(max_tokens)) is not None:
+                _add(given, "max_tokens", own, "max_tokens: sampling_params has another one; give one")
             forms = [_object(structured, "structured_outputs")] if structured is not None else []
             if response_format is not None:
                 forms += filter(None, [of_response_format(_object(response_format, "response_format"))])
-            if len(forms) + ("structured_outputs" in given) > 1:
-                return _fault("the row asks for two forms of structured outputs; give one")
-            if forms:
-                given["structured_outputs"] = forms[0]
-            sampling = self._defaults.override(given)
+            for form in forms:
+                _add(given, "structured_outputs", form, "structured_outputs: the row asks for two forms; give one")
+            if self._spec.output_completions and self._spec.sampling.deterministic and _asks_for_several(given):
+                given.setdefault("temperature", _OPENAI_TEMPERATURE)
+            sampling = self._spec.sampling.override(
+                given, may_count=self._spec.has_outputs, may_ask_logprobs=self._spec.has_logprobs
+            )
         except _NotReadable as error:
             return error.fault
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False)[0]
-            return _fault(f"{'.'.join(map(str, first['loc'])) or 'sampling_params'}: {first['msg']}")
+            where = ".".join(map(str, first["loc"])) or "sampling_params"
+            return _fault(f"{where}: {first['msg'].removeprefix('Value error, ')}")
         except ValueError as error:
             return _fault(str(error))
         why = unusable(sampling, self._vocab_size)
-        if self._speculative and sampling.not_with_speculation:
-            why = f"{sampling.not_with_speculation} does not work with --speculative-ngram"
+        if why and response_format is not None:
+            why = why.replace("structured_outputs: ", "response_format: ", 1)
+        if self._spec.engine.speculative_ngram is not None and sampling.not_with_speculation:
+            why = f"{sampling.not_with_speculation}: does not work with --speculative-ngram"
         return sampling if why is None else _fault(why)
 
 
 def unusable(sampling: Sampling, vocab_size: int) -> str | None:
     """Why the engine cannot work with these values, or None."""
     if beyond := [token for token in sampling.logit_bias if token >= vocab_size]:
-        return f"logit_bias has token id {max(beyond)}; the model's ids are below {vocab_size}"
+        return f"logit_bias: has token id {max(beyond)}; the model's ids are below {vocab_size}"
     if not is_encodable(as_json(sampling)):
-        return "a text holds a lone surrogate, which is not a character"
-    return None if sampling.structured_outputs is None else compile_error(sampling.structured_outputs)
+        return "sampling_params: a text holds a lone surrogate, which is not a character"
+    why = None if sampling.structured_outputs is None else compile_error(sampling.structured_outputs)
+    return why and f"structured_outputs: {why}"
 
 
 def as_json(sampling: Sampling) -> str:
@@ -110,8 +130,26 @@ def _object(value: Any, column: str) -> Mapping[str, Any]:
     if found is None:
         return {}
     if not isinstance(found, Mapping):
-        raise _NotReadable(_fault(f"{column} is not an object"))
+        raise _NotReadable(_fault(f"{column}: {column} is not an object"))
     return found
+
+
+def _value(max_tokens: Any) -> Any:
+    """What the column holds: JSON text where its values are of several kinds."""
+    found = max_tokens if isinstance(max_tokens, Fault) else parsed(max_tokens, RowError.INVALID_SAMPLING)
+    if isinstance(found, Fault):
+        raise _NotReadable(found)
+    return found
+
+
+def _asks_for_several(given: Mapping[str, Any]) -> bool:
+    return isinstance(given.get("n"), int | float) and given["n"] > 1
+
+
+def _add(given: dict[str, Any], name: str, value: Any, twice: str) -> None:
+    if name in given and given[name] != value:
+        raise ValueError(twice)
+    given[name] = value
 
 
 def _fault(message: str) -> Fault:

@@ -8,8 +8,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from jobs.row_values import Fault, parsed, values
+from jobs.row_values import MAX_DEPTH, Fault, is_shallow, parsed, values
 from schemas.codes import RowError
+
+MAX_TOOLS = 1024
+"""Tools of one row. Their bytes are bounded too."""
 
 
 def row_tools(table: pa.Table, column: str | None, defaults: Sequence[str]) -> list[Any]:
@@ -29,11 +32,16 @@ def _tools(value: Any) -> Any:
     if isinstance(found, Fault):
         return found
     if not isinstance(found, list):
-        return Fault(code=RowError.INVALID_MESSAGES, message="the tools are not a list")
+        return Fault(code=RowError.INVALID_MESSAGES, message="tools: not a list")
+    if len(found) > MAX_TOOLS:
+        return Fault(code=RowError.INVALID_MESSAGES, message=f"tools: {len(found):,} are given, at most {MAX_TOOLS}")
     try:
-        return [_tool(tool) for tool in found]
+        tools = [_tool(tool) for tool in found]
     except (ValueError, RecursionError):
-        return Fault(code=RowError.INVALID_MESSAGES, message="a tool is not JSON")
+        return Fault(code=RowError.INVALID_MESSAGES, message="tools: a tool is not JSON")
+    if not is_shallow(tools):
+        return Fault(code=RowError.INVALID_MESSAGES, message=f"tools: a tool is nested over {MAX_DEPTH} levels deep")
+    return tools
 
 
 def _tool(tool: Any) -> Any:

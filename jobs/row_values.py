@@ -55,7 +55,7 @@ def parsed(value: Any, code: RowError) -> Any:
         found = json.loads(value)
     except (ValueError, RecursionError):
         return Fault(code=code, message="the text is not JSON")
-    return found if _is_shallow(found) else Fault(code=code, message=f"the JSON is nested over {MAX_DEPTH} levels deep")
+    return found if is_shallow(found) else Fault(code=code, message=f"the JSON is nested over {MAX_DEPTH} levels deep")
 
 
 def size_bytes(value: Any) -> int:
@@ -80,10 +80,10 @@ def _parts(value: Any) -> Iterable[Any]:
     return value if isinstance(value, list | tuple) else ()
 
 
-def _is_shallow(value: Any) -> bool:
-    """Whether nesting ends within `MAX_DEPTH` levels: what handles the value may be recursive."""
+def is_shallow(value: Any, max_depth: int = MAX_DEPTH) -> bool:
+    """Whether nesting ends within so many levels: what handles the value may be recursive."""
     level = [value]
-    for _ in range(MAX_DEPTH):
+    for _ in range(max_depth):
         level = [part for outer in level for part in _parts(outer)]
         if not level:
             return True

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs.dataset.columns import Columns
-from jobs.dataset.faults import faults_of
+from jobs.dataset.faults import faults_of, other_kinds
 from jobs.encoding import BYTES_MODEL, Encoder
 from jobs.errors import UsageError
 from jobs.fingerprints import RowFingerprints, first_of_equal
@@ -22,6 +22,7 @@ from jobs.prefixes import Prefixes
 from jobs.row_bytes import row_bytes
 from jobs.row_choices import Choices, row_choices
 from jobs.row_sampling import RowSampling, as_json, unusable
+from jobs.row_tokens import row_tokens
 from jobs.row_tools import row_tools
 from jobs.row_values import Fault, parsed, rows, size_bytes, values
 from schemas.codes import RowError
@@ -57,8 +58,8 @@ class RowPreparer:
         self.columns = columns
         self._spec, self._encoder = spec, encoder
         self._max_model_len = max_model_len
-        speculative = spec.engine.speculative_ngram is not None
-        self._sampling = RowSampling(spec.sampling, columns, encoder.vocab_size, speculative=speculative)
+        self._no_tools = _why_no_tools(spec, encoder)
+        self._sampling = RowSampling(spec, columns, encoder.vocab_size)
         self._fingerprints = RowFingerprints(spec, spec.model.fingerprint, row_columns(spec, columns))
         self.schema = pa.schema([*staged_schema(spec, columns.kept), *FACTS_FIELDS])
         check_spec(spec, columns, encoder)
@@ -68,7 +69,7 @@ class RowPreparer:
         table = batch if isinstance(batch, pa.Table) else pa.Table.from_batches([batch])
         inputs = [ids if isinstance(ids, Fault) else np.array(ids, np.int32) for ids in self._inputs(table)]
         staged = [self._judge(*row) for row in zip(inputs, self._samplings(table), self._choices(table), strict=True)]
-        for index, fault in faults_of(batch).items():
+        for index, fault in (self._id_faults(table) | faults_of(table)).items():
             staged[index] = _StagedRow(fault=fault)
         tokens = np.concatenate([NO_TOKENS, *(row.token_ids for row in staged)])
         offsets = np.cumsum([0, *(len(row.token_ids) for row in staged)])
@@ -99,12 +100,26 @@ class RowPreparer:
         staged_columns = prepared.select(range(len(self.schema) - len(FACTS_FIELDS)))
         return prepared.append_column(self.schema.field(-1), pa.array(row_bytes(staged_columns), pa.int64()))
 
+    def _id_faults(self, table: pa.Table) -> dict[int, Fault]:
+        fault = Fault(code=RowError.INVALID_MESSAGES, message="custom_id: neither text nor a whole number")
+        name = self.columns.custom_id
+        return {index: fault for index, kind in (other_kinds(table, name) if name else {}).items() if kind != "int"}
+
     def _inputs(self, table: pa.Table) -> list[list[int] | Fault]:
         """Per row the token ids of its prompt, or a Fault."""
+        encoded = self._encoded(table)
+        given = row_tokens(table, self.columns.token_ids, self._encoder, chat=self._spec.input.chat)
+        return [ids if own is None else own for ids, own in zip(encoded, given, strict=True)]
+
+    def _encoded(self, table: pa.Table) -> list[list[int] | Fault]:
         prompts = [self._check(value) for value in self._prompts(table)]
+        tools = row_tools(table, self.columns.tools, self._spec.input.tools)
+        if (why := self._no_tools) is not None:
+            # Only of rows: `check_spec` has refused those of the job.
+            refused = Fault(code=RowError.INVALID_MESSAGES, message=f"tools: {why}")
+            prompts = [refused if of else prompt for prompt, of in zip(prompts, tools, strict=True)]
         if not self._spec.input.chat:
             return self._encode(prompts, self._encoder.encode_prompts)
-        tools = row_tools(table, self.columns.tools, self._spec.input.tools)
         pairs = [self._with_tools(prompt, of) for prompt, of in zip(prompts, tools, strict=True)]
         return self._encode(
             pairs, lambda valid: self._encoder.encode_chats([chat for chat, _ in valid], [of for _, of in valid])
@@ -129,10 +144,15 @@ class RowPreparer:
             for row in rows(table.select(list(columns.prompt_columns))):
                 yield row if isinstance(row, Fault) else self._render(row)
         elif columns.kind == "prompt":
-            yield from values(table, columns.prompt_columns[0])
+            yield from _texts(table, columns.prompt_columns[0])
         else:
-            for value in values(table, columns.prompt_columns[0]):
-                yield parsed(value, RowError.INVALID_MESSAGES) if isinstance(value, str) else value
+            chats = [
+                value if isinstance(value, Fault) else parsed(value, RowError.INVALID_MESSAGES)
+                for value in values(table, columns.prompt_columns[0])
+            ]
+            for name in columns.prompt_columns[1:]:
+                chats = [text if chat is None else chat for chat, text in zip(chats, _texts(table, name), strict=True)]
+            yield from chats
 
     def _render(self, row: Mapping[str, Any]) -> str | Fault:
         try:
@@ -215,12 +235,19 @@ def check_spec(spec: JobSpec, columns: Columns, encoder: Encoder) -> None:
     """
     if (why := unusable(spec.sampling, encoder.vocab_size)) is not None:
         raise UsageError(f"The sampling values of the job cannot be used: {why}.", "Correct them and submit again.")
-    has_tools = spec.task == "generate" and (spec.input.tools or columns.tools)
-    if has_tools and encoder.tool_call_id is None and spec.model.path != BYTES_MODEL:
+    of_all = spec.input.tools or (columns.tools and not columns.by_line)
+    if of_all and (why := _why_no_tools(spec, encoder)):
         raise UsageError(
-            "Tools are supported with InternLM2 models only: how others write their calls is not known.",
-            "Drop --tools, or the column 'tools' of the dataset.",
+            f"The tools cannot be used: they {why}.", "Drop --tools, or the column 'tools' of the dataset."
         )
+
+
+def _why_no_tools(spec: JobSpec, encoder: Encoder) -> str | None:
+    if not spec.input.chat:
+        return "need the chat format; drop --no-chat"
+    if spec.task == "generate" and encoder.tool_call_id is None and spec.model.path != BYTES_MODEL:
+        return "are supported with InternLM2 models only: how others write their calls is not known"
+    return None
 
 
 def row_columns(spec: JobSpec, columns: Columns) -> tuple[RowColumn, ...]:
@@ -292,11 +319,27 @@ def _ids_or_fault(encoded: list[int] | InvalidMessages) -> list[int] | Fault:
     return Fault(code=encoded.code, message=str(encoded)) if isinstance(encoded, InvalidMessages) else encoded
 
 
+def _texts(table: pa.Table, column: str) -> list[Any]:
+    """The column's texts; a Fault where a JSON line had another kind of value."""
+    found = values(table, column)
+    for index, kind in other_kinds(table, column).items():
+        found[index] = Fault(code=RowError.INVALID_MESSAGES, message=f"the prompt is not text, but {_KINDS[kind]}")
+    return found
+
+
+_KINDS = {
+    "int": "a number",
+    "float": "a number",
+    "bool": "true or false",
+    "json": "a list or an object",
+}
+
+
 def _has_content(prompt: Any) -> bool:
     """Whether anybody but the system says something. Malformed messages pass: the encoder names their fault."""
     if isinstance(prompt, str):
         return bool(prompt.strip())
-    others = [m for m in prompt if not (isinstance(m, dict) and m.get("role") == "system")]
+    others = [m for m in prompt if not (isinstance(m, dict) and m.get("role") in ("system", "developer"))]
     return any(not isinstance(m, dict) or not _is_blank(m) for m in others)
 
 

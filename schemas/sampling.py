@@ -3,15 +3,42 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any, Self
+import re
+from collections.abc import Mapping, Sized
+from typing import Annotated, Any, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, Strict, ValidationInfo, field_validator, model_validator
 
 from schemas.base import Document
 
 ANY_OBJECT = '{"type": "object"}'
 """JSON schema of OpenAI's `{"type": "json_object"}`."""
+
+_FORMS = ("json_schema", "regex", "choice")
+
+MAX_CHOICES, MAX_STOPS, MAX_BAD_WORDS, MAX_BIASES = 1024, 16, 128, 1024
+MAX_WORD_CHARS = 4096
+"""Most characters of one stop string or bad word: an engine looks for each of them at every token."""
+
+_TOKEN_ID = re.compile("0|[1-9][0-9]{0,9}")
+
+
+def _number(value: Any) -> Any:
+    """Refuse text and truth values, which would be read as numbers; 5.0 stays a whole number, as writers spell it."""
+    if isinstance(value, str | bytes | bool):
+        raise ValueError(f"a number is wanted, not {'text' if isinstance(value, str | bytes) else 'true or false'}")
+    return value
+
+
+Number = Annotated[float, BeforeValidator(_number)]
+Whole = Annotated[int, BeforeValidator(_number)]
+Flag = Annotated[bool, Strict()]
+
+
+def _at_most(value: Any, limit: int, what: str) -> Any:
+    if isinstance(value, Sized) and not isinstance(value, str) and len(value) > limit:
+        raise ValueError(f"{len(value):,} {what} are given; at most {limit:,} are possible")
+    return value
 
 
 class StructuredOutputs(Document):
@@ -22,7 +49,9 @@ class StructuredOutputs(Document):
 
     json_schema: str | None = Field(None, min_length=1, description="JSON schema, as text: the order of keys counts.")
     regex: str | None = Field(None, min_length=1, description="Regular expression that the whole text matches.")
-    choice: tuple[str, ...] | None = Field(None, min_length=1, max_length=1024, description="The texts to choose from.")
+    choice: tuple[str, ...] | None = Field(
+        None, min_length=1, max_length=MAX_CHOICES, description="The texts to choose from."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -33,9 +62,17 @@ class StructuredOutputs(Document):
         given = {name: value for name, value in values.items() if value is not None}
         if "json" in given and "json_schema" not in given:
             given["json_schema"] = given.pop("json")
-        if given.pop("json_object", False):
-            given.setdefault("json_schema", ANY_OBJECT)
-        return given
+        wants_object = given.pop("json_object", False)
+        if not isinstance(wants_object, bool):
+            raise ValueError("json_object is true or false")
+        if wants_object and "json_schema" in given:
+            raise ValueError("structured outputs take one form; given: json_schema and json_object")
+        return {**given, "json_schema": ANY_OBJECT} if wants_object else given
+
+    @field_validator("choice", mode="before")
+    @classmethod
+    def _countable(cls, choice: Any) -> Any:
+        return _at_most(choice, MAX_CHOICES, "choices")
 
     @field_validator("json_schema", mode="before")
     @classmethod
@@ -44,7 +81,7 @@ class StructuredOutputs(Document):
 
     @model_validator(mode="after")
     def _one_form(self) -> Self:
-        given = [name for name in ("json_schema", "regex", "choice") if getattr(self, name) is not None]
+        given = [name for name in _FORMS if getattr(self, name) is not None]
         if len(given) != 1:
             found = " and ".join(given) if given else "none"
             raise ValueError(f"structured outputs take one of json_schema, regex and choice; given: {found}")
@@ -52,46 +89,69 @@ class StructuredOutputs(Document):
             raise ValueError("a choice is empty")
         return self
 
+    @property
+    def kind(self) -> str:
+        """Name of the field that is given."""
+        return next(name for name in _FORMS if getattr(self, name) is not None)
+
 
 class Sampling(Document):
-    """Sampling values of a job; a row may override all of them except `n`.
+    """Sampling values of a job; a row may override all of them.
 
     Names and ranges are those of vLLM's `SamplingParams`. The default is greedy decoding, so that a
     job that is run twice gives the same text twice.
     """
 
-    max_tokens: int = Field(256, ge=1, le=1_000_000, description="Most tokens to generate per completion.")
-    min_tokens: int = Field(0, ge=0, description="Tokens to generate before a stop is honoured.")
-    temperature: float = Field(0.0, ge=0.0, le=2.0, description="0 is greedy decoding.")
-    top_p: float = Field(1.0, gt=0.0, le=1.0, description="Nucleus sampling mass.")
-    top_k: int = Field(0, ge=0, description="Sample from the k likeliest tokens; 0 means all.")
-    min_p: float = Field(0.0, ge=0.0, le=1.0, description="Least probability relative to the likeliest token.")
-    repetition_penalty: float = Field(1.0, gt=0.0, le=10.0, description="Above 1 discourages repeats.")
-    presence_penalty: float = Field(0.0, ge=-2.0, le=2.0, description="Penalty on tokens that appeared.")
-    frequency_penalty: float = Field(0.0, ge=-2.0, le=2.0, description="Penalty by how often a token appeared.")
-    seed: int | None = Field(None, ge=0, lt=2**63, description="Seed of each row's own random generator.")
-    stop: tuple[str, ...] = Field((), max_length=16, description="Strings that end the text; not part of it.")
-    bad_words: tuple[str, ...] = Field((), max_length=128, description="Words that are not generated.")
-    logit_bias: dict[int, float] = Field({}, max_length=1024, description="Added to logits, by token id; -100 to 100.")
+    max_tokens: Whole = Field(256, ge=1, le=1_000_000, description="Most tokens to generate per completion.")
+    min_tokens: Whole = Field(0, ge=0, description="Tokens to generate before a stop is honoured.")
+    temperature: Number = Field(0.0, ge=0.0, le=2.0, description="0 is greedy decoding.")
+    top_p: Number = Field(1.0, gt=0.0, le=1.0, description="Nucleus sampling mass.")
+    top_k: Whole = Field(0, ge=0, description="Sample from the k likeliest tokens; 0 means all.")
+    min_p: Number = Field(0.0, ge=0.0, le=1.0, description="Least probability relative to the likeliest token.")
+    repetition_penalty: Number = Field(1.0, gt=0.0, le=10.0, description="Above 1 discourages repeats.")
+    presence_penalty: Number = Field(0.0, ge=-2.0, le=2.0, description="Penalty on tokens that appeared.")
+    frequency_penalty: Number = Field(0.0, ge=-2.0, le=2.0, description="Penalty by how often a token appeared.")
+    seed: Whole | None = Field(None, ge=0, lt=2**63, description="Seed of each row's own random generator.")
+    stop: tuple[str, ...] = Field((), max_length=MAX_STOPS, description="Strings that end the text; not part of it.")
+    bad_words: tuple[str, ...] = Field((), max_length=MAX_BAD_WORDS, description="Words that are not generated.")
+    logit_bias: dict[int, Number] = Field(
+        {}, max_length=MAX_BIASES, description="Added to logits, by token id; -100 to 100."
+    )
     structured_outputs: StructuredOutputs | None = Field(None, description="The form that the text must have.")
-    ignore_eos: bool = Field(False, description="Go on after the end-of-sequence token (benchmarks).")
-    logprobs: int | None = Field(None, ge=0, le=20, description="Report this many likeliest tokens per position.")
-    n: int = Field(1, ge=1, le=128, description="Completions per row.")
+    ignore_eos: Flag = Field(False, description="Go on after the end-of-sequence token (benchmarks).")
+    logprobs: Whole | None = Field(None, ge=0, le=20, description="Report this many likeliest tokens per position.")
+    n: Whole = Field(1, ge=1, le=128, description="Completions per row.")
 
     @field_validator("logit_bias", mode="before")
     @classmethod
     def _pairs(cls, value: Any) -> Any:
         """Arrow spells maps as lists of pairs, and fills up structs with null."""
         if isinstance(value, list | tuple) and all(isinstance(pair, tuple) and len(pair) == 2 for pair in value):
-            value = dict(value)
-        return {key: bias for key, bias in value.items() if bias is not None} if isinstance(value, Mapping) else value
+            pairs, value = value, dict(value)
+            if len(value) < len(pairs):
+                raise ValueError("a token id comes twice")
+        if not isinstance(value, Mapping):
+            return value
+        _at_most(value, MAX_BIASES, "biases")
+        if not all(_is_token_id(key) for key in value):
+            raise ValueError("a key is not a token id")
+        return {key: bias for key, bias in value.items() if bias is not None}
+
+    @field_validator("stop", "bad_words", mode="before")
+    @classmethod
+    def _bounded(cls, value: Any, info: ValidationInfo) -> Any:
+        limit, what = (MAX_STOPS, "stop strings") if info.field_name == "stop" else (MAX_BAD_WORDS, "bad words")
+        if isinstance(value, str | Mapping):
+            raise ValueError("a list of texts is wanted")
+        _at_most(value, limit, what)
+        if isinstance(value, list | tuple) and any(isinstance(w, str) and len(w) > MAX_WORD_CHARS for w in value):
+            raise ValueError(f"one of the {what} has over {MAX_WORD_CHARS:,} characters")
+        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.min_tokens > self.max_tokens:
             raise ValueError(f"min_tokens ({self.min_tokens}) is larger than max_tokens ({self.max_tokens})")
-        if self.n > 1 and self.temperature == 0.0:
-            raise ValueError("n > 1 with temperature 0 would give the same text n times; set a temperature")
         if any(not text for text in self.stop):
             raise ValueError("a stop string is empty")
         if any(not word.strip() for word in self.bad_words):
@@ -112,14 +172,27 @@ class Sampling(Document):
         """The value that vLLM refuses with speculative decoding, if any."""
         return "min_p" if self.min_p > 0 else "logit_bias" if self.logit_bias else None
 
-    def override(self, values: dict[str, Any]) -> Sampling:
+    def override(
+        self, values: Mapping[str, Any], *, may_count: bool = False, may_ask_logprobs: bool = False
+    ) -> Sampling:
         """These values with a row's own on top.
 
+        Args:
+            may_count: the results have the column for several completions of a row, whatever these values are.
+            may_ask_logprobs: likewise the column for log-probabilities.
+
         Raises:
-            ValueError: an unknown name, a value out of range, a change of `n`, or `logprobs` in a job without.
+            ValueError: an unknown name, a value out of range, or one whose result has no column.
         """
-        if "n" in values and values["n"] != self.n:
-            raise ValueError("n is set per job, not per row")
-        if "logprobs" in values and self.logprobs is None:
-            raise ValueError("logprobs of a row need logprobs of the job, which give the results their column")
+        if values.get("n", self.n) != self.n and self.n == 1 and not may_count:
+            raise ValueError("n: n is set per job unless its results have the column `outputs`; give the job n above 1")
+        if "logprobs" in values and self.logprobs is None and not may_ask_logprobs:
+            raise ValueError("logprobs: of a row need logprobs of the job, which give the results their column")
         return self.evolve(**values)
+
+
+def _is_token_id(key: Any) -> bool:
+    """Whether the key of a bias is a whole number, or one in JSON's only kind of key."""
+    if isinstance(key, str):
+        return _TOKEN_ID.fullmatch(key) is not None
+    return isinstance(key, int) and not isinstance(key, bool)

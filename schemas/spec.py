@@ -84,6 +84,7 @@ class FakeSpec(Document):
     start_error: str | None = Field(None, description="The engine does not start and says this.")
     fail_marker: str | None = Field(None, description="A prompt that contains this text fails with ENGINE_ERROR.")
     raise_marker: str | None = Field(None, description="A prompt with it makes the engine raise what it should not.")
+    formless_marker: str | None = Field(None, description="A prompt with it is answered without regard to its form.")
     nonsense_marker: str | None = Field(None, description="A prompt with it is answered with what is no answer.")
     crash_marker: str | None = Field(None, description="A prompt that contains this text kills the process.")
     exit_marker: str | None = Field(None, description="A prompt with it makes the process exit after a last line.")
@@ -195,6 +196,14 @@ class JobSpec(Document):
     reuse: tuple[str, ...] = Field((), description="Earlier jobs whose results are taken for equal rows, or `auto`.")
     reuse_sampled: bool = Field(False, description="Take results that were sampled at random, too.")
     output_tokens: bool = Field(False, description="Add the column `generated_tokens` to the results.")
+    output_completions: bool = Field(
+        False,
+        description="Add the column `outputs`: rows may set `n`, as the job's own `n` above 1 allows, too. A row that "
+        "sets it above 1 and no temperature gets OpenAI's default of 1 where the job's is 0.",
+    )
+    output_logprobs: bool = Field(
+        False, description="Add the column `logprobs`: rows may ask for them. The job's own `logprobs` add it too."
+    )
     keep_staged: bool = Field(False, description="Keep the staged shards after success.")
     max_error_rate: float = Field(0.05, ge=0.0, le=1.0, description="Gate: most error rows, as a share of all rows.")
     max_length_finish_rate: float | None = Field(
@@ -209,6 +218,16 @@ class JobSpec(Document):
     max_shard_strikes: int = Field(
         2, ge=1, description="Engine deaths over one shard before the rows that cause them are searched."
     )
+
+    @property
+    def has_outputs(self) -> bool:
+        """Whether the results have a column for several completions of a row."""
+        return self.sampling.n > 1 or self.output_completions
+
+    @property
+    def has_logprobs(self) -> bool:
+        """Whether the results have a column for log-probabilities."""
+        return self.sampling.logprobs is not None or self.output_logprobs
 
     @field_validator("format_version")
     @classmethod
@@ -246,7 +265,7 @@ class JobSpec(Document):
         if self.task == "generate":
             if self.input.choices_column is not None:
                 raise ValueError("a column of choices is for scoring; add --task score")
-        elif self.sampling != Sampling() or self.output_tokens:
+        elif self.sampling != Sampling() or self.output_tokens or self.has_outputs or self.has_logprobs:
             raise ValueError("scoring generates nothing: drop the sampling options and --output-tokens")
         elif (self.max_length_finish_rate, self.max_empty_rate, self.min_valid_json_rate) != (None, None, None):
             raise ValueError("scoring generates nothing: of the gates it has only max_error_rate")

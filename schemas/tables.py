@@ -120,9 +120,9 @@ def _generated(spec: JobSpec, row_columns: Collection[RowColumn]) -> list[pa.Fie
         pa.field("num_input_tokens", pa.int32()),
         pa.field("num_generated_tokens", pa.int32()),
     ]
-    if spec.sampling.n > 1:
+    if spec.has_outputs:
         fields.append(pa.field("outputs", pa.list_(COMPLETION)))
-    if spec.sampling.logprobs is not None:
+    if spec.has_logprobs:
         fields.append(pa.field("logprobs", TOKEN_LOGPROBS))
     if spec.output_tokens:
         fields.append(pa.field("generated_tokens", pa.list_(pa.int32())))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 from jobs.encoding import Encoder
 from jobs.models.tools import ToolCall, parse_tool_calls
+from jobs.structured import is_json, is_of_form
 from schemas.records import RowColumn
 from schemas.sampling import Sampling
 from workers.engines.base import ChoiceScore, Completion, Output
@@ -38,8 +38,21 @@ def generated_row(
         row["generated_text"], row["tool_calls"] = found
     form = sampling.structured_outputs
     if form is not None and form.json_schema is not None:
-        row["parsed"] = json_text(row["generated_text"])
+        row["parsed"] = json_text(row["generated_text"], first.finish_reason)
     return row
+
+
+def form_fault(row: Mapping[str, Any], output: Output, sampling: Sampling) -> str | None:
+    """Why a generated row is none: an answer says that it is complete and has not the form that was asked for."""
+    form = sampling.structured_outputs
+    if form is None:
+        return None
+    texts = [row["generated_text"], *(completion["text"] for completion in row.get("outputs", ())[1:])]
+    for text, completion in zip(texts, output.completions, strict=True):
+        if completion.finish_reason == "stop" and not is_of_form(text, form):
+            why = "a stop string may have ended it" if sampling.stop else "the engine could not hold it to its form"
+            return f"structured_outputs: the answer ended before it was of the {form.kind} asked for; {why}"
+    return None
 
 
 def scored_row(texts: Sequence[str], scores: Sequence[ChoiceScore]) -> dict[str, Any]:
@@ -90,17 +103,9 @@ def _call(call: ToolCall) -> dict[str, Any]:
     return {"name": call.name, "arguments": call.arguments, "error": call.error or None}
 
 
-def json_text(text: str) -> str | None:
+def json_text(text: str, finish_reason: str) -> str | None:
     """The text if it is JSON, which an answer cut by its length is not."""
-    try:
-        json.loads(text, parse_constant=_refuse)
-    except (ValueError, RecursionError):
-        return None
-    return text.strip()
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(constant)
+    return text.strip() if is_json(text, cut=finish_reason != "stop") else None
 
 
 def _completion(index: int, completion: Completion, encoder: Encoder) -> dict[str, Any]:

@@ -19,12 +19,13 @@ from jobs.encoding import Encoder
 from jobs.planner import row_ids_digest
 from jobs.row_bytes import filled, row_bytes, taken
 from jobs.shard_stats import ShardStats
+from schemas.codes import RowError
 from schemas.records import Plan
 from schemas.spec import JobSpec
 from schemas.tables import KEPT, result_schema
 from workers.engines.base import Output
 from workers.feed import RowFault
-from workers.result_rows import generated_row, json_text, scored_row
+from workers.result_rows import form_fault, generated_row, json_text, scored_row
 from workers.staged_rows import num_input_tokens, repeats, samplings
 
 ROW_GROUP_ROWS, ROW_GROUP_BYTES = 8192, 4 * 2**20
@@ -175,7 +176,9 @@ def _quality(spec: JobSpec, rows: Sequence[Mapping[str, Any]]) -> dict[str, int]
         "empty": sum(not row["generated_text"].strip() and not row.get("tool_calls") for row in answers),
     }
     if spec.min_valid_json_rate is not None:
-        counts["valid_json"] = sum(json_text(row["generated_text"]) is not None for row in answers)
+        counts["valid_json"] = sum(
+            json_text(row["generated_text"], row["finish_reason"]) is not None for row in answers
+        )
     return counts
 
 
@@ -263,7 +266,10 @@ def _rows(
                 if spec.task == "score"
                 else generated_row(result, sampling, plan.row_columns, encoder)
             )
-            rows.append({"num_input_tokens": num_tokens, "status": "ok", "attempts": 1, **answer})
+            if spec.task == "generate" and (why := form_fault(answer, result, sampling)):
+                rows.append(_error_row(RowError.INVALID_FORM, why, num_tokens, attempts=1))
+            else:
+                rows.append({"num_input_tokens": num_tokens, "status": "ok", "attempts": 1, **answer})
     return rows
 
 

@@ -182,7 +182,8 @@ class _Staging:
         work = _Planning(
             ledger=self._ledger,
             spec=self._spec,
-            spec_sha256=self._digest,
+            # A newer version may write the same spec with more fields.
+            spec_sha256=self._digest if standing is None else standing.spec_sha256,
             files=files,
             row_columns=row_columns(self._spec, columns),
             max_model_len=self._max_model_len,

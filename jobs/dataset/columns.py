@@ -11,7 +11,7 @@ import pyarrow as pa
 from jinja2 import StrictUndefined, Template, TemplateSyntaxError, meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from jobs.dataset.jsonl import JSON_ONLY
+from jobs.dataset.jsonl import JSON_ONLY, JSON_VALUE
 from jobs.errors import InvalidInput, UsageError
 from schemas.spec import InputSpec
 
@@ -36,12 +36,16 @@ class Columns:
 
     Attributes:
         kind: how the prompt is made; the prompt column of `messages` may hold JSON text.
-        prompt_columns: the one column, or the columns that the template refers to.
+        prompt_columns: the one column, or the columns that the template refers to; or of JSON lines the columns
+            `messages` and `prompt`, of which each line has one.
         template: text of the template, for that kind.
         custom_id, sampling_params, max_tokens, structured_outputs, response_format, tools: the optional
             columns, None where the dataset lacks them.
         choices: the column of choices to score; None unless asked for.
+        token_ids: the column of prompts that are token ids, of JSON lines.
         kept: columns carried to the results.
+        by_line: whether the dataset is JSON lines: what one of them asks for says nothing of the others, and what the
+            job cannot give to it costs that line.
     """
 
     kind: Literal["messages", "prompt", "template"]
@@ -55,13 +59,15 @@ class Columns:
     tools: str | None
     choices: str | None
     kept: tuple[pa.Field, ...]
+    by_line: bool = False
+    token_ids: str | None = None
 
     @property
     def needed(self) -> tuple[str, ...]:
         """Every column to read, each once."""
         optional = (
             *(self.custom_id, self.sampling_params, self.max_tokens),
-            *(self.structured_outputs, self.response_format, self.tools, self.choices),
+            *(self.structured_outputs, self.response_format, self.tools, self.choices, self.token_ids),
         )
         names = [*self.prompt_columns, *(name for name in optional if name), *(field.name for field in self.kept)]
         return tuple(dict.fromkeys(names))
@@ -89,6 +95,7 @@ def resolve_columns(schema: pa.Schema, spec: InputSpec, *, choices: bool = False
     if twice := sorted({name for name in schema.names if schema.names.count(name) > 1}):
         raise InvalidInput(f"There are two columns named {twice[0]!r}.", "Rename one of them.")
     kind, prompt_columns = _prompt(schema, spec)
+    by_line = any(_by_line(schema, name) for name in schema.names)
     return Columns(
         kind=kind,
         prompt_columns=prompt_columns,
@@ -101,7 +108,7 @@ def resolve_columns(schema: pa.Schema, spec: InputSpec, *, choices: bool = False
             # Writers turn whole numbers with gaps into floats; a row's value is checked by itself.
             schema,
             "max_tokens",
-            lambda t: pa.types.is_integer(t) or pa.types.is_floating(t),
+            lambda t: pa.types.is_integer(t) or pa.types.is_floating(t) or _by_line(schema, "max_tokens"),
             "whole numbers",
         ),
         structured_outputs=_optional(schema, "structured_outputs", _is_object, "structs or JSON text"),
@@ -109,7 +116,17 @@ def resolve_columns(schema: pa.Schema, spec: InputSpec, *, choices: bool = False
         tools=_tools(schema, spec),
         choices=_choices(schema, spec) if choices else None,
         kept=tuple(pa.field(name, _sortable(_given(schema, name, "--keep").type)) for name in spec.keep),
+        by_line=by_line,
+        token_ids="prompt_token_ids" if spec.template is None and _has_token_ids(schema) else None,
     )
+
+
+def _has_token_ids(schema: pa.Schema) -> bool:
+    return "prompt_token_ids" in schema.names and _by_line(schema, "prompt_token_ids")
+
+
+def _by_line(schema: pa.Schema, name: str) -> bool:
+    return bool(schema.field(name).metadata == JSON_VALUE)
 
 
 def _prompt(schema: pa.Schema, spec: InputSpec) -> tuple[Literal["messages", "prompt", "template"], tuple[str, ...]]:
@@ -117,6 +134,8 @@ def _prompt(schema: pa.Schema, spec: InputSpec) -> tuple[Literal["messages", "pr
         return "template", _template_columns(schema, spec.template)
     messages, prompt = spec.messages_column, spec.prompt_column
     if messages is None and prompt is None:
+        if "messages" in schema.names and "prompt" in schema.names and _by_line(schema, "messages"):
+            return "messages", ("messages", "prompt")
         if "messages" in schema.names:
             messages = "messages"
         elif "prompt" in schema.names:
@@ -156,7 +175,7 @@ def _messages(schema: pa.Schema, name: str, chat: bool) -> str:
 
 def _tools(schema: pa.Schema, spec: InputSpec) -> str | None:
     column = _optional(schema, "tools", lambda t: _is_text(t) or _is_list(t), "lists of tools or JSON text")
-    if column is not None and not spec.chat:
+    if column is not None and not spec.chat and not _by_line(schema, column):
         raise UsageError(
             "The tools in column 'tools' need the chat format.", "Drop --no-chat, or rename or drop that column."
         )

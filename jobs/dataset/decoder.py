@@ -46,25 +46,29 @@ class DecoderEnded(Exception):
     """The child process has ended in the midst of its work. The message goes behind a file's name."""
 
 
-def stream(function: Callable[..., Iterator[_T]], *arguments: Any, cpu_s: float = CPU_S) -> Iterator[_T]:
+def stream(
+    function: Callable[..., Iterator[_T]], *arguments: Any, cpu_s: float = CPU_S, memory_bytes: int | None = None
+) -> Iterator[_T]:
     """What `function(*arguments)` yields, computed in a child process with this process's environment variables.
 
     Function, arguments, values and errors are pickled. A child is used again after it has answered to the end.
 
     Args:
         cpu_s: most seconds of computing before each value.
+        memory_bytes: most address space; default: `MEMORY_BYTES`.
 
     Raises:
         DecoderEnded: it needed more memory or time than it may have, stood still or crashed.
         Exception: what the function raised.
     """
-    request = pickle.dumps((dict(os.environ), function, arguments, MEMORY_BYTES, cpu_s))
+    memory_bytes = memory_bytes or MEMORY_BYTES
+    request = pickle.dumps((dict(os.environ), function, arguments, memory_bytes, cpu_s))
     child = _idle_child(request) or _Child()
     try:
         if not child.asked:
             child.ask(request)
         while True:
-            kind, value = child.answer()
+            kind, value = child.answer(memory_bytes)
             if kind == _VALUE:
                 yield value
                 continue
@@ -76,7 +80,7 @@ def stream(function: Callable[..., Iterator[_T]], *arguments: Any, cpu_s: float 
         if child.asked:
             child.kill()
     if kind == _MEMORY:
-        raise DecoderEnded(_too_large())
+        raise DecoderEnded(_too_large(memory_bytes))
     if kind == _ERROR:
         raise value
 
@@ -109,7 +113,7 @@ class _Child:
         self._requests.send_bytes(request)
         self.asked = True
 
-    def answer(self) -> tuple[str, Any]:
+    def answer(self, memory_bytes: int) -> tuple[str, Any]:
         """Raises DecoderEnded if there is none."""
         used_ns = -1
         while not self._answers.poll(STILL_S):
@@ -120,7 +124,7 @@ class _Child:
         try:
             kind, value = pickle.loads(self._answers.recv_bytes())  # noqa: S301 - from a process of ours
         except (EOFError, OSError) as error:
-            raise DecoderEnded(_last_words(self._process.wait())) from error
+            raise DecoderEnded(_last_words(self._process.wait(), memory_bytes)) from error
         return kind, value
 
     def kill(self) -> None:
@@ -160,15 +164,15 @@ def _cpu_ns(pid: int) -> int:
         return time.monotonic_ns()
 
 
-def _too_large() -> str:
-    return f"needs more than {MEMORY_BYTES / 2**30:g} GiB of memory to decode"
+def _too_large(memory_bytes: int) -> str:
+    return f"needs more than {memory_bytes / 2**30:g} GiB of memory to decode"
 
 
-def _last_words(code: int) -> str:
+def _last_words(code: int, memory_bytes: int) -> str:
     if code == -signal.SIGXCPU:
         return "takes too long to decode"
     if code in (-signal.SIGKILL, -signal.SIGABRT):
-        return _too_large()
+        return _too_large(memory_bytes)
     return f"makes its decoder crash (exit code {code})"
 
 

@@ -2,7 +2,8 @@
 
 Types come from the values: whole numbers, numbers, booleans and text keep their kind; lists, objects and
 columns of several kinds become JSON text. A line that is no JSON object is a row of nulls with a fault, so that
-it costs one row. Of equal names in a line the last counts. Blank lines are no rows.
+it costs one row. So that a line of another type costs one row, too, the columns of `OBJECTS` are JSON text whatever is
+in them. Of equal names in a line the last counts. Blank lines are no rows.
 """
 
 from __future__ import annotations
@@ -14,20 +15,29 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from jobs.dataset.faults import with_faults
-from jobs.dataset.requests import is_request, request_row
+from jobs.dataset.faults import with_faults, with_other_kinds
+from jobs.dataset.requests import UnsupportedEndpoint, is_request, request_fault, request_row
 from jobs.dataset.sources import InputChanged, Source, open_source
 from jobs.errors import InvalidInput
-from jobs.row_values import Fault, is_encodable
+from jobs.row_values import Fault, is_encodable, is_shallow
 from schemas.codes import RowError
 
 JSON_ONLY = {b"json": b"1"}
 """Field metadata of columns whose every value is a list or an object."""
 
+JSON_VALUE = {b"json": b"value"}
+"""Field metadata of columns that hold what a row asks for, as JSON text: each line is judged by itself."""
+
+OBJECTS = frozenset(
+    {"messages", "tools", "choices", "sampling_params", "structured_outputs", "response_format", "prompt_token_ids"}
+)
+"""Columns of lists and objects. Text in them is JSON."""
+
 _BLOCK_ROWS = 1024
 _BATCH_BYTES = 64 * 2**20
 _MAX_LINE_BYTES = 64 * 2**20
 _MAX_COLUMNS = 1000
+_MAX_DEPTH = 500
 
 
 @dataclass(kw_only=True, slots=True)
@@ -52,12 +62,12 @@ def scan(source: Source) -> Scan:
         InvalidInput: not one line is a JSON object, or too many columns.
         StoreError: S3 cannot be reached or refuses.
     """
-    found, block_rows, parsed = Scan(), 0, False
+    found, block_rows, parsed, first_fault = Scan(), 0, False, None
     with open_source(source) as file:
         for line, end in _lines(file, 0, source.size_bytes):
-            row = _parse(line)
-            parsed = parsed or not isinstance(row, Fault)
-            for name, value in ({} if isinstance(row, Fault) else row).items():
+            row, fault = _parse(line)
+            parsed, first_fault = parsed or fault is None, first_fault or fault
+            for name, value in row.items():
                 found.kinds.setdefault(name, set()).add(_kind(value))
             if len(found.kinds) > _MAX_COLUMNS:
                 raise InvalidInput(
@@ -73,6 +83,11 @@ def scan(source: Source) -> Scan:
         found.rows.append(block_rows)
         found.offsets.append(source.size_bytes)
     if found.rows and not parsed:
+        if isinstance(first_fault, UnsupportedEndpoint):
+            what = first_fault.message.removeprefix("url: ")
+            raise InvalidInput(f"{source.uri} cannot be answered: {what}.", first_fault.hint)
+        if found.kinds:
+            return found
         raise InvalidInput(
             f"{source.uri} is not JSON lines: no line is a JSON object.", "Write one JSON object per line."
         )
@@ -93,7 +108,7 @@ def read_rows(
         InputChanged: the values are not those that the schema was made from.
         StoreError: S3 cannot be reached or refuses.
     """
-    rows: list[dict[str, Any] | Fault] = []
+    rows: list[tuple[dict[str, Any], Fault | None]] = []
     size = 0
     with open_source(source) as file:
         for number, (line, _) in enumerate(_lines(file, start, end)):
@@ -126,20 +141,29 @@ def _lines(file: BinaryIO, start: int, end: int) -> Iterator[tuple[bytes, int]]:
             yield line, position
 
 
-def _parse(line: bytes) -> dict[str, Any] | Fault:
+def _parse(line: bytes) -> tuple[dict[str, Any], Fault | None]:
+    """What a line says, and what is wrong with it."""
     if len(line) >= _MAX_LINE_BYTES and not line.endswith(b"\n"):
-        return Fault(code=RowError.ROW_TOO_LARGE, message=f"the line has more than {_MAX_LINE_BYTES} bytes")
+        return {}, Fault(code=RowError.ROW_TOO_LARGE, message=f"the line has more than {_MAX_LINE_BYTES} bytes")
     try:
         row = json.loads(line.removeprefix(b"\xef\xbb\xbf").decode())
     except UnicodeDecodeError:
-        return Fault(code=RowError.INVALID_TEXT, message="the line is not valid UTF-8")
+        return {}, Fault(code=RowError.INVALID_TEXT, message="the line is not valid UTF-8")
     except (ValueError, RecursionError):
-        return Fault(code=RowError.INVALID_MESSAGES, message="the line is not JSON")
+        return {}, Fault(code=RowError.INVALID_MESSAGES, message="the line is not JSON")
     if not isinstance(row, dict):
-        return Fault(code=RowError.INVALID_MESSAGES, message="the line is not a JSON object")
+        return {}, Fault(code=RowError.INVALID_MESSAGES, message="the line is not a JSON object")
+    # Python may read deeper than it can write.
+    if line.count(b"[") + line.count(b"{") > _MAX_DEPTH and not is_shallow(row, _MAX_DEPTH):
+        return {}, Fault(code=RowError.INVALID_MESSAGES, message=f"the line is nested over {_MAX_DEPTH} levels deep")
     if not all(map(is_encodable, row)):
-        return Fault(code=RowError.INVALID_TEXT, message="a name in the line holds a lone surrogate")
-    return request_row(row) if is_request(row) else row
+        return {}, Fault(code=RowError.INVALID_TEXT, message="a name in the line holds a lone surrogate")
+    if not is_request(row):
+        return row, None
+    fault = request_fault(row)
+    if isinstance(fault, UnsupportedEndpoint):
+        return {"custom_id": row.get("custom_id")}, fault
+    return request_row(row), fault
 
 
 def _kind(value: Any) -> str:
@@ -153,6 +177,12 @@ def _kind(value: Any) -> str:
 
 
 def _field(name: str, kinds: set[str]) -> pa.Field:
+    if name in OBJECTS:
+        return pa.field(name, pa.string(), metadata=JSON_VALUE)
+    if name == "max_tokens" and (not kinds or kinds - {"int", "float"}):
+        return pa.field(name, pa.string(), metadata=JSON_VALUE)
+    if name == "custom_id" and kinds != {"int"}:
+        return pa.field(name, pa.string())
     if kinds == {"int"}:
         return pa.field(name, pa.int64())
     if kinds and kinds <= {"int", "float"}:
@@ -162,24 +192,44 @@ def _field(name: str, kinds: set[str]) -> pa.Field:
     return pa.field(name, pa.string(), metadata=JSON_ONLY if kinds == {"json"} else None)
 
 
-def _batch(found: Sequence[Mapping[str, Any] | Fault], schema: pa.Schema, source: Source) -> pa.RecordBatch:
-    faults = {index: row for index, row in enumerate(found) if isinstance(row, Fault)}
-    rows: list[Mapping[str, Any]] = [{} if isinstance(row, Fault) else row for row in found]
+def _batch(
+    found: Sequence[tuple[Mapping[str, Any], Fault | None]], schema: pa.Schema, source: Source
+) -> pa.RecordBatch:
+    faults = {index: fault for index, (_, fault) in enumerate(found) if fault is not None}
+    columns = {field.name: [row.get(field.name) for row, _ in found] for field in schema}
     try:
-        arrays = [_array([row.get(field.name) for row in rows], field.type) for field in schema]
+        arrays = [_array(columns[field.name], field) for field in schema]
     except (pa.ArrowException, TypeError, OverflowError) as error:
         raise InputChanged(f"{source.uri} has changed since it was looked at.", "Submit it as a new job.") from error
-    names = [field.name for field in schema]
-    return with_faults(pa.RecordBatch.from_arrays(arrays, names=names), faults)
+    batch = pa.RecordBatch.from_arrays(arrays, names=list(columns))
+    others = {
+        field.name: {
+            index: "int" if type(value) is int else _kind(value)
+            for index, value in enumerate(columns[field.name])
+            if not _is_text(value)
+        }
+        for field in schema
+        if field.type == pa.string() and field.metadata is None
+    }
+    return with_other_kinds(with_faults(batch, faults), others)
 
 
-def _array(values: Sequence[Any], type_: pa.DataType) -> pa.Array:
-    if type_ != pa.string():
-        return pa.array(values, type_)
+def _is_text(value: Any) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _array(values: Sequence[Any], field: pa.Field) -> pa.Array:
+    if field.type != pa.string():
+        return pa.array(values, field.type)
+    as_text = _json if field.name == "max_tokens" else _text
     # Lone surrogates pass as the invalid UTF-8 that they are, so that they cost one row further on.
-    texts = [None if value is None else _text(value).encode("utf-8", "surrogatepass") for value in values]
+    texts = [None if value is None else as_text(value).encode("utf-8", "surrogatepass") for value in values]
     return pa.array(texts, pa.binary()).view(pa.string())
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return value if isinstance(value, str) else _json(value)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)

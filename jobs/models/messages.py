@@ -11,6 +11,8 @@ from jobs.models.errors import EmptyPrompt, InvalidMessages
 
 _NAME = re.compile(r"[\w.-]{1,64}|<\|plugin\|>|<\|interpreter\|>")
 
+_OTHER_PARTS = ("image_url", "image", "input_image", "input_audio", "audio", "file", "video", "video_url", "refusal")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Message:
@@ -25,8 +27,8 @@ class Message:
 def parse_messages(messages: Any, roles: Set[str]) -> list[Message]:
     """Check a conversation.
 
-    A message has a `role` out of `roles` and a `content`: a string, or a list of
-    `{"type": "text", "text": …}` parts, which are concatenated. `name` (letters, digits, `_`, `.`, `-`;
+    A message has a `role` out of `roles` (`developer` is OpenAI's newer word for `system`) and a `content`: a string,
+    or a list of `{"type": "text", "text": …}` parts, which are concatenated. `name` (letters, digits, `_`, `.`, `-`;
     at most 64) and, for an assistant, `tool_calls` are optional; an assistant that calls tools needs no
     content. Values of None count as absent, because columns of structs fill missing fields with it; other
     fields are no part of the prompt and are left out.
@@ -49,8 +51,10 @@ def _parse(number: int, message: Any, roles: Set[str]) -> Message:
     if not isinstance(message, Mapping):
         raise InvalidMessages(f"message {number} is not an object with role and content")
     role, name, calls = message.get("role"), message.get("name"), message.get("tool_calls")
+    if role == "developer" and role not in roles:
+        role = "system"
     if not isinstance(role, str) or role not in roles:
-        raise InvalidMessages(f"message {number} has a role other than {', '.join(sorted(roles))}")
+        raise InvalidMessages(f"message {number} has a role other than {', '.join(sorted({*roles, 'developer'}))}")
     if name is not None and (not isinstance(name, str) or not _NAME.fullmatch(name)):
         raise InvalidMessages(f"message {number} has a name that is not 1 to 64 letters, digits, '_', '.' or '-'")
     if message.get("function_call") is not None:
@@ -76,6 +80,8 @@ def _content(number: int, content: Any) -> str:
     texts: list[str] = []
     for part in content:
         if not isinstance(part, Mapping) or part.get("type") != "text" or not isinstance(part.get("text"), str):
-            raise InvalidMessages(f"message {number} has a content part that is not text")
+            kind = part.get("type") if isinstance(part, Mapping) else None
+            what = f"is {kind}, and only text is supported" if kind in _OTHER_PARTS else "is not text"
+            raise InvalidMessages(f"message {number} has a content part that {what}")
         texts.append(part["text"])
     return "".join(texts)

@@ -15,7 +15,7 @@ from jobs.models.errors import InvalidMessages
 from jobs.models.messages import parse_messages
 from jobs.models.segments import Segment
 
-_ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
+_ROLES = frozenset({"system", "user", "assistant", "tool"})
 _OPEN, _CLOSE = "\ufdd0", "\ufdd1"
 _STAND_IN = re.compile(f"{_OPEN}([0-9]+){_CLOSE}")
 
@@ -52,6 +52,8 @@ class ChatTemplate:
         longest_first = sorted({*markers, _OPEN, _CLOSE}, key=len, reverse=True)
         self._markers = re.compile("|".join(re.escape(marker) for marker in longest_first))
         self._variables = dict(variables)
+        # Most templates do not know the role, and leave its messages out without a word.
+        self._roles = _ROLES | {"developer"} if "developer" in source else _ROLES
 
     def render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None) -> list[Segment]:
         """The conversation, ending with the generation prompt.
@@ -59,12 +61,13 @@ class ChatTemplate:
         Raises:
             InvalidMessages: see `parse_messages`; or the template refuses the conversation.
         """
-        parsed = parse_messages(messages, _ROLES)
+        parsed = parse_messages(messages, self._roles)
         escaped: list[str] = []
         conversation = [
             self._escape(
                 {
                     **{key: value for key, value in message.items() if value is not None},
+                    "role": checked.role,
                     "content": checked.content,
                 },
                 escaped,

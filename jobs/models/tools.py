@@ -37,12 +37,12 @@ def declare_tools(tools: Any) -> str:
         InvalidMessages: not a list of objects with a name.
     """
     if not isinstance(tools, Sequence) or isinstance(tools, str | bytes):
-        raise InvalidMessages("tools is not a list")
+        raise InvalidMessages("tools: not a list")
     functions = [_function(number, tool) for number, tool in enumerate(tools, 1)]
     try:
         return json.dumps(functions, ensure_ascii=False, allow_nan=False)
-    except (TypeError, ValueError):
-        raise InvalidMessages("tools has a value that is not JSON") from None
+    except (TypeError, ValueError, RecursionError):
+        raise InvalidMessages("tools: a value is not JSON") from None
 
 
 def _function(number: int, tool: Any) -> Mapping[str, Any]:
@@ -66,11 +66,14 @@ def render_call(call: Mapping[str, Any]) -> str:
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise InvalidMessages("a tool call has arguments that are not JSON") from None
     if arguments is not None and not isinstance(arguments, Mapping):
         raise InvalidMessages("a tool call has arguments that are not a JSON object")
-    return json.dumps({"name": name, "parameters": dict(arguments or {})}, ensure_ascii=False)
+    try:
+        return json.dumps({"name": name, "parameters": dict(arguments or {})}, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError):
+        raise InvalidMessages("a tool call has arguments that are not JSON") from None
 
 
 def parse_tool_calls(text: str) -> tuple[str, list[ToolCall]]:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from jobs.dataset.requests import asked_for_logprobs
 from jobs.errors import JobsError, StoreError
 from jobs.export import as_json, rows_of
 from jobs.ledger import Ledger
@@ -13,7 +14,6 @@ from jobs.responses import Responses
 from jobs.results import open_results
 from jobs.serve.errors import ApiError
 from jobs.serve.files import Files, FileWriter
-from jobs.serve.requests import asked_for_logprobs
 from schemas.batches import Accepted, BatchError, BatchRequest, Ended, Outcome, StoredFile
 from schemas.records import Cancelled, Failed, Succeeded
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from jobs.dataset.requests import only_text
+from jobs.dataset.requests import asked_for_logprobs
 from jobs.row_values import is_encodable
 from schemas.batches import BatchError, Endpoint
 from schemas.spec import JobSpec
@@ -26,14 +26,14 @@ class Checked:
     Attributes:
         errors: why the batch cannot run; empty if it can.
         total: number of requests.
-        num_choices: completions per request, the same for all.
-        logprobs: the most that any request asks for; None if none does.
+        completions: whether any request sets how many completions it wants.
+        logprobs: whether any asks for log-probabilities.
     """
 
     errors: tuple[BatchError, ...]
     total: int
-    num_choices: int
-    logprobs: int | None
+    completions: bool
+    logprobs: bool
 
 
 def check_requests(lines: Iterable[tuple[int, bytes]], endpoint: Endpoint, model: str) -> Checked:
@@ -52,29 +52,23 @@ def check_requests(lines: Iterable[tuple[int, bytes]], endpoint: Endpoint, model
             break
     if not total:
         seen.errors.append(BatchError(code="empty_file", message="The input file has no requests."))
-    return Checked(errors=tuple(seen.errors), total=total, num_choices=seen.num_choices or 1, logprobs=seen.logprobs)
+    return Checked(errors=tuple(seen.errors), total=total, completions=seen.completions, logprobs=seen.logprobs)
 
 
 def job_spec(base: JobSpec, batch_id: str, input_uri: str, endpoint: Endpoint, checked: Checked) -> JobSpec:
     """The job that answers the requests: the server's own spec, over the input file.
 
-    Several choices need sampling: where the server decodes greedily, their temperature is OpenAI's default, 1.
+    The columns of its results follow from what all requests ask for, the answer to a request from that request alone.
     """
-    sampling: dict[str, Any] = {"n": checked.num_choices, "logprobs": checked.logprobs}
-    if checked.num_choices > 1 and base.sampling.temperature == 0.0:
-        sampling["temperature"] = 1.0
     return base.evolve(
         name=batch_id,
         input=base.input.evolve(uri=input_uri, chat=endpoint == _CHAT),
-        sampling=base.sampling.evolve(**sampling),
+        sampling=base.sampling.evolve(n=1, logprobs=None),
+        output_completions=checked.completions,
+        output_logprobs=checked.logprobs,
         # A batch completes however many of its requests fail.
         max_error_rate=1.0,
     )
-
-
-def asked_for_logprobs(body: Mapping[str, Any]) -> bool:
-    """Whether a request wants them: a job that computes them does so for every row."""
-    return body.get("logprobs") not in (None, False)
 
 
 @dataclass(slots=True)
@@ -82,8 +76,8 @@ class _Seen:
     endpoint: Endpoint
     model: str
     errors: list[BatchError] = field(default_factory=list)
-    num_choices: int | None = None
-    logprobs: int | None = None
+    completions: bool = False
+    logprobs: bool = False
     _custom_ids: set[bytes] = field(default_factory=set)
 
     def check(self, number: int, line: bytes) -> None:
@@ -114,13 +108,9 @@ class _Seen:
         name, kind = ("messages", list) if self.endpoint == _CHAT else ("prompt", str | list)
         if not isinstance(body.get(name), kind):
             yield "missing_required_parameter", f"The body has no {name}.", f"body.{name}"
-        if name == "prompt" and only_text(body.get("prompt")) is None:
-            yield (
-                "unsupported_value",
-                "Several prompts, or token ids, in one request are not supported; write one request for each.",
-                "body.prompt",
-            )
-        yield from self._choice_faults(body)
+            return
+        self.completions = self.completions or body.get("n") not in (None, 1)
+        self.logprobs = self.logprobs or asked_for_logprobs(body)
 
     def _custom_id_faults(self, custom_id: Any) -> Iterator[tuple[str, str, str | None]]:
         if not isinstance(custom_id, str) or not custom_id or not is_encodable(custom_id):
@@ -130,20 +120,3 @@ class _Seen:
         if known in self._custom_ids:
             yield "duplicate_custom_id", "An earlier line has the same custom_id.", "custom_id"
         self._custom_ids.add(known)
-
-    def _choice_faults(self, body: Mapping[str, Any]) -> Iterator[tuple[str, str, str | None]]:
-        wanted = 1 if body.get("n") is None else body["n"]
-        if not isinstance(wanted, int) or isinstance(wanted, bool) or not 1 <= wanted <= 128:
-            yield "invalid_value", "n must be a whole number from 1 to 128.", "body.n"
-            return
-        self.num_choices = wanted if self.num_choices is None else self.num_choices
-        if wanted != self.num_choices:
-            yield "unsupported_value", "n must be the same in all requests of a batch.", "body.n"
-        if wanted > 1 and (asked_for_logprobs(body) or body.get("tools")):
-            yield "unsupported_value", "n above 1 cannot be combined with logprobs or tools.", "body.n"
-        if asked_for_logprobs(body):
-            most = body.get("top_logprobs") or 0 if body["logprobs"] is True else body["logprobs"]
-            if not isinstance(most, int) or isinstance(most, bool) or not 0 <= most <= 20:
-                yield "invalid_value", "logprobs and top_logprobs are at most 20.", "body.logprobs"
-                return
-            self.logprobs = max(most, self.logprobs or 0)

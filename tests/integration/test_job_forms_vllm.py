@@ -27,21 +27,26 @@ def test_rows_get_the_form_that_they_ask_for(user: User, tmp_path: Path) -> None
         {"regex": "[0-9]{4}"},
         {"regex": "("},
         {"json": SCHEMA},
+        # The compiler gives up where the answer begins with 5, as this one does.
+        {"regex": "[0-4]|5a{1000000}"},
+        None,
     ]
     dataset = write_prompts(
         tmp_path / "forms.parquet",
-        [EXTRACT, EXTRACT, *["What is 20 + 31?"] * 4],
+        [EXTRACT, EXTRACT, *["What is 20 + 31?"] * 6],
         structured_outputs=[None if form is None else json.dumps(form) for form in forms],
-        tools=[None] * 5 + ['[{"name": "calculator"}]'],
-        max_tokens=[30] * 5 + [2],
+        tools=[None] * 5 + ['[{"name": "calculator"}]'] + [None] * 2,
+        max_tokens=[30] * 5 + [2] + [30] * 2,
+        sampling_params=[None] * 7 + ['{"n": 3, "temperature": 0}'],
     )
     job_id = new_id("forms")
     user.run(
         *("submit", str(dataset), "--model", str(MODEL), "--max-model-len", "1024", "--id", job_id, "--wait"),
+        *("--set", "output_completions=true"),
         code=3,
         timeout_s=300,
     )
-    rows = check_invariants(user.ledger(job_id), 6).to_pylist()
+    rows = check_invariants(user.ledger(job_id), 8).to_pylist()
     assert json.loads(rows[1]["parsed"]) == {"city": "Paris"}
     assert rows[0]["generated_text"] == rows[1]["generated_text"]
     assert rows[0]["parsed"] is None
@@ -50,6 +55,9 @@ def test_rows_get_the_form_that_they_ask_for(user: User, tmp_path: Path) -> None
     assert len(rows[3]["generated_text"]) == 4
     assert rows[4]["error_code"] == "INVALID_SAMPLING"
     assert (rows[5]["finish_reason"], rows[5]["parsed"], rows[5]["tool_calls"]) == ("length", None, None)
+    assert (rows[6]["status"], rows[6]["error_code"], rows[6]["generated_text"]) == ("error", "INVALID_FORM", None)
+    assert [each["text"] for each in rows[7]["outputs"]] == [rows[7]["generated_text"]] * 3
+    assert [row["outputs"] for row in rows[:7]] == [None] * 7
 
 
 def test_the_right_answer_scores_best_as_the_reference_says(user: User, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from openai import OpenAI
-from openai.types import Batch, Completion
+from openai.types import Batch, Completion, ErrorObject
 from openai.types.chat import ChatCompletion
 
 from schemas.batches import job_id_of
@@ -143,6 +143,49 @@ def test_a_batch_from_upload_to_answers(s3_user: User, tmp_path: Path) -> None:
         exported = s3_user.run("results", job_id_of(batch.id), "-", "--format", "openai").stdout.splitlines()
         ids = {line["custom_id"]: line["id"] for line in (*answered, *refused)}
         assert {line["custom_id"]: line["id"] for line in map(json.loads, exported)} == ids
+
+
+def test_a_wrong_request_costs_itself_and_the_client_reads_every_line(user: User, tmp_path: Path) -> None:
+    schema = {"name": "s", "schema": {"type": "array", "items": {"type": "integer"}, "maxItems": 10**9}}
+    wrong: list[tuple[str, dict[str, Any]]] = [
+        ("tools", {"tools": 5}),
+        ("response_format", {"response_format": True}),
+        ("response_format", {"response_format": {"type": "json_schema", "json_schema": schema}}),
+        ("max_tokens", {"max_tokens": "5"}),
+        ("max_tokens", {"max_tokens": 1, "max_completion_tokens": 2}),
+        ("n", {"n": 2, "logprobs": True}),
+        ("prompt", {"prompt": "beside the messages"}),
+        ("seed", {"seed": True}),
+    ]
+    chats = [chat(f"w{n}", "hi", **body) for n, (_, body) in enumerate(wrong)]
+    chats += [chat("good", "hi"), chat("same", "hi", n=3, temperature=0), chat("several", "hi", n=2)]
+    chats.append(chat("formless", "formless", response_format={"type": "json_object"}))
+    plain = [{"prompt": "a", "logprobs": 0}, {"prompt": "a"}, {"prompt": [104, 105]}, {"prompt": "a", "logprobs": 2}]
+    with serving(user, tmp_path, "--set", "engine.fake.formless_marker=formless") as server:
+        client = server.client
+        batch = start(client, tmp_path, chats)
+        requests = [request(f"p{n}", "/v1/completions", **body) for n, body in enumerate(plain)]
+        other = start(client, tmp_path, requests, "/v1/completions")
+        batch, other = wait(client, batch), wait(client, other)
+        assert (batch.status, other.status, other.error_file_id) == ("completed", "completed", None)
+
+        answers = {line["custom_id"]: line["response"]["body"] for line in lines(client, batch.output_file_id)}
+        found = {each: ChatCompletion.model_validate(body, strict=True).choices for each, body in answers.items()}
+        assert set(found) == {"good", "same", "several"}
+        assert [len({choice.message.content for choice in found[each]}) for each in ("same", "several")] == [1, 2]
+
+        refused = {line["custom_id"]: line["response"] for line in lines(client, batch.error_file_id)}
+        errors = {each: ErrorObject.model_validate(of["body"]["error"], strict=True) for each, of in refused.items()}
+        assert [errors.pop(f"w{n}").param for n in range(len(wrong))] == [field for field, _ in wrong]
+        assert {each: (refused[each]["status_code"], error.code) for each, error in errors.items()} == {
+            "formless": (500, "invalid_form")
+        }
+
+        texts = [
+            Completion.model_validate(line["response"]["body"], strict=True)
+            for line in lines(client, other.output_file_id)
+        ]
+        assert [body.choices[0].logprobs is not None for body in texts] == [True, False, False, True]
 
 
 def test_a_killed_server_loses_nothing_and_two_do_no_harm(user: User, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -276,6 +277,7 @@ def test_choices_continue_the_context_without_a_second_begin(chat: bool) -> None
         ('{"a": 1}', "INVALID_CHOICES: the choices are not a list of texts"),
         ("[", "INVALID_CHOICES: the text is not JSON"),
         (json.dumps(["x" * 95]), "CONTEXT_LENGTH_EXCEEDED: the prompt has 9 tokens and a choice 95; the limit is 100"),
+        (json.dumps(["x"] * 100_000), "INVALID_CHOICES: 100,000 choices are given; at most 1,024 are possible"),
         (json.dumps(["x" * 600]), "ROW_TOO_LARGE: the choices have 600 bytes, the limit is 500"),
     ],
 )
@@ -293,3 +295,129 @@ def test_the_column_of_choices_must_be_there() -> None:
     with pytest.raises(InvalidInput, match="is int64"):
         prepare(prompts(1, choices=[3]), task="score")
     assert prepare(prompts(1, answers=[["a"]]), task="score", input={"uri": "/x", "choices_column": "answers"})
+
+
+@pytest.mark.parametrize(
+    ("form", "words"),
+    [
+        ({"json": {"$ref": "#"}}, "json_schema cannot be enforced: there is no text of this form"),
+        ({"json": {"type": "array", "items": {"type": "integer"}, "maxItems": 10**9}}, "1,000,000,000 items; at most"),
+        ({"json": {"type": "array", "items": {"type": "integer"}, "maxItems": 100_000}}, "100,000 items; at most"),
+        ({"json": {"type": "array", "items": {"type": "integer"}, "minItems": 1e12}}, "items; at most"),
+        ({"json": {"properties": {f"p{n}": {"type": "integer"} for n in range(500)}}}, "cannot be enforced"),
+        ({"json": {"enum": [f"value {n}" for n in range(100_000)]}}, "at most 1,048,576 are possible"),
+        ({"json": {"type": "integer", "multipleOf": 999_999_937}}, "cannot be enforced"),
+        ({"json": {"$ref": "http://127.0.0.1:9/x.json"}}, "cannot be compiled"),
+        ({"regex": "a{1000000}"}, "regex cannot be enforced"),
+        ({"regex": "((a{1000}){1000}){1000}"}, "regex cannot be enforced"),
+        ({"regex": "(" * 5000 + "a" + ")" * 5000}, "regex cannot be compiled"),
+        ({"regex": r"[^\s\S]"}, "there is no text of this form"),
+    ],
+)
+def test_a_form_that_the_engine_could_not_run_costs_its_row(form: dict[str, Any], words: str) -> None:
+    staged = prepare(prompts(2, structured_outputs=[json.dumps(form), '{"regex": "a{1,20}"}']))
+    assert fault_of(staged).startswith("INVALID_SAMPLING: structured_outputs: ")
+    assert words in fault_of(staged)
+    assert staged["error_code"][1].as_py() is None
+    with pytest.raises(UsageError, match="cannot be used"):
+        prepare(prompts(1), sampling={"structured_outputs": form})
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "array", "items": {"type": "integer"}, "minItems": 3, "maxItems": 10_000},
+        {"const": {"maxItems": 10**9}},
+        {"properties": {f"p{n}": {"type": "integer"} for n in range(100)}},
+        {"type": "string", "maxLength": 10**6},
+        {"type": "object", "properties": {"maxItems": {"type": "integer"}}, "required": ["maxItems"]},
+        True,
+    ],
+)
+def test_forms_that_an_engine_can_run_are_taken(schema: Any) -> None:
+    assert sampling_of(prepare(prompts(1, structured_outputs=[json.dumps({"json": schema})]))).structured_outputs
+
+
+def test_a_form_that_takes_too_much_memory_costs_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.structured.MAX_REPEATS", 10**10)
+    monkeypatch.setattr("jobs.structured.MEMORY_BYTES", 2**28)
+    hungry = {"json": {"type": "array", "items": {"type": "boolean"}, "maxItems": 3 * 10**7}}
+    staged = prepare(prompts(2, structured_outputs=[json.dumps(hungry), '{"regex": "b"}']))
+    assert "json_schema cannot be compiled: it needs more than 0.25 GiB" in fault_of(staged)
+    assert staged["error_code"][1].as_py() is None
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        {"type": "json_object", "schema": SCHEMA},
+        {"type": "json_schema", "json_schema": {"schema": SCHEMA, "strikt": True}},
+        {"type": "json_schema", "json_schema": {"schema": SCHEMA, "strict": "yes"}},
+        {"type": "text", "json_schema": {"schema": SCHEMA}},
+    ],
+)
+def test_nothing_in_a_response_format_is_ignored(response: dict[str, Any]) -> None:
+    staged = prepare(prompts(1, response_format=[json.dumps(response)]))
+    assert fault_of(staged).startswith("INVALID_SAMPLING: response_format")
+
+
+def test_a_form_that_cannot_be_compiled_is_named_as_the_row_has_asked_for_it() -> None:
+    response = {"type": "json_schema", "json_schema": {"schema": {"type": "objekt"}}}
+    staged = prepare(prompts(1, response_format=[json.dumps(response)]))
+    assert fault_of(staged).startswith("INVALID_SAMPLING: response_format: json_schema cannot be compiled")
+
+
+def test_two_limits_of_one_row_must_agree() -> None:
+    params = [json.dumps({"max_tokens": 5}), json.dumps({"max_tokens": 6})]
+    staged = prepare(prompts(2, sampling_params=params, max_tokens=[5, 5]))
+    assert sampling_of(staged).max_tokens == 5
+    assert fault_of(staged, 1).startswith("INVALID_SAMPLING: max_tokens: sampling_params has another one")
+
+
+def test_whole_numbers_that_a_writer_made_floats_stay_whole() -> None:
+    kind = pa.struct(
+        [("max_tokens", pa.float64()), ("seed", pa.decimal128(4, 0)), ("temperature", pa.decimal128(2, 1))]
+    )
+    rows = pa.array([{"max_tokens": 7.0, "seed": 3, "temperature": Decimal("0.7")}, {"max_tokens": 7.5}], kind)
+    staged = prepare(prompts(2, sampling_params=rows))
+    found = sampling_of(staged)
+    assert (found.max_tokens, found.seed, found.temperature) == (7, 3, 0.7)
+    assert "max_tokens: " in fault_of(staged, 1)
+    assert sampling_of(prepare(prompts(2, max_tokens=[7.0, None]))).max_tokens == 7
+
+
+@pytest.mark.parametrize("params", [{"max_tokens": True}, {"max_tokens": "5"}, {"top_p": "1"}, {"ignore_eos": 0}])
+def test_values_of_another_type_are_refused_in_every_spelling(params: dict[str, Any]) -> None:
+    [(name, value)] = params.items()
+    struct = pa.array([params], pa.struct([(name, pa.array([value]).type)]))
+    for column in ([json.dumps(params)], struct):
+        assert fault_of(prepare(prompts(1, sampling_params=column))).startswith(f"INVALID_SAMPLING: {name}: ")
+
+
+def test_n_of_a_row_where_the_results_have_a_column_for_it() -> None:
+    params = [json.dumps(each) for each in ({"n": 3}, {"n": 3, "temperature": 0}, {"n": 1}, {"temperature": 0.5})]
+    found = [sampling_of(prepare(prompts(4, sampling_params=params), output_completions=True), row) for row in range(4)]
+    assert [(each.n, each.temperature) for each in found] == [(3, 1.0), (3, 0.0), (1, 0.0), (1, 0.5)]
+    staged = prepare(prompts(4, sampling_params=params), sampling={"n": 2})
+    assert [sampling_of(staged, row).n for row in range(4)] == [3, 3, 1, 2]
+    assert sampling_of(staged, 0).temperature == 0.0, "the job has said it"
+
+
+def test_json_that_is_nested_too_deep_costs_its_row() -> None:
+    encoder, deep = PromptEncoder.load(MODEL), "[" * 100_000
+    nested = "[" * 900 + "]" * 900
+    tools = [json.dumps([{"name": "f", "parameters": text}]) for text in (deep, nested)]
+    calls = [
+        {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": text}}]} for text in (deep, nested)
+    ]
+    staged = prepare(prompts(3, tools=[*tools, None]), encoder)
+    assert [code.as_py() for code in staged["error_code"]] == ["INVALID_MESSAGES", "INVALID_MESSAGES", None]
+    table = pa.table({"messages": [json.dumps([{"role": "user", "content": "q"}, call]) for call in calls]})
+    assert prepare(table, encoder)["error_code"].to_pylist() == ["INVALID_MESSAGES"] * 2
+
+
+def test_sampling_values_have_a_limit_of_bytes() -> None:
+    form = json.dumps({"json": {"enum": ["x" * 100_000]}})
+    staged = prepare(prompts(2, structured_outputs=[form, None]), input={"uri": "/x", "max_row_bytes": 90_000})
+    assert fault_of(staged).startswith("ROW_TOO_LARGE: the sampling values have over 90000 bytes")
+    assert staged["error_code"][1].as_py() is None

@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import json
 import os
+import random
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from jobs.encoding import Encoder
+from jobs.structured import is_of_form, sample_of
 from schemas.codes import RowError
 from schemas.sampling import Sampling, StructuredOutputs
 from schemas.spec import EngineSpec
@@ -30,7 +32,8 @@ MEMORY_LIMIT_BYTES, MEMORY_STEP_BYTES = 256 * 2**20, 32 * 2**20
 class FakeEngine:
     """Generates `fake-<hash of the prompt and the sampling values>`, one token per character.
 
-    Where structured outputs are asked for, one of the choices, or `{"fake": "<hash>"}` whatever the schema.
+    Where structured outputs are asked for, one of the choices, a text of the expression, or `{"fake": "<hash>"}`
+    whatever the schema.
     """
 
     def __init__(self, spec: EngineSpec, encoder: Encoder) -> None:
@@ -57,7 +60,9 @@ class FakeEngine:
         await self._misbehave(token_ids)
         room = self._spec.max_model_len or self._encoder.max_model_len
         budget = min(sampling.max_tokens, room - len(token_ids))
-        completions = [self._complete(token_ids, sampling, index, budget) for index in range(sampling.n)]
+        # As of a real engine: equal answers where nothing is random.
+        indices = [0] * sampling.n if sampling.deterministic else range(sampling.n)
+        completions = [self._complete(token_ids, sampling, index, budget) for index in indices]
         if self._behaviour.token_s > 0:
             await self._compute(self._behaviour.token_s * max(len(c.token_ids) for c in completions))
         output = Output(completions=completions)
@@ -80,11 +85,13 @@ class FakeEngine:
     def _complete(self, token_ids: Sequence[int], sampling: Sampling, index: int, budget: int) -> Completion:
         digest = hashlib.sha256(np.asarray(token_ids, dtype="<i4").tobytes())
         digest.update(f"{self._values(sampling)}/{index}".encode())
-        text = _shaped(f"fake-{digest.hexdigest()[:16]}", sampling.structured_outputs)
+        form = None if self._is_marked("formless", token_ids) else sampling.structured_outputs
+        text = _shaped(f"fake-{digest.hexdigest()[:16]}", form)
+        is_whole = len(text) <= budget and (form is None or is_of_form(text, form))
         return Completion(
             text=text[:budget],
             token_ids=list(text[:budget].encode()),
-            finish_reason="length" if budget < len(text) else "stop",
+            finish_reason="stop" if is_whole else "length",
             cumulative_logprob=0.0,
             logprobs=None if sampling.logprobs is None else [(byte, 0.0, ()) for byte in text[:budget].encode()],
         )
@@ -180,8 +187,10 @@ def _nonsense(output: Output, kind: int) -> Output:
 
 
 def _shaped(text: str, form: StructuredOutputs | None) -> str:
-    if form is None or form.regex is not None:
+    if form is None:
         return text
+    if form.regex is not None:
+        return sample_of(form, random.Random(text))  # noqa: S311 - not for secrets
     if form.choice is not None:
         return form.choice[int(text.removeprefix("fake-"), 16) % len(form.choice)]
     return json.dumps({"fake": text.removeprefix("fake-")})

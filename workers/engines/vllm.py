@@ -95,6 +95,13 @@ class VllmEngine:
     async def generate(self, request_id: str, token_ids: Sequence[int], sampling: Sampling) -> Output:
         final = await self.request(request_id, token_ids, self._sampling_params(sampling))
         completions = sorted(final.outputs, key=lambda completion: completion.index)
+        if sampling.structured_outputs and any(c.finish_reason == "error" for c in completions):
+            # So vLLM ends an answer whose next token the form's compiler gives up on.
+            raise RowFailed(
+                RowError.INVALID_FORM, "structured_outputs: the engine gave up holding the answer to its form"
+            )
+        if sampling.deterministic:
+            completions *= sampling.n
         return Output(
             completions=[self._completion(c, decoded=bool(sampling.stop)) for c in completions],
             num_cached_tokens=final.num_cached_tokens or 0,
@@ -217,6 +224,8 @@ class VllmEngine:
 
         values = sampling.model_dump()
         values["stop"], values["bad_words"] = list(sampling.stop), list(sampling.bad_words)
+        if sampling.deterministic:
+            values["n"] = 1  # vLLM refuses to give one answer several times
         values["structured_outputs"] = _structured(sampling.structured_outputs)
         return SamplingParams(
             **values,

@@ -13,7 +13,7 @@ from jobs.results import open_results
 from jobs.shard_stats import ShardStats
 from jobs.store import open_store
 from schemas import keys
-from schemas.records import Manifest, Succeeded
+from schemas.records import Manifest, ShardCommit, Succeeded
 from tests.unit.results.ledgers import make_job, spec_of, succeed
 
 COUNTS = Manifest(
@@ -112,3 +112,15 @@ def test_commits_from_before_the_gates_are_read(tmp_path: Path) -> None:
     ledger.store.put_new(f"demo/{keys.result(1)}", b"rows", writer="attempt-1", metadata=old)
     before = ledger.shard_commit(1)
     assert (before.num_rows, before.num_length_rows, before.num_empty_rows, before.num_valid_json_rows) == (3, 0, 0, 0)
+
+
+def test_an_answer_without_its_form_is_no_valid_json() -> None:
+    shard = ShardCommit(
+        index=0, key="k", num_rows=1_000, num_error_rows=200, error_codes={"INVALID_FORM": 100, "EMPTY_PROMPT": 100},
+        num_input_tokens=0, num_generated_tokens=0, size_bytes=1, sha256="0", attempt_id="a",
+    )  # fmt: skip
+    counts = COUNTS.evolve(shards=(shard,))
+    spec = spec_of(max_error_rate=1.0)
+    assert judged(spec.evolve(min_valid_json_rate=0.8), counts).crossed_gates == ()
+    [gate] = judged(spec.evolve(min_valid_json_rate=0.81), counts).crossed_gates
+    assert (gate.num_rows, gate.of_rows) == (720, 900)

@@ -233,3 +233,23 @@ def test_pickles_and_works_from_many_threads(encoder: PromptEncoder, chat_dir: P
     expected = [again.encode_chat(messages) for messages in conversations]
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(encoder.encode_chat, conversations)) == expected
+
+
+def test_a_developer_speaks_as_the_system(encoder: PromptEncoder) -> None:
+    rest = [{"role": "user", "content": "hi"}]
+    older = encoder.encode_chat([{"role": "system", "content": "be kind"}, *rest])
+    assert encoder.encode_chat([{"role": "developer", "content": "be kind"}, *rest]) == older
+
+
+def test_fields_that_columns_of_structs_fill_with_nulls_say_nothing(encoder: PromptEncoder) -> None:
+    filled = {"role": "user", "name": None, "tool_calls": None, "weight": None, "refusal": None}
+    parts = [{"type": "text", "text": "h", "image_url": None}, {"type": "text", "text": "i"}]
+    expected = encoder.encode_chat([{"role": "user", "content": "hi"}])
+    assert encoder.encode_chat([{**filled, "content": "hi"}]) == expected
+    assert encoder.encode_chat([{**filled, "content": parts}]) == expected
+
+
+@pytest.mark.parametrize("kind", ["image_url", "input_audio", "file"])
+def test_parts_that_are_no_text_are_refused_as_what_they_are(encoder: PromptEncoder, kind: str) -> None:
+    with pytest.raises(InvalidMessages, match=f"message 1 has a content part that is {kind}, and only text"):
+        encoder.encode_chat([{"role": "user", "content": [{"type": kind, kind: {"url": "x"}}]}])

@@ -155,3 +155,19 @@ def test_truncation_and_padding_saved_in_the_tokenizer_are_not_used(other_dir: P
     assert isinstance(long, list)
     assert isinstance(short, list)
     assert (len(long), len(short)) == (51, 2)
+
+
+def test_a_developer_is_the_system_where_the_template_does_not_know_the_role(
+    other: PromptEncoder, other_dir: Path, tmp_path: Path
+) -> None:
+    template = (
+        "{% for message in messages %}{% if message.role in ['system', 'user'] %}{{ message.role + message.content }}"
+        "{% endif %}{% endfor %}"
+    )
+    messages = [{"role": "developer", "content": "D"}, {"role": "user", "content": "U"}]
+    plain = PromptEncoder.load(copy(other_dir, tmp_path / "plain", chat_template=template))
+    assert plain.decode(plain.encode_chat(messages)) == "systemDuserU"
+    aware = PromptEncoder.load(
+        copy(other_dir, tmp_path / "aware", chat_template=template.replace("'system'", "'developer'"))
+    )
+    assert aware.decode(aware.encode_chat(messages)) == "developerDuserU"

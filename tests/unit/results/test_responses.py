@@ -9,14 +9,18 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from openai.types import Completion
+from hypothesis import given
+from hypothesis import strategies as st
+from openai.types import BatchError, Completion, ErrorObject
 from openai.types.chat import ChatCompletion
 
 from jobs.cli import main
 from jobs.errors import UsageError
+from jobs.export import as_json
 from jobs.ledger import Ledger
 from jobs.responses import Responses, model_name, write_responses
 from jobs.store import open_store
+from schemas.codes import RowError
 from schemas.sampling import Sampling
 from schemas.spec import InputSpec, ModelSpec
 from tests.unit.results.ledgers import is_error, make_job, spec_of, succeed, text_of
@@ -140,11 +144,62 @@ def test_unanswered_requests_have_an_error_and_no_response() -> None:
 
 def test_numbers_that_json_lacks(tmp_path: Path) -> None:
     sink = io.BytesIO()
-    token = {"token_id": 1, "logprob": float("-inf"), "top": []}
+    top = [{"token_id": 2, "logprob": float("-inf")}]
+    token = {"token_id": 1, "logprob": float("-inf"), "top": top}
     table = pa.Table.from_pylist([row(logprobs=[token], error_code="", error_message="")])
     assert write_responses([table], sink, responses()) == 1
     found = json.loads(sink.getvalue())["response"]["body"]["choices"][0]["logprobs"]["content"][0]
-    assert found["logprob"] is None
+    assert (found["logprob"], found["top_logprobs"][0]["logprob"]) == (-9999.0, -9999.0)
+    plain = responses(chat=False).line(row(logprobs=[token]))["response"]["body"]
+    found = Completion.model_validate(plain, strict=True).choices[0].logprobs
+    assert found is not None
+    assert (found.token_logprobs, found.top_logprobs) == ([-9999.0], [{"<2>": -9999.0}])
+
+
+def test_the_token_that_ends_a_text_is_no_part_of_its_logprobs() -> None:
+    texts = {1: "Hi", 2: ""}
+    made = [{"token_id": one, "logprob": -0.5, "top": [{"token_id": 2, "logprob": -1.0}]} for one in (1, 2)]
+    for chat in (True, False):
+        makes = Responses(job_id="j", model="m", created=7, chat=chat, token_text=lambda token: texts[token])
+        choice = makes.line(row(logprobs=made))["response"]["body"]["choices"][0]
+        found = choice["logprobs"]
+        assert [t["token"] for t in found["content"]] if chat else found["tokens"] == ["Hi"]
+        assert len(found["content"] if chat else found["tokens"]) == 1
+        assert not chat or found["content"][0]["top_logprobs"][0]["token"] == ""
+        assert chat or found["top_logprobs"] == [{}]
+
+
+def test_the_models_markers_have_no_text_in_logprobs(tmp_path: Path) -> None:
+    import workers.demo
+    from jobs.models.encoder import PromptEncoder
+
+    model = Path(workers.demo.__file__).parent / "model"
+    ledger = Ledger(open_store(str(tmp_path)), "demo")
+    ledger.create(spec_of(sampling=Sampling(logprobs=1), model=ModelSpec(path=str(model))), writer="t")
+    text_of_token, encoder = Responses.of(ledger).token_text, PromptEncoder.load(model)
+    assert [text_of_token(token) for token in encoder.eos_ids] == [""] * len(encoder.eos_ids)
+    [ids] = encoder.encode_continuations([" two words"])
+    assert isinstance(ids, list)
+    assert "".join(map(text_of_token, ids)) == " two words"
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "chat", "param"),
+    [
+        ("INVALID_SAMPLING", "temperature: Input should be less than or equal to 2", True, "temperature"),
+        ("INVALID_SAMPLING", "structured_outputs.choice: 100,000 choices are given", True, "structured_outputs"),
+        ("INVALID_MESSAGES", "tools: not a list", True, "tools"),
+        ("INVALID_MESSAGES", "message 1 has no content", True, "messages"),
+        ("CONTEXT_LENGTH_EXCEEDED", "the prompt has 9 tokens; the limit is 8 with the answer", False, "prompt"),
+        ("ENGINE_ERROR", "the engine failed on the row (ValueError)", True, None),
+        ("INVALID_FORM", "structured_outputs: the answer ended before", True, None),
+    ],
+)
+def test_an_error_names_the_field(code: str, message: str, chat: bool, param: str | None) -> None:
+    refused = row(status="error", error_code=code, error_message=message, generated_text=None, finish_reason="error")
+    line = responses(chat=chat).line(refused)
+    error = ErrorObject.model_validate(line["response"]["body"]["error"], strict=True)
+    assert (error.param, error.code, error.message) == (param, code.lower(), message)
 
 
 def test_token_texts_come_from_the_encoder_or_are_ids(tmp_path: Path) -> None:
@@ -166,3 +221,66 @@ def test_scores_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no form for scores"):
         Responses.of(ledger)
     assert model_name(spec) == "vllm"
+
+
+NUMBERS = st.floats(max_value=0.0, allow_nan=False) | st.just(float("-inf"))
+TOKENS = st.fixed_dictionaries({"token_id": st.integers(0, 300), "logprob": NUMBERS})
+LOGPROBS = st.lists(
+    st.builds(lambda token, top: {**token, "top": top}, TOKENS, st.lists(TOKENS, max_size=3)), max_size=4
+)
+CALLS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "name": st.text(max_size=5),
+            "arguments": st.text(max_size=9),
+            "error": st.none() | st.text(min_size=1, max_size=5),
+        }
+    ),
+    max_size=3,
+)
+OUTPUTS = st.lists(
+    st.fixed_dictionaries({"text": st.text(max_size=9), "finish_reason": st.sampled_from(["stop", "length"])}),
+    max_size=3,
+)
+ANSWERS = st.fixed_dictionaries(
+    {"generated_text": st.text(max_size=9), "finish_reason": st.sampled_from(["stop", "length"])},
+    optional={
+        "logprobs": st.none() | LOGPROBS,
+        "tool_calls": st.none() | CALLS,
+        "outputs": st.none() | OUTPUTS,
+        "parsed": st.none() | st.just("{}"),
+        "custom_id": st.none() | st.text(max_size=5),
+    },
+)
+ERRORS = st.builds(
+    lambda code, message: row(
+        status="error", error_code=code, error_message=message, generated_text=None, finish_reason="error"
+    ),
+    st.sampled_from([str(code) for code in RowError]),
+    st.none() | st.text(max_size=20),
+)
+
+
+@given(found=st.builds(lambda answer: row(**answer), ANSWERS) | ERRORS, chat=st.booleans())
+def test_every_line_is_one_that_the_official_client_takes(found: dict[str, Any], chat: bool) -> None:
+    made = Responses(
+        job_id="j", model="m", created=7, chat=chat, token_text=lambda token: "" if token < 9 else chr(token)
+    )
+    line = json.loads(as_json(made.line(found)))
+    assert set(line) == {"id", "custom_id", "response", "error"}
+    assert isinstance(line["custom_id"], str)
+    body = line["response"]["body"]
+    if found["status"] == "error":
+        ErrorObject.model_validate(body["error"], strict=True)
+        assert line["response"]["status_code"] in (400, 500)
+        return
+    kind = ChatCompletion if chat else Completion
+    parsed = kind.model_validate(body, strict=True)
+    assert [choice.index for choice in parsed.choices] == list(range(len(parsed.choices)))
+    assert "null" not in json.dumps([choice["logprobs"] for choice in body["choices"] if choice["logprobs"]]) or chat
+
+
+def test_a_request_that_was_not_carried_out_is_an_error_of_its_line() -> None:
+    line = responses().unanswered(4, "c", "batch_expired", "too late")
+    assert (line["response"], line["custom_id"]) == (None, "c")
+    assert BatchError.model_validate(line["error"], strict=True).code == "batch_expired"

@@ -27,9 +27,10 @@ def check(*lines: Any, endpoint: Endpoint = CHAT) -> Checked:
 
 def test_good_requests() -> None:
     found = check(request("a", logprobs=True, top_logprobs=3), request("b", logprobs=False), request("c"))
-    assert found == Checked(errors=(), total=3, num_choices=1, logprobs=3)
-    assert check(request(url=PLAIN, logprobs=2, n=1), endpoint=PLAIN).logprobs == 2
-    assert check(request(n=3)).num_choices == 3
+    assert found == Checked(errors=(), total=3, completions=False, logprobs=True)
+    assert check(request(url=PLAIN, logprobs=0, n=1), endpoint=PLAIN).logprobs
+    assert not check(request(logprobs=False), request("b", logprobs=None)).logprobs
+    assert check(request(n=3), request("b")).completions
 
 
 @pytest.mark.parametrize(
@@ -47,10 +48,6 @@ def test_good_requests() -> None:
         ({**request(), "body": "text"}, "missing_required_parameter", "body"),
         (request(model="gpt-9"), "model_not_found", "body.model"),
         (request(messages="text"), "missing_required_parameter", "body.messages"),
-        (request(n=0), "invalid_value", "body.n"),
-        (request(n=2), "unsupported_value", "body.n"),
-        (request(logprobs=True, top_logprobs=21), "invalid_value", "body.logprobs"),
-        (request(logprobs="yes"), "invalid_value", "body.logprobs"),
         (request("first"), "duplicate_custom_id", "custom_id"),
     ],
 )
@@ -59,16 +56,16 @@ def test_a_line_that_is_no_request_fails_the_batch_by_its_number(line: Any, code
     assert (error.code, error.line, error.param) == (code, 2, param)
 
 
+@pytest.mark.parametrize(
+    "body", [{"n": 0}, {"n": "2"}, {"n": 2, "tools": [{}]}, {"logprobs": "yes"}, {"tools": 5}, {"temperature": "hot"}]
+)
+def test_what_a_body_asks_for_costs_its_request_only(body: dict[str, Any]) -> None:
+    assert not check(request("a", **body), request("b")).errors
+
+
 @pytest.mark.parametrize("prompt", [["a", "b"], [1, 2], [[1]], []])
-def test_several_prompts_in_one_request_are_not_supported(prompt: list[Any]) -> None:
-    [error] = check(request(url=PLAIN, prompt=prompt), endpoint=PLAIN).errors
-    assert (error.code, error.param) == ("unsupported_value", "body.prompt")
-    assert not check(request(url=PLAIN, prompt=["one"]), endpoint=PLAIN).errors
-
-
-def test_several_choices_exclude_logprobs_and_tools() -> None:
-    for body in ({"logprobs": True}, {"tools": [{}]}):
-        assert [error.code for error in check(request(n=2, **body)).errors] == ["unsupported_value"]
+def test_prompts_of_other_types_cost_their_request_only(prompt: list[Any]) -> None:
+    assert not check(request(url=PLAIN, prompt=prompt), endpoint=PLAIN).errors
 
 
 def test_nothing_is_quoted_and_errors_end() -> None:
@@ -79,10 +76,11 @@ def test_nothing_is_quoted_and_errors_end() -> None:
 
 
 def test_the_job_has_the_servers_values_and_the_batchs_input() -> None:
-    checked = Checked(errors=(), total=2, num_choices=1, logprobs=None)
+    checked = Checked(errors=(), total=2, completions=False, logprobs=False)
     spec = job_spec(BASE, "batch_1", "/in", CHAT, checked)
     assert (spec.name, spec.input.uri, spec.input.chat) == ("batch_1", "/in", True)
     assert spec.evolve(name=BASE.name, input=BASE.input) == BASE.evolve(max_error_rate=1.0)
-    plain = job_spec(BASE, "batch_1", "/in", PLAIN, Checked(errors=(), total=2, num_choices=3, logprobs=4))
+    plain = job_spec(BASE, "batch_1", "/in", PLAIN, Checked(errors=(), total=2, completions=True, logprobs=True))
     assert not plain.input.chat
-    assert (plain.sampling.n, plain.sampling.temperature, plain.sampling.logprobs) == (3, 1.0, 4)
+    assert plain.sampling == BASE.sampling, "what one request asks for says nothing of the others"
+    assert (plain.output_completions, plain.output_logprobs) == (True, True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from random import Random
 
@@ -177,3 +178,33 @@ def test_stats_count_what_the_gates_judge() -> None:
 
     assert counted(SPEC) == (1, 2, 0)
     assert counted(SPEC.evolve(min_valid_json_rate=0.5)) == (1, 2, 2)
+
+
+def test_answers_without_their_form_are_error_rows() -> None:
+    spec = SPEC.evolve(
+        engine=SPEC.engine.evolve(fake={"formless_marker": "prompt 2 "}),
+        sampling=SPEC.sampling.evolve(structured_outputs={"regex": "[a-f]{4}[0-9]{2}"}),
+    )
+    for shard, staged in enumerate(STAGED):
+        results: dict[int, Output | RowFault] = {}
+        engine = FakeEngine(spec.engine, BytesEncoder())
+        for row in valid_rows(staged, spec):
+            results[row.row_id] = asyncio.run(engine.generate("r", row.token_ids, row.sampling))
+        data, stats = encode_results(spec, PLAN, shard, staged, results, BytesEncoder())
+        for row in read_parquet(data).to_pylist():
+            if row["row_id"] in EMPTY:
+                continue
+            if row["row_id"] == 2:
+                assert (row["status"], row["error_code"], row["attempts"]) == ("error", "INVALID_FORM", 1)
+                assert (row["generated_text"], row["finish_reason"]) == (None, "error")
+                assert stats.error_codes["INVALID_FORM"] == 1
+            else:
+                assert re.fullmatch("[a-f]{4}[0-9]{2}", row["generated_text"])
+
+
+def test_several_greedy_answers_are_equal() -> None:
+    sampling = SPEC.sampling.evolve(n=3)
+    output = asyncio.run(FakeEngine(SPEC.engine, BytesEncoder()).generate("r", [65], sampling))
+    assert len({completion.text for completion in output.completions}) == 1
+    warm = asyncio.run(FakeEngine(SPEC.engine, BytesEncoder()).generate("r", [65], sampling.evolve(temperature=1.0)))
+    assert len({completion.text for completion in warm.completions}) == 3

@@ -12,7 +12,7 @@ import workers.demo
 from jobs.models.encoder import PromptEncoder
 from schemas.sampling import Sampling
 from workers.engines.base import ChoiceScore, Completion, Output
-from workers.result_rows import generated_row, scored_row
+from workers.result_rows import form_fault, generated_row, scored_row
 
 MODEL = Path(workers.demo.__file__).parent / "model"
 START, END, PLUGIN = "<|action_start|>", "<|action_end|>", "<|plugin|>"
@@ -83,6 +83,54 @@ def test_marker_text_that_a_model_repeats_makes_no_call(encoder: PromptEncoder) 
 )
 def test_parsed_is_json_or_null(encoder: PromptEncoder, text: str, parsed: str | None) -> None:
     assert row_of(encoder, "", plain=text, sampling=JSON)["parsed"] == parsed
+
+
+@pytest.mark.parametrize(
+    ("text", "reason", "parsed"),
+    [
+        ("12", "length", None),
+        ('"ab"', "length", None),
+        ("true", "length", None),
+        ("12", "stop", "12"),
+        ('{"a": 1}', "length", '{"a": 1}'),
+        ("[1]", "length", "[1]"),
+        ('{"a": 1', "length", None),
+    ],
+)
+def test_an_answer_cut_by_its_length_is_json_only_if_it_shows_its_end(
+    encoder: PromptEncoder, text: str, reason: str, parsed: str | None
+) -> None:
+    output = Output(completions=[Completion(token_ids=[5], text=text, finish_reason=reason)])
+    assert generated_row(output, JSON, ("parsed",), encoder)["parsed"] == parsed
+
+
+@pytest.mark.parametrize(
+    ("form", "good", "bad"),
+    [
+        ({"json": {"type": "object"}}, '{"a": 1}', ("", '{"a": ', "no", '{"a": NaN}')),
+        ({"json": True}, "12", ("", "twelve")),
+        ({"regex": "[a-c]{3}-[0-9]+"}, "abc-12", ("", "abc-", "abc-12 ", "xabc-1")),
+        ({"regex": " lead"}, "lead", ("", "le")),
+        ({"choice": ["yes", "no é"]}, "no é", ("", "ye", "no", "yes ")),
+    ],
+)
+def test_an_answer_that_says_it_is_whole_has_its_form(
+    encoder: PromptEncoder, form: dict[str, Any], good: str, bad: tuple[str, ...]
+) -> None:
+    def fault(*texts: str, reason: str = "stop", **values: Any) -> str | None:
+        sampling = Sampling.model_validate({"structured_outputs": form, "n": len(texts), **values})
+        output = Output(completions=[Completion(token_ids=[5], text=text, finish_reason=reason) for text in texts])
+        return form_fault(generated_row(output, sampling, (), encoder), output, sampling)
+
+    assert fault(good) is None
+    assert fault(good, good) is None
+    for text in bad:
+        assert str(fault(text)).startswith("structured_outputs: the answer ended before")
+        assert fault(good, text), "of several answers each has the form"
+        assert "stop string" in str(fault(text, stop=["x"]))
+        assert fault(text, reason="length") is None, "finish_reason says that it was cut"
+    plain = Output(completions=[Completion(token_ids=[5], text="anything", finish_reason="stop")])
+    assert form_fault(generated_row(plain, Sampling(), (), encoder), plain, Sampling()) is None
 
 
 def test_only_rows_that_asked_for_json_have_it_parsed(encoder: PromptEncoder) -> None:
