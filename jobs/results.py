@@ -21,6 +21,7 @@ from jobs.errors import JobsError, StoreError
 from jobs.filters import Condition, known_column, parse_conditions, select
 from jobs.ledger import Ledger
 from jobs.merge import RowMerger
+from jobs.valid_text import valid_columns
 from schemas import keys
 from schemas.records import Cancelled, Failed, ShardCommit, Succeeded
 
@@ -189,9 +190,11 @@ class Results:
     def _read(self, part: Part, data: bytes, *, columns: list[str]) -> pa.Table:
         try:
             file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-            return file.read(columns=columns)
+            table = file.read(columns=columns)
         except (OSError, pa.ArrowException) as error:
             raise _damaged(self.ledger, part.index, "a checksum or its structure is wrong") from error
+        # Jobs of earlier versions kept text that is none, which no other reader takes.
+        return valid_columns(table, table.schema.names)[0]
 
     def _check_order(self, table: pa.Table, last_row: int, first_row: int | None) -> None:
         """No row twice; with `first_row`, none missing either."""

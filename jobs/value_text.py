@@ -67,10 +67,11 @@ def as_json(value: Any) -> str:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=_lenient)
     except (ValueError, TypeError):
         text = json.dumps(_finite(_keyed(value)), ensure_ascii=False, default=_lenient)
-    return _escaped(text)
+    return escaped(text)
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
+    """JSON that stays on its line and steers no terminal, and says the same."""
     # Outside of its strings JSON has none of them.
     return _BARE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 

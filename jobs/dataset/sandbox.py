@@ -296,9 +296,18 @@ def _percent(pattern: str, values: Any) -> str:
     return pattern % (tuple(map(_formattable, values)) if isinstance(values, tuple) else _formattable(values))
 
 
+class _Digits(Decimal):
+    """A decimal that `%s` prints with all of its digits, as `%d` and `%f` do."""
+
+    def __str__(self) -> str:
+        return format(self, "f")
+
+
 def _formattable(value: Any) -> Any:
     found = _text(value)
-    return value if isinstance(value, int | float | Decimal) and not isinstance(value, bool) else found
+    if isinstance(value, Decimal):
+        return _Digits(value)
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else found
 
 
 def _text(value: Any) -> str:

@@ -6,8 +6,6 @@ import pickle
 
 import pyarrow as pa
 import pytest
-from jinja2 import UndefinedError
-from jinja2.exceptions import SecurityError
 
 from jobs.dataset import resolve_columns
 from jobs.errors import InvalidInput, UsageError
