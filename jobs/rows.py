@@ -130,8 +130,8 @@ class RowPreparer:
         if columns.kind == "template":
             assert columns.template is not None
             for row in rows(table.select(list(columns.prompt_columns))):
-                whole = not isinstance(row, Fault)
-                yield render(columns.template, row, self._spec.input.max_row_bytes) if whole else row
+                limit = self._spec.input.max_row_bytes
+                yield row if isinstance(row, Fault) else render(columns.template, row, limit)
         elif columns.kind == "prompt":
             yield from values(table, columns.prompt_columns[0])
         else:

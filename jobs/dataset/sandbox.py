@@ -115,7 +115,8 @@ class PromptEnvironment(ImmutableSandboxedEnvironment):
         filters = {name: each for name, each in {**self.filters, **own}.items() if name not in _ABSENT}
         self.filters = {name: _metered(name, each) for name, each in filters.items()}
         self.filters |= {"_counted": Counted, "_weighed": _weighed, "_slice": slice}
-        self.tests = {name: _metered_test(name, each) for name, each in self.tests.items()}
+        tests: dict[str, Any] = dict(self.tests)
+        self.tests = {name: _metered_test(name, each) for name, each in tests.items()}
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         return _count(super()._parse(source, name, filename))
@@ -202,14 +203,14 @@ def _count(tree: nodes.Template) -> nodes.Template:
     for lookup in list(tree.find_all(nodes.Getitem)):
         if isinstance(part := lookup.arg, nodes.Slice):
             # As it stands, the compiler would cut without asking the sandbox.
-            ends = [end or nodes.Const(None) for end in (part.stop, part.step)]
+            ends: list[nodes.Expr] = [end or nodes.Const(None) for end in (part.stop, part.step)]
             lookup.arg = _filtered(part.start or nodes.Const(None, lineno=part.lineno), "_slice", *ends)
     for pair in list(tree.find_all(nodes.Pair)):
         pair.key = _filtered(pair.key, "_weighed")
     return tree
 
 
-def _filtered(value: nodes.Expr, name: str, *args: nodes.Expr) -> nodes.Filter:
+def _filtered(value: nodes.Node, name: str, *args: nodes.Expr) -> nodes.Filter:
     return nodes.Filter(value, name, list(args), [], None, None, lineno=value.lineno, environment=value.environment)
 
 

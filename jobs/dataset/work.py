@@ -79,7 +79,17 @@ class Meter:
         raise TemplateFault(f"a value is nested over {MAX_DEPTH} levels deep")
 
 
-_CONTAINERS = (list, tuple, dict, set, frozenset, range, type({}.keys()), type({}.values()), type({}.items()))
+_CONTAINERS: tuple[type, ...] = (
+    list,
+    tuple,
+    dict,
+    set,
+    frozenset,
+    range,
+    type({}.keys()),
+    type({}.values()),
+    type({}.items()),
+)
 
 meter: ContextVar[Meter] = ContextVar("meter")
 """That of the rendering under way."""

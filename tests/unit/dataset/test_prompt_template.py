@@ -106,7 +106,7 @@ def test_what_is_no_value_is_refused(what: str) -> None:
 
 def test_the_sandbox_holds() -> None:
     assert why("{{ v.__class__.__mro__ }}", v="a") == why("{{ v.__class__ }}", v="a") == "SecurityError"
-    assert "<" not in str(printed("{{ v|attr('__class__') }}", v="a"))
+    assert why("{{ v|attr('__class__') }}", v="a") == "SecurityError"
 
 
 def test_text_that_is_not_utf8_is_refused() -> None:
