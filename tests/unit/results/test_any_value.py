@@ -6,7 +6,8 @@ import csv
 import io
 import json
 import math
-from datetime import timedelta
+import re
+from datetime import date, timedelta
 from typing import Any
 
 import numpy as np
@@ -180,3 +181,37 @@ def test_numbers_that_json_lacks_are_null() -> None:
     table = pa.table({"x": [math.nan, math.inf, 1.5], "y": [[math.nan], [1.0], None]})
     found = [json.loads(line, parse_constant=pytest.fail) for line in written(table, FileFormat.JSONL).splitlines()]
     assert found == [{"x": None, "y": [None]}, {"x": None, "y": [1.0]}, {"x": 1.5, "y": None}]
+
+
+MOMENT = re.compile(
+    r"([+-]?\d{4,})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)(?:\.(\d{6}|\d{9}))?(?:([+-])(\d\d):(\d\d)(?::(\d\d))?)?"
+)
+
+
+def nanoseconds(text: str) -> int:
+    """What an ISO 8601 text says, in nanoseconds after 1970."""
+    match = MOMENT.fullmatch(text)
+    assert match, text
+    cycles = (int(match[1]) - 2000) // 400
+    day = date(int(match[1]) - 400 * cycles, int(match[2]), int(match[3]))
+    days = day.toordinal() - date(1970, 1, 1).toordinal() + cycles * 146_097
+    offset = int(match[9] or 0) * 3600 + int(match[10] or 0) * 60 + int(match[11] or 0)
+    seconds = int(match[4]) * 3600 + int(match[5]) * 60 + int(match[6]) - (-offset if match[8] == "-" else offset)
+    return (days * 86_400 + seconds) * 10**9 + int((match[7] or "0").ljust(9, "0"))
+
+
+@settings(max_examples=300, deadline=timedelta(seconds=5))
+@given(
+    INT64 | st.integers(-(10**11), 10**11),
+    st.sampled_from(["s", "ms", "us", "ns"]),
+    st.sampled_from(
+        [None, "UTC", "Europe/Berlin", "America/Nuuk", "Mars/Base", "+05:30", "-11:00", "../../etc/passwd"]
+    ),
+)
+def test_a_time_loses_nothing_in_text(value: int, unit: str, zone: str | None) -> None:
+    table = pa.table({"at": pa.array([value], pa.timestamp(unit, zone))})
+    [row] = [json.loads(line) for line in written(table, FileFormat.JSONL).splitlines()]
+    assert nanoseconds(row["at"]) == value * 10 ** {"s": 9, "ms": 6, "us": 3, "ns": 0}[unit]
+    assert (zone is None) is (MOMENT.fullmatch(row["at"])[8] is None)  # type: ignore[index]
+    [_, [cell]] = csv.reader(io.StringIO(written(table, FileFormat.CSV).decode()))
+    assert cell == row["at"]
