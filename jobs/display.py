@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from jobs.gates import describe
 from jobs.summary import Summary
+from jobs.terminal_text import printable
 from schemas.codes import State
 from schemas.records import ReplicaProgress
 
@@ -39,11 +40,6 @@ def duration(seconds: float) -> str:
         if count or parts or unit == "s":
             parts.append((count, unit))
     return " ".join(f"{count} {unit}" for count, unit in parts[:2] if count) or "0 s"
-
-
-def printable(text: str) -> str:
-    """One line without control characters: text that others wrote must not steer a terminal."""
-    return "".join(c if c.isprintable() else " " if c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def facts(summary: Summary) -> dict[str, str]:
@@ -110,7 +106,7 @@ def picture(summary: Summary) -> RenderableType:
 
     head = Text.assemble((summary.state, _STYLES.get(summary.state, "bold")), f"  {summary.job_id}")
     if summary.dashboard_url:
-        head.append(f"  {summary.dashboard_url}", style="dim")
+        head.append(f"  {printable(summary.dashboard_url)}", style="dim")
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column()

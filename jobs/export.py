@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
-import math
 import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from datetime import date, datetime, time
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -19,6 +17,9 @@ import pyarrow.parquet as pq
 
 from jobs.errors import JobsError, UsageError
 from jobs.formats import FileFormat
+from jobs.plain_values import Forms, is_string, plain_value, plain_values
+from jobs.value_text import as_json, text_of
+from schemas.tables import JSON_TEXT
 
 ROW_GROUP_ROWS, ROW_GROUP_BYTES = 16_384, 64 * 2**20
 
@@ -29,8 +30,9 @@ _WRITE_BATCH_ROWS = 16
 def write_results(tables: Iterable[pa.Table], schema: pa.Schema, sink: BinaryIO, form: FileFormat) -> int:
     """Write tables as they come, in any format but `OPENAI`, which needs more than rows: see `jobs.responses`.
 
-    Parquet keeps every type. JSON has null for what it lacks (NaN, infinity) and text for dates (ISO 8601), decimals
-    and bytes (base64). CSV has an empty field for null and JSON text for lists and structs.
+    Parquet keeps every type. JSON has null for what it lacks (NaN, infinity) and text for times (ISO 8601), decimals
+    and bytes (base64); what was JSON in the input is JSON again. CSV has an empty field for null and JSON text for
+    lists and structs. See `jobs.value_text` for the text of every type.
 
     Returns:
         The number of rows written.
@@ -48,7 +50,7 @@ def as_text(value: Any) -> str | None:
     """A cell's value as one text: what CSV shows of it."""
     if value is None or isinstance(value, str):
         return value
-    return as_json(value) if isinstance(value, list | dict) else str(_plain(value))
+    return as_json(value) if isinstance(value, list | dict) else text_of(value)
 
 
 @contextmanager
@@ -124,10 +126,10 @@ class _Parquet:
 
 class _JsonLines:
     def __init__(self, sink: BinaryIO, schema: pa.Schema) -> None:
-        self._sink = sink
+        self._sink, self._schema = sink, schema
 
     def write(self, table: pa.Table) -> None:
-        self._sink.write("".join(f"{as_json(row)}\n" for row in rows_of(table)).encode())
+        self._sink.write("".join(f"{as_json(row)}\n" for row in json_rows(table, self._schema)).encode())
 
     def close(self) -> None:
         self._sink.flush()
@@ -135,10 +137,10 @@ class _JsonLines:
 
 class _JsonArray:
     def __init__(self, sink: BinaryIO, schema: pa.Schema) -> None:
-        self._sink, self._before = sink, "[\n"
+        self._sink, self._schema, self._before = sink, schema, "[\n"
 
     def write(self, table: pa.Table) -> None:
-        for row in rows_of(table):
+        for row in json_rows(table, self._schema):
             self._sink.write(f"{self._before}{as_json(row)}".encode())
             self._before = ",\n"
 
@@ -176,8 +178,8 @@ _WRITERS: dict[FileFormat, Callable[[BinaryIO, pa.Schema], _Writer]] = {
 def _is_plain(kind: pa.DataType) -> bool:
     """Whether CSV can hold the type as it is."""
     types = pa.types
-    tests = (types.is_boolean, types.is_integer, types.is_floating, types.is_string, types.is_large_string)
-    return any(test(kind) for test in tests)
+    tests = (types.is_boolean, types.is_integer, types.is_float32, types.is_float64)
+    return any(test(kind) for test in (*tests, types.is_string, types.is_large_string))
 
 
 def rows_of(table: pa.Table) -> Iterator[dict[str, Any]]:
@@ -186,48 +188,51 @@ def rows_of(table: pa.Table) -> Iterator[dict[str, Any]]:
     return (dict(zip(table.schema.names, values, strict=True)) for values in zip(*columns, strict=True))
 
 
+def json_rows(table: pa.Table, schema: pa.Schema) -> Iterator[dict[str, Any]]:
+    """Rows as dictionaries of what JSON can hold; text that is JSON by its column becomes what it says.
+
+    Args:
+        schema: that of the results; `is_json` tells of its fields.
+    """
+    names = [field.name for field in schema if is_json(field)]
+    for row in rows_of(table):
+        yield row | {name: _told(row[name]) for name in names}
+
+
+def is_json(field: pa.Field) -> bool:
+    """Whether the column's text is JSON in every row."""
+    return isinstance(field.type, pa.JsonType) or JSON_TEXT.items() <= (field.metadata or {}).items()
+
+
 def python_values(column: pa.ChunkedArray) -> list[Any]:
-    """Values for people and for text formats; what a kept column holds beyond UTF-8 or Python's dates is marked."""
-    if pa.types.is_timestamp(column.type) and column.type.unit == "ns":
-        # Python's own datetime ends at microseconds.
-        column = column.cast(pa.timestamp("us", column.type.tz), safe=False)
+    """Values for people and for text formats, base64 for binary; what is no value of its type is marked."""
     try:
-        values: list[Any] = column.to_pylist()
+        return plain_values(column, _FORMS)
     except (ValueError, OverflowError, pa.ArrowException):
-        values = [_readable(scalar) for scalar in column]
-    return values
+        return [_readable(scalar) for scalar in column]
 
 
 def _readable(scalar: Any) -> Any:
     try:
-        return scalar.as_py()
+        return plain_value(scalar, _FORMS)
     except UnicodeDecodeError:
-        is_text = pa.types.is_string(scalar.type) or pa.types.is_large_string(scalar.type)
-        return scalar.as_buffer().to_pybytes().decode(errors="replace") if is_text else "\N{REPLACEMENT CHARACTER}"
+        raw = scalar.as_buffer().to_pybytes() if is_string(scalar.type) else b"\xff"
+        return raw.decode(errors="replace")
     except (ValueError, OverflowError, pa.ArrowException):
         return "\N{REPLACEMENT CHARACTER}"
 
 
-def as_json(value: Any) -> str:
-    """JSON on one line, with null and text for what JSON lacks."""
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+_FORMS = Forms(_base64, list)
+"""A map stays its pairs, which have an order and may have one key twice."""
+
+
+def _told(text: Any) -> Any:
+    """What JSON text says; the text itself where it is none."""
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False, default=_plain)
-    except ValueError:
-        return json.dumps(_finite(value), ensure_ascii=False, default=_plain)
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode()
-    return value.isoformat() if isinstance(value, date | datetime | time) else str(value)
-
-
-def _finite(value: Any) -> Any:
-    """The value with null for the numbers that JSON lacks."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    return value
+        return json.loads(text) if isinstance(text, str) else text
+    except (ValueError, RecursionError):
+        return text

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from jobs.display import printable
 from jobs.interruptions import MARK
+from jobs.terminal_text import printable
 
 _FORWARDED = re.compile(r"\((?:(?P<name>.*?) )?pid=\d+(?:, ip=[^)]*)?\) ?")
 """What Ray puts before a line of another process: `(replica-0 pid=123, ip=10.0.0.7) `."""

@@ -7,8 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from jobs.display import printable
 from jobs.export import as_text, python_values
+from jobs.terminal_text import printable
 
 _GAP = 3
 """Characters between two columns of `Output.table`."""

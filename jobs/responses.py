@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from jobs.encoding import BYTES_MODEL
 from jobs.errors import InvalidModel, UsageError
-from jobs.export import as_json, rows_of
+from jobs.export import rows_of
 from jobs.ledger import Ledger
+from jobs.value_text import as_json
 from schemas.codes import RowError
 from schemas.spec import JobSpec
 

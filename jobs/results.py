@@ -24,6 +24,7 @@ from jobs.filters import Condition, known_column, parse_conditions, select
 from jobs.ledger import Ledger
 from jobs.merge import RowMerger
 from jobs.salvage import Salvage, Salvaged
+from jobs.valid_text import valid_columns
 from schemas import keys
 from schemas.records import Cancelled, Failed, ShardCommit, Succeeded
 
@@ -223,9 +224,10 @@ class Results:
             table = pa.concat_tables(groups)
         except (OSError, pa.ArrowException) as error:
             raise _damaged(self.ledger, part.key, "a checksum or its structure is wrong") from error
-        if part.row_ids is None:
-            return table
-        return table.filter(pc.is_in(table["row_id"], value_set=pa.array(part.row_ids)))
+        if part.row_ids is not None:
+            table = table.filter(pc.is_in(table["row_id"], value_set=pa.array(part.row_ids)))
+        # Jobs of earlier versions kept text that is none, which no other reader takes.
+        return valid_columns(table, table.schema.names)[0]
 
     def _num_ahead(self, memory_bytes: int) -> int:
         """Shards that may be under way before they are asked for: as many as fit into the memory, but one at least."""

@@ -9,10 +9,13 @@ from typing import Any
 
 import pyarrow as pa
 
+from jobs.plain_values import Forms, mapping, plain_value, plain_values
 from schemas.codes import RowError
 
 MAX_DEPTH = 64
 """Levels of nesting that JSON in a row may have."""
+
+_FORMS = Forms(bytes.decode, mapping)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,14 +29,15 @@ class Fault:
 def values(table: pa.Table, column: str | None) -> list[Any]:
     """Python values of a column, None everywhere if there is none; a Fault where a value cannot be one.
 
-    Parquet does not check that its text is UTF-8, and its dates reach further than Python's.
+    Binary is the UTF-8 that it holds: Impala and older Spark write text so. What else a value becomes, and its text,
+    is said in `jobs.value_text`.
     """
     if column is None:
         return [None] * len(table)
     try:
-        return table[column].to_pylist()  # type: ignore[no-any-return]
+        return plain_values(table[column], _FORMS)
     except (ValueError, OverflowError, pa.ArrowException):
-        return [_value(scalar) for scalar in table[column]]
+        return [_value(scalar, column) for scalar in table[column]]
 
 
 def rows(table: pa.Table) -> Iterable[dict[str, Any] | Fault]:
@@ -56,6 +60,11 @@ def parsed(value: Any, code: RowError) -> Any:
     except (ValueError, RecursionError):
         return Fault(code=code, message="the text is not JSON")
     return found if is_shallow(found) else Fault(code=code, message=f"the JSON is nested over {MAX_DEPTH} levels deep")
+
+
+def invalid_text(column: str) -> Fault:
+    """Why a row with text that is none becomes an error row."""
+    return Fault(code=RowError.INVALID_TEXT, message=f"the text of column `{column}` is not valid UTF-8")
 
 
 def size_bytes(value: Any) -> int:
@@ -90,13 +99,14 @@ def is_shallow(value: Any, max_depth: int = MAX_DEPTH) -> bool:
     return False
 
 
-def _value(scalar: pa.Scalar) -> Any:
+def _value(scalar: pa.Scalar, column: str) -> Any:
     try:
-        return scalar.as_py()
+        return plain_value(scalar, _FORMS)
     except UnicodeDecodeError:
-        return Fault(code=RowError.INVALID_TEXT, message="the text is not valid UTF-8")
+        return invalid_text(column)
     except (ValueError, OverflowError, pa.ArrowException) as error:
-        return Fault(code=RowError.TEMPLATE_ERROR, message=f"a value cannot be read: {type(error).__name__}")
+        why = f"the value of column `{column}` cannot be read: {type(error).__name__}"
+        return Fault(code=RowError.TEMPLATE_ERROR, message=why)
 
 
 def _without_nulls(value: Any) -> Any:

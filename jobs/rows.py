@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from jobs.dataset.columns import Columns
 from jobs.dataset.faults import faults_of, other_kinds
+from jobs.dataset.prompt_template import render
 from jobs.encoding import BYTES_MODEL, Encoder
 from jobs.errors import UsageError
 from jobs.fingerprints import RowFingerprints, first_of_equal
@@ -25,6 +26,7 @@ from jobs.row_sampling import RowSampling, as_json, unusable
 from jobs.row_tokens import row_tokens
 from jobs.row_tools import row_tools
 from jobs.row_values import Fault, parsed, rows, size_bytes, values
+from jobs.valid_text import as_text, valid_columns
 from schemas.codes import RowError
 from schemas.records import RowColumn
 from schemas.sampling import Sampling
@@ -67,14 +69,19 @@ class RowPreparer:
     def prepare(self, batch: pa.RecordBatch | pa.Table, first_row_id: int) -> pa.Table:
         """Staged rows and their facts: exactly one row out for each row in, in the same order."""
         table = batch if isinstance(batch, pa.Table) else pa.Table.from_batches([batch])
+        custom_id = self.columns.custom_id
+        if custom_id:
+            place, ids = table.schema.get_field_index(custom_id), as_text(table[custom_id])
+            table = table.set_column(place, custom_id, ids)
+        carried = [*([custom_id] if custom_id else []), *(field.name for field in self.columns.kept)]
+        table, no_text = valid_columns(table, carried)
         inputs = [ids if isinstance(ids, Fault) else np.array(ids, np.int32) for ids in self._inputs(table)]
         staged = [self._judge(*row) for row in zip(inputs, self._samplings(table), self._choices(table), strict=True)]
-        for index, fault in (self._id_faults(table) | faults_of(table)).items():
+        for index, fault in (no_text | self._id_faults(table) | faults_of(table)).items():
             staged[index] = _StagedRow(fault=fault)
         tokens = np.concatenate([NO_TOKENS, *(row.token_ids for row in staged)])
         offsets = np.cumsum([0, *(len(row.token_ids) for row in staged)])
         prefixes = Prefixes.of(tokens, offsets)
-        custom_id = self.columns.custom_id
         scored = [
             pa.array([row.choices and row.choices.texts for row in staged], pa.list_(pa.string())),
             pa.array([row.choices and row.choices.token_ids for row in staged], pa.list_(pa.list_(pa.int32()))),
@@ -82,7 +89,7 @@ class RowPreparer:
         prepared = pa.table(
             [
                 pa.array(range(first_row_id, first_row_id + len(staged)), pa.int64()),
-                _as_text(table[custom_id]) if custom_id else pa.nulls(len(staged), pa.string()),
+                table[custom_id] if custom_id else pa.nulls(len(staged), pa.string()),
                 _lists(tokens, offsets),
                 pa.array([row.sampling for row in staged], pa.string()),
                 pa.array([row.fault and str(row.fault.code) for row in staged], pa.string()),
@@ -142,7 +149,8 @@ class RowPreparer:
         if columns.kind == "template":
             assert columns.template is not None
             for row in rows(table.select(list(columns.prompt_columns))):
-                yield row if isinstance(row, Fault) else self._render(row)
+                limit = self._spec.input.max_row_bytes
+                yield row if isinstance(row, Fault) else render(columns.template, row, limit)
         elif columns.kind == "prompt":
             yield from _texts(table, columns.prompt_columns[0])
         else:
@@ -153,14 +161,6 @@ class RowPreparer:
             for name in columns.prompt_columns[1:]:
                 chats = [text if chat is None else chat for chat, text in zip(chats, _texts(table, name), strict=True)]
             yield from chats
-
-    def _render(self, row: Mapping[str, Any]) -> str | Fault:
-        try:
-            return self.columns.render(row)
-        except Exception as error:  # noqa: BLE001 - a template can raise anything on a row's values
-            return Fault(
-                code=RowError.TEMPLATE_ERROR, message=f"the template failed on this row: {type(error).__name__}"
-            )
 
     def _check(self, prompt: Any) -> Any:
         """The prompt as the encoder takes it, or a Fault."""
@@ -346,7 +346,3 @@ def _has_content(prompt: Any) -> bool:
 def _is_blank(message: Mapping[str, Any]) -> bool:
     content = message.get("content")
     return isinstance(content, str) and not content.strip() and not message.get("tool_calls")
-
-
-def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    return column.cast(pa.string())

@@ -6,6 +6,7 @@ import json
 import re
 import secrets
 import tomllib
+import unicodedata
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -17,7 +18,7 @@ from jobs.encoding import BYTES_MODEL
 from jobs.errors import InvalidModel, UsageError
 from jobs.models.errors import InvalidMessages
 from jobs.models.tools import declare_tools
-from schemas.spec import JobSpec, ReplicaRange
+from schemas.spec import RESERVED_COLUMNS, SCORE_COLUMNS, JobSpec, ReplicaRange
 
 MAX_NAME_CHARS = 200
 """`JobSpec.name` takes no more; a file's name may be longer."""
@@ -44,7 +45,7 @@ def build_spec(dataset: str | None, flags: Mapping[str, Any], file_values: Mappi
         file_values: what `read_spec_file` returned.
 
     Raises:
-        UsageError: no dataset or no model, or a form or a tool that cannot be used.
+        UsageError: no dataset or no model, or a kept column, a form or a tool that cannot be used.
         pydantic.ValidationError: a value is unknown or out of range.
     """
     values: dict[str, Any] = {**(file_values or {})}
@@ -64,8 +65,33 @@ def build_spec(dataset: str | None, flags: Mapping[str, Any], file_values: Mappi
         values["replicas"] = _replicas(str(values["replicas"]))
     _resolve_model(values)
     spec = JobSpec.model_validate(values)
+    check_kept(spec)
     check_forms(spec)
     return spec
+
+
+def check_kept(spec: JobSpec) -> None:
+    """Check that the results' readers tell their columns apart: SQL compares names without case.
+
+    Raises:
+        UsageError: a kept column has the name of another, or of one of ours, but for case, spaces or form.
+    """
+    own = RESERVED_COLUMNS | (SCORE_COLUMNS if spec.task == "score" else frozenset())
+    known = {_bare(name): name for name in own - {"custom_id"}}
+    known |= {} if "custom_id" in spec.input.keep else {"custom_id": "custom_id"}
+    for name in spec.input.keep:
+        if (other := known.get(_bare(name))) is not None:
+            whose = "which the results have already" if other in own else "which is kept, too"
+            raise UsageError(
+                f"Cannot keep column {name!r}: SQL and other readers take it for {other!r}, {whose}.",
+                "Rename it in the dataset, or leave it out of --keep: row_id leads back to the row.",
+            )
+        known[_bare(name)] = name
+
+
+def _bare(name: str) -> str:
+    """What readers that do not look at case, spaces or the form of a letter make of a name."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold()).strip()
 
 
 def check_forms(spec: JobSpec) -> None:

@@ -13,8 +13,12 @@ from jobs.dataset.sources import find_sources, open_source
 from jobs.errors import JobsError, StoreError, UsageError
 from jobs.results import Results
 from schemas import keys
+from schemas.spec import RESERVED_COLUMNS, SCORE_COLUMNS
 
 BATCH_ROWS = 16_384
+_MOST_DIGITS = 38
+"""Of a decimal in DuckDB."""
+
 _READS = frozenset({"SELECT", "EXPLAIN"})
 
 
@@ -40,7 +44,10 @@ def query(results: Results, statement: str) -> pa.RecordBatchReader:
                 "Only one statement that reads can be run.",
                 "Write one: select status, count(*) from results group by 1",
             )
-        connection.register("results", dataset_of(results))
+        connection.register("shards", dataset_of(results))
+        named = ", ".join(map(_quoted, view_columns(results.schema)))
+        # Named by place: of two names that differ by case alone DuckDB would change the second, which is ours.
+        connection.execute(f"CREATE VIEW results AS SELECT * FROM shards AS each({named})")  # noqa: S608 - quoted
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
         reader: Any = connection.sql(parsed[0].query).to_arrow_reader(BATCH_ROWS)
@@ -78,7 +85,49 @@ def dataset_of(results: Results) -> ds.Dataset:
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink)
         fragments.append(form.make_fragment(pa.BufferReader(sink.getvalue())))
-    return ds.FileSystemDataset(fragments, results.schema, form)
+    types = [field.with_type(_readable(field.type)) for field in results.schema]
+    return ds.FileSystemDataset(fragments, pa.schema(types), form)
+
+
+def view_columns(schema: pa.Schema) -> list[str]:
+    """The columns of the view: names as SQL compares them, without case, are there once.
+
+    Ours keep theirs; a kept column that has one of them gets a number behind it.
+    """
+    own = RESERVED_COLUMNS | SCORE_COLUMNS
+    taken = {name.casefold() for name in schema.names if name in own}
+    names = []
+    for name in schema.names:
+        free, number = name, 1
+        while name not in own and free.casefold() in taken:
+            free, number = f"{name}_{number}", number + 1
+        taken.add(free.casefold())
+        names.append(free)
+    return names
+
+
+def _quoted(name: str) -> str:
+    doubled = name.replace('"', '""')
+    return f'"{doubled}"'
+
+
+def _readable(type_: pa.DataType) -> pa.DataType:
+    """The type that DuckDB reads a column as, wherever it has none of its own, with nothing lost."""
+    is_ = pa.types
+    if is_.is_float16(type_):
+        return pa.float32()
+    if is_.is_decimal256(type_):
+        small = type_.precision <= _MOST_DIGITS
+        return pa.decimal128(type_.precision, type_.scale) if small else pa.string()
+    if is_.is_struct(type_):
+        return pa.struct([field.with_type(_readable(field.type)) for field in type_])
+    if is_.is_map(type_):
+        return pa.map_(_readable(type_.key_type), _readable(type_.item_type))
+    if is_.is_fixed_size_list(type_):
+        return pa.list_(_readable(type_.value_type), type_.list_size)
+    if is_.is_large_list(type_):
+        return pa.large_list(_readable(type_.value_type))
+    return pa.list_(_readable(type_.value_type)) if is_.is_list(type_) else type_
 
 
 def _translated(reader: Any, connection: Any, fault: type[Exception]) -> Any:
@@ -92,4 +141,4 @@ def _translated(reader: Any, connection: Any, fault: type[Exception]) -> Any:
 
 
 def _columns(results: Results) -> str:
-    return f"The view `results` has the columns {', '.join(results.schema.names)}."
+    return f"The view `results` has the columns {', '.join(view_columns(results.schema))}."

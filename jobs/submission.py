@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from jobs import __version__, buckets
 from jobs.errors import ClusterError
+from jobs.terminal_text import printable
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -65,11 +66,11 @@ class Submission:
 def describe(*, name: str, job_id: str, job_uri: str, dataset: str, model: str) -> dict[str, str]:
     """The metadata of a submission. The dashboard's Name column shows `job_name`."""
     return {
-        "job_name": name,
+        "job_name": printable(name),
         "job_id": job_id,
         "job_uri": job_uri,
-        "dataset": dataset,
-        "model": model,
+        "dataset": printable(dataset),
+        "model": printable(model),
         "user": getpass.getuser(),
         "client_version": __version__,
     }

@@ -35,6 +35,9 @@ CHOICE_FIELDS = [
 ]
 """Further staged columns of jobs that score; `token_ids` is the context that all of a row's choices continue."""
 
+JSON_TEXT = {b"json": b"1"}
+"""Metadata of a column whose text is JSON in every row. Where a format is JSON, it is written as what it says."""
+
 COMPLETION = pa.struct(
     [
         pa.field("index", pa.int32()),
@@ -129,5 +132,5 @@ def _generated(spec: JobSpec, row_columns: Collection[RowColumn]) -> list[pa.Fie
     if "tool_calls" in row_columns:
         fields.append(pa.field("tool_calls", TOOL_CALLS))
     if "parsed" in row_columns:
-        fields.append(pa.field("parsed", pa.string()))
+        fields.append(pa.field("parsed", pa.string(), metadata=JSON_TEXT))
     return fields

@@ -121,7 +121,7 @@ def _described(counts: Comparison) -> dict[str, str]:
 def _show(output: Output, rows: list[dict[str, Any]]) -> None:
     from rich.console import Console
 
-    from jobs.display import printable
+    from jobs.terminal_text import printable
 
     room = max(20, (Console().width - 40) // 2)
     answer = next(name.removesuffix("_a") for name in reversed(rows[0]) if name.endswith("_a"))

@@ -40,7 +40,9 @@ _GATES = "Quality gates: shares from 0 to 1; exit 3 and no _SUCCESS if one is cr
 _OPTIONS = [
     _SpecOption(str, "--prompt-column", "Column of prompt text. Default: `prompt`.", _INPUT),
     _SpecOption(str, "--messages-column", "Chat messages. Default: `messages`.", _INPUT),
-    _SpecOption(str, "--template", "Jinja text over the columns: 'Summarise: {{ text }}'.", _INPUT),
+    _SpecOption(
+        str, "--template", "Jinja text over the columns: 'Summarise: {{ text }}', or {{ row['my column'] }}.", _INPUT
+    ),
     _SpecOption(str, "--choices-column", "Choices to score. Default: `choices`.", _INPUT),
     _SpecOption(str, "--system", "System message put before every row.", _INPUT),
     _SpecOption(int, "--max-tokens", "Most tokens to generate per row. Default: 256.", _SAMPLING),

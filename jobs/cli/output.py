@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
 import typer
 
 from jobs.errors import JobsError, UsageError
+from jobs.terminal_text import printable, printable_lines
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -57,7 +58,7 @@ class Output:
             self._lines(_cell(row.get(first)) for row in rows)
         else:
             cells = [[_cell(row.get(key)) for key in titles] for row in rows]
-            self._aligned([title.upper() for title in titles.values()], cells)
+            self._aligned([printable(title).upper() for title in titles.values()], cells)
 
     def record(self, values: Mapping[str, Any]) -> None:
         """Print one thing: a line for each field, or a JSON object, or the first field's value alone."""
@@ -66,7 +67,7 @@ class Output:
         elif self.format is Format.QUIET:
             self._lines([_cell(next(iter(values.values())))])
         else:
-            self._aligned([], [[name.replace("_", " "), _cell(value)] for name, value in values.items()])
+            self._aligned([], [[printable(name.replace("_", " ")), _cell(value)] for name, value in values.items()])
 
     def value(self, value: Any) -> None:
         """Print one value, such as an id, alone on its line."""
@@ -116,10 +117,12 @@ class Output:
             sys.stdout.write(line + "\n")
 
     def _json(self, value: Any) -> None:
-        sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+        from jobs.value_text import escaped
+
+        sys.stdout.write(escaped(json.dumps(value, indent=2, ensure_ascii=False, default=str)) + "\n")
 
     def _remark(self, text: str, style: str) -> None:
-        _console(stderr=True).print(text, style=style)
+        _console(stderr=True).print(printable_lines(text), style=style)
 
 
 def with_output(command: Callable[Concatenate[Output, P], None]) -> Callable[..., None]:
@@ -165,7 +168,7 @@ def _cell(value: Any) -> str:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return str(value)
+    return printable(str(value))
 
 
 def _console(*, stderr: bool) -> Console:

@@ -31,7 +31,7 @@ def status(
 
       jobs status reviews-20260301-020000-5f3a --json | jq .rows_done
     """
-    from jobs.display import next_steps, printable
+    from jobs.display import next_steps
     from jobs.summary import summarise
 
     job = open_job(job_id, root)
@@ -45,7 +45,7 @@ def status(
     elif output.format is Format.QUIET:
         output.value(summary.state)
     else:
-        output.record({label: printable(text) for label, text in _described(summary).items()})
+        output.record(_described(summary))
         for step in next_steps(summary):
             output.hint(step)
     if exit_status and summary.state in (State.SUCCEEDED, State.FAILED, State.CANCELLED, State.INTERRUPTED):

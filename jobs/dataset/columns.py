@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Literal
 
 import pyarrow as pa
-from jinja2 import StrictUndefined, Template, TemplateSyntaxError, meta
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from jobs.dataset.jsonl import JSON_ONLY, JSON_VALUE
+from jobs.dataset.prompt_template import template_columns
 from jobs.errors import InvalidInput, UsageError
+from jobs.plain_values import is_binary, is_string
 from schemas.spec import InputSpec
+from schemas.tables import JSON_TEXT
 
 _MESSAGE_FIELDS = {"role", "content", "name"}
-
-
-def _no_null(value: object) -> object:
-    """Refuse to print a null as the word None."""
-    if value is None:
-        raise ValueError("a null value")
-    return value
-
-
-_environment = ImmutableSandboxedEnvironment(
-    undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False, finalize=_no_null
-)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,15 +59,6 @@ class Columns:
         names = [*self.prompt_columns, *(name for name in optional if name), *(field.name for field in self.kept)]
         return tuple(dict.fromkeys(names))
 
-    def render(self, row: Mapping[str, Any]) -> str:
-        """The prompt that the template gives for a row of `prompt_columns`.
-
-        Raises:
-            Exception: whatever the template raises on the row's values.
-        """
-        assert self.template is not None
-        return _compile(self.template).render(row)
-
 
 def resolve_columns(schema: pa.Schema, spec: InputSpec, *, choices: bool = False) -> Columns:
     """Match what was asked for with the columns that are there.
@@ -115,7 +93,7 @@ def resolve_columns(schema: pa.Schema, spec: InputSpec, *, choices: bool = False
         response_format=_optional(schema, "response_format", _is_object, "structs or JSON text"),
         tools=_tools(schema, spec),
         choices=_choices(schema, spec) if choices else None,
-        kept=tuple(pa.field(name, _sortable(_given(schema, name, "--keep").type)) for name in spec.keep),
+        kept=tuple(_kept(_given(schema, name, "--keep")) for name in spec.keep),
         by_line=by_line,
         token_ids="prompt_token_ids" if spec.template is None and _has_token_ids(schema) else None,
     )
@@ -131,7 +109,7 @@ def _by_line(schema: pa.Schema, name: str) -> bool:
 
 def _prompt(schema: pa.Schema, spec: InputSpec) -> tuple[Literal["messages", "prompt", "template"], tuple[str, ...]]:
     if spec.template is not None:
-        return "template", _template_columns(schema, spec.template)
+        return "template", template_columns(spec.template, schema.names)
     messages, prompt = spec.messages_column, spec.prompt_column
     if messages is None and prompt is None:
         if "messages" in schema.names and "prompt" in schema.names and _by_line(schema, "messages"):
@@ -216,9 +194,10 @@ def _is_list_of_messages(type_: pa.DataType) -> bool:
 
 
 def _is_text(type_: pa.DataType) -> bool:
+    """Whether it holds text; as binary too, which Impala and older Spark write."""
     if pa.types.is_dictionary(type_):
         return _is_text(type_.value_type)
-    return bool(pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_string_view(type_))
+    return is_string(type_) or is_binary(type_)
 
 
 def _optional(schema: pa.Schema, name: str, fits: Any, wanted: str) -> str | None:
@@ -232,6 +211,12 @@ def _optional(schema: pa.Schema, name: str, fits: Any, wanted: str) -> str | Non
     return name
 
 
+def _kept(field: pa.Field) -> pa.Field:
+    """The column of the results."""
+    is_json = JSON_TEXT.items() <= (field.metadata or {}).items()
+    return pa.field(field.name, _sortable(field.type), metadata=JSON_TEXT if is_json else None)
+
+
 def _sortable(type_: pa.DataType) -> pa.DataType:
     """The type as results have it: Arrow cannot yet sort views, which say the same as the plain types."""
     if pa.types.is_string_view(type_):
@@ -243,27 +228,6 @@ def _given(schema: pa.Schema, name: str, option: str) -> pa.Field:
     if name not in schema.names:
         raise UsageError(f"There is no column {name!r}; {_columns_there(schema)}.", f"Correct {option}.")
     return schema.field(name)
-
-
-def _template_columns(schema: pa.Schema, template: str) -> tuple[str, ...]:
-    try:
-        names = sorted(meta.find_undeclared_variables(_environment.parse(template)))
-        _compile(template)
-    except TemplateSyntaxError as error:
-        raise UsageError(f"The template does not parse: {error.message}.", "Correct --template.") from error
-    if not names:
-        raise UsageError(
-            "The template refers to no column, so every row would get the same prompt.",
-            f"Use a column, such as {{{{ {schema.names[0]} }}}}.",
-        )
-    for name in names:
-        _given(schema, name, "--template")
-    return tuple(names)
-
-
-@lru_cache(maxsize=8)
-def _compile(template: str) -> Template:
-    return _environment.from_string(template)
 
 
 def _columns_there(schema: pa.Schema) -> str:

@@ -21,8 +21,9 @@ from jobs.dataset.sources import InputChanged, Source, open_source
 from jobs.errors import InvalidInput
 from jobs.row_values import Fault, is_encodable, is_shallow
 from schemas.codes import RowError
+from schemas.tables import JSON_TEXT
 
-JSON_ONLY = {b"json": b"1"}
+JSON_ONLY = {**JSON_TEXT, b"json_only": b"1"}
 """Field metadata of columns whose every value is a list or an object."""
 
 JSON_VALUE = {b"json": b"value"}
@@ -189,7 +190,10 @@ def _field(name: str, kinds: set[str]) -> pa.Field:
         return pa.field(name, pa.float64())
     if kinds == {"bool"}:
         return pa.field(name, pa.bool_())
-    return pa.field(name, pa.string(), metadata=JSON_ONLY if kinds == {"json"} else None)
+    if kinds == {"json"}:
+        return pa.field(name, pa.string(), metadata=JSON_ONLY)
+    # Beside text it is not known of a text whether it was JSON.
+    return pa.field(name, pa.string(), metadata=JSON_TEXT if kinds and "string" not in kinds else None)
 
 
 def _batch(

@@ -85,3 +85,24 @@ def test_environment_sets_the_format(capsys: pytest.CaptureFixture[str], monkeyp
 def test_two_formats_at_once_are_refused() -> None:
     with pytest.raises(UsageError, match="exclude each other"):
         show(name="x", as_json=True, quiet=True)
+
+
+STEERING = "a\x1b[31mred\x1b]0;title\x07\x9b2J\x7f\r\u202eb[red]c[/red]"
+
+
+@pytest.mark.parametrize("form", Format)
+def test_text_that_others_wrote_steers_no_terminal(form: Format, capsys: pytest.CaptureFixture[str]) -> None:
+    output = Output(form)
+    output.table([{"id": STEERING}], {"id": STEERING})
+    output.record({STEERING: STEERING})
+    output.value(STEERING)
+    output.note(STEERING)
+    output.hint(STEERING)
+    output.warn(STEERING)
+    output.error(UsageError(STEERING, STEERING + "\nsecond line"))
+    captured = capsys.readouterr()
+    for text in (captured.out, captured.err):
+        controls = [c for c in text if not c.isprintable() and c not in "\n\u202e"]
+        assert controls == []
+    assert "[red]c[/red]" in captured.out
+    assert "second line\n" in captured.err

@@ -17,7 +17,7 @@ from jobs.encoding import BYTES_MODEL, BytesEncoder
 from jobs.errors import InvalidModel, UsageError
 from jobs.rows import RowPreparer
 from jobs.specs import absolute_uri, build_spec, dataset_stem, new_job_id, read_spec_file
-from schemas.spec import JOB_ID, EngineSpec, JobSpec, ReplicaRange
+from schemas.spec import JOB_ID, EngineSpec, InputSpec, JobSpec, ReplicaRange
 from workers import resources
 from workers.faults import JobFailure
 
@@ -218,3 +218,23 @@ def test_a_cluster_without_gpus_cannot_run_in_eight_bits(monkeypatch: pytest.Mon
     spec = build_spec("/d.parquet", {"model.path": "/m", "engine.quantization": "fp8", "engine.load_format": "dummy"})
     with pytest.raises(JobFailure, match=r"--quantization fp8 needs a GPU.*the cluster has no GPU"):
         resources.resolve_resources(spec)
+
+
+@pytest.mark.parametrize(
+    "keep",
+    [
+        *(["Status"], ["STATUS"], ["status "], ["Row_ID"], ["Custom_Id"], ["Generated_Text"], ["ｓｔａｔｕｓ"]),
+        *(["Text", "text"], ["Straße", "STRASSE"], ["é", "e\N{COMBINING ACUTE ACCENT}"], ["custom_id", "Custom_ID"]),
+    ],
+)
+def test_kept_columns_that_readers_do_not_tell_apart_are_refused(keep: list[str]) -> None:
+    with pytest.raises(UsageError, match="Cannot keep column"):
+        build_spec("/d.parquet", {"engine.name": "fake", "input.keep": keep})
+
+
+def test_kept_columns_of_other_names_are_taken_and_old_specs_are_read() -> None:
+    keep = ["custom_id", "state", "text", "Best_Choice"]
+    assert build_spec("/d.parquet", {"engine.name": "fake", "input.keep": keep}).input.keep == tuple(keep)
+    with pytest.raises(UsageError, match="best_choice"):
+        build_spec("/d.parquet", {"engine.name": "fake", "task": "score", "input.keep": ["Best_Choice"]})
+    assert InputSpec(uri="/d", keep=("Status",)).keep == ("Status",)

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
 from jobs.cli import main
+from jobs.ledger import Ledger
 from jobs.results import open_results
+from jobs.shard_stats import ShardStats
 from jobs.sql import query
 from jobs.store import open_store
 from jobs.store.base import ObjectStore
-from tests.unit.results.ledgers import is_error, make_job, succeed
+from schemas.spec import InputSpec
+from schemas.tables import result_schema
+from tests.unit.results.ledgers import is_error, make_job, spec_of, succeed
+from workers.results import write_parquet
 
 pytest.importorskip("duckdb")
 
@@ -97,3 +107,63 @@ def test_only_columns_that_are_asked_for_are_read(store: ObjectStore) -> None:
     """A damaged column harms only who reads it."""
     found = open_results(make_job(store, [[0, 1, 2]]))
     assert query(found, "select sum(num_input_tokens) as n from results").read_all().to_pylist() == [{"n": 3}]
+
+
+def kept_job(store: ObjectStore, kept: dict[str, pa.Array]) -> Ledger:
+    """A job of two rows, as an earlier version could leave it: it kept these columns, whatever their names."""
+    spec = spec_of(input=InputSpec(uri="/data/demo.parquet"))
+    schema = result_schema(spec, [pa.field(name, array.type) for name, array in kept.items()])
+    values: dict[str, Any] = {
+        "row_id": [0, 1],
+        "status": ["ok", "error"],
+        "error_code": [None, "TIMEOUT"],
+        "attempts": [1, 1],
+        **kept,
+    }
+    arrays = [pa.array(values[f.name], f.type) if f.name in values else pa.nulls(2, f.type) for f in schema]
+    ledger = make_job(store, [[0, 1]], commit=[])
+    data = write_parquet(pa.table(arrays, schema))
+    stats = ShardStats.of(data, rows=2, error_codes=Counter(["TIMEOUT"]), input_tokens=0, generated_tokens=0)
+    ledger.commit(0, data, stats, attempt_id="attempt")
+    return ledger
+
+
+@pytest.mark.parametrize("name", ["Status", "STATUS", "sTaTuS"])
+def test_our_columns_keep_their_names_whatever_is_kept(store: ObjectStore, name: str) -> None:
+    found = open_results(kept_job(store, {name: pa.array(["open", "shut"]), "Row_ID": pa.array([8, 9])}))
+    assert query(found, "select row_id from results where status = 'ok'").read_all().to_pylist() == [{"row_id": 0}]
+    answer = query(found, f'select "{name}_1" as kept, row_id_1 from results order by row_id').read_all()
+    assert answer.to_pylist() == [{"kept": "open", "Row_ID_1": 8}, {"kept": "shut", "Row_ID_1": 9}]
+
+
+DIGITS = "1234567890123456789012345678901234567.123"
+ODD_TYPES = {
+    "half": pa.array([np.float16(1.5), None], pa.float16()),
+    "halves": pa.array([[np.float16(1.5)], None], pa.list_(pa.float16())),
+    "fixed": pa.array([[np.float16(1.5)], None], pa.list_(pa.float16(), 1)),
+    "large": pa.array([[np.float16(1.5)], None], pa.large_list(pa.float16())),
+    "inside": pa.array([{"a": np.float16(1.5)}, None], pa.struct([("a", pa.float16())])),
+    "map": pa.array([[("a", Decimal(DIGITS))], None], pa.map_(pa.string(), pa.decimal256(40, 3))),
+    "wide": pa.array([Decimal(DIGITS), None], pa.decimal256(40, 3)),
+    "narrow": pa.array([Decimal("1.5"), None], pa.decimal256(20, 3)),
+    "view": pa.array(["a", None], pa.string_view()),
+    "views": pa.array([["a"], None], pa.list_(pa.string_view())),
+    "list_view": pa.array([[1], None], pa.list_view(pa.int32())),
+    "day": pa.array([0, None], pa.date64()),
+    "mars": pa.array([0, None], pa.timestamp("ns", "Mars/Base")),
+    "span": pa.array([1, None], pa.duration("ns")),
+    "nothing": pa.nulls(2),
+    "uuid": pa.array([bytes(16), None], pa.uuid()),
+    "json": pa.ExtensionArray.from_storage(pa.json_(), pa.array(['{"a": 1}', None])),
+    "bool8": pa.ExtensionArray.from_storage(pa.bool8(), pa.array([1, None], pa.int8())),
+}
+
+
+@pytest.mark.parametrize("name", ODD_TYPES)
+def test_columns_of_types_that_duckdb_lacks(tmp_path: Path, name: str) -> None:
+    found = open_results(kept_job(open_store(str(tmp_path)), {name: ODD_TYPES[name]}))
+    counted = query(found, f"select count(*) as n, count({name}) as some from results").read_all().to_pylist()
+    assert counted == [{"n": 2, "some": 0 if name == "nothing" else 1}]
+    assert query(found, "select * from results").read_all().num_rows == 2
+    if name == "wide":
+        assert query(found, "select wide from results").read_all()["wide"][0].as_py() == DIGITS
