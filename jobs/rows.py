@@ -13,6 +13,8 @@ import pyarrow.compute as pc
 
 from jobs.dataset.columns import Columns
 from jobs.dataset.faults import faults_of
+from jobs.dataset.roles import as_roles
+from jobs.dataset.types import conform, plain
 from jobs.encoding import BYTES_MODEL, Encoder
 from jobs.errors import UsageError
 from jobs.fingerprints import RowFingerprints, first_of_equal
@@ -58,15 +60,17 @@ class RowPreparer:
         speculative = spec.engine.speculative_ngram is not None
         self._sampling = RowSampling(spec.sampling, columns, encoder.vocab_size, speculative=speculative)
         self._fingerprints = RowFingerprints(spec, spec.model.fingerprint, row_columns(spec, columns))
-        self.schema = pa.schema([*staged_schema(spec, columns.kept), *FACTS_FIELDS])
+        kept = [pa.field(field.name, plain(field.type)) for field in columns.kept]
+        self.schema = pa.schema([*staged_schema(spec, kept), *FACTS_FIELDS])
         check_spec(spec, columns, encoder)
 
     def prepare(self, batch: pa.RecordBatch | pa.Table, first_row_id: int) -> pa.Table:
         """Staged rows and their facts: exactly one row out for each row in, in the same order."""
-        table = batch if isinstance(batch, pa.Table) else pa.Table.from_batches([batch])
-        inputs = [ids if isinstance(ids, Fault) else np.array(ids, np.int32) for ids in self._inputs(table)]
+        given = batch if isinstance(batch, pa.Table) else pa.Table.from_batches([batch])
+        table, unread = as_roles(given, self.columns)
+        inputs = [ids if isinstance(ids, Fault) else np.array(ids, np.int32) for ids in self._inputs(table, given)]
         staged = [self._judge(*row) for row in zip(inputs, self._samplings(table), self._choices(table), strict=True)]
-        for index, fault in faults_of(batch).items():
+        for index, fault in (unread | faults_of(batch)).items():
             staged[index] = _StagedRow(fault=fault)
         tokens = np.concatenate([NO_TOKENS, *(row.token_ids for row in staged)])
         offsets = np.cumsum([0, *(len(row.token_ids) for row in staged)])
@@ -79,14 +83,14 @@ class RowPreparer:
         return pa.table(
             [
                 pa.array(range(first_row_id, first_row_id + len(staged)), pa.int64()),
-                _as_text(table[custom_id]) if custom_id else pa.nulls(len(staged), pa.string()),
+                conform(table[custom_id], pa.string()) if custom_id else pa.nulls(len(staged), pa.string()),
                 _lists(tokens, offsets),
                 pa.array([row.sampling for row in staged], pa.string()),
                 pa.array([row.fault and str(row.fault.code) for row in staged], pa.string()),
                 pa.array([row.fault and row.fault.message for row in staged], pa.string()),
                 *(scored if self._spec.task == "score" else ()),
                 pa.array([row.fingerprint for row in staged], FINGERPRINT.type),
-                *(table[field.name].cast(field.type) for field in self.columns.kept),
+                *(conform(given[field.name], plain(field.type)) for field in self.columns.kept),
                 pa.array([row.num_input_tokens for row in staged], pa.int32()),
                 pa.array([row.num_output_tokens for row in staged], pa.int32()),
                 pa.array([row.repeatable for row in staged], pa.bool_()),
@@ -95,9 +99,9 @@ class RowPreparer:
             schema=self.schema,
         )
 
-    def _inputs(self, table: pa.Table) -> list[list[int] | Fault]:
-        """Per row the token ids of its prompt, or a Fault."""
-        prompts = [self._check(value) for value in self._prompts(table)]
+    def _inputs(self, table: pa.Table, given: pa.Table) -> list[list[int] | Fault]:
+        """Per row the token ids of its prompt, or a Fault. A template gets the columns as they were given."""
+        prompts = [self._check(value) for value in self._prompts(given if self.columns.template else table)]
         if not self._spec.input.chat:
             return self._encode(prompts, self._encoder.encode_prompts)
         tools = row_tools(table, self.columns.tools, self._spec.input.tools)
@@ -294,7 +298,3 @@ def _has_content(prompt: Any) -> bool:
 def _is_blank(message: Mapping[str, Any]) -> bool:
     content = message.get("content")
     return isinstance(content, str) and not content.strip() and not message.get("tool_calls")
-
-
-def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    return column.cast(pa.string())

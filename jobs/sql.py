@@ -56,7 +56,7 @@ def dataset_of(results: Results) -> ds.Dataset:
         StoreError: the store cannot be reached, or a shard is missing.
     """
     uri = f"{results.ledger.uri}/{keys.RESULTS}"
-    sources = {source.uri.rpartition("/")[2]: source for source in find_sources(uri)[0]}
+    sources = {source.uri.rpartition("/")[2]: source for source in find_sources(uri, part_of_table=True)[0]}
     options = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
     form = ds.ParquetFileFormat(default_fragment_scan_options=options)
     fragments = []

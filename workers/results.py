@@ -10,12 +10,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jobs.dataset.types import conform
 from jobs.encoding import Encoder
 from jobs.planner import row_ids_digest
 from jobs.shard_stats import ShardStats
 from schemas.records import Plan
 from schemas.spec import JobSpec
-from schemas.tables import KEPT, result_schema
+from schemas.tables import KEPT, kept_fields, result_schema
 from workers.engines.base import Output
 from workers.feed import RowFault
 from workers.result_rows import generated_row, json_text, scored_row
@@ -65,12 +66,15 @@ def result_table(
     row_ids, planned = staged["row_id"].to_numpy(), plan.shards[shard]
     if len(row_ids) != planned.num_rows or row_ids_digest(row_ids) != planned.row_ids_sha256:
         raise ShardMismatch(f"shard {shard} holds {len(row_ids)} rows that are not those of the plan")
-    kept = [field for field in staged.schema if field.name.startswith(KEPT)]
-    schema = result_schema(spec, [field.with_name(field.name.removeprefix(KEPT)) for field in kept], plan.row_columns)
+    kept = kept_fields(staged.schema)
+    schema = result_schema(spec, kept, plan.row_columns)
     carried = {"row_id": "row_id", "custom_id": "custom_id"}
-    carried |= {field.name.removeprefix(KEPT): field.name for field in kept if field.name != f"{KEPT}custom_id"}
+    carried |= {field.name: f"{KEPT}{field.name}" for field in kept if field.name != "custom_id"}
     return pa.table(
-        [staged[carried[field.name]].cast(field.type) if field.name in carried else column(field) for field in schema],
+        [
+            conform(staged[carried[field.name]], field.type) if field.name in carried else column(field)
+            for field in schema
+        ],
         schema=schema,
     )
 

@@ -12,6 +12,8 @@ from jinja2 import StrictUndefined, Template, TemplateSyntaxError, meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from jobs.dataset.jsonl import JSON_ONLY
+from jobs.dataset.types import as_text, is_storable, storable
+from jobs.dataset.uniting import check_usable, unmarked
 from jobs.errors import InvalidInput, UsageError
 from schemas.spec import InputSpec
 
@@ -41,7 +43,7 @@ class Columns:
         custom_id, sampling_params, max_tokens, structured_outputs, response_format, tools: the optional
             columns, None where the dataset lacks them.
         choices: the column of choices to score; None unless asked for.
-        kept: columns carried to the results.
+        kept: columns carried to the results, with the types that they have there.
     """
 
     kind: Literal["messages", "prompt", "template"]
@@ -88,27 +90,28 @@ def resolve_columns(schema: pa.Schema, spec: InputSpec, *, choices: bool = False
     """
     if twice := sorted({name for name in schema.names if schema.names.count(name) > 1}):
         raise InvalidInput(f"There are two columns named {twice[0]!r}.", "Rename one of them.")
+    stored, schema = schema, pa.schema([field.with_type(as_text(field.type)) for field in schema])
     kind, prompt_columns = _prompt(schema, spec)
+    for name in prompt_columns:
+        check_usable(schema.field(name), everywhere=True)
     return Columns(
         kind=kind,
         prompt_columns=prompt_columns,
         template=spec.template,
-        custom_id=_optional(
-            schema, "custom_id", lambda t: _is_text(t) or pa.types.is_integer(t), "text or whole numbers"
-        ),
+        custom_id=_optional(schema, "custom_id", lambda t: _is_text(t) or _is_whole(t), "text or whole numbers"),
         sampling_params=_optional(schema, "sampling_params", _is_object, "structs or JSON text"),
         max_tokens=_optional(
             # Writers turn whole numbers with gaps into floats; a row's value is checked by itself.
             schema,
             "max_tokens",
-            lambda t: pa.types.is_integer(t) or pa.types.is_floating(t),
+            lambda t: _is_whole(t) or pa.types.is_floating(t),
             "whole numbers",
         ),
         structured_outputs=_optional(schema, "structured_outputs", _is_object, "structs or JSON text"),
         response_format=_optional(schema, "response_format", _is_object, "structs or JSON text"),
         tools=_tools(schema, spec),
         choices=_choices(schema, spec) if choices else None,
-        kept=tuple(pa.field(name, _sortable(_given(schema, name, "--keep").type)) for name in spec.keep),
+        kept=tuple(_kept(stored, name) for name in spec.keep),
     )
 
 
@@ -170,6 +173,7 @@ def _choices(schema: pa.Schema, spec: InputSpec) -> str:
             f"There is no column {name!r} of choices to score; {_columns_there(schema)}.",
             "Name the column with --choices-column; each row holds a list of texts.",
         )
+    check_usable(schema.field(name), everywhere=True)
     type_ = schema.field(name).type
     if not _is_text(type_) and not (_is_list(type_) and _is_text(type_.value_type)):
         raise InvalidInput(
@@ -180,7 +184,11 @@ def _choices(schema: pa.Schema, spec: InputSpec) -> str:
 
 
 def _is_object(type_: pa.DataType) -> bool:
-    return _is_text(type_) or bool(pa.types.is_struct(type_))
+    return _is_text(type_) or bool(pa.types.is_struct(type_) or pa.types.is_map(type_))
+
+
+def _is_whole(type_: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(type_) or (pa.types.is_decimal(type_) and type_.scale == 0))
 
 
 def _is_list(type_: pa.DataType) -> bool:
@@ -188,6 +196,8 @@ def _is_list(type_: pa.DataType) -> bool:
 
 
 def _is_list_of_messages(type_: pa.DataType) -> bool:
+    if _is_list(type_) and pa.types.is_map(type_.value_type):
+        return _is_text(type_.value_type.key_type) and _is_text(type_.value_type.item_type)
     if not _is_list(type_) or not pa.types.is_struct(type_.value_type):
         return False
     fields = {field.name: field.type for field in type_.value_type}
@@ -204,6 +214,8 @@ def _is_text(type_: pa.DataType) -> bool:
 
 def _optional(schema: pa.Schema, name: str, fits: Any, wanted: str) -> str | None:
     """The column's name if the dataset has it with values in it."""
+    if name in schema.names:
+        check_usable(schema.field(name))
     if name not in schema.names or pa.types.is_null(schema.field(name).type):
         return None
     if not fits(schema.field(name).type):
@@ -213,16 +225,20 @@ def _optional(schema: pa.Schema, name: str, fits: Any, wanted: str) -> str | Non
     return name
 
 
-def _sortable(type_: pa.DataType) -> pa.DataType:
-    """The type as results have it: Arrow cannot yet sort views, which say the same as the plain types."""
-    if pa.types.is_string_view(type_):
-        return pa.string()
-    return pa.binary() if pa.types.is_binary_view(type_) else type_
+def _kept(schema: pa.Schema, name: str) -> pa.Field:
+    """The column as results have it."""
+    field = _given(schema, name, "--keep")
+    if not is_storable(field.type):
+        raise InvalidInput(
+            f"The column {name!r} is {field.type}, which Parquet cannot hold.", "Convert it, or drop it from --keep."
+        )
+    return unmarked(field).with_type(storable(field.type))
 
 
 def _given(schema: pa.Schema, name: str, option: str) -> pa.Field:
     if name not in schema.names:
         raise UsageError(f"There is no column {name!r}; {_columns_there(schema)}.", f"Correct {option}.")
+    check_usable(schema.field(name))
     return schema.field(name)
 
 

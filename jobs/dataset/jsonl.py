@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from jobs.dataset.faults import with_faults
+from jobs.dataset.foreign import no_lines
 from jobs.dataset.requests import is_request, request_row
 from jobs.dataset.sources import InputChanged, Source, open_source
 from jobs.errors import InvalidInput
@@ -73,6 +74,10 @@ def scan(source: Source) -> Scan:
         found.rows.append(block_rows)
         found.offsets.append(source.size_bytes)
     if found.rows and not parsed:
+        with open_source(source) as file:
+            known = no_lines(file.read(64), source.uri)
+        if known is not None:
+            raise InvalidInput(f"{source.uri} is not JSON lines: it {known[0]}.", known[1])
         raise InvalidInput(
             f"{source.uri} is not JSON lines: no line is a JSON object.", "Write one JSON object per line."
         )

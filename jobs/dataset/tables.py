@@ -1,0 +1,152 @@
+"""Tables that are more than their Parquet files: a log beside the files says which of them count.
+
+Read as plain files, such a table has rows again that were deleted or replaced, and rows that were never committed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from jobs.errors import InvalidInput
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Kind:
+    """A kind of table.
+
+    Attributes:
+        folder: matches the name of a folder of the table that no plain dataset has.
+        inside: matches the name of something right inside of it, where the folder's name alone says too little.
+        at: what a look for the folder needs: its name, or None where that varies.
+        how: how to write what the table holds now as Parquet; `{table}` stands for its address.
+    """
+
+    name: str
+    folder: re.Pattern[str]
+    inside: re.Pattern[str] | None = None
+    at: str | None = None
+    how: str
+
+
+_LOOKS_AT_ONCE = 8
+
+_SPARK = 'with Spark: spark.read.format("{format}").load("{table}").write.parquet("snapshot")'
+_KINDS = (
+    _Kind(
+        name="a Delta table",
+        folder=re.compile("_delta_log"),
+        at="_delta_log",
+        how="python -c 'import deltalake, pyarrow.parquet as p; "
+        'p.write_table(deltalake.DeltaTable("{table}").to_pyarrow_table(), "snapshot.parquet")\'',
+    ),
+    _Kind(
+        name="an Iceberg table",
+        folder=re.compile("metadata"),
+        inside=re.compile(r".*\.metadata\.json(\.gz)?|version-hint\.text"),
+        at="metadata",
+        how="python -c 'import pyarrow.parquet as p; from pyiceberg.table import StaticTable; "
+        'p.write_table(StaticTable.from_metadata("{table}/metadata/NEWEST.metadata.json").scan().to_arrow(), '
+        '"snapshot.parquet")\' with the newest of its metadata files',
+    ),
+    _Kind(
+        name="a Hudi table",
+        folder=re.compile(r"\.hoodie"),
+        at=".hoodie",
+        how=_SPARK.replace("{format}", "hudi"),
+    ),
+    _Kind(
+        name="a Lance data set",
+        folder=re.compile("_versions"),
+        inside=re.compile(r".*\.manifest"),
+        at="_versions",
+        how="python -c 'import lance, pyarrow.parquet as p; "
+        'p.write_table(lance.dataset("{table}").to_table(), "snapshot.parquet")\'',
+    ),
+    _Kind(
+        name="a Paimon table",
+        folder=re.compile("snapshot"),
+        inside=re.compile(r"LATEST|EARLIEST|snapshot-\d+"),
+        at="snapshot",
+        how=_SPARK.replace("{format}", "paimon"),
+    ),
+    _Kind(
+        name="the output of a Spark stream",
+        folder=re.compile("_spark_metadata"),
+        at="_spark_metadata",
+        how='with Spark: spark.read.parquet("{table}").write.parquet("snapshot")',
+    ),
+    _Kind(
+        name="a Hive ACID table",
+        folder=re.compile(r"(delete_)?delta_\d{7}_\d{7}(_\d+)?|base_\d{7}(_v\d+)?"),
+        how="with Hive or Spark: select what you want from the table into one of plain Parquet files",
+    ),
+)
+
+
+def may_be_log(name: str) -> bool:
+    """Whether a folder of this name must be looked into to know whether it is the log of a table."""
+    return any(kind.inside is not None and kind.folder.fullmatch(name) for kind in _KINDS)
+
+
+def check_inside(root: str, paths: Iterable[str]) -> None:
+    """Check that no table lies in a dataset.
+
+    Args:
+        root: address of the dataset.
+        paths: of all that is there, hidden or not, relative to `root`; folders may stand for themselves.
+
+    Raises:
+        InvalidInput: one does, and says how to read it.
+    """
+    for path in paths:
+        parts = path.split("/")
+        for depth, part in enumerate(parts):
+            kind = next((kind for kind in _KINDS if kind.folder.fullmatch(part)), None)
+            if kind is None or any(above.startswith(("_", ".")) for above in parts[:depth]):
+                continue
+            inside = parts[depth + 1] if depth + 1 < len(parts) else ""
+            if kind.inside is None or kind.inside.fullmatch(inside):
+                raise _refused(kind, "/".join([root.rstrip("/"), *parts[:depth]]), root)
+
+
+def check_above(root: str, list_folder: Callable[[str], Iterable[str]]) -> None:
+    """Check that a dataset is no part of a table.
+
+    Args:
+        root: address of the dataset.
+        list_folder: the names right inside of a folder; none if it is not there.
+
+    Raises:
+        InvalidInput: it is, and says how to read the table.
+    """
+    for kind in _KINDS:
+        if kind.folder.fullmatch(root.rstrip("/").rpartition("/")[2]) and kind.at is None:
+            raise _refused(kind, root.rstrip("/").rpartition("/")[0], root)
+    places = [(folder, kind) for folder in _parents(root) for kind in _KINDS if kind.at is not None]
+    with ThreadPoolExecutor(_LOOKS_AT_ONCE) as threads:
+        found = threads.map(lambda place: list_folder(f"{place[0]}/{place[1].at}"), places)
+        for (folder, kind), names in zip(places, found, strict=True):
+            if any(kind.inside is None or kind.inside.fullmatch(name) for name in names):
+                raise _refused(kind, folder, root)
+
+
+def _parents(root: str) -> Iterator[str]:
+    """The folders above, nearest first, up to the bucket or what lies right under the root of the disk."""
+    folder = root.rstrip("/").rpartition("/")[0]
+    while folder and not folder.endswith("/"):
+        yield folder
+        folder = folder.rpartition("/")[0]
+
+
+def _refused(kind: _Kind, table: str, root: str) -> InvalidInput:
+    where = f"{root} is" if table == root.rstrip("/") else f"{table} in {root} is"
+    if root.startswith(f"{table}/"):
+        where = f"{root} is part of {table}, which is"
+    return InvalidInput(
+        f"{where} {kind.name}: its log says which of its files count, and others lie there too.",
+        f"Write what it holds now as Parquet and give that: {kind.how.replace('{table}', table)}. "
+        f"Or name the files that you want by a glob: '{root.rstrip('/')}/**/*.parquet'.",
+    )
