@@ -39,17 +39,19 @@ _MAKERS: Mapping[str, tuple[pa.DataType, Callable[[int], object]]] = {
     "map": (pa.map_(pa.string(), pa.int64()), lambda n: [(str(n), n)]),
     "map_of_views": (pa.map_(pa.string(), pa.string_view()), lambda n: [("k", str(n))]),
     "struct": (
-        pa.struct([("a", pa.int32()), ("b", pa.list_(pa.struct([("c", pa.string_view())])))]),
-        lambda n: {"a": n, "b": [{"c": str(n)}]},
+        pa.struct([("a", pa.int32()), ("b", pa.struct([("c", pa.string_view())]))]),
+        lambda n: {"a": n, "b": {"c": str(n)}},
     ),
 }
+_FULL = ("list_of_views", "map_of_views", "struct")
 
 
 def kept_columns(start: int, count: int) -> dict[str, pa.Array]:
     """Columns of rows `start` to `start + count`, every fifth null; each file has dictionaries of its own."""
     numbers = range(start, start + count)
     columns = {
-        name: pa.array([None if n % 5 == 4 else make(n) for n in numbers], type_)
+        # Arrow cannot write views beside null lists.
+        name: pa.array([None if n % 5 == 4 and name not in _FULL else make(n) for n in numbers], type_)
         for name, (type_, make) in _MAKERS.items()
     }
     texts = columns["text"]
@@ -76,6 +78,6 @@ def kept_type(name: str, type_: pa.DataType) -> pa.DataType:
         "list_view": pa.list_(pa.int32()),
         "list_of_views": pa.list_(text),
         "map_of_views": pa.map_(text, text),
-        "struct": pa.struct([("a", pa.int32()), ("b", pa.list_(pa.struct([("c", text)])))]),
+        "struct": pa.struct([("a", pa.int32()), ("b", pa.struct([("c", text)]))]),
     }
     return changed.get(name, type_)

@@ -133,7 +133,11 @@ def _number(element: dict[int, Any], field: int) -> int:
     kind, value = element.get(field, (_I32, 0))
     if kind not in (_I16, _I32, _I64):
         raise NotAFooter("a count is no number")
-    return int(value >> 1) ^ -(value & 1)
+    return _signed(int(value))
+
+
+def _signed(zigzag: int) -> int:
+    return (zigzag >> 1) ^ -(zigzag & 1)
 
 
 class _Reader:
@@ -153,8 +157,7 @@ class _Reader:
             if step:
                 last += step
             else:
-                value = self._varint()
-                last = (value >> 1) ^ -(value & 1)
+                last = _signed(self._varint())
             fields[last] = (kind, self._value(kind))
         self._depth -= 1
         return fields

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
@@ -58,10 +59,12 @@ def read_footer(source: Source) -> Footer:
         # Some writers leave the file's own count at zero.
         if metadata.num_rows not in (0, sum(rows)) or any(count < 0 for count in rows):
             raise _damaged(source)
+        counts = Counter(found.file.schema_arrow.names)
+        unreadable = found.unreadable | {name: "is there twice" for name, count in counts.items() if count > 1}
         return Footer(
-            schema=pa.schema([_bare(each) for each in found.file.schema_arrow if each.name not in found.unreadable]),
+            schema=pa.schema([_bare(each) for each in found.file.schema_arrow if each.name not in unreadable]),
             block_rows=rows,
-            unreadable=found.unreadable,
+            unreadable=unreadable,
         )
 
 
@@ -159,7 +162,7 @@ class _Readable:
     """A file's footer as Arrow takes it, and of the columns that it does not take what they are."""
 
     file: pq.ParquetFile
-    unreadable: Mapping[str, str]
+    unreadable: dict[str, str]
 
 
 def _readable(footer: bytes, wanted: Collection[str] | None = None) -> _Readable:
@@ -195,9 +198,11 @@ def _cut(footer: bytes, wanted: Collection[str] | None, error: Exception) -> _Re
     strange = "is of a type that Arrow cannot read"
     try:
         file = _parsed(footer)
+    except MemoryError:
+        raise
     except _DAMAGED:
         thrift = Thrift(footer)
-        bad = [name for name in thrift.names if not _parses(thrift.only({name}, row_groups=False))]
+        bad = _refused(thrift, thrift.names)
     else:
         # It was Arrow's own schema. Bytes of a fixed length that Parquet has no name for had one there.
         bad = [name for name in file.schema_arrow.names if contains(file.schema_arrow.field(name).type, _is_raw)]
@@ -206,7 +211,7 @@ def _cut(footer: bytes, wanted: Collection[str] | None, error: Exception) -> _Re
     return _without(footer, dict.fromkeys(bad, strange), wanted)
 
 
-def _without(footer: bytes, unreadable: Mapping[str, str], wanted: Collection[str] | None) -> _Readable:
+def _without(footer: bytes, unreadable: dict[str, str], wanted: Collection[str] | None) -> _Readable:
     thrift = Thrift(footer)
     keep = [name for name in thrift.names if name not in unreadable and (wanted is None or name in wanted)]
     rest = keep or [name for name in thrift.names if name not in unreadable]
@@ -223,12 +228,18 @@ def _parsed(footer: bytes) -> pq.ParquetFile:
     return pq.ParquetFile(pa.BufferReader(framed), coerce_int96_timestamp_unit=int96.UNIT)
 
 
-def _parses(footer: bytes) -> bool:
+def _refused(footer: Thrift, names: Sequence[str]) -> list[str]:
+    """Which of these columns Arrow refuses, found by halving."""
     try:
-        _parsed(footer)
+        _parsed(footer.only(names, row_groups=False))
+    except MemoryError:
+        raise
     except _DAMAGED:
-        return False
-    return True
+        if len(names) == 1:
+            return list(names)
+        middle = len(names) // 2
+        return [*_refused(footer, names[:middle]), *_refused(footer, names[middle:])]
+    return []
 
 
 def _has_dictionaries(schema: pa.Schema, names: Collection[str]) -> bool:

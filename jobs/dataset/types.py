@@ -166,7 +166,7 @@ def _times(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
     if all(map(_types.is_timestamp, both)):
         if one.tz != other.tz and not {one.tz, other.tz} <= _UTC:
             return None
-        return pa.timestamp(_finer(both), one.tz)
+        return pa.timestamp(_finer(both), one.tz if one.tz == other.tz else "UTC")
     if all(map(_types.is_duration, both)):
         return pa.duration(_finer(both))
     if all(map(_types.is_time, both)):
@@ -176,7 +176,7 @@ def _times(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
 
 
 def _finer(types: Iterable[pa.DataType]) -> str:
-    return max((of.unit for of in types), key=_UNITS.index)
+    return max((str(of.unit) for of in types), key=_UNITS.index)
 
 
 def _nested(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:

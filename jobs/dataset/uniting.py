@@ -6,7 +6,6 @@ beside its field, and only whoever needs the column raises it.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
 import pyarrow as pa
@@ -22,13 +21,7 @@ _APART = "Write all files with one schema, or give a glob that fits the ones tha
 
 
 def united_schema(sources: Sequence[Source], footers: Sequence[Footer]) -> pa.Schema:
-    """The schema of all files that have rows, in the order in which columns are first met.
-
-    Raises:
-        InvalidInput: a file has two columns of one name.
-    """
-    for source, footer in zip(sources, footers, strict=True):
-        _check_names(footer.schema, source)
+    """The schema of all files that have rows, in the order in which columns are first met."""
     full = [(s, f) for s, f in zip(sources, footers, strict=True) if sum(f.block_rows)]
     # Of thousands of files, most are alike.
     kinds: list[tuple[Source, Footer]] = []
@@ -61,7 +54,7 @@ def check_usable(field: pa.Field, *, everywhere: bool = False) -> None:
         InvalidInput: it cannot; names the file.
     """
     if (why := unusable(field)) is not None:
-        raise InvalidInput(why, _APART if "and" in why else "Write it as another type, or leave that column out.")
+        raise InvalidInput(why, "Write the files again, with one type that is read, or leave that column out.")
     if everywhere and (uri := lacking(field)) is not None:
         raise InvalidInput(f"The files have different schemas: {uri} has no column {field.name!r}.", _APART)
 
@@ -104,9 +97,3 @@ def _field(name: str, kinds: Sequence[tuple[Source, Footer]]) -> pa.Field:
 
 def _marked(name: str, sentence: str) -> pa.Field:
     return pa.field(name, pa.null(), metadata={_UNUSABLE: sentence.encode(errors="replace")})
-
-
-def _check_names(schema: pa.Schema, source: Source) -> None:
-    twice = [name for name, count in Counter(schema.names).items() if count > 1]
-    if twice:
-        raise InvalidInput(f"{source.uri} has two columns named {twice[0]!r}.", "Rename one of them.")

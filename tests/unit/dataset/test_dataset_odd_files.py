@@ -52,13 +52,14 @@ def test_old_timestamps_out_of_the_range_of_nanoseconds_keep_their_value(path: P
             "at": moments,
             "lists": pa.ListArray.from_arrays(list(range(len(MOMENTS) + 1)), moments),
             "structs": pa.StructArray.from_arrays([moments], ["at"]),
+            "maps": pa.array([[("k", at)] for at in MOMENTS], pa.map_(pa.string(), pa.timestamp("us"))),
             "n": range(len(MOMENTS)),
         }
     )
     pq.write_table(table, path, use_deprecated_int96_timestamps=True, row_group_size=2)
     assert inspect(str(path)).schema.field("at").type == pa.timestamp("us")
     assert rows_of(path) == [
-        {"at": at, "lists": [at], "structs": {"at": at}, "n": n} for n, at in enumerate(MOMENTS)
+        {"at": at, "lists": [at], "structs": {"at": at}, "maps": [("k", at)], "n": n} for n, at in enumerate(MOMENTS)
     ]
     assert [row["at"] for row in rows_of(path, ["at"])] == MOMENTS
 
@@ -74,6 +75,19 @@ def test_an_old_timestamp_that_no_unit_holds_costs_its_row(path: Path) -> None:
         2: "lies out of the range of microseconds",
     }
     assert batch["at"][0].as_py() == batch["at"][3].as_py() == naive(1970, 1, 2, 0, 0, 0, 1)
+
+
+def test_the_rows_of_a_large_batch_that_is_cut_keep_their_faults(path: Path) -> None:
+    """Of a batch over 64 MiB, each piece says what is wrong with its own rows."""
+    nano = pa.array([10**9 + (n % 10 == 3) for n in range(40)], pa.timestamp("ns"))
+    table = pa.table({"prompt": ["x" * 4 * 2**20] * 40, "at": nano})
+    pq.write_table(table, path, use_deprecated_int96_timestamps=True, use_dictionary=False)
+    [piece] = slices(inspect(str(path)))
+    first, bad = 0, []
+    for batch in read_slice(piece):
+        bad += [first + index for index in faults_of(batch)]
+        first += len(batch)
+    assert bad == [3, 13, 23, 33]
 
 
 def write_int96(path: Path, values: list[bytes]) -> None:
@@ -136,7 +150,9 @@ def test_a_column_that_arrow_cannot_read_matters_to_those_who_use_it(path: Path,
     use(path)
     assert rows_of(path, ["prompt"]) == [{"prompt": "a"}, {"prompt": "b"}]
     for options in ({"keep": ("odd",)}, {"prompt_column": "odd"}, {"template": "{{ prompt }} {{ odd }}"}):
-        with pytest.raises(InvalidInput, match=r"'odd' of .*odd\.parquet is of a type that Arrow cannot read") as caught:
+        with pytest.raises(
+            InvalidInput, match=r"'odd' of .*odd\.parquet is of a type that Arrow cannot read"
+        ) as caught:
             use(path, **options)
         assert caught.value.hint
 
