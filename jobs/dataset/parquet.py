@@ -29,6 +29,12 @@ _DECODED_ROWS = 64
 _DAMAGED = (pa.ArrowException, OSError, ValueError, OverflowError)
 _EXTENSION = b"ARROW:extension:"
 
+ENCRYPTED = "is encrypted"
+STRANGE = "is of a type that Arrow cannot read"
+INTERVAL = "holds values of Parquet's type INTERVAL, which Arrow cannot read"
+TWICE = "is there twice"
+"""What keeps a column from being read, to stand behind its name."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Footer:
@@ -60,7 +66,8 @@ def read_footer(source: Source) -> Footer:
         if metadata.num_rows not in (0, sum(rows)) or any(count < 0 for count in rows):
             raise _damaged(source)
         counts = Counter(found.file.schema_arrow.names)
-        unreadable = found.unreadable | {name: "is there twice" for name, count in counts.items() if count > 1}
+        unreadable = found.unreadable | {name: TWICE for name, count in counts.items() if count > 1}
+        unreadable |= dict.fromkeys(_intervals(found.file), INTERVAL)
         return Footer(
             schema=pa.schema([_bare(each) for each in found.file.schema_arrow if each.name not in unreadable]),
             block_rows=rows,
@@ -185,7 +192,7 @@ def _readable(footer: bytes, wanted: Collection[str] | None = None) -> _Readable
         thrift = Thrift(footer)
         encrypted = thrift.encrypted
         if hidden := [name for name in thrift.names if name in encrypted]:
-            return _without(footer, dict.fromkeys(hidden, "is encrypted"), wanted)
+            return _without(footer, dict.fromkeys(hidden, ENCRYPTED), wanted)
     if wanted is not None and _has_dictionaries(file.schema_arrow, wanted):
         # Arrow cannot read dictionaries inside of lists and structs over several row groups, and we want none.
         file = _parsed(without_arrow_schema(footer))
@@ -195,7 +202,6 @@ def _readable(footer: bytes, wanted: Collection[str] | None = None) -> _Readable
 def _cut(footer: bytes, wanted: Collection[str] | None, error: Exception) -> _Readable:
     """The columns of a file that Arrow refuses as a whole."""
     footer = without_arrow_schema(footer)
-    strange = "is of a type that Arrow cannot read"
     try:
         file = _parsed(footer)
     except MemoryError:
@@ -208,7 +214,7 @@ def _cut(footer: bytes, wanted: Collection[str] | None, error: Exception) -> _Re
         bad = [name for name in file.schema_arrow.names if contains(file.schema_arrow.field(name).type, _is_raw)]
     if not bad:
         raise error
-    return _without(footer, dict.fromkeys(bad, strange), wanted)
+    return _without(footer, dict.fromkeys(bad, STRANGE), wanted)
 
 
 def _without(footer: bytes, unreadable: dict[str, str], wanted: Collection[str] | None) -> _Readable:
@@ -216,6 +222,14 @@ def _without(footer: bytes, unreadable: dict[str, str], wanted: Collection[str] 
     keep = [name for name in thrift.names if name not in unreadable and (wanted is None or name in wanted)]
     rest = keep or [name for name in thrift.names if name not in unreadable]
     return _Readable(file=_parsed(without_arrow_schema(thrift.only(rest))), unreadable=unreadable)
+
+
+def _intervals(file: pq.ParquetFile) -> list[str]:
+    """Columns that Arrow gives as the twelve bytes of an INTERVAL, and would write as mere bytes."""
+    suspects = [each.name for each in file.schema_arrow if contains(each.type, _is_raw)]
+    leaves = [file.metadata.schema.column(index) for index in range(file.metadata.num_columns)] if suspects else []
+    paths = [leaf.path for leaf in leaves if leaf.converted_type == "INTERVAL"]
+    return [name for name in suspects if any(path == name or path.startswith(f"{name}.") for path in paths)]
 
 
 def _is_raw(type_: pa.DataType) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
+from jobs.dataset import parquet
 from jobs.dataset.parquet import Footer
 from jobs.dataset.sources import Source
 from jobs.dataset.types import united
@@ -17,6 +18,12 @@ from jobs.errors import InvalidInput
 
 _UNUSABLE, _LACKING = b"nightbatch.unusable", b"nightbatch.lacking"
 
+_HINTS = {
+    parquet.ENCRYPTED: "Decrypt it where its keys are, or leave that column out.",
+    parquet.STRANGE: "Write the column in another type, for example as text, or leave it out.",
+    parquet.INTERVAL: "Write the column in another type, for example as text, or leave it out.",
+    parquet.TWICE: "Rename one of the two.",
+}
 _APART = "Write all files with one schema, or give a glob that fits the ones that belong together."
 
 
@@ -54,7 +61,7 @@ def check_usable(field: pa.Field, *, everywhere: bool = False) -> None:
         InvalidInput: it cannot; names the file.
     """
     if (why := unusable(field)) is not None:
-        raise InvalidInput(why, "Write the files again, with one type that is read, or leave that column out.")
+        raise InvalidInput(why, next((hint for reason, hint in _HINTS.items() if f"{reason}." in why), _APART))
     if everywhere and (uri := lacking(field)) is not None:
         raise InvalidInput(f"The files have different schemas: {uri} has no column {field.name!r}.", _APART)
 

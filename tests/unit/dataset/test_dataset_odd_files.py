@@ -18,7 +18,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.dataset import faults_of, footer, inspect, read_slice, resolve_columns, slices
+from jobs.dataset.bounding import bounded
+from jobs.dataset.faults import with_faults
 from jobs.errors import InvalidInput
+from jobs.row_values import Fault
+from schemas.codes import RowError
 from schemas.spec import InputSpec
 
 
@@ -77,17 +81,13 @@ def test_an_old_timestamp_that_no_unit_holds_costs_its_row(path: Path) -> None:
     assert batch["at"][0].as_py() == batch["at"][3].as_py() == naive(1970, 1, 2, 0, 0, 0, 1)
 
 
-def test_the_rows_of_a_large_batch_that_is_cut_keep_their_faults(path: Path) -> None:
+def test_the_rows_of_a_large_batch_that_is_cut_keep_their_faults() -> None:
     """Of a batch over 64 MiB, each piece says what is wrong with its own rows."""
-    nano = pa.array([10**9 + (n % 10 == 3) for n in range(40)], pa.timestamp("ns"))
-    table = pa.table({"prompt": ["x" * 4 * 2**20] * 40, "at": nano})
-    pq.write_table(table, path, use_deprecated_int96_timestamps=True, use_dictionary=False)
-    [piece] = slices(inspect(str(path)))
-    first, bad = 0, []
-    for batch in read_slice(piece):
-        bad += [first + index for index in faults_of(batch)]
-        first += len(batch)
-    assert bad == [3, 13, 23, 33]
+    batch = pa.record_batch({"prompt": ["x" * 15 * 2**20] * 9, "n": range(9)})
+    fault = Fault(code=RowError.TEMPLATE_ERROR, message="wrong")
+    pieces = list(bounded([with_faults(batch, dict.fromkeys((1, 5, 8), fault))], 1024))
+    assert len(pieces) > 1
+    assert [piece["n"][index].as_py() for piece in pieces for index in faults_of(piece)] == [1, 5, 8]
 
 
 def write_int96(path: Path, values: list[bytes]) -> None:
@@ -140,6 +140,25 @@ def map_with_optional_keys(path: Path) -> None:
 
 def rewrite(path: Path, pages: bytes, written: bytes) -> None:
     path.write_bytes(pages + written + len(written).to_bytes(4, "little") + b"PAR1")
+
+
+def interval(path: Path) -> None:
+    """As DuckDB writes it; Arrow itself would take it for bytes."""
+    pq.write_table(pa.table({"prompt": ["a", "b"], "odd": pa.array([b"x" * 12, None], pa.binary(12))}), path)
+    data = path.read_bytes()
+    length = int.from_bytes(data[-8:-4], "little")
+    found = footer.Footer(data[-8 - length : -8])
+    found._elements()[2][6] = (5, 2 * 21)
+    rewrite(path, data[: -8 - length], found.only(found.names))
+
+
+def test_an_interval_matters_to_those_who_use_it(path: Path) -> None:
+    interval(path)
+    use(path)
+    assert rows_of(path, ["prompt"]) == [{"prompt": "a"}, {"prompt": "b"}]
+    with pytest.raises(InvalidInput, match=r"'odd' of .* holds values of Parquet's type INTERVAL") as caught:
+        use(path, keep=("odd",))
+    assert "text" in caught.value.hint
 
 
 @pytest.mark.parametrize("make", [int128_file, unknown_physical_type, map_with_optional_keys])
@@ -211,8 +230,9 @@ def test_an_encrypted_column_matters_to_those_who_use_it(path: Path) -> None:
     encrypted(path, plaintext_footer=True)
     use(path)
     assert rows_of(path, ["prompt"]) == [{"prompt": "a"}, {"prompt": "b"}]
-    with pytest.raises(InvalidInput, match=r"'secret' of .*odd\.parquet is encrypted"):
+    with pytest.raises(InvalidInput, match=r"'secret' of .*odd\.parquet is encrypted") as caught:
         use(path, keep=("secret",))
+    assert "Decrypt" in caught.value.hint
 
 
 # -- shapes that other writers give ---------------------------------------------------------------

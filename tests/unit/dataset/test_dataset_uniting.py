@@ -45,7 +45,7 @@ def test_a_column_that_differs_and_nobody_uses_is_no_matter(tmp_path: Path) -> N
     for options in ({"keep": ("n",)}, {"template": "{{ n }}"}, {"prompt_column": "n"}, {"choices_column": "n"}):
         with pytest.raises(InvalidInput, match=r"column 'n' is string in .*b\.parquet and int64 in .*a\.parquet") as e:
             resolved(tmp_path, **options)
-        assert "one type" in e.value.hint
+        assert "one schema" in e.value.hint
 
 
 @pytest.mark.parametrize("name", ["custom_id", "max_tokens", "tools", "sampling_params", "response_format"])
@@ -109,5 +109,6 @@ def test_a_name_that_is_there_twice_matters_to_those_who_use_it(tmp_path: Path) 
     pq.write_table(table, tmp_path / "a.parquet")
     assert resolved(tmp_path).prompt_columns == ("prompt",)
     assert column(tmp_path, "prompt") == ["p"]
-    with pytest.raises(InvalidInput, match=r"Column 'x' of .*a\.parquet is there twice"):
+    with pytest.raises(InvalidInput, match=r"Column 'x' of .*a\.parquet is there twice") as caught:
         resolved(tmp_path, keep=("x",))
+    assert "Rename" in caught.value.hint
