@@ -35,12 +35,8 @@ def test_kept_columns_of_every_type_come_back_equal(user: User, tmp_path: Path) 
         given = [value for source in tables for value in source[name].to_pylist()]
         assert table[name].to_pylist() == given, name
 
-    out = tmp_path / "out.parquet"
-    user.run("results", job_id, "-o", str(out))
-    assert pq.read_table(out).equals(table)
-    assert user.run("sql", job_id, "select count(*) as n from results where text_view = '7'").stdout.split()[-1] == "1"
-    shown = user.run("results", job_id, "--where", "text_view=7", "--columns", "row_id,text_view").stdout
-    assert "7" in shown
+    user.run("results", job_id, str(tmp_path / "out.parquet"))
+    assert pq.read_table(tmp_path / "out.parquet").equals(table)
     again = new_id()
     user.run(
         *("submit", str(tmp_path / "data"), "--engine", "fake", "--id", again, "--wait", "--reuse", job_id),
