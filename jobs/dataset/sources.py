@@ -133,7 +133,7 @@ def _walk(root: str) -> Iterator[str]:
     inside = os.path.join(os.path.realpath(root), "")
     for folder, names, files in os.walk(root, onerror=explain):
         below = [os.path.relpath(os.path.join(folder, name), root) for name in names]
-        tables.check_inside(root, [path for name in below for path in _with_contents(root, name)])
+        tables.check_inside(root, [path for name in below for path in _with_contents(root, name)], _names_in)
         names[:] = [name for name in names if not _is_hidden(name)]
         for path in (os.path.join(folder, name) for name in files if not _is_hidden(name)):
             is_file = os.path.isfile(path)
@@ -189,7 +189,7 @@ def _find_on_s3(uri: str, part_of_table: bool) -> tuple[list[Source], int]:
     if not glob.has_magic(uri):
         base = f"{uri.rstrip('/')}/"
         found = _listed(base, base)
-        tables.check_inside(uri, [source.uri.removeprefix(base) for source in found])
+        tables.check_inside(uri, [source.uri.removeprefix(base) for source in found], s3_files.names_in)
         if not part_of_table:
             tables.check_above(uri, s3_files.names_in)
         return _data_files(uri, _visible(found, base))

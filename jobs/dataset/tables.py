@@ -1,6 +1,7 @@
-"""Tables that are more than their Parquet files: a log beside the files says which of them count.
+"""Directories that are more than their Parquet files, or not yet all of them: something beside the files says so.
 
-Read as plain files, such a table has rows again that were deleted or replaced, and rows that were never committed.
+Read as plain files, a table with a log has rows again that were deleted or replaced, and rows that were never
+committed; the output of a job that has not ended lacks rows.
 """
 
 from __future__ import annotations
@@ -15,31 +16,36 @@ from jobs.errors import InvalidInput
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Kind:
-    """A kind of table.
+    """A kind of table, or of output.
 
     Attributes:
+        why: what is wrong with reading its files.
         folder: matches the name of a folder of the table that no plain dataset has.
         inside: matches the name of something right inside of it, where the folder's name alone says too little.
         at: what a look for the folder needs: its name, or None where that varies.
-        how: how to write what the table holds now as Parquet; `{table}` stands for its address.
+        whole: name of something beside the folder that says that the files are all there is.
+        how: what to do instead; `{table}` stands for its address, `{name}` for the last part of that.
     """
 
     name: str
+    why: str = "its log says which of its files count, and others lie there too"
     folder: re.Pattern[str]
     inside: re.Pattern[str] | None = None
     at: str | None = None
+    whole: str | None = None
     how: str
 
 
 _LOOKS_AT_ONCE = 8
 
-_SPARK = 'with Spark: spark.read.format("{format}").load("{table}").write.parquet("snapshot")'
+_WRITE = "Write what it holds now as Parquet and give that: "
+_SPARK = _WRITE + 'with Spark: spark.read.format("{format}").load("{table}").write.parquet("snapshot")'
 _KINDS = (
     _Kind(
         name="a Delta table",
         folder=re.compile("_delta_log"),
         at="_delta_log",
-        how="python -c 'import deltalake, pyarrow.parquet as p; "
+        how=_WRITE + "python -c 'import deltalake, pyarrow.parquet as p; "
         'p.write_table(deltalake.DeltaTable("{table}").to_pyarrow_table(), "snapshot.parquet")\'',
     ),
     _Kind(
@@ -47,7 +53,7 @@ _KINDS = (
         folder=re.compile("metadata"),
         inside=re.compile(r".*\.metadata\.json(\.gz)?|version-hint\.text"),
         at="metadata",
-        how="python -c 'import pyarrow.parquet as p; from pyiceberg.table import StaticTable; "
+        how=_WRITE + "python -c 'import pyarrow.parquet as p; from pyiceberg.table import StaticTable; "
         'p.write_table(StaticTable.from_metadata("{table}/metadata/NEWEST.metadata.json").scan().to_arrow(), '
         '"snapshot.parquet")\' with the newest of its metadata files',
     ),
@@ -62,7 +68,7 @@ _KINDS = (
         folder=re.compile("_versions"),
         inside=re.compile(r".*\.manifest"),
         at="_versions",
-        how="python -c 'import lance, pyarrow.parquet as p; "
+        how=_WRITE + "python -c 'import lance, pyarrow.parquet as p; "
         'p.write_table(lance.dataset("{table}").to_table(), "snapshot.parquet")\'',
     ),
     _Kind(
@@ -76,12 +82,28 @@ _KINDS = (
         name="the output of a Spark stream",
         folder=re.compile("_spark_metadata"),
         at="_spark_metadata",
-        how='with Spark: spark.read.parquet("{table}").write.parquet("snapshot")',
+        how=_WRITE + 'with Spark: spark.read.parquet("{table}").write.parquet("snapshot")',
     ),
     _Kind(
         name="a Hive ACID table",
         folder=re.compile(r"(delete_)?delta_\d{7}_\d{7}(_\d+)?|base_\d{7}(_v\d+)?"),
-        how="with Hive or Spark: select what you want from the table into one of plain Parquet files",
+        how=_WRITE + "with Hive or Spark, into a table of plain Parquet files",
+    ),
+    _Kind(
+        name="the output of a Spark job that has not ended well",
+        why="files may be missing",
+        folder=re.compile("_temporary"),
+        at="_temporary",
+        how="Run that job to its end, or remove _temporary if you know that all is there",
+    ),
+    _Kind(
+        name="a job of this program that has not succeeded",
+        why="rows are missing",
+        folder=re.compile("_job"),
+        inside=re.compile(r"spec\.json"),
+        at="_job",
+        whole="_SUCCESS",
+        how="Wait until it has (jobs wait {name}), or write the rows that it has: jobs results {name} results.parquet",
     ),
 )
 
@@ -91,12 +113,13 @@ def may_be_log(name: str) -> bool:
     return any(kind.inside is not None and kind.folder.fullmatch(name) for kind in _KINDS)
 
 
-def check_inside(root: str, paths: Iterable[str]) -> None:
+def check_inside(root: str, paths: Iterable[str], list_folder: Callable[[str], Iterable[str]]) -> None:
     """Check that no table lies in a dataset.
 
     Args:
         root: address of the dataset.
         paths: of all that is there, hidden or not, relative to `root`; folders may stand for themselves.
+        list_folder: the names right inside of a folder; none if it is not there.
 
     Raises:
         InvalidInput: one does, and says how to read it.
@@ -108,8 +131,11 @@ def check_inside(root: str, paths: Iterable[str]) -> None:
             if kind is None or any(above.startswith(("_", ".")) for above in parts[:depth]):
                 continue
             inside = parts[depth + 1] if depth + 1 < len(parts) else ""
-            if kind.inside is None or kind.inside.fullmatch(inside):
-                raise _refused(kind, "/".join([root.rstrip("/"), *parts[:depth]]), root)
+            table = "/".join([root.rstrip("/"), *parts[:depth]])
+            if kind.inside is not None and not kind.inside.fullmatch(inside):
+                continue
+            if kind.whole is None or kind.whole not in list_folder(table):
+                raise _refused(kind, table, root)
 
 
 def check_above(root: str, list_folder: Callable[[str], Iterable[str]]) -> None:
@@ -129,7 +155,9 @@ def check_above(root: str, list_folder: Callable[[str], Iterable[str]]) -> None:
     with ThreadPoolExecutor(_LOOKS_AT_ONCE) as threads:
         found = threads.map(lambda place: list_folder(f"{place[0]}/{place[1].at}"), places)
         for (folder, kind), names in zip(places, found, strict=True):
-            if any(kind.inside is None or kind.inside.fullmatch(name) for name in names):
+            if not any(kind.inside is None or kind.inside.fullmatch(name) for name in names):
+                continue
+            if kind.whole is None or kind.whole not in list_folder(folder):
                 raise _refused(kind, folder, root)
 
 
@@ -145,8 +173,8 @@ def _refused(kind: _Kind, table: str, root: str) -> InvalidInput:
     where = f"{root} is" if table == root.rstrip("/") else f"{table} in {root} is"
     if root.startswith(f"{table}/"):
         where = f"{root} is part of {table}, which is"
+    how = kind.how.replace("{table}", table).replace("{name}", table.rpartition("/")[2])
     return InvalidInput(
-        f"{where} {kind.name}: its log says which of its files count, and others lie there too.",
-        f"Write what it holds now as Parquet and give that: {kind.how.replace('{table}', table)}. "
-        f"Or name the files that you want by a glob: '{root.rstrip('/')}/**/*.parquet'.",
+        f"{where} {kind.name}: {kind.why}.",
+        f"{how}. Or name the files that you want by a glob: '{root.rstrip('/')}/**/*.parquet'.",
     )

@@ -19,6 +19,8 @@ MARKS = {
     "a Lance data set": ("_versions/1.manifest", "lance"),
     "a Paimon table": ("snapshot/snapshot-1", "paimon"),
     "the output of a Spark stream": ("_spark_metadata/0", "Spark"),
+    "the output of a Spark job that has not ended well": ("_temporary/0/task/part-0.parquet", "Run that job"),
+    "a job of this program that has not succeeded": ("_job/spec.json", "jobs results table results.parquet"),
     "a Hive ACID table": ("delta_0000001_0000001_0000/bucket_00000", "Hive"),
 }
 
@@ -71,6 +73,16 @@ def test_a_folder_of_changes_is_no_dataset(root: str) -> None:
     for place in ("table", "table/base_0000001"):
         with pytest.raises(InvalidInput, match="a Hive ACID table"):
             inspect(f"{root}/{place}")
+
+
+def test_the_results_of_a_job_that_has_succeeded_are_a_dataset(root: str) -> None:
+    put(root, "jobs/one/_job/spec.json", b"{}")
+    put(root, "jobs/one/results/part-00000.parquet")
+    with pytest.raises(InvalidInput, match=r"jobs/one.* a job of this program that has not succeeded"):
+        inspect(f"{root}/jobs")
+    put(root, "jobs/one/_SUCCESS", b"{}")
+    for place in ("jobs", "jobs/one", "jobs/one/results"):
+        assert inspect(f"{root}/{place}").num_rows == 1
 
 
 @pytest.mark.parametrize(
