@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -20,7 +21,7 @@ from jobs.dataset.types import conform, contains, plain
 from jobs.errors import InvalidInput
 
 _MAGIC, _ENCRYPTED_MAGIC = b"PAR1", b"PARE"
-_FRAME_BYTES = 12
+_FRAME_BYTES, _HEAD_BYTES = 12, 64
 _STREAM_BYTES = 4 * 2**20
 _BATCH_BYTES = 64 * 2**20
 _DECODED_ROWS = 64
@@ -122,7 +123,12 @@ def _batches(source: Source, row_groups: range, wanted: pa.Schema) -> Iterator[p
 
         with open_source(source) as raw, _explained(source):
             found = _readable(_footer_bytes(raw, source), wanted.names)
-        there = [name for name in wanted.names if name in found.file.schema_arrow.names]
+        # A column without a type has no values, or none that can be read.
+        there = [
+            each.name
+            for each in wanted
+            if each.name in found.file.schema_arrow.names and not pa.types.is_null(each.type)
+        ]
         with _explained(source):
             # Of no column, Arrow would not give the number of rows either.
             columns = there or found.file.schema_arrow.names[:1]
@@ -260,19 +266,17 @@ def _has_dictionaries(schema: pa.Schema, names: Collection[str]) -> bool:
     return any(contains(each.type, pa.types.is_dictionary) for each in schema if each.name in names)
 
 
-def _footer_bytes(file: object, source: Source) -> bytes:
+def _footer_bytes(file: io.BufferedReader, source: Source) -> bytes:
     """The bytes of the footer, from a file that has the frame of one.
 
     Raises:
         InvalidInput: it has not.
     """
-    read, seek = file.read, file.seek  # type: ignore[attr-defined]
-    seek(0)
-    head: bytes = read(64)
-    tail = b""
+    raw = file.raw  # not one byte more than is needed: each read may be a request
+    head, tail = raw.read(_HEAD_BYTES) or b"", b""
     if source.size_bytes >= _FRAME_BYTES:
-        seek(-8, 2)
-        tail = read(8)
+        raw.seek(-8, io.SEEK_END)
+        tail = raw.read(8) or b""
     if head[:4] == _ENCRYPTED_MAGIC and tail[4:] in (b"", _ENCRYPTED_MAGIC):
         raise InvalidInput(
             f"{source.uri} is an encrypted Parquet file, and this program holds no keys.",
@@ -286,9 +290,8 @@ def _footer_bytes(file: object, source: Source) -> bytes:
         raise InvalidInput(
             f"{source.uri} is truncated: it ends without a Parquet footer.", "Copy or write the file again."
         )
-    seek(-8 - length, 2)
-    footer: bytes = read(length)
-    return footer
+    raw.seek(-8 - length, io.SEEK_END)
+    return raw.read(length) or b""
 
 
 @contextmanager

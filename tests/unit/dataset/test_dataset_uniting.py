@@ -42,6 +42,7 @@ def test_a_column_that_differs_and_nobody_uses_is_no_matter(tmp_path: Path) -> N
     write(tmp_path, a={"prompt": prompt, "n": pa.array([1])}, b={"prompt": prompt, "n": pa.array(["1"])})
     assert resolved(tmp_path).prompt_columns == ("prompt",)
     assert column(tmp_path, "prompt") == ["x", "x"]
+    assert column(tmp_path, "n") == [None, None], "whoever reads all columns is not held up by it"
     for options in ({"keep": ("n",)}, {"template": "{{ n }}"}, {"prompt_column": "n"}, {"choices_column": "n"}):
         with pytest.raises(InvalidInput, match=r"column 'n' is string in .*b\.parquet and int64 in .*a\.parquet") as e:
             resolved(tmp_path, **options)
