@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from jobs.dataset.types import as_text, conform, plain
 from jobs.errors import UsageError
 
 _CONDITION = re.compile(r"\s*(?P<column>[^=!<>]*?)\s*(?P<operator>==|!=|<=|>=|=|<|>)\s*(?P<value>.*?)\s*", re.DOTALL)
@@ -45,10 +46,10 @@ class Condition:
         column = table[self.column]
         if self.value is None:
             empty = pc.is_null(column)
-            if _is_text(column.type):
-                empty = pc.or_(empty, pc.fill_null(pc.equal(column.cast(pa.string()), ""), True))
+            if _is_text(as_text(column.type)):
+                empty = pc.or_(empty, pc.fill_null(pc.equal(conform(column, pa.string()), ""), True))
             return empty if self.operator == "=" else pc.invert(empty)
-        found = _COMPARE[self.operator](column.cast(self.value.type), self.value)
+        found = _COMPARE[self.operator](conform(column, self.value.type), self.value)
         return pc.fill_null(found, self.operator == "!=")
 
 
@@ -62,8 +63,10 @@ def parse_conditions(texts: Iterable[str], schema: pa.Schema) -> list[Condition]
 
 
 def select(table: pa.Table, conditions: Iterable[Condition]) -> pa.Table:
-    """The rows for which every condition holds."""
+    """The rows for which every condition holds, with columns in their plain types."""
     masks = [condition.holds(table) for condition in conditions]
+    fields = [field.with_type(plain(field.type)) for field in table.schema]
+    table = pa.table([conform(table[field.name], field.type) for field in fields], schema=pa.schema(fields))
     return table.filter(reduce(pc.and_, masks)) if masks else table
 
 
@@ -83,8 +86,7 @@ def _parse(text: str, schema: pa.Schema) -> Condition:
     if match is None or not match["column"]:
         raise UsageError(f"{text!r} is not a condition.", _HOW)
     name, operator, value = match["column"], match["operator"].replace("==", "="), match["value"]
-    kind = known_column(schema, name).type
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    kind = as_text(known_column(schema, name).type)
     if not value:
         if operator not in ("=", "!="):
             raise UsageError(f"{text!r} compares with nothing.", _HOW)
@@ -102,5 +104,4 @@ def _parse(text: str, schema: pa.Schema) -> Condition:
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from jobs.dataset.types import conform
 from jobs.errors import JobsError, StoreError
 from jobs.filters import Condition, known_column, parse_conditions, select
 from jobs.ledger import Ledger
@@ -154,7 +155,8 @@ class Results:
     ) -> pa.Table:
         """All of it as one Arrow table, in memory. Arguments and errors are those of `tables`."""
         wanted = self.schema if columns is None else pa.schema([known_column(self.schema, name) for name in columns])
-        return pa.concat_tables([wanted.empty_table(), *self.tables(columns=columns, where=where, limit=limit)])
+        empty = pa.Table.from_batches([], schema=wanted)
+        return pa.concat_tables([empty, *self.tables(columns=columns, where=where, limit=limit)])
 
     def to_pandas(
         self, *, columns: Sequence[str] | None = None, where: str | Sequence[str] = (), limit: int | None = None
@@ -194,11 +196,12 @@ class Results:
                     break
                 window = min(starts)
                 while parts and parts[0].first_row // window_rows <= window:
+                    # In plain types, which every step takes: Arrow can neither sort nor filter views.
                     merger.add(select(read(parts.popleft(), next(fetched)), conditions))
                 for table in merger.take(window):
                     self._check_order(table, last_row, rows_seen if check_all else None)
                     last_row, rows_seen = table["row_id"][-1].as_py(), rows_seen + table.num_rows
-                    yield table.select(wanted)
+                    yield self._restored(table.select(wanted))
         if check_all and rows_seen != self.num_rows:
             raise StoreError(f"{self.ledger.uri} has results of {rows_seen:,} of {self.num_rows:,} rows.", _CHANGED)
 
@@ -234,6 +237,11 @@ class Results:
         largest = max(part.decoded_bytes for part in self._parts)
         return max(1, min(_SHARDS_AHEAD, memory_bytes // max(1, largest)))
 
+    def _restored(self, table: pa.Table) -> pa.Table:
+        """The table in the types of the results."""
+        schema = pa.schema([self.schema.field(name) for name in table.schema.names])
+        return pa.table([conform(table[field.name], field.type) for field in schema], schema=schema)
+
     def _check_order(self, table: pa.Table, last_row: int, first_row: int | None) -> None:
         """No row twice; with `first_row`, none missing either."""
         row_ids = table["row_id"].to_numpy()
@@ -265,7 +273,7 @@ def open_results(ledger: Ledger) -> Results:
     with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as threads:
         parts = list(threads.map(lambda index: _part(ledger, index, keys.result(index), commits.get(index)), shards))
         parts += _without_repeats(ledger, list(threads.map(lambda each: _part(ledger, each.shard, each.key), salvaged)))
-    return Results(ledger, terminal, parts, _footer(ledger, parts[0].key).schema.to_arrow_schema())
+    return Results(ledger, terminal, parts, _footer(ledger, parts[0].key).schema_arrow)
 
 
 def iter_results(
@@ -310,7 +318,7 @@ def _named(part: Part) -> Salvaged:
 
 
 def _part(ledger: Ledger, index: int, key: str, commit: ShardCommit | None = None) -> Part:
-    footer = _footer(ledger, key)
+    footer = _footer(ledger, key).metadata
     groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
     statistics = [group.column(0).statistics for group in groups]
     ordered = all(each is not None and each.has_min_max for each in statistics)
@@ -327,7 +335,7 @@ def _part(ledger: Ledger, index: int, key: str, commit: ShardCommit | None = Non
     )
 
 
-def _footer(ledger: Ledger, key: str) -> pq.FileMetaData:
+def _footer(ledger: Ledger, key: str) -> pq.ParquetFile:
     size_bytes = _FOOTER_BYTES
     while True:
         tail = ledger.store.get_tail(f"{ledger.job_id}/{key}", size_bytes)
@@ -339,7 +347,7 @@ def _footer(ledger: Ledger, key: str) -> pq.FileMetaData:
             size_bytes = needed
             continue
         try:
-            return pq.read_metadata(pa.BufferReader(tail))
+            return pq.ParquetFile(pa.BufferReader(tail))
         except (OSError, pa.ArrowException) as error:
             raise _damaged(ledger, key, "it has no readable footer") from error
 

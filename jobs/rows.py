@@ -14,6 +14,8 @@ import pyarrow.compute as pc
 from jobs.dataset.columns import Columns
 from jobs.dataset.faults import faults_of, other_kinds
 from jobs.dataset.prompt_template import render
+from jobs.dataset.roles import as_roles
+from jobs.dataset.types import conform, plain
 from jobs.encoding import BYTES_MODEL, Encoder
 from jobs.errors import UsageError
 from jobs.fingerprints import RowFingerprints, first_of_equal
@@ -26,12 +28,12 @@ from jobs.row_sampling import RowSampling, as_json, unusable
 from jobs.row_tokens import row_tokens
 from jobs.row_tools import row_tools
 from jobs.row_values import Fault, parsed, rows, size_bytes, values
-from jobs.valid_text import as_text, valid_columns
+from jobs.valid_text import valid_columns
 from schemas.codes import RowError
 from schemas.records import RowColumn
 from schemas.sampling import Sampling
 from schemas.spec import JobSpec
-from schemas.tables import FINGERPRINT, staged_schema
+from schemas.tables import FINGERPRINT, KEPT, staged_schema
 
 FACTS_FIELDS = [
     pa.field("num_input_tokens", pa.int32()),
@@ -63,21 +65,18 @@ class RowPreparer:
         self._no_tools = _why_no_tools(spec, encoder)
         self._sampling = RowSampling(spec, columns, encoder.vocab_size)
         self._fingerprints = RowFingerprints(spec, spec.model.fingerprint, row_columns(spec, columns))
-        self.schema = pa.schema([*staged_schema(spec, columns.kept), *FACTS_FIELDS])
+        kept = [pa.field(field.name, plain(field.type)) for field in columns.kept]
+        self.schema = pa.schema([*staged_schema(spec, kept), *FACTS_FIELDS])
         check_spec(spec, columns, encoder)
 
     def prepare(self, batch: pa.RecordBatch | pa.Table, first_row_id: int) -> pa.Table:
         """Staged rows and their facts: exactly one row out for each row in, in the same order."""
-        table = batch if isinstance(batch, pa.Table) else pa.Table.from_batches([batch])
-        custom_id = self.columns.custom_id
-        if custom_id:
-            place, ids = table.schema.get_field_index(custom_id), as_text(table[custom_id])
-            table = table.set_column(place, custom_id, ids)
-        carried = [*([custom_id] if custom_id else []), *(field.name for field in self.columns.kept)]
-        table, no_text = valid_columns(table, carried)
-        inputs = [ids if isinstance(ids, Fault) else np.array(ids, np.int32) for ids in self._inputs(table)]
+        given = batch if isinstance(batch, pa.Table) else pa.Table.from_batches([batch])
+        table, unread = as_roles(given, self.columns)
+        carried, no_text = self._carried(table, given)
+        inputs = [ids if isinstance(ids, Fault) else np.array(ids, np.int32) for ids in self._inputs(table, given)]
         staged = [self._judge(*row) for row in zip(inputs, self._samplings(table), self._choices(table), strict=True)]
-        for index, fault in (no_text | self._id_faults(table) | faults_of(table)).items():
+        for index, fault in (no_text | unread | self._id_faults(given) | faults_of(given)).items():
             staged[index] = _StagedRow(fault=fault)
         tokens = np.concatenate([NO_TOKENS, *(row.token_ids for row in staged)])
         offsets = np.cumsum([0, *(len(row.token_ids) for row in staged)])
@@ -89,14 +88,14 @@ class RowPreparer:
         prepared = pa.table(
             [
                 pa.array(range(first_row_id, first_row_id + len(staged)), pa.int64()),
-                table[custom_id] if custom_id else pa.nulls(len(staged), pa.string()),
+                carried["custom_id"],
                 _lists(tokens, offsets),
                 pa.array([row.sampling for row in staged], pa.string()),
                 pa.array([row.fault and str(row.fault.code) for row in staged], pa.string()),
                 pa.array([row.fault and row.fault.message for row in staged], pa.string()),
                 *(scored if self._spec.task == "score" else ()),
                 pa.array([row.fingerprint for row in staged], FINGERPRINT.type),
-                *(table[field.name].cast(field.type) for field in self.columns.kept),
+                *(carried[KEPT + field.name] for field in self.columns.kept),
                 pa.array([row.num_input_tokens for row in staged], pa.int32()),
                 pa.array([row.num_output_tokens for row in staged], pa.int32()),
                 pa.array([row.repeatable for row in staged], pa.bool_()),
@@ -112,14 +111,22 @@ class RowPreparer:
         name = self.columns.custom_id
         return {index: fault for index, kind in (other_kinds(table, name) if name else {}).items() if kind != "int"}
 
-    def _inputs(self, table: pa.Table) -> list[list[int] | Fault]:
-        """Per row the token ids of its prompt, or a Fault."""
-        encoded = self._encoded(table)
-        given = row_tokens(table, self.columns.token_ids, self._encoder, chat=self._spec.input.chat)
-        return [ids if own is None else own for ids, own in zip(encoded, given, strict=True)]
+    def _carried(self, table: pa.Table, given: pa.Table) -> tuple[pa.Table, dict[int, Fault]]:
+        """Custom ids and kept columns as they are staged, and the rows whose text in them is not UTF-8."""
+        custom_id = self.columns.custom_id
+        ids = conform(table[custom_id], pa.string()) if custom_id else pa.nulls(len(table), pa.string())
+        columns = {"custom_id": ids}
+        columns |= {KEPT + field.name: conform(given[field.name], plain(field.type)) for field in self.columns.kept}
+        return valid_columns(pa.table(columns), columns)
 
-    def _encoded(self, table: pa.Table) -> list[list[int] | Fault]:
-        prompts = [self._check(value) for value in self._prompts(table)]
+    def _inputs(self, table: pa.Table, given: pa.Table) -> list[list[int] | Fault]:
+        """Per row the token ids of its prompt, or a Fault. A template gets the columns as they were given."""
+        encoded = self._encoded(table, given)
+        own_ids = row_tokens(table, self.columns.token_ids, self._encoder, chat=self._spec.input.chat)
+        return [ids if own is None else own for ids, own in zip(encoded, own_ids, strict=True)]
+
+    def _encoded(self, table: pa.Table, given: pa.Table) -> list[list[int] | Fault]:
+        prompts = [self._check(value) for value in self._prompts(given if self.columns.template else table)]
         tools = row_tools(table, self.columns.tools, self._spec.input.tools)
         if (why := self._no_tools) is not None:
             # Only of rows: `check_spec` has refused those of the job.

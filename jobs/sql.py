@@ -64,7 +64,7 @@ def dataset_of(results: Results) -> ds.Dataset:
         StoreError: the store cannot be reached, or a shard is missing.
     """
     uri = f"{results.ledger.uri}/{keys.RESULTS}"
-    found = find_sources(uri)[0] if results.shards else []
+    found = find_sources(uri, part_of_table=True)[0] if results.shards else []
     sources = {source.uri.rpartition("/")[2]: source for source in found}
     options = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
     form = ds.ParquetFileFormat(default_fragment_scan_options=options)

@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from jobs.plain_values import is_binary, is_string
 from jobs.row_values import Fault, invalid_text
+from schemas.tables import KEPT
 
 
 def valid_columns(table: pa.Table, names: Iterable[str]) -> tuple[pa.Table, dict[int, Fault]]:
@@ -20,7 +21,7 @@ def valid_columns(table: pa.Table, names: Iterable[str]) -> tuple[pa.Table, dict
         column, broken = valid(table[name])
         if broken:
             table = table.set_column(table.schema.get_field_index(name), table.schema.field(name), column)
-            faults |= {index: invalid_text(name) for index in broken if index not in faults}
+            faults |= {index: invalid_text(name.removeprefix(KEPT)) for index in broken if index not in faults}
     return table, faults
 
 

@@ -29,6 +29,10 @@ FINGERPRINT_FIELDS = [pa.field("row_id", pa.int64(), nullable=False), FINGERPRIN
 KEPT = "kept."
 """Prefix of kept columns in staged rows, where they must not meet ours."""
 
+KEPT_TYPES = b"nightbatch.kept"
+"""Metadata of staged rows: the kept columns as results have them, as an Arrow schema. Staged rows hold them in plain
+types, and where this is missing (staged by an older version) in those of the results."""
+
 CHOICE_FIELDS = [
     pa.field("choices", pa.list_(pa.string())),
     pa.field("choice_token_ids", pa.list_(pa.list_(pa.int32()))),
@@ -85,6 +89,20 @@ def staged_fields(spec: JobSpec) -> list[pa.Field]:
 def staged_schema(spec: JobSpec, kept: Iterable[pa.Field]) -> pa.Schema:
     """Schema of `_job/staged/part-*.parquet` for a job that keeps the given input columns."""
     return pa.schema([*staged_fields(spec), *(field.with_name(KEPT + field.name) for field in kept)])
+
+
+def with_kept_types(staged: pa.Table, kept: Iterable[pa.Field]) -> pa.Table:
+    """Staged rows that say which types the kept columns have in the results."""
+    said = {KEPT_TYPES: pa.schema(list(kept)).serialize().to_pybytes()}
+    return staged.replace_schema_metadata((staged.schema.metadata or {}) | said)
+
+
+def kept_fields(staged: pa.Schema) -> list[pa.Field]:
+    """The kept columns of staged rows as results have them."""
+    said = (staged.metadata or {}).get(KEPT_TYPES)
+    known = pa.schema([]) if said is None else pa.ipc.read_schema(pa.py_buffer(said))
+    fields = [field.with_name(field.name.removeprefix(KEPT)) for field in staged if field.name.startswith(KEPT)]
+    return [known.field(field.name) if field.name in known.names else field for field in fields]
 
 
 def result_schema(spec: JobSpec, kept: Iterable[pa.Field], row_columns: Collection[RowColumn] = ()) -> pa.Schema:

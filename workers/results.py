@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from jobs.dataset.types import conform
 from jobs.encoding import Encoder
 from jobs.planner import row_ids_digest
 from jobs.row_bytes import filled, row_bytes, taken
@@ -22,7 +23,7 @@ from jobs.shard_stats import ShardStats
 from schemas.codes import RowError
 from schemas.records import Plan
 from schemas.spec import JobSpec
-from schemas.tables import KEPT, result_schema
+from schemas.tables import KEPT, kept_fields, result_schema
 from workers.engines.base import Output
 from workers.feed import RowFault
 from workers.result_rows import form_fault, generated_row, json_text, scored_row
@@ -141,12 +142,15 @@ def _check_rows(plan: Plan, shard: int, staged: pa.Table) -> None:
 
 
 def _table(spec: JobSpec, plan: Plan, staged: pa.Table, column: Callable[[pa.Field], pa.Array]) -> pa.Table:
-    kept = [field for field in staged.schema if field.name.startswith(KEPT)]
-    schema = result_schema(spec, [field.with_name(field.name.removeprefix(KEPT)) for field in kept], plan.row_columns)
+    kept = kept_fields(staged.schema)
+    schema = result_schema(spec, kept, plan.row_columns)
     carried = {"row_id": "row_id", "custom_id": "custom_id"}
-    carried |= {field.name.removeprefix(KEPT): field.name for field in kept if field.name != f"{KEPT}custom_id"}
+    carried |= {field.name: f"{KEPT}{field.name}" for field in kept if field.name != "custom_id"}
     return pa.table(
-        [staged[carried[field.name]].cast(field.type) if field.name in carried else column(field) for field in schema],
+        [
+            conform(staged[carried[field.name]], field.type) if field.name in carried else column(field)
+            for field in schema
+        ],
         schema=schema,
     )
 

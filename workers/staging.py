@@ -53,7 +53,7 @@ from jobs.store import open_store
 from schemas.codes import InterruptionCode, JobError
 from schemas.records import InputFile, Plan, RowColumn
 from schemas.spec import JobSpec
-from schemas.tables import FINGERPRINT_FIELDS
+from schemas.tables import FINGERPRINT_FIELDS, with_kept_types
 from workers.copies import SOURCE_COLUMNS, copy_shard
 from workers.faults import JobFailure, JobInterruption, find_cause, passing
 from workers.results import write_parquet
@@ -204,7 +204,7 @@ class _Staging:
                 "or a job that results are taken from has changed. Submit it as a new job.",
             )
         wanted = missing if missing is not None else {shard.index for shard in plan.shards}
-        for shard in self._write(blocks, plan, lookup, wanted):
+        for shard in self._write(blocks, plan, lookup, wanted, columns.kept):
             report(shard)
 
     def _tokenise(self, dataset: Dataset) -> ray.data.Dataset:
@@ -234,9 +234,16 @@ class _Staging:
             return standing.reused_jobs
         return source_jobs(self._ledger, self._spec, self._spec.model.fingerprint)
 
-    def _write(self, blocks: ray.data.Dataset, plan: Plan, lookup: ray.ObjectRef, wanted: set[int]) -> Iterator[int]:
+    def _write(
+        self,
+        blocks: ray.data.Dataset,
+        plan: Plan,
+        lookup: ray.ObjectRef,
+        wanted: set[int],
+        kept: tuple[pa.Field, ...],
+    ) -> Iterator[int]:
         """Bring rows to their shards and write those; yields each shard when it can be read."""
-        target = ray.put((self._ledger.store.uri, self._ledger.job_id, self._writer, self._spec, plan))
+        target = ray.put((self._ledger.store.uri, self._ledger.job_id, self._writer, self._spec, plan, kept))
         row_bytes = blocks.size_bytes() // max(1, plan.num_rows)
         shards = [
             (shard.index, row_bytes * shard.num_rows if shard.num_bytes is None else shard.num_bytes)
@@ -361,10 +368,10 @@ def _assign(rows: pa.Table, lookup: ray.ObjectRef, wanted: set[int]) -> pa.Table
 
 def _write_shard(rows: pa.Table, target: ray.ObjectRef) -> None:
     """Write one shard's rows in the order of work, or their results if earlier jobs have them."""
-    root_uri, job_id, writer, spec, plan = _target(target)
+    root_uri, job_id, writer, spec, plan, kept = _target(target)
     ledger = Ledger(open_store(root_uri), job_id)
     shard, order = rows["shard"][0].as_py(), np.argsort(rows["position"].to_numpy())
-    rows = rows.drop_columns(["shard", "position"])
+    rows = with_kept_types(rows.drop_columns(["shard", "position"]), kept)
     prints = rows.select([field.name for field in FINGERPRINT_FIELDS]).sort_by("row_id")
     ledger.write_fingerprints(shard, write_parquet(prints), writer=writer)
     if plan.shards[shard].num_reused_rows:
@@ -377,7 +384,7 @@ def _write_shard(rows: pa.Table, target: ray.ObjectRef) -> None:
 
 
 @lru_cache(maxsize=2)
-def _target(target: ray.ObjectRef) -> tuple[str, str, str, JobSpec, Plan]:
+def _target(target: ray.ObjectRef) -> tuple[str, str, str, JobSpec, Plan, tuple[pa.Field, ...]]:
     return ray.get(target)  # type: ignore[no-any-return]
 
 

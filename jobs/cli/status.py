@@ -69,7 +69,7 @@ def list_jobs(
     """
     from jobs import settings
     from jobs.client import BatchClient
-    from jobs.display import printable
+    from jobs.terminal_text import printable
     from jobs.listing import newest
 
     client = BatchClient(settings.load({"root": root}))

@@ -43,8 +43,13 @@ def _pieces(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
         yield _cut(batch)
     else:
         middle = len(batch) // 2
-        yield from _pieces(batch.slice(0, middle))
-        yield from _pieces(batch.slice(middle))
+        yield from _pieces(_part(batch, 0, middle))
+        yield from _pieces(_part(batch, middle, len(batch)))
+
+
+def _part(batch: pa.RecordBatch, start: int, stop: int) -> pa.RecordBatch:
+    faults = {index - start: fault for index, fault in faults_of(batch).items() if start <= index < stop}
+    return with_faults(batch.slice(start, stop - start).replace_schema_metadata(None), faults)
 
 
 def _cut(row: pa.RecordBatch) -> pa.RecordBatch:

@@ -9,6 +9,8 @@ import pyarrow as pa
 
 from jobs.dataset.jsonl import JSON_ONLY, JSON_VALUE
 from jobs.dataset.prompt_template import template_columns
+from jobs.dataset.types import as_text, is_storable, storable
+from jobs.dataset.uniting import check_usable
 from jobs.errors import InvalidInput, UsageError
 from jobs.plain_values import is_binary, is_string
 from schemas.spec import InputSpec
@@ -30,7 +32,7 @@ class Columns:
             columns, None where the dataset lacks them.
         choices: the column of choices to score; None unless asked for.
         token_ids: the column of prompts that are token ids, of JSON lines.
-        kept: columns carried to the results.
+        kept: columns carried to the results, with the types that they have there.
         by_line: whether the dataset is JSON lines: what one of them asks for says nothing of the others, and what the
             job cannot give to it costs that line.
     """
@@ -72,28 +74,29 @@ def resolve_columns(schema: pa.Schema, spec: InputSpec, *, choices: bool = False
     """
     if twice := sorted({name for name in schema.names if schema.names.count(name) > 1}):
         raise InvalidInput(f"There are two columns named {twice[0]!r}.", "Rename one of them.")
+    stored, schema = schema, pa.schema([field.with_type(as_text(field.type)) for field in schema])
     kind, prompt_columns = _prompt(schema, spec)
     by_line = any(_by_line(schema, name) for name in schema.names)
+    for name in prompt_columns:
+        check_usable(schema.field(name), everywhere=True)
     return Columns(
         kind=kind,
         prompt_columns=prompt_columns,
         template=spec.template,
-        custom_id=_optional(
-            schema, "custom_id", lambda t: _is_text(t) or pa.types.is_integer(t), "text or whole numbers"
-        ),
+        custom_id=_optional(schema, "custom_id", lambda t: _is_text(t) or _is_whole(t), "text or whole numbers"),
         sampling_params=_optional(schema, "sampling_params", _is_object, "structs or JSON text"),
         max_tokens=_optional(
             # Writers turn whole numbers with gaps into floats; a row's value is checked by itself.
             schema,
             "max_tokens",
-            lambda t: pa.types.is_integer(t) or pa.types.is_floating(t) or _by_line(schema, "max_tokens"),
+            lambda t: _is_whole(t) or pa.types.is_floating(t) or _by_line(schema, "max_tokens"),
             "whole numbers",
         ),
         structured_outputs=_optional(schema, "structured_outputs", _is_object, "structs or JSON text"),
         response_format=_optional(schema, "response_format", _is_object, "structs or JSON text"),
         tools=_tools(schema, spec),
         choices=_choices(schema, spec) if choices else None,
-        kept=tuple(_kept(_given(schema, name, "--keep")) for name in spec.keep),
+        kept=tuple(_kept(stored, name) for name in spec.keep),
         by_line=by_line,
         token_ids="prompt_token_ids" if spec.template is None and _has_token_ids(schema) else None,
     )
@@ -167,6 +170,7 @@ def _choices(schema: pa.Schema, spec: InputSpec) -> str:
             f"There is no column {name!r} of choices to score; {_columns_there(schema)}.",
             "Name the column with --choices-column; each row holds a list of texts.",
         )
+    check_usable(schema.field(name), everywhere=True)
     type_ = schema.field(name).type
     if not _is_text(type_) and not (_is_list(type_) and _is_text(type_.value_type)):
         raise InvalidInput(
@@ -177,7 +181,11 @@ def _choices(schema: pa.Schema, spec: InputSpec) -> str:
 
 
 def _is_object(type_: pa.DataType) -> bool:
-    return _is_text(type_) or bool(pa.types.is_struct(type_))
+    return _is_text(type_) or bool(pa.types.is_struct(type_) or pa.types.is_map(type_))
+
+
+def _is_whole(type_: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(type_) or (pa.types.is_decimal(type_) and type_.scale == 0))
 
 
 def _is_list(type_: pa.DataType) -> bool:
@@ -185,6 +193,8 @@ def _is_list(type_: pa.DataType) -> bool:
 
 
 def _is_list_of_messages(type_: pa.DataType) -> bool:
+    if _is_list(type_) and pa.types.is_map(type_.value_type):
+        return _is_text(type_.value_type.key_type) and _is_text(type_.value_type.item_type)
     if not _is_list(type_) or not pa.types.is_struct(type_.value_type):
         return False
     fields = {field.name: field.type for field in type_.value_type}
@@ -202,6 +212,8 @@ def _is_text(type_: pa.DataType) -> bool:
 
 def _optional(schema: pa.Schema, name: str, fits: Any, wanted: str) -> str | None:
     """The column's name if the dataset has it with values in it."""
+    if name in schema.names:
+        check_usable(schema.field(name))
     if name not in schema.names or pa.types.is_null(schema.field(name).type):
         return None
     if not fits(schema.field(name).type):
@@ -211,22 +223,21 @@ def _optional(schema: pa.Schema, name: str, fits: Any, wanted: str) -> str | Non
     return name
 
 
-def _kept(field: pa.Field) -> pa.Field:
-    """The column of the results."""
+def _kept(schema: pa.Schema, name: str) -> pa.Field:
+    """The column as results have it."""
+    field = _given(schema, name, "--keep")
+    if not is_storable(field.type):
+        raise InvalidInput(
+            f"The column {name!r} is {field.type}, which Parquet cannot hold.", "Convert it, or drop it from --keep."
+        )
     is_json = JSON_TEXT.items() <= (field.metadata or {}).items()
-    return pa.field(field.name, _sortable(field.type), metadata=JSON_TEXT if is_json else None)
-
-
-def _sortable(type_: pa.DataType) -> pa.DataType:
-    """The type as results have it: Arrow cannot yet sort views, which say the same as the plain types."""
-    if pa.types.is_string_view(type_):
-        return pa.string()
-    return pa.binary() if pa.types.is_binary_view(type_) else type_
+    return pa.field(name, storable(field.type), metadata=JSON_TEXT if is_json else None)
 
 
 def _given(schema: pa.Schema, name: str, option: str) -> pa.Field:
     if name not in schema.names:
         raise UsageError(f"There is no column {name!r}; {_columns_there(schema)}.", f"Correct {option}.")
+    check_usable(schema.field(name))
     return schema.field(name)
 
 

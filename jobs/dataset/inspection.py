@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -10,6 +9,7 @@ import pyarrow as pa
 
 from jobs.dataset import jsonl, parquet
 from jobs.dataset.sources import Source, find_sources
+from jobs.dataset.uniting import united_schema
 from jobs.errors import InvalidInput
 
 
@@ -44,9 +44,11 @@ class DataFile:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Dataset:
-    """Files in name order with one common schema. A row's id is its position in them.
+    """Files in name order with one schema. A row's id is its position in them.
 
     Attributes:
+        schema: every column of the files that have rows; what a column cannot be used for is said beside it, see
+            `jobs.dataset.uniting`.
         num_ignored_files: files among the others that are neither Parquet nor JSONL by name.
     """
 
@@ -89,7 +91,8 @@ def inspect(uri: str, look: Callable[[Sequence[Source]], list[Look]] = look) -> 
         look: reads the files, all of one kind; by default here, in this process.
 
     Raises:
-        InvalidInput: missing, not Parquet, truncated, corrupt, without rows, or of mixed schemas; names the file.
+        InvalidInput: missing, not Parquet, encrypted, truncated, corrupt, without rows, or part of a table that is more
+            than its files; names the file.
         StoreError: S3 cannot be reached or refuses.
     """
     sources, num_ignored = find_sources(uri)
@@ -127,31 +130,4 @@ def _common_schema(sources: Sequence[Source], looks: Sequence[Look]) -> pa.Schem
             for name, seen in found.kinds.items():
                 kinds.setdefault(name, set()).update(seen)
         return jsonl.table_schema(kinds)
-    schemas = [found.schema for found in looks if isinstance(found, parquet.Footer)]
-    _check_names(schemas[0], sources[0])
-    for source, schema in zip(sources, schemas, strict=True):
-        _check_same(schemas[0], sources[0], schema, source)
-    return schemas[0]
-
-
-def _check_names(schema: pa.Schema, source: Source) -> None:
-    twice = [name for name, count in Counter(schema.names).items() if count > 1]
-    if twice:
-        raise InvalidInput(f"{source.uri} has two columns named {twice[0]!r}.", "Rename one of them.")
-
-
-def _check_same(common: pa.Schema, first: Source, schema: pa.Schema, source: Source) -> None:
-    """Same names and types; order, nullability and metadata may differ."""
-    for name in [*common.names, *schema.names]:
-        here, there = schema.get_field_index(name), common.get_field_index(name)
-        if here < 0 or there < 0:
-            lacking = source if here < 0 else first
-            what = f"{lacking.uri} has no column {name!r}"
-        elif schema.types[here] != common.types[there]:
-            what = f"column {name!r} is {schema.types[here]} in {source.uri} and {common.types[there]} in {first.uri}"
-        else:
-            continue
-        raise InvalidInput(
-            f"The files have different schemas: {what}; {source.uri} is the first that differs.",
-            "Write all files with one schema, or give a glob that fits the ones that belong together.",
-        )
+    return united_schema(sources, [found for found in looks if isinstance(found, parquet.Footer)])

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from jobs.dataset.faults import with_faults, with_other_kinds
+from jobs.dataset.foreign import no_lines
 from jobs.dataset.requests import UnsupportedEndpoint, is_request, request_fault, request_row
 from jobs.dataset.sources import InputChanged, Source, open_source
 from jobs.errors import InvalidInput
@@ -89,6 +90,10 @@ def scan(source: Source) -> Scan:
             raise InvalidInput(f"{source.uri} cannot be answered: {what}.", first_fault.hint)
         if found.kinds:
             return found
+        with open_source(source) as file:
+            known = no_lines(file.read(64), source.uri)
+        if known is not None:
+            raise InvalidInput(f"{source.uri} is not JSON lines: it {known[0]}.", known[1])
         raise InvalidInput(
             f"{source.uri} is not JSON lines: no line is a JSON object.", "Write one JSON object per line."
         )

@@ -2,122 +2,322 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+import io
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jobs.dataset import int96
+from jobs.dataset.faults import with_faults
+from jobs.dataset.footer import Footer as Thrift
+from jobs.dataset.footer import NotAFooter, without_arrow_schema
+from jobs.dataset.foreign import foreign
 from jobs.dataset.sources import Source, open_source
+from jobs.dataset.types import conform, contains, plain
 from jobs.errors import InvalidInput
 
-_MAGIC = b"PAR1"
-_FRAME_BYTES = 12
+_MAGIC, _ENCRYPTED_MAGIC = b"PAR1", b"PARE"
+_FRAME_BYTES, _HEAD_BYTES = 12, 64
 _STREAM_BYTES = 4 * 2**20
 _BATCH_BYTES = 64 * 2**20
 _DECODED_ROWS = 64
 """Rows decoded at once. A dictionary makes many large cells of one small page, which no size in the file tells."""
 
 _DAMAGED = (pa.ArrowException, OSError, ValueError, OverflowError)
+_EXTENSION = b"ARROW:extension:"
+
+ENCRYPTED = "is encrypted"
+STRANGE = "is of a type that Arrow cannot read"
+INTERVAL = "holds values of Parquet's type INTERVAL, which Arrow cannot read"
+TWICE = "is there twice"
+"""What keeps a column from being read, to stand behind its name."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Footer:
-    """What a file says of itself: its Arrow schema, without metadata, and the rows of each row group."""
+    """What a file says of itself.
+
+    Attributes:
+        schema: the columns that can be read, as Arrow types. Of their metadata only names of extension types stay.
+        block_rows: rows of each row group.
+        unreadable: of every other column, what it is.
+    """
 
     schema: pa.Schema
     block_rows: tuple[int, ...]
+    unreadable: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_footer(source: Source) -> Footer:
     """What the file's end says.
 
     Raises:
-        InvalidInput: not Parquet, truncated or corrupt.
+        InvalidInput: not Parquet, encrypted, truncated or corrupt.
         StoreError: S3 cannot be reached or refuses.
     """
-    _check_frame(source)
-    with _opened(source) as file:
-        metadata = file.metadata
+    with open_source(source) as raw, _explained(source):
+        found = _readable(_footer_bytes(raw, source))
+        metadata = found.file.metadata
         rows = tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
-        if sum(rows) != metadata.num_rows or any(count < 0 for count in rows):
+        # Some writers leave the file's own count at zero.
+        if metadata.num_rows not in (0, sum(rows)) or any(count < 0 for count in rows):
             raise _damaged(source)
-        schema = pa.schema([pa.field(field.name, field.type) for field in file.schema_arrow])
-        return Footer(schema=schema, block_rows=rows)
+        counts = Counter(found.file.schema_arrow.names)
+        unreadable = found.unreadable | {name: TWICE for name, count in counts.items() if count > 1}
+        unreadable |= dict.fromkeys(_intervals(found.file), INTERVAL)
+        return Footer(
+            schema=pa.schema([_bare(each) for each in found.file.schema_arrow if each.name not in unreadable]),
+            block_rows=rows,
+            unreadable=unreadable,
+        )
 
 
 def read_rows(
-    source: Source, row_groups: range, skip_rows: int, num_rows: int, columns: Sequence[str]
+    source: Source, row_groups: range, skip_rows: int, num_rows: int, wanted: pa.Schema
 ) -> Iterator[pa.RecordBatch]:
     """Rows `skip_rows` to `skip_rows + num_rows` of consecutive row groups, in small batches. A cell may have any size.
 
+    Args:
+        wanted: the columns. Those that the file lacks are null; dictionaries and views come as what they hold.
+
     Raises:
-        InvalidInput: corrupt pages; their checksums are verified where the file has them.
+        InvalidInput: corrupt pages, whose checksums are verified where the file has them; or values that the wanted
+            type does not hold.
         StoreError: S3 cannot be reached or refuses.
     """
-    with _opened(source) as file:
-        batches = file.iter_batches(
-            batch_size=min(_DECODED_ROWS, _affordable_rows(file.metadata, row_groups)),
-            row_groups=list(row_groups),
-            columns=list(columns),
-            use_threads=False,
-        )
-        left = num_rows
-        for batch in batches:
-            if skip_rows >= len(batch):
-                skip_rows -= len(batch)
-                continue
-            batch = batch.slice(skip_rows, left)
-            skip_rows = 0
-            left -= len(batch)
-            yield _dense(batch.select(list(columns)))
-            if left == 0:
-                return
-        raise _damaged(source)
+    left = num_rows
+    for batch in _batches(source, row_groups, wanted):
+        if skip_rows >= len(batch):
+            skip_rows -= len(batch)
+            continue
+        rows = batch.slice(skip_rows, left)
+        skip_rows = 0
+        left -= len(rows)
+        faults = int96.faults(rows)
+        yield with_faults(_conformed(rows, wanted, source), faults)
+        if left == 0:
+            return
+    raise _damaged(source)
 
 
-def _check_frame(source: Source) -> None:
-    with open_source(source) as file:
-        head = file.read(4)
-        if head != _MAGIC:
-            what = "is empty" if source.size_bytes == 0 else "is not a Parquet file"
-            raise InvalidInput(
-                f"{source.uri} {what}.", "Convert it to Parquet; JSON lines are read from names ending in .jsonl."
+def _batches(source: Source, row_groups: range, wanted: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """Small batches of the columns that the file has, in its own types."""
+    with ExitStack() as stack:
+
+        def opened(unit: str, metadata: pq.FileMetaData) -> pq.ParquetFile:
+            raw = stack.enter_context(open_source(source))
+            return stack.enter_context(
+                pq.ParquetFile(
+                    raw,
+                    metadata=metadata,
+                    buffer_size=_STREAM_BYTES,
+                    pre_buffer=False,
+                    page_checksum_verification=True,
+                    coerce_int96_timestamp_unit=unit,
+                )
             )
-        if source.size_bytes >= _FRAME_BYTES:
-            file.seek(-8, 2)
-            tail = file.read(8)
-            if tail[4:] == _MAGIC and int.from_bytes(tail[:4], "little") <= source.size_bytes - _FRAME_BYTES:
-                return
-    raise InvalidInput(f"{source.uri} is truncated: it ends without a Parquet footer.", "Copy or write the file again.")
+
+        with open_source(source) as raw, _explained(source):
+            found = _readable(_footer_bytes(raw, source), wanted.names)
+        # A column without a type has no values, or none that can be read.
+        there = [
+            each.name
+            for each in wanted
+            if each.name in found.file.schema_arrow.names and not pa.types.is_null(each.type)
+        ]
+        with _explained(source):
+            # Of no column, Arrow would not give the number of rows either.
+            columns = there or found.file.schema_arrow.names[:1]
+            groups = list(row_groups)
+            size = min(_DECODED_ROWS, _affordable_rows(found.file.metadata, row_groups))
+            metadata = found.file.metadata
+            streams = [(opened(int96.UNIT, metadata), columns)]
+            if old := int96.columns(metadata, there):
+                streams += [(opened(unit, metadata), old) for unit in int96.WITNESSES]
+            for parts in zip(
+                *(
+                    file.iter_batches(batch_size=size, row_groups=groups, columns=names, use_threads=False)
+                    for file, names in streams
+                ),
+                strict=True,
+            ):
+                yield int96.joined(parts)
+
+
+def _conformed(batch: pa.RecordBatch, wanted: pa.Schema, source: Source) -> pa.RecordBatch:
+    columns = []
+    for each in wanted:
+        type_ = plain(each.type, extensions=True)
+        if each.name not in batch.schema.names:
+            columns.append(pa.nulls(len(batch), type_))
+            continue
+        column = batch[each.name]
+        try:
+            columns.append(conform(column, type_))
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise InvalidInput(
+                f"Column {each.name!r} of {source.uri} is {column.type}, other files of the dataset make it {type_}, "
+                "and it holds a value that this type does not have.",
+                "Write all files with one schema, or give a glob that fits the ones that belong together.",
+            ) from error
+    return pa.RecordBatch.from_arrays(columns, names=wanted.names)
+
+
+# -- opening ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Readable:
+    """A file's footer as Arrow takes it, and of the columns that it does not take what they are."""
+
+    file: pq.ParquetFile
+    unreadable: dict[str, str]
+
+
+def _readable(footer: bytes, wanted: Collection[str] | None = None) -> _Readable:
+    """The footer, or as much of it as Arrow can read.
+
+    Args:
+        wanted: the columns that are to be read; None for looking only.
+
+    Raises:
+        _DAMAGED: nothing of it can be read.
+    """
+    try:
+        file = _parsed(footer)
+    except MemoryError:
+        raise
+    except _DAMAGED as error:
+        return _cut(footer, wanted, error)
+    if file.metadata.serialized_size < len(footer):
+        # Behind a footer that is not encrypted stands its signature where columns are.
+        thrift = Thrift(footer)
+        encrypted = thrift.encrypted
+        if hidden := [name for name in thrift.names if name in encrypted]:
+            return _without(footer, dict.fromkeys(hidden, ENCRYPTED), wanted)
+    if wanted is not None and _has_dictionaries(file.schema_arrow, wanted):
+        # Arrow cannot read dictionaries inside of lists and structs over several row groups, and we want none.
+        file = _parsed(without_arrow_schema(footer))
+    return _Readable(file=file, unreadable={})
+
+
+def _cut(footer: bytes, wanted: Collection[str] | None, error: Exception) -> _Readable:
+    """The columns of a file that Arrow refuses as a whole."""
+    footer = without_arrow_schema(footer)
+    try:
+        file = _parsed(footer)
+    except MemoryError:
+        raise
+    except _DAMAGED:
+        thrift = Thrift(footer)
+        bad = _refused(thrift, thrift.names)
+    else:
+        # It was Arrow's own schema. Bytes of a fixed length that Parquet has no name for had one there.
+        bad = [name for name in file.schema_arrow.names if contains(file.schema_arrow.field(name).type, _is_raw)]
+    if not bad:
+        raise error
+    return _without(footer, dict.fromkeys(bad, STRANGE), wanted)
+
+
+def _without(footer: bytes, unreadable: dict[str, str], wanted: Collection[str] | None) -> _Readable:
+    thrift = Thrift(footer)
+    keep = [name for name in thrift.names if name not in unreadable and (wanted is None or name in wanted)]
+    rest = keep or [name for name in thrift.names if name not in unreadable]
+    return _Readable(file=_parsed(without_arrow_schema(thrift.only(rest))), unreadable=unreadable)
+
+
+def _intervals(file: pq.ParquetFile) -> list[str]:
+    """Columns that Arrow gives as the twelve bytes of an INTERVAL, and would write as mere bytes."""
+    suspects = [each.name for each in file.schema_arrow if contains(each.type, _is_raw)]
+    leaves = [file.metadata.schema.column(index) for index in range(file.metadata.num_columns)] if suspects else []
+    paths = [leaf.path for leaf in leaves if leaf.converted_type == "INTERVAL"]
+    return [name for name in suspects if any(path == name or path.startswith(f"{name}.") for path in paths)]
+
+
+def _is_raw(type_: pa.DataType) -> bool:
+    return bool(pa.types.is_fixed_size_binary(type_))
+
+
+def _parsed(footer: bytes) -> pq.ParquetFile:
+    """A file of this footer alone."""
+    framed = b"".join((_MAGIC, footer, len(footer).to_bytes(4, "little"), _MAGIC))
+    return pq.ParquetFile(pa.BufferReader(framed), coerce_int96_timestamp_unit=int96.UNIT)
+
+
+def _refused(footer: Thrift, names: Sequence[str]) -> list[str]:
+    """Which of these columns Arrow refuses, found by halving."""
+    try:
+        _parsed(footer.only(names, row_groups=False))
+    except MemoryError:
+        raise
+    except _DAMAGED:
+        if len(names) == 1:
+            return list(names)
+        middle = len(names) // 2
+        return [*_refused(footer, names[:middle]), *_refused(footer, names[middle:])]
+    return []
+
+
+def _has_dictionaries(schema: pa.Schema, names: Collection[str]) -> bool:
+    return any(contains(each.type, pa.types.is_dictionary) for each in schema if each.name in names)
+
+
+def _footer_bytes(file: io.BufferedReader, source: Source) -> bytes:
+    """The bytes of the footer, from a file that has the frame of one.
+
+    Raises:
+        InvalidInput: it has not.
+    """
+    raw = file.raw  # not one byte more than is needed: each read may be a request
+    head, tail = raw.read(_HEAD_BYTES) or b"", b""
+    if source.size_bytes >= _FRAME_BYTES:
+        raw.seek(-8, io.SEEK_END)
+        tail = raw.read(8) or b""
+    if head[:4] == _ENCRYPTED_MAGIC and tail[4:] in (b"", _ENCRYPTED_MAGIC):
+        raise InvalidInput(
+            f"{source.uri} is an encrypted Parquet file, and this program holds no keys.",
+            "Decrypt it where its keys are: read it there and write it again without encryption.",
+        )
+    if head[:4] != _MAGIC:
+        what, how = foreign(head, source.uri)
+        raise InvalidInput(f"{source.uri} {what}.", how)
+    length = int.from_bytes(tail[:4], "little")
+    if tail[4:] != _MAGIC or length > source.size_bytes - _FRAME_BYTES:
+        raise InvalidInput(
+            f"{source.uri} is truncated: it ends without a Parquet footer.", "Copy or write the file again."
+        )
+    raw.seek(-8 - length, io.SEEK_END)
+    return raw.read(length) or b""
 
 
 @contextmanager
-def _opened(source: Source) -> Iterator[pq.ParquetFile]:
-    with open_source(source) as raw:
-        try:
-            with pq.ParquetFile(
-                raw, buffer_size=_STREAM_BYTES, pre_buffer=False, page_checksum_verification=True
-            ) as file:
-                yield file
-        except MemoryError:
-            # One of Arrow's is a MemoryError too: it says nothing of the bytes.
-            raise
-        except _DAMAGED as error:
-            raise _damaged(source) from error
+def _explained(source: Source) -> Iterator[None]:
+    """What Arrow says of damage, as an error that names the file."""
+    try:
+        yield
+    except MemoryError:
+        # One of Arrow's is a MemoryError too: it says nothing of the bytes.
+        raise
+    except InvalidInput:
+        raise
+    except (*_DAMAGED, NotAFooter) as error:
+        raise _damaged(source) from error
+
+
+def _bare(each: pa.Field) -> pa.Field:
+    """The field without metadata but for the name of an extension type that Arrow does not know."""
+    named = {key: value for key, value in (each.metadata or {}).items() if key.startswith(_EXTENSION)}
+    return pa.field(each.name, each.type, metadata=named or None)
 
 
 def _affordable_rows(metadata: pq.FileMetaData, row_groups: range) -> int:
     groups = [metadata.row_group(i) for i in row_groups]
     bytes_per_row = max((group.total_byte_size // max(group.num_rows, 1) for group in groups), default=0)
     return max(1, _BATCH_BYTES // max(bytes_per_row, 1))
-
-
-def _dense(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Without dictionaries: every slice of a batch would carry them whole."""
-    columns = [c.dictionary_decode() if pa.types.is_dictionary(c.type) else c for c in batch.columns]
-    return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
 
 
 def _damaged(source: Source) -> InvalidInput:

@@ -18,21 +18,22 @@ def read_slice(piece: Slice, columns: Sequence[str] | None = None) -> Iterator[p
 
     The first batch starts at `piece.first_row_id`; the batches' lengths add up to `piece.num_rows`. Text of
     Parquet files is not checked to be UTF-8: that costs the row, not the file. Rows that could not be read as they
-    are have nulls, and `jobs.dataset.faults.faults_of` says why.
+    are have nulls, and `jobs.dataset.faults.faults_of` says why. Columns have the schema's types, but for dictionaries
+    and views, which come as what they hold.
 
     Args:
         columns: names wanted, in this order; None means all.
 
     Raises:
-        InvalidInput: damaged data; names the file.
+        InvalidInput: damaged data, or a value that the schema's type does not have; names the file.
         InputChanged: the file has changed since it was inspected.
         StoreError: S3 cannot be reached or refuses.
     """
     names = list(piece.schema.names if columns is None else columns)
+    wanted = pa.schema([piece.schema.field(name) for name in names])
     if piece.byte_range is not None:
-        wanted = pa.schema([piece.schema.field(name) for name in names])
         start, end = piece.byte_range
         yield from jsonl.read_rows(piece.source, start, end, piece.skip_rows, piece.num_rows, wanted, MAX_BATCH_ROWS)
     else:
-        rows = parquet.read_rows(piece.source, piece.blocks, piece.skip_rows, piece.num_rows, names)
+        rows = parquet.read_rows(piece.source, piece.blocks, piece.skip_rows, piece.num_rows, wanted)
         yield from bounded(rows, MAX_BATCH_ROWS)

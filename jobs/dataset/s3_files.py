@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from botocore.exceptions import ClientError
 
+from jobs.errors import StoreError
 from jobs.store.s3_client import S3Client
 from jobs.store.s3_errors import is_missing, status_of
 
@@ -56,6 +57,22 @@ def list_objects(uri: str) -> Iterator[tuple[str, int, str]]:
         if not page.get("IsTruncated"):
             return
         request["ContinuationToken"] = page["NextContinuationToken"]
+
+
+def names_in(folder: str) -> list[str]:
+    """Some of the names right inside of a folder; none where there is none, or it may not be listed."""
+    bucket, key = _split(folder)
+    request = {"Bucket": bucket, "Prefix": f"{key}/", "Delimiter": "/", "MaxKeys": 1000}
+    if not key:
+        return []
+    try:
+        page = _LOOK.call(folder, lambda client: client.list_objects_v2(**request))
+    except StoreError:
+        # Credentials for a prefix need not reach what lies above it.
+        return []
+    found = [item["Key"] for item in page.get("Contents", ())]
+    found += [item["Prefix"].rstrip("/") for item in page.get("CommonPrefixes", ())]
+    return [name.rpartition("/")[2] for name in found]
 
 
 def open_object(uri: str, size_bytes: int, etag: str, changed: Exception, gone: Exception) -> io.BufferedReader:

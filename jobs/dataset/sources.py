@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from urllib.parse import unquote
 
 from jobs.buckets import is_name
-from jobs.dataset import s3_files
+from jobs.dataset import foreign, s3_files, tables
 from jobs.errors import InvalidInput, MissingInput
 from jobs.row_values import is_encodable
 
@@ -47,22 +47,28 @@ class Source:
         return self.uri.lower().endswith(JSONL_SUFFIXES)
 
 
-def find_sources(uri: str) -> tuple[list[Source], int]:
+def find_sources(uri: str, *, part_of_table: bool = False) -> tuple[list[Source], int]:
     """The dataset's files in name order, and how many others lie among them.
 
     A directory or prefix is searched at any depth for Parquet and JSONL names; a file or glob is taken as named.
-    Names that start with `_` or `.` are skipped, unless the address itself holds them.
+    Names that start with `_` or `.` are skipped, unless the address itself holds them. A directory that is a table
+    with a log, holds one or is part of one is refused: its files alone are not what the table holds.
+
+    Args:
+        part_of_table: do not look whether a directory is part of a table.
 
     Raises:
-        InvalidInput: nothing there, or no such files.
+        InvalidInput: nothing there, no such files, or a table.
         StoreError: S3 cannot be reached or refuses.
     """
     if uri.startswith("s3://"):
-        return _find_on_s3(uri)
+        return _find_on_s3(uri, part_of_table)
     path = _local_path(uri)
     if os.path.isfile(path):
         return [_local(path)], 0
     if os.path.isdir(path):
+        if not part_of_table:
+            tables.check_above(os.path.realpath(path), _names_in)
         return _data_files(uri, [_local(found) for found in sorted(_walk(path))])
     if os.path.lexists(path):
         raise _not_a_file(path)
@@ -133,6 +139,8 @@ def _walk(root: str) -> Iterator[str]:
 
     inside = os.path.join(os.path.realpath(root), "")
     for folder, names, files in os.walk(root, onerror=explain):
+        below = [os.path.relpath(os.path.join(folder, name), root) for name in names]
+        tables.check_inside(root, [path for name in below for path in _with_contents(root, name)], _names_in)
         names[:] = [name for name in names if not _is_hidden(name)]
         for path in (os.path.join(folder, name) for name in files if not _is_hidden(name)):
             is_file = os.path.isfile(path)
@@ -145,6 +153,21 @@ def _walk(root: str) -> Iterator[str]:
                 )
             if is_file:
                 yield path
+
+
+def _with_contents(root: str, folder: str) -> Iterator[str]:
+    """A folder and what lies right inside of it, where its name may be that of a table's log."""
+    yield folder
+    if tables.may_be_log(os.path.basename(folder)):
+        yield from (os.path.join(folder, name) for name in _names_in(os.path.join(root, folder)))
+
+
+def _names_in(folder: str) -> list[str]:
+    """Names in a folder; none where there is no such folder, or it may not be read."""
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
 
 
 def _matches(pattern: str, base: str) -> Iterator[str]:
@@ -162,7 +185,7 @@ def _not_a_file(path: str) -> InvalidInput:
     return InvalidInput(f"{path} {what}.", "Remove it, or give a glob that leaves it out.")
 
 
-def _find_on_s3(uri: str) -> tuple[list[Source], int]:
+def _find_on_s3(uri: str, part_of_table: bool) -> tuple[list[Source], int]:
     if not is_name(uri.removeprefix("s3://").partition("/")[0]):
         # Not quoted: what is no name of a bucket may be a key and its secret.
         raise InvalidInput("The address names no bucket.", "Write s3://bucket/prefix.")
@@ -172,19 +195,30 @@ def _find_on_s3(uri: str) -> tuple[list[Source], int]:
         return [Source(uri=uri, size_bytes=size_and_etag[0], etag=size_and_etag[1])], 0
     if not glob.has_magic(uri):
         base = f"{uri.rstrip('/')}/"
-        return _data_files(uri, _listed(base, base))
+        found = _listed(base, base)
+        tables.check_inside(uri, [source.uri.removeprefix(base) for source in found], s3_files.names_in)
+        if not part_of_table:
+            tables.check_above(uri, s3_files.names_in)
+        return _data_files(uri, _visible(found, base))
     pattern = _glob_expression(uri)
-    if sources := [source for source in _listed(_fixed_part(uri), uri) if pattern.fullmatch(source.uri)]:
+    fixed = _fixed_part(uri)
+    found = _visible(_listed(fixed, uri), fixed[: fixed.rindex("/") + 1])
+    if sources := [source for source in found if pattern.fullmatch(source.uri)]:
         return sources, 0
     raise MissingInput(f"No object matches {uri}.", "Check the pattern; quote it, so that the shell leaves it alone.")
 
 
 def _listed(prefix: str, uri: str) -> list[Source]:
-    base = prefix[: prefix.rindex("/") + 1]
+    """Every object whose address begins so."""
     found = [Source(uri=name, size_bytes=size, etag=etag) for name, size, etag in s3_files.list_objects(prefix)]
     if not found:
         raise MissingInput(f"There is nothing at {uri}.", "Check the address.")
-    visible = (source for source in found if not _is_hidden(source.uri.removeprefix(base)))
+    return found
+
+
+def _visible(sources: list[Source], base: str) -> list[Source]:
+    """Those that readers do not skip, in name order."""
+    visible = (source for source in sources if not _is_hidden(source.uri.removeprefix(base)))
     return sorted(visible, key=lambda source: source.uri)
 
 
@@ -192,9 +226,11 @@ def _data_files(uri: str, sources: list[Source]) -> tuple[list[Source], int]:
     data = [source for source in sources if _is_data(source.uri)]
     if not data:
         others = f"; it holds {os.path.basename(sources[0].uri)}" if sources else ""
+        known = foreign.of_name(sources[0].uri) if sources else None
+        what, how = ("", "") if known is None else (f", which {known[0]}", f" {known[1]}")
         raise MissingInput(
-            f"{uri} has no Parquet or JSONL file{others}.",
-            f"Files must end in {', '.join(PARQUET_SUFFIXES + JSONL_SUFFIXES)}; name others with a glob.",
+            f"{uri} has no Parquet or JSONL file{others}{what}.",
+            f"Files must end in {', '.join(PARQUET_SUFFIXES + JSONL_SUFFIXES)}; name others with a glob.{how}",
         )
     return data, len(sources) - len(data)
 

@@ -1,0 +1,63 @@
+"""Timestamps in Parquet's old form INT96, which hold more than any one Arrow type.
+
+They count nanoseconds over millions of years. They are read as microseconds, which reach from year -290,307 to
+294,246; what does not fit is found by reading them in other units beside, and costs its row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from jobs.row_values import Fault
+from schemas.codes import RowError
+
+UNIT = "us"
+WITNESSES = ("s", "ns")
+"""Seconds hold every value; of nanoseconds those that are no whole microseconds differ."""
+
+_PREFIX = "\0int96."
+
+
+def columns(metadata: pq.FileMetaData, names: Sequence[str]) -> list[str]:
+    """Which of these top-level columns hold INT96, on any level."""
+    leaves = [metadata.schema.column(index) for index in range(metadata.num_columns)]
+    old = [leaf.path for leaf in leaves if leaf.physical_type == "INT96"]
+    return [name for name in names if any(path == name or path.startswith(f"{name}.") for path in old)]
+
+
+def joined(parts: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
+    """The batch, and under other names what its columns are in the units of `WITNESSES`."""
+    batch, *others = parts
+    for unit, other in zip(WITNESSES, others, strict=False):
+        for name in other.schema.names:
+            batch = batch.append_column(f"{_PREFIX}{unit}.{name}", other[name])
+    return batch
+
+
+def faults(batch: pa.RecordBatch) -> dict[int, Fault]:
+    """Per row whose value is not the one that was read, why."""
+    found: dict[int, Fault] = {}
+    for witness in batch.schema.names:
+        if not witness.startswith(_PREFIX):
+            continue
+        unit, _, name = witness.removeprefix(_PREFIX).partition(".")
+        read = pc.cast(batch[name], options=_wrapping(batch[witness].type))
+        if read.equals(batch[witness]):
+            continue
+        what = "has more than microseconds" if unit == "ns" else "lies out of the range of microseconds"
+        fault = Fault(code=RowError.TEMPLATE_ERROR, message=f"a timestamp of column {name!r} (INT96) {what}")
+        found |= {
+            index: fault
+            for index in range(len(batch))
+            if index not in found and not read.slice(index, 1).equals(batch[witness].slice(index, 1))
+        }
+    return found
+
+
+def _wrapping(type_: pa.DataType) -> pc.CastOptions:
+    """As Arrow makes nanoseconds of INT96: beyond their range they begin again, so that the smallest digits stay."""
+    return pc.CastOptions(type_, allow_time_overflow=True, allow_time_truncate=True)

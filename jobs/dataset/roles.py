@@ -1,0 +1,62 @@
+"""Columns in the form in which their part of a row is read: text as text, and maps as the objects that they are."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pyarrow as pa
+
+from jobs.dataset.columns import Columns
+from jobs.dataset.types import as_text, conform, contains
+from jobs.row_values import Fault
+from schemas.codes import RowError
+
+
+def as_roles(table: pa.Table, columns: Columns) -> tuple[pa.Table, dict[int, Fault]]:
+    """The table with its prompt, id and options in plain types, and the rows whose values have none.
+
+    What a template takes stays as it is: a template may do more with a value than print it.
+    """
+    codes = dict.fromkeys((columns.sampling_params, columns.structured_outputs), RowError.INVALID_SAMPLING)
+    codes |= {columns.response_format: RowError.INVALID_SAMPLING, columns.tools: RowError.INVALID_MESSAGES}
+    codes |= {columns.choices: RowError.INVALID_CHOICES, columns.custom_id: RowError.INVALID_TEXT}
+    if columns.kind != "template":
+        codes[columns.prompt_columns[0]] = RowError.INVALID_MESSAGES
+    faults: dict[int, Fault] = {}
+    for name, code in codes.items():
+        if name is not None:
+            column = conform(table[name], as_text(table[name].type))
+            if contains(column.type, pa.types.is_map):
+                column, wrong = _objects(column, code)
+                faults |= wrong
+            table = table.set_column(table.schema.get_field_index(name), name, column)
+    if columns.max_tokens is not None and pa.types.is_decimal(table[columns.max_tokens].type):
+        index = table.schema.get_field_index(columns.max_tokens)
+        table = table.set_column(index, columns.max_tokens, _whole(table[columns.max_tokens]))
+    return table, faults
+
+
+def _objects(column: pa.ChunkedArray, code: RowError) -> tuple[pa.ChunkedArray, dict[int, Fault]]:
+    """Values with maps in them as JSON text."""
+    texts: list[str | None] = []
+    faults: dict[int, Fault] = {}
+    for index, scalar in enumerate(column):
+        try:
+            value: Any = scalar.as_py(maps_as_pydicts="strict")
+            texts.append(None if value is None else json.dumps(value, ensure_ascii=False))
+        except UnicodeDecodeError:
+            texts.append(None)
+            faults[index] = Fault(code=RowError.INVALID_TEXT, message="the text is not valid UTF-8")
+        except (ValueError, KeyError, TypeError, OverflowError, pa.ArrowException):
+            texts.append(None)
+            faults[index] = Fault(code=code, message="a map in the row is not a JSON object, or has a key twice")
+    return pa.chunked_array([pa.array(texts, pa.string())]), faults
+
+
+def _whole(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Decimals without fractions as whole numbers; where one is too large for that, as floats."""
+    try:
+        return conform(column, pa.int64())
+    except pa.ArrowInvalid:
+        return conform(column, pa.float64())

@@ -1,0 +1,180 @@
+"""Directories that are more than their Parquet files, or not yet all of them: something beside the files says so.
+
+Read as plain files, a table with a log has rows again that were deleted or replaced, and rows that were never
+committed; the output of a job that has not ended lacks rows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from jobs.errors import InvalidInput
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Kind:
+    """A kind of table, or of output.
+
+    Attributes:
+        why: what is wrong with reading its files.
+        folder: matches the name of a folder of the table that no plain dataset has.
+        inside: matches the name of something right inside of it, where the folder's name alone says too little.
+        at: what a look for the folder needs: its name, or None where that varies.
+        whole: name of something beside the folder that says that the files are all there is.
+        how: what to do instead; `{table}` stands for its address, `{name}` for the last part of that.
+    """
+
+    name: str
+    why: str = "its log says which of its files count, and others lie there too"
+    folder: re.Pattern[str]
+    inside: re.Pattern[str] | None = None
+    at: str | None = None
+    whole: str | None = None
+    how: str
+
+
+_LOOKS_AT_ONCE = 8
+
+_WRITE = "Write what it holds now as Parquet and give that: "
+_SPARK = _WRITE + 'with Spark: spark.read.format("{format}").load("{table}").write.parquet("snapshot")'
+_KINDS = (
+    _Kind(
+        name="a Delta table",
+        folder=re.compile("_delta_log"),
+        at="_delta_log",
+        how=_WRITE + "python -c 'import deltalake, pyarrow.parquet as p; "
+        'p.write_table(deltalake.DeltaTable("{table}").to_pyarrow_table(), "snapshot.parquet")\'',
+    ),
+    _Kind(
+        name="an Iceberg table",
+        folder=re.compile("metadata"),
+        inside=re.compile(r".*\.metadata\.json(\.gz)?|version-hint\.text"),
+        at="metadata",
+        how=_WRITE + "python -c 'import pyarrow.parquet as p; from pyiceberg.table import StaticTable; "
+        'p.write_table(StaticTable.from_metadata("{table}/metadata/NEWEST.metadata.json").scan().to_arrow(), '
+        '"snapshot.parquet")\' with the newest of its metadata files',
+    ),
+    _Kind(
+        name="a Hudi table",
+        folder=re.compile(r"\.hoodie"),
+        at=".hoodie",
+        how=_SPARK.replace("{format}", "hudi"),
+    ),
+    _Kind(
+        name="a Lance data set",
+        folder=re.compile("_versions"),
+        inside=re.compile(r".*\.manifest"),
+        at="_versions",
+        how=_WRITE + "python -c 'import lance, pyarrow.parquet as p; "
+        'p.write_table(lance.dataset("{table}").to_table(), "snapshot.parquet")\'',
+    ),
+    _Kind(
+        name="a Paimon table",
+        folder=re.compile("snapshot"),
+        inside=re.compile(r"LATEST|EARLIEST|snapshot-\d+"),
+        at="snapshot",
+        how=_SPARK.replace("{format}", "paimon"),
+    ),
+    _Kind(
+        name="the output of a Spark stream",
+        folder=re.compile("_spark_metadata"),
+        at="_spark_metadata",
+        how=_WRITE + 'with Spark: spark.read.parquet("{table}").write.parquet("snapshot")',
+    ),
+    _Kind(
+        name="a Hive ACID table",
+        folder=re.compile(r"(delete_)?delta_\d{7}_\d{7}(_\d+)?|base_\d{7}(_v\d+)?"),
+        how=_WRITE + "with Hive or Spark, into a table of plain Parquet files",
+    ),
+    _Kind(
+        name="the output of a Spark job that has not ended well",
+        why="files may be missing",
+        folder=re.compile("_temporary"),
+        at="_temporary",
+        how="Run that job to its end, or remove _temporary if you know that all is there",
+    ),
+    _Kind(
+        name="a job of this program that has not succeeded",
+        why="rows are missing",
+        folder=re.compile("_job"),
+        inside=re.compile(r"spec\.json"),
+        at="_job",
+        whole="_SUCCESS",
+        how="Wait until it has (jobs wait {name}), or write the rows that it has: jobs results {name} results.parquet",
+    ),
+)
+
+
+def may_be_log(name: str) -> bool:
+    """Whether a folder of this name must be looked into to know whether it is the log of a table."""
+    return any(kind.inside is not None and kind.folder.fullmatch(name) for kind in _KINDS)
+
+
+def check_inside(root: str, paths: Iterable[str], list_folder: Callable[[str], Iterable[str]]) -> None:
+    """Check that no table lies in a dataset.
+
+    Args:
+        root: address of the dataset.
+        paths: of all that is there, hidden or not, relative to `root`; folders may stand for themselves.
+        list_folder: the names right inside of a folder; none if it is not there.
+
+    Raises:
+        InvalidInput: one does, and says how to read it.
+    """
+    for path in paths:
+        parts = path.split("/")
+        for depth, part in enumerate(parts):
+            kind = next((kind for kind in _KINDS if kind.folder.fullmatch(part)), None)
+            if kind is None or any(above.startswith(("_", ".")) for above in parts[:depth]):
+                continue
+            inside = parts[depth + 1] if depth + 1 < len(parts) else ""
+            table = "/".join([root.rstrip("/"), *parts[:depth]])
+            if kind.inside is not None and not kind.inside.fullmatch(inside):
+                continue
+            if kind.whole is None or kind.whole not in list_folder(table):
+                raise _refused(kind, table, root)
+
+
+def check_above(root: str, list_folder: Callable[[str], Iterable[str]]) -> None:
+    """Check that a dataset is no part of a table.
+
+    Args:
+        root: address of the dataset.
+        list_folder: the names right inside of a folder; none if it is not there.
+
+    Raises:
+        InvalidInput: it is, and says how to read the table.
+    """
+    for kind in _KINDS:
+        if kind.folder.fullmatch(root.rstrip("/").rpartition("/")[2]) and kind.at is None:
+            raise _refused(kind, root.rstrip("/").rpartition("/")[0], root)
+    places = [(folder, kind) for folder in _parents(root) for kind in _KINDS if kind.at is not None]
+    with ThreadPoolExecutor(_LOOKS_AT_ONCE) as threads:
+        found = threads.map(lambda place: list_folder(f"{place[0]}/{place[1].at}"), places)
+        for (folder, kind), names in zip(places, found, strict=True):
+            if not any(kind.inside is None or kind.inside.fullmatch(name) for name in names):
+                continue
+            if kind.whole is None or kind.whole not in list_folder(folder):
+                raise _refused(kind, folder, root)
+
+
+def _parents(root: str) -> Iterator[str]:
+    """The folders above, nearest first, up to the bucket or what lies right under the root of the disk."""
+    folder = root.rstrip("/").rpartition("/")[0]
+    while folder and not folder.endswith("/"):
+        yield folder
+        folder = folder.rpartition("/")[0]
+
+
+def _refused(kind: _Kind, table: str, root: str) -> InvalidInput:
+    where = f"{root} is" if table == root.rstrip("/") else f"{table} in {root} is"
+    if root.startswith(f"{table}/"):
+        where = f"{root} is part of {table}, which is"
+    how = kind.how.replace("{table}", table).replace("{name}", table.rpartition("/")[2])
+    return InvalidInput(
+        f"{where} {kind.name}: {kind.why}.",
+        f"{how}. Or name the files that you want by a glob: '{root.rstrip('/')}/**/*.parquet'.",
+    )

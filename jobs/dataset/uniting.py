@@ -1,0 +1,106 @@
+"""One schema for all files of a dataset, and what keeps a column of it from being used.
+
+Files that differ in a column that nobody uses are one dataset all the same, so what is wrong with a column is said
+beside its field, and only whoever needs the column raises it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from jobs.dataset import parquet
+from jobs.dataset.parquet import Footer
+from jobs.dataset.sources import Source
+from jobs.dataset.types import united
+from jobs.errors import InvalidInput
+
+_UNUSABLE, _LACKING = b"nightbatch.unusable", b"nightbatch.lacking"
+
+_HINTS = {
+    parquet.ENCRYPTED: "Decrypt it where its keys are, or leave that column out.",
+    parquet.STRANGE: "Write the column in another type, for example as text, or leave it out.",
+    parquet.INTERVAL: "Write the column in another type, for example as text, or leave it out.",
+    parquet.TWICE: "Rename one of the two.",
+}
+_APART = "Write all files with one schema, or give a glob that fits the ones that belong together."
+
+
+def united_schema(sources: Sequence[Source], footers: Sequence[Footer]) -> pa.Schema:
+    """The schema of all files that have rows, in the order in which columns are first met."""
+    full = [(s, f) for s, f in zip(sources, footers, strict=True) if sum(f.block_rows)]
+    # Of thousands of files, most are alike.
+    kinds: list[tuple[Source, Footer]] = []
+    for source, footer in full or list(zip(sources, footers, strict=True)):
+        if not any(_alike(footer, known) for _, known in kinds):
+            kinds.append((source, footer))
+    names = dict.fromkeys(name for _, footer in kinds for name in (*footer.schema.names, *footer.unreadable))
+    return pa.schema([_field(name, kinds) for name in names])
+
+
+def unusable(field: pa.Field) -> str | None:
+    """Why the column cannot be used, as a sentence, or None."""
+    said = (field.metadata or {}).get(_UNUSABLE)
+    return None if said is None else said.decode()
+
+
+def lacking(field: pa.Field) -> str | None:
+    """A file that lacks the column, or None."""
+    said = (field.metadata or {}).get(_LACKING)
+    return None if said is None else said.decode()
+
+
+def check_usable(field: pa.Field, *, everywhere: bool = False) -> None:
+    """Check that a column can be read from the files.
+
+    Args:
+        everywhere: every file must have it; else it is null in those that lack it.
+
+    Raises:
+        InvalidInput: it cannot; names the file.
+    """
+    if (why := unusable(field)) is not None:
+        raise InvalidInput(why, next((hint for reason, hint in _HINTS.items() if f"{reason}." in why), _APART))
+    if everywhere and (uri := lacking(field)) is not None:
+        raise InvalidInput(f"The files have different schemas: {uri} has no column {field.name!r}.", _APART)
+
+
+def unmarked(field: pa.Field) -> pa.Field:
+    """The field without what is said here."""
+    said = {key: value for key, value in (field.metadata or {}).items() if key not in (_UNUSABLE, _LACKING)}
+    return field.with_metadata(said or None) if said else field.remove_metadata()
+
+
+def _alike(one: Footer, other: Footer) -> bool:
+    return bool(one.unreadable == other.unreadable and one.schema.equals(other.schema, check_metadata=True))
+
+
+def _field(name: str, kinds: Sequence[tuple[Source, Footer]]) -> pa.Field:
+    there: list[tuple[Source, pa.Field]] = []
+    metadata: dict[bytes, bytes] = {}
+    for source, footer in kinds:
+        if name in footer.unreadable:
+            return _marked(name, f"Column {name!r} of {source.uri} {footer.unreadable[name]}.")
+        if name in footer.schema.names:
+            there.append((source, footer.schema.field(name)))
+        else:
+            metadata.setdefault(_LACKING, source.uri.encode(errors="replace"))
+    first, field = there[0]
+    type_ = field.type
+    for source, other in there[1:]:
+        both = united([type_, other.type])
+        if both is None:
+            return _marked(
+                name,
+                f"The files have different schemas: column {name!r} is {other.type} in {source.uri} and {field.type} "
+                f"in {first.uri}; {source.uri} is the first that differs.",
+            )
+        type_ = both
+    if all(other.metadata == field.metadata for _, other in there):
+        metadata |= field.metadata or {}
+    return pa.field(name, type_, metadata=metadata or None)
+
+
+def _marked(name: str, sentence: str) -> pa.Field:
+    return pa.field(name, pa.null(), metadata={_UNUSABLE: sentence.encode(errors="replace")})
