@@ -69,8 +69,8 @@ def list_jobs(
     """
     from jobs import settings
     from jobs.client import BatchClient
-    from jobs.terminal_text import printable
     from jobs.listing import newest
+    from jobs.terminal_text import printable
 
     client = BatchClient(settings.load({"root": root}))
     listing = newest(client, states=frozenset(state or ()), limit=limit)
