@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -187,3 +189,24 @@ def test_no_count_goes_back_when_a_driver_follows_another(tmp_path: Path) -> Non
     assert min(progress.rows_ok for progress in words) == 2
     assert {progress.shards_committed for progress in words} == {1}
     assert {progress.driver for progress in words} == {"second"}
+
+
+def test_a_driver_that_is_told_to_stop_says_so_before_its_replicas_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = job(tmp_path, [["a"], ["b"]], token_s=30.0)
+
+    class Stopped(Cluster):
+        async def stage(self, *arguments: Any) -> None:
+            await super().stage(*arguments)
+            asyncio.get_running_loop().call_later(0.5, os.kill, os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(driver, "_connect", lambda namespace: Stopped())
+    monkeypatch.setenv("JOBS_SUBMISSION_ID", "d1")
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert driver.main(ledger.uri) == 1
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert only_word(ledger).code == "STOPPED"
+    assert ledger.terminal() is None
