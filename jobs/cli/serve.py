@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import ipaddress
 import logging
 import socket
 import sys
@@ -68,7 +67,9 @@ def serve(
 
     _check_packages()
     settings = settings_module.load({"root": root, "address": address, "token_path": token_path})
-    if no_auth and not _is_loopback(host):
+    from jobs.serve.own_pages import is_loopback
+
+    if no_auth and not is_loopback(host):
         raise UsageError(
             f"A server on {host} needs a token: others than this machine's users can reach it.", "Drop --no-auth."
         )
@@ -105,9 +106,9 @@ def serve(
 def _run(app: FastAPI, listener: socket.socket) -> None:
     import uvicorn
 
-    # Requests are not logged: their addresses hold ids only, but a line for each poll helps nobody.
-    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=5)
-    uvicorn.Server(config).run(sockets=[listener])
+    from jobs.serve.connections import server_config
+
+    uvicorn.Server(server_config(app)).run(sockets=[listener])
 
 
 def _check_packages() -> None:
@@ -137,13 +138,6 @@ def _listen(host: str, port: int) -> socket.socket:
         raise UsageError(
             f"Cannot listen on {host}:{port}: {error.strerror or error}.", "Give another --port; 0 takes a free one."
         ) from error
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _shown(host: str) -> str:
