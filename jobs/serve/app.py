@@ -357,7 +357,7 @@ def _methods(request: Request) -> list[str]:
 
 def _urls(request: Request) -> list[str]:
     """All that the server answers."""
-    return [f"{method} {route.path}" for route in _routes(request) for method in sorted(route.methods)]
+    return [f"{method} {route.path_format}" for route in _routes(request) for method in sorted(route.methods)]
 
 
 def _routes(request: Request) -> Iterator[APIRoute]:
@@ -367,13 +367,19 @@ def _routes(request: Request) -> Iterator[APIRoute]:
 async def _on_invalid(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
+    # The last part of a place may be pydantic's own: `[key]`.
+    parts = [str(part) for part in first["loc"][1:] if part != "[key]"] or [str(first["loc"][0])]
+    param: str | None = ".".join(parts).encode(errors="replace").decode()[:200]
     if first["type"] == "json_invalid":
-        found = ApiError(400, "The body is not JSON.", code="invalid_json")
+        message, code, param = "The body is not JSON.", "invalid_json", None
+    elif first["type"] == "extra_forbidden":
+        message, code = f"Unknown parameter: {param!r}.", "unknown_parameter"
+    elif first["type"].startswith("model_"):
+        sent_as = ", sent as application/json" if param == "body" else ""
+        message, code = f"{param}: Input should be a JSON object{sent_as}", "invalid_value"
     else:
-        # The last part of a place may be pydantic's own: `[key]`.
-        parts = [str(part) for part in first["loc"][1:] if part != "[key]"] or [str(first["loc"][0])]
-        shown = ".".join(parts).encode(errors="replace").decode()[:200]
-        found = ApiError(400, f"{shown}: {first['msg']}", code="invalid_value", param=shown)
+        message, code = f"{param}: {first['msg']}", "invalid_value"
+    found = ApiError(400, message, code=code, param=param)
     return JSONResponse(found.to_dict(), found.status_code)
 
 

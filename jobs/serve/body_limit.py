@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 SILENT_S = 20.0
 """A client that sends nothing of a body for so long has gone."""
+
+_READ_ANYWAY_BYTES = 64 * 2**10
+"""What may be left of a body that is refused, so that the connection serves the next request."""
 
 MIN_BYTES_PER_S = 8 * 2**10
 """A body that comes slower than this for longer than `SILENT_S` is given up."""
@@ -30,40 +35,54 @@ class BodyLimit:
         self._app, self._limit_bytes, self._silent_s = app, limit_bytes, silent_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            receive = self._bounded(receive, self._limit_bytes(scope["path"]), _promised_bytes(scope))
-        await self._app(scope, receive, send)
-
-    def _bounded(self, receive: Receive, limit: int, promised: int) -> Receive:
-        seen, started_at, complete = 0, None, False
-
-        async def bounded() -> Message:
-            nonlocal seen, started_at, complete
-            if complete:  # What follows is the end of the connection, for which answers wait.
-                return await receive()
-            if promised > limit:
-                raise _too_large(limit)
-            started_at = time.monotonic() if started_at is None else started_at
-            left_s = started_at + self._silent_s + seen / MIN_BYTES_PER_S - time.monotonic()
-            try:
-                async with asyncio.timeout(min(left_s, self._silent_s)):
-                    message = await receive()
-            except TimeoutError:
-                raise HTTPException(408, "The body came too slowly; send it again.") from None
-            seen += len(message.get("body", b""))
-            if seen > limit:
-                raise _too_large(limit)
-            complete = not message.get("more_body", False)
-            return message
-
-        return bounded
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        body = _Body(receive, send, Headers(scope=scope), self._limit_bytes(scope["path"]), self._silent_s)
+        await self._app(scope, body.receive, body.send)
 
 
-def _promised_bytes(scope: Scope) -> int:
-    """The length of the body by its header; 0 if that says none."""
-    lengths = [value for name, value in scope["headers"] if name == b"content-length"]
-    return int(lengths[0]) if lengths and lengths[0].isdigit() else 0
+class _Body:
+    """The body of one request."""
 
+    def __init__(self, receive: Receive, send: Send, headers: Headers, limit: int, silent_s: float) -> None:
+        self._receive, self._send, self._limit, self._silent_s = receive, send, limit, silent_s
+        length = headers.get("content-length", "0")
+        self._promised: float = int(length) if length.isdecimal() else 0
+        if "transfer-encoding" in headers:
+            self._promised = math.inf
+        self._seen, self._started_at = 0, 0.0
+        self._complete = not self._promised
 
-def _too_large(limit: int) -> HTTPException:
-    return HTTPException(413, f"The body is larger than {limit:,} bytes.")
+    async def receive(self) -> Message:
+        """The next piece.
+
+        Raises:
+            HTTPException: too much, or too slow.
+        """
+        if self._complete:  # What follows is the end of the connection, for which answers wait.
+            return await self._receive()
+        if math.isfinite(self._promised) and self._promised > self._limit:
+            raise self._too_large()
+        self._started_at = self._started_at or time.monotonic()
+        left_s = self._started_at + self._silent_s + self._seen / MIN_BYTES_PER_S - time.monotonic()
+        try:
+            async with asyncio.timeout(min(left_s, self._silent_s)):
+                message = await self._receive()
+        except TimeoutError:
+            raise HTTPException(408, "The body came too slowly; send it again.") from None
+        self._seen += len(message.get("body", b""))
+        if self._seen > self._limit:
+            raise self._too_large()
+        self._complete = not message.get("more_body", False)
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Send a piece of the answer. One that comes before a large body is there ends the connection."""
+        left = 0 if self._complete else self._promised - self._seen
+        if message["type"] == "http.response.start" and left > _READ_ANYWAY_BYTES:
+            message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
+        await self._send(message)
+
+    def _too_large(self) -> HTTPException:
+        return HTTPException(413, f"The body is larger than {self._limit:,} bytes.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
+from typing import Any, cast
 
 import h11
 from fastapi import FastAPI
@@ -19,9 +20,8 @@ STALL_S = 60.0
 _IDLE_S = 10
 _LINGER_S = 10.0
 _LOOK_S = 1.0
+_READ_BYTES = 16 * 2**10
 _MOST, _FEWEST = 1000, 16
-_KEPT_BYTES = 64 * 2**10
-"""After so much of a body that nobody wants any more, the connection serves no other request."""
 
 
 class BoundedProtocol(H11Protocol):
@@ -34,31 +34,29 @@ class BoundedProtocol(H11Protocol):
     most: int = _MOST
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        self._wire = transport
+        # Asyncio's own is 256 KiB: in chunks of one byte these take seconds to parse, in which nobody else is served.
+        cast("Any", transport).max_size = _READ_BYTES
+        super().connection_made(cast("asyncio.Transport", _Lingering(transport, self)))
         self._waiting_since = self.loop.time()
         self._stalled_since: float | None = None
         self._closing_since: float | None = None
-        self._unwanted_bytes, self._unwanted_at = 0, 0.0
         self._timer = self.loop.call_later(_LOOK_S, self._look)
         others = [each for each in self.connections if isinstance(each, BoundedProtocol) and each.is_open]
         if len(others) > self.most:
             waiting = [each for each in others if each is not self and each.is_waiting]
-            min(waiting, key=lambda each: each._waiting_since, default=self).transport.abort()
+            min(waiting, key=lambda each: each._waiting_since, default=self)._wire.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._timer.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self.is_waiting and self.conn.their_state is h11.SEND_BODY:
-            # The answer was given before the body was there: what follows is not even parsed.
-            self._unwanted_bytes, self._unwanted_at = self._unwanted_bytes + len(data), self.loop.time()
-            if self._unwanted_bytes > _KEPT_BYTES:
-                return
-        super().data_received(data)
+        if not self.transport.is_closing():
+            super().data_received(data)
 
     def on_response_complete(self) -> None:
-        self._waiting_since, self._unwanted_bytes = self.loop.time(), 0
+        self._waiting_since = self.loop.time()
         super().on_response_complete()
 
     def pause_writing(self) -> None:
@@ -71,28 +69,57 @@ class BoundedProtocol(H11Protocol):
 
     @property
     def is_open(self) -> bool:
-        """Whether nobody has begun to close it."""
-        return not self.transport.is_closing()
+        """Whether it holds a file descriptor and nobody has begun to give that back."""
+        return not self._wire.is_closing()
 
     @property
     def is_waiting(self) -> bool:
         """Whether it has no request to answer."""
         return self.cycle is None or self.cycle.response_complete
 
+    @property
+    def is_being_sent(self) -> bool:
+        """Whether the client is still sending a body."""
+        return self.conn.their_state is h11.SEND_BODY
+
     def _look(self) -> None:
         now = self.loop.time()
-        if not self.is_open:
+        if self.transport.is_closing():
             self._closing_since = self._closing_since or now
-        if self._unwanted_bytes > _KEPT_BYTES and now - self._unwanted_at >= _LOOK_S:
-            self.transport.close()
         if (
             (self.is_waiting and now - self._waiting_since > HEAD_S)
             or (self._stalled_since is not None and now - self._stalled_since > STALL_S)
             or (self._closing_since is not None and now - self._closing_since > _LINGER_S)
         ):
-            self.transport.abort()
+            self._wire.abort()
         else:
             self._timer = self.loop.call_later(_LOOK_S, self._look)
+
+
+class _Lingering:
+    """A transport that closes only its own direction while the client is still sending.
+
+    Closed at once, it would reset the connection, and the client might never read why its body was refused.
+    """
+
+    def __init__(self, wire: asyncio.Transport, protocol: BoundedProtocol) -> None:
+        self._wire, self._protocol, self._lingers = wire, protocol, False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._wire, name)
+
+    def is_closing(self) -> bool:
+        return self._lingers or self._wire.is_closing()
+
+    def close(self) -> None:
+        if self._lingers or self._wire.is_closing():
+            return
+        if not self._protocol.is_being_sent:
+            self._wire.close()
+            return
+        self._lingers = True
+        self._wire.write_eof()
+        self._wire.resume_reading()
 
 
 def server_config(app: FastAPI, *, most: int | None = None) -> Config:
@@ -105,6 +132,7 @@ def server_config(app: FastAPI, *, most: int | None = None) -> Config:
     return Config(
         app,
         http=type("Bounded", (BoundedProtocol,), {"most": most}),
+        loop="asyncio",
         ws="none",
         # So many are taken from the kernel at a time, before any can be closed.
         backlog=max(_FEWEST, most // 8),

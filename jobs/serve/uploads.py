@@ -18,6 +18,9 @@ from jobs.serve.errors import ApiError
 from jobs.serve.models import ExpiresAfter
 
 MAX_NAME_CHARS = 255
+_MAX_FILES = 2
+"""One more than there may be: the second is refused by its name."""
+
 _MAX_FIELDS, _MAX_FIELD_BYTES = 16, 4096
 _NESTED = re.compile(r"(\w+)\[(\w+)\]", re.ASCII)
 _ESCAPES = {"%22": '"', "%0D": "\r", "%0A": "\n"}
@@ -82,7 +85,7 @@ async def read_upload(request: Request) -> AsyncIterator[Upload]:
         ApiError, RequestValidationError: it is not such a form.
     """
     try:
-        form = await request.form(max_files=1, max_fields=_MAX_FIELDS, max_part_size=_MAX_FIELD_BYTES)
+        form = await request.form(max_files=_MAX_FILES, max_fields=_MAX_FIELDS, max_part_size=_MAX_FIELD_BYTES)
     except ClientDisconnect:
         raise ApiError(400, "The body ended before it was complete.") from None
     try:
