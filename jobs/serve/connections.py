@@ -67,6 +67,11 @@ class BoundedProtocol(H11Protocol):
         self._stalled_since = None
         super().resume_writing()
 
+    def shutdown(self) -> None:
+        super().shutdown()
+        if self.is_waiting:
+            self._wire.close()
+
     @property
     def is_open(self) -> bool:
         """Whether it holds a file descriptor and nobody has begun to give that back."""
