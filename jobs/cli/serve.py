@@ -15,8 +15,6 @@ from jobs.cli.output import Output, with_output
 from jobs.errors import JobsError, UsageError
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
-
     from jobs.settings import Settings
     from schemas.spec import JobSpec
 
@@ -78,6 +76,7 @@ def serve(
     with _listen(host, port) as listener:
         from jobs.responses import model_name as name_of_model
         from jobs.serve.app import Limits, Service, make_app
+        from jobs.serve.connections import BoundedServer, most_connections
         from jobs.serve.runner import Runner
         from jobs.serve.token import default_token_path, load_token
         from jobs.store import open_store
@@ -92,23 +91,14 @@ def serve(
             runner=Runner(settings, base, name),
             model=name,
             token=load_token(token_file) if token_file else None,
-            limits=Limits(file_bytes=max_file_mib * 2**20, requests=max_requests),
+            limits=Limits(file_bytes=max_file_mib * 2**20, requests=max_requests, waiting=most_connections() // 16),
         )
-        app = make_app(service)
         url = f"http://{_shown(host)}:{listener.getsockname()[1]}/v1"
         output.record({"url": url, "model": name, "token_file": str(token_file or ""), "root": store.uri})
         output.hint(f"export OPENAI_BASE_URL={url}" + (f" OPENAI_API_KEY=$(cat {token_file})" if token_file else ""))
         sys.stdout.flush()
         logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-        _run(app, listener)
-
-
-def _run(app: FastAPI, listener: socket.socket) -> None:
-    import uvicorn
-
-    from jobs.serve.connections import server_config
-
-    uvicorn.Server(server_config(app)).run(sockets=[listener])
+        BoundedServer(make_app(service)).run(sockets=[listener])
 
 
 def _check_packages() -> None:

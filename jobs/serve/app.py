@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -15,7 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.routing import APIRoute, APIRouter
 from fastapi.security import HTTPBearer
-from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from jobs import __version__
@@ -46,7 +45,7 @@ from schemas.batches import StoredFile
 
 _log = logging.getLogger(__name__)
 
-MAX_JSON_BYTES = 2**20
+MAX_JSON_BYTES = 256 * 2**10
 _MULTIPART_BYTES = 64 * 2**10
 """What the form around a file may take."""
 _READ_BYTES = 2**20
@@ -63,14 +62,14 @@ class Limits:
     Attributes:
         uploads: files that are received at once; each is on this machine's disk meanwhile.
         downloads: files that are sent at once; a part of each is in memory.
-        bodies: smaller bodies that are received at once.
+        waiting: requests of each of these kinds that may wait for their turn.
     """
 
     file_bytes: int = 200 * 2**20
     requests: int = 50_000
     uploads: int = 8
     downloads: int = 16
-    bodies: int = 32
+    waiting: int = 32
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,10 +107,8 @@ def make_app(service: Service) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.include_router(_public())
-    app.include_router(_files(service))
-    app.include_router(_batches(service))
-    app.include_router(_models(service))
+    for router in (_public(), *_files(service), _batches(service), _models(service)):
+        app.include_router(router)
     app.add_middleware(
         BodyLimit,
         limit_bytes=lambda path: (
@@ -140,10 +137,11 @@ def _public() -> APIRouter:
     return router
 
 
-def _files(service: Service) -> APIRouter:
+def _files(service: Service) -> list[APIRouter]:
     limits, files = service.limits, Files(service.store)
-    router = _router(service, Turns(at_once=limits.uploads))
-    downloads = asyncio.Semaphore(limits.downloads)
+    router = _router(service)
+    uploads = Turns(at_once=limits.uploads, waiting=limits.waiting)
+    downloads = _router(service, Turns(at_once=limits.downloads, waiting=limits.waiting))
 
     def find(file_id: str) -> StoredFile:
         file = files.find(file_id)
@@ -171,15 +169,10 @@ def _files(service: Service) -> APIRouter:
         files.publish(stored)
         return stored
 
-    async def sent(file: StoredFile) -> AsyncIterator[bytes]:
-        async with downloads:
-            async for part in iterate_in_threadpool(files.content(file)):
-                yield part
-
     @router.post("/files", openapi_extra=FORM)
     async def upload(request: Request) -> FileObject:
         """Upload the requests of a batch."""
-        async with read_upload(request) as form:
+        async with read_upload(request, uploads) as form:
             return _shown(await run_in_threadpool(keep, form))
 
     @router.get("/files")
@@ -198,7 +191,7 @@ def _files(service: Service) -> APIRouter:
         """One file."""
         return _shown(find(file_id))
 
-    @router.get(
+    @downloads.get(
         "/files/{file_id}/content",
         response_class=StreamingResponse,
         responses={200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}},
@@ -207,7 +200,7 @@ def _files(service: Service) -> APIRouter:
         """The bytes of a file."""
         file = find(file_id)
         return StreamingResponse(
-            sent(file),
+            files.content(file),
             media_type="application/octet-stream",
             headers={"content-length": str(file.size_bytes)},
         )
@@ -218,12 +211,12 @@ def _files(service: Service) -> APIRouter:
         files.delete(find(file_id))
         return FileDeleted(id=file_id)
 
-    return router
+    return [router, downloads]
 
 
 def _batches(service: Service) -> APIRouter:
     batches, files = Batches(service.store), Files(service.store)
-    router = _router(service, Turns(at_once=service.limits.bodies))
+    router = _router(service)
 
     @router.post("/batches")
     def create_batch(
@@ -259,7 +252,7 @@ def _batches(service: Service) -> APIRouter:
 
 
 def _models(service: Service) -> APIRouter:
-    router = _router(service, Turns(at_once=service.limits.bodies))
+    router = _router(service)
     model = ModelObject(id=service.model, created=service.started_at)
 
     @router.get("/models")
@@ -277,8 +270,8 @@ def _models(service: Service) -> APIRouter:
     return router
 
 
-def _router(service: Service, turns: Turns) -> APIRouter:
-    """Routes that need the token."""
+def _router(service: Service, turns: Turns | None = None) -> APIRouter:
+    """Routes that need the token, and perhaps wait for their turns."""
     return APIRouter(
         prefix="/v1",
         # The route class checks the token, before the body is read; this puts it into the document.

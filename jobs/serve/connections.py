@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import socket
 from typing import Any, cast
 
 import h11
 from fastapi import FastAPI
-from uvicorn import Config
+from uvicorn import Config, Server
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEAD_S = 15.0
@@ -21,14 +22,15 @@ _IDLE_S = 10
 _LINGER_S = 10.0
 _LOOK_S = 1.0
 _READ_BYTES = 16 * 2**10
-_MOST, _FEWEST = 1000, 16
+_MOST, _FEWEST, _QUEUE = 1000, 16, 1024
 
 
 class BoundedProtocol(H11Protocol):
     """HTTP/1.1 with an end to every wait.
 
-    A connection beyond the number takes the place of the one that has waited longest for a request, so that
-    clients who open many and send nothing shut nobody out. Bodies are timed by `jobs.serve.body_limit`.
+    A connection beyond the number takes the place of the one whose client has owed a request, or the rest of one,
+    for longest, so that clients who open many and send nothing shut nobody out. Bodies are timed by
+    `jobs.serve.body_limit`.
     """
 
     most: int = _MOST
@@ -38,14 +40,14 @@ class BoundedProtocol(H11Protocol):
         # Asyncio's own is 256 KiB: in chunks of one byte these take seconds to parse, in which nobody else is served.
         cast("Any", transport).max_size = _READ_BYTES
         super().connection_made(cast("asyncio.Transport", _Lingering(transport, self)))
-        self._waiting_since = self.loop.time()
+        self._waiting_since = self._heard_at = self.loop.time()
         self._stalled_since: float | None = None
         self._closing_since: float | None = None
         self._timer = self.loop.call_later(_LOOK_S, self._look)
         others = [each for each in self.connections if isinstance(each, BoundedProtocol) and each.is_open]
         if len(others) > self.most:
-            waiting = [each for each in others if each is not self and each.is_waiting]
-            min(waiting, key=lambda each: each._waiting_since, default=self)._wire.abort()
+            owing = [each for each in others if each is not self and (each.is_waiting or each.is_being_sent)]
+            min(owing, key=lambda each: each._heard_at, default=self)._wire.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._timer.cancel()
@@ -53,10 +55,11 @@ class BoundedProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         if not self.transport.is_closing():
+            self._heard_at = self.loop.time()
             super().data_received(data)
 
     def on_response_complete(self) -> None:
-        self._waiting_since = self.loop.time()
+        self._waiting_since = self._heard_at = self.loop.time()
         super().on_response_complete()
 
     def pause_writing(self) -> None:
@@ -127,28 +130,37 @@ class _Lingering:
         self._wire.resume_reading()
 
 
-def server_config(app: FastAPI, *, most: int | None = None) -> Config:
-    """How the application is served.
+class BoundedServer(Server):
+    """Serves an application over connections of this kind.
 
     Args:
         most: connections at once; default: what half of this process's file descriptors allow.
     """
-    most = most or most_connections()
-    return Config(
-        app,
-        http=type("Bounded", (BoundedProtocol,), {"most": most}),
-        loop="asyncio",
-        ws="none",
-        # So many are taken from the kernel at a time, before any can be closed.
-        backlog=max(_FEWEST, most // 8),
-        log_level="warning",
-        # Requests are not logged: their addresses hold ids only, but a line for each poll helps nobody.
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        timeout_keep_alive=_IDLE_S,
-        timeout_graceful_shutdown=5,
-    )
+
+    def __init__(self, app: FastAPI, *, most: int | None = None) -> None:
+        most = most or most_connections()
+        config = Config(
+            app,
+            http=type("Bounded", (BoundedProtocol,), {"most": most}),
+            loop="asyncio",
+            ws="none",
+            # So many are accepted in one go, before any can be closed.
+            backlog=max(_FEWEST, most // 8),
+            log_level="warning",
+            # Requests are not logged: their addresses hold ids only, but a line for each poll helps nobody.
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_keep_alive=_IDLE_S,
+            timeout_graceful_shutdown=5,
+        )
+        super().__init__(config)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, with a longer queue in the kernel than is accepted in one go: there, connections cost nothing."""
+        await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(_QUEUE)
 
 
 def most_connections() -> int:

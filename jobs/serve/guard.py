@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
 
-from fastapi import Request, Response
+from fastapi import Request
 from fastapi.routing import APIRoute
 from fastapi.security.utils import get_authorization_scheme_param
+from starlette.types import Receive, Scope, Send
 
 from jobs.serve.errors import ApiError
 
@@ -19,15 +19,15 @@ RETRY_AFTER_S = 5
 
 
 class Turns:
-    """So many bodies are read at once; a few more wait for their turn, and the rest is sent away at once.
+    """So many requests are carried out at once; a few more wait for their turn, and the rest is sent away at once.
 
     Args:
-        at_once: bodies that are read at the same time.
+        at_once: requests that are carried out at the same time.
         waiting: requests that may wait; their clients' bytes stay on the wire meanwhile.
         wait_s: how long one waits.
     """
 
-    def __init__(self, *, at_once: int, waiting: int = 32, wait_s: float = 30.0) -> None:
+    def __init__(self, *, at_once: int, waiting: int, wait_s: float = 30.0) -> None:
         self._free = asyncio.Semaphore(at_once)
         self._places, self._wait_s = waiting, wait_s
 
@@ -54,30 +54,25 @@ class Turns:
             self._free.release()
 
 
-def guarded(token: str | None, turns: Turns) -> type[APIRoute]:
+def guarded(token: str | None, turns: Turns | None) -> type[APIRoute]:
     """Routes that ask for the token before they read a byte of the body, and refuse what they would not look at.
 
     Args:
         token: what clients must show; None lets everybody in.
-        turns: of requests with a body.
+        turns: of all requests to these routes, until their answers are sent; None: they wait for nobody.
     """
 
     class GuardedRoute(APIRoute):
-        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-            answer = super().get_route_handler()
-            known = frozenset(each.alias for each in self.dependant.query_params)
-            takes_body = self.methods == {"POST"}
-
-            async def guarded_answer(request: Request) -> Response:
-                _check_token(request, token)
-                _check_query(request, known)
-                _check_body(request, takes_body=takes_body)
-                async with AsyncExitStack() as stack:
-                    if takes_body:
+        async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+            request = Request(scope, receive)
+            async with AsyncExitStack() as stack:
+                if request.method in self.methods:  # Else the answer is 405.
+                    _check_token(request, token)
+                    _check_query(request, frozenset(each.alias for each in self.dependant.query_params))
+                    _check_body(request)
+                    if turns is not None:
                         await stack.enter_async_context(turns.turn())
-                    return await answer(request)
-
-            return guarded_answer
+                await super().handle(scope, receive, send)
 
     return GuardedRoute
 
@@ -100,16 +95,18 @@ def _check_query(request: Request, known: frozenset[str]) -> None:
             raise ApiError(400, f"The parameter {shown!r} is given twice.", code="invalid_value", param=shown)
 
 
-def _check_body(request: Request, *, takes_body: bool) -> None:
+def _check_body(request: Request) -> None:
     encoding = request.headers.get("content-encoding", "identity")
     if encoding.lower() != "identity":
         raise ApiError(415, "Compressed bodies are not supported; send this one as it is.", param="content-encoding")
     has_body = "transfer-encoding" in request.headers or request.headers.get("content-length", "0") != "0"
-    if has_body and not takes_body:
+    if has_body and request.method != "POST":
         raise ApiError(400, f"A {request.method} request has no body here.", code="unexpected_body")
 
 
 def _busy() -> ApiError:
     return ApiError(
-        429, "The server reads as many bodies as it can; send this one again.", code="too_many_requests_at_once"
+        429,
+        "The server carries out as many requests of this kind as it can; send this one again.",
+        code="too_many_requests_at_once",
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Literal
 
@@ -13,11 +13,14 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.requests import ClientDisconnect
+from starlette.types import Message, Receive
 
 from jobs.serve.errors import ApiError
+from jobs.serve.guard import Turns
 from jobs.serve.models import ExpiresAfter
 
 MAX_NAME_CHARS = 255
+_SMALL_BYTES = 256 * 2**10
 _MAX_FILES = 2
 """One more than there may be: the second is refused by its name."""
 
@@ -78,17 +81,22 @@ FORM: dict[str, Any] = {
 
 
 @asynccontextmanager
-async def read_upload(request: Request) -> AsyncIterator[Upload]:
+async def read_upload(request: Request, turns: Turns) -> AsyncIterator[Upload]:
     """Read the form; its file is there while the context lasts.
+
+    Args:
+        turns: of uploads that are large; small ones, and those that only begin, wait for nobody.
 
     Raises:
         ApiError, RequestValidationError: it is not such a form.
     """
-    try:
-        form = await request.form(max_files=_MAX_FILES, max_fields=_MAX_FIELDS, max_part_size=_MAX_FIELD_BYTES)
-    except ClientDisconnect:
-        raise ApiError(400, "The body ended before it was complete.") from None
-    try:
+    async with AsyncExitStack() as stack:
+        large = Request(request.scope, _taking_turns(request.receive, turns, stack))
+        try:
+            form = await large.form(max_files=_MAX_FILES, max_fields=_MAX_FIELDS, max_part_size=_MAX_FIELD_BYTES)
+        except ClientDisconnect:
+            raise ApiError(400, "The body ended before it was complete.") from None
+        stack.push_async_callback(form.close)
         values: dict[str, Any] = {}
         for name, value in form.multi_items():
             _put(values, name, value)
@@ -100,8 +108,22 @@ async def read_upload(request: Request) -> AsyncIterator[Upload]:
         except ValidationError as error:
             raise RequestValidationError([{**each, "loc": ("body", *each["loc"])} for each in error.errors()]) from None
         yield Upload(file=file.file, filename=_filename(file.filename or "upload.jsonl"), fields=fields)
-    finally:
-        await form.close()
+
+
+def _taking_turns(receive: Receive, turns: Turns, stack: AsyncExitStack) -> Receive:
+    """The body's pieces; those beyond the first few wait for a turn, which lasts as long as the stack."""
+    seen_bytes, has_turn = 0, False
+
+    async def receive_in_turn() -> Message:
+        nonlocal seen_bytes, has_turn
+        if seen_bytes > _SMALL_BYTES and not has_turn:
+            await stack.enter_async_context(turns.turn())
+            has_turn = True
+        message = await receive()
+        seen_bytes += len(message.get("body", b""))
+        return message
+
+    return receive_in_turn
 
 
 def _put(values: dict[str, Any], name: str, value: UploadFile | str) -> None:

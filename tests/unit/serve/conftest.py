@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import uvicorn
 from openai import OpenAI
 
 from jobs.serve.app import Limits, Service, make_app
-from jobs.serve.connections import server_config
+from jobs.serve.connections import BoundedServer
 from jobs.serve.runner import Runner
 from jobs.settings import Settings
 from jobs.store import open_store
@@ -55,7 +54,7 @@ def serving(
     store, runner = open_store(settings.root), Runner(settings, BASE, "demo")
     service = Service(store=store, runner=runner, model="demo", token=token, limits=limits or Limits())
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(server_config(make_app(service), most=connections))
+        server = BoundedServer(make_app(service), most=connections)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:

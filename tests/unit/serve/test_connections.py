@@ -82,8 +82,7 @@ def test_300_half_sent_requests_of_each_kind_stop_nobody(root: Path, tmp_path: P
             assert httpx.get(f"{url}/files", headers=HEADERS, timeout=20).status_code == 200
             assert len(os.listdir(f"/proc/{process.pid}/fd")) < 180
         file = {"file": ("a.jsonl", b"{broken")}
-        # It waits until the half-sent ones are given up.
-        uploaded = httpx.post(f"{url}/files", headers=HEADERS, files=file, data={"purpose": "batch"}, timeout=60)
+        uploaded = httpx.post(f"{url}/files", headers=HEADERS, files=file, data={"purpose": "batch"}, timeout=20)
         assert uploaded.status_code == 200, uploaded.text
         wanted = {
             "input_file_id": uploaded.json()["id"],
@@ -112,22 +111,29 @@ def test_a_head_that_does_not_come_ends_the_connection(root: Path, monkeypatch: 
         assert status(dripping) == 200
         assert is_closed(silent, 10)
         assert is_closed(half, 10)
-        with pytest.raises(OSError):  # noqa: PT011 - reset or broken pipe
-            for _ in range(100):
+        for _ in range(100):
+            try:
                 dripping.sendall(b"G")
-                time.sleep(0.1)
+            except OSError:
+                break
+            time.sleep(0.1)
+        else:
+            pytest.fail("it goes on")
 
 
 def test_an_answer_that_nobody_reads_ends_the_connection(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "STALL_S", 1.0)
     with serving(root) as server:
-        data = b"".join(b'{"custom_id": "%d"}\n' % n for n in range(49_000)) + b" " * 15 * 2**20
+        data = b"".join(b'{"custom_id": "%d"}\n' % n for n in range(49_000)) + (b" " * 2**20 + b"\n") * 30
         file = server.client().files.create(file=("f.jsonl", data), purpose="batch")
-        unread = connect(server.url)
-        unread.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        unread.sendall(head(f"GET /v1/files/{file.id}/content"))
+        unread = connect(server.url, head(f"GET /v1/files/{file.id}/content"))
         time.sleep(4)
-        assert is_closed(unread, 10)
+        # What the two kernels hold can still be read; the rest was never sent.
+        unread.settimeout(10)
+        seen = 0
+        while some := unread.recv(2**20):
+            seen += len(some)
+        assert 0 < seen < len(data)
         assert server.client().files.content(file.id).read() == data
 
 
