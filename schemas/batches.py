@@ -41,6 +41,8 @@ class StoredFile(Document):
     filename: str
     purpose: Literal["batch", "batch_output"]
     created_at: int = Field(description="Seconds since the epoch.")
+    created_ms: int | None = Field(None, description="The same in milliseconds: the order of lists.")
+    expires_at: int | None = Field(None, description="Seconds since the epoch; from then on it is gone.")
     run: str = Field(description="Folder of the parts: those of a writer that died are in another.")
     num_parts: int = Field(ge=0)
     num_lines: int = Field(ge=0, description="Lines that are not blank.")
@@ -58,6 +60,11 @@ class BatchRequest(Document):
     expires_at: int = Field(description="Seconds since the epoch; what is not done by then is cancelled.")
     metadata: dict[str, str] | None = None
     created_at: int = Field(description="Seconds since the epoch.")
+    model: str | None = Field(
+        None,
+        description="The model of the server that took the request: others leave the batch alone. None: anybody's.",
+    )
+    output_expires_after_s: int | None = Field(None, description="How long the files of answers stay.")
 
 
 class Accepted(Document):
@@ -85,6 +92,13 @@ class CancelRequest(Document):
     at: int = Field(description="Seconds since the epoch.")
 
 
+class Usage(Document):
+    """Tokens of the requests that were answered."""
+
+    input_tokens: int = Field(ge=0)
+    output_tokens: int = Field(ge=0)
+
+
 class Outcome(Document):
     """How a batch ended."""
 
@@ -94,6 +108,7 @@ class Outcome(Document):
     total: int = 0
     completed: int = 0
     failed: int = 0
+    usage: Usage | None = None
     errors: tuple[BatchError, ...] = ()
     output: StoredFile | None = None
     error_output: StoredFile | None = None
@@ -127,3 +142,9 @@ def idempotency_key(digest: str) -> str:
 def job_id_of(batch_id: str) -> str:
     """The job of a batch."""
     return batch_id.replace("_", "-", 1)
+
+
+def batch_of(file_id: str) -> str | None:
+    """The batch whose answers a file holds; None: it is an upload."""
+    match = FILE_ID.fullmatch(file_id)
+    return f"batch_{file_id.removeprefix('file-').removesuffix(match[1])}" if match and match[1] else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import ipaddress
 import logging
 import socket
 import sys
@@ -16,8 +15,6 @@ from jobs.cli.output import Output, with_output
 from jobs.errors import JobsError, UsageError
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
-
     from jobs.settings import Settings
     from schemas.spec import JobSpec
 
@@ -68,7 +65,9 @@ def serve(
 
     _check_packages()
     settings = settings_module.load({"root": root, "address": address, "token_path": token_path})
-    if no_auth and not _is_loopback(host):
+    from jobs.serve.own_pages import is_loopback
+
+    if no_auth and not is_loopback(host):
         raise UsageError(
             f"A server on {host} needs a token: others than this machine's users can reach it.", "Drop --no-auth."
         )
@@ -77,6 +76,7 @@ def serve(
     with _listen(host, port) as listener:
         from jobs.responses import model_name as name_of_model
         from jobs.serve.app import Limits, Service, make_app
+        from jobs.serve.connections import BoundedServer, most_connections
         from jobs.serve.runner import Runner
         from jobs.serve.token import default_token_path, load_token
         from jobs.store import open_store
@@ -91,23 +91,14 @@ def serve(
             runner=Runner(settings, base, name),
             model=name,
             token=load_token(token_file) if token_file else None,
-            limits=Limits(file_bytes=max_file_mib * 2**20, requests=max_requests),
+            limits=Limits(file_bytes=max_file_mib * 2**20, requests=max_requests, waiting=most_connections() // 16),
         )
-        app = make_app(service)
         url = f"http://{_shown(host)}:{listener.getsockname()[1]}/v1"
         output.record({"url": url, "model": name, "token_file": str(token_file or ""), "root": store.uri})
         output.hint(f"export OPENAI_BASE_URL={url}" + (f" OPENAI_API_KEY=$(cat {token_file})" if token_file else ""))
         sys.stdout.flush()
         logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-        _run(app, listener)
-
-
-def _run(app: FastAPI, listener: socket.socket) -> None:
-    import uvicorn
-
-    # Requests are not logged: their addresses hold ids only, but a line for each poll helps nobody.
-    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=5)
-    uvicorn.Server(config).run(sockets=[listener])
+        BoundedServer(make_app(service)).run(sockets=[listener])
 
 
 def _check_packages() -> None:
@@ -137,13 +128,6 @@ def _listen(host: str, port: int) -> socket.socket:
         raise UsageError(
             f"Cannot listen on {host}:{port}: {error.strerror or error}.", "Give another --port; 0 takes a free one."
         ) from error
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _shown(host: str) -> str:

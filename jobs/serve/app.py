@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import secrets
+import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from fastapi import Depends, FastAPI, File, Form, Header, Query, Request, Security, UploadFile
+from fastapi import Body, FastAPI, Header, Query, Request, Security
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.routing import APIRoute, APIRouter
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import HTTPBearer
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from jobs import __version__
@@ -22,6 +23,7 @@ from jobs.serve.batches import Batches
 from jobs.serve.body_limit import BodyLimit
 from jobs.serve.errors import ApiError, not_found, of_jobs_error
 from jobs.serve.files import Files, FileWriter, new_id
+from jobs.serve.guard import RETRY_AFTER_S, Turns, guarded
 from jobs.serve.models import (
     BatchList,
     BatchObject,
@@ -33,27 +35,41 @@ from jobs.serve.models import (
     Health,
     ModelList,
     ModelObject,
+    Nothing,
 )
+from jobs.serve.own_pages import OwnPagesOnly
 from jobs.serve.runner import Runner
+from jobs.serve.uploads import FORM, Upload, read_upload
 from jobs.store.base import ObjectStore
 from schemas.batches import StoredFile
 
-MAX_JSON_BYTES = 2**20
+_log = logging.getLogger(__name__)
+
+MAX_JSON_BYTES = 256 * 2**10
 _MULTIPART_BYTES = 64 * 2**10
 """What the form around a file may take."""
 _READ_BYTES = 2**20
 _BEARER = HTTPBearer(auto_error=False, description="The token of the server's token file.")
 _REFUSALS: dict[int | str, dict[str, Any]] = {
-    code: {"model": ErrorBody} for code in (400, 401, 404, 405, 409, 413, 500, 503)
+    code: {"model": ErrorBody} for code in (400, 401, 403, 404, 405, 408, 409, 413, 415, 429, 500, 503)
 }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """What one upload may hold. The defaults are OpenAI's."""
+    """What one upload may hold, by default what OpenAI's may, and how much is carried at once.
+
+    Attributes:
+        uploads: files that are received at once; each is on this machine's disk meanwhile.
+        downloads: files that are sent at once; a part of each is in memory.
+        waiting: requests of each of these kinds that may wait for their turn.
+    """
 
     file_bytes: int = 200 * 2**20
     requests: int = 50_000
+    uploads: int = 8
+    downloads: int = 16
+    waiting: int = 32
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,21 +105,23 @@ def make_app(service: Service) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
     )
-    app.include_router(_public())
-    app.include_router(_files(service))
-    app.include_router(_batches(service))
-    app.include_router(_models(service))
+    for router in (_public(), *_files(service), _batches(service), _models(service)):
+        app.include_router(router)
     app.add_middleware(
         BodyLimit,
         limit_bytes=lambda path: (
             service.limits.file_bytes + _MULTIPART_BYTES if path == "/v1/files" else MAX_JSON_BYTES
         ),
     )
+    if service.token is None:
+        app.add_middleware(OwnPagesOnly)
     app.add_exception_handler(ApiError, _on_api_error)
     app.add_exception_handler(JobsError, _on_jobs_error)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(Exception, _on_fault)
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]
     return app
 
@@ -119,8 +137,11 @@ def _public() -> APIRouter:
     return router
 
 
-def _files(service: Service) -> APIRouter:
-    router, files = _router(service), Files(service.store)
+def _files(service: Service) -> list[APIRouter]:
+    limits, files = service.limits, Files(service.store)
+    router = _router(service)
+    uploads = Turns(at_once=limits.uploads, waiting=limits.waiting)
+    downloads = _router(service, Turns(at_once=limits.downloads, waiting=limits.waiting))
 
     def find(file_id: str) -> StoredFile:
         file = files.find(file_id)
@@ -128,25 +149,31 @@ def _files(service: Service) -> APIRouter:
             raise not_found("file", file_id)
         return file
 
-    @router.post("/files")
-    def upload(
-        file: Annotated[UploadFile, File(description="JSON lines, a request each.")],
-        purpose: Annotated[Literal["batch"], Form()],
-    ) -> FileObject:
-        """Upload the requests of a batch."""
-        writer = files.writer(file_id := new_id("file-"))
+    def keep(upload: Upload) -> StoredFile:
+        writer = files.writer(new_id("file-"))
+        expires_after = upload.fields.expires_after
         try:
-            _copy(file, writer, service.limits)
-            name = (file.filename or "upload.jsonl")[:255].encode(errors="replace").decode()
-            stored = writer.close(filename=name, purpose=purpose, created_at=int(time.time()))
-            _check_requests(stored.num_lines, service.limits)
+            _copy(upload, writer, limits)
+            stored = writer.close(
+                filename=upload.filename,
+                purpose=upload.fields.purpose,
+                created_at=time.time(),
+                expires_after_s=expires_after.seconds if expires_after else None,
+            )
+            _check_requests(stored.num_lines, limits)
             if not stored.num_lines:
                 raise ApiError(400, "The file has no lines.", code="empty_file", param="file")
         except ApiError:
             writer.discard()
             raise
         files.publish(stored)
-        return _shown(find(file_id))
+        return stored
+
+    @router.post("/files", openapi_extra=FORM)
+    async def upload(request: Request) -> FileObject:
+        """Upload the requests of a batch."""
+        async with read_upload(request, uploads) as form:
+            return _shown(await run_in_threadpool(keep, form))
 
     @router.get("/files")
     def list_files(
@@ -164,7 +191,7 @@ def _files(service: Service) -> APIRouter:
         """One file."""
         return _shown(find(file_id))
 
-    @router.get(
+    @downloads.get(
         "/files/{file_id}/content",
         response_class=StreamingResponse,
         responses={200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}},
@@ -184,21 +211,22 @@ def _files(service: Service) -> APIRouter:
         files.delete(find(file_id))
         return FileDeleted(id=file_id)
 
-    return router
+    return [router, downloads]
 
 
 def _batches(service: Service) -> APIRouter:
-    router, batches, files = _router(service), Batches(service.store), Files(service.store)
+    batches, files = Batches(service.store), Files(service.store)
+    router = _router(service)
 
     @router.post("/batches")
     def create_batch(
-        wanted: CreateBatch, idempotency_key: Annotated[str | None, Header(max_length=255)] = None
+        wanted: CreateBatch, idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None
     ) -> BatchObject:
-        """Start a batch. A repeated `Idempotency-Key` gives the batch that it gave before."""
+        """Start a batch with this server's model. A repeated `Idempotency-Key` gives the batch that it gave before."""
         file = files.find(wanted.input_file_id)
         if file is None or file.purpose != "batch":
             raise ApiError(404, "There is no such uploaded file.", code="not_found", param="input_file_id")
-        request = batches.create(wanted, idempotency_key)
+        request = batches.create(wanted, idempotency_key, service.model)
         service.runner.wake()
         return batches.show(batches.standing(request.id))
 
@@ -214,7 +242,7 @@ def _batches(service: Service) -> APIRouter:
         return batches.show(batches.standing(batch_id))
 
     @router.post("/batches/{batch_id}/cancel")
-    def cancel_batch(batch_id: str) -> BatchObject:
+    def cancel_batch(batch_id: str, _: Annotated[Nothing | None, Body()] = None) -> BatchObject:
         """End a batch. The answers that it has are kept."""
         standing = batches.cancel(batch_id)
         service.runner.wake()
@@ -242,22 +270,20 @@ def _models(service: Service) -> APIRouter:
     return router
 
 
-def _router(service: Service) -> APIRouter:
-    """Routes that need the token."""
-
-    def check_token(given: Annotated[HTTPAuthorizationCredentials | None, Security(_BEARER)]) -> None:
-        if service.token is None:
-            return
-        # Bytes, because compare_digest takes no other text than ASCII.
-        if given is None or not secrets.compare_digest(given.credentials.encode(), service.token.encode()):
-            raise ApiError(401, "The token is missing or wrong.", code="invalid_api_key")
-
-    return APIRouter(prefix="/v1", dependencies=[Depends(check_token)], responses=_REFUSALS)
+def _router(service: Service, turns: Turns | None = None) -> APIRouter:
+    """Routes that need the token, and perhaps wait for their turns."""
+    return APIRouter(
+        prefix="/v1",
+        # The route class checks the token, before the body is read; this puts it into the document.
+        dependencies=[Security(_BEARER)],
+        route_class=guarded(service.token, turns),
+        responses=_REFUSALS,
+    )
 
 
-def _copy(file: UploadFile, writer: FileWriter, limits: Limits) -> None:
+def _copy(upload: Upload, writer: FileWriter, limits: Limits) -> None:
     size_bytes = 0
-    while data := file.file.read(_READ_BYTES):
+    while data := upload.file.read(_READ_BYTES):
         size_bytes += len(data)
         if size_bytes > limits.file_bytes:
             raise ApiError(413, f"The file is larger than {limits.file_bytes:,} bytes.", param="file")
@@ -267,12 +293,18 @@ def _copy(file: UploadFile, writer: FileWriter, limits: Limits) -> None:
 
 def _check_requests(num_lines: int, limits: Limits) -> None:
     if num_lines > limits.requests:
-        raise ApiError(400, f"The file has more than {limits.requests:,} requests.", code="too_many_requests")
+        message = f"The file has more than {limits.requests:,} requests."
+        raise ApiError(400, message, code="too_many_requests", param="file")
 
 
 def _shown(file: StoredFile) -> FileObject:
     return FileObject(
-        id=file.id, bytes=file.size_bytes, created_at=file.created_at, filename=file.filename, purpose=file.purpose
+        id=file.id,
+        bytes=file.size_bytes,
+        created_at=file.created_at,
+        filename=file.filename,
+        purpose=file.purpose,
+        expires_at=file.expires_at,
     )
 
 
@@ -282,36 +314,65 @@ def _ends(ids: list[str]) -> dict[str, Any]:
 
 async def _on_api_error(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ApiError)
-    headers = {"www-authenticate": "Bearer"} if error.status_code == 401 else None
+    headers = {401: {"www-authenticate": "Bearer"}, 429: {"retry-after": str(RETRY_AFTER_S)}}.get(error.status_code)
     return JSONResponse(error.to_dict(), error.status_code, headers)
 
 
 async def _on_jobs_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, JobsError)
+    _log.warning("%s %s: %s %s", request.method, request.scope["route"].path, error, error.hint)
     return await _on_api_error(request, of_jobs_error(error))
+
+
+async def _on_fault(request: Request, _: Exception) -> JSONResponse:
+    """A fault of the program: its traceback is in the log."""
+    return await _on_api_error(request, ApiError(500, "The server cannot carry this out; its log says why."))
 
 
 async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
     """Unknown paths and methods, bodies that cannot be read or are too large."""
     assert isinstance(error, HTTPException)
-    found = ApiError(error.status_code, str(error.detail))
-    # Starlette's own Allow has the methods of the first route of that path only.
-    headers = {"allow": ", ".join(_methods(request))} if error.status_code == 405 else error.headers
+    found, headers = ApiError(error.status_code, str(error.detail)), error.headers
+    if error.status_code == 405:
+        allowed = _methods(request)
+        found = ApiError(405, f"This URL takes {' and '.join(allowed)} only.", code="method_not_allowed")
+        # Starlette's own Allow has the methods of the first route of that path only.
+        headers = {"allow": ", ".join(allowed)}
+    elif error.status_code == 404:
+        found = ApiError(404, f"There is no such URL here. There are: {', '.join(_urls(request))}.", code="unknown_url")
     return JSONResponse(found.to_dict(), error.status_code, headers)
 
 
 def _methods(request: Request) -> list[str]:
     """The methods that a path has."""
-    routes = [route for route in request.app.routes if isinstance(route, APIRoute)]
-    return sorted({m for route in routes if route.path_regex.match(request.url.path) for m in route.methods})
+    return sorted({m for route in _routes(request) if route.path_regex.match(request.url.path) for m in route.methods})
+
+
+def _urls(request: Request) -> list[str]:
+    """All that the server answers."""
+    return [f"{method} {route.path_format}" for route in _routes(request) for method in sorted(route.methods)]
+
+
+def _routes(request: Request) -> Iterator[APIRoute]:
+    return (route for route in request.app.routes if isinstance(route, APIRoute))
 
 
 async def _on_invalid(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    where = ".".join(map(str, first["loc"][1:])) or str(first["loc"][0])
-    shown = where.encode(errors="replace").decode()[:200]
-    found = ApiError(400, f"{shown}: {first['msg']}", code="invalid_value", param=shown)
+    # The last part of a place may be pydantic's own: `[key]`.
+    parts = [str(part) for part in first["loc"][1:] if part != "[key]"] or [str(first["loc"][0])]
+    param: str | None = ".".join(parts).encode(errors="replace").decode()[:200]
+    if first["type"] == "json_invalid":
+        message, code, param = "The body is not JSON.", "invalid_json", None
+    elif first["type"] == "extra_forbidden":
+        message, code = f"Unknown parameter: {param!r}.", "unknown_parameter"
+    elif first["type"].startswith("model_"):
+        sent_as = ", sent as application/json" if param == "body" else ""
+        message, code = f"{param}: Input should be a JSON object{sent_as}", "invalid_value"
+    else:
+        message, code = f"{param}: {first['msg']}", "invalid_value"
+    found = ApiError(400, message, code=code, param=param)
     return JSONResponse(found.to_dict(), found.status_code)
 
 

@@ -11,10 +11,17 @@ from typing import Literal, TypeVar
 
 from jobs.documents import read_document
 from jobs.ledger import Ledger
-from jobs.serve.errors import ApiError, not_found
+from jobs.serve.errors import ApiError, for_clients, not_found
 from jobs.serve.files import new_id
-from jobs.serve.models import BatchErrorObject, BatchErrors, BatchObject, CreateBatch, RequestCounts, Status
-from jobs.serve.pages import page_of
+from jobs.serve.models import (
+    BatchErrorObject,
+    BatchErrors,
+    BatchObject,
+    CreateBatch,
+    RequestCounts,
+    Status,
+    Usage,
+)
 from jobs.store.base import ObjectStore
 from schemas import keys
 from schemas.base import Document
@@ -22,6 +29,7 @@ from schemas.batches import (
     BATCH_ID,
     BATCHES,
     Accepted,
+    BatchError,
     BatchRequest,
     CancelRequest,
     Outcome,
@@ -65,9 +73,13 @@ class Batches:
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
+        self._threads = ThreadPoolExecutor(_REQUESTS_AT_ONCE, thread_name_prefix="batches")
 
-    def create(self, wanted: CreateBatch, idempotency: str | None) -> BatchRequest:
+    def create(self, wanted: CreateBatch, idempotency: str | None, model: str | None = None) -> BatchRequest:
         """Write the request of a new batch; the same idempotency key gives the same batch.
+
+        Args:
+            model: the model of this server; servers of other models leave the batch alone.
 
         Raises:
             ApiError: the key came with another request before.
@@ -81,14 +93,22 @@ class Batches:
             expires_at=now + wanted.window_s,
             metadata=wanted.metadata,
             created_at=now,
+            model=model,
+            output_expires_after_s=wanted.output_expires_after.seconds if wanted.output_expires_after else None,
         )
         if idempotency is not None:
             key = idempotency_key(hashlib.sha256(idempotency.encode()).hexdigest())
             self._store.put_new(key, request.to_json(), writer=request.id)
             first = self._read(key, BatchRequest.from_json)
             assert first is not None, "it is write-once"
-            if first.evolve(id=request.id, created_at=now, expires_at=request.expires_at) != request:
-                raise ApiError(409, "This Idempotency-Key came with another request.", code="idempotency_conflict")
+            # What the server adds is no part of the request.
+            if first.evolve(id=request.id, created_at=now, expires_at=request.expires_at, model=model) != request:
+                raise ApiError(
+                    409,
+                    "This Idempotency-Key came with another request.",
+                    code="idempotency_conflict",
+                    param="Idempotency-Key",
+                )
             request = first
         self.write(request.id, "request", request)
         return request
@@ -132,8 +152,8 @@ class Batches:
         return BatchObject(
             id=request.id,
             endpoint=request.endpoint,
-            model=accepted.model if accepted else None,
-            errors=BatchErrors(data=[BatchErrorObject(**dict(error)) for error in errors]) if errors else None,
+            model=accepted.model if accepted else request.model,
+            errors=BatchErrors(data=[_shown(error) for error in errors]) if errors else None,
             input_file_id=request.input_file_id,
             completion_window=request.completion_window,
             status=standing.status,
@@ -149,14 +169,20 @@ class Batches:
             cancelling_at=standing.cancel.at if standing.cancel else None,
             cancelled_at=ended_at.get("cancelled_at"),
             request_counts=self._counts(standing),
+            usage=_usage(outcome),
             metadata=request.metadata,
         )
 
     def page(self, *, after: str | None, limit: int) -> tuple[list[BatchObject], bool]:
-        """Batches, newest first, and whether there are more."""
-        ids = page_of(self.ids(), after=after, newest_first=True)
-        with ThreadPoolExecutor(_REQUESTS_AT_ONCE) as threads:
-            shown = list(threads.map(lambda each: self.show(self.standing(each)), ids[:limit]))
+        """Batches, newest first, and whether there are more. Ids are in the order of creation.
+
+        Raises:
+            ApiError: `after` is no id of a batch.
+        """
+        if after is not None and not BATCH_ID.fullmatch(after):
+            raise ApiError(400, "There is no such batch to go on after.", code="invalid_value", param="after")
+        ids = sorted((each for each in self.ids() if after is None or each < after), reverse=True)
+        shown = list(self._threads.map(lambda each: self.show(self.standing(each)), ids[:limit]))
         return shown, len(ids) > limit
 
     def ids(self) -> Iterator[str]:
@@ -194,3 +220,20 @@ class Batches:
         failed = min(progress.rows_error, total) if progress else 0
         completed = min(progress.rows_ok, total - failed) if progress else 0
         return RequestCounts(total=total, completed=completed, failed=failed)
+
+
+def _shown(error: BatchError) -> BatchErrorObject:
+    """An error as clients see it. What has no line comes from the job, and speaks to who runs the server."""
+    text = error.message if error.line else for_clients(error.message, "The server could not carry the batch out.")
+    return BatchErrorObject(code=error.code, message=text, line=error.line, param=error.param)
+
+
+def _usage(outcome: Outcome | None) -> Usage | None:
+    if outcome is None or outcome.usage is None:
+        return None
+    used = outcome.usage
+    return Usage(
+        input_tokens=used.input_tokens,
+        output_tokens=used.output_tokens,
+        total_tokens=used.input_tokens + used.output_tokens,
+    )

@@ -2,7 +2,25 @@
 
 from __future__ import annotations
 
+import re
+
 from jobs.errors import ClusterError, Conflict, JobsError, StoreError, UsageError
+
+_OF_THE_SERVER = re.compile(
+    r"""
+      [/\\]\S                                # paths and URLs
+    | ` | (?<!\w)--?[a-z] | ~ | \$           # commands, options, variables of a shell
+    | \b(?:jobs|batchjobs|ray|pip|uv|python|kubectl|chmod)\s+[a-z-]+
+    | \b[A-Z]+_[A-Z_]+\b                     # environment variables
+    | \b[\w-]+\.(?:py|json|jsonl|toml|parquet|safetensors|sock|log|txt|bin|model)\b
+    | \b[\w.-]+:\d{2,5}\b | \b\d{1,3}(?:\.\d{1,3}){3}\b
+    """,
+    re.VERBOSE,
+)
+"""What a sentence must not have to be shown to clients: the server's files, machines and command line."""
+
+_OWN_PATH = re.compile(r"(?<!\S)/v1/[a-z/]+")
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
 
 
 class ApiError(Exception):
@@ -38,10 +56,24 @@ def not_found(what: str, found_id: str) -> ApiError:
 
 
 def of_jobs_error(error: JobsError) -> ApiError:
-    """What the rest of the system raises."""
-    message = f"{error} {error.hint}".strip()
-    if isinstance(error, StoreError | ClusterError):
-        return ApiError(503, message, code="unavailable")
+    """What the rest of the system raises, without its hints: they are for who runs the server."""
+    if isinstance(error, StoreError):
+        return ApiError(503, "Cannot use the object store now; try again later.", code="unavailable")
+    if isinstance(error, ClusterError):
+        return ApiError(503, "Cannot use the cluster now; try again later.", code="unavailable")
     if isinstance(error, Conflict):
-        return ApiError(409, message, code="conflict")
-    return ApiError(400 if isinstance(error, UsageError) else 500, message)
+        return ApiError(409, for_clients(str(error), "The request conflicts with what is there."), code="conflict")
+    if isinstance(error, UsageError):
+        return ApiError(400, for_clients(str(error), "The request cannot be carried out."))
+    return ApiError(500, "The server cannot carry this out; its log says why.")
+
+
+def for_clients(text: str, otherwise: str) -> str:
+    """The sentences of a text that say nothing about the server's files, machines and command line.
+
+    Args:
+        otherwise: what is said if none is left.
+    """
+    sentences = _SENTENCE_END.split(text.strip())
+    kept = [each for each in sentences if each and not _OF_THE_SERVER.search(_OWN_PATH.sub("", each))]
+    return " ".join(kept) or otherwise

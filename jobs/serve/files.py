@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import Literal
 
 from jobs.documents import read_document
 from jobs.serve.errors import ApiError
-from jobs.serve.pages import page_of
 from jobs.store.base import ObjectStore
 from schemas.batches import FILE_ID, FILES, StoredFile, file_key, folder_key, part_key
 
 PART_BYTES = 8 * 2**20
 MAX_LINE_BYTES = 16 * 2**20
 _REQUESTS_AT_ONCE = 16
+_UPLOADED = re.compile(r"file-([0-9a-f]{12})[0-9a-f]{12}")
 
 
 class FileWriter:
@@ -42,7 +44,14 @@ class FileWriter:
         elif len(self._waiting) > MAX_LINE_BYTES:
             raise ApiError(400, f"A line is longer than {MAX_LINE_BYTES // 2**20} MiB.", code="line_too_long")
 
-    def close(self, *, filename: str, purpose: Literal["batch", "batch_output"], created_at: int) -> StoredFile:
+    def close(
+        self,
+        *,
+        filename: str,
+        purpose: Literal["batch", "batch_output"],
+        created_at: float,
+        expires_after_s: int | None = None,
+    ) -> StoredFile:
         """Write what is left and describe the file."""
         if self._waiting:
             self._flush(len(self._waiting))
@@ -50,7 +59,9 @@ class FileWriter:
             id=self._id,
             filename=filename,
             purpose=purpose,
-            created_at=created_at,
+            created_at=int(created_at),
+            created_ms=int(created_at * 1000),
+            expires_at=None if expires_after_s is None else int(created_at) + expires_after_s,
             run=self._run,
             num_parts=self._num_parts,
             num_lines=self.num_lines,
@@ -76,6 +87,9 @@ class Files:
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
+        self._threads = ThreadPoolExecutor(_REQUESTS_AT_ONCE, thread_name_prefix="files")
+        self._places: dict[str, tuple[int, str]] = {}
+        """Where each known file stands in lists. Records are write-once, so that a place never changes."""
 
     def writer(self, file_id: str) -> FileWriter:
         """A writer of a new file."""
@@ -85,32 +99,44 @@ class Files:
         """Make a written file exist. May be repeated."""
         self._store.put_new(file_key(file.id), file.to_json(), writer=file.run)
 
-    def find(self, file_id: str) -> StoredFile | None:
-        """A file's record, or None."""
+    def find(self, file_id: str, *, expired: bool = False) -> StoredFile | None:
+        """A file's record, or None.
+
+        Args:
+            expired: find it too when its time is over: a batch that has begun with it goes on.
+        """
         if not FILE_ID.fullmatch(file_id):
             return None
         data = self._store.get(file_key(file_id))
         where = f"{self._store.uri}/{file_key(file_id)}"
-        return None if data is None else read_document(data, where, StoredFile.from_json)
+        file = None if data is None else read_document(data, where, StoredFile.from_json)
+        return file if expired or file is None or not has_expired(file) else None
 
     def page(
         self, *, after: str | None, limit: int, newest_first: bool, purpose: str | None
     ) -> tuple[list[StoredFile], bool]:
-        """Files in the order of their ids, which is that of their creation, and whether there are more."""
+        """Files in the order of their creation, and whether there are more.
 
-        def wanted() -> Iterator[StoredFile]:
-            ids = page_of(self._store.list_folders(FILES), after=after, newest_first=newest_first)
-            with ThreadPoolExecutor(_REQUESTS_AT_ONCE) as threads:
-                for start in range(0, len(ids), _REQUESTS_AT_ONCE):
-                    for file in threads.map(self.find, ids[start : start + _REQUESTS_AT_ONCE]):
-                        if file is not None and purpose in (None, file.purpose):
-                            yield file
-
+        Raises:
+            ApiError: `after` is no file whose place is known.
+        """
+        ids = [each for each in self._store.list_folders(FILES) if FILE_ID.fullmatch(each)]
+        new = [each for each in ids if each not in self._places]
+        for file in self._threads.map(self._find_any, new):
+            if file is not None:
+                self._places[file.id] = _place(file)
+        places = sorted((self._places[each] for each in ids if each in self._places), reverse=newest_first)
+        if after is not None:
+            cursor = self._place_of(after)
+            places = [each for each in places if (each < cursor if newest_first else each > cursor)]
         found: list[StoredFile] = []
-        for file in wanted():
-            if len(found) == limit:
-                return found, True
-            found.append(file)
+        for some in _batched(places, _REQUESTS_AT_ONCE):
+            # Their places are remembered, but they may be gone.
+            for file in self._threads.map(lambda place: self.find(place[1]), some):
+                if file is not None and purpose in (None, file.purpose):
+                    if len(found) == limit:
+                        return found, True
+                    found.append(file)
         return found, False
 
     def content(self, file: StoredFile) -> Iterator[bytes]:
@@ -141,9 +167,38 @@ class Files:
         for number in range(file.num_parts):
             self._store.delete(part_key(file.id, file.run, number))
 
+    def _find_any(self, file_id: str) -> StoredFile | None:
+        return self.find(file_id, expired=True)
+
+    def _place_of(self, file_id: str) -> tuple[int, str]:
+        """Where a file stands in lists, or stood: its id tells when an upload was made."""
+        if (file := self._find_any(file_id)) is not None:
+            return _place(file)
+        if (place := self._places.get(file_id)) is not None:
+            return place
+        made = _UPLOADED.fullmatch(file_id)
+        if made is None:
+            raise ApiError(400, "There is no such file to go on after.", code="invalid_value", param="after")
+        return int(made[1], 16), file_id
+
     def uri(self, file: StoredFile) -> str:
         """The address of the file as a dataset."""
         return f"{self._store.uri}/{folder_key(file)}/"
+
+
+def has_expired(file: StoredFile) -> bool:
+    """Whether the file's time is over."""
+    return file.expires_at is not None and time.time() >= file.expires_at
+
+
+def _place(file: StoredFile) -> tuple[int, str]:
+    return (file.created_at * 1000 if file.created_ms is None else file.created_ms), file.id
+
+
+def _batched(places: list[tuple[int, str]], size: int) -> Iterator[list[tuple[int, str]]]:
+    each = iter(places)
+    while some := list(islice(each, size)):
+        yield some
 
 
 def new_id(prefix: str) -> str:

@@ -16,6 +16,15 @@ _WINDOW = re.compile(r"([1-9][0-9]{0,3})([hd])")
 _UNIT_S = {"h": 3600, "d": 86_400}
 
 
+class ExpiresAfter(BaseModel):
+    """When a file is gone."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    anchor: Literal["created_at"]
+    seconds: int = Field(strict=True, ge=3600, le=2_592_000, description="After the file's creation.")
+
+
 class FileObject(BaseModel):
     """A file."""
 
@@ -26,6 +35,7 @@ class FileObject(BaseModel):
     filename: str
     purpose: Literal["batch", "batch_output"]
     status: Literal["processed"] = "processed"
+    expires_at: Timestamp | None = None
 
 
 class FileList(BaseModel):
@@ -70,6 +80,28 @@ class RequestCounts(BaseModel):
     failed: int
 
 
+class InputTokensDetails(BaseModel):
+    """A part of the input tokens."""
+
+    cached_tokens: int = Field(0, description="Always 0: answers do not depend on what a cache held.")
+
+
+class OutputTokensDetails(BaseModel):
+    """A part of the output tokens."""
+
+    reasoning_tokens: int = 0
+
+
+class Usage(BaseModel):
+    """Tokens of the requests in the output file."""
+
+    input_tokens: int
+    input_tokens_details: InputTokensDetails = Field(default_factory=InputTokensDetails)
+    output_tokens: int
+    output_tokens_details: OutputTokensDetails = Field(default_factory=OutputTokensDetails)
+    total_tokens: int
+
+
 class BatchObject(BaseModel):
     """A batch."""
 
@@ -93,6 +125,7 @@ class BatchObject(BaseModel):
     cancelling_at: Timestamp | None
     cancelled_at: Timestamp | None
     request_counts: RequestCounts
+    usage: Usage | None = Field(None, description="Known at the end.")
     metadata: dict[str, str] | None
 
 
@@ -143,6 +176,12 @@ class ErrorBody(BaseModel):
     error: ErrorObject
 
 
+class Nothing(BaseModel):
+    """Body of a request that asks for nothing more than its address says."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
 class CreateBatch(BaseModel):
     """Body of a request for a batch."""
 
@@ -156,6 +195,7 @@ class CreateBatch(BaseModel):
     metadata: (
         dict[Annotated[str, StringConstraints(max_length=64)], Annotated[str, StringConstraints(max_length=512)]] | None
     ) = Field(None, max_length=16)
+    output_expires_after: ExpiresAfter | None = None
 
     @field_validator("metadata")
     @classmethod

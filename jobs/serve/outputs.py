@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ from jobs.results import open_results
 from jobs.serve.errors import ApiError
 from jobs.serve.files import Files, FileWriter
 from jobs.value_text import as_json
-from schemas.batches import Accepted, BatchError, BatchRequest, Ended, Outcome, StoredFile
+from schemas.batches import Accepted, BatchError, BatchRequest, Ended, Outcome, StoredFile, Usage
 from schemas.records import Cancelled, Failed, Succeeded
 
 EXPIRED_BY = "end of the completion window"
@@ -57,7 +58,7 @@ def write_outputs(
     good = files.writer(f"file-{suffix}-output")
     bad = files.writer(f"file-{suffix}-errors")
     responses = Responses.of(ledger, accepted.model)
-    completed = failed = 0
+    completed = failed = input_tokens = output_tokens = 0
     for row_id, asked, row in _requests_and_rows(files, ledger, request):
         if row is None:
             line = responses.unanswered(row_id, asked["custom_id"], f"batch_{status}", _UNANSWERED[status])
@@ -66,6 +67,9 @@ def write_outputs(
                 row["logprobs"] = None
             line = responses.line(row)
         ok = row is not None and row["status"] == "ok"
+        if row is not None and ok:
+            input_tokens += row["num_input_tokens"]
+            output_tokens += row["num_generated_tokens"]
         completed, failed = completed + ok, failed + (not ok)
         (good if ok else bad).write(f"{as_json(line)}\n".encode())
     errors = (BatchError(code=terminal.code.lower(), message=terminal.reason),) if isinstance(terminal, Failed) else ()
@@ -75,14 +79,21 @@ def write_outputs(
         total=accepted.total,
         completed=completed,
         failed=failed,
+        usage=Usage(input_tokens=input_tokens, output_tokens=output_tokens),
         errors=errors,
-        output=_closed(good, f"{request.id}_output.jsonl", at) if completed else None,
-        error_output=_closed(bad, f"{request.id}_errors.jsonl", at) if failed else None,
+        output=_closed(good, "output", request) if completed else None,
+        error_output=_closed(bad, "errors", request) if failed else None,
     )
 
 
-def _closed(writer: FileWriter, filename: str, at: int) -> StoredFile:
-    return writer.close(filename=filename, purpose="batch_output", created_at=at)
+def _closed(writer: FileWriter, kind: str, request: BatchRequest) -> StoredFile:
+    return writer.close(
+        filename=f"{request.id}_{kind}.jsonl",
+        purpose="batch_output",
+        # Now and not when the writing began: who follows the list of files finds it after those of before.
+        created_at=time.time(),
+        expires_after_s=request.output_expires_after_s,
+    )
 
 
 def _requests_and_rows(
@@ -103,7 +114,7 @@ def _requests_and_rows(
 
 
 def _requests(files: Files, file_id: str) -> Iterator[Any]:
-    file = files.find(file_id)
+    file = files.find(file_id, expired=True)
     if file is None:
         return
     try:

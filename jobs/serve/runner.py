@@ -7,9 +7,11 @@ run the same steps, and one that is killed is followed by another.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 from pydantic import ValidationError
@@ -20,10 +22,11 @@ from jobs.ledger import Ledger
 from jobs.serve.batches import Batches, Standing
 from jobs.serve.errors import ApiError
 from jobs.serve.files import Files
-from jobs.serve.outputs import EXPIRED_BY, write_outputs
+from jobs.serve.leftovers import Leftovers
+from jobs.serve.outputs import EXPIRED_BY, ended_as, write_outputs
 from jobs.serve.requests import check_requests, job_spec
 from jobs.settings import Settings
-from schemas.batches import Accepted, BatchError, Outcome
+from schemas.batches import Accepted, BatchError, BatchRequest, Outcome
 from schemas.codes import JobError
 from schemas.records import Cancelled, Failed, Succeeded
 from schemas.spec import JobSpec
@@ -38,7 +41,14 @@ SALVAGE_S = 30.0
 """The files of a batch whose job did not succeed wait so long at most for its driver's end: until then its replicas may
 still keep finished rows."""
 
-_BATCHES_AT_ONCE = 4
+_FOREIGN_S = 60.0
+"""A batch of another server's model is ended here when its own server has not done so after this time."""
+
+_CLEAR_S = 3600.0
+_THREADS = {"look": 8, "check": 4, "start": 8, "end": 32, "write": 4}
+"""Kinds of steps. Each has threads of its own, so that batches that wait for a driver's end, or for a cluster,
+hold up none that is to be checked, started or written."""
+
 _CANCELLED_BY = "a request to cancel the batch"
 
 _log = logging.getLogger(__name__)
@@ -56,17 +66,27 @@ class Runner:
         self._settings, self._base, self._model = settings, base, model
         store = BatchClient(settings).store
         self._batches, self._files = Batches(store), Files(store)
+        self._leftovers = Leftovers(store, self._files, self._batches)
         self._ended: set[str] = set()
-        self._under_way: dict[str, Future[None]] = {}
+        self._under_way: set[str] = set()
         self._next_looks: dict[str, tuple[float, float]] = {}
         self._seen_ended: dict[str, float] = {}
+        self._retry_at: dict[str, float] = {}
         self._wake, self._stopping = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="batches", daemon=True)
-        self._threads = ThreadPoolExecutor(_BATCHES_AT_ONCE, thread_name_prefix="batch")
+        self._cleaner = threading.Thread(target=self._clear, name="leftovers", daemon=True)
+        self._threads = {kind: ThreadPoolExecutor(n, thread_name_prefix=kind) for kind, n in _THREADS.items()}
 
     def start(self) -> None:
         """Begin with the batches that are there."""
         self._thread.start()
+        self._cleaner.start()
+
+    def clear_leftovers(self) -> None:
+        """Remove files whose time is over, and parts that killed servers have left."""
+        requests = (self._batches.read(each, "request", BatchRequest) for each in self._batches.ids())
+        in_use = {each.input_file_id for each in requests if each is not None and each.id not in self._ended}
+        self._leftovers.clear(in_use)
 
     def wake(self) -> None:
         """Look now: a batch has been created or cancelled."""
@@ -76,32 +96,80 @@ class Runner:
         """End soon. What is under way in other threads is done again by the next server."""
         self._stopping.set()
         self._wake.set()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for threads in self._threads.values():
+            threads.shutdown(wait=False, cancel_futures=True)
 
     def _run(self) -> None:
         while not self._stopping.is_set():
             self._wake.clear()
             try:
                 for batch_id in self._batches.ids():
-                    if batch_id not in self._ended and batch_id not in self._under_way:
-                        self._under_way[batch_id] = self._threads.submit(self._guarded, batch_id)
+                    due = time.monotonic() >= self._retry_at.get(batch_id, 0.0)
+                    if due and batch_id not in self._ended and batch_id not in self._under_way:
+                        self._under_way.add(batch_id)
+                        self._threads["look"].submit(self._guarded, batch_id, self._look)
             except (JobsError, RuntimeError) as error:
                 _log.warning("Looking for batches: %s", error)
-            self._under_way = {each: future for each, future in self._under_way.items() if not future.done()}
             self._wake.wait(POLL_S)
 
-    def _guarded(self, batch_id: str) -> None:
+    def _clear(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self.clear_leftovers()
+            except Exception:  # noqa: BLE001 - the next time goes on
+                _log.exception("Clearing the folder of files")
+            self._stopping.wait(_CLEAR_S)
+
+    def _guarded(self, batch_id: str, step: Callable[[str], bool]) -> None:
+        """Take a step, and let the batch be looked at again unless the step has handed it on."""
         try:
-            if self.advance(batch_id):
-                self._ended.add(batch_id)
-                self._next_looks.pop(batch_id, None)
+            if step(batch_id):
+                return
         except (StoreError, ClusterError) as error:
             # The next look tries again.
             _log.warning("Batch %s waits: %s %s", batch_id, error, error.hint)
-            self._stopping.wait(RESUME_S)
+            self._retry_at[batch_id] = time.monotonic() + RESUME_S
         except Exception:  # noqa: BLE001 - one batch must not end the others
             _log.exception("Batch %s", batch_id)
-            self._stopping.wait(RESUME_S)
+            self._retry_at[batch_id] = time.monotonic() + RESUME_S
+        self._under_way.discard(batch_id)
+
+    def _look(self, batch_id: str) -> bool:
+        """Hand a batch to the threads of its next step. Returns whether there is one."""
+        standing = self._batches.standing(batch_id)
+        if standing.outcome is not None:
+            self._ended.add(batch_id)
+            return False
+        kind = self._next_step(standing)
+        if kind is not None:
+            self._threads[kind].submit(self._guarded, batch_id, self._take)
+        return kind is not None
+
+    def _take(self, batch_id: str) -> bool:
+        if self.advance(batch_id):
+            self._ended.add(batch_id)
+            self._next_looks.pop(batch_id, None)
+        return False
+
+    def _next_step(self, standing: Standing) -> str | None:
+        """The kind of step that a batch which has not ended needs now, if any from this server."""
+        batch_id = standing.request.id
+        if not self._is_ours(standing):
+            # Whatever is decided needs no model.
+            return None if self._batches.read(batch_id, "outcome", Outcome) is None else "write"
+        if standing.accepted is None:
+            return "check"
+        if standing.finalizing_at is not None:
+            return "write"
+        if _ended_by(standing) is not None:
+            return "end"
+        return "start" if time.monotonic() >= self._next_looks.get(batch_id, (0.0, RESUME_S))[0] else None
+
+    def _is_ours(self, standing: Standing) -> bool:
+        """Whether this server may carry the batch on: it has its model, or the server that has it does not end it."""
+        model = standing.accepted.model if standing.accepted else standing.request.model
+        ends_at = min(standing.request.expires_at, standing.cancel.at if standing.cancel else math.inf)
+        return model in (None, self._model) or time.time() >= ends_at + _FOREIGN_S
 
     def advance(self, batch_id: str) -> bool:
         """Take the next step of a batch, if there is one now. Returns whether it has ended."""
@@ -110,6 +178,8 @@ class Runner:
             return True
         if (outcome := self._batches.read(batch_id, "outcome", Outcome)) is not None:
             return self._publish(batch_id, outcome)
+        if not self._is_ours(standing):
+            return False
         ledger = self._batches.ledger(batch_id)
         if standing.accepted is None:
             return self._validate(standing, ledger)
@@ -124,11 +194,11 @@ class Runner:
 
     def _validate(self, standing: Standing, ledger: Ledger) -> bool:
         request, now = standing.request, int(time.time())
-        if standing.cancel is not None:
+        if (by := _ended_by(standing)) is not None:
             # Another server may be about to submit the job: with this record there, it starts no driver.
-            ledger.end(Cancelled(by=_CANCELLED_BY), writer=request.id)
-            return self._end(request.id, Outcome(status="cancelled", at=now))
-        file = self._files.find(request.input_file_id)
+            ledger.end(record := Cancelled(by=by), writer=request.id)
+            return self._end(request.id, Outcome(status=ended_as(record), at=now))
+        file = self._files.find(request.input_file_id, expired=True)
         if file is None:
             gone = BatchError(code="file_not_found", message="The input file has been deleted.", param="input_file_id")
             return self._end(request.id, Outcome(status="failed", at=now, errors=(gone,)))
@@ -151,10 +221,7 @@ class Runner:
 
     def _drive(self, standing: Standing, accepted: Accepted, ledger: Ledger) -> None:
         """See to it that a driver works on the job, or end it."""
-        by = _CANCELLED_BY if standing.cancel is not None else None
-        if by is None and time.time() >= standing.request.expires_at:
-            by = EXPIRED_BY
-        if by is not None:
+        if (by := _ended_by(standing)) is not None:
             if ledger.created_at() is None:
                 _end_unstarted(ledger, accepted.spec, Cancelled(by=by))
             else:
@@ -203,6 +270,13 @@ class Runner:
                 self._files.publish(file)
         self._batches.write(batch_id, "done", outcome)
         return True
+
+
+def _ended_by(standing: Standing) -> str | None:
+    """Who or what ends a batch that goes on otherwise; None: nothing does."""
+    if standing.cancel is not None:
+        return _CANCELLED_BY
+    return EXPIRED_BY if time.time() >= standing.request.expires_at else None
 
 
 def _end_unstarted(ledger: Ledger, spec: JobSpec, record: Failed | Cancelled) -> None:

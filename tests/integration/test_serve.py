@@ -45,9 +45,9 @@ class Server:
 
 
 @contextmanager
-def serving(user: User, folder: Path, *arguments: str) -> Iterator[Server]:
+def serving(user: User, folder: Path, *arguments: str, model: str = "demo") -> Iterator[Server]:
     """`jobs serve` on a free port; its token file is in `folder`, so that a second server has the same token."""
-    command = [COMMAND, "serve", "--model-name", "demo", "--port", "0", "--json", "--token-file", str(folder / "token")]
+    command = [COMMAND, "serve", "--model-name", model, "--port", "0", "--json", "--token-file", str(folder / "token")]
     with (folder / "serve.log").open("a") as log, ExitStack() as stack:
         process = subprocess.Popen(
             [*command, "--engine", "fake", *arguments],
@@ -119,6 +119,13 @@ def test_a_batch_from_upload_to_answers(s3_user: User, tmp_path: Path) -> None:
         assert (batch.status, counts.total, counts.completed, counts.failed) == ("completed", 40, 38, 2)
         assert batch.created_at <= (batch.in_progress_at or 0) <= (batch.completed_at or 0)
         assert batch.model == "demo"
+
+        usage = batch.usage
+        assert usage is not None
+        answers = [line["response"]["body"]["usage"] for line in lines(client, batch.output_file_id)]
+        assert usage.input_tokens == sum(each["prompt_tokens"] for each in answers) > 0
+        assert usage.output_tokens == sum(each["completion_tokens"] for each in answers) > 0
+        assert usage.total_tokens == usage.input_tokens + usage.output_tokens
 
         answered, refused = lines(client, batch.output_file_id), lines(client, batch.error_file_id)
         assert [line["custom_id"] for line in answered] == [f"chat-{n}" for n in range(40) if n not in (3, 5)]
@@ -233,6 +240,39 @@ def test_cancel_keeps_what_is_answered(user: User, tmp_path: Path) -> None:
         assert {line["error"]["code"] for line in unanswered} == {"batch_cancelled"}
 
 
+def test_servers_of_different_models_leave_each_other_alone(user: User, tmp_path: Path) -> None:
+    def ask(server: Server, model: str) -> Batch:
+        return start(server.client, tmp_path, [chat(f"{model}-{n}", f"question {n}", model=model) for n in range(20)])
+
+    with serving(user, tmp_path, model="one") as one, serving(user, tmp_path, model="two") as two:
+        batches = [(one, "one", ask(one, "one")), (two, "two", ask(two, "two")), (one, "one", ask(one, "one"))]
+        mistaken = ask(two, "one")
+        for server, model, batch in batches:
+            done = wait(server.client, batch)
+            assert (done.status, done.model) == ("completed", model)
+            bodies = [line["response"]["body"] for line in lines(server.client, done.output_file_id)]
+            assert {body["model"] for body in bodies} == {model}
+            assert len(bodies) == 20
+        failed = wait(two.client, mistaken)
+        assert failed.errors is not None
+        assert failed.errors.data is not None
+        assert {error.code for error in failed.errors.data} == {"model_not_found"}
+
+
+def test_batches_that_are_cancelled_hold_up_no_other(user: User, tmp_path: Path) -> None:
+    with serving(user, tmp_path, *SLOW) as server:
+        client = server.client
+        wrong = [chat("a", "hi", model="unknown")]
+        running = [start(client, tmp_path, [chat(f"c{b}-{n}", "hi") for n in range(100)]) for b in range(8)]
+        for batch in running:
+            wait(client, batch, lambda b: b.status == "in_progress")
+            client.batches.cancel(batch.id)
+        began = time.monotonic()
+        assert wait(client, start(client, tmp_path, wrong)).status == "failed"
+        assert time.monotonic() - began < 5, "it did not wait for the drivers of the others"
+        assert {wait(client, batch).status for batch in running} == {"cancelled"}
+
+
 @pytest.mark.parametrize("remote", [False, True])
 def test_a_job_that_cannot_start_fails_the_batch_and_says_why(user: User, tmp_path: Path, remote: bool) -> None:
     """The model is checked where the batch is started, or, if it is not there, by the driver."""
@@ -245,6 +285,9 @@ def test_a_job_that_cannot_start_fails_the_batch_and_says_why(user: User, tmp_pa
         assert batch.status == "failed"
         assert batch.errors is not None
         assert batch.errors.data is not None
-        assert batch.errors.data[0].message
+        message = batch.errors.data[0].message
+        assert message
+        assert "/no/such" not in message
+        assert "jobs " not in message
         [line] = lines(server.client, batch.error_file_id)
         assert line["error"]["code"] == "batch_failed"

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import uvicorn
 from openai import OpenAI
 
 from jobs.serve.app import Limits, Service, make_app
+from jobs.serve.connections import BoundedServer
 from jobs.serve.runner import Runner
 from jobs.settings import Settings
 from jobs.store import open_store
@@ -46,13 +46,15 @@ class Server:
 
 
 @contextmanager
-def serving(root: Path, *, token: str | None = TOKEN, limits: Limits | None = None) -> Iterator[Server]:
+def serving(
+    root: Path, *, token: str | None = TOKEN, limits: Limits | None = None, connections: int | None = None
+) -> Iterator[Server]:
     """A server that answers."""
     settings = Settings(root=str(root))
     store, runner = open_store(settings.root), Runner(settings, BASE, "demo")
     service = Service(store=store, runner=runner, model="demo", token=token, limits=limits or Limits())
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(make_app(service), log_level="warning"))
+        server = BoundedServer(make_app(service), most=connections)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:

@@ -144,6 +144,62 @@ def test_unknown_paths_and_methods_answer_in_the_same_form(server: Server) -> No
     assert (found.status_code, found.headers["allow"]) == (405, "GET, POST")
 
 
+def test_an_unknown_address_is_told_which_there_are(server: Server) -> None:
+    for path in ("/", "/docs", "/v1/files/", "/v1/chat/completions", "/files", "/v1/files/..%2F..%2Fx"):
+        found = httpx.post(f"{server.url}{path}", json={}, headers={"host": "evil.example"})
+        error = found.json()["error"]
+        assert (found.status_code, error["code"], found.headers.get("location")) == (404, "unknown_url", None)
+        assert "POST /v1/batches" in error["message"]
+        assert "evil" not in found.text
+
+
+def test_files_expire_when_they_are_asked_to(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = server.client()
+
+    def create(**policy: object) -> FileObject:
+        return client.files.create(file=("f.jsonl", b"{}"), purpose="batch", expires_after=policy)  # type: ignore[arg-type]
+
+    file = create(anchor="created_at", seconds=3600)
+    assert file.expires_at == file.created_at + 3600
+    for policy, param in (
+        ({"anchor": "created_at"}, "expires_after.seconds"),
+        ({"anchor": "created_at", "seconds": 3599}, "expires_after.seconds"),
+        ({"anchor": "created_at", "seconds": 2_592_001}, "expires_after.seconds"),
+        ({"anchor": "created_at", "seconds": "soon"}, "expires_after.seconds"),
+        ({"anchor": "last_active_at", "seconds": 3600}, "expires_after.anchor"),
+        ({"anchor": "created_at", "seconds": 3600, "x": 1}, "expires_after.x"),
+    ):
+        with pytest.raises(openai.BadRequestError) as refused:
+            create(**policy)
+        assert refused.value.param == param
+    later = file.created_at + 3600
+    monkeypatch.setattr("jobs.serve.files.time.time", lambda: later)
+    with pytest.raises(openai.NotFoundError):
+        client.files.retrieve(file.id)
+    assert list(client.files.list()) == []
+
+
+@pytest.mark.parametrize("name", ["é \u65e5.jsonl", 'a"b.jsonl', "a\nb", "50%20.jsonl", "x" * 255])
+def test_names_of_files_come_back(server: Server, name: str) -> None:
+    assert server.client().files.create(file=(name, b"{}"), purpose="batch").filename == name
+
+
+def test_a_name_that_is_too_long_and_a_field_given_twice_are_refused(server: Server) -> None:
+    headers = {"authorization": f"Bearer {TOKEN}"}
+
+    def refused(files: object, data: object) -> dict[str, str]:
+        found = httpx.post(f"{server.url}/v1/files", headers=headers, files=files, data=data)  # type: ignore[arg-type]
+        assert found.status_code == 400
+        error: dict[str, str] = found.json()["error"]
+        return error
+
+    purpose = {"purpose": "batch"}
+    assert refused({"file": ("x" * 256, b"{}")}, purpose)["param"] == "file"
+    assert refused([("file", b"{}"), ("file", b"{}")], purpose)["param"] == "file"
+    assert refused({"file": b"{}"}, {"purpose": ["batch", "batch"]})["param"] == "purpose"
+    assert refused(None, {"purpose": "batch", "file": "text"})["param"] == "file"
+
+
 def test_limits(root: Path) -> None:
     with serving(root, limits=Limits(file_bytes=100_000, requests=10)) as server:
         assert upload(server, *(request(str(n)) for n in range(10))).bytes

@@ -84,6 +84,39 @@ def test_pages(files: Files) -> None:
     assert files.page(after=None, limit=9, newest_first=True, purpose="batch_output") == ([], False)
 
 
+def test_lists_are_in_the_order_of_creation_whatever_the_ids(files: Files) -> None:
+    """The answers of an old batch are younger than an upload that came after the batch."""
+
+    def publish(file_id: str, created_at: float) -> str:
+        writer = files.writer(file_id)
+        writer.write(b"{}")
+        files.publish(writer.close(filename="f", purpose="batch", created_at=created_at))
+        return file_id
+
+    def page(after: str | None, newest_first: bool = False, limit: int = 9) -> list[str]:
+        found, _ = files.page(after=after, limit=limit, newest_first=newest_first, purpose=None)
+        return [file.id for file in found]
+
+    upload = publish("file-0000000003e8aaaaaaaaaaaa", 10.0)
+    assert page(None) == [upload]
+    output = publish("file-0000000001f4aaaaaaaaaaaa-output", 10.5)
+    assert page(upload) == [output], "who follows the list sees it"
+    later = publish("file-000000002710aaaaaaaaaaaa", 10.001)
+    assert page(None) == [upload, later, output]
+    assert page(None, newest_first=True) == [output, later, upload]
+    assert page(output, newest_first=True, limit=1) == [later]
+    for gone in (later, output):
+        found = files.find(gone)
+        assert found is not None
+        files.delete(found)
+        assert page(gone) == [each for each in (output,) if gone == later], "a cursor that is gone still has its place"
+    assert page(None) == [upload]
+    for unknown in ("x", "file-1", "file-0000000001f4bbbbbbbbbbbb-output"):
+        with pytest.raises(ApiError, match="no such file") as refused:
+            page(unknown)
+        assert refused.value.param == "after"
+
+
 def test_ids() -> None:
     ids = [new_id("file-") for _ in range(50)]
     assert all(FILE_ID.fullmatch(each) for each in ids)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -231,3 +232,90 @@ def test_two_servers_and_a_killed_one_agree(store: ObjectStore, monkeypatch: pyt
     assert advance(store).outcome == decided
     assert Files(store).find("file-1-output") == decided.output
     check_files(store, [0, 1, 2], None)
+
+
+def request_of(model: str | None, **changes: Any) -> BatchRequest:
+    now = int(time.time())
+    fields = {"id": BATCH, "input_file_id": "file-1", "endpoint": "/v1/chat/completions", "completion_window": "1h"}
+    return BatchRequest.model_validate({**fields, "expires_at": now + 99, "created_at": now, "model": model, **changes})
+
+
+@pytest.mark.parametrize("model", ["demo", None])
+def test_a_batch_of_this_servers_model_or_of_an_older_server_is_checked(store: ObjectStore, model: str | None) -> None:
+    Batches(store).write(BATCH, "request", request_of(model))
+    assert counts(advance(store))[0] == "failed", "its file is missing"
+
+
+def test_a_batch_of_another_model_is_left_alone_until_its_time_is_over(store: ObjectStore) -> None:
+    Batches(store).write(BATCH, "request", request_of("other"))
+    assert not any(runner(store).advance(BATCH) for _ in range(3))
+    assert Batches(store).standing(BATCH).status == "validating"
+    assert Batches(store).show(Batches(store).standing(BATCH)).model == "other"
+    Batches(store).cancel(BATCH)
+    assert not runner(store).advance(BATCH), "its own server ends it"
+
+
+@pytest.mark.parametrize(("cancelled", "status"), [(True, "cancelled"), (False, "expired")])
+def test_a_batch_whose_model_no_server_has_any_more_ends_all_the_same(
+    store: ObjectStore, cancelled: bool, status: str
+) -> None:
+    Batches(store).write(
+        BATCH, "request", request_of("gone", expires_at=int(time.time()) + (999 if cancelled else -99))
+    )
+    if cancelled:
+        Batches(store).write(BATCH, "cancel", CancelRequest(at=int(time.time()) - 99))
+    assert counts(advance(store))[0] == status
+
+
+def test_a_job_of_another_model_is_neither_started_nor_written(store: ObjectStore) -> None:
+    succeed(job(store))
+    other = Runner(Settings(root=store.uri), BASE, "other")
+    assert not other.advance(BATCH)
+    assert counts(advance(store))[0] == "completed"
+    assert other.advance(BATCH), "what has ended has ended for all"
+
+
+def test_usage_is_that_of_the_answers(store: ObjectStore) -> None:
+    succeed(job(store))
+    shown = Batches(store).show(advance(store))
+    bodies = [line["response"]["body"]["usage"] for line in lines(store, "output")]
+    assert shown.usage is not None
+    assert shown.usage.input_tokens == sum(each["prompt_tokens"] for each in bodies) > 0
+    assert shown.usage.output_tokens == sum(each["completion_tokens"] for each in bodies) > 0
+    assert shown.usage.total_tokens == shown.usage.input_tokens + shown.usage.output_tokens
+
+
+def test_a_failed_job_shows_no_path_and_no_command(store: ObjectStore) -> None:
+    reason = "The model /models/x is not there. It was there before. See: jobs logs batch-1"
+    job(store, commit=[]).end(Failed(code="INVALID_MODEL", reason=reason), writer="test")
+    errors = Batches(store).show(advance(store)).errors
+    assert errors is not None
+    assert [error.message for error in errors.data] == ["It was there before."]
+
+
+def test_batches_that_wait_hold_up_no_other(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forty whose drivers do not end, and forty whose cluster does not answer; then one that is wrong."""
+    job(store, commit=[])
+    release = threading.Event()
+    monkeypatch.setattr(Runner, "_drive", lambda *_: release.wait(60))
+    batches = Batches(store)
+    accepted = batches.read(BATCH, "accepted", Accepted)
+    assert accepted is not None
+    for n in range(80):
+        batches.write(f"batch_w{n}", "request", request_of("demo", id=f"batch_w{n}", expires_at=int(time.time()) + 999))
+        batches.write(f"batch_w{n}", "accepted", accepted)
+        if n % 2:
+            batches.write(f"batch_w{n}", "cancel", CancelRequest(at=1))
+    current = runner(store)
+    current.start()
+    try:
+        time.sleep(2)
+        batches.write("batch_z", "request", request_of("demo", id="batch_z", input_file_id="file-9"))
+        current.wake()
+        deadline = time.monotonic() + 10
+        while batches.standing("batch_z").outcome is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        release.set()
+        current.stop()
