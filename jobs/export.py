@@ -8,8 +8,9 @@ import math
 import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import date, datetime, time
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -17,6 +18,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
+from jobs import signals
 from jobs.errors import JobsError, UsageError
 from jobs.formats import FileFormat
 
@@ -34,9 +36,15 @@ def write_results(tables: Iterable[pa.Table], schema: pa.Schema, sink: BinaryIO,
     """
     num_rows = 0
     writer = _WRITERS[form](sink, schema)
-    for table in tables:
-        writer.write(table)
-        num_rows += table.num_rows
+    try:
+        for table in tables:
+            writer.write(table)
+            num_rows += table.num_rows
+    except BaseException:
+        # A writer that is left open closes itself as it is collected, and complains where that fails.
+        with suppress(Exception):
+            writer.close()
+        raise
     writer.close()
     return num_rows
 
@@ -49,10 +57,13 @@ def as_text(value: Any) -> str | None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path, written_whole: Callable[[], None] = lambda: None) -> Iterator[BinaryIO]:
     """A file that takes the place of `path` when the block ends well, and leaves no trace otherwise.
 
     Pipes and devices are written to as they are.
+
+    Args:
+        written_whole: called when the file has taken its place.
 
     Raises:
         UsageError: the directory is missing or not writable, or the path is a directory.
@@ -63,27 +74,32 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         raise UsageError(f"{path} is a directory.", "Give the name of a file in it.")
     special = path.exists() and not path.is_file()
     written = path if special else path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        file = open(written, "wb" if special else "xb")  # noqa: SIM115 - opening has errors of its own
-    except OSError as error:
-        raise UsageError(
-            f"Cannot write {path}: {error.strerror}.", "Give a file in a directory that exists and is yours."
-        ) from error
-    try:
-        with file:
-            yield file
-            file.flush()
-            if not special:
-                os.fsync(file.fileno())
-                os.replace(written, path)
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        hint = "Free some space, or give another file."
-        raise JobsError(f"Cannot write {path}: {error.strerror or error}.", hint) from error
-    finally:
-        if not special:
-            written.unlink(missing_ok=True)
+    with ExitStack() as ending:
+        try:
+            with signals.at_once():
+                file = open(written, "wb" if special else "xb")  # noqa: SIM115 - opening has errors of its own
+                if not special:
+                    remove = partial(written.unlink, missing_ok=True)
+                    ending.callback(remove)
+                    ending.enter_context(signals.leftover(remove))
+        except OSError as error:
+            raise UsageError(
+                f"Cannot write {path}: {error.strerror}.", "Give a file in a directory that exists and is yours."
+            ) from error
+        try:
+            with file:
+                yield file
+                file.flush()
+                if not special:
+                    os.fsync(file.fileno())
+                    with signals.at_once():
+                        os.replace(written, path)
+                        written_whole()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            hint = "Free some space, or give another file."
+            raise JobsError(f"Cannot write {path}: {error.strerror or error}.", hint) from error
 
 
 class _Writer(Protocol):

@@ -21,6 +21,7 @@ from jobs.errors import JobsError, StoreError
 from jobs.filters import Condition, known_column, parse_conditions, select
 from jobs.ledger import Ledger
 from jobs.merge import RowMerger
+from jobs.threads import in_threads
 from schemas import keys
 from schemas.records import Cancelled, Failed, ShardCommit, Succeeded
 
@@ -218,8 +219,7 @@ def open_results(ledger: Ledger) -> Results:
     shards = sorted(commits or ledger.committed())
     if not shards:
         raise JobsError(f"Job {ledger.job_id} has no results yet.", f"See how it stands: jobs status {ledger.job_id}")
-    with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as threads:
-        parts = list(threads.map(lambda index: _part(ledger, index, commits.get(index)), shards))
+    parts = in_threads(_FOOTERS_AT_ONCE, lambda index: _part(ledger, index, commits.get(index)), shards)
     return Results(ledger, terminal, parts, _footer(ledger, shards[0]).schema.to_arrow_schema())
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -17,6 +16,7 @@ import pyarrow.parquet as pq
 
 from jobs.errors import UsageError
 from jobs.ledger import Ledger, list_jobs
+from jobs.threads import threads
 from schemas.records import Succeeded
 from schemas.spec import AUTO, JobSpec
 from schemas.tables import FINGERPRINT
@@ -76,9 +76,9 @@ def source_jobs(ledger: Ledger, spec: JobSpec, model: str | None) -> tuple[str, 
             return False
 
     others = [other for other in list_jobs(ledger.store) if other.job_id != ledger.job_id]
-    with ThreadPoolExecutor(READS_AT_ONCE) as threads:
-        found = [other for other, fits in zip(others, threads.map(usable, others), strict=True) if fits]
-        ages = list(threads.map(lambda other: other.created_at() or _EARLIEST, found))
+    with threads(READS_AT_ONCE) as pool:
+        found = [other for other, fits in zip(others, pool.map(usable, others), strict=True) if fits]
+        ages = list(pool.map(lambda other: other.created_at() or _EARLIEST, found))
     newest = sorted(zip(ages, (other.job_id for other in found), strict=True), reverse=True)
     return tuple(job_id for _, job_id in newest[:MAX_AUTO_JOBS])
 
@@ -114,9 +114,9 @@ def open_sources(ledger: Ledger, jobs: Sequence[str]) -> Sources:
 
 def _rows_of(source: Ledger) -> Iterator[tuple[int, pa.Table]]:
     """Fingerprint and row id of each good result of a job, by shard."""
-    with ThreadPoolExecutor(READS_AT_ONCE) as threads:
+    with threads(READS_AT_ONCE) as pool:
         shards = sorted(source.committed())
-        for shard, table in zip(shards, threads.map(lambda shard: _rows_of_shard(source, shard), shards), strict=True):
+        for shard, table in zip(shards, pool.map(lambda shard: _rows_of_shard(source, shard), shards), strict=True):
             if table is not None and len(table):
                 yield shard, table
 

@@ -7,11 +7,13 @@ import ipaddress
 import logging
 import socket
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from jobs import signals
 from jobs.cli.output import Output, with_output
 from jobs.errors import JobsError, UsageError
 
@@ -106,8 +108,18 @@ def _run(app: FastAPI, listener: socket.socket) -> None:
     import uvicorn
 
     # Requests are not logged: their addresses hold ids only, but a line for each poll helps nobody.
-    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=5)
-    uvicorn.Server(config).run(sockets=[listener])
+    config = uvicorn.Config(app, log_level="warning", access_log=False)
+    server, ended = uvicorn.Server(config), threading.Event()
+
+    def end() -> None:
+        """Answer the requests that are under way, as far as there is time."""
+        server.should_exit = True
+        ended.wait()
+
+    signals.stands("No request is answered any more; batches go on, and the next `jobs serve` shows them.")
+    with signals.leftover(end):
+        server.run(sockets=[listener])
+        ended.set()
 
 
 def _check_packages() -> None:
