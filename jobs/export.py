@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import math
 import os
@@ -12,7 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from datetime import date, datetime, time
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol, cast
 
 import pyarrow as pa
 import pyarrow.csv as pa_csv
@@ -34,18 +35,17 @@ def write_results(tables: Iterable[pa.Table], schema: pa.Schema, sink: BinaryIO,
     Returns:
         The number of rows written.
     """
-    num_rows = 0
-    writer = _WRITERS[form](sink, schema)
+    num_rows, severable = 0, _Severable(sink)
+    writer = _WRITERS[form](cast(BinaryIO, severable), schema)
     try:
         for table in tables:
             writer.write(table)
             num_rows += table.num_rows
-    except BaseException:
-        # A writer that is left open closes itself as it is collected, and complains where that fails.
+        writer.close()
+    finally:
+        severable.sever()
         with suppress(Exception):
             writer.close()
-        raise
-    writer.close()
     return num_rows
 
 
@@ -100,6 +100,32 @@ def replacing(path: Path, written_whole: Callable[[], None] = lambda: None) -> I
         except OSError as error:
             hint = "Free some space, or give another file."
             raise JobsError(f"Cannot write {path}: {error.strerror or error}.", hint) from error
+
+
+class _Severable(io.RawIOBase):
+    """A sink that can be left: what a writer still has to say, such as a footer, must not make half a file look whole.
+
+    A writer that is left open would say it all the same as it is collected, and complain if the sink is closed by then.
+    """
+
+    def __init__(self, sink: BinaryIO) -> None:
+        self._sink: BinaryIO | None = sink
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        if self._sink is not None:
+            self._sink.write(data)
+        return len(data)
+
+    def flush(self) -> None:
+        if self._sink is not None:
+            self._sink.flush()
+
+    def sever(self) -> None:
+        """Let nothing through any more."""
+        self._sink = None
 
 
 class _Writer(Protocol):

@@ -245,13 +245,14 @@ def _describe(key: str, path: Path) -> ObjectInfo | None:
 
 
 def _read_metadata(path: Path) -> dict[str, str]:
-    """The object's metadata, {} if it was written without."""
+    """The object's metadata, {} if it was written without or they are damaged."""
     with suppress(FileNotFoundError):
         # The winner may rename the second name to the first between two looks, so look again.
         for candidate in (_metadata_path(path), _metadata_path(path, path.stat().st_ino), _metadata_path(path)):
-            with suppress(FileNotFoundError):
-                loaded: dict[str, str] = json.loads(candidate.read_bytes())
-                return loaded
+            with suppress(FileNotFoundError, ValueError):
+                loaded = json.loads(candidate.read_bytes())
+                if isinstance(loaded, dict):
+                    return loaded
     return {}
 
 

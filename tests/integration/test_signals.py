@@ -15,6 +15,7 @@ import socket
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
@@ -24,7 +25,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from jobs.errors import StoreError
 from jobs.store import open_store
+from jobs.store.base import ObjectStore
+from jobs.threads import in_threads
 from tests import s3
 from tests.chaos.s3_proxy import Fault, Proxy, Request
 from tests.harness import COMMAND
@@ -320,3 +324,71 @@ def test_what_is_ignored_from_the_start_stays_ignored(place: Place) -> None:
     assert process.poll() is None
     interrupt(process, signal.SIGTERM)
     silence.over.set()
+
+
+class Stalling:
+    """A store on a bare socket: it takes every request and says so many bytes of an answer, then nothing more."""
+
+    def __init__(self, said: bytes) -> None:
+        self._said, self._server = said, socket.create_server(("127.0.0.1", 0), backlog=64)
+        self.endpoint = f"http://127.0.0.1:{self._server.getsockname()[1]}"
+        self._connections: list[socket.socket] = []
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            connection, _ = self._server.accept()
+            self._connections.append(connection)
+            connection.sendall(self._said)
+
+
+ANSWERS = {
+    "nothing": b"",
+    "half a header": b"HTTP/1.1 200 OK\r\nContent-Le",
+    "half a body": b'HTTP/1.1 200 OK\r\nContent-Length: 1000\r\nETag: "x"\r\n\r\n<?xml',
+}
+REQUESTS: dict[str, Callable[[ObjectStore], object]] = {
+    "get": lambda store: store.get("a"),
+    "tail": lambda store: store.get_tail("a", 10),
+    "head": lambda store: store.head("a"),
+    "list": lambda store: list(store.list("a")),
+    "folders": lambda store: list(store.list_folders("a/")),
+    "put": lambda store: store.put("a", b"x" * 5_000_000),
+    "put new": lambda store: store.put_new("a", b"x", writer="w"),
+    "delete": lambda store: store.delete("a"),
+}
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+@pytest.mark.parametrize("request_", REQUESTS)
+def test_no_request_waits_longer_than_its_patience(request_: str, answer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if answer == "half a body" and request_ not in ("get", "tail", "list", "folders"):
+        pytest.skip("its answer has no body")
+    s3.use(monkeypatch, Stalling(ANSWERS[answer]).endpoint)
+    began = time.monotonic()
+    with pytest.raises(StoreError, match="does not answer"):
+        REQUESTS[request_](open_store("s3://bucket/root", patience_s=3.0))
+    assert time.monotonic() - began < 6.0
+
+
+def test_many_requests_at_once_wait_no_longer_than_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits for its turn is not begun any more, and what has begun is not waited for."""
+    s3.use(monkeypatch, Stalling(b"").endpoint)
+    store, began = open_store("s3://bucket/root", patience_s=3.0), time.monotonic()
+    with pytest.raises(StoreError):
+        in_threads(2, store.get, [f"key-{n}" for n in range(20)])
+    assert time.monotonic() - began < 6.0
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("command", COMMANDS, ids=str)
+def test_a_silent_store_holds_no_command_longer_than_a_minute(place: Place, command: Command) -> None:
+    store = Stalling(b"")
+    process = place.start(command, AWS_ENDPOINT_URL=store.endpoint)
+    try:
+        _, said = process.communicate(timeout=66)
+    finally:
+        process.kill()
+        process.communicate()
+    assert "does not answer" in said
+    assert "Traceback" not in said
