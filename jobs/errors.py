@@ -56,6 +56,10 @@ class StoreError(JobsError):
     exit_code = Exit.UNREACHABLE
 
 
+class StoreSilent(StoreError):
+    """The object store has not answered for as long as it is waited for."""
+
+
 class ClusterError(JobsError):
     """The Ray cluster cannot be started, reached, or refuses the token."""
 

@@ -6,14 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
-from threading import Thread
 from uuid import uuid4
 
 from jobs import signals
-from jobs.errors import StoreError
+from jobs.errors import StoreError, StoreSilent
 from jobs.store.base import ObjectStore
-
-_DELETING_S = 1.0
 
 
 def check_write_once(store: ObjectStore) -> None:
@@ -70,15 +67,13 @@ def _passing_key(store: ObjectStore) -> Iterator[str]:
     """A fresh key, whose object goes when the block ends."""
     key = f"_probe/{uuid4().hex}"
     with signals.leftover(partial(store.delete, key)):
+        silent = False
         try:
             yield key
+        except StoreSilent:
+            silent = True  # It has been waited for; a second time would double that.
+            raise
         finally:
-            # A store that has just been silent for as long as one waits is not waited for a second time.
-            deleting = Thread(target=_delete, args=(store, key), daemon=True)
-            deleting.start()
-            deleting.join(_DELETING_S)
-
-
-def _delete(store: ObjectStore, key: str) -> None:
-    with suppress(StoreError):
-        store.delete(key)
+            if not silent:
+                with suppress(StoreError):
+                    store.delete(key)
