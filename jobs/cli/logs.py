@@ -27,7 +27,7 @@ def logs(
     from jobs.log_lines import LogLines
 
     output, lines = Output(), LogLines()
-    signals.stands(f"Not following any more; job {job_id} is left as it is." if follow else "These are not all lines.")
+    signals.stands(f"Not following any more; job {job_id} goes on." if follow else "These are not all lines.")
     for piece in open_job(job_id, root).logs(follow=follow):
         output.text("".join(f"{line}\n" for line in lines.feed(piece)))
     output.text("".join(f"{line}\n" for line in lines.flush()))

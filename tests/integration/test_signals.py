@@ -65,7 +65,7 @@ COMMANDS = (
     Command("watch open", r"Job open goes on without you: jobs watch open, or end it: jobs cancel open"),
     Command("wait open", r"Job open goes on without you: .*"),
     Command("logs open", r"These are not all lines\."),
-    Command("logs -f open", r"Not following any more; job open is left as it is\."),
+    Command("logs -f open", r"Not following any more; job open goes on\."),
     Command("cancel open", r"Job open (may have been cancelled: jobs status open;|is CANCELLED; its driver may).*"),
     Command("resume open", r"Job open may have been resumed: jobs status open; the same command again does no harm\."),
     Command("results done out.parquet", rf"({NOTHING}|Nothing was written to out\.parquet\.)"),
