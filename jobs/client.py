@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import getpass
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -47,6 +47,10 @@ FIRST_SIGN_S, LOOK_S = 10.0, 0.3
 CANCEL_GRACE_S = 30.0
 """A cancelled driver may take this long to end by itself before it is stopped: its replicas keep finished rows first.
 """
+
+
+def _nothing(*_: object) -> None:
+    """Nobody wants to know."""
 
 
 class Job:
@@ -163,12 +167,15 @@ class Job:
 
         return open_results(self.ledger)
 
-    def cancel(self, by: str | None = None) -> Succeeded | Failed | Cancelled:
+    def cancel(
+        self, by: str | None = None, *, recorded: Callable[[str], None] = _nothing
+    ) -> Succeeded | Failed | Cancelled:
         """End the job now. Committed results stay, and so do the rows that are finished in other shards: replicas
         keep them while this waits for the driver's end, for half a minute at most.
 
         Args:
             by: who ends it, for people; default: this user.
+            recorded: is told the state as soon as it stands; waiting for the driver comes after.
 
         Returns:
             The record that stands: the job may have ended by itself just before.
@@ -176,6 +183,7 @@ class Job:
         self.ledger.spec()
         failpoint("cancel.before_record")
         record = self.ledger.end(Cancelled(by=by or getpass.getuser()), writer=f"cancel/{uuid4().hex}")
+        recorded(record.state)
         failpoint("cancel.after_record")
         try:
             submitter = self.client.running_submitter()
@@ -332,10 +340,15 @@ class BatchClient:
             spec = spec_of(str(dataset), options, self.settings)
         return self.submit_spec(spec, job_id or new_job_id(spec.name))[0]
 
-    def submit_spec(self, spec: JobSpec, job_id: str) -> tuple[Job, bool]:
+    def submit_spec(
+        self, spec: JobSpec, job_id: str, *, before_writing: Callable[[], None] = _nothing
+    ) -> tuple[Job, bool]:
         """Check everything that can be checked before a replica starts, write the spec, start a driver.
 
         Submitting the same spec under the same id again attaches to the job, and resumes it if it was interrupted.
+
+        Args:
+            before_writing: called when all checks have passed; before that, nothing of the job is in the store.
 
         Returns:
             The job, and whether this call created it.
@@ -351,6 +364,7 @@ class BatchClient:
         spec = checked(spec, self.store, model_may_be_elsewhere=self.settings.address is not None)
         check_write_once(self.store)
         self.submitter()
+        before_writing()
         failpoint("submit.before_spec")
         created = job.ledger.create(spec, writer=f"submit/{uuid4().hex}")
         failpoint("submit.after_spec")

@@ -15,11 +15,12 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
-from jobs import processes
+from jobs import processes, signals
 from jobs.errors import ClusterError
 
 MARK = "NIGHTBATCH_CLUSTER"
@@ -140,10 +141,10 @@ def _stop_drivers(cluster: Cluster) -> None:
         Submitter(cluster.dashboard_url, cluster.token_path).stop_all()
 
 
-def _clear() -> None:
+def _clear(*, grace_s: float = _GRACE_S) -> None:
     """End what a previous cluster left, whether its head lives or was killed, and remove its files."""
     if cluster := _read():
-        if not processes.end(cluster.pid, cluster.mark, grace_s=_GRACE_S, wait_s=_DOWN_S):
+        if not processes.end(cluster.pid, cluster.mark, grace_s=grace_s, wait_s=_DOWN_S):
             raise ClusterError(
                 f"A process of the embedded cluster did not end within {_DOWN_S:.0f} s.",
                 hint=f"Look for processes with {cluster.temp_dir} in their command line, then try again.",
@@ -154,6 +155,21 @@ def _clear() -> None:
 
 
 def _start() -> Cluster:
+    with ExitStack() as starting:
+        with signals.at_once():
+            starting.enter_context(signals.leftover(partial(_clear, grace_s=0.0)))
+            cluster, head = _launch()
+        try:
+            cluster = _wait(cluster, head)
+            with signals.at_once():
+                _write(cluster)
+        except BaseException:
+            _clear()
+            raise
+    return cluster
+
+
+def _launch() -> tuple[Cluster, subprocess.Popen[bytes]]:
     # Unix socket paths end at 107 bytes, so the directory is short; Ray opens its own to everybody,
     # so it lies inside one that only this user can enter.
     short = "/tmp" if os.access("/tmp", os.W_OK | os.X_OK) else None  # noqa: S108
@@ -183,13 +199,7 @@ def _start() -> Cluster:
     metrics_path().symlink_to(temp_dir / "ray" / "prom_metrics_service_discovery.json")
     # Written before the wait: if this process is killed, the next `up` or `down` finds what to end.
     _write(cluster)
-    try:
-        cluster = _wait(cluster, head)
-        _write(cluster)
-    except BaseException:
-        _clear()
-        raise
-    return cluster
+    return cluster, head
 
 
 def _wait(cluster: Cluster, head: subprocess.Popen[bytes]) -> Cluster:

@@ -68,6 +68,10 @@ class Damaged(StoreError):
     """A document in the store is not what was written there: cut, changed or overwritten."""
 
 
+class StoreSilent(StoreError):
+    """The object store has not answered for as long as it is waited for."""
+
+
 class ClusterError(JobsError):
     """The Ray cluster cannot be started, reached, or refuses the token."""
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol, cast
 
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
+from jobs import signals
 from jobs.errors import JobsError, UsageError
 from jobs.formats import FileFormat
 from jobs.plain_values import Forms, is_string, plain_value, plain_values
@@ -37,12 +40,17 @@ def write_results(tables: Iterable[pa.Table], schema: pa.Schema, sink: BinaryIO,
     Returns:
         The number of rows written.
     """
-    num_rows = 0
-    writer = _WRITERS[form](sink, schema)
-    for table in tables:
-        writer.write(table)
-        num_rows += table.num_rows
-    writer.close()
+    num_rows, severable = 0, _Severable(sink)
+    writer = _WRITERS[form](cast(BinaryIO, severable), schema)
+    try:
+        for table in tables:
+            writer.write(table)
+            num_rows += table.num_rows
+        writer.close()
+    finally:
+        severable.sever()
+        with suppress(Exception):
+            writer.close()
     return num_rows
 
 
@@ -54,10 +62,13 @@ def as_text(value: Any) -> str | None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path, written_whole: Callable[[], None] = lambda: None) -> Iterator[BinaryIO]:
     """A file that takes the place of `path` when the block ends well, and leaves no trace otherwise.
 
     Pipes and devices are written to as they are.
+
+    Args:
+        written_whole: called when the file has taken its place.
 
     Raises:
         UsageError: the directory is missing or not writable, or the path is a directory.
@@ -68,27 +79,58 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         raise UsageError(f"{path} is a directory.", "Give the name of a file in it.")
     special = path.exists() and not path.is_file()
     written = path if special else path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        file = open(written, "wb" if special else "xb")  # noqa: SIM115 - opening has errors of its own
-    except OSError as error:
-        raise UsageError(
-            f"Cannot write {path}: {error.strerror}.", "Give a file in a directory that exists and is yours."
-        ) from error
-    try:
-        with file:
-            yield file
-            file.flush()
-            if not special:
-                os.fsync(file.fileno())
-                os.replace(written, path)
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        hint = "Free some space, or give another file."
-        raise JobsError(f"Cannot write {path}: {error.strerror or error}.", hint) from error
-    finally:
-        if not special:
-            written.unlink(missing_ok=True)
+    with ExitStack() as ending:
+        try:
+            with signals.at_once():
+                file = open(written, "wb" if special else "xb")  # noqa: SIM115 - opening has errors of its own
+                if not special:
+                    remove = partial(written.unlink, missing_ok=True)
+                    ending.callback(remove)
+                    ending.enter_context(signals.leftover(remove))
+        except OSError as error:
+            raise UsageError(
+                f"Cannot write {path}: {error.strerror}.", "Give a file in a directory that exists and is yours."
+            ) from error
+        try:
+            with file:
+                yield file
+                file.flush()
+                if not special:
+                    os.fsync(file.fileno())
+                    with signals.at_once():
+                        os.replace(written, path)
+                        written_whole()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            hint = "Free some space, or give another file."
+            raise JobsError(f"Cannot write {path}: {error.strerror or error}.", hint) from error
+
+
+class _Severable(io.RawIOBase):
+    """A sink that can be left: what a writer still has to say, such as a footer, must not make half a file look whole.
+
+    A writer that is left open would say it all the same as it is collected, and complain if the sink is closed by then.
+    """
+
+    def __init__(self, sink: BinaryIO) -> None:
+        self._sink: BinaryIO | None = sink
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        if self._sink is not None:
+            self._sink.write(data)
+        return len(data)
+
+    def flush(self) -> None:
+        if self._sink is not None:
+            self._sink.flush()
+
+    def sever(self) -> None:
+        """Let nothing through any more."""
+        self._sink = None
 
 
 class _Writer(Protocol):

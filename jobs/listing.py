@@ -14,11 +14,12 @@ from jobs.ledger import Ledger, list_jobs
 from jobs.liveness import Pulse
 from jobs.standing import look
 from jobs.summary import summarise
+from jobs.threads import threads
 from schemas.codes import State
 
 if TYPE_CHECKING:
     from jobs.client import BatchClient
-    from jobs.submission import Submission, Submitter
+from jobs.submission import Submission, Submitter
 
 REQUESTS_AT_ONCE = 16
 
@@ -78,24 +79,24 @@ def newest(client: BatchClient, *, states: Collection[State] = (), limit: int) -
             return None
         return entry if not states or entry.state in states else None
 
-    with ThreadPoolExecutor(REQUESTS_AT_ONCE) as threads:
+    with threads(REQUESTS_AT_ONCE) as pool:
         ledgers = list(list_jobs(client.store))
-        found = zip(threads.map(Ledger.created_at, ledgers), ledgers, strict=True)
+        found = zip(pool.map(Ledger.created_at, ledgers), ledgers, strict=True)
         dated = [(created, ledger) for created, ledger in found if created is not None]
         dated.sort(key=lambda each: (each[0], each[1].job_id), reverse=True)
-        entries = list(islice(_in_order(threads, describe, dated), limit + 1))
+        entries = list(islice(_in_order(pool, describe, dated), limit + 1))
     return Listing(entries=tuple(entries[:limit]), more=len(entries) > limit, unreadable=tuple(unreadable))
 
 
 def _in_order(
-    threads: ThreadPoolExecutor,
+    pool: ThreadPoolExecutor,
     describe: Callable[[tuple[datetime, Ledger]], Entry | None],
     dated: Iterable[tuple[datetime, Ledger]],
 ) -> Iterator[Entry]:
     """Entries in the given order; no job is asked for long before the reader wants it."""
     remaining = iter(dated)
     while batch := list(islice(remaining, REQUESTS_AT_ONCE)):
-        yield from (entry for entry in threads.map(describe, batch) if entry is not None)
+        yield from (entry for entry in pool.map(describe, batch) if entry is not None)
 
 
 def _entry(ledger: Ledger, created_at: datetime, submitter: Submitter | None) -> Entry:

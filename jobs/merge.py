@@ -6,7 +6,9 @@ import shutil
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -15,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from jobs import signals
 from jobs.errors import JobsError
 
 _NARROWER = 16
@@ -66,6 +69,7 @@ class RowMerger:
         self._runs: list[_Run] = []
         self._spilled: defaultdict[int, int] = defaultdict(int)  # windows and their bytes
         self._directory: Path | None = None
+        self._ending = ExitStack()
 
     def __enter__(self) -> Self:
         return self
@@ -73,8 +77,7 @@ class RowMerger:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._directory is not None:
-            shutil.rmtree(self._directory, ignore_errors=True)
+        self._ending.close()
 
     def add(self, table: pa.Table) -> None:
         """Take rows in. None of them may belong to a window that has been handed out."""
@@ -157,7 +160,10 @@ class RowMerger:
 
     def _path(self, window: int) -> Path:
         if self._directory is None:
-            self._directory = Path(tempfile.mkdtemp(prefix="nightbatch-results-"))
+            with signals.at_once():
+                self._directory = Path(tempfile.mkdtemp(prefix="nightbatch-results-"))
+                self._ending.callback(shutil.rmtree, self._directory, ignore_errors=True)
+                self._ending.enter_context(signals.leftover(partial(signals.remove_folder, self._directory)))
         return self._directory / f"{window}.arrows"
 
 

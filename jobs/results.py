@@ -25,6 +25,7 @@ from jobs.filters import Condition, known_column, parse_conditions, select
 from jobs.ledger import Ledger
 from jobs.merge import RowMerger
 from jobs.salvage import Salvage, Salvaged
+from jobs.threads import in_threads
 from jobs.valid_text import valid_columns
 from schemas import keys
 from schemas.records import Cancelled, Failed, ShardCommit, Succeeded
@@ -270,9 +271,11 @@ def open_results(ledger: Ledger) -> Results:
     salvaged = Salvage(ledger).find(committed=frozenset(shards)) if over else []
     if not shards and not salvaged:
         raise JobsError(f"Job {ledger.job_id} has no results yet.", f"See how it stands: jobs status {ledger.job_id}")
-    with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as threads:
-        parts = list(threads.map(lambda index: _part(ledger, index, keys.result(index), commits.get(index)), shards))
-        parts += _without_repeats(ledger, list(threads.map(lambda each: _part(ledger, each.shard, each.key), salvaged)))
+    parts = in_threads(
+        _FOOTERS_AT_ONCE, lambda index: _part(ledger, index, keys.result(index), commits.get(index)), shards
+    )
+    kept = in_threads(_FOOTERS_AT_ONCE, lambda each: _part(ledger, each.shard, each.key), salvaged)
+    parts += _without_repeats(ledger, kept)
     return Results(ledger, terminal, parts, _footer(ledger, parts[0].key).schema_arrow)
 
 

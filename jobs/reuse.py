@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from threading import Semaphore
@@ -18,6 +17,7 @@ import pyarrow.parquet as pq
 
 from jobs.errors import Damaged, JobsError, UsageError
 from jobs.ledger import Ledger, list_jobs
+from jobs.threads import in_threads, threads
 from schemas import keys
 from schemas.records import Succeeded
 from schemas.spec import AUTO, JobSpec
@@ -72,9 +72,8 @@ class Sources:
             new = sorted({(row["job"], row["shard"]) for row in used.aggregate([]).to_pylist()} - seen)
             if not new:
                 return sources
-            with ThreadPoolExecutor(RESULTS_AT_ONCE) as threads:
-                places = [(Ledger(ledger.store, self.jobs[job]), shard) for job, shard in new]
-                sound = list(threads.map(lambda place: read_source(*place) is not None, places))
+            places = [(Ledger(ledger.store, self.jobs[job]), shard) for job, shard in new]
+            sound = in_threads(RESULTS_AT_ONCE, lambda place: read_source(*place) is not None, places)
             seen |= set(new)
             for job, shard in (place for place, good in zip(new, sound, strict=True) if not good):
                 warn(f"{_part(self.jobs[job], shard)} are damaged or gone; equal rows are computed again.")
@@ -126,9 +125,9 @@ def source_jobs(ledger: Ledger, spec: JobSpec, model: str | None, warn: Warn = l
             return False
 
     others = [other for other in list_jobs(ledger.store) if other.job_id != ledger.job_id]
-    with ThreadPoolExecutor(READS_AT_ONCE) as threads:
-        found = [other for other, fits in zip(others, threads.map(usable, others), strict=True) if fits]
-        ages = list(threads.map(lambda other: other.created_at() or _EARLIEST, found))
+    with threads(READS_AT_ONCE) as pool:
+        found = [other for other, fits in zip(others, pool.map(usable, others), strict=True) if fits]
+        ages = list(pool.map(lambda other: other.created_at() or _EARLIEST, found))
     newest = sorted(zip(ages, (other.job_id for other in found), strict=True), reverse=True)
     return tuple(job_id for _, job_id in newest[:MAX_AUTO_JOBS])
 
@@ -198,9 +197,9 @@ def _part(job_id: str, shard: int) -> str:
 
 def _rows_of(source: Ledger) -> Iterator[tuple[int, pa.Table | None]]:
     """Fingerprint and row id of each good result of a job, by shard; None where these are damaged."""
-    with ThreadPoolExecutor(READS_AT_ONCE) as threads:
+    with threads(READS_AT_ONCE) as pool:
         shards, room = sorted(source.committed()), Semaphore(RESULTS_AT_ONCE)
-        yield from zip(shards, threads.map(lambda shard: _rows_of_shard(source, shard, room), shards), strict=True)
+        yield from zip(shards, pool.map(lambda shard: _rows_of_shard(source, shard, room), shards), strict=True)
 
 
 def _rows_of_shard(source: Ledger, shard: int, room: Semaphore) -> pa.Table | None:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Container
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from jobs.errors import Damaged
 from jobs.ledger import Ledger
 from jobs.shard_stats import ShardStats, commit_of
+from jobs.threads import in_threads
 from schemas import FORMAT_VERSION, keys
 from schemas.records import ShardCommit
 
@@ -93,8 +93,8 @@ class Salvage:
         An attempt takes over what earlier ones have left, so the largest mostly has all of the shard's kept rows.
         """
         found = self.find(committed=committed)
-        with ThreadPoolExecutor(_HEADS_AT_ONCE) as threads:
-            records = [record for record in threads.map(self._record_if_sound, found) if record is not None]
+        looked_at = in_threads(_HEADS_AT_ONCE, self._record_if_sound, found)
+        records = [record for record in looked_at if record is not None]
         return {record.index: record for record in sorted(records, key=lambda record: record.num_rows)}
 
     def delete(self) -> None:

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import secrets
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -9,6 +15,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from pyarrow.fs import LocalFileSystem
 
+from jobs import signals
 from jobs.dataset.sources import find_sources, open_source
 from jobs.errors import JobsError, StoreError, UsageError
 from jobs.results import Results
@@ -36,7 +43,11 @@ def query(results: Results, statement: str) -> pa.RecordBatchReader:
         import duckdb
     except ImportError as error:
         raise JobsError("`jobs sql` needs duckdb.", "Install it: pip install 'nightbatch[sql]'") from error
-    connection = duckdb.connect(":memory:")
+    connection, ending = duckdb.connect(":memory:"), ExitStack()
+    ending.callback(connection.close)
+    # What does not fit into memory goes there, not into the user's working directory; DuckDB makes it when it needs it.
+    overflow = Path(tempfile.gettempdir()) / f"nightbatch-sql-{secrets.token_hex(8)}"
+    ending.enter_context(signals.leftover(partial(signals.remove_folder, overflow)))
     try:
         parsed = connection.extract_statements(statement)
         if len(parsed) != 1 or parsed[0].type.name not in _READS:
@@ -48,12 +59,17 @@ def query(results: Results, statement: str) -> pa.RecordBatchReader:
         named = ", ".join(map(_quoted, view_columns(results.schema)))
         # Named by place: of two names that differ by case alone DuckDB would change the second, which is ours.
         connection.execute(f"CREATE VIEW results AS SELECT * FROM shards AS each({named})")  # noqa: S608 - quoted
+        connection.execute("SET temp_directory = ?", [str(overflow)])
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
         reader: Any = connection.sql(parsed[0].query).to_arrow_reader(BATCH_ROWS)
     except duckdb.Error as error:
+        ending.close()
         raise UsageError(f"DuckDB: {str(error).strip()}", _columns(results)) from error
-    batches = _translated(reader, connection, duckdb.Error)
+    except BaseException:
+        ending.close()
+        raise
+    batches = _translated(reader, ending, duckdb.Error)
     return pa.RecordBatchReader.from_batches(reader.schema, batches)
 
 
@@ -130,14 +146,13 @@ def _readable(type_: pa.DataType) -> pa.DataType:
     return pa.list_(_readable(type_.value_type)) if is_.is_list(type_) else type_
 
 
-def _translated(reader: Any, connection: Any, fault: type[Exception]) -> Any:
+def _translated(reader: Any, ending: ExitStack, fault: type[Exception]) -> Iterator[pa.RecordBatch]:
     """The batches; the connection lives as long as they are read."""
-    try:
-        yield from reader
-    except (fault, pa.ArrowException) as error:
-        raise UsageError(f"DuckDB: {str(error).strip()}", "Correct the statement.") from error
-    finally:
-        connection.close()
+    with ending:
+        try:
+            yield from reader
+        except (fault, pa.ArrowException) as error:
+            raise UsageError(f"DuckDB: {str(error).strip()}", "Correct the statement.") from error
 
 
 def _columns(results: Results) -> str:

@@ -1,87 +1,34 @@
-"""The command line: `app` holds the commands, `main` runs it and turns errors into exit codes."""
+"""The command line: `main` runs it and turns errors into exit codes; `app` holds the commands.
+
+The commands are loaded when they are wanted: a signal that comes meanwhile is dealt with already.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
-import typer
-
-from jobs import __version__
-from jobs.cli import (
-    cluster,
-    compare,
-    config,
-    doctor,
-    logs,
-    model,
-    plan,
-    report,
-    results,
-    schedule,
-    serve,
-    shell,
-    sql,
-    status,
-    submit,
-    watch,
-)
-from jobs.cli.output import Output
+from jobs import signals
 from jobs.errors import Exit, JobsError, UsageError
 
-app = typer.Typer(
-    name="jobs",
-    help="Distributed batch inference: a Parquet dataset of prompts in, every row's result out, exactly once.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.command("submit")(submit.submit)
-app.command("plan")(plan.plan)
-app.command("list")(status.list_jobs)
-app.command("status")(status.status)
-app.command("watch")(watch.watch)
-app.command("wait")(submit.wait)
-app.command("logs")(logs.logs)
-app.command("results")(results.results)
-app.command("report")(report.report)
-app.command("compare")(compare.compare)
-app.command("sql")(sql.sql)
-app.command("serve")(serve.serve)
-app.command("cancel")(submit.cancel)
-app.command("resume")(submit.resume)
-app.add_typer(schedule.app, name="schedule")
-app.add_typer(cluster.app, name="cluster")
-app.add_typer(model.app, name="model")
-app.command("config")(config.show_config)
-app.command("doctor")(doctor.run_doctor)
-app.command("shell-init")(shell.shell_init)
 
+def __getattr__(name: str) -> Any:
+    if name != "app":
+        raise AttributeError(name)
+    from jobs.cli.commands import app
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"nightbatch {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _options(
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks. May stand anywhere.")] = False,
-    version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
-    ] = False,
-) -> None:
-    """Options of every command. `main` reads --debug itself, so that it works after a command too."""
+    return app
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line.
+    """Run the command line. A signal ends the process, see `jobs.signals`.
 
     Args:
-        arguments: without the program's name; default: those of this process.
+        arguments: without the program's name; default: those of this process, which does nothing else.
 
     Returns:
         The exit code, see `jobs.errors.Exit`.
@@ -90,12 +37,16 @@ def main(arguments: list[str] | None = None) -> int:
     own = given[: given.index("--")] if "--" in given else given
     debug = "--debug" in own
     given = [*(each for each in own if each != "--debug"), *given[len(own) :]]
+    return signals.run(lambda: _run_and_report(given, debug), last=arguments is None)
+
+
+def _run_and_report(arguments: list[str], debug: bool) -> int:
     try:
-        code = _run(given)
+        code = _run(arguments)
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader has gone, as in `jobs list | head -1`. Python would complain again at its exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_streams()
         code = Exit.OK
     except JobsError as error:
         code = _report(error, debug)
@@ -107,18 +58,37 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
+    from jobs.cli.commands import app
+
     try:
         # Completion of `batchjobs` asks under that name.
         app(arguments, prog_name="batchjobs" if Path(sys.argv[0]).name == "batchjobs" else "jobs")
     except SystemExit as end:
+        if isinstance(end.__context__, OSError) and end.__context__.errno == errno.EPIPE:
+            raise end.__context__ from None  # Typer and Rich make an exit code of it.
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     return Exit.OK
 
 
+def _forget_streams() -> None:
+    """Lead stdout, and stderr if its reader has gone too, to nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    try:
+        sys.stderr.flush()
+    except OSError:
+        os.dup2(nowhere, 2)
+
+
 def _report(error: JobsError, debug: bool) -> int:
-    if debug:
-        traceback.print_exc()
-    Output().error(error)
+    from jobs.cli.output import Output
+
+    try:
+        if debug:
+            traceback.print_exc()
+        Output().error(error)
+    except (BrokenPipeError, SystemExit):
+        _forget_streams()
     return error.exit_code
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from jobs import signals
 from jobs.cli.output import Output, with_output
 
 if TYPE_CHECKING:
@@ -29,8 +30,11 @@ def cluster_up(out: Output) -> None:
     from jobs.cluster import current, up
 
     if current() is None:
+        signals.stands("No cluster was started.")
         out.note("Starting a Ray cluster on this machine…")
-    out.record(_described(up()))
+    cluster = up()
+    signals.stands("The embedded cluster runs: jobs cluster status")
+    out.record(_described(cluster))
     out.hint("End it with `jobs cluster down`.")
 
 
@@ -47,7 +51,9 @@ def cluster_down(out: Output) -> None:
     """
     from jobs.cluster import down
 
+    signals.stands("The embedded cluster may be ended in part; end the rest with: jobs cluster down")
     ended = down()
+    signals.stands("No embedded cluster runs any more.")
     if out.format == "json":
         out.record({"ended": ended})
     out.note("The embedded cluster has ended." if ended else "No embedded cluster was running.")

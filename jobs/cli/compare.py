@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from jobs import signals
 from jobs.cli.output import Format, Output, with_output
 from jobs.cli.reference import Root, complete_job_id, open_job
 from jobs.errors import UsageError
@@ -61,7 +62,7 @@ def compare(
         for _ in tables:
             pass
     else:
-        with open_target(out) as file:
+        with open_target(out, signals.stands) as file:
             write_results(tables, pair.schema, file, FileFormat.PARQUET)
     if output.format is Format.JSON:
         output.record(pair.counts.to_dict() | {"changed_rows": first})

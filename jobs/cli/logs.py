@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
+from jobs import signals
 from jobs.cli.output import Output
 from jobs.cli.reference import JobId, Root, open_job
-from jobs.errors import Exit
 
 
 def logs(
@@ -27,10 +27,7 @@ def logs(
     from jobs.log_lines import LogLines
 
     output, lines = Output(), LogLines()
-    try:
-        for piece in open_job(job_id, root).logs(follow=follow):
-            output.text("".join(f"{line}\n" for line in lines.feed(piece)))
-        output.text("".join(f"{line}\n" for line in lines.flush()))
-    except KeyboardInterrupt:
-        output.note(f"Not following any more; job {job_id} goes on.")
-        raise typer.Exit(Exit.INTERRUPTED) from None
+    signals.stands(f"Not following any more; job {job_id} goes on." if follow else "These are not all lines.")
+    for piece in open_job(job_id, root).logs(follow=follow):
+        output.text("".join(f"{line}\n" for line in lines.feed(piece)))
+    output.text("".join(f"{line}\n" for line in lines.flush()))

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from jobs import signals
 from jobs.cli.output import Output, with_output
 
 app = typer.Typer(help="Model snapshots: self-contained, hashed, free of remote code.", no_args_is_help=True)
@@ -35,7 +36,15 @@ def prepare_model(
     from jobs.models.prepare import prepare
     from jobs.models.snapshot import fingerprint
 
-    snapshot = prepare(source, target, chat=chat, copy=copy, report=out.note)
+    signals.stands(f"Nothing was written to {target}.")
+    snapshot = prepare(
+        source,
+        target,
+        chat=chat,
+        copy=copy,
+        report=out.note,
+        finished=lambda: signals.stands(f"The snapshot {target} is whole."),
+    )
     out.record(
         {
             "path": str(target),

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from jobs import signals
 from jobs.cli.output import Output
 from jobs.cli.reference import JobId, Root, open_job
 
@@ -46,6 +47,6 @@ def report(
     if target == "-":
         output.text(page)
         return
-    with open_target(target) as file:
+    with open_target(target, signals.stands) as file:
         file.write(page.encode())
     output.value(target)

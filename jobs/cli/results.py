@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
+from jobs import signals
 from jobs.cli.output import Format, Output, with_output
 from jobs.cli.reference import JobId, Root, open_job
 from jobs.errors import UsageError
@@ -174,10 +175,11 @@ def _write(
         return write_responses(tables, sink, responses) if responses else write_results(tables, schema, sink, form)
 
     if target in (None, "-"):
+        signals.stands("The output is not whole.")
         try:
             return write(sys.stdout.buffer)
         except BrokenPipeError:
             # The reader has had enough, as in `jobs results ID | head`.
             raise typer.Exit(0) from None
-    with open_target(target) as file:
+    with open_target(target, signals.stands) as file:
         return write(file)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
+from jobs import signals
 from jobs.cli.options import Request, with_spec
 from jobs.cli.output import Format, Output, with_output
 from jobs.cli.reference import Root
@@ -139,6 +140,7 @@ def create(
             check_target(rendered)
     book = _book(request.settings.root)
     check_write_once(book.store)
+    signals.stands(f"The schedule may have been written: jobs schedule show {schedule_name}")
     standing = book.find(schedule_name)
     if replace and standing is not None:
         book.write(schedule.evolve(created_at=standing.created_at, suspended=standing.suspended))
@@ -254,6 +256,7 @@ def delete(output: Output, name: Name, root: Root = None) -> None:
     """
     book = _book(root)
     book.schedule(name)
+    signals.stands(f"The schedule may have been deleted: jobs schedule show {name}")
     book.delete(name)
     output.record({"name": name, "state": "deleted"})
 
@@ -264,6 +267,7 @@ def _set_suspended(output: Output, name: str, root: str | None, suspended: bool)
     if schedule.suspended != suspended:
         # A schedule that comes back does not make up for the time in which it was told to rest.
         schedule = schedule.evolve(suspended=suspended, since=schedule.since if suspended else now)
+        signals.stands(f"The schedule may have been changed: jobs schedule show {name}")
         book.write(schedule)
     output.record(_described(book, schedule, now))
 

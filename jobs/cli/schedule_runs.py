@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
-import signal
 import sys
-import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from jobs import signals
 from jobs.cli.output import Output, with_output
 from jobs.cli.reference import Root
 from jobs.errors import Exit, UsageError
@@ -65,7 +64,12 @@ def run_schedule(
     settings = _settings(root, address, token_path)
     book, scheduler = _scheduler(settings, notify_command)
     schedule = book.schedule(name)
+    signals.stands(f"A run may have begun: jobs schedule show {name}; the same command again attaches to it.")
     run = _begin(book, scheduler, schedule, date)
+    signals.stands(
+        f"The run {run.logical_date} has begun, job {run.job_id}; the same command again, or `jobs schedule serve`, "
+        "carries it on."
+    )
     while True:
         view = scheduler.advance(schedule, run.logical_date)
         if view.outcome is not None or not wait:
@@ -113,10 +117,14 @@ def serve_schedules(
     check_write_once(book.store)
     output.record({"root": book.store.uri, "schedules": len(book.names())})
     sys.stdout.flush()
-    over = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: over.set())
-    scheduler.serve(over.wait)
+    signals.stands("No run begins any more; those that have begun go on with the next `jobs schedule serve`.")
+    scheduler.serve(_pause)
+
+
+def _pause(seconds: float) -> bool:
+    """Wait for the next look; a signal alone ends the serving."""
+    time.sleep(seconds)
+    return False
 
 
 @with_output

@@ -6,15 +6,19 @@ import importlib.util
 import logging
 import socket
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from jobs import signals
 from jobs.cli.output import Output, with_output
 from jobs.errors import JobsError, UsageError
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
+
     from jobs.settings import Settings
     from schemas.spec import JobSpec
 
@@ -76,7 +80,7 @@ def serve(
     with _listen(host, port) as listener:
         from jobs.responses import model_name as name_of_model
         from jobs.serve.app import Limits, Service, make_app
-        from jobs.serve.connections import BoundedServer, most_connections
+        from jobs.serve.connections import most_connections
         from jobs.serve.runner import Runner
         from jobs.serve.token import default_token_path, load_token
         from jobs.store import open_store
@@ -98,7 +102,23 @@ def serve(
         output.hint(f"export OPENAI_BASE_URL={url}" + (f" OPENAI_API_KEY=$(cat {token_file})" if token_file else ""))
         sys.stdout.flush()
         logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-        BoundedServer(make_app(service)).run(sockets=[listener])
+        _run(make_app(service), listener)
+
+
+def _run(app: FastAPI, listener: socket.socket) -> None:
+    from jobs.serve.connections import BoundedServer
+
+    server, ended = BoundedServer(app), threading.Event()
+
+    def end() -> None:
+        """Answer the requests that are under way, as far as there is time."""
+        server.should_exit = True
+        ended.wait()
+
+    signals.stands("No request is answered any more; batches go on, and the next `jobs serve` shows them.")
+    with signals.leftover(end):
+        server.run(sockets=[listener])
+        ended.set()
 
 
 def _check_packages() -> None:

@@ -25,7 +25,7 @@ def shell_init(shell: Annotated[str, typer.Argument(help="bash, zsh or fish.")])
 
       batchjobs shell-init fish | source
     """
-    from jobs.cli import app
+    from jobs.cli.commands import app
     from jobs.shell import SHELLS, function
 
     if shell not in SHELLS:

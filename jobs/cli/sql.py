@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from jobs import signals
 from jobs.cli.output import Format, Output, with_output
 from jobs.cli.reference import JobId, Root, open_job
 from jobs.errors import UsageError
@@ -57,6 +58,7 @@ def sql(
     if form is None and output.format is Format.JSON:
         form = FileFormat.JSON
     if form is not None:
+        signals.stands("The output is not whole.")
         tables = (pa.Table.from_batches([batch]) for batch in reader)
         try:
             write_results(tables, reader.schema, sys.stdout.buffer, form)

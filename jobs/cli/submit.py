@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from jobs import signals
 from jobs.cli.options import Request, with_spec
 from jobs.cli.output import Output, with_output
 from jobs.cli.reference import JobId, Root, open_job
@@ -44,9 +45,19 @@ def submit(
     from jobs.specs import new_job_id
 
     spec = request.spec
+    job_id = job_id or new_job_id(spec.name)
     client = BatchClient(request.settings)
+    signals.stands("Nothing was submitted.")
     output.note(f"Checking {spec.input.uri} …")
-    job, created = client.submit_spec(spec, job_id or new_job_id(spec.name))
+    job, created = client.submit_spec(
+        spec,
+        job_id,
+        before_writing=lambda: signals.stands(
+            f"Job {job_id} may have been submitted, with or without a driver: jobs status {job_id}; start it with: "
+            f"jobs resume {job_id}"
+        ),
+    )
+    signals.stands(f"Job {job.id} was submitted and goes on: jobs watch {job.id}")
     status = job.status()
     output.record({"job_id": job.id, "state": str(status.state), "uri": job.uri, "dashboard": status.dashboard_url})
     if token := client.token_path():
@@ -73,7 +84,9 @@ def resume(
       jobs resume reviews-20260301-020000-5f3a --wait
     """
     job = open_job(job_id, root)
+    signals.stands(f"Job {job_id} may have been resumed: jobs status {job_id}; the same command again does no harm.")
     started = job.resume()
+    signals.stands(f"Job {job_id} goes on: jobs watch {job_id}" if started else f"See: jobs status {job_id}")
     status = job.status()
     output.record({"job_id": job.id, "state": str(status.state), "started": started, "dashboard": status.dashboard_url})
     if not started:
@@ -92,7 +105,14 @@ def cancel(output: Output, job_id: JobId, root: Root = None) -> None:
       jobs cancel reviews-20260301-020000-5f3a
     """
     job = open_job(job_id, root)
-    record = job.cancel()
+    signals.stands(f"Job {job_id} may have been cancelled: jobs status {job_id}; the same command again does no harm.")
+    record = job.cancel(
+        recorded=lambda state: signals.stands(
+            f"Job {job_id} is {state}; its driver may still be ending."
+            if state == "CANCELLED"
+            else f"Job {job_id} had ended before: {state}."
+        )
+    )
     output.record({"job_id": job.id, "state": record.state})
     if record.state != "CANCELLED":
         output.note("The job had ended before.")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from jobs import signals
 from jobs.cli.output import Format, Output, with_output
 from jobs.cli.reference import JobId, Root, open_job
 from jobs.errors import Exit
@@ -55,10 +56,10 @@ def watch(
 def follow(job: Job, output: Output, timeout_s: float | None = None) -> int:
     """Show progress on stderr until the job has ended or is interrupted, then how it ended. Stdout stays empty.
 
-    Ctrl-C and the timeout end the watching, never the job.
+    A signal and the timeout end the watching, never the job.
 
     Returns:
-        0, 1 or 3 as `Summary.exit_code`; 124 after `timeout_s` seconds; 130 after Ctrl-C.
+        0, 1 or 3 as `Summary.exit_code`; 124 after `timeout_s` seconds.
 
     Raises:
         UsageError: no such job.
@@ -67,6 +68,7 @@ def follow(job: Job, output: Output, timeout_s: float | None = None) -> int:
     from jobs.display import next_steps, outcome
     from jobs.summary import summarise
 
+    signals.stands(f"Job {job.id} goes on without you: jobs watch {job.id}, or end it: jobs cancel {job.id}")
     try:
         with _screen(output) as show:
             for status in job.watch(timeout_s=timeout_s):
@@ -77,11 +79,7 @@ def follow(job: Job, output: Output, timeout_s: float | None = None) -> int:
         output.note(f"Job {job.id} has not ended after {timeout_s:g} s; it goes on.")
         output.hint(f"jobs watch {job.id}")
         return Exit.WAIT_TIMEOUT
-    except KeyboardInterrupt:
-        output.note(f"Detached: the job goes on without you. Its id is {job.id}.")
-        output.hint(f"jobs watch {job.id}")
-        output.hint(f"jobs cancel {job.id}")
-        return Exit.INTERRUPTED
+    signals.stands(f"Nothing was changed; how job {job.id} stands: jobs status {job.id}")
     final = summarise(status, job.ledger.committed())
     output.note(outcome(final))
     for step in next_steps(final):
@@ -103,7 +101,10 @@ def _screen(output: Output) -> Iterator[Callable[[Summary], None]]:
     elif not sys.stderr.isatty() or console.is_dumb_terminal:
         yield _Lines(output).show
     else:
-        with Live(console=console, transient=True, redirect_stdout=False, redirect_stderr=False) as live:
+        with (
+            Live(console=console, transient=True, redirect_stdout=False, redirect_stderr=False) as live,
+            signals.leftover(live.stop, on_screen=True),
+        ):
             yield lambda summary: live.update(picture(summary), refresh=True)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import select
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
-from threading import Barrier
+from threading import Barrier, Thread
 from typing import Any, TypeVar
 
 MEMORY_BYTES = 6 * 2**30
@@ -198,6 +199,7 @@ def _serve(requests: Connection, answers: Connection) -> None:
     import psutil
     import pyarrow as pa
 
+    Thread(target=_end_with, args=(requests,), daemon=True).start()
     pa.set_io_thread_count(1)
     pa.set_cpu_count(1)
     own_bytes = 0
@@ -223,6 +225,14 @@ def _serve(requests: Connection, answers: Connection) -> None:
         except Exception as error:  # noqa: BLE001 - raised again in the parent
             answer = (_ERROR, error)
         answers.send_bytes(pickle.dumps(answer))
+
+
+def _end_with(requests: Connection) -> None:
+    """End in the midst of work if the other end of the requests closes: whoever asked has died."""
+    waiting = select.poll()
+    waiting.register(requests, 0)  # Only that the other end has closed, not that there is something to read.
+    waiting.poll()
+    os._exit(0)
 
 
 def _limit_time(cpu_s: float) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from jobs.dataset.inspection import DataFile, Dataset
 from jobs.dataset.sources import InputChanged, InputGone, open_source
+from jobs.threads import in_threads
 from schemas.records import InputFile
 
 __all__ = ["InputChanged", "check_unchanged", "identity", "pin"]
@@ -33,8 +33,7 @@ def pin(dataset: Dataset) -> tuple[InputFile, ...]:
     Raises:
         InputChanged: a file has changed since it was inspected.
     """
-    with ThreadPoolExecutor(_THREADS) as pool:
-        identities = list(pool.map(identity, dataset.files))
+    identities = in_threads(_THREADS, identity, dataset.files)
     return tuple(
         InputFile(uri=file.uri, size_bytes=file.size_bytes, identity=known, num_rows=file.num_rows)
         for file, known in zip(dataset.files, identities, strict=True)

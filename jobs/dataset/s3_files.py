@@ -15,7 +15,7 @@ from jobs.store.s3_errors import is_missing, status_of
 
 _LOOK = S3Client(patience_s=15.0)
 """For questions that a person waits for."""
-_READ = S3Client(patience_s=120.0)
+_READ = S3Client()
 _BUFFER_BYTES = 4 * 2**20
 
 

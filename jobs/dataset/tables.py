@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from jobs.errors import InvalidInput
+from jobs.threads import in_threads
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -152,13 +152,12 @@ def check_above(root: str, list_folder: Callable[[str], Iterable[str]]) -> None:
         if kind.folder.fullmatch(root.rstrip("/").rpartition("/")[2]) and kind.at is None:
             raise _refused(kind, root.rstrip("/").rpartition("/")[0], root)
     places = [(folder, kind) for folder in _parents(root) for kind in _KINDS if kind.at is not None]
-    with ThreadPoolExecutor(_LOOKS_AT_ONCE) as threads:
-        found = threads.map(lambda place: list_folder(f"{place[0]}/{place[1].at}"), places)
-        for (folder, kind), names in zip(places, found, strict=True):
-            if not any(kind.inside is None or kind.inside.fullmatch(name) for name in names):
-                continue
-            if kind.whole is None or kind.whole not in list_folder(folder):
-                raise _refused(kind, folder, root)
+    found = in_threads(_LOOKS_AT_ONCE, lambda place: list_folder(f"{place[0]}/{place[1].at}"), places)
+    for (folder, kind), names in zip(places, found, strict=True):
+        if not any(kind.inside is None or kind.inside.fullmatch(name) for name in names):
+            continue
+        if kind.whole is None or kind.whole not in list_folder(folder):
+            raise _refused(kind, folder, root)
 
 
 def _parents(root: str) -> Iterator[str]:

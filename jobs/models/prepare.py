@@ -6,11 +6,14 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 
+from jobs import signals
 from jobs.errors import InvalidModel, UsageError
 from jobs.models import internlm2
 from jobs.models.config import INTERNLM2, load_info, read_json
@@ -28,6 +31,7 @@ def prepare(
     chat: bool | None = None,
     copy: bool = False,
     report: Callable[[str], None] = lambda _: None,
+    finished: Callable[[], None] = lambda: None,
 ) -> Snapshot:
     """Write a snapshot of `source` to `target`, which must not exist or be empty.
 
@@ -37,6 +41,7 @@ def prepare(
     Args:
         chat: whether answers end at `<|im_end|>` too. None: see `is_chat_model`.
         report: is told what happens, for progress on a terminal.
+        finished: called when the snapshot has its place.
 
     Raises:
         InvalidModel: the source is incomplete, of another kind, or its tokenizer does not convert exactly.
@@ -55,25 +60,28 @@ def prepare(
     tokenizer_path = source / "tokenizer.model"
     if not tokenizer_path.is_file():
         raise InvalidModel(f"{source} has no tokenizer.model.", "Finish the download.")
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    unfinished = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    with ExitStack() as ending:
+        with signals.at_once():
+            unfinished.mkdir(parents=True)
+            ending.callback(shutil.rmtree, unfinished, ignore_errors=True)
+            ending.enter_context(signals.leftover(partial(signals.remove_folder, unfinished)))
         report("Converting the tokenizer and comparing it with SentencePiece.")
-        write_tokenizer(partial, tokenizer_path.read_bytes(), vocab_size=info.vocab_size)
+        write_tokenizer(unfinished, tokenizer_path.read_bytes(), vocab_size=info.vocab_size)
         config = read_json(source / "config.json")
-        write_configs(partial, config, chat=is_chat_model(source) if chat is None else chat)
+        write_configs(unfinished, config, chat=is_chat_model(source) if chat is None else chat)
         for file in [*weights, *source.glob(INDEX)]:
             report(f"Adding {file.name}.")
-            _place(file, partial / file.name, copy=copy)
+            _place(file, unfinished / file.name, copy=copy)
         for licence in source.glob("LICENSE*"):
-            _place(licence, partial / licence.name, copy=True)
+            _place(licence, unfinished / licence.name, copy=True)
         report("Hashing every file.")
-        snapshot = write_snapshot(partial)
-        check_model(partial)
-        partial.replace(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        snapshot = write_snapshot(unfinished)
+        check_model(unfinished)
+        with signals.at_once():
+            unfinished.replace(target)
+            finished()
     return snapshot
 
 

@@ -1,12 +1,14 @@
 """When a schedule is due, and what its runs are called.
 
 Daylight saving time, as in Debian's cron: a fixed time that the clocks jump over is due right after the jump, one that
-they pass twice is due the first time only. Expressions with `*` in the minute or the hour go by real time: they are
+they pass twice is due the first time only. It keeps the day that it names, also where the jump ends on another one; a
+day that the clocks leave out whole has no run. Expressions with `*` in the minute or the hour go by real time: they are
 due in both passes and not at all in the gap.
 """
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -15,6 +17,8 @@ from cronsim import CronSim, CronSimError
 
 from jobs.errors import UsageError
 from schemas.schedules import LOGICAL_DATE
+
+_DAY, _SECOND = timedelta(days=1), timedelta(seconds=1)
 
 
 class Calendar:
@@ -36,6 +40,7 @@ class Calendar:
                 f"The cron expression {cron!r} has {len(fields)} fields, not five.",
                 "Write minute, hour, day of month, month, day of week: '0 2 * * *' is every night at two.",
             )
+        self._real_time = fields[0].startswith("*") or fields[1].startswith("*")
         try:
             next(self.after(datetime(2026, 1, 1, tzinfo=UTC)))
         except (CronSimError, StopIteration) as error:
@@ -46,12 +51,7 @@ class Calendar:
 
     def after(self, moment: datetime) -> Iterator[datetime]:
         """The due times after a moment, ascending, without end."""
-        last = moment
-        for due in CronSim(self._cron, moment.astimezone(self._zone)):
-            # Two times in a gap end up at the same moment; in a repeated hour the first answer may lie in the past.
-            if (found := due.astimezone(UTC)) > last:
-                last = found
-                yield found
+        return (due for due, _ in self._occurrences(moment))
 
     def between(self, after: datetime, until: datetime) -> list[datetime]:
         """The due times after one moment and not after another."""
@@ -73,12 +73,23 @@ class Calendar:
         """A due time by the schedule's own clock."""
         return due.astimezone(self._zone)
 
+    def nominal(self, due: datetime) -> datetime:
+        """The time that the expression names for a due time, by the schedule's own clock and without a zone.
+
+        It differs from `local` where the clocks have jumped over it.
+        """
+        if not self._real_time:
+            found, named = next(self._occurrences(due - timedelta(seconds=1)))
+            if found == due:
+                return named
+        return self.local(due).replace(tzinfo=None)
+
     def logical_date(self, due: datetime) -> str:
-        """What the run of a due time is called: the local day, or UTC to the minute if there are several a day.
+        """What the run of a due time is called: its nominal day, or UTC to the minute if there are several a day.
 
         UTC, because the clocks pass an hour twice in autumn.
         """
-        return f"{self.local(due):%Y-%m-%d}" if self.once_a_day else f"{due.astimezone(UTC):%Y-%m-%dt%H%Mz}"
+        return f"{self.nominal(due):%Y-%m-%d}" if self.once_a_day else f"{due.astimezone(UTC):%Y-%m-%dt%H%Mz}"
 
     def due_at(self, logical_date: str) -> datetime:
         """The due time of a logical date.
@@ -98,3 +109,44 @@ class Calendar:
             if self.logical_date(due) == wanted:
                 return due
         raise UsageError(f"The schedule has no run {wanted}: {self._cron} in {self._zone.key}.", f"Write {form}.")
+
+    def _occurrences(self, moment: datetime) -> Iterator[tuple[datetime, datetime]]:
+        """The due times after a moment, ascending, each with its nominal time."""
+        last = moment
+        waiting: list[tuple[datetime, datetime]] = []
+        # What is passed a second time after the moment may have been passed the first time a day before.
+        for named in CronSim(self._cron, self.local(moment).replace(tzinfo=None) - _DAY):
+            found = self._passes(named)
+            for due in found:
+                heapq.heappush(waiting, (due, named))
+            while found and waiting and waiting[0][0] <= found[0]:
+                due, named_before = heapq.heappop(waiting)
+                # Two times in a gap come to the same moment.
+                if due > last:
+                    last = due
+                    yield due, named_before
+
+    def _passes(self, named: datetime) -> list[datetime]:
+        """When a time without a zone is due: mostly once."""
+        first, second = (named.replace(tzinfo=self._zone, fold=fold).astimezone(UTC) for fold in (0, 1))
+        if self.local(first).replace(tzinfo=None) == named:
+            return [first, second] if self._real_time and second > first else [first]
+        # In a gap the offset before it leads to a moment after it, and the one after it to one before.
+        if self._real_time:
+            return []
+        jump = self._change(second, first)
+        begins = self.local(jump - _SECOND).replace(tzinfo=None) + _SECOND
+        ends = self.local(jump).replace(tzinfo=None)
+        midnight = named.replace(hour=0, minute=0)
+        return [] if begins <= midnight and midnight + _DAY <= ends else [jump]
+
+    def _change(self, before: datetime, after: datetime) -> datetime:
+        """The first moment at which the clocks are set as they are at `after`, and not as at `before`."""
+        old = self.local(before).utcoffset()
+        while after - before > _SECOND:
+            middle = before + (after - before) // 2 // _SECOND * _SECOND
+            if self.local(middle).utcoffset() == old:
+                before = middle
+            else:
+                after = middle
+        return after

@@ -9,8 +9,8 @@ from jobs.schedules.calendar import Calendar
 
 
 def variables(calendar: Calendar, due: datetime) -> dict[str, str]:
-    """What a template may use; dates and times by the schedule's own clock."""
-    local = calendar.local(due)
+    """What a template may use; dates and times are those that the expression names, by the schedule's own clock."""
+    local = calendar.nominal(due)
     return {
         "date": f"{local:%Y-%m-%d}",
         "yesterday": f"{local.date() - timedelta(days=1):%Y-%m-%d}",

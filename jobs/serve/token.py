@@ -7,6 +7,7 @@ import secrets
 import stat
 from pathlib import Path
 
+from jobs import signals
 from jobs.errors import UsageError
 
 _MIN_CHARS = 16
@@ -27,7 +28,8 @@ def load_token(path: Path) -> str:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _create(path)
+        with signals.at_once():
+            _create(path)
         mode = path.stat().st_mode
         token = path.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError) as error:

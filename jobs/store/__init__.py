@@ -9,7 +9,7 @@ from jobs.errors import UsageError
 from jobs.store.base import ObjectStore
 
 
-def open_store(uri: str, *, patience_s: float = 60.0) -> ObjectStore:
+def open_store(uri: str, *, patience_s: float = 50.0) -> ObjectStore:
     """The store whose root is `uri`: `s3://bucket/prefix`, a path or `file://`. Touches nothing yet.
 
     Args:

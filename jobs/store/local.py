@@ -21,8 +21,10 @@ import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
+from jobs import signals
 from jobs.errors import StoreError
 from jobs.failpoints import failpoint
 from jobs.store.base import ObjectInfo
@@ -58,7 +60,7 @@ class LocalStore:
         with _explained(path):
             _make_directory(path.parent)
             temporary = _temporary(path)
-            try:
+            with _temporary_file(path, temporary):
                 own = _metadata_path(path, _write(temporary, data))
                 _write(own, described)
                 failpoint("store.before_link")
@@ -66,10 +68,6 @@ class LocalStore:
                 _sync_directory(path.parent)
                 if created:
                     os.replace(own, _metadata_path(path))
-                else:
-                    own.unlink()
-            finally:
-                temporary.unlink(missing_ok=True)
             return created or _read_metadata(path).get("writer") == writer
 
     def put(self, key: str, data: bytes) -> None:
@@ -77,13 +75,11 @@ class LocalStore:
         with _explained(path):
             _make_directory(path.parent)
             temporary = _temporary(path)
-            try:
+            with _temporary_file(path, temporary):
                 _metadata_path(path, _write(temporary, data)).unlink(missing_ok=True)
                 _remove_metadata(path)
                 os.replace(temporary, path)
                 _sync_directory(path.parent)
-            finally:
-                temporary.unlink(missing_ok=True)
 
     def get(self, key: str) -> bytes | None:
         path = self._path(key)
@@ -187,13 +183,39 @@ def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
 
 
+@contextmanager
+def _temporary_file(path: Path, temporary: Path) -> Iterator[None]:
+    """The block writes a file that is to become `path`; what it leaves of that is removed, also if a signal ends it."""
+    remove = partial(_remove_unfinished, path, temporary)
+    with signals.leftover(remove):
+        try:
+            yield
+        finally:
+            remove()
+
+
+def _remove_unfinished(path: Path, temporary: Path) -> None:
+    """Remove a temporary file, and its metadata unless it has become the object: that finds them by their inode."""
+    try:
+        inode = temporary.stat().st_ino
+        temporary.unlink()  # From here on no link can be made of it any more.
+    except FileNotFoundError:
+        return
+    with suppress(FileNotFoundError):
+        if path.stat().st_ino == inode:
+            return
+    _metadata_path(path, inode).unlink(missing_ok=True)
+
+
 def _metadata_path(path: Path, inode: int | None = None) -> Path:
     return path.with_name(f".{path.name}.meta.json" if inode is None else f".{path.name}.{inode}.meta.json")
 
 
 def _write(path: Path, data: bytes) -> int:
     """Write and sync a file; returns its inode's number."""
-    with open(path, "wb") as file:
+    with signals.at_once():
+        file = open(path, "wb")  # noqa: SIM115 - closed below
+    with file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
@@ -238,13 +260,14 @@ def _describe(key: str, path: Path) -> ObjectInfo | None:
 
 
 def _read_metadata(path: Path) -> dict[str, str]:
-    """The object's metadata, {} if it was written without."""
+    """The object's metadata, {} if it was written without or they are damaged."""
     with suppress(FileNotFoundError):
         # The winner may rename the second name to the first between two looks, so look again.
         for candidate in (_metadata_path(path), _metadata_path(path, path.stat().st_ino), _metadata_path(path)):
-            with suppress(FileNotFoundError):
-                loaded: dict[str, str] = json.loads(candidate.read_bytes())
-                return loaded
+            with suppress(FileNotFoundError, ValueError):
+                loaded = json.loads(candidate.read_bytes())
+                if isinstance(loaded, dict):
+                    return loaded
     return {}
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from uuid import uuid4
 
-from jobs.errors import StoreError
+from jobs import signals
+from jobs.errors import StoreError, StoreSilent
 from jobs.store.base import ObjectStore
 
 
@@ -19,16 +22,12 @@ def check_write_once(store: ObjectStore) -> None:
     Raises:
         StoreError: unreachable, not writable, or the store ignores `If-None-Match`.
     """
-    key = f"_probe/{uuid4().hex}"
     first, second = uuid4().hex, uuid4().hex
-    try:
+    with _passing_key(store) as key:
         honest = store.put_new(key, first.encode(), writer=first) and not store.put_new(
             key, second.encode(), writer=second
         )
         standing, description = store.get(key), store.head(key)
-    finally:
-        with suppress(StoreError):
-            store.delete(key)
     if not honest or standing != first.encode():
         raise StoreError(
             f"{store.uri} overwrites an object that must be created only once (it ignores If-None-Match).",
@@ -49,18 +48,32 @@ def clock_skew_s(store: ObjectStore) -> float:
     Raises:
         StoreError: unreachable or not writable.
     """
-    key, writer = f"_probe/{uuid4().hex}", uuid4().hex
+    writer = uuid4().hex
     before = datetime.now(UTC)
-    try:
+    with _passing_key(store) as key:
         store.put_new(key, writer.encode(), writer=writer)
         after = datetime.now(UTC)
         description = store.head(key)
-    finally:
-        with suppress(StoreError):
-            store.delete(key)
     if description is None:
         raise StoreError(f"{store.uri} lost an object that it had just created.", "No job is safe on this store.")
     if before <= description.modified_at <= after:
         return 0.0
     nearest = min(before, after, key=lambda each: abs(each - description.modified_at))
     return (description.modified_at - nearest).total_seconds()
+
+
+@contextmanager
+def _passing_key(store: ObjectStore) -> Iterator[str]:
+    """A fresh key, whose object goes when the block ends."""
+    key = f"_probe/{uuid4().hex}"
+    with signals.leftover(partial(store.delete, key)):
+        silent = False
+        try:
+            yield key
+        except StoreSilent:
+            silent = True  # It has been waited for; a second time would double that.
+            raise
+        finally:
+            if not silent:
+                with suppress(StoreError):
+                    store.delete(key)

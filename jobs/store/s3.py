@@ -29,7 +29,7 @@ class S3Store:
     Every write is one PutObject, so nothing half-uploaded can be left behind.
     """
 
-    def __init__(self, bucket: str, prefix: str, *, patience_s: float = 60.0, read_timeout_s: float = 30.0) -> None:
+    def __init__(self, bucket: str, prefix: str, *, patience_s: float = 50.0, read_timeout_s: float = 30.0) -> None:
         self._bucket = bucket
         self._root = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         self.uri = f"s3://{bucket}/{self._root}".rstrip("/")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,12 +13,15 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
+from botocore.session import get_session
 from tenacity import Retrying, retry_if_exception, stop_before_delay, wait_random_exponential
 
 from jobs.store.s3_errors import explain, is_transient
 
 _T = TypeVar("_T")
 _CONNECT_TIMEOUT_S = 5.0
+_SILENCES_S = (30.0, 10.0, 3.0, 1.0)
+"""How long a try may wait for the store's next word: the longest of these that its call has left."""
 _MAX_POOL_CONNECTIONS = 32
 _MAX_WAIT_S = 10.0
 
@@ -30,11 +34,12 @@ class S3Client:
     the usual AWS settings at the time of the call.
 
     Attributes:
-        patience_s: no try starts later than this many seconds after a call's first.
+        patience_s: a call ends so many seconds after its first try if the store never answers. What answers slowly may
+            take longer. A little less than a minute, so that a command ends within one.
         read_timeout_s: longest silence of the store within one try.
     """
 
-    patience_s: float = 60.0
+    patience_s: float = 50.0
     read_timeout_s: float = 30.0
 
     def call(self, uri: str, request: Callable[[Any], _T]) -> _T:
@@ -45,16 +50,23 @@ class S3Client:
         """
         tries = Retrying(
             retry=retry_if_exception(is_transient),
-            stop=stop_before_delay(self.patience_s),
+            stop=stop_before_delay(self.patience_s - _SILENCES_S[-1]),
             # A wait that reaches past the deadline ends the tries before their time: keep waits short beside it.
             wait=wait_random_exponential(multiplier=0.2, max=min(_MAX_WAIT_S, self.patience_s / 8)),
             reraise=True,
         )
-        endpoint = "S3"
-        try:
-            client = _process_client(self.read_timeout_s)
+        endpoint, deadline = "S3", time.monotonic() + self.patience_s
+
+        def attempt() -> _T:
+            nonlocal endpoint
+            left_s = deadline - time.monotonic()
+            silence_s = next((each for each in _SILENCES_S if each <= left_s), _SILENCES_S[-1])
+            client = _process_client(min(self.read_timeout_s, silence_s))
             endpoint = client.meta.endpoint_url
-            return tries(lambda: request(client))
+            return request(client)
+
+        try:
+            return tries(attempt)
         except (BotoCoreError, ClientError, ResponseParserError) as error:
             raise explain(error, uri, endpoint) from error
 
@@ -64,18 +76,20 @@ def _process_client(read_timeout_s: float) -> Any:
     return _make_client(os.getpid(), settings, read_timeout_s)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=16)
 def _make_client(_pid: int, _settings: tuple[tuple[str, str], ...], read_timeout_s: float) -> Any:
     """A client for this process under these settings: connections must not cross a fork."""
-    return boto3.session.Session().client(
-        "s3",
-        config=Config(
-            connect_timeout=_CONNECT_TIMEOUT_S,
+    session = get_session()
+    # For what is asked on the way to credentials, too: STS would be waited for and asked again for minutes.
+    session.set_default_client_config(
+        Config(
+            connect_timeout=min(_CONNECT_TIMEOUT_S, read_timeout_s),
             read_timeout=read_timeout_s,
             max_pool_connections=_MAX_POOL_CONNECTIONS,
             retries={"mode": "standard", "total_max_attempts": 1},
             # Newer default checksums break older S3-compatible stores; Content-MD5 works everywhere.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
-        ),
+        )
     )
+    return boto3.session.Session(botocore_session=session).client("s3")

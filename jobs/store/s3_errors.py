@@ -17,7 +17,7 @@ from botocore.exceptions import (
 from botocore.exceptions import ConnectionError as BotoConnectionError
 from botocore.parsers import ResponseParserError
 
-from jobs.errors import StoreError
+from jobs.errors import StoreError, StoreSilent
 
 _TRANSIENT_CODES = {
     "BadDigest",
@@ -117,7 +117,7 @@ def explain(error: Exception, uri: str, endpoint: str) -> StoreError:
             "Set AWS_CA_BUNDLE to the certificate authority's file.",
         )
     if is_transient(error):
-        return StoreError(
+        return StoreSilent(
             f"Cannot use {uri}: {endpoint} does not answer ({type(error).__name__}).",
             "Check the network and AWS_ENDPOINT_URL, then run the command again: nothing done is lost.",
         )

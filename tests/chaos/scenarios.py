@@ -8,11 +8,13 @@ import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import psutil
 
 from jobs.failpoints import FAILPOINTS
 from schemas.records import Cancelled
+from tests.chaos import damage
 from tests.chaos.s3_proxy import ALL_FAULTS, SLOW_DOWN, always, no_faults, seeded, throttled
 from tests.chaos.world import Run, World, kill, pick
 from tests.harness import COMMAND
@@ -236,7 +238,10 @@ FAULTS = tuple(
         *(cancel_races_finish, bad_store, throttling_store, store_outage, killed_over_a_bad_store),
     )
 )
-SCENARIOS = (*FAULTS, *map(_at, JOB_FAILPOINTS))
+DAMAGE = tuple(Scenario(name=f"damage: {cell}", play=partial(damage.play, cell)) for cell in damage.CELLS) + tuple(
+    Scenario(name=f"input gone when {stage}", play=partial(damage.lost_input, stage)) for stage in damage.STAGES
+)
+SCENARIOS = (*FAULTS, *map(_at, JOB_FAILPOINTS), *DAMAGE)
 
 
 def _move(world: World, run: Run, num_nodes: int) -> None:

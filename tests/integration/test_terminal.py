@@ -42,7 +42,7 @@ def test_watching_shows_the_job_live_and_ctrl_c_lets_it_go_on(user: User, termin
 
     terminal.type("C-c")
     after = terminal.until("code=130")
-    assert "Detached: the job goes on" in after
+    assert "goes on without you: jobs watch" in after
     assert f"jobs watch {job_id}" in after
     assert "committed" not in after, f"the picture is taken away:\n{after}"
     assert user.json("status", job_id)["state"] == "RUNNING"

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from random import Random
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from jobs.client import BatchClient, Job
 from jobs.errors import ClusterError, Conflict, JobsError, StoreError, UsageError
@@ -19,7 +19,7 @@ from schemas.spec import JobSpec
 from tests.simulation.cluster import JobApi, SimDriver, SimReplica
 from tests.simulation.invariants import Outcome, check, check_rerun
 from tests.simulation.seams import Seams
-from tests.simulation.world import Faults, World
+from tests.simulation.world import Clock, Faults, World
 
 ROOT, JOB_ID = "s3://bucket/root", "job"
 CHAOS_S = 120.0
@@ -73,7 +73,7 @@ def draw(seed: int, cases: int) -> History:
     if random.random() < 0.3:
         fate: tuple[Literal["kill", "stop"], float] = random.choice([("kill", 0.0), ("stop", random.expovariate(0.01))])
         twice = (Action(at_s=random.uniform(0, 15), what="duplicate", cluster=1),) if random.random() < 0.5 else ()
-        faults = Faults(crashes={random.randrange(1, 260): fate})
+        faults = Faults(crashes={random.randrange(1, 260): fate}, skews=_skews(seed))
         return History(seed=seed, case=case, actions=(Action(at_s=0.0, what="submit"), *twice), faults=faults)
     if random.random() < 0.2:
         ends: Verb = random.choice(("tell driver", "cancel"))
@@ -120,8 +120,15 @@ def draw(seed: int, cases: int) -> History:
             outages=outages,
             latency_s=random.choice((0.01, 0.1, 1.0)),
             orphan_s=random.choice((0.5, 5.0, 100.0)),
+            skews=_skews(seed),
         ),
     )
+
+
+def _skews(seed: int) -> dict[Clock, float]:
+    """In half of the histories, clocks that are an hour off, ahead or behind."""
+    random = Random(f"clocks/{seed}")
+    return {whose: random.choice((-3600.0, 0.0, 3600.0)) * (seed % 2) for whose in get_args(Clock)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -279,6 +286,7 @@ class Run:
         """A user types a command."""
         self._commands += 1
         process = self.world.spawn(f"{name}-{self._commands}")
+        self.world.commands.add(process.name)
         client = BatchClient(settings=Settings(root=ROOT))
         client._submitter = api  # type: ignore[assignment]
 

@@ -24,6 +24,9 @@ SECRET = "CANARY-SECRET-7f3a"
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
+Clock = Literal["store", "cluster", "user"]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Faults:
     """What goes wrong in one history.
@@ -36,6 +39,7 @@ class Faults:
         outages: from when to when the store refuses everything, in seconds.
         latency_s: longest way of a request.
         orphan_s: longest life of a process whose driver is gone.
+        skews: how far the clocks of the store, of the clusters and of the users' machines go ahead, in seconds.
     """
 
     crashes: dict[int, tuple[Literal["kill", "stop"], float]] = field(default_factory=dict)
@@ -45,6 +49,7 @@ class Faults:
     outages: tuple[tuple[float, float], ...] = ()
     latency_s: float = 0.1
     orphan_s: float = 1.0
+    skews: dict[Clock, float] = field(default_factory=dict)
 
 
 class World:
@@ -52,6 +57,7 @@ class World:
 
     Attributes:
         store_fails: whether any of the faults is the store's.
+        commands: names of the processes that users have started.
         steps: steps taken so far, by all processes.
         blows: replicas that were killed or stopped from outside, so far: deaths that no row is to blame for.
         trace: what happened, one line per step.
@@ -64,19 +70,28 @@ class World:
         self.faults = faults
         self.store_fails = bool(faults.refused or faults.lost or faults.late or faults.outages)
         self.steps = self.blows = 0
+        self.commands: set[str] = set()
         self.dispatchers: list[Any] = []
         self.trace: list[str] = []
         self.violations: list[str] = []
         self.processes: list[Process] = []
         self._by = ""
         self.bucket = Bucket(
-            now_s=self.loop.time, by=lambda: self._by, clock=self.now, page_size=self.random.choice((2, 3, 1000))
+            now_s=self.loop.time,
+            by=lambda: self._by,
+            clock=lambda: self.clock("store"),
+            page_size=self.random.choice((2, 3, 1000)),
         )
         self.network = Network(self)
 
     def now(self) -> datetime:
-        """The wall clock."""
-        return START + timedelta(seconds=self.loop.time())
+        """The wall clock of the machine that the running process is on."""
+        process = CURRENT.get()
+        return self.clock("user" if process is None or process.name in self.commands else "cluster")
+
+    def clock(self, whose: Clock) -> datetime:
+        """One of the wall clocks. They need not agree."""
+        return START + timedelta(seconds=self.loop.time() + self.faults.skews.get(whose, 0.0))
 
     def note(self, what: str) -> None:
         """Add a line to the trace."""

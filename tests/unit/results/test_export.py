@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import gc
 import io
 import json
 import math
 import os
+from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -187,3 +189,21 @@ def test_a_pipe_whose_reader_leaves_is_not_a_full_disk(tmp_path: Path) -> None:
 
     with pytest.raises(BrokenPipeError):
         write()
+
+
+@pytest.mark.parametrize("form", [each for each in FileFormat if each is not FileFormat.OPENAI])
+def test_what_is_broken_off_does_not_look_whole_and_says_nothing_more(
+    form: FileFormat, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def tables() -> Iterator[pa.Table]:
+        yield result_rows(range(40_000))
+        raise UsageError("The second shard is damaged.")
+
+    out = tmp_path / "out"
+    with pytest.raises(UsageError), open(out, "wb") as sink:
+        write_results(tables(), result_rows([0]).schema, sink, form)
+    gc.collect()
+    assert capfd.readouterr().err == ""
+    data = out.read_bytes()
+    assert not data.endswith((b"PAR1", b"]\n"))
+    assert data.startswith(b"PAR1") == (form is FileFormat.PARQUET)

@@ -1,0 +1,71 @@
+"""All commands, by name."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from jobs import __version__
+from jobs.cli import (
+    cluster,
+    compare,
+    config,
+    doctor,
+    logs,
+    model,
+    plan,
+    report,
+    results,
+    schedule,
+    serve,
+    shell,
+    sql,
+    status,
+    submit,
+    watch,
+)
+
+app = typer.Typer(
+    name="jobs",
+    help="Distributed batch inference: a Parquet dataset of prompts in, every row's result out, exactly once.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("submit")(submit.submit)
+app.command("plan")(plan.plan)
+app.command("list")(status.list_jobs)
+app.command("status")(status.status)
+app.command("watch")(watch.watch)
+app.command("wait")(submit.wait)
+app.command("logs")(logs.logs)
+app.command("results")(results.results)
+app.command("report")(report.report)
+app.command("compare")(compare.compare)
+app.command("sql")(sql.sql)
+app.command("serve")(serve.serve)
+app.command("cancel")(submit.cancel)
+app.command("resume")(submit.resume)
+app.add_typer(schedule.app, name="schedule")
+app.add_typer(cluster.app, name="cluster")
+app.add_typer(model.app, name="model")
+app.command("config")(config.show_config)
+app.command("doctor")(doctor.run_doctor)
+app.command("shell-init")(shell.shell_init)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"nightbatch {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks. May stand anywhere.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Options of every command. `jobs.cli.main` reads --debug itself, so that it works after a command too."""

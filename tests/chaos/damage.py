@@ -1,0 +1,143 @@
+"""Damage of an object, or an input that is gone, while a job is on its way: it is mended, or named until it is undone.
+
+A job is brought to a stage, its driver is killed, and one thing is damaged. What can be made again must not keep the
+job from its end. What cannot must be named by every command that needs it; once it is as it was, the job goes on.
+Either way each row is there once in the end.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from typing import Any, Literal
+
+from schemas import keys
+from tests.chaos.world import BUCKET, Run, World, kill
+
+Stage = Literal["planned", "running"]
+
+WAYS: dict[str, Callable[[bytes], bytes]] = {
+    "flip": lambda data: data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 0x80]) + data[len(data) // 2 + 1 :],
+    "cut": lambda data: data[: len(data) // 2],
+    "empty": lambda data: b"",
+}
+"""How the bytes of an object are damaged; `delete` takes the object away."""
+
+OBJECTS = ("spec", "plan", "progress", "staged", "attempt", "result", "metadata")
+STAGES: dict[Stage, tuple[str, ...]] = {"planned": ("spec", "plan", "progress", "staged"), "running": OBJECTS}
+FRIGHTENING = ("Traceback", "fault of the program", "Exception ignored", "Upgrade nightbatch")
+SLOW_TOKEN_S = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One cell of the matrix.
+
+    Attributes:
+        mended: the job ends well by itself; otherwise the damage is named until it is undone.
+    """
+
+    stage: Stage
+    kind: str
+    way: str
+
+    @property
+    def mended(self) -> bool:
+        """Staged objects and what is advisory are made again; so is whatever is not there at all."""
+        return self.kind in ("staged", "progress", "attempt") or self.way == "delete"
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.way} when {self.stage}"
+
+
+CELLS = [
+    Cell(stage=stage, kind=kind, way=way)
+    for stage, kinds in STAGES.items()
+    for kind, way in product(kinds, (*WAYS, "delete"))
+    if not (kind == "metadata" and way != "empty")  # An object of S3 has no metadata apart from it.
+]
+
+
+def play(cell: Cell, world: World, _: random.Random) -> Run:
+    """Damage the thing, see what is said, and bring the job to its end all the same.
+
+    Raises:
+        AssertionError: damage is not mended or not named, or frightens.
+    """
+    run = world.run(f"damage-{cell.kind}", token_s=SLOW_TOKEN_S)
+    run.submit()
+    _stop_at(run, cell.stage)
+    undo = _damage(world, run, cell)
+    said = [run.user.run(command, run.job_id, code=None) for command in ("status", "report")]
+    if not cell.mended:
+        if cell.kind in ("result", "metadata"):
+            # Its bytes are read by nobody on the way; whoever asks for them is told.
+            said.append(run.user.run("results", run.job_id, "-", "--verify", code=None))
+        else:
+            said.append(run.user.run(*run.arguments, "--wait", "--timeout", "60", code=None))
+        last = said[-1]
+        assert last.returncode not in (0, 3), f"{cell}: nothing is said of the damage: {last.stdout}{last.stderr}"
+        assert len(last.stderr.strip().splitlines()) >= 2, f"{cell}: no reason and next step: {last.stderr}"
+        undo()
+    for each in said:
+        found = [word for word in FRIGHTENING if word in each.stderr + each.stdout]
+        assert not found, f"{cell}: {found} in {each.stderr}"
+    run.finish()
+    return run
+
+
+def lost_input(stage: Stage, world: World, _: random.Random) -> Run:
+    """The dataset is away, as with a mount that is not there yet; its absence never ends the job."""
+    run = world.run("input", token_s=SLOW_TOKEN_S)
+    run.submit()
+    _stop_at(run, stage)
+    away = world.dataset.with_suffix(".away")
+    world.dataset.rename(away)
+    try:
+        done = run.user.run("resume", run.job_id, "--wait", code=None, timeout_s=180)
+        assert not any(word in done.stderr for word in FRIGHTENING), done.stderr
+    finally:
+        away.rename(world.folder / "rows.parquet")
+    run.finish()
+    return run
+
+
+def _stop_at(run: Run, stage: Stage) -> None:
+    """Kill the driver as soon as the job has come so far."""
+    ready = run.ledger.plan if stage == "planned" else run.ledger.committed
+    run.wait(lambda: run.ended or ready(), f"job that is {stage}")
+    driver = run.driver()
+    assert driver is not None
+    assert not run.ended
+    kill(driver.pid)
+    run.wait(lambda: run.user.json("status", run.job_id)["state"] == "INTERRUPTED", "interruption", 60)
+
+
+def _damage(world: World, run: Run, cell: Cell) -> Callable[[], Any]:
+    """Damage the object, past the proxy and the program; returns what undoes it."""
+    client, key = world.server.client(), f"jobs/{run.job_id}/{_key(run, cell.kind)}"
+    found = client.get_object(Bucket=BUCKET, Key=key)
+    data, metadata = found["Body"].read(), found["Metadata"]
+    if cell.way == "delete":
+        client.delete_object(Bucket=BUCKET, Key=key)
+    elif cell.kind == "metadata":
+        client.put_object(Bucket=BUCKET, Key=key, Body=data)
+    else:
+        client.put_object(Bucket=BUCKET, Key=key, Body=WAYS[cell.way](data), Metadata=metadata)
+    return partial(client.put_object, Bucket=BUCKET, Key=key, Body=data, Metadata=metadata)
+
+
+def _key(run: Run, kind: str) -> str:
+    """Of an object that is there; of a staged one, one whose shard is still to be computed."""
+    open_shards = sorted(run.ledger.staged_shards() - run.ledger.committed())
+    if kind == "staged":
+        return keys.staged(open_shards[-1])
+    if kind == "attempt":
+        attempt = next(iter(run.ledger.attempts()))
+        return keys.attempt(attempt.shard, attempt.attempt_id)
+    if kind in ("result", "metadata"):
+        return keys.result(min(run.ledger.committed()))
+    return {"spec": keys.SPEC, "plan": keys.PLAN, "progress": keys.PROGRESS}[kind]
