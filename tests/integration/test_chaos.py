@@ -71,23 +71,6 @@ def test_a_fault(world: World, scenario: Scenario) -> None:
     assert_clean(scenario.play(world, random.Random(scenario.name)))
 
 
-def awaited(scenario: Scenario) -> bool:
-    """Cells whose words, or whose mending, are still to come."""
-    return any(word in scenario.name for word in ("damage: staged", "damage: spec", "damage: plan"))
-
-
-@pytest.mark.parametrize(
-    "scenario",
-    [
-        pytest.param(
-            each,
-            id=each.name,
-            marks=[pytest.mark.xfail(reason="awaits staged objects made again, and words for damage")]
-            if awaited(each)
-            else [],
-        )
-        for each in scenarios.DAMAGE
-    ],
-)
+@pytest.mark.parametrize("scenario", scenarios.DAMAGE, ids=lambda each: each.name)
 def test_damage(world: World, scenario: Scenario) -> None:
     assert_clean(scenario.play(world, random.Random(scenario.name)))

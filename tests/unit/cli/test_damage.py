@@ -50,16 +50,11 @@ STAGES = {
 }
 """Which objects a job has when."""
 
-AWAITED = {"spec", "plan", "terminal"}
-"""Documents whose damage is still called an old version's work, and takes `status` and `report` with it."""
-
 
 def cells() -> Iterator[ParameterSet]:
     for stage, kinds in STAGES.items():
         for kind, way in product(kinds, [*WAYS, "delete"]):
-            awaited = kind in AWAITED and way != "delete"
-            marks = [pytest.mark.xfail(strict=True, reason="awaits the words for damage")] if awaited else []
-            marks += [pytest.mark.nightly] if way in ("cut", "empty") else []
+            marks = [pytest.mark.nightly] if way in ("cut", "empty") else []
             yield pytest.param(stage, kind, way, marks=marks)
 
 
