@@ -12,21 +12,19 @@ import pytest
 
 from schemas import keys
 from tests.harness import User, check_invariants, driver_pid, kill, new_id, write_prompts
+from tests.support.samples import write_chats
 
-DEBIAN = Path(__file__).parents[3] / "shared/data/debian-descriptions-4k.parquet"
 SMALL_SHARDS = ("--set", "shards.min_tokens=1", "--set", "shards.target_count=20")
 SLOW = ("--set", "engine.fake.token_s=0.05", "--max-num-seqs", "4")
 
-needs_debian = pytest.mark.skipif(not DEBIAN.exists(), reason=f"needs the real prompts in {DEBIAN}")
 
-
-@needs_debian
-def test_four_thousand_real_rows_over_s3_come_back_once_in_order_with_kept_columns(s3_user: User) -> None:
-    job_id = s3_user.submit(str(DEBIAN), "--engine", "fake", "--replicas", "2", "--keep", "package,language")
+def test_four_thousand_chats_over_s3_come_back_once_in_order_with_kept_columns(s3_user: User, tmp_path: Path) -> None:
+    dataset = write_chats(tmp_path / "chats.parquet")
+    job_id = s3_user.submit(str(dataset), "--engine", "fake", "--replicas", "2", "--keep", "package,language")
     s3_user.run("wait", job_id, "--timeout", "100")
     table = check_invariants(s3_user.ledger(job_id), 4000)
 
-    source = pq.read_table(DEBIAN)
+    source = pq.read_table(dataset)
     for name in ("custom_id", "package", "language"):
         assert table[name].to_pylist() == source[name].to_pylist()
     assert set(table["status"].to_pylist()) == {"ok"}

@@ -18,18 +18,12 @@ import pytest
 
 from tests.harness import User, check_invariants, kill, new_id
 from tests.monitoring import panel_queries
-
-SHARED = Path(__file__).parents[3] / "shared/data"
-DEBIAN, TOKENIZER = SHARED / "debian-descriptions-4k.parquet", SHARED / "internlm2-tokenizer.model"
+from tests.support.samples import tokenizer_model, write_chats
 
 UNTIL_IT_HAPPENS = {"ray_vllm_num_preemptions_total", "ray_vllm_prefix_cache_hits_total"}
 """Counters that Ray shows from their first event on, which need not come."""
 
-pytestmark = [
-    pytest.mark.vllm,
-    pytest.mark.timeout(1200),
-    pytest.mark.skipif(not TOKENIZER.exists(), reason=f"needs the real tokenizer and prompts in {SHARED}"),
-]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +31,17 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """InternLM2's architecture and tokenizer with few, random weights."""
     from workers.demo.random_model import write_random_model
 
-    folder = tmp_path_factory.mktemp("model") / "internlm2"
-    write_random_model(folder, tokenizer=TOKENIZER)
-    return folder
+    folder = tmp_path_factory.mktemp("model")
+    tokenizer = folder / "tokenizer.model"
+    tokenizer.write_bytes(tokenizer_model())
+    write_random_model(folder / "internlm2", tokenizer=tokenizer)
+    return folder / "internlm2"
+
+
+@pytest.fixture(scope="module")
+def chats(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four thousand chats."""
+    return write_chats(tmp_path_factory.mktemp("data") / "chats.parquet")
 
 
 def engine_processes() -> set[int]:
@@ -56,10 +58,12 @@ def scrape(targets: Path) -> str:
     return "\n".join(pages)
 
 
-def test_a_killed_replica_and_driver_on_vllm_lose_nothing_and_redo_nothing(s3_user: User, model: Path) -> None:
+def test_a_killed_replica_and_driver_on_vllm_lose_nothing_and_redo_nothing(
+    s3_user: User, model: Path, chats: Path
+) -> None:
     before = engine_processes()
     job_id = s3_user.submit(
-        *(str(DEBIAN), "--model", str(model), "--replicas", "2", "--max-tokens", "4", "--id", new_id("vllm")),
+        *(str(chats), "--model", str(model), "--replicas", "2", "--max-tokens", "4", "--id", new_id("vllm")),
         *("--keep", "package,language", "--max-num-seqs", "64"),
     )
     watched = MetricsWatch(s3_user, job_id)
@@ -83,7 +87,7 @@ def test_a_killed_replica_and_driver_on_vllm_lose_nothing_and_redo_nothing(s3_us
     s3_user.run("wait", job_id, "--timeout", "500", timeout_s=520)
     assert watched.missing() == set()
     table = check_invariants(ledger, 4000)
-    source = pq.read_table(DEBIAN)
+    source = pq.read_table(chats)
     for name in ("custom_id", "package", "language"):
         assert table[name].to_pylist() == source[name].to_pylist()
     assert set(table["status"].to_pylist()) == {"ok"}
@@ -121,9 +125,9 @@ class MetricsWatch:
 
 
 @pytest.mark.nightly
-def test_cancel_ends_engine_cores_that_load_and_that_hang(user: User, model: Path) -> None:
+def test_cancel_ends_engine_cores_that_load_and_that_hang(user: User, model: Path, chats: Path) -> None:
     before = engine_processes()
-    arguments = (str(DEBIAN), "--model", str(model), "--max-num-seqs", "8", "--max-tokens", "256")
+    arguments = (str(chats), "--model", str(model), "--max-num-seqs", "8", "--max-tokens", "256")
     for state, stop in (("loading", False), ("ready", True)):
         job_id = user.submit(*arguments, "--id", new_id(state))
         if state == "ready":
@@ -146,8 +150,7 @@ def test_cancel_ends_engine_cores_that_load_and_that_hang(user: User, model: Pat
 
 @pytest.mark.nightly
 def test_two_jobs_at_once_do_not_wait_for_each_others_cpus(user: User, model: Path, tmp_path: Path) -> None:
-    dataset = tmp_path / "some.parquet"
-    pq.write_table(pq.read_table(DEBIAN).slice(0, 400), dataset)
+    dataset = write_chats(tmp_path / "some.parquet", 400)
     arguments = ("submit", str(dataset), "--model", str(model), "--replicas", "2", "--max-tokens", "2", "-q")
     first, second = (user.run(*arguments, "--id", new_id("both")).stdout.strip() for _ in range(2))
     for job_id in (first, second):

@@ -1,4 +1,4 @@
-"""The README's commands, run as they stand there: what it shows is what comes."""
+"""The commands of the README and of `jobs/README.md`, run as they stand there: what they show is what comes."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ from workers.demo.dataset import write_dataset
 
 REPOSITORY = Path(__file__).parents[2]
 README = (REPOSITORY / "README.md").read_text()
+GUIDE = (REPOSITORY / "jobs/README.md").read_text()
 
 pytestmark = pytest.mark.timeout(600)
 
 PLACEHOLDERS = {"data.parquet": "questions.parquet", "DIR": "model", "ID": "questions", "A": "questions", "B": "again"}
 
 
-def section(title: str) -> str:
-    """The text of a section, without its title."""
-    return re.split(r"^## ", README.split(f"\n## {title}\n", 1)[1], maxsplit=1, flags=re.MULTILINE)[0]
+def section(title: str, page: str = README) -> str:
+    """The text of a section of a page, without its title."""
+    return re.split(r"^## ", page.split(f"\n## {title}\n", 1)[1], maxsplit=1, flags=re.MULTILINE)[0]
 
 
 def steps(text: str) -> dict[str, list[str]]:
@@ -40,8 +41,9 @@ def steps(text: str) -> dict[str, list[str]]:
     return found
 
 
-def fences(title: str, language: str) -> str:
-    [code] = re.findall(rf"^```{language}\n(.*?)^```", section(title), flags=re.MULTILINE | re.DOTALL)
+def fences(title: str, language: str, page: str = README) -> str:
+    """The one block of code of that language in a section."""
+    [code] = re.findall(rf"^```{language}\n(.*?)^```", section(title, page), flags=re.MULTILINE | re.DOTALL)
     return str(code)
 
 
@@ -146,10 +148,10 @@ def test_the_python_example_runs(reader: Reader) -> None:
 
 
 def test_a_schedule_is_made_and_kept_as_shown(reader: Reader, s3_user: User) -> None:
-    text = section("Every night")
+    text = section("Every night", GUIDE)
     reader.user.root = s3_user.root
     reader.user.env = {**reader.user.env, "HOOK_SECRET": "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0"}
-    spec = fences("Configuration", "toml")
+    spec = fences("Configuration", "toml", GUIDE)
     (reader.directory / "nightly.toml").write_text(spec)
     [create] = re.findall(r"^    (jobs schedule create .*?[^\\])$", text, flags=re.MULTILINE | re.DOTALL)
     done = reader.types(re.sub(r"^    ", "", create, flags=re.MULTILINE))
@@ -164,7 +166,7 @@ def test_a_schedule_is_made_and_kept_as_shown(reader: Reader, s3_user: User) -> 
 
 
 def test_settings_are_those_of_the_table(reader: Reader) -> None:
-    rows = re.findall(r"^\| `(\w+)` \| `(JOBS_\w+)` \|", section("Configuration"), flags=re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)` \| `(JOBS_\w+)` \|", section("Configuration", GUIDE), flags=re.MULTILINE)
     known = reader.user.json("config")
     assert set(known) == {name for name, _ in rows}
     for name, variable in rows:

@@ -14,8 +14,7 @@ import pytest
 
 from jobs.dataset import InputChanged, check_unchanged, inspect, pin, read_slice, slices
 from jobs.errors import Exit, InvalidInput
-
-REAL = Path(__file__).parents[3].parent / "shared" / "data" / "debian-descriptions-4k.parquet"
+from tests.support.samples import write_chats
 
 
 def write(path: Path, rows: int = 3, first: int = 0, **columns: pa.Array) -> Path:
@@ -233,10 +232,10 @@ def test_a_file_that_changes_between_looking_and_reading_is_told(tmp_path: Path)
         pin(dataset)
 
 
-@pytest.mark.skipif(not REAL.exists(), reason="the shared data directory is not beside this repository")
-def test_the_real_dataset() -> None:
-    dataset = inspect(str(REAL))
-    expected = pq.read_table(REAL)
+def test_four_thousand_chats(tmp_path: Path) -> None:
+    path = write_chats(tmp_path / "chats.parquet")
+    dataset = inspect(str(path))
+    expected = pq.read_table(path)
     pieces = slices(dataset, 700)
     read = pa.Table.from_batches([batch for piece in pieces for batch in read_slice(piece, ["messages", "custom_id"])])
     assert dataset.num_rows == 4000

@@ -8,23 +8,15 @@ import pytest
 
 from jobs.models.encoder import PromptEncoder
 from jobs.models.prepare import write_configs, write_tokenizer
+from tests.support.samples import tokenizer_model
 from workers.demo.checkpoint import small_config
 from workers.demo.random_model import write_random_model
-
-SHARED = Path(__file__).parents[4] / "shared" / "data"
-
-
-def shared(name: str) -> Path:
-    path = SHARED / name
-    if not path.is_file():
-        pytest.skip(f"needs {name} in ../shared/data")
-    return path
 
 
 @pytest.fixture(scope="session")
 def sentencepiece_model() -> bytes:
-    """Bytes of InternLM2's tokenizer.model."""
-    return shared("internlm2-tokenizer.model").read_bytes()
+    """Bytes of InternLM2's tokenizer.model, or of a small one with its properties."""
+    return tokenizer_model()
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from sentencepiece import SentencePieceProcessor
 from jobs.models.encoder import PromptEncoder
 from jobs.models.errors import EmptyPrompt, InvalidMessages, InvalidText
 from jobs.models.internlm2 import MARKERS
+from tests.support.samples import needs_real_tokenizer
 
 PLUGIN, INTERPRETER, ACTION_END, ACTION_START, IM_END, IM_START = range(92538, 92544)
 TOOL = {"name": "weather", "description": "Wetter & mehr", "parameters": {"type": "object", "properties": {}}}
@@ -34,6 +35,7 @@ def generation(plain: SentencePieceProcessor) -> list[int]:
     return [IM_START, *plain.encode("assistant\n")]
 
 
+@needs_real_tokenizer
 def test_one_turn_by_hand(encoder: PromptEncoder) -> None:
     ids = encoder.encode_chat([{"role": "user", "content": "hello"}])
     user, newline, hello, assist, ant = 1008, 364, 15115, 525, 11353

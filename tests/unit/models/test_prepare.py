@@ -14,6 +14,7 @@ from jobs.models.config import check_length, max_supported_len
 from jobs.models.encoder import PromptEncoder
 from jobs.models.prepare import is_chat_model, prepare
 from jobs.models.snapshot import verify
+from tests.support.samples import needs_real_tokenizer
 from workers.demo.checkpoint import random_weights, small_config
 
 PUBLIC_ROPE = {"rope_theta": 50000000, "rope_scaling": {"type": "dynamic", "factor": 2.5}}
@@ -40,6 +41,7 @@ def download(tmp_path: Path, sentencepiece_model: bytes) -> Path:
     return source
 
 
+@needs_real_tokenizer
 def test_a_chat_model(download: Path, tmp_path: Path) -> None:
     target = tmp_path / "models" / "snapshot"
     told: list[str] = []

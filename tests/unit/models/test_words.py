@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from jobs.models import words as module
 from jobs.models.encoder import PromptEncoder
 from jobs.models.words import WordTokenizer, unpack
+from tests.support.samples import needs_real_tokenizer
 
 BREAKS = [
     *(" ", "  ", "    ", "\n", "\n ", " \n", "\t ", "\r\n  "),
@@ -69,6 +70,7 @@ class Counting:
         return self._model.tokenize(word)
 
 
+@needs_real_tokenizer
 def test_words_are_computed_once(document: dict[str, Any]) -> None:
     tokenizer = plain(document)
     by_words = WordTokenizer.of(document, tokenizer)
