@@ -94,7 +94,7 @@ def test_a_driver_that_cannot_reach_the_cluster_says_so_and_prints_it(
 
     monkeypatch.setattr(driver, "_connect", fail)
     monkeypatch.setenv("JOBS_SUBMISSION_ID", "d1")
-    assert driver.main(ledger.uri) == driver.TOLD_TO_STOP
+    assert driver.main(ledger.uri) == 1
     word = only_word(ledger)
     assert (word.driver, word.code) == ("d1", "UNEXPECTED")
     printed = Interruption.model_validate_json(capsys.readouterr().out.splitlines()[-1].removeprefix(MARK))
@@ -205,7 +205,7 @@ def test_a_driver_that_is_told_to_stop_says_so_before_its_replicas_end(
     monkeypatch.setenv("JOBS_SUBMISSION_ID", "d1")
     before = signal.getsignal(signal.SIGTERM)
     try:
-        assert driver.main(ledger.uri) == 1
+        assert driver.main(ledger.uri) == driver.TOLD_TO_STOP
     finally:
         signal.signal(signal.SIGTERM, before)
     assert only_word(ledger).code == "STOPPED"
