@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from threading import Semaphore
@@ -166,7 +167,7 @@ def open_sources(ledger: Ledger, jobs: Sequence[str], warn: Warn = log.warning) 
         found = []
         for shard, table in _rows_of(Ledger(ledger.store, job_id)):
             if table is None:
-                warn(f"{_part(job_id, shard)} cannot be found by their fingerprints, which are damaged.")
+                warn(f"{_part(job_id, shard)}, or the fingerprints of their rows, are damaged or gone: not reused.")
                 damaged += [] if job_id in damaged else [job_id]
             elif len(table):
                 found.append((shard, table))
@@ -197,8 +198,14 @@ def _part(job_id: str, shard: int) -> str:
 
 def _rows_of(source: Ledger) -> Iterator[tuple[int, pa.Table | None]]:
     """Fingerprint and row id of each good result of a job, by shard; None where these are damaged."""
+    room, promised = Semaphore(RESULTS_AT_ONCE), set[int]()
+    with suppress(UsageError, Damaged):  # a plan that stands takes the rows whatever has become of the record
+        terminal = source.terminal()
+        promised = (
+            {commit.index for commit in terminal.manifest.shards} if isinstance(terminal, Succeeded) else promised
+        )
+    shards = sorted(source.committed() | promised)
     with threads(READS_AT_ONCE) as pool:
-        shards, room = sorted(source.committed()), Semaphore(RESULTS_AT_ONCE)
         yield from zip(shards, pool.map(lambda shard: _rows_of_shard(source, shard, room), shards), strict=True)
 
 

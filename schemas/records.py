@@ -35,9 +35,7 @@ class ShardPlan(Document):
     num_cached_tokens: int = Field(0, ge=0, description="Of these, the ones that a row before has in its prefix.")
     num_expected_tokens: int = Field(ge=0, description="Input tokens plus the output tokens budgeted for.")
     num_bytes: int | None = Field(
-        None,
-        ge=0,
-        description="Of its staged rows in memory, kept columns included. Older versions did not count them.",
+        None, ge=0, description="Of its staged rows in memory, kept columns too; null: an older version did not count."
     )
     row_ids_sha256: str = Field(description="SHA-256 of the sorted row ids as little-endian int64.")
 

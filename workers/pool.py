@@ -25,6 +25,7 @@ from workers.replica import Loaded, ReplicaCounters, ShardDone, ShardSalvaged
 from workers.resources import Resources
 from workers.slots import Slot, added
 from workers.watchdog import Watchdog
+from workers.within import within
 
 log = logging.getLogger(__name__)
 
@@ -182,7 +183,7 @@ class Pool:
             slot.enter("loading", "model")
             timeout_s = self._spec.engine.start_timeout_s
             try:
-                slot.loaded = loaded = await asyncio.wait_for(slot.replica.load(), timeout_s)
+                slot.loaded = loaded = await within(timeout_s, slot.replica.load())
             except TimeoutError as error:
                 raise EngineStalled(f"the engine has not started within {timeout_s:g} s") from error
         self._start_failures = 0
@@ -232,7 +233,7 @@ class Pool:
             await asyncio.sleep(watchdog.look_s)
             counters = None
             with suppress(Exception):  # one that is dead is noticed where its work is awaited
-                slot.counters = counters = await asyncio.wait_for(replica.counters(), watchdog.look_s)
+                slot.counters = counters = await within(watchdog.look_s, replica.counters())
             elapsed_s, looked_at = time.monotonic() - looked_at, time.monotonic()
             if watchdog.is_stalled(counters if slot.shards else ReplicaCounters(), elapsed_s):
                 raise EngineStalled(f"no row and no step of the engine for {self._spec.engine.stall_timeout_s:g} s")
@@ -347,7 +348,7 @@ class Pool:
         if slot.replica is None:
             return ""
         try:
-            return await asyncio.wait_for(slot.replica.last_lines(), LAST_LINES_S)
+            return await within(LAST_LINES_S, slot.replica.last_lines())
         except Exception as error:  # noqa: BLE001 - they are only for people
             log.info("no last words of %s: %s", slot.name, type(error).__name__)
             return ""
@@ -374,7 +375,7 @@ class Pool:
             return
         if was_ready:
             try:
-                await asyncio.wait_for(replica.stop(), STOP_GRACE_S)
+                await within(STOP_GRACE_S, replica.stop())
             except Exception as error:  # noqa: BLE001 - it is killed either way
                 log.info("%s did not stop by itself: %s", slot.name, type(error).__name__)
         replica.kill()
@@ -382,14 +383,14 @@ class Pool:
     async def _salvage(self, slot: Slot, replica: ReplicaHandle) -> None:
         """Keep what a replica has finished of shards that it will not commit: it is not lost, but has to end."""
         try:
-            for salvaged in await asyncio.wait_for(replica.salvage(), SALVAGE_S):
+            for salvaged in await within(SALVAGE_S, replica.salvage()):
                 self._on_salvage(salvaged)
         except Exception as error:  # noqa: BLE001 - it ends either way
             log.warning("finished rows of %s are not salvaged: %s", slot.name, type(error).__name__)
 
     async def _ask(self, slot: Slot, replica: ReplicaHandle, timeout_s: float) -> None:
         try:
-            slot.counters = await asyncio.wait_for(replica.counters(), timeout_s)
+            slot.counters = await within(timeout_s, replica.counters())
         except Exception as error:  # noqa: BLE001 - a dead replica is noticed where its work is awaited
             log.debug("%s does not answer: %s", slot.name, type(error).__name__)
 

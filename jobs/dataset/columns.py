@@ -10,7 +10,7 @@ import pyarrow as pa
 from jobs.dataset.jsonl import JSON_ONLY, JSON_VALUE
 from jobs.dataset.prompt_template import template_columns
 from jobs.dataset.types import as_text, is_storable, storable
-from jobs.dataset.uniting import check_usable
+from jobs.dataset.uniting import check_usable, unmarked
 from jobs.errors import InvalidInput, UsageError
 from jobs.plain_values import is_binary, is_string
 from schemas.spec import InputSpec
@@ -83,7 +83,7 @@ def resolve_columns(schema: pa.Schema, spec: InputSpec, *, choices: bool = False
         kind=kind,
         prompt_columns=prompt_columns,
         template=spec.template,
-        custom_id=_optional(schema, "custom_id", lambda t: _is_text(t) or _is_whole(t), "text or whole numbers"),
+        custom_id=_optional(schema, "custom_id", lambda t: is_string(t) or _is_whole(t), "text or whole numbers"),
         sampling_params=_optional(schema, "sampling_params", _is_object, "structs or JSON text"),
         max_tokens=_optional(
             # Writers turn whole numbers with gaps into floats; a row's value is checked by itself.
@@ -230,8 +230,9 @@ def _kept(schema: pa.Schema, name: str) -> pa.Field:
         raise InvalidInput(
             f"The column {name!r} is {field.type}, which Parquet cannot hold.", "Convert it, or drop it from --keep."
         )
-    is_json = JSON_TEXT.items() <= (field.metadata or {}).items()
-    return pa.field(name, storable(field.type), metadata=JSON_TEXT if is_json else None)
+    kept = unmarked(field).with_type(storable(field.type))
+    is_json = JSON_TEXT.items() <= (kept.metadata or {}).items() or kept.metadata == JSON_VALUE
+    return kept.with_metadata(JSON_TEXT) if is_json else kept
 
 
 def _given(schema: pa.Schema, name: str, option: str) -> pa.Field:

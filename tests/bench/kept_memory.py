@@ -11,7 +11,6 @@ import argparse
 import json
 import os
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -30,13 +29,15 @@ CELL_BYTES = 1_000_000
 
 
 class Peaks:
-    """Private and resident memory of processes, by what they were doing: the first look at each is its idle size."""
+    """Memory of processes by what they were doing: their own, above the first look at each, and pages of Ray's object
+    store that they have mapped: those are the node's, and count there once, however many processes map them.
+    """
 
     def __init__(self, marker: str) -> None:
         self._marker, self._over = marker, threading.Event()
         self._idle: dict[int, int] = {}
         self.above: defaultdict[str, int] = defaultdict(int)
-        self.resident: defaultdict[str, int] = defaultdict(int)
+        self.mapped: defaultdict[str, int] = defaultdict(int)
         self._thread = threading.Thread(target=self._look, daemon=True)
         self._thread.start()
 
@@ -52,13 +53,13 @@ class Peaks:
                     kind = self._kind(title)
                     if kind is None:
                         continue
-                    values = _kilobytes(folder / "smaps_rollup")
-                except (OSError, ValueError):
+                    values = _kilobytes(folder / "status")
+                    own = values["RssAnon"]
+                except (OSError, ValueError, KeyError):  # it has just ended
                     continue
-                private = values["Private_Clean"] + values["Private_Dirty"]
-                idle = self._idle.setdefault(int(folder.name), private)
-                self.above[kind] = max(self.above[kind], private - idle)
-                self.resident[kind] = max(self.resident[kind], values["Rss"])
+                idle = self._idle.setdefault(int(folder.name), own)
+                self.above[kind] = max(self.above[kind], own - idle)
+                self.mapped[kind] = max(self.mapped[kind], values["RssShmem"])
 
     def _kind(self, title: str) -> str | None:
         if title.startswith("ray::"):
@@ -67,7 +68,7 @@ class Peaks:
 
 
 def _kilobytes(path: Path) -> dict[str, int]:
-    lines = (line.split() for line in path.read_text().splitlines()[1:])
+    lines = (line.split() for line in path.read_text().splitlines() if line.startswith("Rss"))
     return {parts[0].rstrip(":"): int(parts[1]) for parts in lines}
 
 
@@ -112,7 +113,7 @@ def measure(user: User, folder: Path, rows: int) -> dict[str, Any]:
         "largest_shard_mib": round(max(shards) / 2**20),
         "seconds": round(took_s, 1),
         "above_idle_mib": {kind: kib // 1024 for kind, kib in sorted(peaks.above.items())},
-        "resident_mib": {kind: kib // 1024 for kind, kib in sorted(peaks.resident.items())},
+        "mapped_mib": {kind: kib // 1024 for kind, kib in sorted(peaks.mapped.items())},
         "export_peak_mib": exported,
     }
 
@@ -135,4 +136,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -169,7 +169,11 @@ def test_jobs_of_next_to_nothing(user: User, tmp_path: Path, prompts: list[str])
     second = submit(user, dataset, *reuse, "--wait", "--set", "max_error_rate=1.0")
     for job_id in (first, second):
         check_invariants(user.ledger(job_id), rows)
-        for command in (("status", job_id), ("report", job_id), ("results", job_id)):
+        for command in (
+            ("status", job_id),
+            ("report", job_id, "-o", str(tmp_path / "report.html")),
+            ("results", job_id),
+        ):
             user.run(*command)
         user.run("watch", job_id)
     plan = user.ledger(second).plan()

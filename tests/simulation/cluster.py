@@ -16,7 +16,7 @@ from jobs.errors import StoreError
 from jobs.ledger import Ledger
 from jobs.store import open_store
 from jobs.submission import STOP_GRACE_S, Submission
-from schemas.codes import RowError
+from schemas.codes import InterruptionCode, RowError
 from schemas.records import Plan
 from schemas.spec import JobSpec
 from tests.simulation.loop import CURRENT, Process
@@ -24,6 +24,7 @@ from tests.simulation.world import World
 from workers import driver as driver_module
 from workers import staging
 from workers.cluster import ReplicaLost
+from workers.faults import JobInterruption
 from workers.replica import STORE_PATIENCE_S, Loaded, Replica, ReplicaCounters, ShardDone, ShardSalvaged
 from workers.resources import Resources, resolve_resources
 
@@ -113,10 +114,10 @@ class SimDriver:
                 self._run,
             )
             world.note(f"ends: {self.record.state}")
-        except asyncio.CancelledError:
-            world.note("has stopped")
-            if not self._told:
-                world.violation("a driver stops though nobody told it to")
+        except JobInterruption as error:
+            world.note(f"is interrupted: {error.code}")
+            if error.code is not InterruptionCode.STOPPED or not self._told:
+                world.violation(f"a driver is interrupted for no reason: {error.code}: {error}")
         except StoreError as error:
             log.error("%s %s", error, error.hint)
             world.note(f"is interrupted: {error}")
@@ -268,10 +269,12 @@ class SimStaging(staging._Staging):
     def _plan(self, work: staging._Planning, blocks: Any) -> tuple[Plan, Any]:
         return work.make(blocks)
 
-    def _write(self, blocks: Any, plan: Plan, lookup: Any, wanted: set[int]) -> Iterator[int]:
+    def _write(
+        self, blocks: Any, plan: Plan, lookup: Any, wanted: set[int], kept: tuple[pa.Field, ...]
+    ) -> Iterator[int]:
         world, loop = self.world, self.world.loop
         rows = staging._assign(blocks, lookup, wanted)
-        target: Any = (self._ledger.store.uri, self._ledger.job_id, self._writer, self._spec, plan)
+        target: Any = (self._ledger.store.uri, self._ledger.job_id, self._writer, self._spec, plan, kept)
         ready: list[int | Exception] = []
         news = [loop.create_future()]
 

@@ -25,9 +25,9 @@ import jobs.client
 import jobs.dataset
 import jobs.failpoints
 import jobs.results
-import jobs.salvage
 import jobs.store.probe
 import jobs.store.s3_client
+import jobs.threads
 import workers.driver
 import workers.engines.fake
 import workers.feed
@@ -174,7 +174,7 @@ def seams() -> Iterator[Seams]:
     put(jobs.failpoints, "_directory", "simulated")
     put(jobs.failpoints, "_hit", lambda path: held.world.step(f"is at {path.name}"))
     put(jobs.store.s3_client, "_process_client", lambda _: held.world.network)
-    for module in (workers.driver, jobs.salvage, jobs.results):
+    for module in (workers.driver, jobs.threads, jobs.results):
         put(module, "ThreadPoolExecutor", _Inline)
     put(workers.driver, "Dispatcher", WatchedDispatcher)
     faults = workers.engines.fake._FAULTS

@@ -150,7 +150,7 @@ def test_what_may_happen_does_happen(simulation: Simulator) -> None:
         "is interrupted",
         "calls abandon",
         "is told to stop",
-        "has stopped",
+        "is interrupted: STOPPED",
         "sends put_object root/job/_job/salvage/",
         "sends get_object root/job/_job/salvage/",
     ):

@@ -23,6 +23,7 @@ from workers.engines.base import Completion, EngineDead, EngineInfo, Output, Row
 from workers.engines.model_size import model_size
 from workers.engines.vllm_scoring import Scorer
 from workers.limits import Device, Limits, resolve_limits
+from workers.within import within
 
 log = logging.getLogger(__name__)
 
@@ -142,7 +143,7 @@ class VllmEngine:
             "%d steps; %d times a row was pushed out of the KV cache and computed anew", self.steps, self._pushed_out
         )
         with suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.to_thread(self._llm.shutdown), STOP_S)
+            await within(STOP_S, asyncio.to_thread(self._llm.shutdown))
         for process in self._processes:
             with suppress(psutil.NoSuchProcess):
                 process.kill()

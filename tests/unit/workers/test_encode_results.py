@@ -68,7 +68,7 @@ def answers(staged: pa.Table) -> dict[int, Output | RowFault]:
 
     async def answer() -> dict[int, Output | RowFault]:
         return {
-            row.row_id: fault if row.row_id in FAILED else await engine.generate("r", row.token_ids, row.sampling)
+            row.row_id: fault if row.row_id in FAILED else await engine.generate("r", row.prompt, row.sampling)
             for row in valid_rows(staged, SPEC)
         }
 
@@ -189,7 +189,7 @@ def test_answers_without_their_form_are_error_rows() -> None:
         results: dict[int, Output | RowFault] = {}
         engine = FakeEngine(spec.engine, BytesEncoder())
         for row in valid_rows(staged, spec):
-            results[row.row_id] = asyncio.run(engine.generate("r", row.token_ids, row.sampling))
+            results[row.row_id] = asyncio.run(engine.generate("r", row.prompt, row.sampling))
         data, stats = encode_results(spec, PLAN, shard, staged, results, BytesEncoder())
         for row in read_parquet(data).to_pylist():
             if row["row_id"] in EMPTY:

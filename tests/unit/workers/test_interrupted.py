@@ -205,7 +205,7 @@ def test_a_driver_that_is_told_to_stop_says_so_before_its_replicas_end(
     monkeypatch.setenv("JOBS_SUBMISSION_ID", "d1")
     before = signal.getsignal(signal.SIGTERM)
     try:
-        assert driver.main(ledger.uri) == 1
+        assert driver.main(ledger.uri) == driver.TOLD_TO_STOP
     finally:
         signal.signal(signal.SIGTERM, before)
     assert only_word(ledger).code == "STOPPED"
