@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jobs.client import BatchClient, Job, JobStatus
     from jobs.errors import JobsError
-    from jobs.results import Results
+    from jobs.results.read import Results
 
 __version__ = "0.1.0"
 __all__ = ["BatchClient", "Job", "JobStatus", "JobsError", "Results"]
@@ -15,7 +15,7 @@ _HOMES = {
     "Job": "jobs.client",
     "JobStatus": "jobs.client",
     "JobsError": "jobs.errors",
-    "Results": "jobs.results",
+    "Results": "jobs.results.read",
 }
 
 

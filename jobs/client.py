@@ -15,16 +15,16 @@ from jobs import settings as settings_module
 from jobs.buckets import check_bucket
 from jobs.errors import ClusterError, Conflict, JobsError, StoreError, UsageError
 from jobs.failpoints import failpoint
-from jobs.interruptions import by_cluster
-from jobs.job_status import JobStatus
 from jobs.ledger import Ledger, list_jobs
-from jobs.liveness import PROGRESS_FRESH_S, Pulse, is_alive
-from jobs.options import SubmitOptions, spec_of
-from jobs.preflight import checked
 from jobs.salvage import Salvage
 from jobs.settings import Settings
-from jobs.specs import new_job_id
-from jobs.standing import look
+from jobs.spec.build import new_job_id
+from jobs.spec.options import SubmitOptions, spec_of
+from jobs.spec.preflight import checked
+from jobs.status.interruptions import by_cluster
+from jobs.status.job_status import JobStatus
+from jobs.status.liveness import PROGRESS_FRESH_S, Pulse, is_alive
+from jobs.status.standing import look
 from jobs.store import open_store
 from jobs.store.base import ObjectStore
 from jobs.store.probe import check_write_once
@@ -33,8 +33,8 @@ from schemas.records import Cancelled, Failed, Interruption, Plan, Succeeded
 from schemas.spec import JobSpec
 
 if TYPE_CHECKING:
-    from jobs.results import Results
-    from jobs.submission import Submission, Submitter
+    from jobs.cluster.submission import Submission, Submitter
+    from jobs.results.read import Results
 
 __all__ = ["BatchClient", "Job", "JobStatus"]
 
@@ -120,7 +120,7 @@ class Job:
     def resume(self) -> bool:
         """Start a driver if the job has not ended and none is at work; the ledger says where to go on.
 
-        Takes up to 15 s where only the store can tell whether a driver elsewhere is at work: see `jobs.liveness`.
+        Takes up to 15 s where only the store can tell whether a driver is at work: see `jobs.status.liveness`.
 
         Returns:
             Whether a driver was started.
@@ -163,7 +163,7 @@ class Job:
             JobsError: nothing is committed yet.
             StoreError: the store cannot be reached, or a shard is damaged.
         """
-        from jobs.results import open_results
+        from jobs.results.read import open_results
 
         return open_results(self.ledger)
 
@@ -354,7 +354,7 @@ class BatchClient:
             The job, and whether this call created it.
 
         Raises:
-            UsageError: bad input or model, see `jobs.preflight.checked`, or a bucket that is not allowed.
+            UsageError: bad input or model, see `jobs.spec.preflight.checked`, or a bucket that is not allowed.
             Conflict: the id is taken by another spec.
             StoreError, ClusterError: store or cluster cannot be used.
         """
@@ -377,7 +377,7 @@ class BatchClient:
 
     def start_driver(self, ledger: Ledger, spec: JobSpec, submission_id: str) -> bool:
         """Ask the cluster for a driver; False if it has that submission already."""
-        from jobs.submission import describe, driver_environment
+        from jobs.cluster.submission import describe, driver_environment
 
         metadata = describe(
             name=spec.name,
@@ -399,7 +399,7 @@ class BatchClient:
         Raises:
             ClusterError: it cannot be started or reached.
         """
-        from jobs import cluster
+        from jobs.cluster import embedded as cluster
 
         if (running := self.running_submitter()) is not None:
             return running
@@ -411,7 +411,7 @@ class BatchClient:
 
     def token_path(self) -> Path | None:
         """File with the token that the cluster's dashboard asks for, if we know it."""
-        from jobs import cluster
+        from jobs.cluster import embedded as cluster
 
         if self.settings.address is not None:
             return self.settings.token_path
@@ -425,8 +425,8 @@ class BatchClient:
             ClusterError: it cannot be started or reached.
         """
         if self._submitter is None:
-            from jobs import cluster
-            from jobs.submission import Submitter
+            from jobs.cluster import embedded as cluster
+            from jobs.cluster.submission import Submitter
 
             if self.settings.address is not None:
                 self._submitter = Submitter(self.settings.address, self.settings.token_path)

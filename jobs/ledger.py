@@ -18,9 +18,9 @@ from pydantic import TypeAdapter, ValidationError
 from jobs.documents import read_document
 from jobs.errors import Conflict, Damaged, StoreError, UsageError
 from jobs.failpoints import failpoint
-from jobs.shard_stats import ShardStats, commit_of
 from jobs.store.base import ObjectInfo, ObjectStore
 from schemas import FORMAT_VERSION, keys
+from schemas.commits import ShardStats, commit_of
 from schemas.history import History
 from schemas.records import (
     Attempt,

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 from jobs.errors import Damaged
 from jobs.ledger import Ledger
-from jobs.shard_stats import ShardStats, commit_of
 from jobs.threads import in_threads
 from schemas import FORMAT_VERSION, keys
+from schemas.commits import ShardStats, commit_of
 from schemas.records import ShardCommit
 
 _HEADS_AT_ONCE = 16

@@ -13,7 +13,7 @@ class NodeReport(Document):
     Attributes:
         versions: of `nightbatch`, `ray` and `python`.
         has_model: whether the model directory is there; None if none was asked for.
-        gpus: `jobs.gpus.Gpu` of each.
+        gpus: `jobs.doctor.gpus.Gpu` of each.
     """
 
     node: str

@@ -44,7 +44,7 @@ def _at_most(value: Any, limit: int, what: str) -> Any:
 class StructuredOutputs(Document):
     """What the generated text must look like: exactly one of three forms.
 
-    Whether a schema or an expression compiles is not known here; see `jobs.structured`.
+    Whether a schema or an expression compiles is not known here; see `jobs.rows.structured`.
     """
 
     json_schema: str | None = Field(None, min_length=1, description="JSON schema, as text: the order of keys counts.")

@@ -21,7 +21,7 @@ STAGED_FIELDS = [
 `token_ids` is empty on error rows."""
 
 FINGERPRINT = pa.field("fingerprint", pa.binary(16))
-"""Last of the staged columns before the kept ones; null on error rows. See `jobs.fingerprints`."""
+"""Last of the staged columns before the kept ones; null on error rows. See `jobs.rows.fingerprints`."""
 
 FINGERPRINT_FIELDS = [pa.field("row_id", pa.int64(), nullable=False), FINGERPRINT]
 """`_job/fingerprints/part-*.parquet`, by row id; they stay when staged rows are deleted."""

@@ -7,7 +7,7 @@ from hypothesis import settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
-from tests.s3 import s3_bucket, s3_proxy, s3_server
+from tests.support.s3 import s3_bucket, s3_proxy, s3_server
 
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
-from jobs.shard_stats import ShardStats
+from schemas.commits import ShardStats
 
 SHARD_SECONDS: list[float] = [1, 3, 10, 30, 60, 120, 300, 600, 1200, 3600]
 """Bounds of the shard histogram's buckets: a shard is meant to take a few minutes."""

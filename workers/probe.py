@@ -13,8 +13,8 @@ from pathlib import Path
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from jobs import gpus
-from jobs.cluster_report import MARK, own_versions
+from jobs.doctor import gpus
+from jobs.doctor.cluster_report import MARK, own_versions
 from jobs.errors import JobsError
 from jobs.store import open_store
 from jobs.store.probe import check_write_once

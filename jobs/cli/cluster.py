@@ -11,7 +11,7 @@ from jobs import signals
 from jobs.cli.output import Output, with_output
 
 if TYPE_CHECKING:
-    from jobs.cluster import Cluster
+    from jobs.cluster.embedded import Cluster
 
 app = typer.Typer(help="The embedded Ray cluster on this machine.", no_args_is_help=True)
 
@@ -27,7 +27,7 @@ def cluster_up(out: Output) -> None:
 
       jobs cluster up
     """
-    from jobs.cluster import current, up
+    from jobs.cluster.embedded import current, up
 
     if current() is None:
         signals.stands("No cluster was started.")
@@ -49,7 +49,7 @@ def cluster_down(out: Output) -> None:
 
       jobs cluster down
     """
-    from jobs.cluster import down
+    from jobs.cluster.embedded import down
 
     signals.stands("The embedded cluster may be ended in part; end the rest with: jobs cluster down")
     ended = down()
@@ -68,7 +68,7 @@ def cluster_status(out: Output) -> None:
 
       jobs cluster status --json
     """
-    from jobs.cluster import current
+    from jobs.cluster.embedded import current
 
     cluster = current()
     if cluster is None:
@@ -79,7 +79,7 @@ def cluster_status(out: Output) -> None:
 
 
 def _described(cluster: Cluster) -> dict[str, object]:
-    from jobs.cluster import metrics_path
+    from jobs.cluster.embedded import metrics_path
 
     return {
         "dashboard": cluster.dashboard_url,

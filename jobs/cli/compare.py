@@ -11,12 +11,12 @@ from jobs import signals
 from jobs.cli.output import Format, Output, with_output
 from jobs.cli.reference import Root, complete_job_id, open_job
 from jobs.errors import UsageError
-from jobs.formats import FileFormat
+from jobs.results.formats import FileFormat
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from jobs.compare import Comparison
+    from jobs.results.compare import Comparison
 
 
 @with_output
@@ -46,9 +46,9 @@ def compare(
 
       jobs compare reviews-bf16 reviews-fp8 -n 0 --out changed.parquet
     """
-    from jobs.compare import Pair
-    from jobs.export import write_results
-    from jobs.targets import check_target, open_target, target_format
+    from jobs.results.compare import Pair
+    from jobs.results.export import write_results
+    from jobs.results.targets import check_target, open_target, target_format
 
     jobs = open_job(a, root), open_job(b, root)
     if out is not None:
@@ -83,7 +83,7 @@ def compare(
 
 def _first_kept(tables: Iterator[pa.Table], limit: int, first: list[dict[str, Any]]) -> Iterator[pa.Table]:
     """The tables, their first `limit` rows kept in `first`."""
-    from jobs.export import rows_of
+    from jobs.results.export import rows_of
 
     for table in tables:
         first.extend(rows_of(table.slice(0, limit - len(first))))
@@ -122,7 +122,7 @@ def _described(counts: Comparison) -> dict[str, str]:
 def _show(output: Output, rows: list[dict[str, Any]]) -> None:
     from rich.console import Console
 
-    from jobs.terminal_text import printable
+    from jobs.text import printable
 
     room = max(20, (Console().width - 40) // 2)
     answer = next(name.removesuffix("_a") for name in reversed(rows[0]) if name.endswith("_a"))

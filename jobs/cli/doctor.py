@@ -26,7 +26,8 @@ def run_doctor(
 
       jobs doctor --address http://HOST:8265 --root s3://bucket/jobs
     """
-    from jobs import doctor, settings
+    from jobs import settings
+    from jobs.doctor import findings as doctor
 
     flags = {"address": address, "token_path": token_path, "root": root, "model": model}
     findings = list(doctor.examine(settings.load(flags)))

@@ -24,7 +24,7 @@ def logs(
 
       jobs logs reviews-20260301-020000-5f3a | grep '^replica-3 '
     """
-    from jobs.log_lines import LogLines
+    from jobs.cli.log_lines import LogLines
 
     output, lines = Output(), LogLines()
     signals.stands(f"Not following any more; job {job_id} goes on." if follow else "These are not all lines.")

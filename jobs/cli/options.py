@@ -26,7 +26,7 @@ class Request(NamedTuple):
 
 
 class _SpecOption(NamedTuple):
-    """One option; `jobs.options.FIELDS` has the field of `JobSpec` that it sets."""
+    """One option; `jobs.spec.options.FIELDS` has the field of `JobSpec` that it sets."""
 
     kind: Any
     flag: str
@@ -139,8 +139,8 @@ def _parameters() -> list[inspect.Parameter]:
 def _resolve(given: dict[str, Any]) -> Request:
     """Flags over the spec file over settings over defaults."""
     from jobs import settings as settings_module
-    from jobs.options import spec_of
-    from jobs.specs import read_json_file, read_spec_file
+    from jobs.spec.build import read_json_file, read_spec_file
+    from jobs.spec.options import spec_of
 
     settings = settings_module.load({name: given[name] for name in ("root", "address", "token_path")})
     file_values = read_spec_file(given["spec_file"]) if given["spec_file"] else {}

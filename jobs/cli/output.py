@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
 import typer
 
 from jobs.errors import JobsError, UsageError
-from jobs.terminal_text import printable, printable_lines
+from jobs.text import printable, printable_lines
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -117,7 +117,7 @@ class Output:
             sys.stdout.write(line + "\n")
 
     def _json(self, value: Any) -> None:
-        from jobs.value_text import escaped
+        from jobs.values.text import escaped
 
         sys.stdout.write(escaped(json.dumps(value, indent=2, ensure_ascii=False, default=str)) + "\n")
 

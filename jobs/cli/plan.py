@@ -10,7 +10,7 @@ from jobs.cli.options import Request, with_spec
 from jobs.cli.output import Format, Output, with_output
 
 if TYPE_CHECKING:
-    from jobs.estimate import Estimate
+    from jobs.planning.estimate import Estimate
     from schemas.spec import JobSpec
 
 
@@ -44,11 +44,11 @@ def plan(
 
     from jobs.buckets import check_bucket
     from jobs.errors import StoreError
-    from jobs.estimate import estimate
     from jobs.ledger import Ledger
-    from jobs.specs import new_job_id
+    from jobs.planning.estimate import estimate
+    from jobs.planning.throughput import find
+    from jobs.spec.build import new_job_id
     from jobs.store import open_store
-    from jobs.throughput import find
 
     price = gpu_price if gpu_price is not None else request.settings.gpu_hour_price
     spec = request.spec

@@ -36,7 +36,7 @@ def report(
       jobs report reviews-20260301 --no-samples -o s3://bucket/reports/reviews.html
     """
     from jobs.report.page import report as render
-    from jobs.targets import check_target, open_target
+    from jobs.results.targets import check_target, open_target
 
     target = out or f"{job_id}.html"
     job = open_job(job_id, root)

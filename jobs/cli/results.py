@@ -12,11 +12,11 @@ from jobs import signals
 from jobs.cli.output import Format, Output, with_output
 from jobs.cli.reference import JobId, Root, open_job
 from jobs.errors import UsageError
-from jobs.formats import FileFormat
-from jobs.targets import check_target, open_target, target_format
+from jobs.results.formats import FileFormat
+from jobs.results.targets import check_target, open_target, target_format
 
 if TYPE_CHECKING:
-    from jobs.results import Results
+    from jobs.results.read import Results
 
 PREVIEW_ROWS = 20
 
@@ -78,7 +78,7 @@ def results(
 
       jobs results reviews-20260301 --columns custom_id,generated_text | jq -r .generated_text
     """
-    from jobs.results import open_results
+    from jobs.results.read import open_results
 
     if head is not None and (target is not None or form is not None or limit is not None):
         raise UsageError("--head shows rows and writes nothing.", "For a file or a format, give --limit instead.")
@@ -136,7 +136,7 @@ def _show(
     import pyarrow as pa
     from rich.console import Console
 
-    from jobs.preview import columns_of, preview
+    from jobs.cli.preview import columns_of, preview
 
     shown = list(names) if names else columns_of(found.schema)
     tables = list(found.tables(columns=shown, where=where, limit=limit))
@@ -164,8 +164,8 @@ def _write(
 ) -> int:
     import pyarrow as pa
 
-    from jobs.export import write_results
-    from jobs.responses import Responses, write_responses
+    from jobs.results.export import write_results
+    from jobs.results.responses import Responses, write_responses
 
     tables = found.tables(columns=names, where=where, limit=limit, verify=verify)
     schema = pa.schema([found.schema.field(name) for name in names]) if names else found.schema

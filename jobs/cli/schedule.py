@@ -102,7 +102,7 @@ def create(
     from jobs.schedules.durations import seconds
     from jobs.schedules.runner import check_target
     from jobs.schedules.template import render, variables
-    from jobs.specs import absolute_uri
+    from jobs.spec.build import absolute_uri
     from jobs.store.probe import check_write_once
     from schemas.schedules import CatchUp, End, Overlap, Schedule, Webhook
 

@@ -78,7 +78,7 @@ def serve(
     flags = {"model": model, "engine": engine, "replicas": replicas, "max_tokens": max_tokens}
     base = _spec(settings, spec_file, flags, assign)
     with _listen(host, port) as listener:
-        from jobs.responses import model_name as name_of_model
+        from jobs.results.responses import model_name as name_of_model
         from jobs.serve.app import Limits, Service, make_app
         from jobs.serve.connections import most_connections
         from jobs.serve.runner import Runner
@@ -130,8 +130,8 @@ def _check_packages() -> None:
 def _spec(settings: Settings, spec_file: Path | None, flags: dict[str, Any], assign: list[str] | None) -> JobSpec:
     """The spec of every batch but for its input: flags over the spec file over settings over defaults."""
     from jobs.cli.options import assignment
-    from jobs.options import spec_of
-    from jobs.specs import read_spec_file
+    from jobs.spec.build import read_spec_file
+    from jobs.spec.options import spec_of
 
     fields = dict(assignment(text) for text in assign or ())
     file_values = read_spec_file(spec_file) if spec_file else {}

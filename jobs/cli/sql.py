@@ -11,7 +11,7 @@ from jobs import signals
 from jobs.cli.output import Format, Output, with_output
 from jobs.cli.reference import JobId, Root, open_job
 from jobs.errors import UsageError
-from jobs.formats import FileFormat
+from jobs.results.formats import FileFormat
 
 SHOWN_ROWS = 100
 
@@ -42,11 +42,11 @@ def sql(
     """
     import pyarrow as pa
 
+    from jobs.cli.preview import preview
     from jobs.cli.results import warn_if_partial
-    from jobs.export import write_results
-    from jobs.preview import preview
-    from jobs.results import open_results
-    from jobs.sql import query
+    from jobs.results.export import write_results
+    from jobs.results.read import open_results
+    from jobs.results.sql import query
 
     if form is FileFormat.OPENAI:
         raise UsageError("An answer in SQL is no OpenAI batch.", "Write csv, jsonl, json or parquet.")

@@ -11,7 +11,7 @@ from jobs.cli.reference import JobId, Root, open_job
 from schemas.codes import State
 
 if TYPE_CHECKING:
-    from jobs.summary import Summary
+    from jobs.status.summary import Summary
 
 
 @with_output
@@ -31,8 +31,8 @@ def status(
 
       jobs status reviews-20260301-020000-5f3a --json | jq .rows_done
     """
-    from jobs.display import next_steps
-    from jobs.summary import summarise
+    from jobs.status.display import next_steps
+    from jobs.status.summary import summarise
 
     job = open_job(job_id, root)
     now = job.status()
@@ -69,8 +69,8 @@ def list_jobs(
     """
     from jobs import settings
     from jobs.client import BatchClient
-    from jobs.listing import newest
-    from jobs.terminal_text import printable
+    from jobs.status.listing import newest
+    from jobs.text import printable
 
     client = BatchClient(settings.load({"root": root}))
     listing = newest(client, states=frozenset(state or ()), limit=limit)
@@ -97,7 +97,7 @@ def _shown(done: int, total: int | None) -> dict[str, Any]:
 
 
 def _described(summary: Summary) -> dict[str, str]:
-    from jobs.display import facts
+    from jobs.status.display import facts
 
     rows: dict[str, str | None] = {
         "job": summary.job_id,

@@ -42,7 +42,7 @@ def submit(
       jobs submit prompts.parquet --engine fake
     """
     from jobs.client import BatchClient
-    from jobs.specs import new_job_id
+    from jobs.spec.build import new_job_id
 
     spec = request.spec
     job_id = job_id or new_job_id(spec.name)

@@ -18,7 +18,7 @@ from schemas.codes import State
 
 if TYPE_CHECKING:
     from jobs.client import Job
-    from jobs.summary import Summary
+    from jobs.status.summary import Summary
 
 LINE_INTERVAL_S = 5.0
 """Off a terminal, progress is at most one line in this time."""
@@ -45,7 +45,7 @@ def watch(
     job = open_job(job_id, root)
     code = follow(job, output, timeout)
     if output.format is Format.JSON:
-        from jobs.summary import summarise
+        from jobs.status.summary import summarise
 
         output.record(
             summarise(job.status(), job.ledger.committed(), gpu_hour_price=job.client.settings.gpu_hour_price).to_dict()
@@ -65,8 +65,8 @@ def follow(job: Job, output: Output, timeout_s: float | None = None) -> int:
         UsageError: no such job.
         StoreError: the store cannot be reached.
     """
-    from jobs.display import next_steps, outcome
-    from jobs.summary import summarise
+    from jobs.status.display import next_steps, outcome
+    from jobs.status.summary import summarise
 
     signals.stands(f"Job {job.id} goes on without you: jobs watch {job.id}, or end it: jobs cancel {job.id}")
     try:
@@ -93,7 +93,7 @@ def _screen(output: Output) -> Iterator[Callable[[Summary], None]]:
     from rich.console import Console
     from rich.live import Live
 
-    from jobs.display import picture
+    from jobs.status.display import picture
 
     console = Console(stderr=True, highlight=False, markup=False, emoji=False)
     if output.format is Format.QUIET:
@@ -117,7 +117,7 @@ class _Lines:
         self._printed_at = -LINE_INTERVAL_S
 
     def show(self, summary: Summary) -> None:
-        from jobs.display import one_line, signature
+        from jobs.status.display import one_line, signature
 
         now, current = time.monotonic(), signature(summary)
         if current != self._last and now - self._printed_at >= LINE_INTERVAL_S:

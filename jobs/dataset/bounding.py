@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
 
-from jobs.dataset.faults import faults_of, with_faults
-from jobs.row_values import Fault
+from jobs.dataset.failures import faults_of, with_faults
+from jobs.values.cells import Fault
 from schemas.codes import RowError
 
 MAX_ROW_BYTES = 64 * 2**20

@@ -8,11 +8,11 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from jobs.dataset.jsonl import JSON_ONLY, JSON_VALUE
-from jobs.dataset.prompt_template import template_columns
 from jobs.dataset.types import as_text, is_storable, storable
 from jobs.dataset.uniting import check_usable, unmarked
 from jobs.errors import InvalidInput, UsageError
-from jobs.plain_values import is_binary, is_string
+from jobs.templates.prompt import template_columns
+from jobs.values.plain import is_binary, is_string
 from schemas.spec import InputSpec
 from schemas.tables import JSON_TEXT
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from jobs.row_values import Fault
+from jobs.values.cells import Fault
 from schemas.codes import RowError
 
 UNIT = "us"

@@ -15,12 +15,12 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from jobs.dataset.faults import with_faults, with_other_kinds
+from jobs.dataset.failures import with_faults, with_other_kinds
 from jobs.dataset.foreign import no_lines
 from jobs.dataset.requests import UnsupportedEndpoint, is_request, request_fault, request_row
 from jobs.dataset.sources import InputChanged, Source, open_source
 from jobs.errors import InvalidInput
-from jobs.row_values import Fault, is_encodable, is_shallow
+from jobs.values.cells import Fault, is_encodable, is_shallow
 from schemas.codes import RowError
 from schemas.tables import JSON_TEXT
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.dataset import int96
-from jobs.dataset.faults import with_faults
+from jobs.dataset.failures import with_faults
 from jobs.dataset.footer import Footer as Thrift
 from jobs.dataset.footer import NotAFooter, without_arrow_schema
 from jobs.dataset.foreign import foreign

@@ -18,7 +18,7 @@ def read_slice(piece: Slice, columns: Sequence[str] | None = None) -> Iterator[p
 
     The first batch starts at `piece.first_row_id`; the batches' lengths add up to `piece.num_rows`. Text of
     Parquet files is not checked to be UTF-8: that costs the row, not the file. Rows that could not be read as they
-    are have nulls, and `jobs.dataset.faults.faults_of` says why. Columns have the schema's types, but for dictionaries
+    are have nulls; `jobs.dataset.failures.faults_of` says why. Columns have the schema's types, but for dictionaries
     and views, which come as what they hold.
 
     Args:

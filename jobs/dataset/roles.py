@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from jobs.dataset.columns import Columns
 from jobs.dataset.types import as_text, conform, contains
-from jobs.row_values import Fault
+from jobs.values.cells import Fault
 from schemas.codes import RowError
 
 

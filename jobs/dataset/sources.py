@@ -14,7 +14,7 @@ from urllib.parse import unquote
 from jobs.buckets import is_name
 from jobs.dataset import foreign, s3_files, tables
 from jobs.errors import InvalidInput, MissingInput
-from jobs.row_values import is_encodable
+from jobs.values.cells import is_encodable
 
 PARQUET_SUFFIXES = (".parquet", ".parq", ".pq")
 JSONL_SUFFIXES = (".jsonl", ".ndjson")

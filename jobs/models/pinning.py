@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from jobs.encoding import BYTES_MODEL
 from jobs.errors import InvalidModel
-from jobs.models.encoder import PromptEncoder
+from jobs.models.encoding import BYTES_MODEL
+from jobs.models.prompt_encoder import PromptEncoder
 from jobs.models.snapshot import fingerprint
 from schemas.spec import JobSpec
 

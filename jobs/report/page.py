@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs import __version__
-from jobs.display import duration, outcome
 from jobs.errors import JobsError
 from jobs.report.charts import Line, histogram, over_time, short_number, timeline
 from jobs.report.past import Past
 from jobs.report.rows import RowFacts, Tokens
-from jobs.results import open_results
-from jobs.summary import Summary, summarise
-from jobs.terminal_text import printable
+from jobs.results.read import open_results
+from jobs.status.display import duration, outcome
+from jobs.status.summary import Summary, summarise
+from jobs.text import printable
 from schemas.codes import State
 from schemas.records import Plan
 from schemas.spec import JobSpec

@@ -11,8 +11,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jobs.export import as_text, python_values
-from jobs.results import Results
+from jobs.results.export import as_text, python_values
+from jobs.results.read import Results
 
 ROW_IDS = 12
 """Row ids that are listed for each error code."""

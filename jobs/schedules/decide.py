@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from jobs.gates import describe
+from jobs.results.gates import describe
 from jobs.schedules.calendar import Calendar
 from schemas.codes import State
 from schemas.records import CrossedGate

@@ -78,11 +78,11 @@ class ClientRunner:
         self._client().job(job_id).cancel(by)
 
     def export(self, job_id: str, target: str) -> None:
-        from jobs.export import write_results
-        from jobs.formats import FileFormat
-        from jobs.responses import Responses, write_responses
-        from jobs.results import open_results
-        from jobs.targets import open_target, target_format
+        from jobs.results.export import write_results
+        from jobs.results.formats import FileFormat
+        from jobs.results.read import open_results
+        from jobs.results.responses import Responses, write_responses
+        from jobs.results.targets import open_target, target_format
 
         check_bucket(target, self._settings.allowed_buckets)
         form = target_format(target)
@@ -127,8 +127,8 @@ def check_target(target: str, allowed_buckets: Collection[str] | None = None) ->
     Raises:
         UsageError: neither a file nor an object, of no known format, or in a bucket that is not allowed.
     """
-    from jobs.targets import check_target as check
-    from jobs.targets import target_format
+    from jobs.results.targets import check_target as check
+    from jobs.results.targets import target_format
 
     check(target, allowed_buckets)
     target_format(target)

@@ -9,13 +9,13 @@ from typing import Any
 
 from jobs.dataset.requests import asked_for_logprobs
 from jobs.errors import JobsError, StoreError
-from jobs.export import rows_of
 from jobs.ledger import Ledger
-from jobs.responses import Responses
-from jobs.results import open_results
+from jobs.results.export import rows_of
+from jobs.results.read import open_results
+from jobs.results.responses import Responses
 from jobs.serve.errors import ApiError
 from jobs.serve.files import Files, FileWriter
-from jobs.value_text import as_json
+from jobs.values.text import as_json
 from schemas.batches import Accepted, BatchError, BatchRequest, Ended, Outcome, StoredFile, Usage
 from schemas.records import Cancelled, Failed, Succeeded
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jobs.dataset.requests import asked_for_logprobs
-from jobs.row_values import is_encodable
+from jobs.values.cells import is_encodable
 from schemas.batches import BatchError, Endpoint
 from schemas.spec import JobSpec
 

@@ -15,7 +15,7 @@ _MIN_CHARS = 16
 
 def default_token_path() -> Path:
     """Where the token is kept unless a flag says otherwise: beside the embedded cluster's state."""
-    from jobs.cluster import state_dir
+    from jobs.cluster.embedded import state_dir
 
     return state_dir().parent / "serve-token"
 

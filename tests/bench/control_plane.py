@@ -23,13 +23,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs.encoding import BYTES_MODEL
 from jobs.ledger import Ledger
+from jobs.models.encoding import BYTES_MODEL
 from jobs.store import open_store
 from schemas.spec import EngineSpec, InputSpec, JobSpec, ModelSpec, ReplicaRange
 from tests import s3
 from tests.bench.machine import machine
-from workers.replica import ShardDone
+from workers.replica.replica import ShardDone
 
 BUCKET = "bench"
 
@@ -84,8 +84,8 @@ def drive(job: str) -> dict[str, Any]:
     """Be the driver; what it saw from its first commit to its last."""
     import ray
 
-    from workers import driver
-    from workers.ray_cluster import RayCluster
+    from workers.driver import driver
+    from workers.driver.ray_cluster import RayCluster
 
     seen: list[tuple[float, float, int]] = []
 

@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from jobs.models.encoder import PromptEncoder
-from jobs.planner import RowFacts, order_rows
-from jobs.prefixes import Prefixes
+from jobs.models.prompt_encoder import PromptEncoder
+from jobs.planning.shards import RowFacts, order_rows
+from jobs.rows.prefixes import Prefixes
 from tests.bench.arms import serve
 from workers.engines.vllm import CPU_KV_CACHE_GIB
 

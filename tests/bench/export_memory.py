@@ -21,12 +21,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs.ledger import Ledger
-from jobs.shard_stats import ShardStats
 from jobs.store import open_store
+from schemas.commits import ShardStats
 from schemas.records import Manifest, Succeeded
 from schemas.spec import InputSpec, JobSpec, ModelSpec
 from schemas.tables import result_schema
-from workers.results import write_parquet
+from workers.shards.results import write_parquet
 
 SHARD_ROWS = 16_384
 ANSWER = " " + "The answer is long enough to be one, and short enough to be made often. " * 2

@@ -21,14 +21,14 @@ from typing import Any
 
 import numpy as np
 
-from jobs.planner import RowFacts, split
-from jobs.prefixes import BLOCK_TOKENS, Prefixes
+from jobs.planning.shards import RowFacts, split
+from jobs.rows.prefixes import BLOCK_TOKENS, Prefixes
 from schemas.codes import RowError
 from schemas.records import ShardPlan
 from schemas.spec import ShardBudget
-from workers.dispatch import Dispatcher, Work
-from workers.driver import TICK_S
-from workers.pool import MAX_OPEN_SHARDS, RESTART_PAUSE_S
+from workers.driver.dispatch import Dispatcher, Work
+from workers.driver.driver import TICK_S
+from workers.driver.pool import MAX_OPEN_SHARDS, RESTART_PAUSE_S
 
 INPUT_TOKENS_PER_S, OUTPUT_TOKENS_PER_S = 40_000.0, 4_250.0
 """Of one replica, prefill and decoding by themselves: together they make the 13.7 rows/s of 512 in and 256 out that

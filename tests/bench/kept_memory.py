@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tests.bench.machine import machine
-from tests.harness import COMMAND, User, embedded_cluster
+from tests.support.harness import COMMAND, User, embedded_cluster
 
 OUT = Path(__file__).parent / "results" / "kept_memory.json"
 CELL_BYTES = 1_000_000

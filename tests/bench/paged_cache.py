@@ -1,9 +1,9 @@
 """What a KV cache that is too small for the rows inside costs: vLLM's scheduler, simulated, under real plan and room.
 
 `python -m tests.bench.paged_cache OUT.json` compares, for InternLM2.5-20B on an H100 and an H200: A0, the whole list at
-once with 512 sequences; A1, chunks of 512; and ours, what enters in the plan's order through `workers.room`. The
-scheduler takes a row when its prompt fits, and when the cache is full takes the newest rows out again and computes them
-anew later (vLLM V1's rule). A step takes the time to compute its tokens, which is never less than that to read the
+once with 512 sequences; A1, chunks of 512; and ours, what enters in the plan's order through `workers.replica.room`.
+The scheduler takes a row when its prompt fits; when the cache is full, it takes the newest rows out and computes them
+again later (vLLM V1's rule). A step takes the time to compute its tokens, which is never less than that to read the
 weights, and the time to read the cache. The five constants were fitted to what was measured (`MEASURED`).
 """
 
@@ -18,14 +18,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jobs.planner import RowFacts, split
-from jobs.prefixes import Prefixes
+from jobs.planning.shards import RowFacts, split
+from jobs.rows.prefixes import Prefixes
 from schemas.sampling import Sampling
 from schemas.spec import ShardBudget
 from tests.bench.workloads import SEED, WORKLOADS, Lengths
 from workers.engines.base import Completion, EngineInfo, Output
-from workers.outputs import Row
-from workers.room import Room
+from workers.replica.room import Room
+from workers.shards.outputs import Row
 
 KV_TOKENS = {"H100": 178_000, "H200": 476_000}
 NOTE = "Simulated, not measured: see tests/bench/paged_cache.py."

@@ -23,7 +23,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs.models.encoder import PromptEncoder
+from jobs.models.prompt_encoder import PromptEncoder
 from tests.bench.engine_arms import LIMITS, set_up
 
 BATCH_ROWS, BATCHES_AT_ONCE, BLOCKS = 16, 72, 64

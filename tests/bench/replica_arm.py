@@ -27,25 +27,25 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from jobs import planner
 from jobs.dataset.columns import resolve_columns
-from jobs.encoding import load_encoder
 from jobs.ledger import Ledger
-from jobs.prefixes import Order
-from jobs.rows import FACTS_FIELDS, RowPreparer, facts_of
+from jobs.models.encoding import load_encoder
+from jobs.planning import shards as planner
+from jobs.rows.prefixes import Order
+from jobs.rows.prepare import FACTS_FIELDS, RowPreparer, facts_of
 from jobs.store import open_store
 from schemas.records import Plan
 from schemas.sampling import Sampling
 from schemas.spec import EngineSpec, InputSpec, JobSpec, ModelSpec, ShardBudget
 from tests.bench.arms import serve
 from tests.bench.engine_arms import LIMITS
-from workers import pool
-from workers.dispatch import Dispatcher
+from workers.driver import pool
+from workers.driver.dispatch import Dispatcher
+from workers.driver.resources import Resources
 from workers.engines.base import Engine, EngineInfo
 from workers.engines.vllm import VllmEngine
-from workers.replica import Replica, ShardDone
-from workers.resources import Resources
-from workers.results import write_parquet
+from workers.replica.replica import Replica, ShardDone
+from workers.shards.results import write_parquet
 
 MIN_SHARD_TOKENS = 1024
 """16,384 by default: scaled down, so that small workloads have several shards, too."""
@@ -72,7 +72,7 @@ class StandingEngine(VllmEngine):
 
 
 class LocalReplica(Replica):
-    """A replica that its pool reaches without Ray. See `workers.cluster.ReplicaHandle`."""
+    """A replica that its pool reaches without Ray. See `workers.driver.cluster.ReplicaHandle`."""
 
     engine: ClassVar[Engine]
 
@@ -98,7 +98,7 @@ class LocalCluster:
         self._replicas: list[LocalReplica] = []
 
     def start_replica(self, ledger: Ledger, name: str, driver: str, resources: Resources) -> LocalReplica:
-        """See `workers.cluster.Cluster`."""
+        """See `workers.driver.cluster.Cluster`."""
         self._replicas.append(LocalReplica(ledger, name, driver, on_gpu=resources.on_gpu))
         return self._replicas[-1]
 
@@ -167,7 +167,7 @@ async def _run(engine: StandingEngine, model: Path, arm: str, dataset: Path) -> 
 
 
 def _stage(ledger: Ledger, spec: JobSpec, table: pa.Table) -> Plan:
-    """As `workers.staging`, for what fits into memory."""
+    """As `workers.staging.staging`, for what fits into memory."""
     encoder = load_encoder(spec.model.path)
     model_len = min(spec.engine.max_model_len or encoder.max_model_len, encoder.max_model_len)
     columns = resolve_columns(table.schema, spec.input, choices=False)

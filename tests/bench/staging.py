@@ -33,10 +33,10 @@ import pyarrow.parquet as pq
 
 from jobs.dataset.columns import resolve_columns
 from jobs.ledger import Ledger
-from jobs.models.encoder import PromptEncoder
-from jobs.planner import RowFacts, split
-from jobs.prefixes import BLOCK_TOKENS, Prefixes
-from jobs.rows import RowPreparer
+from jobs.models.prompt_encoder import PromptEncoder
+from jobs.planning.shards import RowFacts, split
+from jobs.rows.prefixes import BLOCK_TOKENS, Prefixes
+from jobs.rows.prepare import RowPreparer
 from jobs.store import open_store
 from schemas.records import Plan
 from schemas.spec import EngineSpec, InputSpec, JobSpec, ModelSpec, ShardBudget
@@ -155,10 +155,10 @@ def plan(_: Path, rows: int) -> dict[str, Any]:
 
 
 def stage(work: Path, rows: int) -> dict[str, Any]:
-    """`workers.staging.stage`, as the driver calls it."""
+    """`workers.staging.staging.stage`, as the driver calls it."""
     import ray
 
-    from workers.staging import stage as run
+    from workers.staging.staging import stage as run
 
     ray.init(num_cpus=CPUS, object_store_memory=OBJECT_STORE_BYTES, include_dashboard=False, log_to_driver=False)
     spec, ledger = _spec(work), Ledger(open_store(str(work / "root")), "bench")

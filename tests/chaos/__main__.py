@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tests.chaos.scenarios import SCENARIOS, Scenario
 from tests.chaos.world import World, fault_free, open_world
-from tests.invariants import Findings
+from tests.support.invariants import Findings
 
 HEADINGS = ("fault", "runs", "rows lost", "rows doubled", "invariant violations")
 

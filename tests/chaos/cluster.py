@@ -17,7 +17,7 @@ from typing import Any, Self
 
 import psutil
 
-from jobs import processes
+from jobs.cluster import processes
 
 MARK = "NIGHTBATCH_CHAOS_CLUSTER"
 """Environment variable that every process of the cluster inherits; its value is the temp dir."""
@@ -61,7 +61,7 @@ class RayNodes:
             "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
             "RAY_worker_niceness": "0",
             "RAY_USAGE_STATS_ENABLED": "0",
-            # Everything listens on the loopback interface only; see jobs.cluster.
+            # Everything listens on the loopback interface only; see jobs.cluster.embedded.
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
             # Workers start when they are asked for: spare ones on three raylets cost a laptop more than they save.
             "RAY_prestart_worker_first_driver": "0",

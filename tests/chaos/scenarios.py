@@ -17,7 +17,7 @@ from schemas.records import Cancelled
 from tests.chaos import damage
 from tests.chaos.s3_proxy import ALL_FAULTS, SLOW_DOWN, always, no_faults, seeded, throttled
 from tests.chaos.world import Run, World, kill, pick
-from tests.harness import COMMAND
+from tests.support.harness import COMMAND
 
 SLOW_TOKEN_S = 0.1
 """About two seconds per row: long enough to be hit in the middle."""

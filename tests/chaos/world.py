@@ -14,13 +14,13 @@ from pathlib import Path
 import psutil
 
 from jobs.client import BatchClient
+from jobs.cluster.submission import Submission, Submitter
 from jobs.settings import Settings
-from jobs.submission import Submission, Submitter
 from tests import s3
 from tests.chaos.cluster import RayNodes
 from tests.chaos.s3_proxy import Proxy, no_faults
-from tests.harness import User, new_id, write_prompts
-from tests.invariants import Findings, examine, examine_traffic, examine_words, snapshot
+from tests.support.harness import User, new_id, write_prompts
+from tests.support.invariants import Findings, examine, examine_traffic, examine_words, snapshot
 
 NUM_ROWS = 24
 CANARY = "kiwi-quartz-umbra"

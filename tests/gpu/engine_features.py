@@ -23,12 +23,12 @@ async def main(model: str) -> int:
     """Run all checks on one engine."""
     import vllm
 
-    from jobs.models.encoder import PromptEncoder
+    from jobs.models.prompt_encoder import PromptEncoder
     from schemas.sampling import Sampling
     from schemas.spec import EngineSpec
     from workers.demo.dataset import build_dataset, is_right
     from workers.engines.vllm import VllmEngine
-    from workers.result_rows import text_of
+    from workers.shards.result_rows import text_of
 
     encoder = PromptEncoder.load(model)
     engine = VllmEngine(EngineSpec(max_num_seqs=64), model, encoder, on_gpu=True)

@@ -23,7 +23,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from jobs.models.encoder import PromptEncoder
+from jobs.models.prompt_encoder import PromptEncoder
 from tests.bench.engine_arms import LIMITS, set_up
 from tests.bench.workloads import build, single_token_words
 from tests.gpu.full_size import CONFIG

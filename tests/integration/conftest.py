@@ -8,8 +8,8 @@ from uuid import uuid4
 
 import pytest
 
-from tests.harness import User, embedded_cluster
-from tests.s3 import S3Server, environment
+from tests.support.harness import User, embedded_cluster
+from tests.support.s3 import S3Server, environment
 
 SECRETS = {
     "WEBHOOK_SECRET": "quince-secret-of-the-webhook",

@@ -1,7 +1,7 @@
 """Processes die at every step, nodes and clusters are lost, the store misbehaves: nothing is lost, nothing is twice.
 
 Whole jobs on a cluster of three raylets, over an S3 server behind a proxy. What must hold afterwards is in
-`tests.invariants`. `make chaos` draws from the same list for ten minutes.
+`tests.support.invariants`. `make chaos` draws from the same list for ten minutes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pytest
 from tests.chaos import scenarios
 from tests.chaos.scenarios import FAULTS, JOB_FAILPOINTS, Scenario, at_failpoints
 from tests.chaos.world import Run, World, fault_free, open_world
-from tests.invariants import Findings
+from tests.support.invariants import Findings
 
 TELLING = (
     *("submit.after_spec", "driver.plan_stands", "staging.after_write"),

@@ -21,10 +21,11 @@ from threading import Thread
 import psutil
 import pytest
 
-from jobs import cluster, processes
-from jobs.cluster import MARK, Cluster
+from jobs.cluster import embedded as cluster
+from jobs.cluster import processes
+from jobs.cluster.embedded import MARK, Cluster
+from jobs.cluster.submission import ENDED, Submitter, describe
 from jobs.errors import ClusterError, Exit
-from jobs.submission import ENDED, Submitter, describe
 
 METADATA = describe(name="my job", job_id="j", job_uri="/jobs/j", dataset="d.parquet", model="m")
 
@@ -159,7 +160,7 @@ def test_rays_own_variables_do_not_redirect(running: Cluster, monkeypatch: pytes
     assert Submitter(running.dashboard_url, running.token_path).resources()["CPU"] >= 4
 
 
-UP = "from jobs import cluster; print(cluster.up())"
+UP = "from jobs.cluster import embedded as cluster; print(cluster.up())"
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from jobs.submission import Submitter
-from tests.harness import User
+from jobs.cluster.submission import Submitter
+from tests.support.harness import User
 
 
 def findings(user: User, *arguments: str, code: int) -> dict[str, dict[str, str]]:

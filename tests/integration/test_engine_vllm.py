@@ -12,12 +12,12 @@ from typing import Any, TypeVar
 
 import pytest
 
-from jobs.models.encoder import PromptEncoder
+from jobs.models.prompt_encoder import PromptEncoder
 from schemas.sampling import Sampling
 from schemas.spec import EngineSpec
 from tests.reference.internlm2 import Reference
 from workers.engines.base import Output
-from workers.result_rows import text_of
+from workers.shards.result_rows import text_of
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 

@@ -21,14 +21,14 @@ from uuid import uuid4
 import psutil
 import pytest
 
-from jobs import cluster
 from jobs.client import BatchClient
+from jobs.cluster import embedded as cluster
 from jobs.ledger import Ledger
 from jobs.settings import Settings
 from schemas import keys
 from tests.chaos.s3_proxy import RESET, SLOW_DOWN, Fault, Proxy, Request, always, no_faults, seeded
-from tests.harness import User, check_invariants, driver_pid, embedded_cluster, kill, new_id, write_prompts
-from tests.s3 import S3Server
+from tests.support.harness import User, check_invariants, driver_pid, embedded_cluster, kill, new_id, write_prompts
+from tests.support.s3 import S3Server
 
 FAKE = ("--engine", "fake", "--replicas", "2", "--keep-staged")
 SHARDS = ("--set", "shards.min_tokens=1", "--set", "shards.target_count=12")
@@ -235,7 +235,7 @@ def test_the_store_may_be_away_for_a_while_and_the_job_for_longer(
     user, job_id = proxied.user, new_id("away")
     client = client_of(user, monkeypatch)
     job = client.job(job_id)
-    from jobs.specs import build_spec
+    from jobs.spec.build import build_spec
 
     values = {
         "engine": {"name": "fake", "max_num_seqs": 4, "fake": {"token_s": 0.05}},
@@ -277,7 +277,9 @@ def start_impatient_driver(job_uri: str, job_id: str, endpoint: str, *, patience
 
     running = cluster.current()
     assert running is not None
-    code = f"import os; from workers.driver import main; os._exit(main({job_uri!r}, store_patience_s={patience_s}))"
+    code = (
+        f"import os; from workers.driver.driver import main; os._exit(main({job_uri!r}, store_patience_s={patience_s}))"
+    )
     headers = {"Authorization": f"Bearer {running.token_path.read_text()}"}
     return str(
         JobSubmissionClient(running.dashboard_url, headers=headers).submit_job(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import workers.demo
-from jobs.models.encoder import PromptEncoder
+from jobs.models.prompt_encoder import PromptEncoder
 from workers.demo.dataset import build_dataset, is_right
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]

@@ -27,7 +27,7 @@ if __name__ == "__main__":
 
 OUR_ENGINE = """
 import asyncio, sys
-from jobs.encoding import load_encoder
+from jobs.models.encoding import load_encoder
 from schemas.spec import EngineSpec
 from workers.engines.vllm import VllmEngine
 

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.harness import User, check_invariants, driver_pid, embedded_cluster, kill, new_id, write_prompts
+from tests.support.harness import User, check_invariants, driver_pid, embedded_cluster, kill, new_id, write_prompts
 
 FAKE = ("--engine", "fake")
 SMALL_SHARDS = ("--set", "shards.max_rows=10", "--set", "shards.target_count=20", "--set", "shards.min_tokens=1")

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from schemas import keys
-from tests.harness import User, check_invariants, driver_pid, kill, new_id, write_prompts
+from tests.support.harness import User, check_invariants, driver_pid, kill, new_id, write_prompts
 from tests.support.samples import write_chats
 
 SMALL_SHARDS = ("--set", "shards.min_tokens=1", "--set", "shards.target_count=20")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from tests.harness import User, check_invariants, new_id, write_prompts
+from tests.support.harness import User, check_invariants, new_id, write_prompts
 
 SCHEMA = {"type": "object", "properties": {"fake": {"type": "string"}}, "required": ["fake"]}
 WEATHER = {

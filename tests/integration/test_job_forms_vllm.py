@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 import workers.demo
-from jobs.models.encoder import PromptEncoder
-from tests.harness import User, check_invariants, new_id, write_prompts
+from jobs.models.prompt_encoder import PromptEncoder
 from tests.reference.internlm2 import Reference
+from tests.support.harness import User, check_invariants, new_id, write_prompts
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 

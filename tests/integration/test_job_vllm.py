@@ -16,8 +16,8 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from tests.harness import User, check_invariants, kill, new_id
-from tests.monitoring import panel_queries
+from tests.support.harness import User, check_invariants, kill, new_id
+from tests.support.monitoring import panel_queries
 from tests.support.samples import tokenizer_model, write_chats
 
 UNTIL_IT_HAPPENS = {"ray_vllm_num_preemptions_total", "ray_vllm_prefix_cache_hits_total"}

@@ -7,8 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tests.harness import User, check_invariants, new_id
-from tests.kept_types import kept_columns, kept_type
+from tests.support.harness import User, check_invariants, new_id
+from tests.support.kept_types import kept_columns, kept_type
 
 ROWS = 120
 

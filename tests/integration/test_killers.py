@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from jobs.ledger import Ledger
-from tests.harness import User, check_invariants, new_id, write_prompts
+from tests.support.harness import User, check_invariants, new_id, write_prompts
 
 pytestmark = pytest.mark.timeout(900)
 

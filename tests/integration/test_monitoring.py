@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from ray.dashboard.modules.reporter import reporter_agent
 
-from tests.harness import User, new_id, write_prompts
-from tests.monitoring import alert_selectors, needs_prometheus, panel_queries, prometheus
+from tests.support.harness import User, new_id, write_prompts
+from tests.support.monitoring import alert_selectors, needs_prometheus, panel_queries, prometheus
 
 
 @needs_prometheus

@@ -21,8 +21,8 @@ from typing import Any
 import pytest
 
 from schemas.schedules import latest_key
-from tests.harness import COMMAND, User, check_invariants, write_prompts
-from tests.s3 import S3Server
+from tests.support.harness import COMMAND, User, check_invariants, write_prompts
+from tests.support.s3 import S3Server
 
 SECRET = "a-secret-that-must-not-be-stored"
 

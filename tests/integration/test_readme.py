@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import COMMAND, User
-from tests.terminal import Terminal
+from tests.support.harness import COMMAND, User
+from tests.support.terminal import Terminal
 from workers.demo.dataset import write_dataset
 
 REPOSITORY = Path(__file__).parents[2]

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from schemas import keys
-from tests.harness import User, check_invariants, new_id, write_prompts
+from tests.support.harness import User, check_invariants, new_id, write_prompts
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -19,9 +19,9 @@ import pytest
 from jobs.salvage import Salvage
 from schemas import keys
 from schemas.batches import job_id_of
-from tests.harness import User, check_invariants, driver_pid, embedded_cluster, new_id, write_prompts
 from tests.integration.test_serve import CHAT, chat, lines, serving, wait
 from tests.integration.test_serve import SLOW as SMALL_AND_SLOW
+from tests.support.harness import User, check_invariants, driver_pid, embedded_cluster, new_id, write_prompts
 
 ROWS = 60
 SLOW = ("--engine", "fake", "--set", "engine.fake.token_s=0.05", "--set", "engine.max_num_seqs=4", "--replicas", "2")

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from jobs import cluster
+from jobs.cluster import embedded as cluster
 from schemas import keys
-from tests.harness import User, new_id, write_prompts
 from tests.integration.conftest import SECRETS
-from tests.invariants import examine_words
-from tests.s3 import ACCESS_KEY, SECRET_KEY
+from tests.support.harness import User, new_id, write_prompts
+from tests.support.invariants import examine_words
+from tests.support.s3 import ACCESS_KEY, SECRET_KEY
 
 PROMPT = "medlar-canary-of-a-prompt"
 OTHER = "medlar-canary-of-another-column"

@@ -19,7 +19,7 @@ from openai.types import Batch, Completion, ErrorObject
 from openai.types.chat import ChatCompletion
 
 from schemas.batches import job_id_of
-from tests.harness import COMMAND, User, check_invariants, driver_pid, kill
+from tests.support.harness import COMMAND, User, check_invariants, driver_pid, kill
 
 pytestmark = pytest.mark.nightly
 

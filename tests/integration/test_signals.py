@@ -31,7 +31,7 @@ from jobs.store.base import ObjectStore
 from jobs.threads import in_threads
 from tests import s3
 from tests.chaos.s3_proxy import Fault, Proxy, Request
-from tests.harness import COMMAND
+from tests.support.harness import COMMAND
 from tests.unit.results.ledgers import make_job, succeed
 
 WITHIN_S = 2.0

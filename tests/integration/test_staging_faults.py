@@ -14,7 +14,7 @@ import pytest
 
 from jobs.ledger import Ledger
 from schemas import keys
-from tests.harness import User, check_invariants, embedded_cluster, new_id, write_prompts
+from tests.support.harness import User, check_invariants, embedded_cluster, new_id, write_prompts
 
 pytestmark = pytest.mark.timeout(600)
 

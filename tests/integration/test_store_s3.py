@@ -37,7 +37,7 @@ from tests.chaos.s3_proxy import (
     seeded,
     throttled,
 )
-from tests.s3 import SECRET_KEY, S3Server, running, use
+from tests.support.s3 import SECRET_KEY, S3Server, running, use
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import COMMAND, User, new_id, write_prompts
-from tests.terminal import Terminal
+from tests.support.harness import COMMAND, User, new_id, write_prompts
+from tests.support.terminal import Terminal
 
 pytestmark = [
     pytest.mark.nightly,

@@ -12,21 +12,21 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from jobs.cluster.submission import STOP_GRACE_S, Submission
 from jobs.errors import StoreError
 from jobs.ledger import Ledger
 from jobs.store import open_store
-from jobs.submission import STOP_GRACE_S, Submission
 from schemas.codes import InterruptionCode, RowError
 from schemas.records import Plan
 from schemas.spec import JobSpec
 from tests.simulation.loop import CURRENT, Process
 from tests.simulation.world import World
-from workers import driver as driver_module
-from workers import staging
-from workers.cluster import ReplicaLost
-from workers.faults import JobInterruption
-from workers.replica import STORE_PATIENCE_S, Loaded, Replica, ReplicaCounters, ShardDone, ShardSalvaged
-from workers.resources import Resources, resolve_resources
+from workers.driver import driver as driver_module
+from workers.driver.cluster import ReplicaLost
+from workers.driver.resources import Resources, resolve_resources
+from workers.failures import JobInterruption
+from workers.replica.replica import STORE_PATIENCE_S, Loaded, Replica, ReplicaCounters, ShardDone, ShardSalvaged
+from workers.staging import staging
 
 if TYPE_CHECKING:
     from schemas.records import Cancelled, Failed, Succeeded
@@ -35,7 +35,7 @@ log = logging.getLogger("workers.driver")
 
 
 class JobApi:
-    """One cluster's job API, as `jobs.submission.Submitter`. Starts drivers."""
+    """One cluster's job API, as `jobs.cluster.submission.Submitter`. Starts drivers."""
 
     def __init__(self, world: World, name: str) -> None:
         self._world, self._name = world, name
@@ -102,7 +102,7 @@ class SimDriver:
         self._running.cancel()
 
     def _main(self) -> None:
-        """As `workers.driver.main`."""
+        """As `workers.driver.driver.main`."""
         world = self._world
         root_uri, _, job_id = self._job_uri.rpartition("/")
         try:
@@ -133,7 +133,7 @@ class SimDriver:
 
 
 class SimCluster:
-    """What one driver sees of its cluster. See `workers.cluster.Cluster`."""
+    """What one driver sees of its cluster. See `workers.driver.cluster.Cluster`."""
 
     def __init__(self, world: World, driver: SimDriver) -> None:
         self._world, self._driver = world, driver
@@ -155,7 +155,7 @@ class SimCluster:
 
 
 class SimReplica:
-    """One actor, seen from its driver. See `workers.cluster.ReplicaHandle`."""
+    """One actor, seen from its driver. See `workers.driver.cluster.ReplicaHandle`."""
 
     def __init__(self, world: World, driver: Process, ledger: Ledger, name: str, driver_id: str) -> None:
         self._world = world

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 from jobs.client import BatchClient, Job
 from jobs.errors import ClusterError, Conflict, JobsError, StoreError, UsageError
 from jobs.ledger import Ledger
-from jobs.results import open_results
+from jobs.results.read import open_results
 from jobs.settings import Settings
 from jobs.store import open_store
 from schemas import keys

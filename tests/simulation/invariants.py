@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from schemas import keys
 from schemas.records import Attempt, Cancelled, Failed, Manifest, Plan, Progress, Quarantine, Succeeded, Terminal
 from schemas.spec import JobSpec
-from workers.dispatch import MAX_REPLICAS_PER_SHARD
+from workers.driver.dispatch import MAX_REPLICAS_PER_SHARD
 
 if TYPE_CHECKING:
     from tests.simulation.histories import Run

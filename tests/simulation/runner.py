@@ -12,15 +12,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.dataset import inspect, resolve_columns
-from jobs.encoding import BYTES_MODEL, load_encoder
-from jobs.rows import RowPreparer
+from jobs.models.encoding import BYTES_MODEL, load_encoder
+from jobs.rows.prepare import RowPreparer
 from schemas import keys
 from schemas.spec import EngineSpec, FakeSpec, InputSpec, JobSpec, ModelSpec, ReplicaRange, ShardBudget
 from tests.simulation.cluster import SimStaging
 from tests.simulation.histories import Case, History, Run, draw
 from tests.simulation.invariants import KILLED, Outcome, rows_of
 from tests.simulation.seams import CANARY, Seams, seams
-from workers.staging import max_model_len
+from workers.staging.staging import max_model_len
 
 SEED_VARIABLE = "SIMULATION_SEED"
 

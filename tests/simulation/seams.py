@@ -24,21 +24,21 @@ import tenacity.wait
 import jobs.client
 import jobs.dataset
 import jobs.failpoints
-import jobs.results
+import jobs.results.read
 import jobs.store.probe
 import jobs.store.s3_client
 import jobs.threads
-import workers.driver
+import workers.driver.driver
+import workers.driver.pool
+import workers.driver.progress
 import workers.engines.fake
-import workers.feed
-import workers.pool
-import workers.progress
-import workers.replica
-import workers.staging
+import workers.replica.feed
+import workers.replica.replica
+import workers.staging.staging
 from tests.simulation.cluster import SimStaging
 from tests.simulation.loop import CURRENT, Killed
 from tests.simulation.world import World
-from workers.dispatch import Dispatcher
+from workers.driver.dispatch import Dispatcher
 from workers.engines.fake import FakeEngine
 
 CANARY = "CANARY-PROMPT-d21b"
@@ -174,22 +174,22 @@ def seams() -> Iterator[Seams]:
     put(jobs.failpoints, "_directory", "simulated")
     put(jobs.failpoints, "_hit", lambda path: held.world.step(f"is at {path.name}"))
     put(jobs.store.s3_client, "_process_client", lambda _: held.world.network)
-    for module in (workers.driver, jobs.threads, jobs.results):
+    for module in (workers.driver.driver, jobs.threads, jobs.results.read):
         put(module, "ThreadPoolExecutor", _Inline)
-    put(workers.driver, "Dispatcher", WatchedDispatcher)
+    put(workers.driver.driver, "Dispatcher", WatchedDispatcher)
     faults = workers.engines.fake._FAULTS
     put(workers.engines.fake, "_FAULTS", {**faults, "crash": _crash, "freeze": _freeze})
-    put(workers.replica, "ReplicaMetrics", _Gauge)
-    put(workers.progress, "DriverMetrics", _Gauge)
-    put(workers.progress, "this_process", lambda: None)
+    put(workers.replica.replica, "ReplicaMetrics", _Gauge)
+    put(workers.driver.progress, "DriverMetrics", _Gauge)
+    put(workers.driver.progress, "this_process", lambda: None)
     inspect = lru_cache(jobs.dataset.inspect)
     put(jobs.dataset, "inspect", inspect)
-    put(workers.staging, "inspect", inspect)
-    put(workers.staging, "pin", _cached_pin())
-    put(workers.staging, "ray", SimpleNamespace(put=lambda value: value, get=lambda value: value))
-    put(workers.staging, "_light_columns", lambda blocks: blocks)
-    put(workers.staging, "_target", lambda target: target)
-    put(workers.staging, "_Staging", SimStaging)
+    put(workers.staging.staging, "inspect", inspect)
+    put(workers.staging.staging, "pin", _cached_pin())
+    put(workers.staging.staging, "ray", SimpleNamespace(put=lambda value: value, get=lambda value: value))
+    put(workers.staging.staging, "_light_columns", lambda blocks: blocks)
+    put(workers.staging.staging, "_target", lambda target: target)
+    put(workers.staging.staging, "_Staging", SimStaging)
     handler = _Canaries(held)
     loggers = [logging.getLogger(name) for name in ("jobs", "workers")]
     before = [(logger.level, logger.propagate) for logger in loggers]

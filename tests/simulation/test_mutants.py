@@ -16,19 +16,20 @@ import tenacity.nap
 from jobs.errors import StoreError
 from jobs.ledger import Commit, Ledger
 from jobs.salvage import Salvage
-from jobs.shard_stats import ShardStats
 from jobs.store import s3_client
 from jobs.store.s3 import S3Store
 from schemas import keys
+from schemas.commits import ShardStats
 from schemas.records import Cancelled, Manifest, Plan, Succeeded
 from tests.simulation.bucket import Bucket
 from tests.simulation.histories import draw
 from tests.simulation.runner import Broken, Simulator
-from workers import driver, replica
-from workers.dispatch import Dispatcher
-from workers.driver import Driver
-from workers.results import salvaged_rows
-from workers.search import Search
+from workers.driver import driver
+from workers.driver.dispatch import Dispatcher
+from workers.driver.driver import Driver
+from workers.driver.search import Search
+from workers.replica import replica
+from workers.shards.results import salvaged_rows
 
 TRIES = 200
 """Histories within which a mutant must be noticed."""

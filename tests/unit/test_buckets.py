@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from jobs import BatchClient, settings
 from jobs.buckets import VARIABLE, check_bucket, of_environment
 from jobs.cli import app
+from jobs.cluster.submission import Submitter, driver_environment
 from jobs.dataset import sources
 from jobs.errors import Exit, UsageError
 from jobs.ledger import Ledger
@@ -18,9 +19,8 @@ from jobs.schedules.runner import ClientRunner
 from jobs.settings import Settings
 from jobs.store.local import LocalStore
 from jobs.store.s3_client import S3Client
-from jobs.submission import Submitter, driver_environment
 from schemas.spec import InputSpec, JobSpec, ModelSpec
-from workers import driver
+from workers.driver import driver
 
 GOOD, BAD = "s3://good/x.parquet", "s3://bad/x.parquet"
 SPEC = JobSpec(name="n", input=InputSpec(uri=BAD), model=ModelSpec(path="builtin:bytes")).evolve(
@@ -37,7 +37,7 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(S3Client, "call", contact)
     monkeypatch.setattr(Submitter, "__init__", contact)
-    monkeypatch.setattr("jobs.cluster.up", contact)
+    monkeypatch.setattr("jobs.cluster.embedded.up", contact)
     monkeypatch.chdir(tmp_path)
     for name in settings.Settings.model_fields:
         monkeypatch.delenv(settings.PREFIX + name.upper(), raising=False)

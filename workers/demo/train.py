@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
-from jobs.models.encoder import PromptEncoder
+from jobs.models.prompt_encoder import PromptEncoder
 from workers.demo.checkpoint import small_config, train_tokenizer, write_checkpoint
 from workers.demo.network import Network
 from workers.demo.tasks import SYSTEMS, WORDS, is_right, messages, questions

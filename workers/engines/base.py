@@ -92,7 +92,7 @@ class EngineInfo:
 class Engine(Protocol):
     """One model copy. Methods are called from one event loop.
 
-    What it returns or raises is checked (`workers.outputs`): an engine that errs costs rows, not shards.
+    What it returns or raises is checked (`workers.shards.outputs`): an engine that errs costs rows, not shards.
     """
 
     @property

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from jobs.encoding import Encoder
-from jobs.structured import is_of_form, sample_of
+from jobs.models.encoding import Encoder
+from jobs.rows.structured import is_of_form, sample_of
 from schemas.codes import RowError
 from schemas.sampling import Sampling, StructuredOutputs
 from schemas.spec import EngineSpec

@@ -7,7 +7,7 @@ from pathlib import Path
 from jobs.models.config import ModelInfo, load_info
 from jobs.models.snapshot import weight_files
 from schemas.spec import EngineSpec
-from workers.limits import ModelSize
+from workers.engines.limits import ModelSize
 
 _VALUE_BYTES = {"float32": 4, "float": 4}
 

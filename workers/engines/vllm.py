@@ -12,17 +12,17 @@ from typing import Any
 
 import psutil
 
-from jobs.encoding import Encoder
-from jobs.structured import guided_schema
+from jobs.models.encoding import Encoder
+from jobs.rows.structured import guided_schema
 from schemas.codes import RowError
 from schemas.records import Plan
 from schemas.sampling import Sampling, StructuredOutputs
 from schemas.spec import EngineSpec
 from workers.engines import fork_server
 from workers.engines.base import Completion, EngineDead, EngineInfo, Output, RowFailed
+from workers.engines.limits import Device, Limits, resolve_limits
 from workers.engines.model_size import model_size
 from workers.engines.vllm_scoring import Scorer
-from workers.limits import Device, Limits, resolve_limits
 from workers.within import within
 
 log = logging.getLogger(__name__)
@@ -209,7 +209,7 @@ class VllmEngine:
             # On the CPU, torch.compile needs a C++ compiler at run time and half a minute, for little.
             "enforce_eager": spec.enforce_eager or not self._on_gpu,
             "max_logprobs": 20,
-            # The compiler that `jobs.structured` asks: what a plan accepts is what the engine can do.
+            # The compiler that `jobs.rows.structured` asks: what a plan accepts is what the engine can do.
             "structured_outputs_config": StructuredOutputsConfig(backend="guidance"),
             "disable_log_stats": False,
             "enable_log_requests": False,

@@ -57,7 +57,7 @@ def dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def start() -> None:
         raise AssertionError("a cluster is started")
 
-    monkeypatch.setattr("jobs.cluster.up", start)
+    monkeypatch.setattr("jobs.cluster.embedded.up", start)
     return place / "a.parquet"
 
 

@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.cli import main
-from jobs.specs import build_spec
+from jobs.planning.throughput import remember
+from jobs.spec.build import build_spec
 from jobs.store import open_store
-from jobs.throughput import remember
 from schemas.throughput import Observation
 
 

@@ -11,9 +11,9 @@ import pytest
 
 from jobs import client as client_module
 from jobs.client import BatchClient, Job
+from jobs.cluster.submission import STOP_GRACE_S, Submission, Submitter, driver_environment
 from jobs.settings import Settings
 from jobs.store import open_store
-from jobs.submission import STOP_GRACE_S, Submission, Submitter, driver_environment
 from schemas.records import Progress
 from tests.unit.results.ledgers import make_job
 
@@ -89,7 +89,7 @@ def test_who_may_still_keep_rows(job: Job, status: str, phase: Any, driver: str,
 
 def test_ray_gives_a_driver_time_to_keep_its_rows() -> None:
     """More than its replicas may take; `Submitter.stop` waits for longer still."""
-    from workers.pool import LAST_COUNTERS_S, SALVAGE_S, STOP_GRACE_S as ENGINE_GRACE_S  # noqa: I001
+    from workers.driver.pool import LAST_COUNTERS_S, SALVAGE_S, STOP_GRACE_S as ENGINE_GRACE_S  # noqa: I001
 
     assert int(driver_environment()["RAY_JOB_STOP_WAIT_TIME_S"]) == STOP_GRACE_S
     assert LAST_COUNTERS_S + SALVAGE_S + ENGINE_GRACE_S < STOP_GRACE_S < 30

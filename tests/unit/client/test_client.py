@@ -14,9 +14,9 @@ import jobs
 from jobs import BatchClient, JobsError
 from jobs.cli import options as cli_options
 from jobs.errors import UsageError
-from jobs.options import FIELDS, SubmitOptions, spec_of
 from jobs.settings import Settings
-from jobs.specs import build_spec
+from jobs.spec.build import build_spec
+from jobs.spec.options import FIELDS, SubmitOptions, spec_of
 from jobs.store import open_store
 from tests.unit.results.ledgers import make_job, succeed
 from tests.unit.results.ledgers import spec_of as some_spec

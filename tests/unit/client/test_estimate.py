@@ -10,12 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.dataset import inspect, read_slice, resolve_columns, slices
-from jobs.encoding import BytesEncoder
 from jobs.errors import InvalidInput
-from jobs.estimate import estimate
-from jobs.planner import split
-from jobs.rows import RowPreparer, facts_of
-from jobs.specs import build_spec
+from jobs.models.encoding import BytesEncoder
+from jobs.planning.estimate import estimate
+from jobs.planning.shards import split
+from jobs.rows.prepare import RowPreparer, facts_of
+from jobs.spec.build import build_spec
 from schemas.spec import JobSpec
 from schemas.throughput import Observation, Throughput
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from jobs.interruptions import MARK, by_cluster, why
+from jobs.cluster.submission import Submission
+from jobs.status.interruptions import MARK, by_cluster, why
 from jobs.store.base import ObjectInfo
-from jobs.submission import Submission
 from schemas.codes import InterruptionCode
 from schemas.records import Interruption, Progress
 
@@ -42,7 +42,10 @@ def progress(driver: str, after_s: float) -> tuple[Progress, ObjectInfo]:
             "no nightbatch",
         ),
         (
-            {"message": FAILED_WITH.format(1, "ModuleNotFoundError: No module named 'jobs.liveness'"), "exit_code": 1},
+            {
+                "message": FAILED_WITH.format(1, "ModuleNotFoundError: No module named 'jobs.status.liveness'"),
+                "exit_code": 1,
+            },
             "DRIVER_NOT_STARTED",
             "another version",
         ),

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from jobs.client import BatchClient
+from jobs.cluster.submission import Submission
 from jobs.errors import Conflict, UsageError
 from jobs.ledger import Ledger
-from jobs.liveness import PROGRESS_FRESH_S, SILENCE_S, Pulse, is_alive, this_process
 from jobs.settings import Settings
-from jobs.submission import Submission
+from jobs.status.liveness import PROGRESS_FRESH_S, SILENCE_S, Pulse, is_alive, this_process
 from schemas import keys
 from schemas.records import Cancelled, Failed, Manifest, ProcessId, Progress, Succeeded
 from schemas.spec import InputSpec, JobSpec, ModelSpec
@@ -73,8 +73,8 @@ class Store:
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """A monotonic clock that only sleep moves, and a wall clock that lies."""
     now = [1000.0]
-    monkeypatch.setattr("jobs.liveness.time.monotonic", lambda: now[0])
-    monkeypatch.setattr("jobs.liveness.time.sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    monkeypatch.setattr("jobs.status.liveness.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("jobs.status.liveness.time.sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
     return now
 
 
@@ -158,7 +158,7 @@ def test_who_watches_sees_it_stop_and_does_not_wait_each_time(clock: list[float]
 def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BatchClient:
     """A client of a local root. No cluster runs, and none may be started by what is tested here."""
     monkeypatch.setenv("JOBS_STATE_DIR", str(tmp_path / "state"))
-    monkeypatch.setattr("jobs.cluster.up", lambda: pytest.fail("a cluster was started"))
+    monkeypatch.setattr("jobs.cluster.embedded.up", lambda: pytest.fail("a cluster was started"))
     return BatchClient(Settings(root=str(tmp_path / "root")))
 
 

@@ -13,13 +13,13 @@ import pytest
 from pydantic import ValidationError
 
 from jobs.dataset import resolve_columns
-from jobs.encoding import BYTES_MODEL, BytesEncoder
 from jobs.errors import InvalidModel, UsageError
-from jobs.rows import RowPreparer
-from jobs.specs import absolute_uri, build_spec, dataset_stem, new_job_id, read_spec_file
+from jobs.models.encoding import BYTES_MODEL, BytesEncoder
+from jobs.rows.prepare import RowPreparer
+from jobs.spec.build import absolute_uri, build_spec, dataset_stem, new_job_id, read_spec_file
 from schemas.spec import JOB_ID, EngineSpec, InputSpec, JobSpec, ReplicaRange
-from workers import resources
-from workers.faults import JobFailure
+from workers.driver import resources
+from workers.failures import JobFailure
 
 FAKE = {"engine.name": "fake"}
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from jobs.ledger import list_jobs
+from jobs.planning.throughput import FOLDER, MOST_OBSERVATIONS, find, remember, setup_of
 from jobs.store.local import LocalStore
-from jobs.throughput import FOLDER, MOST_OBSERVATIONS, find, remember, setup_of
 from schemas.spec import EngineSpec, InputSpec, JobSpec, ModelSpec
 from schemas.throughput import Observation
 

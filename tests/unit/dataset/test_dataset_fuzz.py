@@ -23,9 +23,9 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from jobs.dataset import InputChanged, decoder, faults_of, inspect, read_slice, resolve_columns, slices
-from jobs.encoding import BYTES_MODEL, load_encoder
 from jobs.errors import InvalidInput, UsageError
-from jobs.rows import RowPreparer
+from jobs.models.encoding import BYTES_MODEL, load_encoder
+from jobs.rows.prepare import RowPreparer
 from schemas.spec import EngineSpec, InputSpec, JobSpec, ModelSpec
 
 EXAMPLES = 50

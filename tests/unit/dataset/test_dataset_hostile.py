@@ -21,7 +21,7 @@ from jobs.dataset import decoder, faults_of, guarded, inspect, read_slice, slice
 from jobs.dataset.decoder import DecoderEnded, stream
 from jobs.dataset.sources import find_sources, open_source
 from jobs.errors import Exit, InvalidInput
-from tests.hostile import GIB, dictionary_bomb, large_cell, large_list, read_all, small_file, watched
+from tests.support.hostile import GIB, dictionary_bomb, large_cell, large_list, read_all, small_file, watched
 
 ROOT = Path(__file__).parents[3]
 
@@ -142,7 +142,9 @@ def test_a_dictionary_of_large_cells_comes_in_small_batches(bad: Path) -> None:
 def make(function: Callable[[Path, int], Path], path: Path, size_bytes: int) -> None:
     """In a process of its own: what making the file takes must not count."""
     name = function.__name__
-    code = f"from pathlib import Path; from tests.hostile import {name}; {name}(Path({str(path)!r}), {size_bytes})"
+    code = (
+        f"from pathlib import Path; from tests.support.hostile import {name}; {name}(Path({str(path)!r}), {size_bytes})"
+    )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=240)
 
 

@@ -19,9 +19,9 @@ import pytest
 
 from jobs.dataset import faults_of, footer, inspect, read_slice, resolve_columns, slices
 from jobs.dataset.bounding import bounded
-from jobs.dataset.faults import with_faults
+from jobs.dataset.failures import with_faults
 from jobs.errors import InvalidInput
-from jobs.row_values import Fault
+from jobs.values.cells import Fault
 from schemas.codes import RowError
 from schemas.spec import InputSpec
 

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pytest
 
 from jobs.dataset import resolve_columns
-from jobs.encoding import BYTES_MODEL, BytesEncoder
 from jobs.errors import InvalidInput
-from jobs.rows import RowPreparer
+from jobs.models.encoding import BYTES_MODEL, BytesEncoder
+from jobs.rows.prepare import RowPreparer
 from schemas.sampling import Sampling
 from schemas.spec import JobSpec
 

@@ -17,7 +17,7 @@ from jobs.dataset.reading import read_slice
 from jobs.errors import Exit, InvalidInput, StoreError
 from jobs.store.s3_client import S3Client
 from tests.chaos.s3_proxy import Fault, Proxy, always, seeded
-from tests.s3 import S3Server, use
+from tests.support.s3 import S3Server, use
 
 
 def parquet(first: int, rows: int, group: int = 10) -> bytes:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 
 from jobs.dataset.types import as_text, conform, is_storable, plain, storable, united
-from tests.kept_types import kept_columns, kept_type
+from tests.support.kept_types import kept_columns, kept_type
 
 TEXT = pa.string()
 CODED = pa.dictionary(pa.int8(), TEXT)

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from jobs.dataset import inspect, read_slice, resolve_columns, slices
 from jobs.dataset.inspection import inspect as look_at
 from jobs.dataset.reading import read_slice as read_here
-from jobs.encoding import BytesEncoder
 from jobs.errors import InvalidInput
-from jobs.rows import RowPreparer
+from jobs.models.encoding import BytesEncoder
+from jobs.rows.prepare import RowPreparer
 from jobs.serve.requests import check_requests, job_spec
 from schemas.batches import Endpoint
 from schemas.sampling import Sampling

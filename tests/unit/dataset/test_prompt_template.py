@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from jobs.dataset.prompt_template import render, template_columns
 from jobs.errors import UsageError
-from jobs.row_values import Fault, rows
+from jobs.templates.prompt import render, template_columns
+from jobs.values.cells import Fault, rows
 from schemas.codes import RowError
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy_commands import DEPLOY, PROGRAMS, check, files, found_in, unknown_variables
+from tests.support.deploy_commands import DEPLOY, PROGRAMS, check, files, found_in, unknown_variables
 
 COMMANDS = [
     pytest.param(words, id=f"{path.relative_to(DEPLOY)}: {' '.join(words)}")

@@ -14,8 +14,8 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from tests.deploy_commands import DEPLOY
-from tests.kuberay import check
+from tests.support.deploy_commands import DEPLOY
+from tests.support.kuberay import check
 
 GOLDEN = Path(__file__).with_name("golden")
 KUBERNETES = DEPLOY / "kubernetes"

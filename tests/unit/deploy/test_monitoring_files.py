@@ -7,7 +7,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from tests.monitoring import MONITORING, needs_prometheus, panel_queries
+from tests.support.monitoring import MONITORING, needs_prometheus, panel_queries
 
 
 @needs_prometheus

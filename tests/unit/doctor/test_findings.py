@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from jobs import __version__, doctor
-from jobs.cluster_report import own_versions
+from jobs import __version__
+from jobs.doctor import findings as doctor
+from jobs.doctor.cluster_report import own_versions
 from jobs.errors import StoreError
 from jobs.store import open_store
 from jobs.store.base import ObjectInfo

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from jobs import doctor, gpus
-from jobs.gpus import Gpu, Process, look, parse
+from jobs.doctor import findings as doctor
+from jobs.doctor import gpus
+from jobs.doctor.gpus import Gpu, Process, look, parse
 
 GPUS = """\
 0, GPU-5c6a1c1e-8b7a-3a5d-9d0b-0a1f2e3d4c5b, NVIDIA H100 80GB HBM3, 71234, 81559

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from jobs.gates import describe, judged
 from jobs.ledger import Ledger
-from jobs.results import open_results
-from jobs.shard_stats import ShardStats
+from jobs.results.gates import describe, judged
+from jobs.results.read import open_results
 from jobs.store import open_store
 from schemas import keys
+from schemas.commits import ShardStats
 from schemas.records import Manifest, ShardCommit, Succeeded
 from tests.unit.results.ledgers import make_job, spec_of, succeed
 

@@ -27,8 +27,8 @@ from schemas.records import Plan
 from schemas.spec import JobSpec
 from tests.fixtures.make_jobs import ARCHIVES, ROWS
 from tests.unit.workers.test_pool_faults import LocalCluster
-from workers import staging
-from workers.driver import run_job
+from workers.driver.driver import run_job
+from workers.staging import staging
 
 VERSIONS = range(1, FORMAT_VERSION + 1)
 CODES = {1: "EMPTY_PROMPT", 4: "ENGINE_CRASH", 9: "ENGINE_ERROR"}

@@ -13,9 +13,9 @@ import pytest
 
 from jobs.errors import Conflict, Damaged, StoreError, UsageError
 from jobs.ledger import Commit, Ledger, list_jobs
-from jobs.shard_stats import ShardStats
 from jobs.store.local import LocalStore
 from schemas import FORMAT_VERSION, keys
+from schemas.commits import ShardStats
 from schemas.records import Attempt, Cancelled, Failed, Manifest, Plan, Progress, ShardPlan, Succeeded
 from schemas.spec import InputSpec, JobSpec, ModelSpec
 

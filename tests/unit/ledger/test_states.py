@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from jobs.states import derive_state
+from jobs.status.states import derive_state
 from schemas.codes import State
 from schemas.records import Cancelled, Failed, Manifest, Succeeded
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.models.encoder import PromptEncoder
 from jobs.models.prepare import write_configs, write_tokenizer
+from jobs.models.prompt_encoder import PromptEncoder
 from tests.support.samples import tokenizer_model
 from workers.demo.checkpoint import small_config
 from workers.demo.random_model import write_random_model

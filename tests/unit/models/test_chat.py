@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sentencepiece import SentencePieceProcessor
 
-from jobs.models.encoder import PromptEncoder
 from jobs.models.errors import EmptyPrompt, InvalidMessages, InvalidText
 from jobs.models.internlm2 import MARKERS
+from jobs.models.prompt_encoder import PromptEncoder
 from tests.support.samples import needs_real_tokenizer
 
 PLUGIN, INTERPRETER, ACTION_END, ACTION_START, IM_END, IM_START = range(92538, 92544)

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import workers.demo
-from jobs.models.encoder import PromptEncoder
+from jobs.models.prompt_encoder import PromptEncoder
 from jobs.models.snapshot import verify
 from workers.demo.dataset import build_dataset, write_dataset
 from workers.demo.tasks import TASKS, is_right, messages, questions

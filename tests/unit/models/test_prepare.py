@@ -11,8 +11,8 @@ from safetensors.numpy import load_file, save_file
 
 from jobs.errors import InvalidModel, UsageError
 from jobs.models.config import check_length, max_supported_len
-from jobs.models.encoder import PromptEncoder
 from jobs.models.prepare import is_chat_model, prepare
+from jobs.models.prompt_encoder import PromptEncoder
 from jobs.models.snapshot import verify
 from tests.support.samples import needs_real_tokenizer
 from workers.demo.checkpoint import random_weights, small_config

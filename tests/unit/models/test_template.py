@@ -11,8 +11,8 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
 from jobs.errors import InvalidModel, UsageError
-from jobs.models.encoder import PromptEncoder
 from jobs.models.errors import InvalidMessages
+from jobs.models.prompt_encoder import PromptEncoder
 
 CHATML = (
     "{% for message in messages %}\n"

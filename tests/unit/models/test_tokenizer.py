@@ -16,9 +16,9 @@ from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
 from jobs.errors import InvalidModel
 from jobs.models.convert import convert_sentencepiece, parse_sentencepiece
-from jobs.models.encoder import PromptEncoder
 from jobs.models.internlm2 import MARKERS, markers_of
 from jobs.models.parity import check_parity
+from jobs.models.prompt_encoder import PromptEncoder
 from tests.support.samples import REAL_PROMPTS, needs_real_tokenizer, sample_rows
 
 EXAMPLES = int(os.environ.get("TOKENIZER_EXAMPLES", "2000"))

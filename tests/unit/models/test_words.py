@@ -11,7 +11,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from jobs.models import words as module
-from jobs.models.encoder import PromptEncoder
+from jobs.models.prompt_encoder import PromptEncoder
 from jobs.models.words import WordTokenizer, unpack
 from tests.support.samples import needs_real_tokenizer
 

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from jobs.ledger import Ledger
-from jobs.shard_stats import ShardStats
 from jobs.store.local import LocalStore
+from schemas.commits import ShardStats
 from schemas.history import History, Loss, Sample
 from schemas.records import Progress
 from tests.unit.results.ledgers import plan_of, result_rows, spec_of
-from workers.results import write_parquet
+from workers.shards.results import write_parquet
 
 HOSTILE = "<script>alert('xss')</script>&\"><img src=x onerror=alert(1)>"
 SHARDS = [range(400), range(400, 1000), range(1000, 1200)]

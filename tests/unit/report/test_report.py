@@ -23,7 +23,7 @@ from jobs.ledger import Ledger
 from jobs.report.charts import nice_ticks
 from jobs.report.past import Past
 from jobs.report.rows import BINS, Tokens
-from jobs.results import open_results
+from jobs.results.read import open_results
 from jobs.store.local import LocalStore
 from schemas.codes import State
 from schemas.history import Activity

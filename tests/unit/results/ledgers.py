@@ -8,16 +8,16 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pyarrow as pa
 
-from jobs.gates import judged
 from jobs.ledger import Ledger
-from jobs.planner import row_ids_digest
+from jobs.planning.shards import row_ids_digest
+from jobs.results.gates import judged
 from jobs.salvage import Salvage
-from jobs.shard_stats import ShardStats
 from jobs.store.base import ObjectStore
+from schemas.commits import ShardStats
 from schemas.records import InputFile, Manifest, Plan, ShardPlan, Succeeded
 from schemas.spec import InputSpec, JobSpec, ModelSpec
 from schemas.tables import result_schema
-from workers.results import write_parquet
+from workers.shards.results import write_parquet
 
 KEPT = [
     pa.field("tags", pa.list_(pa.string())),

@@ -17,11 +17,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jobs.export import json_rows, write_results
-from jobs.formats import FileFormat
-from jobs.value_text import as_json
+from jobs.results.export import json_rows, write_results
+from jobs.results.formats import FileFormat
+from jobs.values.text import as_json
 from schemas.tables import JSON_TEXT
-from tests.unit.test_row_prompts import codes, prepare
+from tests.unit.rows.test_row_prompts import codes, prepare
 
 duckdb = pytest.importorskip("duckdb")
 

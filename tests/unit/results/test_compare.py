@@ -13,14 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.cli import main
-from jobs.compare import Pair
 from jobs.errors import JobsError, UsageError
 from jobs.ledger import Ledger
-from jobs.shard_stats import ShardStats
+from jobs.results.compare import Pair
 from jobs.store.local import LocalStore
+from schemas.commits import ShardStats
 from schemas.records import Plan
 from tests.unit.results.ledgers import is_error, make_job, plan_of, result_rows, spec_of, text_of
-from workers.results import write_parquet
+from workers.shards.results import write_parquet
 
 SHARDS = [range(0, 40, 2), range(1, 40, 2)]
 OTHER_SHARDS = [range(25), range(25, 40)]

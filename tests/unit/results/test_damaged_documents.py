@@ -38,7 +38,7 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("JOBS_ROOT", str(tmp_path / "root"))
     monkeypatch.setenv("JOBS_STATE_DIR", str(tmp_path / "state"))
-    monkeypatch.setattr("jobs.cluster.up", lambda: pytest.fail("a cluster was started"))
+    monkeypatch.setattr("jobs.cluster.embedded.up", lambda: pytest.fail("a cluster was started"))
     return tmp_path / "root"
 
 

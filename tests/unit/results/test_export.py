@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.errors import UsageError
-from jobs.export import replacing, write_results
-from jobs.formats import FileFormat, format_of
+from jobs.results.export import replacing, write_results
+from jobs.results.formats import FileFormat, format_of
 from tests.unit.results.ledgers import result_rows
 
 ODD = pa.table(

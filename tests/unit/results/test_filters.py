@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.errors import UsageError
-from jobs.filters import parse_conditions, select
+from jobs.results.filters import parse_conditions, select
 
 TABLE = pa.table(
     {

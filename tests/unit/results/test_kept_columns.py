@@ -9,16 +9,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.dataset.types import conform, plain, storable
-from jobs.export import write_results
-from jobs.formats import FileFormat
 from jobs.ledger import Ledger
-from jobs.results import Results, open_results
-from jobs.shard_stats import ShardStats
-from jobs.sql import query
+from jobs.results.export import write_results
+from jobs.results.formats import FileFormat
+from jobs.results.read import Results, open_results
+from jobs.results.sql import query
 from jobs.store import open_store
-from tests.kept_types import kept_columns
+from schemas.commits import ShardStats
+from tests.support.kept_types import kept_columns
 from tests.unit.results.ledgers import plan_of, result_rows, spec_of
-from workers.results import write_parquet
+from workers.shards.results import write_parquet
 
 ROWS = 40
 COLUMNS = kept_columns(0, ROWS)

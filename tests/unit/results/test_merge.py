@@ -7,7 +7,7 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.merge import RowMerger
+from jobs.results.merge import RowMerger
 
 
 def merged(tables: list[pa.Table], *, window_rows: int, memory_bytes: int) -> list[pa.Table]:

@@ -16,9 +16,9 @@ from openai.types.chat import ChatCompletion
 
 from jobs.cli import main
 from jobs.errors import UsageError
-from jobs.export import as_json
 from jobs.ledger import Ledger
-from jobs.responses import Responses, model_name, write_responses
+from jobs.results.export import as_json
+from jobs.results.responses import Responses, model_name, write_responses
 from jobs.store import open_store
 from schemas.codes import RowError
 from schemas.sampling import Sampling
@@ -171,7 +171,7 @@ def test_the_token_that_ends_a_text_is_no_part_of_its_logprobs() -> None:
 
 def test_the_models_markers_have_no_text_in_logprobs(tmp_path: Path) -> None:
     import workers.demo
-    from jobs.models.encoder import PromptEncoder
+    from jobs.models.prompt_encoder import PromptEncoder
 
     model = Path(workers.demo.__file__).parent / "model"
     ledger = Ledger(open_store(str(tmp_path)), "demo")

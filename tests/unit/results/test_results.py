@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jobs.errors import JobsError, StoreError, UsageError
-from jobs.results import iter_results, open_results
+from jobs.results.read import iter_results, open_results
 from jobs.store import open_store
 from jobs.store.base import ObjectStore
 from schemas import keys
@@ -182,6 +182,6 @@ def test_rows_that_are_missing_or_there_twice(tmp_path: Path) -> None:
 
 
 def test_a_footer_larger_than_the_first_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jobs.results._FOOTER_BYTES", 64)
+    monkeypatch.setattr("jobs.results.read._FOOTER_BYTES", 64)
     ledger = make_job(open_store(str(tmp_path)), [[0, 1, 2]])
     assert pa.concat_tables(iter_results(ledger)).to_pylist() == result_rows(range(3)).to_pylist()

@@ -9,13 +9,13 @@ import pytest
 
 from jobs.errors import UsageError
 from jobs.ledger import Ledger
-from jobs.reuse import Sources, is_sound, open_sources, read_source
-from jobs.shard_stats import ShardStats
+from jobs.planning.reuse import Sources, is_sound, open_sources, read_source
 from jobs.store.local import LocalStore
 from schemas import keys
+from schemas.commits import ShardStats
 from schemas.records import Failed
 from schemas.spec import InputSpec, JobSpec, ModelSpec
-from workers.results import write_parquet
+from workers.shards.results import write_parquet
 
 PRINTS = [bytes([number]) * 16 for number in range(6)]
 """Of rows 0 to 5: three in each of two shards; row 1 has failed."""

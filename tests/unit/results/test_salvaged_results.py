@@ -13,12 +13,12 @@ from jobs.cli import main
 from jobs.client import BatchClient
 from jobs.errors import JobsError, StoreError
 from jobs.ledger import Ledger
-from jobs.results import Results, open_results
+from jobs.results.read import Results, open_results
+from jobs.results.sql import query
 from jobs.settings import Settings
-from jobs.sql import query
+from jobs.status.summary import summarise
 from jobs.store import open_store
 from jobs.store.base import ObjectStore
-from jobs.summary import summarise
 from schemas import keys
 from schemas.records import Cancelled, Failed
 from tests.unit.results.ledgers import make_job, result_rows, salvage, succeed

@@ -15,15 +15,15 @@ import pytest
 
 from jobs.cli import main
 from jobs.ledger import Ledger
-from jobs.results import open_results
-from jobs.shard_stats import ShardStats
-from jobs.sql import query
+from jobs.results.read import open_results
+from jobs.results.sql import query
 from jobs.store import open_store
 from jobs.store.base import ObjectStore
+from schemas.commits import ShardStats
 from schemas.spec import InputSpec
 from schemas.tables import result_schema
 from tests.unit.results.ledgers import is_error, make_job, spec_of, succeed
-from workers.results import write_parquet
+from workers.shards.results import write_parquet
 
 pytest.importorskip("duckdb")
 

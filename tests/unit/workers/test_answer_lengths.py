@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from workers.answer_lengths import REMEMBERED, AnswerLengths
+from workers.replica.answer_lengths import REMEMBERED, AnswerLengths
 
 
 def expected(lengths: AnswerLengths, *written: float) -> list[float]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from schemas.codes import JobError, RowError
 from schemas.records import ShardPlan
-from workers.dispatch import CONTROL_DEATHS, DOUBT_DEATHS, MAX_FAULTS, Dispatcher, Killer, Work
+from workers.driver.dispatch import CONTROL_DEATHS, DOUBT_DEATHS, MAX_FAULTS, Dispatcher, Killer, Work
 
 CRASH = RowError.ENGINE_CRASH
 

@@ -10,11 +10,11 @@ import pytest
 
 from schemas.codes import RowError
 from schemas.sampling import Sampling
-from workers import feed as feeds
 from workers.engines.base import ChoiceScore, Completion, EngineDead, EngineInfo, Output, RowFailed
-from workers.feed import Feed, RowFault
-from workers.outputs import Row
-from workers.room import Room
+from workers.replica import feed as feeds
+from workers.replica.feed import Feed, RowFault
+from workers.replica.room import Room
+from workers.shards.outputs import Row
 
 
 class ScriptedEngine:

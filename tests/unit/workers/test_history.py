@@ -6,8 +6,8 @@ from itertools import pairwise
 
 from schemas.history import Activity, Loss, Sample
 from schemas.records import ReplicaProgress, ReplicaState
+from workers.driver.history import MAX_REPLICAS, MAX_SAMPLES, WRITE_EVERY_S, Recorder, activity_of
 from workers.engines.base import EngineInfo
-from workers.history import MAX_REPLICAS, MAX_SAMPLES, WRITE_EVERY_S, Recorder, activity_of
 
 
 def replica(state: ReplicaState, *, shards: tuple[int, ...] = (), rows_in_flight: int = 0) -> ReplicaProgress:

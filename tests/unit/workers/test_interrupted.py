@@ -13,17 +13,17 @@ from typing import Any
 import pytest
 
 from jobs.errors import ClusterError, Damaged, InvalidModel, MissingInput, MissingModel, StoreError
-from jobs.interruptions import MARK
 from jobs.ledger import Ledger
+from jobs.status.interruptions import MARK
 from jobs.store.local import LocalStore
 from schemas import keys
 from schemas.codes import JobError
 from schemas.records import Failed, Interruption, Plan, Succeeded
 from schemas.spec import JobSpec, ModelSpec
 from tests.unit.workers.test_pool_faults import LocalCluster, spec_with, stage
-from workers import driver
-from workers.driver import run_job
-from workers.faults import JobFailure, JobInterruption, account_for, passing
+from workers.driver import driver
+from workers.driver.driver import run_job
+from workers.failures import JobFailure, JobInterruption, account_for, passing
 
 
 class Cluster(LocalCluster):

@@ -7,9 +7,9 @@ import pytest
 
 from jobs.dataset.types import conform, plain, storable
 from schemas.tables import KEPT, kept_fields, with_kept_types
-from tests.kept_types import kept_columns
+from tests.support.kept_types import kept_columns
 from tests.unit.results.ledgers import plan_of, spec_of
-from workers.results import read_parquet, result_table, write_parquet
+from workers.shards.results import read_parquet, result_table, write_parquet
 
 ROWS = 40
 COLUMNS = kept_columns(0, ROWS)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from workers.last_lines import MAX_LINES, telling
+from workers.driver.last_lines import MAX_LINES, telling
 
 VLLM = """\
-2026-11-24 17:00:00,000 INFO workers.replica: replica-0 ready
+2026-11-24 17:00:00,000 INFO workers.replica.replica: replica-0 ready
 (EngineCore pid=123) ERROR 11-24 17:00:01 [dump_input.py:72] Dumping input data for V1 LLM engine with prompt 'canary'
 (EngineCore pid=123) ERROR 11-24 17:00:01 [dump_input.py:79] SchedulerOutput(scheduled_new_reqs=[canary])
 (EngineCore pid=123) ERROR 11-24 17:00:01 [core.py:900] EngineCore encountered a fatal error.

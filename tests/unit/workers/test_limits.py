@@ -9,11 +9,11 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.planner import RowFacts, length_bins
-from jobs.prefixes import Prefixes
+from jobs.planning.shards import RowFacts, length_bins
+from jobs.rows.prefixes import Prefixes
 from schemas.records import Plan
 from schemas.spec import EngineSpec
-from workers.limits import Device, Limits, ModelSize, resolve_limits
+from workers.engines.limits import Device, Limits, ModelSize, resolve_limits
 
 H100 = Device(on_gpu=True, memory_bytes=85_000_000_000)
 L4 = Device(on_gpu=True, memory_bytes=24_000_000_000)

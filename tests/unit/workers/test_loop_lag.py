@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from workers import loop_lag
-from workers.loop_lag import LoopLag
+from workers.replica import loop_lag
+from workers.replica.loop_lag import LoopLag
 
 
 async def test_what_holds_up_the_loop_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:

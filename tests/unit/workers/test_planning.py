@@ -20,11 +20,11 @@ from ray.exceptions import (
 )
 
 from jobs.errors import JobsError, StoreError, UsageError
-from jobs.reuse import SourceLost
+from jobs.planning.reuse import SourceLost
 from schemas.codes import JobError
-from workers import staging
-from workers.faults import JobFailure, find_cause
-from workers.shuffle import BUNDLE_BYTES, bundles_of
+from workers.failures import JobFailure, find_cause
+from workers.staging import staging
+from workers.staging.shuffle import BUNDLE_BYTES, bundles_of
 
 
 @pytest.mark.parametrize("error", [UsageError("Job a has not ended.", "Wait."), StoreError("It is away.", "Resume.")])

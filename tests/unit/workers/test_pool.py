@@ -9,12 +9,12 @@ from jobs.ledger import Ledger
 from jobs.store.local import LocalStore
 from schemas.records import ShardPlan
 from schemas.spec import InputSpec, JobSpec, ModelSpec
-from workers.dispatch import Dispatcher, Work
+from workers.driver.dispatch import Dispatcher, Work
+from workers.driver.pool import MAX_OPEN_BYTES, MAX_OPEN_SHARDS, Pool, _wants_more
+from workers.driver.ray_cluster import RayCluster
+from workers.driver.resources import Resources
 from workers.engines.base import EngineInfo
-from workers.pool import MAX_OPEN_BYTES, MAX_OPEN_SHARDS, Pool, _wants_more
-from workers.ray_cluster import RayCluster
-from workers.replica import Loaded
-from workers.resources import Resources
+from workers.replica.replica import Loaded
 
 ON_CPUS = Resources(on_gpu=False, num_gpus=0, num_cpus=1.0, after_staging=True)
 

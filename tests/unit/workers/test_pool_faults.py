@@ -12,19 +12,19 @@ import pyarrow as pa
 import pytest
 
 from jobs.ledger import Ledger
-from jobs.planner import row_ids_digest
+from jobs.planning.shards import row_ids_digest
 from jobs.store.local import LocalStore
 from schemas.codes import RowError
 from schemas.records import Plan, ShardPlan
 from schemas.spec import FakeSpec, InputSpec, JobSpec, ModelSpec
-from workers import pool as pools
-from workers.cluster import ReplicaLost
-from workers.dispatch import Dispatcher
-from workers.faults import JobFailure
-from workers.pool import Pool
-from workers.replica import Loaded, Replica, ReplicaCounters, ShardDone, ShardSalvaged
-from workers.resources import Resources
-from workers.results import read_parquet, write_parquet
+from workers.driver import pool as pools
+from workers.driver.cluster import ReplicaLost
+from workers.driver.dispatch import Dispatcher
+from workers.driver.pool import Pool
+from workers.driver.resources import Resources
+from workers.failures import JobFailure
+from workers.replica.replica import Loaded, Replica, ReplicaCounters, ShardDone, ShardSalvaged
+from workers.shards.results import read_parquet, write_parquet
 
 _T = TypeVar("_T")
 ANYWHERE = Resources(on_gpu=False, num_gpus=0, num_cpus=0, after_staging=False)

@@ -8,18 +8,18 @@ from types import SimpleNamespace
 import pytest
 
 from jobs.errors import StoreError
+from jobs.planning.throughput import find
 from jobs.salvage import Salvage
-from jobs.shard_stats import ShardStats
 from jobs.store.local import LocalStore
-from jobs.throughput import find
+from schemas.commits import ShardStats
 from schemas.records import LengthBin, Progress
 from tests.unit.results.ledgers import make_job, plan_of, spec_of
-from workers import progress as progress_module
+from workers.driver import progress as progress_module
+from workers.driver.pool import Pool
+from workers.driver.progress import Reporter
+from workers.driver.ray_cluster import RayCluster
 from workers.engines.base import EngineInfo
-from workers.pool import Pool
-from workers.progress import Reporter
-from workers.ray_cluster import RayCluster
-from workers.replica import Loaded, ReplicaCounters
+from workers.replica.replica import Loaded, ReplicaCounters
 
 SHARDS = [range(10), range(10, 20), range(20, 30)]
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.records import ShardPlan
-from workers.queue import Queue
+from workers.driver.queue import Queue
 
 
 def shards_of(weights: list[int], groups: list[int | None] | None = None) -> list[ShardPlan]:

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from workers.rates import Rates, Tail
+from workers.driver.rates import Rates, Tail
 
 
 def rates_of(rows_per_s: list[float], step_s: float = 2.0) -> Rates:

@@ -11,8 +11,8 @@ import pytest
 from jobs.ledger import Ledger
 from jobs.store.local import LocalStore
 from tests.unit.workers.test_pool_faults import spec_with, stage
-from workers import replica as replicas
-from workers.replica import Replica
+from workers.replica import replica as replicas
+from workers.replica.replica import Replica
 
 
 @pytest.fixture

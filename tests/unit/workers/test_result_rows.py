@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 import workers.demo
-from jobs.models.encoder import PromptEncoder
+from jobs.models.prompt_encoder import PromptEncoder
 from schemas.sampling import Sampling
 from workers.engines.base import ChoiceScore, Completion, Output
-from workers.result_rows import form_fault, generated_row, scored_row
+from workers.shards.result_rows import form_fault, generated_row, scored_row
 
 MODEL = Path(workers.demo.__file__).parent / "model"
 START, END, PLUGIN = "<|action_start|>", "<|action_end|>", "<|plugin|>"

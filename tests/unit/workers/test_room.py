@@ -8,8 +8,8 @@ import pytest
 
 from schemas.sampling import Sampling
 from workers.engines.base import Completion, EngineInfo, Output
-from workers.outputs import Row
-from workers.room import Room
+from workers.replica.room import Room
+from workers.shards.outputs import Row
 
 
 def row(prompt: int, answer: int, n: int = 1) -> Row:
@@ -95,7 +95,7 @@ async def test_a_row_enters_when_those_inside_will_have_ended_before_it_is_large
 
 
 async def test_a_row_that_waits_enters_as_soon_as_another_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.room.LOOK_AGAIN_S", 60)
+    monkeypatch.setattr("workers.replica.room.LOOK_AGAIN_S", 60)
     inside, large = Inside(), row(600, 200)
     assert await inside.fill(large) == 1
     waiting = asyncio.create_task(inside.room.enter(large))

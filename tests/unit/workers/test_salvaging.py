@@ -17,12 +17,12 @@ from schemas import keys
 from schemas.codes import RowError
 from schemas.records import Plan
 from tests.unit.workers.test_pool_faults import ANYWHERE, LocalCluster, LocalReplica, results, run, spec_with, stage
-from workers import pool as pools
-from workers.cluster import ReplicaLost
-from workers.dispatch import Dispatcher
-from workers.pool import Pool
-from workers.replica import Replica, ShardSalvaged
-from workers.results import read_parquet, write_parquet
+from workers.driver import pool as pools
+from workers.driver.cluster import ReplicaLost
+from workers.driver.dispatch import Dispatcher
+from workers.driver.pool import Pool
+from workers.replica.replica import Replica, ShardSalvaged
+from workers.shards.results import read_parquet, write_parquet
 
 SLOW, FAST = 60.0, 0.0
 PROMPTS = [f"prompt {n}" for n in range(6)]

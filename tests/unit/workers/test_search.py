@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.codes import RowError
-from workers.search import MAX_FRUITLESS, Search
+from workers.driver.search import MAX_FRUITLESS, Search
 
 CRASH = RowError.ENGINE_CRASH
 

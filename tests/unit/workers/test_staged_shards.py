@@ -10,7 +10,7 @@ from jobs.ledger import Ledger, Missing
 from jobs.store.local import LocalStore
 from schemas.records import Plan
 from tests.unit.workers.test_pool_faults import spec_with, stage
-from workers.staged_shards import read_staged
+from workers.shards.staged_shards import read_staged
 
 SPEC = spec_with()
 KEY = "demo/_job/staged/part-00000.parquet"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from workers.replica import ReplicaCounters
-from workers.watchdog import Watchdog
+from workers.driver.watchdog import Watchdog
+from workers.replica.replica import ReplicaCounters
 
 
 def looks(watchdog: Watchdog, counters: ReplicaCounters | None, count: int, elapsed_s: float = 1.0) -> list[bool]:

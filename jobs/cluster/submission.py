@@ -1,0 +1,352 @@
+"""Submission of drivers through Ray's Job Submission API (an HTTP service of the cluster's dashboard)."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import logging
+import os
+import shlex
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from jobs import __version__, buckets
+from jobs.errors import ClusterError
+from jobs.text import printable
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+ENDED = frozenset({"STOPPED", "SUCCEEDED", "FAILED"})
+"""Statuses that never change again; the others are PENDING and RUNNING."""
+
+_CONNECT_S, _READ_S = 5.0, 60.0
+_TOKEN_HINT = "Give its token file with --token-path FILE or JOBS_TOKEN_PATH; `ray get-auth-token` prints the token."  # noqa: S105
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Submission:
+    """One run of a driver as the cluster sees it.
+
+    Attributes:
+        status: PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED.
+        message: Ray's own words about the status.
+        started_at: seconds since the epoch, or None before the start.
+        ended_at: seconds since the epoch, or None before the end.
+        exit_code: of the driver's process, if Ray has seen it end; negative: the signal that ended it.
+        error_type: Ray's own kind of failure, "" if there is none.
+    """
+
+    submission_id: str
+    status: str
+    message: str
+    started_at: float | None
+    ended_at: float | None
+    metadata: dict[str, str]
+    exit_code: int | None = None
+    error_type: str = ""
+
+    @property
+    def active(self) -> bool:
+        """Whether the driver runs or is about to."""
+        return self.status not in ENDED
+
+    @property
+    def running(self) -> bool:
+        """Whether the cluster has started the driver, and it has not ended."""
+        return self.active and self.status != "PENDING"
+
+
+def describe(*, name: str, job_id: str, job_uri: str, dataset: str, model: str) -> dict[str, str]:
+    """The metadata of a submission. The dashboard's Name column shows `job_name`."""
+    return {
+        "job_name": printable(name),
+        "job_id": job_id,
+        "job_uri": job_uri,
+        "dataset": printable(dataset),
+        "model": printable(model),
+        "user": getpass.getuser(),
+        "client_version": __version__,
+    }
+
+
+def driver_environment(allowed_buckets: Sequence[str] | None = None) -> dict[str, str]:
+    """Where the store is, plain logs, and time to stop: endpoints, regions and names of buckets only, never a
+    credential.
+
+    Args:
+        allowed_buckets: the driver must use no others; None leaves it to what its node says.
+    """
+    names = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
+    store = {name: os.environ[name] for name in names if os.environ.get(name)}
+    # Ray reads these as it is imported: no folding of equal lines, no colour codes in log files.
+    # A comma alone says that there is none; an empty variable would say nothing.
+    allowed = {} if allowed_buckets is None else {buckets.VARIABLE: ",".join(allowed_buckets) or ","}
+    # Read by the process beside the driver that stops it: finished rows are to be kept before it is killed.
+    stop = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_GRACE_S)}
+    # A task that a node's memory does not hold is tried a few times more, not for ever.
+    tasks = {"RAY_task_oom_retries": "3"}
+    return {**store, **allowed, **stop, **tasks, "RAY_DEDUP_LOGS": "0", "RAY_COLOR_PREFIX": "0"}
+
+
+STOP_GRACE_S = 25
+"""Seconds between SIGTERM and SIGKILL of a driver that is stopped; Ray's own default is 3."""
+
+_MONITOR_S = 2.0
+"""Two looks of Ray's monitor of a submission."""
+
+
+class Submitter:
+    """Starts, finds, follows and stops drivers on one cluster. Every method raises `ClusterError`
+    when the cluster cannot be reached or refuses the token. Waits are bounded, except `tail`.
+    """
+
+    def __init__(self, dashboard_url: str, token_path: Path | None = None) -> None:
+        """Connect and check that the cluster answers.
+
+        Args:
+            token_path: file with the cluster's token. None leaves it to Ray's own variables
+                (`RAY_AUTH_MODE`, `RAY_AUTH_TOKEN`, `RAY_AUTH_TOKEN_PATH`).
+        """
+        self.dashboard_url = dashboard_url.rstrip("/")
+        with self._errors(), _only(self.dashboard_url):
+            self._client = _client(self.dashboard_url, _headers(token_path))
+
+    def submit(self, job_uri: str, submission_id: str, metadata: dict[str, str], env: dict[str, str]) -> bool:
+        """Start a driver for the job directory `job_uri`.
+
+        Args:
+            metadata: see `describe`.
+            env: extra environment of driver and workers. Shown in the dashboard: never a credential.
+
+        Returns:
+            False if the cluster already has a submission of that id; nothing is started then.
+        """
+        return self.run(submission_id, f"python -m workers.driver {shlex.quote(job_uri)}", metadata, env)
+
+    def run(
+        self, submission_id: str, entrypoint: str, metadata: dict[str, str], env: dict[str, str] | None = None
+    ) -> bool:
+        """Run a command line on the cluster's head; otherwise as `submit`."""
+        with self._errors():
+            try:
+                self._client.submit_job(
+                    entrypoint=entrypoint,
+                    submission_id=submission_id,
+                    metadata=metadata,
+                    runtime_env={"env_vars": env} if env else None,
+                )
+            except RuntimeError as error:
+                # Ray 2.60 answers 500 with this text; there is no code of its own for it.
+                if "already exists" in str(error):
+                    return False
+                raise
+        return True
+
+    def status(self, submission_id: str) -> str | None:
+        """The submission's status, or None if the cluster does not know it."""
+        with self._errors():
+            try:
+                return str(self._client.get_job_status(submission_id).value)
+            except RuntimeError as error:
+                if _is_unknown(error):
+                    return None
+                raise
+
+    def find(self, job_uri: str) -> list[Submission]:
+        """All submissions of a job on this cluster, newest first. Under another root there may be one of its name."""
+        with self._errors():
+            found = [
+                Submission(
+                    submission_id=details.submission_id,
+                    status=str(details.status.value),
+                    message=details.message or "",
+                    started_at=_seconds(details.start_time),
+                    ended_at=_seconds(details.end_time),
+                    metadata=dict(details.metadata or {}),
+                    exit_code=details.driver_exit_code,
+                    error_type=details.error_type or "",
+                )
+                for details in self._client.list_jobs()
+                if details.submission_id and (details.metadata or {}).get("job_uri") == job_uri
+            ]
+        return sorted(found, key=lambda each: each.started_at or 0.0, reverse=True)
+
+    def logs(self, submission_id: str) -> str:
+        """Everything that the driver has printed so far."""
+        with self._errors(submission_id):
+            return str(self._client.get_job_logs(submission_id))
+
+    def tail(self, submission_id: str) -> Iterator[str]:
+        """The driver's output from its beginning, in pieces as they come, until the driver ends."""
+        pieces = self._client.tail_job_logs(submission_id)
+
+        async def following() -> str | None:
+            return await anext(pieces, None)
+
+        # A runner, because Ctrl-C comes while a piece is waited for.
+        with asyncio.Runner() as runner:
+            while True:
+                with self._errors(submission_id):
+                    piece = runner.run(following())
+                if piece is None:
+                    return
+                yield piece
+
+    def stop(self, submission_id: str, wait_s: float = 30.0) -> None:
+        """Ask the driver to stop (SIGTERM, and SIGKILL `STOP_GRACE_S` later) and wait until it has ended.
+
+        One that the cluster has not started yet is not waited for: Ray stops it as soon as it has room for it.
+
+        Raises:
+            ClusterError: it has not ended after `wait_s` seconds.
+        """
+        with self._errors():
+            try:
+                self._client.stop_job(submission_id)
+            except RuntimeError as error:
+                if _is_unknown(error):
+                    return
+                raise
+        deadline = time.monotonic() + wait_s
+        while (status := self.status(submission_id)) not in (None, "PENDING", *ENDED):
+            if time.monotonic() > deadline:
+                raise ClusterError(
+                    f"The driver {submission_id} is still {status} {wait_s:.0f} s after it was told to stop.",
+                    hint=f"See what it does: {self.dashboard_job_url(submission_id)}",
+                )
+            time.sleep(0.2)
+
+    def stop_all(self) -> None:
+        """Ask every driver to stop, and wait until they have ended."""
+        with self._errors():
+            active = [each for each in self._client.list_jobs() if each.submission_id and not each.status.is_terminal()]
+            for each in active:
+                self._client.stop_job(each.submission_id)
+        for each in active:
+            self.stop(each.submission_id)
+
+    def forget(self, submission_id: str) -> None:
+        """Remove a submission that has ended from the cluster's list. Takes two seconds.
+
+        Ray's monitor of a submission looks once a second; one that finds it removed enters it again, once, as FAILED.
+        """
+        with self._errors(submission_id):
+            self._client.delete_job(submission_id)
+            deadline = time.monotonic() + _MONITOR_S
+            while time.monotonic() < deadline:
+                time.sleep(0.2)
+                if self.status(submission_id) is not None:
+                    self._client.delete_job(submission_id)
+                    return
+
+    def resources(self) -> dict[str, float]:
+        """Total resources of the nodes that are alive, by Ray's names: `CPU`, `GPU`, `memory`, …"""
+        with self._errors():
+            answer = self._client.get("/api/v0/nodes?limit=10000")
+            total: Counter[str] = Counter()
+            for node in answer["data"]["result"]["result"]:
+                if node["state"] == "ALIVE":
+                    total.update(node["resources_total"])
+        return dict(total)
+
+    @property
+    def ray_version(self) -> str:
+        """Version of Ray on the cluster."""
+        with self._errors():
+            return str(self._client.get("/api/version")["ray_version"])
+
+    def dashboard_job_url(self, submission_id: str) -> str:
+        """Page of the submission in the Ray dashboard."""
+        return f"{self.dashboard_url}/#/jobs/{submission_id}"
+
+    @contextmanager
+    def _errors(self, submission_id: str = "") -> Iterator[None]:
+        import aiohttp
+        import requests
+        from ray.exceptions import AuthenticationError
+
+        where = self.dashboard_url
+        try:
+            yield
+        except AuthenticationError as error:
+            raise ClusterError(f"The Ray cluster at {where} refuses the token.", hint=_TOKEN_HINT) from error
+        except aiohttp.WSServerHandshakeError as error:
+            if error.status in (401, 403):
+                raise ClusterError(f"The Ray cluster at {where} refuses the token.", hint=_TOKEN_HINT) from error
+            raise ClusterError(f"The Ray cluster at {where} has no log of {submission_id}.") from error
+        except (requests.HTTPError, requests.JSONDecodeError) as error:
+            raise ClusterError(
+                f"What answers at {where} is not a Ray dashboard.", hint="Check the address: --address http://HOST:8265"
+            ) from error
+        except (requests.RequestException, aiohttp.ClientError, ConnectionError, TimeoutError) as error:
+            raise ClusterError(
+                f"The Ray cluster at {where} cannot be reached.",
+                hint="Check that it runs and that this machine reaches it: `jobs doctor`.",
+            ) from error
+        except RuntimeError as error:
+            if submission_id and _is_unknown(error):
+                raise ClusterError(f"The Ray cluster at {where} does not know {submission_id}.") from error
+            raise ClusterError(f"The Ray cluster at {where} failed: {error}") from error
+
+
+def _client(dashboard_url: str, headers: dict[str, str]) -> JobSubmissionClient:
+    from ray.job_submission import JobSubmissionClient
+
+    # It reports the end of every followed log on stderr.
+    logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
+    local = urlsplit(dashboard_url).hostname in ("127.0.0.1", "localhost", "::1")
+
+    class BoundedClient(JobSubmissionClient):  # type: ignore[misc]
+        """Ray's client waits for ever, and sends loopback calls to a configured proxy."""
+
+        def _do_request(self, *args: Any, **kwargs: Any) -> Any:
+            if local:
+                kwargs["proxies"] = {"http": "", "https": ""}
+            return super()._do_request(*args, timeout=(_CONNECT_S, _READ_S), **kwargs)
+
+        def get(self, endpoint: str) -> Any:
+            response = self._do_request("GET", endpoint)
+            response.raise_for_status()
+            return response.json()
+
+    return BoundedClient(dashboard_url, headers=headers)
+
+
+def _headers(token_path: Path | None) -> dict[str, str]:
+    if token_path is None:
+        return {}
+    try:
+        token = token_path.expanduser().read_text().strip()
+    except OSError as error:
+        raise ClusterError(f"Cannot read the token file {token_path}: {error.strerror}.", hint=_TOKEN_HINT) from error
+    return {"Authorization": f"Bearer {token}"}
+
+
+@contextmanager
+def _only(dashboard_url: str) -> Iterator[None]:
+    """Ray lets its own environment variables override the address that it is given; not so here."""
+    name = "RAY_API_SERVER_ADDRESS"
+    before = os.environ.get(name)
+    os.environ[name] = dashboard_url
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+def _is_unknown(error: RuntimeError) -> bool:
+    return "status code 404" in str(error)
+
+
+def _seconds(milliseconds: int | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1000

@@ -1,0 +1,1 @@
+"""What `jobs doctor` checks on this machine and on the cluster's nodes."""

@@ -1,0 +1,190 @@
+"""The dry run: what a job will be, before a GPU starts. Reads and tokenises here, starts nothing."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from jobs.dataset import Dataset, inspect, read_slice, resolve_columns, slices
+from jobs.ledger import Ledger
+from jobs.models.encoding import load_encoder
+from jobs.models.pinning import pin_model
+from jobs.planning.reuse import Warn, open_sources, source_jobs
+from jobs.planning.shards import RowFacts, count_shards, shared_tokens, split
+from jobs.rows.prepare import RowPreparer, facts_of, fingerprints_of, light_columns
+from schemas.spec import JobSpec, ShardBudget
+from schemas.throughput import Throughput
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Estimate:
+    """A job in numbers.
+
+    Attributes:
+        measured_rows: rows that were tokenised; all other numbers are scaled up from them.
+        output_tokens: upper bound: every row generates as many tokens as it may.
+        output_share: what is assumed to be generated of these; None if nothing is known: then all.
+        shared_input_tokens: input tokens that an earlier row's prefix has in the KV cache.
+        invalid_rows: rows that will be error rows, by code.
+        reused_rows: rows whose result an earlier job has.
+        repeated_rows: of the others, rows that are equal to an earlier one and cost nothing.
+        tokens_per_s: computed tokens per second of one replica, observed or given; None if neither, as is then
+            whatever follows from it.
+        start_s: from the job's start until rows are computed, as observed.
+        observed_on: the hardware that `tokens_per_s` was observed on, in `observed_jobs` jobs; None if it was given.
+        gpu_hours, eta_s, cost: of all replicas; upper bounds where `output_share` is unknown.
+    """
+
+    rows: int
+    measured_rows: int
+    shards: int
+    input_tokens: int
+    max_input_tokens: int
+    output_tokens: int
+    shared_input_tokens: int
+    invalid_rows: dict[str, int]
+    reused_rows: int
+    repeated_rows: int
+    output_share: float | None
+    tokens_per_s: float | None
+    start_s: float | None
+    observed_on: str | None
+    observed_jobs: int
+    gpu_hours: float | None
+    eta_s: float | None
+    cost: float | None
+
+    @property
+    def exact(self) -> bool:
+        """Whether every row was measured."""
+        return self.measured_rows == self.rows
+
+
+def estimate(
+    spec: JobSpec,
+    *,
+    sample_rows: int = 20_000,
+    tokens_per_s: float | None = None,
+    observed: Throughput | None = None,
+    gpu_hour_price: float | None = None,
+    ledger: Ledger | None = None,
+    warn: Warn = log.warning,
+) -> Estimate:
+    """Measure up to `sample_rows` rows, spread over the dataset, and scale up.
+
+    Args:
+        tokens_per_s: computed tokens per second of one replica; goes before what was observed.
+        observed: how fast earlier jobs went. Without either nothing is said about time and cost.
+        gpu_hour_price: price of one GPU for one hour, in any currency.
+        ledger: of a job below the root that `spec.reuse` looks at; needed to count reused rows.
+        warn: is told of jobs that nothing is reused of because they are damaged.
+
+    Raises:
+        InvalidInput, InvalidModel: the job could not be submitted either.
+    """
+    reused = None
+    if ledger is not None and spec.reuse:
+        spec = spec.evolve(model=spec.model.evolve(fingerprint=pin_model(spec)))
+        reused = open_sources(ledger, source_jobs(ledger, spec, spec.model.fingerprint, warn), warn)
+    dataset = inspect(spec.input.uri)
+    encoder = load_encoder(spec.model.path)
+    max_model_len = min(spec.engine.max_model_len or encoder.max_model_len, encoder.max_model_len)
+    columns = resolve_columns(dataset.schema, spec.input, choices=spec.task == "score")
+    preparer = RowPreparer(spec, columns, encoder, max_model_len)
+    light = pa.concat_tables(_sample(dataset, preparer, sample_rows))
+    measured = facts_of(light)
+    scale = dataset.num_rows / len(light)
+    facts, found = measured, None
+    if reused is not None:
+        ordered = light.sort_by("row_id")
+        found = reused.find(fingerprints_of(ordered, sampled=spec.reuse_sampled))
+        facts = facts_of(ordered.filter(pa.array(found < 0)))
+    output_tokens = round(scale * int(facts.num_output_tokens[~facts.repeated].sum()))
+    share = None if observed is None else observed.output_share(spec.name)
+    unwritten = 0.0 if share is None else (1 - share) * output_tokens
+    shared = scale * shared_tokens(facts)
+    work_tokens = scale * int(facts.work_tokens.sum()) - shared - unwritten
+    rate = tokens_per_s or (observed.tokens_per_s if observed else None)
+    start_s = observed.start_s if observed else None
+    times = foretell(work_tokens, rate, start_s, spec)
+    codes = Counter(code for code in light["error_code"].to_pylist() if code is not None)
+    return Estimate(
+        rows=dataset.num_rows,
+        measured_rows=len(light),
+        shards=_count_shards(measured, found, spec.shards, scale),
+        input_tokens=round(scale * int(measured.num_input_tokens.sum())),
+        max_input_tokens=int(measured.num_input_tokens.max()),
+        output_tokens=output_tokens,
+        shared_input_tokens=round(shared),
+        invalid_rows={code: round(scale * count) for code, count in sorted(codes.items())},
+        reused_rows=round(scale * (len(measured) - len(facts))),
+        repeated_rows=round(scale * int(facts.repeated.sum())),
+        output_share=share,
+        tokens_per_s=rate,
+        start_s=start_s,
+        observed_on=observed.hardware if observed and tokens_per_s is None else None,
+        observed_jobs=len(observed.observations) if observed and tokens_per_s is None else 0,
+        gpu_hours=times and times.gpu_hours,
+        eta_s=times and times.eta_s,
+        cost=None if times is None or gpu_hour_price is None else times.gpu_hours * gpu_hour_price,
+    )
+
+
+class Times(NamedTuple):
+    """What a job takes."""
+
+    eta_s: float
+    gpu_hours: float
+
+
+def foretell(work_tokens: float, tokens_per_s: float | None, start_s: float | None, spec: JobSpec) -> Times | None:
+    """When a job that has all of its replicas from the start is done; None if no throughput is known.
+
+    Args:
+        work_tokens: input tokens to compute, plus generated ones.
+        tokens_per_s: of one replica.
+        start_s: until rows are computed; replicas hold their GPUs then, too. None: not known, and not counted.
+    """
+    if not tokens_per_s:  # 0: all that an earlier job did was to fail on its rows
+        return None
+    replicas = spec.replicas.max
+    eta_s = (start_s or 0.0) + work_tokens / tokens_per_s / replicas
+    return Times(eta_s=eta_s, gpu_hours=eta_s * replicas * spec.engine.tensor_parallel_size / 3600)
+
+
+def _count_shards(measured: RowFacts, found: npt.NDArray[np.int64] | None, budget: ShardBudget, scale: float) -> int:
+    """Shards of the job that has `scale` times these rows. Exact at 1.
+
+    Args:
+        found: shape (rows,), where each row's result lies in an earlier job; -1 for those to compute.
+    """
+    if scale == 1:
+        return len(split(measured, budget, found).shards)
+    copied = np.zeros(len(measured), np.bool_) if found is None else found >= 0
+    tokens, held = scale * int(measured.work_tokens[~copied].sum()), scale * measured.bytes_held
+    # A shard's size follows from the whole job's tokens, so a cut of the sample would not scale.
+    return sum(
+        max(least, math.ceil(scale * rows.sum() / budget.max_rows), math.ceil(held[rows].sum() / budget.max_bytes))
+        for rows, least in ((~copied, count_shards(int(tokens), budget)), (copied, 0))
+    )
+
+
+def _sample(dataset: Dataset, preparer: RowPreparer, sample_rows: int) -> Iterator[pa.Table]:
+    """What planning needs of rows from slices that lie evenly over the dataset; of all rows if they are few enough."""
+    work = slices(dataset, max_rows=1024)
+    step = max(1, -(-dataset.num_rows // sample_rows))
+    for piece in work[::step]:
+        first_row_id = piece.first_row_id
+        for batch in read_slice(piece, list(preparer.columns.needed)):
+            yield light_columns(preparer.prepare(batch, first_row_id))
+            first_row_id += len(batch)

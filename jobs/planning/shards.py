@@ -1,0 +1,310 @@
+"""The planner: which rows form which shard, in which order. Pure; depends on dataset and spec only.
+
+Rows that share a prompt prefix become neighbours, so that one replica computes the shared part once and finds it in
+its KV cache afterwards. Prefix groups are cut only where they do not fit into a shard, and then between the smaller
+groups inside them. Shards shrink towards the end of the job: the last ones keep no replica waiting for long.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from jobs.rows.prefixes import BLOCK_TOKENS, Order, Prefixes, kept_order, prefix_order
+from jobs.rows.sizes import filled
+from schemas.records import LengthBin, ShardPlan
+from schemas.spec import ShardBudget
+
+TAIL_SHARE = 1 / 8
+"""The last part of the job's tokens, over which shards shrink."""
+
+LEAST_TAIL_SHARD = 1 / 4
+"""Size of the last shards, as a share of that of the first."""
+
+SHORT_SHARE = 1 / 4
+"""Of the job's tokens, those in the rows with the shortest answers: they come last. With all rows by length, rows that
+start together would also grow together, and fill a KV cache all at once."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RowFacts:
+    """The light columns of all rows, in row-id order: all that planning needs.
+
+    Attributes:
+        num_input_tokens: shape (rows,), 0 on invalid rows.
+        num_output_tokens: shape (rows,), the output tokens budgeted for each row.
+        invalid: shape (rows,), rows that staging has turned into error rows.
+        prefixes: of the valid rows; the others have none.
+        same_as: shape (rows,), the first row that has the same result; the row itself where no earlier one has.
+        num_bytes: shape (rows,), what each staged row takes in memory, kept columns included; None for a plan of an
+            older version, which did not look at it.
+    """
+
+    num_input_tokens: npt.NDArray[np.int32]
+    num_output_tokens: npt.NDArray[np.int32]
+    invalid: npt.NDArray[np.bool_]
+    prefixes: Prefixes
+    same_as: npt.NDArray[np.int64]
+    num_bytes: npt.NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.num_input_tokens)
+
+    @property
+    def repeated(self) -> npt.NDArray[np.bool_]:
+        """Rows whose result an earlier row has: shape (rows,)."""
+        return np.not_equal(self.same_as, np.arange(len(self)))
+
+    @property
+    def work_tokens(self) -> npt.NDArray[np.int64]:
+        """Input plus expected output tokens that each row costs: shape (rows,)."""
+        tokens = self.num_input_tokens.astype(np.int64) + self.num_output_tokens
+        return np.where(self.invalid | self.repeated, 0, tokens)
+
+    @property
+    def bytes_held(self) -> npt.NDArray[np.int64]:
+        """Bytes that count towards a shard: shape (rows,)."""
+        return np.zeros(len(self), np.int64) if self.num_bytes is None else self.num_bytes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Split:
+    """Where every row goes.
+
+    Attributes:
+        shards: the shard table, by shard number.
+        shard_of: shape (rows,), the shard of each row id.
+        position: shape (rows,), the place of each row id in the order of work.
+    """
+
+    shards: tuple[ShardPlan, ...]
+    shard_of: npt.NDArray[np.int32]
+    position: npt.NDArray[np.int64]
+
+
+def order_rows(facts: RowFacts) -> Order:
+    """All rows in the order of work: nested prefix groups, each where its first row stands in the dataset.
+
+    Rows with the same result are neighbours, so that one computation serves them all.
+    """
+    return prefix_order(facts.prefixes, facts.same_as)
+
+
+def split(facts: RowFacts, budget: ShardBudget, sources: npt.NDArray[np.int64] | None = None) -> Split:
+    """Order the rows, those with short answers last, and cut the order into shards.
+
+    Args:
+        sources: shape (rows,), where in earlier jobs each row's result lies, as a number by which neighbours lie
+            near each other; -1 for rows to compute. Rows with a source have shards of their own, in its order.
+    """
+    reused = np.zeros(len(facts), np.bool_) if sources is None else sources >= 0
+    order = order_rows(facts)
+    order = _short_last(facts, kept_order(order, ~reused[order.rows]))
+    weights, held = np.where(reused, 0, facts.work_tokens), facts.bytes_held
+    bounds = _cut(weights[order.rows], held[order.rows], _ties(facts, order), budget)
+    groups = _groups([int(order.shared[start]) for start, _ in bounds])
+    cached = _cached_tokens(facts, order, [start for start, _ in bounds])
+    rows_in_order = order.rows
+    if sources is not None:
+        copied = np.flatnonzero(reused)
+        copied = copied[np.argsort(sources[copied], kind="stable")]
+        runs = filled(held[copied], max_rows=budget.max_rows, max_bytes=budget.max_bytes)
+        bounds += [(len(order.rows) + start, len(order.rows) + stop) for start, stop in runs]
+        rows_in_order = np.concatenate((rows_in_order, copied))
+        groups += [None] * (len(bounds) - len(groups))
+
+    shard_of = np.empty(len(facts), dtype=np.int32)
+    position = np.empty(len(facts), dtype=np.int64)
+    position[rows_in_order] = np.arange(len(facts))
+    shards = []
+    for index, (start, stop) in enumerate(bounds):
+        rows = np.sort(rows_in_order[start:stop])
+        shard_of[rows] = index
+        shards.append(
+            ShardPlan(
+                index=index,
+                group=groups[index],
+                num_rows=len(rows),
+                num_invalid_rows=int(facts.invalid[rows].sum()),
+                num_reused_rows=int(reused[rows].sum()),
+                num_input_tokens=int(facts.num_input_tokens[rows].sum()),
+                num_cached_tokens=int(cached[start:stop].sum()),
+                num_expected_tokens=int(weights[rows].sum()),
+                num_bytes=None if facts.num_bytes is None else int(held[rows].sum()),
+                row_ids_sha256=row_ids_digest(rows),
+            )
+        )
+    return Split(shards=tuple(shards), shard_of=shard_of, position=position)
+
+
+def shard_tokens(job_tokens: int, budget: ShardBudget) -> int:
+    """Most input plus expected output tokens of one shard in a job of so many tokens."""
+    return min(max(job_tokens // budget.target_count, budget.min_tokens), budget.max_tokens)
+
+
+def count_shards(job_tokens: int, budget: ShardBudget) -> int:
+    """Shards of a job of so many tokens in small rows."""
+    limit, done, count = shard_tokens(job_tokens, budget), 0.0, 0
+    while done < job_tokens:
+        done += _room(limit, 1 - done / job_tokens, budget)
+        count += 1
+    return count
+
+
+def shared_tokens(facts: RowFacts) -> int:
+    """Input tokens that a prefix cache can save, if it never forgets and one replica does everything."""
+    return int(_cached_tokens(facts, order_rows(facts), [0] if len(facts) else []).sum())
+
+
+def length_bins(facts: RowFacts, computed: npt.NDArray[np.bool_]) -> tuple[LengthBin, ...]:
+    """Histogram over the rows that are `computed`, shape (rows,), by the most tokens that each may come to."""
+    chosen = computed & (facts.work_tokens > 0)
+    read, written = facts.num_input_tokens[chosen].astype(np.int64), facts.num_output_tokens[chosen].astype(np.int64)
+    powers = np.ceil(np.log2(read + written)).astype(np.int64)
+    return tuple(
+        LengthBin(
+            upto_tokens=2 ** int(power),
+            num_rows=int((powers == power).sum()),
+            num_input_tokens=int(read[powers == power].sum()),
+            num_output_tokens=int(written[powers == power].sum()),
+        )
+        for power in np.unique(powers)
+    )
+
+
+def row_ids_digest(sorted_row_ids: npt.NDArray[np.int64]) -> str:
+    """SHA-256 of sorted row ids as little-endian int64: proves that a shard has exactly its rows."""
+    return hashlib.sha256(np.ascontiguousarray(sorted_row_ids, dtype="<i8").tobytes()).hexdigest()
+
+
+def _short_last(facts: RowFacts, order: Order) -> Order:
+    """The order with `SHORT_SHARE` moved to its end: there, the rows with the longest answers come first.
+
+    An answer is written token by token: a row that starts late and may write a lot would hold up the end of the job.
+    Prefix groups are moved as a whole, by their longest answer; groups of the same length stay in order. Where one
+    group is nearly everything, as all rows with the same system message are, this is done inside of it. Rows without
+    work come at the very end if anything is moved.
+    """
+    valid = ~facts.invalid[order.rows]
+    rows, shared = kept_order(order, valid)
+    if not len(rows):
+        return order
+    ties, work = _ties(facts, Order(rows, shared)), facts.work_tokens[rows]
+    first, end = 0, len(rows)
+    while True:
+        inner = ties[first + 1 : end]
+        least = inner.min(initial=np.iinfo(np.int32).max)
+        starts = np.append(first, np.flatnonzero(inner == least) + first + 1)
+        counts = np.diff(starts, append=end)
+        tokens = np.add.reduceat(work[:end], starts)
+        largest = int(tokens.argmax())
+        if len(starts) == 1 or tokens[largest] <= (1 - SHORT_SHARE) * tokens.sum():
+            break
+        first, end = int(starts[largest]), int(starts[largest] + counts[largest])
+    longest = np.maximum.reduceat(facts.num_output_tokens[rows[:end]], starts)
+    by_length = np.lexsort((np.arange(len(starts)), -longest))
+    head = int(np.searchsorted(np.cumsum(tokens[by_length]), (1 - SHORT_SHARE) * tokens.sum()))
+    groups = np.concatenate((np.sort(by_length[:head]), by_length[head:]))
+    if np.array_equal(groups, np.arange(len(groups))):
+        return order
+    begins = first + np.cumsum(counts[groups]) - counts[groups]
+    places = np.arange(len(rows))
+    places[first:end] += np.repeat(starts[groups] - begins, counts[groups])
+    moved = shared[places]
+    moved[begins] = least
+    moved[first] = shared[first]
+    idle = order.rows[~valid]
+    return Order(np.concatenate((rows[places], idle)), np.concatenate((moved, np.zeros(len(idle), np.int32))))
+
+
+def _ties(facts: RowFacts, order: Order) -> npt.NDArray[np.int32]:
+    """How much speaks against a cut before each row of the order: shared tokens, and most of all the same result."""
+    return np.where(facts.repeated[order.rows], np.iinfo(np.int32).max, order.shared)
+
+
+def _cached_tokens(facts: RowFacts, order: Order, starts: Sequence[int]) -> npt.NDArray[np.int64]:
+    """Tokens of each row of the order that its cache has, if it is empty at each of `starts`. Shape (rows,)."""
+    # At least one token of a prompt is always computed, and with it the block that it is in.
+    most = (np.maximum(facts.num_input_tokens[order.rows], 1).astype(np.int64) - 1) // BLOCK_TOKENS * BLOCK_TOKENS
+    cached = np.minimum(order.shared, most)
+    cached[facts.work_tokens[order.rows] == 0] = 0
+    cached[np.asarray(starts, np.int64)] = 0
+    return cached
+
+
+def _cut(
+    weights: npt.NDArray[np.int64], held: npt.NDArray[np.int64], ties: npt.NDArray[np.int32], budget: ShardBudget
+) -> list[tuple[int, int]]:
+    """Half-open bounds of the shards over the ordered rows. A full shard ends at the weakest tie in its second half.
+
+    Args:
+        held: bytes of each row.
+    """
+    total, in_bytes = _sums(weights), _sums(held)
+    limit = shard_tokens(int(total[-1]), budget)
+    starts = np.fromiter(_units(total.tolist(), in_bytes.tolist(), ties, limit, budget), np.int64)
+    stops = np.append(starts[1:], len(ties))[: len(starts)]
+    start_totals, stop_totals, stop_bytes = total[starts], total[stops], in_bytes[stops]
+    bounds, unit = [], 0
+    while unit < len(starts):
+        start = starts[unit]
+        room = _room(limit, 1 - float(total[start] / max(1, total[-1])), budget)
+        full = np.searchsorted(stop_totals, total[start] + room, "right")
+        heavy = np.searchsorted(stop_bytes, in_bytes[start] + budget.max_bytes, "right")
+        end = max(unit + 1, int(min(full, heavy, np.searchsorted(stops, start + budget.max_rows, "right"))))
+        if end < len(starts):
+            half = int(np.searchsorted(start_totals, (total[start] + total[starts[end]] + 1) // 2))
+            latest_first = ties[starts[max(unit + 1, half) : end + 1]][::-1]
+            end -= int(latest_first.argmin())
+        bounds.append((int(start), int(stops[end - 1])))
+        unit = end
+    return bounds
+
+
+def _sums(values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Sum of the values before each place, and of all."""
+    return np.concatenate(([0], np.cumsum(values)))
+
+
+def _room(limit: int, left: float, budget: ShardBudget) -> int:
+    """Most tokens of a shard that is cut from the order when so large a share of the job is left."""
+    return max(int(limit * min(1.0, max(LEAST_TAIL_SHARD, left / TAIL_SHARE))), min(limit, budget.min_tokens))
+
+
+def _units(
+    total: Sequence[int], in_bytes: Sequence[int], ties: npt.NDArray[np.int32], limit: int, budget: ShardBudget
+) -> Iterator[int]:
+    """Where in the order the largest prefix groups begin that fit into a shard; between them, single rows."""
+    parts = [(0, len(ties))] if len(ties) else []
+    while parts:
+        start, stop = parts.pop()
+        fits = total[stop] - total[start] <= limit and stop - start <= budget.max_rows
+        if stop - start == 1 or (fits and in_bytes[stop] - in_bytes[start] <= budget.max_bytes):
+            yield start
+            continue
+        inner = ties[start + 1 : stop]
+        cuts = np.flatnonzero(inner == inner.min()) + start + 1
+        parts += reversed(list(pairwise([start, *cuts.tolist(), stop])))
+
+
+def _groups(shared: Sequence[int]) -> list[int | None]:
+    """For each shard the first one of its prefix group, if it shares that prefix with another shard.
+
+    Args:
+        shared: tokens that the first row of each shard shares with the last row of the one before.
+    """
+    links = [0, *shared[1:], 0]
+    groups: list[int | None] = []
+    for index in range(len(shared)):
+        # A system message that all rows begin with makes no group where documents inside them do.
+        deeper = max(links[index - 1] if index else 0, links[index + 1])
+        joined = links[index] > 0 and 2 * links[index] >= deeper
+        groups.append(groups[-1] if joined else index)
+    counted = Counter(groups)
+    return [group if counted[group] > 1 else None for group in groups]

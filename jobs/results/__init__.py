@@ -1,0 +1,1 @@
+"""Reading, filtering, exporting and comparing the results of jobs."""

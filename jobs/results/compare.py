@@ -1,0 +1,173 @@
+"""Two jobs over the same dataset, row by row: what is the same and what has changed. Memory is flat."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from jobs.errors import JobsError, UsageError
+from jobs.ledger import Ledger
+from jobs.results.read import open_results
+
+_ANSWER = {"generate": "generated_text", "score": "best_choice"}
+
+
+@dataclass(kw_only=True, slots=True)
+class Comparison:
+    """Counts of the rows that both jobs have; complete when the rows have been streamed through.
+
+    Attributes:
+        both_ok: rows that both have answered; `same` of them in the same words (or with the same choice).
+        status: rows by their change of status, such as `ok -> error`; only changes.
+        finish_reasons: likewise of the finish reason, among rows that both have answered.
+        error_codes: likewise of the error code, among rows that both have failed.
+        shorter: rows of those that both have answered to which B generated fewer tokens; likewise `longer`.
+        tokens_a: tokens that A generated for rows that both have answered.
+        only_a: rows that only A has, because B is not complete.
+    """
+
+    a: str
+    b: str
+    rows: int = 0
+    both_ok: int = 0
+    same: int = 0
+    changed: int = 0
+    status: Counter[str] = field(default_factory=Counter)
+    finish_reasons: Counter[str] = field(default_factory=Counter)
+    error_codes: Counter[str] = field(default_factory=Counter)
+    shorter: int = 0
+    longer: int = 0
+    tokens_a: int = 0
+    tokens_b: int = 0
+    only_a: int = 0
+    only_b: int = 0
+
+    @property
+    def agreement(self) -> float | None:
+        """Share of equal answers among the rows that both have answered, 0 to 1; None if there are none."""
+        return self.same / self.both_ok if self.both_ok else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form. Keys are stable."""
+        agreement = None if self.agreement is None else round(self.agreement, 6)
+        changes = {name: dict(getattr(self, name)) for name in ("status", "finish_reasons", "error_codes")}
+        return asdict(self) | changes | {"agreement": agreement}
+
+
+class Pair:
+    """Two jobs that can be compared.
+
+    Raises:
+        UsageError: no such job, or they have different datasets or tasks.
+        JobsError: one of them has no results yet.
+    """
+
+    def __init__(self, a: Ledger, b: Ledger) -> None:
+        task, other = a.spec().task, b.spec().task
+        _check_same_dataset(a, b)
+        if task != other:
+            raise UsageError(f"{a.job_id} is a job to {task}, {b.job_id} to {other}.", "Compare jobs of one task.")
+        self._answer = _ANSWER[task]
+        self._results = (open_results(a), open_results(b))
+        self.counts = Comparison(a=a.job_id, b=b.job_id)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Of the changed rows: `row_id`, `custom_id`, and what each job made of the row, in columns `…_a`, `…_b`."""
+        schema = self._results[0].schema
+        own = [f.with_name(f"{f.name}_{side}") for f in map(schema.field, self._columns()) for side in "ab"]
+        return pa.schema([schema.field("row_id"), schema.field("custom_id"), *own])
+
+    def changed(self) -> Iterator[pa.Table]:
+        """The rows whose status, answer or finish reason differs, in row order; counts all rows on the way."""
+        names = self._columns()
+        wanted = ["row_id", "custom_id", *names]
+        a, b = (results.tables(columns=wanted) for results in self._results)
+        for left, right in self._common(a, b):
+            differs = self._count(left, right)
+            columns = [left["row_id"], left["custom_id"], *(t[name] for name in names for t in (left, right))]
+            yield pa.table(columns, schema=self.schema).filter(pa.array(differs))
+
+    def _columns(self) -> list[str]:
+        names = ("status", "error_code", "finish_reason", "num_generated_tokens", self._answer)
+        return [name for name in names if all(name in results.schema.names for results in self._results)]
+
+    def _common(self, a: Iterator[pa.Table], b: Iterator[pa.Table]) -> Iterator[tuple[pa.Table, pa.Table]]:
+        """The rows that both have, side by side; both come in row order, in tables of any size."""
+        left, right = next(a, None), next(b, None)
+        while left is not None and right is not None:
+            ids, other = left["row_id"].to_numpy(), right["row_id"].to_numpy()
+            last = min(ids[-1], other[-1])
+            stop, stop_other = np.searchsorted(ids, last, "right"), np.searchsorted(other, last, "right")
+            _, at, at_other = np.intersect1d(ids[:stop], other[:stop_other], assume_unique=True, return_indices=True)
+            self.counts.only_a += int(stop) - len(at)
+            self.counts.only_b += int(stop_other) - len(at)
+            if len(at):
+                yield left.take(pa.array(at)), right.take(pa.array(at_other))
+            left = left.slice(stop) if stop < len(ids) else next(a, None)
+            right = right.slice(stop_other) if stop_other < len(other) else next(b, None)
+        for rest, tables, name in ((left, a, "only_a"), (right, b, "only_b")):
+            extra = (rest.num_rows if rest is not None else 0) + sum(table.num_rows for table in tables)
+            setattr(self.counts, name, getattr(self.counts, name) + extra)
+
+    def _count(self, a: pa.Table, b: pa.Table) -> npt.NDArray[np.bool_]:
+        """Count these rows; returns which of them have changed."""
+        counts = self.counts
+        ok_a, ok_b = (pc.equal(table["status"], "ok").to_numpy() for table in (a, b))
+        both_ok, both_failed = ok_a & ok_b, ~ok_a & ~ok_b
+        same_answer = _equal(a[self._answer], b[self._answer])
+        differs = (ok_a != ok_b) | ~same_answer
+        counts.rows += a.num_rows
+        counts.both_ok += int(both_ok.sum())
+        counts.same += int((both_ok & same_answer).sum())
+        counts.status.update(_changes(a["status"], b["status"], ok_a != ok_b))
+        counts.error_codes.update(
+            _changes(a["error_code"], b["error_code"], both_failed & ~_equal(a["error_code"], b["error_code"]))
+        )
+        if "finish_reason" in a.schema.names:
+            other_end = both_ok & ~_equal(a["finish_reason"], b["finish_reason"])
+            counts.finish_reasons.update(_changes(a["finish_reason"], b["finish_reason"], other_end))
+            differs |= other_end
+        if "num_generated_tokens" in a.schema.names:
+            tokens_a, tokens_b = (t["num_generated_tokens"].fill_null(0).to_numpy()[both_ok] for t in (a, b))
+            counts.shorter += int((tokens_b < tokens_a).sum())
+            counts.longer += int((tokens_b > tokens_a).sum())
+            counts.tokens_a += int(tokens_a.sum())
+            counts.tokens_b += int(tokens_b.sum())
+        counts.changed += int(differs.sum())
+        return np.asarray(differs, dtype=np.bool_)
+
+
+def _check_same_dataset(a: Ledger, b: Ledger) -> None:
+    plans = a.plan(), b.plan()
+    for ledger, plan in zip((a, b), plans, strict=True):
+        if plan is None:
+            raise JobsError(f"Job {ledger.job_id} has no results yet.", f"See: jobs status {ledger.job_id}")
+    files, others = ([(file.num_rows, file.identity) for file in plan.files] for plan in plans if plan is not None)
+    if files == others:
+        return
+    uris = [ledger.spec().input.uri for ledger in (a, b)]
+    what = f"{uris[0]} has changed between them" if uris[0] == uris[1] else f"{uris[0]} and {uris[1]}"
+    raise UsageError(
+        f"{a.job_id} and {b.job_id} have different datasets: {what}.",
+        "Rows are compared by their place in the dataset, so both jobs must have read the very same files.",
+    )
+
+
+def _equal(a: pa.ChunkedArray, b: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+    """Which values are equal; null equals null."""
+    equal = pc.fill_null(pc.equal(a, b), False)
+    return np.asarray(pc.or_(equal, pc.and_(pc.is_null(a), pc.is_null(b))).to_numpy(), dtype=np.bool_)
+
+
+def _changes(a: pa.ChunkedArray, b: pa.ChunkedArray, which: npt.NDArray[np.bool_]) -> Counter[str]:
+    mask = pa.array(which)
+    pairs = zip(a.filter(mask).to_pylist(), b.filter(mask).to_pylist(), strict=True)
+    return Counter(f"{before} -> {after}" for before, after in pairs)

@@ -1,0 +1,393 @@
+"""The results of a job in dataset order, whatever order and shards they were computed in."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from jobs.dataset.types import conform
+from jobs.errors import JobsError, StoreError
+from jobs.ledger import Ledger
+from jobs.results.filters import Condition, known_column, parse_conditions, select
+from jobs.results.merge import RowMerger
+from jobs.salvage import Salvage, Salvaged
+from jobs.threads import in_threads
+from jobs.values.utf8 import valid_columns
+from schemas import keys
+from schemas.records import Cancelled, Failed, ShardCommit, Succeeded
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+WINDOW_ROWS = 16_384
+MEMORY_BYTES = 128 * 2**20
+"""What may wait in memory for its turn; more goes to temporary files."""
+
+_CHANGED = "Restore the objects of the job from a version or a copy, or submit it again under a new id."
+_FOOTER_BYTES = 64 * 2**10
+_FOOTERS_AT_ONCE = 16
+_SHARDS_AHEAD = 4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """A committed shard, or salvaged rows of one that is not, as the Parquet footer describes it.
+
+    Attributes:
+        key: where it lies in the job directory.
+        first_row: smallest row id in it.
+        decoded_bytes: size of its pages, uncompressed.
+        row_ids: only these of its rows count, the others come from another object; None: all of them.
+    """
+
+    index: int
+    key: str
+    num_rows: int
+    first_row: int
+    decoded_bytes: int
+    row_ids: npt.NDArray[np.int64] | None = None
+
+    @property
+    def salvaged(self) -> bool:
+        """Whether its shard is not committed."""
+        return self.key.startswith(keys.SALVAGE)
+
+
+class Results:
+    """The results of a job that are committed now: all of them once it has succeeded.
+
+    Of a job that was cancelled or has failed, also the rows that were finished in shards that were not: see
+    `jobs.salvage`. Where several attempts have left a row, the one of the smallest attempt id counts.
+
+    Use `open_results`. Shards that are committed later are not seen.
+    """
+
+    def __init__(
+        self, ledger: Ledger, terminal: Succeeded | Failed | Cancelled | None, parts: Sequence[Part], schema: pa.Schema
+    ) -> None:
+        self.ledger, self.terminal, self._parts, self.schema = ledger, terminal, parts, schema
+        commits = terminal.manifest.shards if isinstance(terminal, Succeeded) else ()
+        self._sha256s = {commit.index: commit.sha256 for commit in commits}
+
+    @property
+    def complete(self) -> bool:
+        """Whether every row of the dataset is among them."""
+        return isinstance(self.terminal, Succeeded)
+
+    @property
+    def num_rows(self) -> int:
+        """Number of rows."""
+        return sum(part.num_rows for part in self._parts)
+
+    @property
+    def num_shards(self) -> int:
+        """Number of committed shards."""
+        return len(self.shards)
+
+    @property
+    def num_salvaged_rows(self) -> int:
+        """Rows of shards that are not committed."""
+        return sum(part.num_rows for part in self._parts if part.salvaged)
+
+    def tables(
+        self,
+        *,
+        columns: Sequence[str] | None = None,
+        where: str | Sequence[str] = (),
+        limit: int | None = None,
+        window_rows: int = WINDOW_ROWS,
+        memory_bytes: int = MEMORY_BYTES,
+        verify: bool = False,
+    ) -> Iterator[pa.Table]:
+        """The rows in ascending row id, in tables of at most `window_rows` rows.
+
+        Every shard is read once, in the order of the first row it holds, and its pages' checksums are verified.
+        Memory is bounded by `memory_bytes` and the size of a few shards, however large the dataset.
+
+        Args:
+            columns: names of the columns wanted, in this order; default all.
+            where: only rows for which all of these hold: `status=error`, `num_input_tokens>1000`; see `filters`.
+            limit: at most so many rows; without `where`, few rows need few shards.
+            verify: check each shard's SHA-256 and, if all rows are asked for, that none is missing.
+
+        Raises:
+            UsageError: unknown column, or a value that its type does not have.
+            StoreError: a shard is missing, damaged or not what the manifest says; or the store is away.
+            JobsError: no room for temporary files.
+        """
+        wanted = self.schema.names if columns is None else list(columns)
+        conditions = parse_conditions([where] if isinstance(where, str) else where, self.schema)
+        for name in wanted:
+            known_column(self.schema, name)
+        # Wide rows make narrow windows, so that one window is a small part of the memory.
+        row_bytes = max(1, *(part.decoded_bytes // max(1, part.num_rows) for part in self._parts))
+        window_rows = max(1, min(window_rows, memory_bytes // 8 // row_bytes))
+        if limit is not None and not conditions:
+            window_rows = max(1, min(window_rows, limit))
+        return _limited(self._merged(wanted, conditions, window_rows, memory_bytes, verify), limit)
+
+    @property
+    def shards(self) -> tuple[int, ...]:
+        """Numbers of the committed shards."""
+        return tuple(part.index for part in self._parts if not part.salvaged)
+
+    def salvaged_tables(self) -> Iterator[pa.Table]:
+        """The rows of shards that are not committed, in no order. Errors are those of `tables`."""
+        for part in self._parts:
+            if part.salvaged:
+                yield self._read(part, self._fetch(part, verify=False), columns=self.schema.names)
+
+    def to_table(
+        self, *, columns: Sequence[str] | None = None, where: str | Sequence[str] = (), limit: int | None = None
+    ) -> pa.Table:
+        """All of it as one Arrow table, in memory. Arguments and errors are those of `tables`."""
+        wanted = self.schema if columns is None else pa.schema([known_column(self.schema, name) for name in columns])
+        empty = pa.Table.from_batches([], schema=wanted)
+        return pa.concat_tables([empty, *self.tables(columns=columns, where=where, limit=limit)])
+
+    def to_pandas(
+        self, *, columns: Sequence[str] | None = None, where: str | Sequence[str] = (), limit: int | None = None
+    ) -> pd.DataFrame:
+        """All of it as a data frame, in memory; needs pandas. Arguments and errors are those of `tables`."""
+        return self.to_table(columns=columns, where=where, limit=limit).to_pandas()
+
+    def batches(
+        self, *, columns: Sequence[str] | None = None, where: str | Sequence[str] = (), limit: int | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        """The rows as a stream of record batches. Arguments and errors are those of `tables`."""
+        tables = self.tables(columns=columns, where=where, limit=limit)
+        return (batch for table in tables for batch in table.to_batches())
+
+    def _merged(
+        self,
+        wanted: Sequence[str],
+        conditions: Sequence[Condition],
+        window_rows: int,
+        memory_bytes: int,
+        verify: bool,
+    ) -> Iterator[pa.Table]:
+        needed = ["row_id", *wanted, *(condition.column for condition in conditions)]
+        read = partial(self._read, columns=list(dict.fromkeys(needed)))
+        parts = deque(sorted(self._parts, key=lambda part: part.first_row))
+        check_all = verify and self.complete and not conditions
+        ahead = self._num_ahead(memory_bytes)
+        rows_seen, last_row = 0, -1
+        with (
+            RowMerger(window_rows=window_rows, memory_bytes=memory_bytes) as merger,
+            _ahead(list(parts), partial(self._fetch, verify=verify), ahead) as fetched,
+        ):
+            while True:
+                starts = [] if merger.first_window is None else [merger.first_window]
+                starts += [parts[0].first_row // window_rows] if parts else []
+                if not starts:
+                    break
+                window = min(starts)
+                while parts and parts[0].first_row // window_rows <= window:
+                    # In plain types, which every step takes: Arrow can neither sort nor filter views.
+                    merger.add(select(read(parts.popleft(), next(fetched)), conditions))
+                for table in merger.take(window):
+                    self._check_order(table, last_row, rows_seen if check_all else None)
+                    last_row, rows_seen = table["row_id"][-1].as_py(), rows_seen + table.num_rows
+                    yield self._restored(table.select(wanted))
+        if check_all and rows_seen != self.num_rows:
+            raise StoreError(f"{self.ledger.uri} has results of {rows_seen:,} of {self.num_rows:,} rows.", _CHANGED)
+
+    def _fetch(self, part: Part, *, verify: bool) -> bytes:
+        data = self.ledger.store.get(f"{self.ledger.job_id}/{part.key}")
+        if data is None:
+            raise _missing(self.ledger, part.key)
+        if verify and hashlib.sha256(data).hexdigest() != self._promised(part):
+            raise _damaged(self.ledger, part.key, "its SHA-256 is not that of the commit")
+        return data
+
+    def _promised(self, part: Part) -> str | None:
+        if part.salvaged:
+            record = Salvage(self.ledger).record(_named(part))
+            return None if record is None else record.sha256
+        return self._sha256s.get(part.index) or self.ledger.shard_commit(part.index).sha256
+
+    def _read(self, part: Part, data: bytes, *, columns: list[str]) -> pa.Table:
+        try:
+            file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True, pre_buffer=False)
+            # Group by group: all at once takes twice the memory.
+            groups = [file.read_row_group(group, columns=columns) for group in range(file.num_row_groups)]
+            table = pa.concat_tables(groups)
+        except (OSError, pa.ArrowException) as error:
+            raise _damaged(self.ledger, part.key, "a checksum or its structure is wrong") from error
+        if part.row_ids is not None:
+            table = table.filter(pc.is_in(table["row_id"], value_set=pa.array(part.row_ids)))
+        # Jobs of earlier versions kept text that is none, which no other reader takes.
+        return valid_columns(table, table.schema.names)[0]
+
+    def _num_ahead(self, memory_bytes: int) -> int:
+        """Shards that may be under way before they are asked for: as many as fit into the memory, but one at least."""
+        largest = max(part.decoded_bytes for part in self._parts)
+        return max(1, min(_SHARDS_AHEAD, memory_bytes // max(1, largest)))
+
+    def _restored(self, table: pa.Table) -> pa.Table:
+        """The table in the types of the results."""
+        schema = pa.schema([self.schema.field(name) for name in table.schema.names])
+        return pa.table([conform(table[field.name], field.type) for field in schema], schema=schema)
+
+    def _check_order(self, table: pa.Table, last_row: int, first_row: int | None) -> None:
+        """No row twice; with `first_row`, none missing either."""
+        row_ids = table["row_id"].to_numpy()
+        steps = np.diff(row_ids, prepend=last_row)
+        if (steps <= 0).any():
+            raise StoreError(f"{self.ledger.uri} has row {row_ids[steps <= 0][0]} twice.", _CHANGED)
+        if first_row is not None and row_ids[-1] != first_row + len(row_ids) - 1:
+            raise StoreError(f"{self.ledger.uri} lacks rows between {first_row} and {row_ids[-1]}.", _CHANGED)
+
+
+def open_results(ledger: Ledger) -> Results:
+    """What is committed or salvaged now, known by its footers; no row is read yet.
+
+    Raises:
+        UsageError: no such job.
+        JobsError: nothing is committed yet.
+        StoreError: a shard of a succeeded job is missing or has other rows than the manifest says.
+    """
+    terminal = ledger.terminal()
+    if terminal is None:
+        ledger.spec()
+    commits = {commit.index: commit for commit in terminal.manifest.shards} if isinstance(terminal, Succeeded) else {}
+    shards = sorted(commits or ledger.committed())
+    # What an attempt has salvaged while the job goes on is for the next attempt, which commits it.
+    over = isinstance(terminal, Cancelled | Failed)
+    salvaged = Salvage(ledger).find(committed=frozenset(shards)) if over else []
+    if not shards and not salvaged:
+        raise JobsError(f"Job {ledger.job_id} has no results yet.", f"See how it stands: jobs status {ledger.job_id}")
+    parts = in_threads(
+        _FOOTERS_AT_ONCE, lambda index: _part(ledger, index, keys.result(index), commits.get(index)), shards
+    )
+    kept = in_threads(_FOOTERS_AT_ONCE, lambda each: _part(ledger, each.shard, each.key), salvaged)
+    parts += _without_repeats(ledger, kept)
+    return Results(ledger, terminal, parts, _footer(ledger, parts[0].key).schema_arrow)
+
+
+def iter_results(
+    ledger: Ledger, *, columns: Sequence[str] | None = None, window_rows: int = WINDOW_ROWS
+) -> Iterator[pa.Table]:
+    """All committed rows in dataset order. Shorthand for `open_results(ledger).tables(…)`; raises like both."""
+    return open_results(ledger).tables(columns=columns, window_rows=window_rows)
+
+
+def _without_repeats(ledger: Ledger, parts: Sequence[Part]) -> list[Part]:
+    """Salvaged parts, in the order of their attempt ids, each with the rows that no earlier one has."""
+    several = {index for index, count in Counter(part.index for part in parts).items() if count > 1}
+    seen: dict[int, npt.NDArray[np.int64]] = {index: np.empty(0, np.int64) for index in several}
+    found = []
+    for part in parts:
+        if part.index in several:
+            try:
+                data = Salvage(ledger).read(_named(part))
+                row_ids = _row_ids(data) if data is not None else None
+            except (OSError, pa.ArrowException) as error:
+                raise _damaged(ledger, part.key, "a checksum or its structure is wrong") from error
+            if row_ids is None:
+                raise _missing(ledger, part.key)
+            fresh = np.setdiff1d(row_ids, seen[part.index])
+            seen[part.index] = np.union1d(seen[part.index], fresh)
+            if not len(fresh):
+                continue
+            part = replace(part, row_ids=fresh, num_rows=len(fresh), first_row=int(fresh[0]))
+        found.append(part)
+    return found
+
+
+def _row_ids(data: bytes) -> npt.NDArray[np.int64]:
+    table = pq.read_table(pa.BufferReader(data), columns=["row_id"], page_checksum_verification=True)
+    return table["row_id"].to_numpy()  # type: ignore[no-any-return]
+
+
+def _named(part: Part) -> Salvaged:
+    named = keys.salvage_of(part.key)
+    assert named is not None, "it was found by its name"
+    return Salvaged(*named)
+
+
+def _part(ledger: Ledger, index: int, key: str, commit: ShardCommit | None = None) -> Part:
+    footer = _footer(ledger, key).metadata
+    groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
+    statistics = [group.column(0).statistics for group in groups]
+    ordered = all(each is not None and each.has_min_max for each in statistics)
+    if not groups or not ordered or footer.schema.column(0).path != "row_id":
+        raise _damaged(ledger, key, "it has no statistics of row_id")
+    if commit is not None and commit.num_rows != footer.num_rows:
+        raise _damaged(ledger, key, f"it has {footer.num_rows} rows and the manifest says {commit.num_rows}")
+    return Part(
+        index=index,
+        key=key,
+        num_rows=footer.num_rows,
+        first_row=min(each.min for each in statistics),
+        decoded_bytes=sum(group.total_byte_size for group in groups),
+    )
+
+
+def _footer(ledger: Ledger, key: str) -> pq.ParquetFile:
+    size_bytes = _FOOTER_BYTES
+    while True:
+        tail = ledger.store.get_tail(f"{ledger.job_id}/{key}", size_bytes)
+        if tail is None:
+            raise _missing(ledger, key)
+        # A Parquet file ends in its footer, the footer's length in four bytes, and `PAR1`.
+        needed = int.from_bytes(tail[-8:-4], "little") + 8
+        if needed > size_bytes and tail.endswith(b"PAR1") and len(tail) == size_bytes:
+            size_bytes = needed
+            continue
+        try:
+            return pq.ParquetFile(pa.BufferReader(tail))
+        except (OSError, pa.ArrowException) as error:
+            raise _damaged(ledger, key, "it has no readable footer") from error
+
+
+def _limited(tables: Iterator[pa.Table], limit: int | None) -> Iterator[pa.Table]:
+    left = sys.maxsize if limit is None else limit
+    while left and (table := next(tables, None)) is not None:
+        yield table.slice(0, left)
+        left -= min(left, table.num_rows)
+
+
+@contextmanager
+def _ahead(parts: Sequence[Part], fetch: Callable[[Part], bytes], ahead: int) -> Iterator[Iterator[bytes]]:
+    """What `fetch` gives for each part, in order, `ahead` of them under way before they are asked for."""
+    threads = ThreadPoolExecutor(ahead)
+
+    def results() -> Iterator[bytes]:
+        remaining, under_way = iter(parts), deque[Future[bytes]]()
+        while True:
+            for part in islice(remaining, ahead - len(under_way)):
+                under_way.append(threads.submit(fetch, part))
+            if not under_way:
+                return
+            yield under_way.popleft().result()
+
+    try:
+        yield results()
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _missing(ledger: Ledger, key: str) -> StoreError:
+    how = "salvaged" if key.startswith(keys.SALVAGE) else "committed"
+    return StoreError(f"{ledger.uri}/{key} was {how} and is missing.", _CHANGED)
+
+
+def _damaged(ledger: Ledger, key: str, how: str) -> StoreError:
+    if (named := keys.salvage_of(key)) is not None:
+        return Salvage(ledger).damaged(Salvaged(*named), how)
+    return StoreError(f"{ledger.uri}/{key} is damaged: {how}.", _CHANGED)

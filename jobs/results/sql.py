@@ -1,0 +1,159 @@
+"""SQL over the results of a job, by DuckDB: read-only, and nothing but the view `results` in reach."""
+
+from __future__ import annotations
+
+import secrets
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+from pyarrow.fs import LocalFileSystem
+
+from jobs import signals
+from jobs.dataset.sources import find_sources, open_source
+from jobs.errors import JobsError, StoreError, UsageError
+from jobs.results.read import Results
+from schemas import keys
+from schemas.spec import RESERVED_COLUMNS, SCORE_COLUMNS
+
+BATCH_ROWS = 16_384
+_MOST_DIGITS = 38
+"""Of a decimal in DuckDB."""
+
+_READS = frozenset({"SELECT", "EXPLAIN"})
+
+
+def query(results: Results, statement: str) -> pa.RecordBatchReader:
+    """What a statement says of the view `results`, as a stream of record batches.
+
+    Shards are read by Arrow as the query needs them, only its columns of them, from any store; DuckDB itself can
+    reach neither files nor the network.
+
+    Raises:
+        UsageError: not one statement that only reads, or DuckDB refuses it.
+        JobsError: DuckDB is not installed.
+    """
+    try:
+        import duckdb
+    except ImportError as error:
+        raise JobsError("`jobs sql` needs duckdb.", "Install it: pip install 'nightbatch[sql]'") from error
+    connection, ending = duckdb.connect(":memory:"), ExitStack()
+    ending.callback(connection.close)
+    # What does not fit into memory goes there, not into the user's working directory; DuckDB makes it when it needs it.
+    overflow = Path(tempfile.gettempdir()) / f"nightbatch-sql-{secrets.token_hex(8)}"
+    ending.enter_context(signals.leftover(partial(signals.remove_folder, overflow)))
+    try:
+        parsed = connection.extract_statements(statement)
+        if len(parsed) != 1 or parsed[0].type.name not in _READS:
+            raise UsageError(
+                "Only one statement that reads can be run.",
+                "Write one: select status, count(*) from results group by 1",
+            )
+        connection.register("shards", dataset_of(results))
+        named = ", ".join(map(_quoted, view_columns(results.schema)))
+        # Named by place: of two names that differ by case alone DuckDB would change the second, which is ours.
+        connection.execute(f"CREATE VIEW results AS SELECT * FROM shards AS each({named})")  # noqa: S608 - quoted
+        connection.execute("SET temp_directory = ?", [str(overflow)])
+        connection.execute("SET enable_external_access = false")
+        connection.execute("SET lock_configuration = true")
+        reader: Any = connection.sql(parsed[0].query).to_arrow_reader(BATCH_ROWS)
+    except duckdb.Error as error:
+        ending.close()
+        raise UsageError(f"DuckDB: {str(error).strip()}", _columns(results)) from error
+    except BaseException:
+        ending.close()
+        raise
+    batches = _translated(reader, ending, duckdb.Error)
+    return pa.RecordBatchReader.from_batches(reader.schema, batches)
+
+
+def dataset_of(results: Results) -> ds.Dataset:
+    """The results as an Arrow dataset that is read shard by shard; page checksums are verified.
+
+    Raises:
+        StoreError: the store cannot be reached, or a shard is missing.
+    """
+    uri = f"{results.ledger.uri}/{keys.RESULTS}"
+    found = find_sources(uri, part_of_table=True)[0] if results.shards else []
+    sources = {source.uri.rpartition("/")[2]: source for source in found}
+    options = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+    form = ds.ParquetFileFormat(default_fragment_scan_options=options)
+    fragments = []
+    for shard in results.shards:
+        name = keys.result(shard).removeprefix(keys.RESULTS)
+        if name not in sources:
+            raise StoreError(f"{uri}{name} was committed and is missing.", "Restore it from a version or a copy.")
+        source = sources[name]
+        # A local file is opened when it is read: thousands of open ones would be too many.
+        local = source.etag is None
+        fragments.append(
+            form.make_fragment(source.uri, LocalFileSystem())
+            if local
+            else form.make_fragment(pa.PythonFile(open_source(source), mode="r"))
+        )
+    for table in results.salvaged_tables():
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink)
+        fragments.append(form.make_fragment(pa.BufferReader(sink.getvalue())))
+    types = [field.with_type(_readable(field.type)) for field in results.schema]
+    return ds.FileSystemDataset(fragments, pa.schema(types), form)
+
+
+def view_columns(schema: pa.Schema) -> list[str]:
+    """The columns of the view: names as SQL compares them, without case, are there once.
+
+    Ours keep theirs; a kept column that has one of them gets a number behind it.
+    """
+    own = RESERVED_COLUMNS | SCORE_COLUMNS
+    taken = {name.casefold() for name in schema.names if name in own}
+    names = []
+    for name in schema.names:
+        free, number = name, 1
+        while name not in own and free.casefold() in taken:
+            free, number = f"{name}_{number}", number + 1
+        taken.add(free.casefold())
+        names.append(free)
+    return names
+
+
+def _quoted(name: str) -> str:
+    doubled = name.replace('"', '""')
+    return f'"{doubled}"'
+
+
+def _readable(type_: pa.DataType) -> pa.DataType:
+    """The type that DuckDB reads a column as, wherever it has none of its own, with nothing lost."""
+    is_ = pa.types
+    if is_.is_float16(type_):
+        return pa.float32()
+    if is_.is_decimal256(type_):
+        small = type_.precision <= _MOST_DIGITS
+        return pa.decimal128(type_.precision, type_.scale) if small else pa.string()
+    if is_.is_struct(type_):
+        return pa.struct([field.with_type(_readable(field.type)) for field in type_])
+    if is_.is_map(type_):
+        return pa.map_(_readable(type_.key_type), _readable(type_.item_type))
+    if is_.is_fixed_size_list(type_):
+        return pa.list_(_readable(type_.value_type), type_.list_size)
+    if is_.is_large_list(type_):
+        return pa.large_list(_readable(type_.value_type))
+    return pa.list_(_readable(type_.value_type)) if is_.is_list(type_) else type_
+
+
+def _translated(reader: Any, ending: ExitStack, fault: type[Exception]) -> Iterator[pa.RecordBatch]:
+    """The batches; the connection lives as long as they are read."""
+    with ending:
+        try:
+            yield from reader
+        except (fault, pa.ArrowException) as error:
+            raise UsageError(f"DuckDB: {str(error).strip()}", "Correct the statement.") from error
+
+
+def _columns(results: Results) -> str:
+    return f"The view `results` has the columns {', '.join(view_columns(results.schema))}."

@@ -1,0 +1,105 @@
+"""Where results are written to: a file, or an object of S3. Both appear whole or not at all."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
+from urllib.parse import urlsplit
+
+from jobs import signals
+from jobs.buckets import check_bucket
+from jobs.errors import JobsError, UsageError
+from jobs.results.formats import FileFormat, format_of
+
+_S3 = "s3://"
+
+
+def check_target(target: str, allowed_buckets: Collection[str] | None = None) -> None:
+    """Refuse an address that cannot be written to, before anything is read.
+
+    Args:
+        allowed_buckets: those that it may name; None allows all.
+
+    Raises:
+        UsageError: neither a path nor `s3://bucket/key`, or a bucket that is not allowed.
+    """
+    if "://" not in target:
+        return
+    parts = urlsplit(target)
+    if not target.startswith(_S3) or not parts.netloc or not _key(target) or target.endswith("/"):
+        raise UsageError(f"{target} is not a place to write to.", "Give a file, s3://bucket/key, or - for stdout.")
+    check_bucket(target, allowed_buckets)
+
+
+def target_format(target: str) -> FileFormat:
+    """The format that the target's name asks for.
+
+    Raises:
+        UsageError: its ending is not known.
+    """
+    return format_of(Path(PurePosixPath(_key(target)).name if target.startswith(_S3) else target))
+
+
+@contextmanager
+def open_target(target: str, tell: Callable[[str], None] = lambda _: None) -> Iterator[BinaryIO]:
+    """A sink whose bytes take the place of `target` when the block ends well, and leave no trace otherwise.
+
+    What goes to S3 passes through a temporary file, because the store takes an object whole.
+
+    Args:
+        tell: is told how the target stands, whenever that changes.
+
+    Raises:
+        UsageError: the directory is missing or not writable.
+        StoreError: S3 cannot be reached or refuses.
+        JobsError: a disk is full or fails.
+    """
+    tell(f"Nothing was written to {target}.")
+    if not target.startswith(_S3):
+        from jobs.results.export import replacing
+
+        with replacing(Path(target), partial(tell, f"{target} is written.")) as file:
+            yield file
+        return
+    try:
+        with ExitStack() as ending:
+            with signals.at_once():
+                spool = ending.enter_context(tempfile.NamedTemporaryFile(prefix="nightbatch-results-"))
+                ending.enter_context(signals.leftover(partial(Path(spool.name).unlink, missing_ok=True)))
+            yield spool  # type: ignore[misc]
+            spool.flush()
+            tell(f"Whether {target} was written is not known: it was being uploaded.")
+            _upload(Path(spool.name), target)
+            tell(f"{target} is written.")
+    except OSError as error:
+        why = f"Cannot use the temporary directory {tempfile.gettempdir()}: {error.strerror or error}."
+        raise JobsError(why, "Set TMPDIR to a larger disk.") from error
+
+
+def _upload(path: Path, target: str) -> None:
+    from boto3.s3.transfer import TransferConfig, create_transfer_manager
+
+    from jobs.store.s3_client import S3Client
+
+    def attempt(client: Any) -> None:
+        with path.open("rb") as body, create_transfer_manager(client, TransferConfig()) as manager:
+            transfer = manager.upload(body, urlsplit(target).netloc, _key(target))
+            with signals.leftover(partial(_abort, transfer)):
+                transfer.result()
+
+    S3Client().call(target, attempt)
+
+
+def _abort(transfer: Any) -> None:
+    """Cancel an upload, and wait until the store has dropped the parts that it has."""
+    transfer.cancel()
+    with suppress(Exception):
+        transfer.result()
+
+
+def _key(target: str) -> str:
+    return target.removeprefix(_S3).partition("/")[2]

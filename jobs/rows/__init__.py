@@ -1,0 +1,1 @@
+"""From input rows to staged rows: prompts, sampling values, tools, choices, fingerprints."""

@@ -1,0 +1,74 @@
+"""The choices that rows want scored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import pyarrow as pa
+
+from jobs.models.encoding import Encoder
+from jobs.models.errors import InvalidMessages
+from jobs.values.cells import Fault, is_encodable, parsed, size_bytes, values
+from schemas.codes import RowError
+from schemas.sampling import MAX_CHOICES
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choices:
+    """A row's choices, in its order: the texts and their tokens."""
+
+    texts: Sequence[str]
+    token_ids: Sequence[Sequence[int]]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all choices together."""
+        return sum(map(len, self.token_ids))
+
+
+def row_choices(table: pa.Table, column: str, encoder: Encoder, max_bytes: int) -> list[Choices | Fault]:
+    """Per row its choices, or why they cannot be scored.
+
+    A choice is encoded by itself, as plain text that continues the context: what is scored is
+    tokens(context) + tokens(choice). The text is taken as it is, so a choice that begins a new word after
+    the context brings its own space.
+    """
+    checked = [_check(value, max_bytes) for value in values(table, column)]
+    texts = list(chain.from_iterable(row for row in checked if not isinstance(row, Fault)))
+    encoded = iter(encoder.encode_continuations(texts))
+    return [row if isinstance(row, Fault) else _encoded(row, [next(encoded) for _ in row]) for row in checked]
+
+
+def _check(value: Any, max_bytes: int) -> list[str] | Fault:
+    found = value if isinstance(value, Fault) else parsed(value, RowError.INVALID_CHOICES)
+    if isinstance(found, Fault):
+        return found
+    if not found:
+        return _fault("there are no choices")
+    if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
+        return _fault("the choices are not a list of texts")
+    if len(found) > MAX_CHOICES:
+        return _fault(f"{len(found):,} choices are given; at most {MAX_CHOICES:,} are possible")
+    if not all(map(is_encodable, found)):
+        return Fault(code=RowError.INVALID_TEXT, message="a choice holds a lone surrogate, which is not a character")
+    if not all(found):
+        return _fault(f"choice {found.index('')} is empty")
+    if (size := size_bytes(found)) > max_bytes:
+        return Fault(code=RowError.ROW_TOO_LARGE, message=f"the choices have {size} bytes, the limit is {max_bytes}")
+    return found
+
+
+def _encoded(texts: list[str], token_ids: Sequence[list[int] | InvalidMessages]) -> Choices | Fault:
+    good: list[list[int]] = []
+    for ids in token_ids:
+        if isinstance(ids, InvalidMessages):
+            return Fault(code=ids.code, message=str(ids))
+        good.append(ids)
+    return Choices(texts=texts, token_ids=good)
+
+
+def _fault(message: str) -> Fault:
+    return Fault(code=RowError.INVALID_CHOICES, message=message)

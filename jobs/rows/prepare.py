@@ -1,0 +1,355 @@
+"""From input rows to staged rows: validate, render, tokenise, count. Pure; one bad row costs one row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from jobs.dataset.columns import Columns
+from jobs.dataset.failures import faults_of, other_kinds
+from jobs.dataset.roles import as_roles
+from jobs.dataset.types import conform, plain
+from jobs.errors import UsageError
+from jobs.models.encoding import BYTES_MODEL, Encoder
+from jobs.models.errors import InvalidMessages
+from jobs.planning.shards import RowFacts
+from jobs.rows.choices import Choices, row_choices
+from jobs.rows.fingerprints import RowFingerprints, first_of_equal
+from jobs.rows.prefixes import Prefixes
+from jobs.rows.sampling import RowSampling, as_json, unusable
+from jobs.rows.sizes import row_bytes
+from jobs.rows.tokens import row_tokens
+from jobs.rows.tools import row_tools
+from jobs.templates.prompt import render
+from jobs.values.cells import Fault, parsed, rows, size_bytes, values
+from jobs.values.utf8 import valid_columns
+from schemas.codes import RowError
+from schemas.records import RowColumn
+from schemas.sampling import Sampling
+from schemas.spec import JobSpec
+from schemas.tables import FINGERPRINT, KEPT, staged_schema
+
+FACTS_FIELDS = [
+    pa.field("num_input_tokens", pa.int32()),
+    pa.field("num_output_tokens", pa.int32()),
+    pa.field("repeatable", pa.bool_()),
+    pa.field("prefixes", pa.list_(pa.uint32())),
+    pa.field("num_bytes", pa.int64()),
+]
+"""Light columns that follow the staged ones until the plan is made."""
+
+NO_TOKENS = np.empty(0, np.int32)
+
+
+class RowPreparer:
+    """Prepares batches of one job's rows.
+
+    Args:
+        columns: which input columns make the prompt.
+        max_model_len: longest sequence of the engine, in tokens.
+
+    Raises:
+        UsageError: the spec asks for what the model or the engine cannot do.
+    """
+
+    def __init__(self, spec: JobSpec, columns: Columns, encoder: Encoder, max_model_len: int) -> None:
+        self.columns = columns
+        self._spec, self._encoder = spec, encoder
+        self._max_model_len = max_model_len
+        self._no_tools = _why_no_tools(spec, encoder)
+        self._sampling = RowSampling(spec, columns, encoder.vocab_size)
+        self._fingerprints = RowFingerprints(spec, spec.model.fingerprint, row_columns(spec, columns))
+        kept = [pa.field(field.name, plain(field.type)) for field in columns.kept]
+        self.schema = pa.schema([*staged_schema(spec, kept), *FACTS_FIELDS])
+        check_spec(spec, columns, encoder)
+
+    def prepare(self, batch: pa.RecordBatch | pa.Table, first_row_id: int) -> pa.Table:
+        """Staged rows and their facts: exactly one row out for each row in, in the same order."""
+        given = batch if isinstance(batch, pa.Table) else pa.Table.from_batches([batch])
+        table, unread = as_roles(given, self.columns)
+        carried, no_text = self._carried(table, given)
+        inputs = [ids if isinstance(ids, Fault) else np.array(ids, np.int32) for ids in self._inputs(table, given)]
+        staged = [self._judge(*row) for row in zip(inputs, self._samplings(table), self._choices(table), strict=True)]
+        for index, fault in (no_text | unread | self._id_faults(given) | faults_of(given)).items():
+            staged[index] = _StagedRow(fault=fault)
+        tokens = np.concatenate([NO_TOKENS, *(row.token_ids for row in staged)])
+        offsets = np.cumsum([0, *(len(row.token_ids) for row in staged)])
+        prefixes = Prefixes.of(tokens, offsets)
+        scored = [
+            pa.array([row.choices and row.choices.texts for row in staged], pa.list_(pa.string())),
+            pa.array([row.choices and row.choices.token_ids for row in staged], pa.list_(pa.list_(pa.int32()))),
+        ]
+        prepared = pa.table(
+            [
+                pa.array(range(first_row_id, first_row_id + len(staged)), pa.int64()),
+                carried["custom_id"],
+                _lists(tokens, offsets),
+                pa.array([row.sampling for row in staged], pa.string()),
+                pa.array([row.fault and str(row.fault.code) for row in staged], pa.string()),
+                pa.array([row.fault and row.fault.message for row in staged], pa.string()),
+                *(scored if self._spec.task == "score" else ()),
+                pa.array([row.fingerprint for row in staged], FINGERPRINT.type),
+                *(carried[KEPT + field.name] for field in self.columns.kept),
+                pa.array([row.num_input_tokens for row in staged], pa.int32()),
+                pa.array([row.num_output_tokens for row in staged], pa.int32()),
+                pa.array([row.repeatable for row in staged], pa.bool_()),
+                _lists(prefixes.keys, prefixes.starts),
+            ],
+            schema=self.schema.remove(len(self.schema) - 1),
+        )
+        staged_columns = prepared.select(range(len(self.schema) - len(FACTS_FIELDS)))
+        return prepared.append_column(self.schema.field(-1), pa.array(row_bytes(staged_columns), pa.int64()))
+
+    def _id_faults(self, table: pa.Table) -> dict[int, Fault]:
+        fault = Fault(code=RowError.INVALID_MESSAGES, message="custom_id: neither text nor a whole number")
+        name = self.columns.custom_id
+        return {index: fault for index, kind in (other_kinds(table, name) if name else {}).items() if kind != "int"}
+
+    def _carried(self, table: pa.Table, given: pa.Table) -> tuple[pa.Table, dict[int, Fault]]:
+        """Custom ids and kept columns as they are staged, and the rows whose text in them is not UTF-8."""
+        custom_id = self.columns.custom_id
+        ids = conform(table[custom_id], pa.string()) if custom_id else pa.nulls(len(table), pa.string())
+        columns = {"custom_id": ids}
+        columns |= {KEPT + field.name: conform(given[field.name], plain(field.type)) for field in self.columns.kept}
+        return valid_columns(pa.table(columns), columns)
+
+    def _inputs(self, table: pa.Table, given: pa.Table) -> list[list[int] | Fault]:
+        """Per row the token ids of its prompt, or a Fault. A template gets the columns as they were given."""
+        encoded = self._encoded(table, given)
+        own_ids = row_tokens(table, self.columns.token_ids, self._encoder, chat=self._spec.input.chat)
+        return [ids if own is None else own for ids, own in zip(encoded, own_ids, strict=True)]
+
+    def _encoded(self, table: pa.Table, given: pa.Table) -> list[list[int] | Fault]:
+        prompts = [self._check(value) for value in self._prompts(given if self.columns.template else table)]
+        tools = row_tools(table, self.columns.tools, self._spec.input.tools)
+        if (why := self._no_tools) is not None:
+            # Only of rows: `check_spec` has refused those of the job.
+            refused = Fault(code=RowError.INVALID_MESSAGES, message=f"tools: {why}")
+            prompts = [refused if of else prompt for prompt, of in zip(prompts, tools, strict=True)]
+        if not self._spec.input.chat:
+            return self._encode(prompts, self._encoder.encode_prompts)
+        pairs = [self._with_tools(prompt, of) for prompt, of in zip(prompts, tools, strict=True)]
+        return self._encode(
+            pairs, lambda valid: self._encoder.encode_chats([chat for chat, _ in valid], [of for _, of in valid])
+        )
+
+    def _samplings(self, table: pa.Table) -> list[Sampling | Fault | None]:
+        return [None] * len(table) if self._spec.task == "score" else self._sampling.of(table)
+
+    def _choices(self, table: pa.Table) -> Sequence[Choices | Fault | None]:
+        if self._spec.task != "score":
+            return [None] * len(table)
+        assert self.columns.choices is not None, "resolved with choices=True"
+        return row_choices(table, self.columns.choices, self._encoder, self._spec.input.max_row_bytes)
+
+    # -- prompts --------------------------------------------------------------------------------
+
+    def _prompts(self, table: pa.Table) -> Iterable[Any]:
+        """Per row the prompt text, the list of messages, or a Fault."""
+        columns = self.columns
+        if columns.kind == "template":
+            assert columns.template is not None
+            for row in rows(table.select(list(columns.prompt_columns))):
+                limit = self._spec.input.max_row_bytes
+                yield row if isinstance(row, Fault) else render(columns.template, row, limit)
+        elif columns.kind == "prompt":
+            yield from _texts(table, columns.prompt_columns[0])
+        else:
+            chats = [
+                value if isinstance(value, Fault) else parsed(value, RowError.INVALID_MESSAGES)
+                for value in values(table, columns.prompt_columns[0])
+            ]
+            for name in columns.prompt_columns[1:]:
+                chats = [text if chat is None else chat for chat, text in zip(chats, _texts(table, name), strict=True)]
+            yield from chats
+
+    def _check(self, prompt: Any) -> Any:
+        """The prompt as the encoder takes it, or a Fault."""
+        if isinstance(prompt, Fault):
+            return prompt
+        if prompt is not None and not isinstance(prompt, str | list):
+            return Fault(code=RowError.INVALID_MESSAGES, message="the messages are not a list")
+        if prompt is None or not _has_content(prompt):
+            return Fault(code=RowError.EMPTY_PROMPT, message="the prompt is empty")
+        if (size := size_bytes(prompt)) > self._spec.input.max_row_bytes:
+            limit = self._spec.input.max_row_bytes
+            return Fault(code=RowError.ROW_TOO_LARGE, message=f"the prompt has {size} bytes, the limit is {limit}")
+        if not self._spec.input.chat:
+            if isinstance(prompt, str):
+                return prompt
+            return Fault(code=RowError.INVALID_MESSAGES, message="messages need the chat format; drop --no-chat")
+        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        system = self._spec.input.system
+        return messages if system is None else [{"role": "system", "content": system}, *messages]
+
+    def _with_tools(self, prompt: Any, tools: Any) -> Any:
+        """The prompt and its tools, or a Fault."""
+        if isinstance(prompt, Fault) or isinstance(tools, Fault):
+            return prompt if isinstance(prompt, Fault) else tools
+        if tools and (size := size_bytes(tools)) > self._spec.input.max_row_bytes:
+            limit = self._spec.input.max_row_bytes
+            return Fault(code=RowError.ROW_TOO_LARGE, message=f"the tools have {size} bytes, the limit is {limit}")
+        return prompt, tools
+
+    def _encode(self, prompts: Sequence[Any], encode: Callable[[list[Any]], Sequence[Any]]) -> list[list[int] | Fault]:
+        encoded = iter(encode([prompt for prompt in prompts if not isinstance(prompt, Fault)]))
+        return [prompt if isinstance(prompt, Fault) else _ids_or_fault(next(encoded)) for prompt in prompts]
+
+    def _judge(
+        self, ids: npt.NDArray[np.int32] | Fault, sampling: Sampling | Fault | None, choices: Choices | Fault | None
+    ) -> _StagedRow:
+        for part in (ids, sampling, choices):
+            if isinstance(part, Fault):
+                return _StagedRow(fault=part)
+        assert not isinstance(ids, Fault)
+        assert not isinstance(sampling, Fault)
+        assert not isinstance(choices, Fault)
+        longest = max(map(len, choices.token_ids)) if choices else 0
+        if len(ids) + longest >= self._max_model_len:
+            what = f"the prompt has {len(ids)} tokens" + (f" and a choice {longest}" if choices else "")
+            message = f"{what}; the limit is {self._max_model_len} with the answer"
+            return _StagedRow(fault=Fault(code=RowError.CONTEXT_LENGTH_EXCEEDED, message=message))
+        if choices:
+            return _StagedRow(
+                token_ids=ids,
+                choices=choices,
+                num_input_tokens=len(ids) + choices.num_tokens,
+                fingerprint=self._fingerprints.of_choices(ids, choices.token_ids, choices.texts),
+                repeatable=True,
+            )
+        used, room_tokens = sampling or self._spec.sampling, self._max_model_len - len(ids)
+        return _StagedRow(
+            token_ids=ids,
+            sampling=None if sampling is None else as_json(sampling),
+            num_input_tokens=len(ids),
+            num_output_tokens=min(used.max_tokens, room_tokens) * used.n,
+            fingerprint=self._fingerprints.of_prompt(ids, used, room_tokens),
+            repeatable=used.deterministic,
+        )
+
+
+def check_spec(spec: JobSpec, columns: Columns, encoder: Encoder) -> None:
+    """Check what the model and the engine make of the job's own sampling values and tools.
+
+    Raises:
+        UsageError: they cannot work with them.
+    """
+    if (why := unusable(spec.sampling, encoder.vocab_size)) is not None:
+        raise UsageError(f"The sampling values of the job cannot be used: {why}.", "Correct them and submit again.")
+    of_all = spec.input.tools or (columns.tools and not columns.by_line)
+    if of_all and (why := _why_no_tools(spec, encoder)):
+        raise UsageError(
+            f"The tools cannot be used: they {why}.", "Drop --tools, or the column 'tools' of the dataset."
+        )
+
+
+def _why_no_tools(spec: JobSpec, encoder: Encoder) -> str | None:
+    if not spec.input.chat:
+        return "need the chat format; drop --no-chat"
+    if spec.task == "generate" and encoder.tool_call_id is None and spec.model.path != BYTES_MODEL:
+        return "are supported with InternLM2 models only: how others write their calls is not known"
+    return None
+
+
+def row_columns(spec: JobSpec, columns: Columns) -> tuple[RowColumn, ...]:
+    """The result columns that the job has because of its rows: by the dataset's columns, not by what is in them.
+
+    JSON that a row asks for inside its `sampling_params` makes no column `parsed`.
+    """
+    if spec.task == "score":
+        return ()
+    form = spec.sampling.structured_outputs
+    wanted: list[RowColumn] = []
+    if spec.input.tools or columns.tools:
+        wanted.append("tool_calls")
+    if (form and form.json_schema) or columns.structured_outputs or columns.response_format:
+        wanted.append("parsed")
+    return tuple(wanted)
+
+
+def light_columns(rows: pa.Table) -> pa.Table:
+    """What planning needs of prepared rows."""
+    return rows.select(["row_id", "error_code", "fingerprint", *(field.name for field in FACTS_FIELDS)])
+
+
+def facts_of(rows: pa.Table) -> RowFacts:
+    """The planner's view of prepared rows, in row-id order."""
+    table = light_columns(rows).combine_chunks().sort_by("row_id")
+    return RowFacts(
+        num_input_tokens=table["num_input_tokens"].to_numpy(),
+        num_output_tokens=table["num_output_tokens"].to_numpy(),
+        invalid=table["error_code"].is_valid().to_numpy(),
+        prefixes=_prefixes(table["prefixes"]),
+        same_as=first_of_equal(fingerprints_of(table, sampled=False)),
+        num_bytes=table["num_bytes"].to_numpy(),
+    )
+
+
+def fingerprints_of(rows: pa.Table, *, sampled: bool) -> pa.Array:
+    """Fingerprints of prepared rows, in their order; null on error rows and, unless `sampled`, on those that are
+    sampled at random."""
+    known = rows["fingerprint"]
+    if not sampled:
+        known = pc.if_else(rows["repeatable"], known, pa.scalar(None, FINGERPRINT.type))
+    return known.combine_chunks()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _StagedRow:
+    token_ids: npt.NDArray[np.int32] = field(default_factory=lambda: NO_TOKENS)
+    sampling: str | None = None
+    choices: Choices | None = None
+    num_input_tokens: int = 0
+    num_output_tokens: int = 0
+    fingerprint: bytes | None = None
+    repeatable: bool = False
+    fault: Fault | None = None
+
+
+def _lists(flat: npt.NDArray[Any], starts: npt.NDArray[np.int64]) -> pa.ListArray:
+    return pa.ListArray.from_arrays(pa.array(starts, pa.int32()), pa.array(flat))
+
+
+def _prefixes(column: pa.ChunkedArray) -> Prefixes:
+    lengths = pc.list_value_length(column).to_numpy()
+    starts = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))
+    return Prefixes(keys=pc.list_flatten(column).to_numpy(), starts=starts)
+
+
+def _ids_or_fault(encoded: list[int] | InvalidMessages) -> list[int] | Fault:
+    return Fault(code=encoded.code, message=str(encoded)) if isinstance(encoded, InvalidMessages) else encoded
+
+
+def _texts(table: pa.Table, column: str) -> list[Any]:
+    """The column's texts; a Fault where a JSON line had another kind of value."""
+    found = values(table, column)
+    for index, kind in other_kinds(table, column).items():
+        found[index] = Fault(code=RowError.INVALID_MESSAGES, message=f"the prompt is not text, but {_KINDS[kind]}")
+    return found
+
+
+_KINDS = {
+    "int": "a number",
+    "float": "a number",
+    "bool": "true or false",
+    "json": "a list or an object",
+}
+
+
+def _has_content(prompt: Any) -> bool:
+    """Whether anybody but the system says something. Malformed messages pass: the encoder names their fault."""
+    if isinstance(prompt, str):
+        return bool(prompt.strip())
+    others = [m for m in prompt if not (isinstance(m, dict) and m.get("role") in ("system", "developer"))]
+    return any(not isinstance(m, dict) or not _is_blank(m) for m in others)
+
+
+def _is_blank(message: Mapping[str, Any]) -> bool:
+    content = message.get("content")
+    return isinstance(content, str) and not content.strip() and not message.get("tool_calls")

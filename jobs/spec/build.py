@@ -1,0 +1,193 @@
+"""From what a person typed to a `JobSpec`: a spec file, flags on top of it, defaults below."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import tomllib
+import unicodedata
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pydantic import ValidationError
+
+from jobs.errors import InvalidModel, UsageError
+from jobs.models.encoding import BYTES_MODEL
+from jobs.models.errors import InvalidMessages
+from jobs.models.tools import declare_tools
+from schemas.spec import RESERVED_COLUMNS, SCORE_COLUMNS, JobSpec, ReplicaRange
+
+MAX_NAME_CHARS = 200
+"""`JobSpec.name` takes no more; a file's name may be longer."""
+
+
+def read_spec_file(path: Path) -> dict[str, Any]:
+    """The nested values of a TOML spec file; tables and keys are those of `JobSpec`.
+
+    Raises:
+        UsageError: missing, unreadable or not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"Cannot read the spec file {path}: {error}.", "It is a TOML file; see the README.") from error
+
+
+def build_spec(dataset: str | None, flags: Mapping[str, Any], file_values: Mapping[str, Any] | None = None) -> JobSpec:
+    """One validated spec.
+
+    Args:
+        dataset: path or URI of the input; overrides the spec file's `input.uri`.
+        flags: values by dotted field name (`sampling.max_tokens`); None means not given.
+        file_values: what `read_spec_file` returned.
+
+    Raises:
+        UsageError: no dataset or no model, or a kept column, a form or a tool that cannot be used.
+        pydantic.ValidationError: a value is unknown or out of range.
+    """
+    values: dict[str, Any] = {**(file_values or {})}
+    if isinstance(model := values.get("model"), str):
+        values["model"] = {"path": model}
+    for name, value in {"input.uri": dataset, **flags}.items():
+        if value is not None:
+            _set(values, name, value)
+    uri = _get(values, "input.uri")
+    if not isinstance(uri, str) or not uri:
+        raise UsageError(
+            "No dataset is given.", "Name a Parquet file, directory, glob or s3:// URI: jobs submit data.parquet"
+        )
+    _set(values, "input.uri", absolute_uri(uri))
+    values.setdefault("name", dataset_stem(uri)[:MAX_NAME_CHARS])
+    if isinstance(values.get("replicas"), str | int):
+        values["replicas"] = _replicas(str(values["replicas"]))
+    _resolve_model(values)
+    spec = JobSpec.model_validate(values)
+    check_kept(spec)
+    check_forms(spec)
+    return spec
+
+
+def check_kept(spec: JobSpec) -> None:
+    """Check that the results' readers tell their columns apart: SQL compares names without case.
+
+    Raises:
+        UsageError: a kept column has the name of another, or of one of ours, but for case, spaces or form.
+    """
+    own = RESERVED_COLUMNS | (SCORE_COLUMNS if spec.task == "score" else frozenset())
+    known = {_bare(name): name for name in own - {"custom_id"}}
+    known |= {} if "custom_id" in spec.input.keep else {"custom_id": "custom_id"}
+    for name in spec.input.keep:
+        if (other := known.get(_bare(name))) is not None:
+            whose = "which the results have already" if other in own else "which is kept, too"
+            raise UsageError(
+                f"Cannot keep column {name!r}: SQL and other readers take it for {other!r}, {whose}.",
+                "Rename it in the dataset, or leave it out of --keep: row_id leads back to the row.",
+            )
+        known[_bare(name)] = name
+
+
+def _bare(name: str) -> str:
+    """What readers that do not look at case, spaces or the form of a letter make of a name."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold()).strip()
+
+
+def check_forms(spec: JobSpec) -> None:
+    """Check what only its reader can judge: the form of structured outputs, and the tools.
+
+    Raises:
+        UsageError: it cannot be compiled, or a tool has no name.
+    """
+    form = spec.sampling.structured_outputs
+    if form is not None:
+        from jobs.rows.structured import compile_error
+
+        if (why := compile_error(form)) is not None:
+            raise UsageError(f"The {why}.", "Correct it: the engine would refuse every row.")
+    try:
+        declare_tools([json.loads(tool) for tool in spec.input.tools])
+    except (ValueError, InvalidMessages) as error:
+        why = str(error) if isinstance(error, InvalidMessages) else "a tool is not JSON"
+        raise UsageError(f"The tools of the job cannot be used: {why}.", "Write a JSON list of functions.") from error
+
+
+def read_json_file(path: Path, option: str) -> Any:
+    """What a file holds.
+
+    Raises:
+        UsageError: missing, unreadable or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"Cannot read {option} {path}: {error}.", "It is a JSON file.") from error
+
+
+def absolute_uri(uri: str) -> str:
+    """The same place, named so that it means the same on every machine of the cluster."""
+    return uri if "://" in uri else str(Path(uri).expanduser().absolute())
+
+
+def dataset_stem(uri: str) -> str:
+    """`reviews` for `/data/reviews.parquet`, `s3://bucket/reviews/` or `reviews/*.parquet`."""
+    parts = [part for part in PurePosixPath(uri.partition("://")[2] or uri).parts if part != "/" and "*" not in part]
+    stem = PurePosixPath(parts[-1]).stem if parts else ""
+    return stem or "job"
+
+
+def new_job_id(name: str) -> str:
+    """`<name>-<utc time>-<4 hex>`: sorts by time within a name, and two submits never collide by accident."""
+    slug = re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("._-")[:60] or "job"
+    return f"{slug}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def _set(values: dict[str, Any], dotted: str, value: Any) -> None:
+    """Set one field; nested tables are copied, so that the caller's stay as they are."""
+    *tables, key = dotted.split(".")
+    for table in tables:
+        values[table] = values = dict(_table(values, table))
+    values[key] = value
+
+
+def _get(values: Mapping[str, Any], dotted: str) -> Any:
+    *tables, key = dotted.split(".")
+    for table in tables:
+        values = _table(values, table)
+    return values.get(key)
+
+
+def _table(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    nested = values.get(name, {})
+    if not isinstance(nested, Mapping):
+        raise UsageError(f"{name!r} in the spec file is not a table.", f"Write [{name}] and its keys below.")
+    return nested
+
+
+def _replicas(text: str) -> ReplicaRange:
+    try:
+        return ReplicaRange.parse(text)
+    except ValueError as error:
+        reason = str(error)
+        if isinstance(error, ValidationError):
+            first = error.errors(include_url=False)[0]
+            ordered = first["type"] == "value_error"
+            reason = first["msg"].removeprefix("Value error, ") if ordered else "a job needs at least one"
+        raise UsageError(f"--replicas {text} is not valid: {reason}.") from error
+
+
+def _resolve_model(values: dict[str, Any]) -> None:
+    """An absolute model path; the `fake` engine runs without a model."""
+    path = _get(values, "model.path")
+    if not path:
+        if (_get(values, "engine.name") or "vllm") == "vllm":
+            raise InvalidModel(
+                "No model is given.",
+                "Give its directory with --model DIR, set it once with JOBS_MODEL or in jobs.toml, "
+                "or try the pipeline without a model: --engine fake",
+            )
+        path = BYTES_MODEL
+    if isinstance(path, str) and path != BYTES_MODEL:
+        path = str(Path(path).expanduser().absolute())
+    _set(values, "model.path", path)

@@ -1,0 +1,144 @@
+"""The options of a job by the names that `jobs submit` and `BatchClient.submit` share, and the spec they make."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypedDict
+
+from jobs.errors import UsageError
+from jobs.settings import Settings
+from jobs.spec.build import build_spec
+from schemas.spec import JobSpec
+
+
+class SubmitOptions(TypedDict, total=False):
+    """What a job may be given besides its dataset: the options of `jobs submit`, with `_` for `-`. Lengths and
+    limits are in tokens; `fields` sets any field of the spec by its dotted name, as `--set` does.
+    """
+
+    prompt_column: str
+    messages_column: str
+    template: str
+    choices_column: str
+    system: str
+    chat: bool
+    tools: Sequence[Mapping[str, Any]]
+    keep: Sequence[str]
+    model: str
+    engine: Literal["vllm", "fake"]
+    replicas: int | str
+    tensor_parallel: int
+    device: Literal["auto", "gpu", "cpu"]
+    dtype: Literal["auto", "bfloat16", "float16", "float32"]
+    max_model_len: int
+    max_num_seqs: int
+    quantization: Literal["fp8"]
+    kv_cache_dtype: Literal["auto", "fp8"]
+    speculative_ngram: int
+    max_tokens: int
+    min_tokens: int
+    temperature: float
+    top_p: float
+    top_k: int
+    min_p: float
+    repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    seed: int
+    stop: Sequence[str]
+    bad_word: Sequence[str]
+    n: int
+    logprobs: int
+    json_schema: Mapping[str, Any]
+    regex: str
+    choice: Sequence[str]
+    task: Literal["generate", "score"]
+    name: str
+    max_error_rate: float
+    max_length_finish_rate: float
+    max_empty_rate: float
+    min_valid_json_rate: float
+    output_tokens: bool
+    keep_staged: bool
+    reuse: Sequence[str]
+    reuse_sampled: bool
+    fields: Mapping[str, Any]
+
+
+FIELDS: Mapping[str, str] = {
+    **{
+        name: f"input.{name}"
+        for name in (
+            "prompt_column",
+            "messages_column",
+            "template",
+            "choices_column",
+            "system",
+            "chat",
+            "tools",
+            "keep",
+        )
+    },
+    "model": "model.path",
+    "engine": "engine.name",
+    "replicas": "replicas",
+    "tensor_parallel": "engine.tensor_parallel_size",
+    **{
+        name: f"engine.{name}"
+        for name in (
+            *("device", "dtype", "max_model_len", "max_num_seqs"),
+            *("quantization", "kv_cache_dtype", "speculative_ngram"),
+        )
+    },
+    **{
+        name: f"sampling.{name}"
+        for name in (
+            *("max_tokens", "min_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty"),
+            *("presence_penalty", "frequency_penalty", "seed", "stop", "n", "logprobs"),
+        )
+    },
+    "bad_word": "sampling.bad_words",
+    **{name: f"sampling.structured_outputs.{name}" for name in ("json_schema", "regex", "choice")},
+    **{name: name for name in ("task", "name", "output_tokens", "keep_staged", "reuse", "reuse_sampled")},
+    **{name: name for name in ("max_error_rate", "max_length_finish_rate", "max_empty_rate", "min_valid_json_rate")},
+}
+"""The spec's field of each option, by its dotted name."""
+
+
+def spec_of(
+    dataset: str | None,
+    options: Mapping[str, Any],
+    settings: Settings,
+    file_values: Mapping[str, Any] | None = None,
+) -> JobSpec:
+    """The spec of a job: options over a spec file's values over settings over defaults.
+
+    Args:
+        options: as `SubmitOptions`; None means not given.
+
+    Raises:
+        UsageError: an unknown option, no dataset, no model, or a form or a tool that cannot be used.
+        pydantic.ValidationError: a value is unknown or out of range.
+    """
+    file_values = file_values or {}
+    given = {name: value for name, value in options.items() if value is not None}
+    fields = given.pop("fields", {})
+    if unknown := sorted(given.keys() - FIELDS.keys()):
+        raise UsageError(f"There is no option {unknown[0]!r}.", f"Options are: {', '.join(FIELDS)}, fields.")
+    if not isinstance(given.get("json_schema", ""), str):
+        given["json_schema"] = json.dumps(given["json_schema"], ensure_ascii=False)
+    flags = {FIELDS[name]: value for name, value in given.items()} | dict(fields)
+    # Settings fill what neither an option nor the spec file says.
+    for name in ("model", "engine", "replicas"):
+        if FIELDS[name] not in flags and not _says(file_values, FIELDS[name]):
+            flags[FIELDS[name]] = getattr(settings, name)
+    return build_spec(dataset, flags, file_values)
+
+
+def _says(values: Mapping[str, Any], dotted: str) -> bool:
+    """Whether a spec file sets a field."""
+    head, _, rest = dotted.partition(".")
+    if head not in values:
+        return False
+    return not rest or not isinstance(values[head], dict) or rest in values[head]

@@ -1,0 +1,1 @@
+"""The state of a job, derived from its ledger, and how it is shown."""

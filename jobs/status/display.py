@@ -1,0 +1,279 @@
+"""How a job's summary is shown to people: as facts, as one line, as a live picture, as an outcome. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable
+from typing import TYPE_CHECKING
+
+from jobs.results.gates import describe
+from jobs.status.summary import Summary
+from jobs.text import printable
+from schemas.codes import State
+from schemas.records import ReplicaProgress
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_STYLES = {
+    State.RUNNING: "bold cyan",
+    State.SUCCEEDED: "bold green",
+    State.FAILED: "bold red",
+    State.CANCELLED: "bold yellow",
+    State.INTERRUPTED: "bold yellow",
+}
+_PHASES = {
+    "starting": "the driver is starting",
+    "staging": "reading and tokenising the dataset",
+    "finishing": "all rows are done; writing the manifest",
+}
+_REPLICAS = {"ready": "up", "loading": "loading", "waiting": "waiting", "lost": "lost"}
+_NOTE_CHARACTERS = 80
+
+
+def duration(seconds: float) -> str:
+    """`8 s`, `1 min 40 s`, `2 h 5 min`, `3 d 4 h`: the two largest units."""
+    rest = max(0, round(seconds))
+    parts: list[tuple[int, str]] = []
+    for unit, size_s in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
+        count, rest = divmod(rest, size_s)
+        if count or parts or unit == "s":
+            parts.append((count, unit))
+    return " ".join(f"{count} {unit}" for count, unit in parts[:2] if count) or "0 s"
+
+
+def facts(summary: Summary) -> dict[str, str]:
+    """The moving parts of a job, label to text, in the order to show; only those that say something."""
+    found = {
+        "phase": _phase(summary),
+        "rows": _rows(summary),
+        "errors": _errors(summary),
+        "shards": f"{summary.shards_committed:,} of {summary.shards_total:,} committed" if summary.shards_total else "",
+        "tokens": _tokens(summary),
+        "replicas": _replicas(summary.replicas),
+        "engines": _engines(summary),
+        "ETA": _eta(summary),
+        "foretold": _foretold(summary),
+        "tail": _tail(summary),
+        "cost": _cost(summary),
+        "message": printable(summary.message),
+        "gates crossed": describe(summary.crossed_gates),
+    }
+    return {label: text for label, text in found.items() if text}
+
+
+def one_line(summary: Summary) -> str:
+    """The job on one line, for logs."""
+    parts: list[str] = [summary.state]
+    if phase := _phase(summary):
+        parts.append(phase)
+    if summary.rows_total:
+        parts.append(f"{summary.rows_done:,} of {summary.rows_total:,} rows ({_percent(summary)}%)")
+    if summary.rows_uncommitted:
+        parts.append(f"{summary.rows_uncommitted:,} more in open shards")
+    if summary.rows_error:
+        codes = _errors(summary)
+        parts.append(f"{summary.rows_error:,} failed" + (f" ({codes})" if codes else ""))
+    if summary.shards_total:
+        parts.append(f"{summary.shards_committed:,} of {summary.shards_total:,} shards")
+    if summary.generated_tokens_per_s:
+        parts.append(f"{summary.input_tokens_per_s:,.0f} tokens/s in, {summary.generated_tokens_per_s:,.0f} out")
+    if summary.replicas:
+        parts.append(f"replicas: {_replicas(summary.replicas)}")
+    if summary.eta_s is not None:
+        parts.append(f"ETA {_eta(summary)}")
+    if summary.cost:
+        parts.append(f"cost {summary.cost:,.2f}")
+    if summary.message:
+        parts.append(printable(summary.message))
+    return " · ".join(parts)
+
+
+def signature(summary: Summary) -> Hashable:
+    """Equal for two moments between which nothing has happened but time."""
+    counts = tuple(sorted(summary.replica_counts.items()))
+    rows = (summary.rows_staged, summary.rows_done, summary.rows_uncommitted, summary.rows_error)
+    progress = (*rows, summary.shards_committed)
+    return summary.state, summary.phase, progress, counts, summary.message
+
+
+def picture(summary: Summary) -> RenderableType:
+    """The live display: state, bar, facts."""
+    from rich.console import Group
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    head = Text.assemble((summary.state, _STYLES.get(summary.state, "bold")), f"  {summary.job_id}")
+    if summary.dashboard_url:
+        head.append(f"  {printable(summary.dashboard_url)}", style="dim")
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column()
+    grid.add_row("", ProgressBar(total=summary.rows_total or None, completed=summary.rows_done, width=48))
+    for label, text in facts(summary).items():
+        grid.add_row(label, Text(text, style="red" if label == "errors" else ""))
+    return Group(head, grid)
+
+
+def outcome(summary: Summary) -> str:
+    """How the job stands when nobody works on it any more, in one sentence."""
+    job, done = f"Job {summary.job_id}", _committed(summary)
+    if summary.state is State.SUCCEEDED:
+        rows = f"{job} succeeded: {summary.rows_total:,} rows"
+        if summary.crossed_gates:
+            return f"{job} did not pass its gates: {describe(summary.crossed_gates)}. All results are kept."
+        if not summary.rows_error:
+            return f"{rows}, all ok."
+        return f"{rows}, {summary.rows_error:,} of them failed ({summary.error_rate:.2%})."
+    if summary.state is State.FAILED:
+        return f"{job} failed{done}. {summary.failure_code}: {printable(summary.failure_reason or '')}"
+    if summary.state is State.CANCELLED:
+        return f"{job} was cancelled by {printable(summary.cancelled_by or '')}{done}."
+    if summary.state is State.INTERRUPTED:
+        return " ".join([f"{job} was interrupted{done}; nothing that is kept is done again.", *_why(summary)])
+    return f"{job} is {summary.state}."
+
+
+def next_steps(summary: Summary) -> list[str]:
+    """Commands that make sense now, the likeliest first."""
+    job = summary.job_id
+    if summary.state is State.SUCCEEDED:
+        return [f"jobs results {job}", *([f"jobs results {job} --failed"] if summary.rows_error else [])]
+    if summary.state is State.INTERRUPTED:
+        return [f"jobs resume {job}", f"jobs logs {job}"]
+    if summary.state is State.FAILED:
+        return [f"jobs logs {job}", *([f"jobs results {job}"] if summary.rows_done else [])]
+    if summary.state is State.CANCELLED:
+        return [f"jobs results {job}"] if summary.rows_done else []
+    if not summary.driver_alive:
+        return [f"jobs resume {job}", f"jobs cancel {job}"]
+    return [f"jobs watch {job}", f"jobs logs -f {job}", f"jobs cancel {job}"]
+
+
+def _why(summary: Summary) -> list[str]:
+    """Why a job is interrupted, and what to do first; nothing where that is not known."""
+    return [printable(text) for text in (summary.reason, summary.hint) if text]
+
+
+def _phase(summary: Summary) -> str:
+    if summary.state is State.QUEUED:
+        return "waiting for the cluster to start a driver" if summary.driver_alive else "no driver has been started"
+    if not summary.at_work:
+        return ""
+    return _PHASES.get(summary.phase, "") if summary.phase else _PHASES["starting"]
+
+
+def _percent(summary: Summary) -> int:
+    # Rounded down: 100% must mean all.
+    return math.floor(100 * summary.rows_done / summary.rows_total) if summary.rows_total else 0
+
+
+def _committed(summary: Summary) -> str:
+    if not summary.shards_total:
+        return ""
+    return f", {summary.shards_committed:,} of {summary.shards_total:,} shards committed"
+
+
+def _rows(summary: Summary) -> str:
+    if summary.rows_total is None:
+        return f"{summary.rows_staged:,} staged" if summary.rows_staged else ""
+    text = f"{summary.rows_done:,} of {summary.rows_total:,} ({_percent(summary)}%): {summary.rows_ok:,} ok"
+    if summary.rows_error:
+        text += f", {summary.rows_error:,} failed"
+    if left := summary.rows_total - summary.rows_done:
+        text += f", {left:,} left"
+    if summary.rows_uncommitted:
+        text += f" ({summary.rows_uncommitted:,} of them finished, but not committed yet)"
+    if summary.rows_reused:
+        text += f"; {summary.rows_reused:,} taken from earlier jobs"
+    return text
+
+
+def _errors(summary: Summary) -> str:
+    """`3 EMPTY_PROMPT, 1 ENGINE_ERROR`: the most frequent first."""
+    ranked = sorted(summary.error_codes.items(), key=lambda each: (-each[1], each[0]))
+    return ", ".join(f"{count:,} {printable(code)}" for code, count in ranked)
+
+
+def _eta(summary: Summary) -> str:
+    """`12 min (10 min to 15 min)`, or why there is none."""
+    if summary.eta_s is None:
+        left = (summary.rows_total or 0) - summary.rows_done
+        return "not known before rows are done" if summary.phase == "running" and left else ""
+    if summary.eta_low_s is None:
+        return f"about {duration(summary.eta_s)}"
+    low, high = duration(summary.eta_low_s), summary.eta_high_s
+    if high is None:
+        return f"{duration(summary.eta_s)} (at least {low})"
+    return duration(summary.eta_s) + ("" if low == duration(high) else f" ({low} to {duration(high)})")
+
+
+def _engines(summary: Summary) -> str:
+    """Whether the hardware waited for rows."""
+    if not summary.engine_s:
+        return ""
+    share = summary.engine_idle_s / summary.engine_s
+    return f"without a row for {duration(summary.engine_idle_s)} of {duration(summary.engine_s)} ({share:.1%})"
+
+
+def _foretold(summary: Summary) -> str:
+    """What earlier jobs let expect of the run, and how far off that was."""
+    if summary.planned_s is None:
+        return ""
+    text = f"{duration(summary.planned_s)} from start to end, by earlier jobs"
+    if summary.took_s is None or summary.plan_error is None:
+        return text
+    return f"{text}; it took {duration(summary.took_s)} ({summary.plan_error:+.0%})"
+
+
+def _tail(summary: Summary) -> str:
+    """How the job ended, or whether it is about to."""
+    parts = [] if summary.tail_s is None else [f"the last 5% of the rows took {duration(summary.tail_s)}"]
+    if copies := summary.shard_copies:
+        parts.append(f"{copies:,} open shard{'' if copies == 1 else 's'} given to an idle replica, too")
+    return " · ".join(parts)
+
+
+def _cost(summary: Summary) -> str:
+    if not summary.gpu_s:
+        return ""
+    time = f"{duration(summary.gpu_s)} of GPU time"
+    return time if summary.cost is None else f"{summary.cost:,.2f} for {time}"
+
+
+def _tokens(summary: Summary) -> str:
+    parts = []
+    if summary.input_tokens or summary.generated_tokens:
+        parts.append(f"{summary.input_tokens:,} in, {summary.generated_tokens:,} out")
+    if summary.input_tokens_per_s or summary.generated_tokens_per_s:
+        parts.append(f"{summary.input_tokens_per_s:,.0f}/s in, {summary.generated_tokens_per_s:,.0f}/s out")
+    if summary.cached_share is not None:
+        parts.append(f"{summary.cached_share:.0%} of input from prefix cache")
+    return " · ".join(parts)
+
+
+def _replicas(replicas: tuple[ReplicaProgress, ...]) -> str:
+    """`2 up · 1 loading model, 38 s · 1 lost, 4 s (worker killed)`: of those not up, the longest wait and its note."""
+    parts = []
+    for state, word in _REPLICAS.items():
+        group = [replica for replica in replicas if replica.state == state]
+        if not group:
+            continue
+        text = f"{len(group)} {word}"
+        if state != "ready":
+            longest = max(group, key=lambda replica: replica.since_s)
+            note = _shortened(printable(longest.note))
+            since = f"{'up to ' if len(group) > 1 else ''}{duration(longest.since_s)}"
+            if state == "loading":
+                text += f" {note or 'model'}, {since}"
+            else:
+                text += f", {since} ({note})" if note else f", {since}"
+        parts.append(text)
+    if restarts := sum(replica.restarts for replica in replicas):
+        parts.append(f"{restarts:,} replaced so far")
+    return " · ".join(parts)
+
+
+def _shortened(note: str) -> str:
+    return note if len(note) <= _NOTE_CHARACTERS else note[: _NOTE_CHARACTERS - 1] + "…"

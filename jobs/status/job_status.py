@@ -1,0 +1,76 @@
+"""How a job stands at one moment, as a value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from schemas.codes import State
+from schemas.records import Cancelled, Failed, Interruption, Manifest, Plan, Progress, Succeeded
+from schemas.spec import JobSpec
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobStatus:
+    """A job at one moment: facts of the ledger, and the driver's advisory progress beside them.
+
+    Attributes:
+        driver_alive: see `jobs.status.liveness`.
+        driver: submission id of the driver at work, if the cluster knows it; the progress may still be another's.
+        interruption: why an interrupted job has no driver.
+        damage: what of the job's documents is damaged, and what to do about it; "" if nothing is.
+        salvaged: rows that are kept of shards by their number, committed or not, while no driver is at work: see
+            `jobs.salvage`.
+    """
+
+    job_id: str
+    uri: str
+    state: State
+    spec: JobSpec
+    created_at: datetime | None
+    terminal: Succeeded | Failed | Cancelled | None
+    plan: Plan | None
+    progress: Progress | None
+    driver_alive: bool
+    driver: str | None
+    dashboard_url: str | None
+    interruption: Interruption | None = None
+    damage: str = ""
+    salvaged: Mapping[int, int] = field(default_factory=dict)
+
+    @property
+    def reason(self) -> str:
+        """Why the job failed, was cancelled or is interrupted; "" in every other state."""
+        if isinstance(self.terminal, Failed):
+            return self.terminal.reason
+        if isinstance(self.terminal, Cancelled):
+            return f"Cancelled by {self.terminal.by}."
+        return self.interruption.reason if self.interruption else ""
+
+    @property
+    def hint(self) -> str:
+        """The next step where no driver is at work on a job that has not ended; "" in every other state."""
+        if self.state is State.QUEUED and not self.driver_alive:
+            return (
+                "No driver has been seen: its cluster may be gone, or be another one than this command's. "
+                f"Start one: jobs resume {self.job_id}"
+            )
+        return self.interruption.hint if self.interruption else ""
+
+    @property
+    def terminal_manifest(self) -> Manifest | None:
+        """The manifest of a job that has succeeded."""
+        return self.terminal.manifest if isinstance(self.terminal, Succeeded) else None
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is a terminal record."""
+        return self.terminal is not None
+
+    @property
+    def error_rate(self) -> float:
+        """Share of error rows of a succeeded job; 0 before."""
+        if not isinstance(self.terminal, Succeeded) or not self.terminal.manifest.num_rows:
+            return 0.0
+        return self.terminal.manifest.num_error_rows / self.terminal.manifest.num_rows

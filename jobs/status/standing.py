@@ -1,0 +1,87 @@
+"""Finds how a job stands: reads the ledger, hears the cluster, and settles whether a driver is at work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from jobs.errors import Damaged
+from jobs.ledger import Ledger
+from jobs.salvage import Salvage
+from jobs.status.interruptions import why
+from jobs.status.job_status import JobStatus
+from jobs.status.liveness import Pulse, is_alive
+from jobs.status.states import derive_state
+from schemas import keys
+from schemas.codes import State
+from schemas.records import Plan, Succeeded
+
+if TYPE_CHECKING:
+    from jobs.cluster.submission import Submission
+
+
+def look(
+    ledger: Ledger,
+    submissions: Sequence[Submission],
+    pulse: Pulse,
+    *,
+    plan: Plan | None = None,
+    dashboard_url: str | None = None,
+    light: bool = False,
+) -> JobStatus:
+    """How a job stands now.
+
+    Args:
+        submissions: the drivers that the cluster knows, newest first; empty if none can be asked.
+        plan: as it was read before: it is write-once and large.
+        light: leave the plan unread where its rows are counted elsewhere: by the manifest, or by a driver at work.
+
+    Raises:
+        UsageError: no such job.
+        StoreError: the store cannot be reached, or the spec or the terminal record is damaged.
+    """
+    spec, terminal, progress = ledger.spec(), ledger.terminal(), ledger.progress()
+    alive = terminal is None and is_alive(ledger, submissions, progress, pulse)
+    if terminal is None and not alive:
+        # It may have ended between the two looks.
+        terminal = ledger.terminal()
+    planned, damage = plan is not None, ""
+    if plan is None and light and (alive or isinstance(terminal, Succeeded)):
+        planned = ledger.store.head(ledger.key(keys.PLAN)) is not None
+    elif plan is None:
+        try:
+            planned = (plan := ledger.plan()) is not None
+        except Damaged as error:
+            # A job that has ended needs none; another one's driver says so itself when it comes to it.
+            planned, damage = True, f"{error} {error.hint}"
+    progress_there = progress is not None or (not planned and ledger.store.head(ledger.key(keys.PROGRESS)) is not None)
+    said = [] if terminal is not None or alive else ledger.interruptions()
+    state = derive_state(
+        terminal,
+        planned=planned,
+        # A driver may have died before its first word.
+        driver_seen=progress_there or bool(said) or (bool(submissions) and not alive),
+        driver_alive=alive,
+    )
+    interruption = None
+    if state is State.INTERRUPTED:
+        info = ledger.store.head(ledger.key(keys.PROGRESS))
+        interruption = why(said, submissions, progress, info, job_id=ledger.job_id)
+    # A driver at work counts what is salvaged by itself.
+    salvaged = {} if alive or isinstance(terminal, Succeeded) else Salvage(ledger).counts(())
+    return JobStatus(
+        job_id=ledger.job_id,
+        uri=ledger.uri,
+        state=state,
+        spec=spec,
+        created_at=ledger.created_at(),
+        terminal=terminal,
+        plan=plan,
+        progress=progress,
+        driver_alive=alive,
+        driver=next((submission.submission_id for submission in submissions if submission.active), None),
+        dashboard_url=dashboard_url,
+        interruption=interruption,
+        damage=damage,
+        salvaged={shard: record.num_rows for shard, record in salvaged.items()},
+    )

@@ -1,0 +1,1 @@
+"""Prompt templates: Jinja in a sandbox that counts its work."""

@@ -1,0 +1,1 @@
+"""One value, as Arrow, Python and text have it, with nothing lost."""

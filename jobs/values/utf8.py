@@ -1,0 +1,60 @@
+"""Text that is UTF-8, as every reader of Parquet, CSV and JSON expects. Arrow and Parquet do not see to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pyarrow as pa
+
+from jobs.values.cells import Fault, invalid_text
+from jobs.values.plain import is_binary, is_string
+from schemas.tables import KEPT
+
+
+def valid_columns(table: pa.Table, names: Iterable[str]) -> tuple[pa.Table, dict[int, Fault]]:
+    """The table with valid text in these columns, and a Fault for each row where it was not.
+
+    Such a text comes with U+FFFD in place of what is none; a list, struct or map that holds one comes as null.
+    """
+    faults: dict[int, Fault] = {}
+    for name in names:
+        column, broken = valid(table[name])
+        if broken:
+            table = table.set_column(table.schema.get_field_index(name), table.schema.field(name), column)
+            faults |= {index: invalid_text(name.removeprefix(KEPT)) for index in broken if index not in faults}
+    return table, faults
+
+
+def valid(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, list[int]]:
+    """The column with valid text, and where it was not."""
+    if _is_valid(column):
+        return column, []
+    if pa.types.is_dictionary(column.type):
+        decoded, broken = valid(column.cast(column.type.value_type))
+        return decoded.cast(column.type), broken
+    array = column.combine_chunks()
+    array = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
+    # What is taken stands alone: the check of a slice looks at the children of its neighbours, too.
+    broken = [index for index in range(len(array)) if not _is_valid(array.take(pa.array([index])))]
+    if is_string(array.type):
+        raw = array.cast(pa.large_binary()).to_pylist()
+        texts = [None if value is None else value.decode(errors="replace") for value in raw]
+        return pa.chunked_array([pa.array(texts, array.type)]), broken
+    kept = [None if index in set(broken) else index for index in range(len(array))]
+    return pa.chunked_array([array.take(pa.array(kept, pa.int64()))]), broken
+
+
+def as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The column as text; of binary the bytes as they are, which may be no text."""
+    if not is_binary(column.type):
+        return column.cast(pa.string())
+    chunks = [chunk.cast(pa.binary()).view(pa.string()) for chunk in column.chunks]
+    return pa.chunked_array(chunks, pa.string())
+
+
+def _is_valid(column: pa.ChunkedArray | pa.Array) -> bool:
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""The driver: one process per job that stages, dispatches and finishes it."""

@@ -1,0 +1,440 @@
+"""The driver: the one process that runs a job on the cluster. `python -m workers.driver <job uri>`.
+
+It may die at any time: another one, here or elsewhere, goes on from the ledger.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections import Counter
+from collections.abc import Callable, Collection, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+from uuid import uuid4
+
+import ray
+
+from jobs.buckets import check_bucket, of_environment
+from jobs.client import SUBMISSION_ID
+from jobs.errors import Exit, InvalidModel, JobsError, MissingModel, StoreError
+from jobs.failpoints import failpoint
+from jobs.ledger import Ledger, Missing
+from jobs.models.pinning import pin_model
+from jobs.results.gates import describe, judged
+from jobs.salvage import Salvage
+from jobs.status.interruptions import MARK
+from jobs.store import open_store
+from schemas import keys
+from schemas.codes import InterruptionCode, JobError
+from schemas.records import Cancelled, Failed, Interruption, Manifest, Plan, ShardCommit, Succeeded
+from schemas.spec import JobSpec
+from workers.driver.cluster import Cluster
+from workers.driver.dispatch import Dispatcher, Killer
+from workers.driver.pool import Pool
+from workers.driver.progress import Reporter
+from workers.driver.ray_cluster import RayCluster
+from workers.failures import JobFailure, JobInterruption, account_for
+from workers.replica.replica import STORE_PATIENCE_S, ShardDone, ShardSalvaged
+
+log = logging.getLogger(__name__)
+
+TICK_S = 2.0
+"""Seconds between looks at the terminal record, and between writes of the progress."""
+
+HEADS_AT_ONCE = 16
+
+LAST_WORD_S = 10.0
+"""A driver that is interrupted tries for as long to say so in the store: that may be what it died of."""
+
+_CAN_COME_RIGHT = {
+    JobError.ENGINE_START_FAILED: InterruptionCode.ENGINE_START_FAILED,
+    JobError.ENGINE_DIED: InterruptionCode.ENGINE_DIED,
+    JobError.INVALID_CLUSTER: InterruptionCode.INVALID_CLUSTER,
+}
+"""Faults of hardware or cluster where rows have been answered before: then neither job nor model is wrong."""
+TOLD_TO_STOP = 128 + signal.SIGTERM
+"""Exit code of a driver that has stopped because of SIGTERM."""
+MAX_RESTAGES = 3
+"""Times that a driver stages a shard again before it says that the store does not keep it."""
+
+TerminalRecord = Succeeded | Failed | Cancelled
+_T = TypeVar("_T")
+
+
+class Driver:
+    """Runs one job until it has a terminal record.
+
+    Args:
+        driver_id: Ray's submission id; names this driver in records.
+    """
+
+    def __init__(self, ledger: Ledger, driver_id: str, cluster: Cluster) -> None:
+        self._ledger, self._cluster, self._driver_id = ledger, cluster, driver_id
+        self._salvage = Salvage(ledger)
+        self._spec: JobSpec = ledger.spec()
+        self._writer = f"{driver_id}/{uuid4().hex}"
+        self._pool = Pool(
+            *(ledger, self._spec, driver_id, cluster),
+            on_commit=self._on_commit,
+            on_salvage=self._on_salvage,
+            on_damage=self._on_damage,
+        )
+        self._reporter = Reporter(ledger, driver_id, self._pool)
+        self._plan: Plan | None = None
+        self._damaged: asyncio.Queue[int] = asyncio.Queue()
+
+    async def run(self) -> TerminalRecord:
+        """Work until the job is done, fails, or somebody else ends it.
+
+        Raises:
+            JobInterruption, StoreError: the job is interrupted and can be resumed; the store says why.
+        """
+        working, watching = asyncio.create_task(self._work()), asyncio.create_task(self._watch())
+        try:
+            finished, _ = await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+            record = finished.pop().result()
+        except JobFailure as failure:
+            log.error("%s: %s", failure.code, failure)
+            committed = await asyncio.to_thread(self._ledger.committed)
+            if committed and failure.code in _CAN_COME_RIGHT:
+                interruption = JobInterruption(_CAN_COME_RIGHT[failure.code], str(failure))
+                await self._interrupted(interruption)
+                raise interruption from failure
+            record = await self._end(Failed(code=failure.code, reason=str(failure)))
+        except Missing as missing:
+            # Staged rows go when the job has succeeded: another driver may have seen to that.
+            if (standing := await asyncio.to_thread(self._ledger.terminal)) is None:
+                await self._interrupted(missing)
+                raise
+            record = standing
+        except asyncio.CancelledError:
+            told = JobInterruption(InterruptionCode.STOPPED, "The driver was told to stop (SIGTERM).")
+            await self._interrupted(told)
+            # The rows that are finished are kept, and the next driver goes on from there.
+            await self._stop(working, watching)
+            await self._reporter.end(succeeded=False)
+            raise told from None
+        except Exception as error:
+            await self._interrupted(error)
+            raise
+        finally:
+            await self._stop(working, watching)
+        failpoint("driver.after_record")
+        # Here, because the watch may have seen the record first and cancelled the work right after it was written.
+        if isinstance(record, Succeeded):
+            failpoint("driver.before_delete_staged")
+            await asyncio.to_thread(self._salvage.delete)
+            if not self._spec.keep_staged:
+                await asyncio.to_thread(lambda: self._ledger.delete_staged(self._ledger.staged_shards()))
+        await self._reporter.end(succeeded=isinstance(record, Succeeded))
+        failpoint("driver.before_exit")
+        return record
+
+    async def _stop(self, *tasks: asyncio.Task[TerminalRecord]) -> None:
+        """End the work and the replicas, which keep the rows that they have finished. May be repeated."""
+        await _cancel(*tasks)
+        await self._pool.kill()
+
+    async def _work(self) -> TerminalRecord:
+        """Stage and dispatch until every shard is committed, then finish."""
+        await asyncio.to_thread(self._check_model)
+        resources = await asyncio.to_thread(self._cluster.resolve_resources, self._spec)
+        staged: asyncio.Queue[Plan | int] = asyncio.Queue()
+
+        self._reporter.phase = "staging"
+        staging = asyncio.create_task(self._stage(staged.put_nowait))
+        dispatching = asyncio.create_task(self._dispatch(staged))
+        running = asyncio.create_task(self._pool.run(resources))
+        pending: set[asyncio.Task[None]] = {staging, dispatching, running}
+        try:
+            while not running.done():
+                finished, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                for future in finished:
+                    future.result()
+        finally:
+            await _cancel(staging, dispatching, running)
+        self._reporter.finish()
+        failpoint("driver.before_finish")
+        return await self._finish()
+
+    async def _stage(self, report: Callable[[Plan | int], None]) -> None:
+        """Stage everything, and later again what turns out to be damaged or gone.
+
+        Raises:
+            JobFailure, JobsError: as `stage`. Where a shard cannot be staged again, not before all
+                others are committed: what can be computed is.
+            Missing: the store does not keep what is written, or the job has ended.
+        """
+        await self._cluster.stage(self._ledger, self._spec, self._writer, report)
+        tries: Counter[int] = Counter()
+        while True:
+            lost = {await self._damaged.get()}
+            while not self._damaged.empty():
+                lost.add(self._damaged.get_nowait())
+            tries.update(lost)
+            first = min(lost)
+            if max(tries.values()) > MAX_RESTAGES or await asyncio.to_thread(self._ledger.terminal) is not None:
+                raise self._ledger.staged_missing(first, "damaged or gone, again and again")
+            await asyncio.to_thread(self._ledger.delete_staged, lost)
+
+            def again(event: Plan | int, lost: Collection[int] = frozenset(lost)) -> None:
+                if event in lost:
+                    report(event)
+
+            try:
+                await self._cluster.stage(self._ledger, self._spec, self._writer, again)
+            except (JobFailure, JobsError):
+                while not await asyncio.to_thread(self._all_committed_but, lost):
+                    await asyncio.sleep(TICK_S)
+                if not lost <= await asyncio.to_thread(self._ledger.committed):
+                    raise
+
+    def _all_committed_but(self, lost: Collection[int]) -> bool:
+        assert self._plan is not None
+        return {shard.index for shard in self._plan.shards} <= self._ledger.committed() | set(lost)
+
+    async def _dispatch(self, staged: asyncio.Queue[Plan | int]) -> None:
+        """Hand what staging reports to the pool: the plan first, then shard after shard."""
+        dispatcher: Dispatcher | None = None
+        while True:
+            event = await staged.get()
+            if isinstance(event, Plan):
+                self._plan = event
+                failpoint("driver.plan_stands")
+                dispatcher = Dispatcher(
+                    event.shards, await asyncio.to_thread(self._killers), max_strikes=self._spec.max_shard_strikes
+                )
+                commits = await asyncio.to_thread(self._commits)
+                kept = await asyncio.to_thread(self._salvage.counts, {commit.index for commit in commits})
+                self._reporter.plan(event)
+                self._reporter.recount()
+                for commit in commits:
+                    computed = commit.num_rows - commit.num_error_rows - event.shards[commit.index].num_reused_rows
+                    dispatcher.commit(commit.index, engine_rows=max(0, computed))
+                    self._reporter.committed(commit.index, commit)
+                for record in kept.values():
+                    self._reporter.salvaged(record.index, record.num_rows, record.num_error_rows)
+                self._reporter.phase = "running"
+                self._pool.open(dispatcher)
+            else:
+                assert dispatcher is not None, "the plan comes first"
+                assert self._plan is not None
+                failpoint("driver.shard_staged")
+                self._reporter.staged(event)
+                if not self._plan.shards[event].num_reused_rows:
+                    dispatcher.stage([event])
+                elif dispatcher.commit(event):  # by staging, which copied it
+                    self._reporter.committed(event, await asyncio.to_thread(self._ledger.shard_commit, event))
+                self._pool.wake()
+
+    async def _watch(self) -> TerminalRecord:
+        """Write the progress; return when somebody else has ended the job."""
+        await self._reporter.begin()
+        while True:
+            await self._reporter.tick()
+            if (record := await asyncio.to_thread(self._ledger.terminal)) is not None:
+                log.info("the job has ended: %s", record.state)
+                return record
+            await asyncio.sleep(TICK_S)
+
+    async def _finish(self) -> TerminalRecord:
+        """Every shard is committed: manifest, terminal record, `_SUCCESS`."""
+        assert self._plan is not None
+        commits = await asyncio.to_thread(self._commits)
+        manifest = judged(
+            self._spec,
+            Manifest(
+                job_id=self._ledger.job_id,
+                plan_sha256=self._plan.digest(),
+                shards=tuple(commits),
+                num_rows=sum(c.num_rows for c in commits),
+                num_error_rows=sum(c.num_error_rows for c in commits),
+                num_length_rows=sum(c.num_length_rows for c in commits),
+                num_empty_rows=sum(c.num_empty_rows for c in commits),
+                num_valid_json_rows=sum(c.num_valid_json_rows for c in commits),
+                num_input_tokens=sum(c.num_input_tokens for c in commits),
+                num_generated_tokens=sum(c.num_generated_tokens for c in commits),
+            ),
+        )
+        if [c.num_rows for c in commits] != [s.num_rows for s in self._plan.shards]:
+            raise RuntimeError("the committed shards do not have the rows of the plan")
+        return await self._end(Succeeded(manifest=manifest))
+
+    async def _end(self, record: TerminalRecord) -> TerminalRecord:
+        return await asyncio.to_thread(self._ledger.end, record, writer=self._writer)
+
+    async def _interrupted(self, error: Exception) -> None:
+        """Say in the store why, before the replicas are ended: a driver that is told to stop has no time for both."""
+        await asyncio.to_thread(say_why, self._ledger, self._driver_id, error)
+
+    def _check_model(self) -> None:
+        """The model is usable here and the one that was submitted.
+
+        Raises:
+            JobFailure: it is not, and never was.
+            JobInterruption: it is away, or not whole any more.
+        """
+        model = self._spec.model
+        try:
+            found = pin_model(self._spec)
+        except InvalidModel as error:
+            # One with a fingerprint was whole when the job was submitted.
+            if isinstance(error, MissingModel) or model.fingerprint is not None:
+                raise JobInterruption(InterruptionCode.MODEL_UNAVAILABLE, str(error), error.hint) from error
+            raise JobFailure(JobError.INVALID_MODEL, f"{error} {error.hint}") from error
+        if model.fingerprint is not None and model.fingerprint != found:
+            raise JobFailure(
+                JobError.MODEL_CHANGED,
+                f"The model in {model.path} is not the one this job was submitted with. Submit a new job for it.",
+            )
+
+    def _commits(self) -> list[ShardCommit]:
+        """The commit records of all committed shards, by shard number.
+
+        Raises:
+            StoreError: something else lies among the results.
+        """
+        assert self._plan is not None
+        committed = sorted(self._ledger.committed())
+        if committed and committed[-1] >= len(self._plan.shards):
+            raise StoreError(
+                f"{self._ledger.uri}/{keys.result(committed[-1])} is not part of the plan.",
+                f"Move it away and run: jobs resume {self._ledger.job_id}",
+            )
+        with ThreadPoolExecutor(HEADS_AT_ONCE) as threads:
+            return list(threads.map(self._ledger.shard_commit, committed))
+
+    def _killers(self) -> list[Killer]:
+        """The rows that earlier drivers found to kill the engine."""
+        assert self._plan is not None
+        shards = self._plan.shards
+        return [
+            Killer(shard=row.shard, place=row.place, code=row.code)
+            for row in self._ledger.quarantined()
+            if row.shard < len(shards) and row.place < shards[row.shard].num_rows - shards[row.shard].num_invalid_rows
+        ]
+
+    def _on_damage(self, shard: int) -> None:
+        self._damaged.put_nowait(shard)
+
+    def _on_commit(self, done: ShardDone) -> None:
+        failpoint("driver.shard_committed")
+        self._reporter.committed(done.shard, done.stats)
+
+    def _on_salvage(self, kept: ShardSalvaged) -> None:
+        self._reporter.salvaged(kept.shard, kept.num_rows, kept.num_error_rows)
+
+
+async def _cancel(*tasks: asyncio.Task[_T]) -> None:
+    """Cancel and wait until they are gone; their errors have been seen or do not matter any more."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _connect(namespace: str) -> Cluster:
+    ray.init(namespace=namespace, logging_level=logging.WARNING)
+    return RayCluster()
+
+
+def _set_up_logging() -> None:
+    """One line per event, ours and the replicas'."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+
+
+def say_why(ledger: Ledger, driver_id: str, error: BaseException) -> Interruption:
+    """Write into the job directory why its driver ends, if the store lets us. The first word stands.
+
+    Returns:
+        The record, for those who can be told in no other way.
+    """
+    interruption = account_for(error, driver=driver_id, job_id=ledger.job_id)
+    try:
+        Ledger(open_store(ledger.store.uri, patience_s=LAST_WORD_S), ledger.job_id).interrupt(interruption)
+    except JobsError as refused:
+        log.warning("why the driver ends is not in the store: %s", refused)
+    return interruption
+
+
+def run_job(
+    ledger: Ledger,
+    driver_id: str,
+    connect: Callable[[], Cluster],
+    run: Callable[[Coroutine[Any, Any, TerminalRecord]], TerminalRecord] = asyncio.run,
+) -> TerminalRecord:
+    """Run a job until it has ended. If it has already succeeded, only make sure that `_SUCCESS` exists.
+
+    Args:
+        connect: gives the cluster, if there is work for it.
+        run: runs the driver's coroutine.
+
+    Raises:
+        JobInterruption, StoreError: the job is interrupted and can be resumed.
+    """
+    record = ledger.terminal()
+    if record is None:
+        return run(Driver(ledger, driver_id, connect()).run())
+    if isinstance(record, Succeeded):
+        ledger.publish(record.manifest, writer=driver_id)
+    return record
+
+
+def main(job_uri: str, *, store_patience_s: float = STORE_PATIENCE_S) -> int:
+    """Run the job; returns the exit code that Ray sees.
+
+    Args:
+        store_patience_s: an outage of the store that is longer than this interrupts the job.
+    """
+    _set_up_logging()
+    failpoint("driver.start")
+    driver_id = os.environ.get(SUBMISSION_ID) or f"driver-{uuid4().hex[:8]}"
+    root_uri, _, job_id = job_uri.rstrip("/").rpartition("/")
+    ledger: Ledger | None = None
+    try:
+        allowed = of_environment()
+        check_bucket(root_uri, allowed)
+        ledger = Ledger(open_store(root_uri, patience_s=store_patience_s), job_id)
+        if allowed is not None:
+            check_bucket(ledger.spec().input.uri, allowed)
+        record = run_job(ledger, driver_id, lambda: _connect(namespace=f"{job_id}/{driver_id}"), _run_until_told)
+    except Exception as error:
+        if isinstance(error, JobsError):
+            log.error("%s %s", error, error.hint)
+        else:
+            log.exception("the driver has failed; nothing committed is lost, go on with: jobs resume %s", job_id)
+        if ledger is None:
+            interruption = account_for(error, driver=driver_id, job_id=job_id)
+        else:
+            interruption = say_why(ledger, driver_id, error)
+        # The last line: Ray keeps the end of a driver's output in its own record of the job.
+        print(f"{MARK}{interruption.model_dump_json()}", flush=True)
+        if isinstance(error, JobInterruption) and error.code is InterruptionCode.STOPPED:
+            return TOLD_TO_STOP
+        return error.exit_code if isinstance(error, JobsError) else Exit.JOB_FAILED
+    print(f"{job_id}: {record.state}" + (f": {record.code}: {record.reason}" if isinstance(record, Failed) else ""))
+    if isinstance(record, Succeeded) and record.manifest.crossed_gates:
+        print(f"{job_id}: {describe(record.manifest.crossed_gates)}")
+        return Exit.GATE_CROSSED
+    return Exit.JOB_FAILED if isinstance(record, Failed) else Exit.OK
+
+
+def _run_until_told(work: Coroutine[Any, Any, TerminalRecord]) -> TerminalRecord:
+    """Run the driver's coroutine; SIGTERM interrupts it. Ray's own handler would end the process without a word."""
+
+    async def stoppable() -> TerminalRecord:
+        running = asyncio.ensure_future(work)
+        told = False
+
+        def stop() -> None:
+            nonlocal told
+            if not told:  # what it does on its way out is not to be cut short by a second signal
+                told = running.cancel()
+
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop)
+        return await running
+
+    return asyncio.run(stoppable())

@@ -1,0 +1,414 @@
+"""The replica pool: as many replicas as the job may have, each replaced when it dies, all fed with shards."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from typing import NoReturn
+from uuid import uuid4
+
+from jobs.errors import MissingModel, StoreError
+from jobs.ledger import Ledger, Missing
+from schemas.codes import JobError, RowError
+from schemas.history import Loss
+from schemas.records import Quarantine
+from schemas.spec import JobSpec
+from workers.driver.cluster import Cluster, ReplicaHandle, ReplicaLost
+from workers.driver.dispatch import Dispatcher, Work
+from workers.driver.resources import Resources
+from workers.driver.slots import Slot, added
+from workers.driver.watchdog import Watchdog
+from workers.engines.base import EngineDead, EngineInfo, EngineStalled
+from workers.failures import JobFailure, JobInterruption, find_cause, last_words, passing
+from workers.replica.replica import Loaded, ReplicaCounters, ShardDone, ShardSalvaged
+from workers.within import within
+
+log = logging.getLogger(__name__)
+
+MAX_START_FAILURES = 3
+"""Engine starts that may fail in a row, over all replicas, before the job does."""
+
+MAX_OPEN_SHARDS = 8
+"""Shards of one replica that are admitted and not committed: bounds what it holds in memory."""
+
+OPEN_ROWS_PER_SEQUENCE = 4
+"""More than that only while they have fewer rows than this for each sequence of the engine: it must not run empty
+because small shards wait for their longest row."""
+
+MAX_OPEN_BYTES = 2**29
+"""No shard is opened beside others that take more: a replica holds its open shards about three times at most, while
+their results are written."""
+
+MAX_LOSSES = 256
+"""Deaths of replicas that are remembered, for people."""
+
+LAST_LINES_S = 10.0
+LAST_COUNTERS_S = 1.0
+SALVAGE_S = 10.0
+STOP_GRACE_S = 8.0
+RESTART_PAUSE_S = 1.0
+
+
+class Pool:
+    """Runs until the dispatcher is done.
+
+    Args:
+        on_commit: is told of each committed shard.
+        on_salvage: is told of each shard whose finished rows are kept because its replica has to end.
+        on_damage: is told of each shard that has to be staged again: its staged rows are damaged or gone.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        spec: JobSpec,
+        driver: str,
+        cluster: Cluster,
+        on_commit: Callable[[ShardDone], None],
+        on_salvage: Callable[[ShardSalvaged], None] = lambda _: None,
+        on_damage: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        self._ledger, self._spec, self._driver, self._cluster = ledger, spec, driver, cluster
+        self._on_commit, self._on_salvage, self._on_damage = on_commit, on_salvage, on_damage
+        self._dispatcher: Dispatcher | None = None
+        self._news = asyncio.Event()
+        self._start_failures = 0
+        self._last_words = ""
+        self._asking: set[asyncio.Task[None]] = set()
+        self._ending: set[asyncio.Task[None]] = set()
+        self.slots = [Slot(number) for number in range(spec.replicas.max)]
+        self._retired = ReplicaCounters()
+        self.lost = 0
+        self.losses: deque[Loss] = deque(maxlen=MAX_LOSSES)
+        self.gpus_per_replica: int | None = None
+
+    def open(self, dispatcher: Dispatcher) -> None:
+        """There is a plan: replicas that are loaded may start."""
+        self._dispatcher = dispatcher
+        self.wake()
+
+    def wake(self) -> None:
+        """There may be new work, or none left."""
+        news, self._news = self._news, asyncio.Event()
+        news.set()
+
+    async def run(self, resources: Resources) -> None:
+        """Keep all slots filled until every shard is committed. Replicas may still be ending then: see `kill`.
+
+        Args:
+            resources: of each replica.
+
+        Raises:
+            JobFailure: the engine cannot start or dies of everything, or a shard fails.
+            StoreError: the store stays away.
+        """
+        self._resources = resources
+        self._starting = asyncio.Semaphore(resources.starts_at_once or len(self.slots))
+        self.gpus_per_replica = resources.num_gpus
+        # A slot that waits for resources must not hold up a job whose last shard is committed elsewhere.
+        tasks = [asyncio.create_task(self._until_done()), *(asyncio.create_task(self._fill(s)) for s in self.slots)]
+        try:
+            finished, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in finished:
+                task.result()
+        finally:
+            for task in (*tasks, *self._asking):
+                task.cancel()
+            # Not for the replicas to end: an engine takes seconds to free its device, and the job is done before.
+            await asyncio.gather(*tasks, *self._asking, return_exceptions=True)
+
+    async def refresh(self, timeout_s: float) -> None:
+        """Ask the ready replicas for their counters; a replica that does not answer in time keeps its last ones."""
+        ready = [(slot, slot.replica) for slot in self.slots if slot.state == "ready" and slot.replica is not None]
+        await asyncio.gather(*(self._ask(slot, replica, timeout_s) for slot, replica in ready))
+
+    def totals(self) -> ReplicaCounters:
+        """Sum over all replicas that this pool has had."""
+        return added([self._retired, *(slot.counters for slot in self.slots if slot.counters)])
+
+    @property
+    def engine(self) -> EngineInfo | None:
+        """What an engine that is up resolved its limits to."""
+        return next((slot.loaded.engine for slot in self.slots if slot.loaded), None)
+
+    @property
+    def num_copies(self) -> int:
+        """Times that an idle replica was given a shard that another one works on."""
+        return self._dispatcher.num_copies if self._dispatcher is not None else 0
+
+    async def kill(self) -> None:
+        """End every replica now, and wait until it is gone."""
+        await asyncio.gather(*self._ending, *map(self._end, self.slots))
+
+    async def _until_done(self) -> None:
+        while not self._done:
+            await self._news.wait()
+
+    # -- one slot -------------------------------------------------------------------------------
+
+    async def _fill(self, slot: Slot) -> None:
+        if self._resources.after_staging:
+            slot.enter("waiting", "starts after staging, which needs the CPUs")
+            while self._dispatcher is None or not self._dispatcher.staged:
+                await self._news.wait()
+        while not self._done:
+            try:
+                await self._load(slot)
+                await self._work(slot)
+            except (JobFailure, JobInterruption):
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever a replica dies of, the pool decides what follows
+                await self._mourn(slot, error)
+                self.wake()
+                await asyncio.sleep(RESTART_PAUSE_S)
+            finally:
+                ending = asyncio.create_task(self._end(slot))
+                self._ending.add(ending)
+                ending.add_done_callback(self._ending.discard)
+            # Not reached by a slot that is cancelled; and one that is cancelled here leaves its replica to end.
+            await asyncio.shield(ending)
+
+    async def _load(self, slot: Slot) -> None:
+        if slot.state == "lost":
+            slot.incarnation += 1
+        slot.enter("waiting", "for others to start")
+        async with self._starting:
+            slot.enter("waiting", "for " + self._resources.describe())
+            slot.replica = self._cluster.start_replica(self._ledger, slot.name, self._driver, self._resources)
+            await slot.replica.started()
+            slot.enter("loading", "model")
+            timeout_s = self._spec.engine.start_timeout_s
+            try:
+                slot.loaded = loaded = await within(timeout_s, slot.replica.load())
+            except TimeoutError as error:
+                raise EngineStalled(f"the engine has not started within {timeout_s:g} s") from error
+        self._start_failures = 0
+        slot.enter("ready")
+        log.info("%s is ready on %s (pid %d) after %.1f s", slot.name, loaded.node, loaded.pid, loaded.load_s)
+
+    async def _work(self, slot: Slot) -> None:
+        """Bring work to the replica: the next shard as soon as the last is inside the engine."""
+        replica = slot.replica
+        assert replica is not None
+        running: dict[asyncio.Task[ShardDone | int], Work] = {}
+        admission: asyncio.Task[None] | None = None
+        watching = asyncio.create_task(self._watch(slot, replica))
+        try:
+            while running or not self._done:
+                news = self._news  # taken before looking for work, so that nothing is missed in between
+                wants = admission is None and _wants_more(running.values(), slot.loaded)
+                if wants and (work := self._take(slot)) is not None:
+                    attempt_id = slot.shards[work.shard] = uuid4().hex
+                    running[asyncio.create_task(_run(replica, work, attempt_id))] = work
+                    admission = asyncio.create_task(replica.admitted(attempt_id))
+                    continue
+                waiting = asyncio.create_task(news.wait())
+                awaited = {waiting, watching, *running, *([admission] if admission else [])}
+                finished, _ = await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
+                waiting.cancel()
+                for task in [task for task in running if task in finished]:
+                    await self._ended(slot, running.pop(task), task)
+                if admission in finished:
+                    await admission
+                    admission = None
+                if watching in finished:
+                    await watching
+        finally:
+            for pending in (watching, *running, *([admission] if admission else [])):
+                pending.cancel()
+
+    async def _watch(self, slot: Slot, replica: ReplicaHandle) -> None:
+        """Look at the replica until it is stalled.
+
+        Raises:
+            EngineStalled: it is.
+        """
+        watchdog = Watchdog(self._spec.engine.stall_timeout_s)
+        looked_at = time.monotonic()
+        while True:
+            await asyncio.sleep(watchdog.look_s)
+            counters = None
+            with suppress(Exception):  # one that is dead is noticed where its work is awaited
+                slot.counters = counters = await within(watchdog.look_s, replica.counters())
+            elapsed_s, looked_at = time.monotonic() - looked_at, time.monotonic()
+            if watchdog.is_stalled(counters if slot.shards else ReplicaCounters(), elapsed_s):
+                raise EngineStalled(f"no row and no step of the engine for {self._spec.engine.stall_timeout_s:g} s")
+
+    def _take(self, slot: Slot) -> Work | None:
+        """The next work for this replica.
+
+        Raises:
+            JobFailure: there is no point in going on.
+        """
+        work = self._dispatcher.take(slot.name) if self._dispatcher is not None else None
+        self._heed_verdict()
+        return work
+
+    async def _ended(self, slot: Slot, work: Work, task: asyncio.Task[ShardDone | int]) -> None:
+        """Some work has come to its end. What kills the replica is raised; anything else is the shard's own fault."""
+        assert self._dispatcher is not None
+        try:
+            done = await task
+        except (ReplicaLost, EngineDead):
+            raise
+        except Exception as error:
+            if isinstance(error, Missing):
+                log.warning("%s: %s It is staged again.", slot.name, error)
+                if self._dispatcher.unstage(slot.name, work):
+                    self._on_damage(work.shard)
+                slot.shards.pop(work.shard, None)
+                self.wake()
+                return
+            if find_cause(error, StoreError) is not None:
+                raise
+            self._last_words = last_words(error)
+            log.warning("%s failed on shard %d: %s", slot.name, work.shard, self._last_words)
+            self._dispatcher.fail(slot.name, work)
+            if self._dispatcher.verdict is not None and (interruption := passing(error)) is not None:
+                raise interruption from error
+            self._heed_verdict()
+        else:
+            if isinstance(done, int):
+                self._dispatcher.survived(slot.name, work, num_rows=done)
+            else:
+                slot.rows_committed += done.engine_rows
+                slot.errors_committed += done.engine_errors
+                if self._dispatcher.commit(done.shard, engine_rows=done.engine_rows):
+                    self._abandon(done.shard, winner=slot)
+                    self._on_commit(done)
+            await self._remember()
+        slot.shards.pop(work.shard, None)
+        self.wake()
+
+    def _abandon(self, shard: int, *, winner: Slot) -> None:
+        """What other replicas do with a committed shard is of no use any more."""
+        for slot in self.slots:
+            if slot is not winner and shard in slot.shards and slot.replica is not None:
+                asking = asyncio.create_task(slot.replica.abandon(slot.shards[shard]))
+                self._asking.add(asking)
+                asking.add_done_callback(self._asked)
+
+    def _asked(self, asking: asyncio.Task[None]) -> None:
+        self._asking.discard(asking)
+        if not asking.cancelled() and (error := asking.exception()) is not None:
+            log.debug("not abandoned: %s", type(error).__name__)  # a dead replica is noticed where its work is awaited
+
+    async def _remember(self) -> None:
+        """Spare later drivers the search for the rows that kill the engine."""
+        assert self._dispatcher is not None
+        for killer in self._dispatcher.confirmed():
+            log.warning("a row of shard %d (place %d) is quarantined: %s", killer.shard, killer.place, killer.code)
+            row = Quarantine(shard=killer.shard, place=killer.place, code=killer.code)
+            try:
+                await asyncio.to_thread(self._ledger.quarantine, row, writer=f"{self._driver}/{uuid4().hex}")
+            except StoreError as error:
+                log.warning("not remembered: %s", error)
+
+    async def _mourn(self, slot: Slot, error: Exception) -> None:
+        """Put a lost replica's shards back, and say whether the job can go on without it.
+
+        Raises:
+            StoreError: not the replica but the store is away.
+            JobFailure: too many starts failed, or engines die of everything.
+            JobInterruption: too many starts failed because the model is away.
+        """
+        words = last_words(error)
+        slot.shards, was_ready = {}, slot.loaded is not None
+        log.warning("%s is lost: %s", slot.name, words)
+        slot.enter("lost", words[:200])
+        node = slot.loaded.node if slot.loaded else ""
+        self.losses.append(Loss(at=round(time.time(), 1), slot=slot.number, node=node, reason=words[:200]))
+        if (outage := find_cause(error, StoreError)) is not None:
+            raise outage
+        self.lost += was_ready
+        if isinstance(error, ReplicaLost) and error.node_lost:
+            if self._dispatcher is not None:
+                self._dispatcher.give_back(slot.name)
+            return
+        lines = await self._last_lines(slot)
+        self._last_words = f"{words}\n{lines}" if lines else words
+        if was_ready:
+            if self._dispatcher is not None:
+                stalled = isinstance(error, EngineStalled)
+                self._dispatcher.died(slot.name, RowError.TIMEOUT if stalled else RowError.ENGINE_CRASH)
+            self._heed_verdict()
+            return
+        self._start_failures += 1
+        if self._start_failures >= MAX_START_FAILURES:
+            if find_cause(error, MissingModel) is not None and (interruption := passing(error)) is not None:
+                raise interruption from error
+            self._fail(JobError.ENGINE_START_FAILED, f"The engine did not start, {self._start_failures} times in a row")
+
+    async def _last_lines(self, slot: Slot) -> str:
+        """The engine's own last words."""
+        if slot.replica is None:
+            return ""
+        try:
+            return await within(LAST_LINES_S, slot.replica.last_lines())
+        except Exception as error:  # noqa: BLE001 - they are only for people
+            log.info("no last words of %s: %s", slot.name, type(error).__name__)
+            return ""
+
+    def _heed_verdict(self) -> None:
+        if self._dispatcher is not None and (verdict := self._dispatcher.verdict) is not None:
+            self._fail(verdict.code, verdict.reason)
+
+    def _fail(self, code: JobError, reason: str) -> NoReturn:
+        raise JobFailure(code, f"{reason}. See: jobs logs {self._ledger.job_id}. Its last words: {self._last_words}")
+
+    async def _end(self, slot: Slot) -> None:
+        """Let the engine free its device, then kill the process. Prepares the slot for its next replica."""
+        replica, slot.replica = slot.replica, None
+        was_ready, slot.loaded = slot.loaded is not None, None
+        if replica is not None and was_ready:  # one that is loading answers nothing until it has loaded
+            await self._ask(slot, replica, LAST_COUNTERS_S)  # its last rows may have come since it was asked
+            if slot.shards and not self._done:
+                await self._salvage(slot, replica)
+        if slot.counters is not None:
+            self._retired = added([self._retired, slot.counters])
+        slot.counters, slot.rows_committed, slot.errors_committed = None, 0, 0
+        if replica is None:
+            return
+        if was_ready:
+            try:
+                await within(STOP_GRACE_S, replica.stop())
+            except Exception as error:  # noqa: BLE001 - it is killed either way
+                log.info("%s did not stop by itself: %s", slot.name, type(error).__name__)
+        replica.kill()
+
+    async def _salvage(self, slot: Slot, replica: ReplicaHandle) -> None:
+        """Keep what a replica has finished of shards that it will not commit: it is not lost, but has to end."""
+        try:
+            for salvaged in await within(SALVAGE_S, replica.salvage()):
+                self._on_salvage(salvaged)
+        except Exception as error:  # noqa: BLE001 - it ends either way
+            log.warning("finished rows of %s are not salvaged: %s", slot.name, type(error).__name__)
+
+    async def _ask(self, slot: Slot, replica: ReplicaHandle, timeout_s: float) -> None:
+        try:
+            slot.counters = await within(timeout_s, replica.counters())
+        except Exception as error:  # noqa: BLE001 - a dead replica is noticed where its work is awaited
+            log.debug("%s does not answer: %s", slot.name, type(error).__name__)
+
+    @property
+    def _done(self) -> bool:
+        return self._dispatcher is not None and self._dispatcher.done
+
+
+def _wants_more(opened: Collection[Work], loaded: Loaded | None) -> bool:
+    """Whether a replica with this work takes another shard."""
+    most_rows = OPEN_ROWS_PER_SEQUENCE * loaded.engine.max_num_seqs if loaded else 0
+    if sum(work.num_bytes for work in opened) >= MAX_OPEN_BYTES:
+        return False
+    return len(opened) < MAX_OPEN_SHARDS or sum(work.num_rows for work in opened) < most_rows
+
+
+async def _run(replica: ReplicaHandle, work: Work, attempt_id: str) -> ShardDone | int:
+    """Do the work; the rows of its shard for a probe that the engine survived."""
+    if work.places is None:
+        return await replica.run_shard(work.shard, attempt_id, work.excluded)
+    return await replica.probe(work.shard, attempt_id, work.places)

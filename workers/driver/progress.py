@@ -1,0 +1,299 @@
+"""The driver's progress: what it writes to the store and to the metrics every few seconds."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from datetime import UTC, datetime
+from typing import Literal
+
+from jobs.errors import JobsError, StoreError
+from jobs.ledger import Ledger
+from jobs.planning.estimate import foretell
+from jobs.planning.throughput import LEAST_ENGINE_S, find, remember
+from jobs.salvage import Salvage
+from jobs.status.liveness import this_process
+from schemas.commits import ShardStats
+from schemas.history import Sample
+from schemas.records import Plan, Progress, ShardCommit
+from schemas.throughput import Observation
+from workers.driver.history import Recorder
+from workers.driver.pool import Pool
+from workers.driver.rates import Rates, Tail
+from workers.engines.base import EngineInfo
+from workers.metrics import DriverMetrics
+
+log = logging.getLogger(__name__)
+
+Phase = Literal["starting", "staging", "running", "finishing", "ended"]
+
+REFRESH_TIMEOUT_S = 1.0
+
+
+class Reporter:
+    """Counts what the job has come to, over all of its drivers.
+
+    Attributes:
+        phase: what the driver is doing.
+    """
+
+    def __init__(self, ledger: Ledger, driver: str, pool: Pool) -> None:
+        self._ledger, self._driver, self._pool = ledger, driver, pool
+        self._metrics = DriverMetrics(ledger.job_id)
+        self._rates, self._tail, self._recorder = Rates(), Tail(), Recorder(driver)
+        self._started_at = _now()
+        self._plan: Plan | None = None
+        self._staged: set[int] = set()
+        self._rows_staged = self._rows = self._errors = self._shards = 0
+        self._input_tokens = self._generated_tokens = 0
+        self._error_codes: Counter[str] = Counter()
+        self._rows_staged_before = 0
+        self._salvaged: dict[int, tuple[int, int]] = {}
+        self._gpu_s_before: float | None = None
+        self._began_s = time.monotonic()
+        self._start_s: float | None = None
+        self._engine: EngineInfo | None = None
+        self._foretold = False
+        self._planned_s: float | None = None
+        self._took_s: float | None = None
+        self._process = this_process()
+        self.phase: Phase = "starting"
+
+    async def begin(self) -> None:
+        """Start from what earlier drivers have committed: no count goes back while this one looks around."""
+        try:
+            earlier, plan, committed, salvaged = await asyncio.to_thread(self._look_back)
+        except JobsError as error:
+            log.warning("what earlier drivers have come to is not known yet: %s", error)
+            return
+        self._gpu_s_before = earlier.gpu_s if earlier else 0.0
+        if plan is None or self._plan is not None:
+            return  # Nothing to take over; or the dispatcher was faster, and its counts are exact.
+        self._plan, self._shards = plan, len(committed)
+        self._rows = sum(plan.shards[shard].num_rows for shard in committed)
+        self._salvaged = {each.index: (each.num_rows, each.num_error_rows) for each in salvaged}
+        if earlier is not None:
+            self._error_codes = Counter(earlier.error_codes)
+            self._errors = min(self._rows, self._error_codes.total())
+            self._rows_staged_before = min(earlier.rows_staged, plan.num_rows)
+            self._input_tokens, self._generated_tokens = earlier.input_tokens, earlier.generated_tokens
+
+    def _look_back(self) -> tuple[Progress | None, Plan | None, set[int], list[ShardCommit]]:
+        earlier, plan = self._ledger.progress(), self._ledger.plan()
+        shards = range(len(plan.shards)) if plan else ()
+        committed = self._ledger.committed().intersection(shards)
+        return earlier, plan, committed, list(Salvage(self._ledger).counts(committed).values())
+
+    def recount(self) -> None:
+        """Forget the counts: those of all commits follow at once."""
+        self._rows = self._errors = self._shards = self._input_tokens = self._generated_tokens = 0
+        self._error_codes, self._salvaged = Counter(), {}
+
+    def plan(self, plan: Plan) -> None:
+        """The plan stands. What is committed and salvaged is told next: until then the last driver's counts stand."""
+        self._plan = plan
+
+    def staged(self, shard: int) -> None:
+        """A shard can be read; one that had to be staged again counts once."""
+        assert self._plan is not None
+        if shard not in self._staged:
+            self._staged.add(shard)
+            self._rows_staged += self._plan.shards[shard].num_rows
+
+    def committed(self, index: int, shard: ShardCommit | ShardStats) -> None:
+        """A shard is committed, now or by an earlier driver."""
+        self._salvaged.pop(index, None)
+        self._shards += 1
+        self._rows += shard.num_rows
+        self._errors += shard.num_error_rows
+        self._error_codes.update(shard.error_codes)
+        self._input_tokens += shard.num_input_tokens
+        self._generated_tokens += shard.num_generated_tokens
+
+    def salvaged(self, index: int, num_rows: int, num_error_rows: int) -> None:
+        """Rows of a shard that is not committed are kept, now or by an earlier driver."""
+        if num_rows > self._salvaged.get(index, (0, 0))[0]:
+            self._salvaged[index] = num_rows, num_error_rows
+
+    def finish(self) -> None:
+        """Every row is committed."""
+        self.phase = "finishing"
+        self._took_s = time.monotonic() - self._began_s
+
+    async def end(self, *, succeeded: bool) -> None:
+        """The job has ended: say so, and remember for later jobs how fast this one went."""
+        self.phase = "ended"
+        if succeeded:
+            try:
+                await asyncio.to_thread(self._remember)
+            except StoreError as error:
+                log.warning("how fast the job went is not remembered: %s", error)
+            except Exception:
+                log.exception("how fast the job went is not remembered")
+        await self.tick()
+
+    async def tick(self) -> Progress | None:
+        """Ask the replicas, write progress and history, set the metrics. Raises nothing: no job ends over a report.
+
+        Returns:
+            The progress; None if there is a fault in the reporting.
+        """
+        await self._pool.refresh(REFRESH_TIMEOUT_S)
+        self._engine = self._pool.engine or self._engine
+        try:
+            if self.phase != "ended":
+                await asyncio.to_thread(self._foretell)
+            progress = self._progress()
+            self._export(progress)
+            try:
+                await asyncio.to_thread(self._write, progress)
+            except StoreError as error:
+                log.warning("progress not written: %s", error)
+            return progress
+        except Exception:
+            log.exception("progress not written; the job goes on")
+            return None
+
+    def _foretell(self) -> None:
+        """Once, when the plan and the hardware are known: how long earlier jobs say that this driver will take."""
+        engine = self._engine
+        if self._foretold or self._plan is None or engine is None:
+            return
+        self._foretold = True
+        plan = self._plan
+        try:
+            spec = self._ledger.spec()
+            known = [each for each in find(self._ledger.store, spec) if each.hardware == engine.device]
+        except JobsError as error:
+            log.warning("no end is foretold: %s", error)
+            return
+        if not known:
+            log.info("no earlier job with this model and engine on %s: no end is foretold", engine.device)
+            return
+        share = known[0].output_share(spec.name)
+        allowed = sum(each.num_output_tokens for each in plan.lengths)
+        work = sum(shard.num_expected_tokens - shard.num_cached_tokens for shard in plan.shards)
+        work -= 0 if share is None else round((1 - share) * allowed)
+        left = 1 - self._rows / max(1, plan.num_rows)
+        times = foretell(left * work, known[0].tokens_per_s, known[0].start_s, spec)
+        self._planned_s = times and times.eta_s
+        log.info("foretold: %.0f s, from %d earlier jobs", self._planned_s or 0.0, len(known[0].observations))
+
+    def _remember(self) -> None:
+        totals, engine, spec = self._pool.totals(), self._engine, self._ledger.spec()
+        engine_s = totals.ready_s - totals.idle_s
+        if engine is None or self._plan is None or self._start_s is None or engine_s < LEAST_ENGINE_S:
+            return
+        rows = sum(each.num_rows for each in self._plan.lengths)
+        allowed = sum(each.num_output_tokens for each in self._plan.lengths)
+        observation = Observation(
+            job_id=self._ledger.job_id,
+            name=spec.name,
+            at=_now(),
+            start_s=round(self._start_s, 1),
+            engine_s=round(engine_s, 1),
+            computed_tokens=max(0, totals.input_tokens - totals.cached_tokens) + totals.generated_tokens,
+            generated_tokens=totals.generated_tokens,
+            allowed_tokens=round(allowed * min(1.0, totals.rows_done / max(1, rows))),
+        )
+        remember(self._ledger.store, spec, engine.device, observation)
+
+    def _write(self, progress: Progress) -> None:
+        if self._gpu_s_before is None:
+            earlier = self._ledger.progress()
+            self._gpu_s_before = earlier.gpu_s if earlier else 0.0
+            progress = progress.evolve(gpu_s=progress.gpu_s + self._gpu_s_before)
+        self._ledger.write_progress(progress)
+        if self._recorder.due(time.time(), ended=self.phase == "ended"):
+            self._ledger.write_history(self._recorder.history(self._pool.losses))
+
+    def _progress(self) -> Progress:
+        totals, slots = self._pool.totals(), self._pool.slots
+        total = self._plan.num_rows if self._plan else None
+        rows_kept = self._rows + sum(rows for rows, _ in self._salvaged.values())
+        errors_kept = self._errors + sum(errors for _, errors in self._salvaged.values())
+        rows_live = rows_kept + sum(slot.rows_uncommitted for slot in slots)
+        if total is not None:
+            # Two replicas may work on one shard: what both of them did is counted twice until one commits it.
+            rows_live = min(rows_live, total)
+        errors_live = min(rows_live, errors_kept + sum(slot.errors_uncommitted for slot in slots))
+        # Rates begin with the work: neither loading the model nor what earlier drivers committed is part of them.
+        if totals.rows_in_flight + totals.rows_done > 0:
+            self._start_s = self._start_s or time.monotonic() - self._began_s
+            self._rates.add(time.monotonic(), rows_live, totals.input_tokens, totals.generated_tokens)
+        if total is not None:
+            self._tail.add(time.monotonic(), rows_live, total)
+        _, input_rate, generated_rate = self._rates.per_second()
+        eta = None if total is None or self.phase == "ended" else self._rates.eta(total - rows_live)
+        replicas = tuple(slot.progress() for slot in slots)
+        sample = Sample(
+            at=round(time.time(), 1),
+            rows_ok=rows_live - errors_live,
+            rows_error=errors_live,
+            input_tokens=totals.input_tokens,
+            generated_tokens=totals.generated_tokens,
+            cached_tokens=totals.cached_tokens,
+            eta_s=eta and round(eta.likely_s, 1),
+        )
+        self._recorder.resolved(self._pool.gpus_per_replica, self._engine)
+        self._recorder.look(sample, replicas)
+        progress = Progress(
+            driver=self._driver,
+            updated_at=_now(),
+            started_at=self._started_at,
+            process=self._process,
+            phase=self.phase,
+            rows_total=total,
+            rows_staged=max(self._rows_staged, self._rows_staged_before),
+            rows_ok=rows_kept - errors_kept,
+            rows_error=errors_kept,
+            rows_salvaged=rows_kept - self._rows,
+            rows_uncommitted=rows_live - rows_kept,
+            error_codes=dict(self._error_codes),
+            shards_total=len(self._plan.shards) if self._plan else None,
+            shards_committed=self._shards,
+            input_tokens=self._input_tokens,
+            generated_tokens=self._generated_tokens,
+            input_tokens_per_s=round(input_rate, 1),
+            generated_tokens_per_s=round(generated_rate, 1),
+            engine_input_tokens=totals.input_tokens,
+            cached_tokens=totals.cached_tokens,
+            eta_s=sample.eta_s,
+            eta_low_s=eta and eta.low_s and round(eta.low_s, 1),
+            eta_high_s=eta and eta.high_s and round(eta.high_s, 1),
+            engine_s=round(totals.ready_s, 1),
+            engine_idle_s=round(totals.idle_s, 1),
+            gpu_s=round(self._recorder.gpu_s + (self._gpu_s_before or 0.0), 1),
+            planned_s=self._planned_s and round(self._planned_s, 1),
+            took_s=self._took_s and round(self._took_s, 1),
+            tail_s=self._tail.seconds and round(self._tail.seconds, 1),
+            shard_copies=self._pool.num_copies,
+            replicas=replicas,
+        )
+        return progress
+
+    def _export(self, progress: Progress) -> None:
+        metrics = self._metrics
+        metrics.rows_total.set(progress.rows_total or 0)
+        metrics.rows_done.set(self._rows)
+        metrics.shards_total.set(progress.shards_total or 0)
+        metrics.shards_done.set(self._shards)
+        left = (progress.rows_total or 0) - progress.rows_ok - progress.rows_error - progress.rows_uncommitted
+        by_status = {"ok": progress.rows_ok, "error": progress.rows_error, "open": progress.rows_uncommitted}
+        for status, rows in (by_status | {"left": left}).items():
+            metrics.rows.set(rows, {"status": status})
+        ready = sum(slot.state == "ready" for slot in self._pool.slots)
+        metrics.replicas_ready.set(ready)
+        metrics.gpus_ready.set(ready * (self._pool.gpus_per_replica or 0))
+        metrics.gpu_s.set(progress.gpu_s)
+        metrics.cached_share.set(progress.cached_tokens / max(1, progress.engine_input_tokens))
+        metrics.replicas_lost.set(self._pool.lost)
+        metrics.shard_copies.set(progress.shard_copies)
+        metrics.input_rate.set(progress.input_tokens_per_s)
+        metrics.generated_rate.set(progress.generated_tokens_per_s)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

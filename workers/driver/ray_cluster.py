@@ -1,0 +1,126 @@
+"""The Ray cluster as a driver sees it: replicas are actors, staging runs in Ray Data's tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import ray
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError, RayTaskError
+
+from jobs.ledger import Ledger
+from schemas.codes import RowError
+from schemas.records import Plan
+from schemas.spec import JobSpec
+from workers.driver.cluster import ReplicaHandle, ReplicaLost
+from workers.driver.last_lines import last_lines
+from workers.driver.resources import Resources, resolve_resources
+from workers.replica.replica import Loaded, Replica, ReplicaCounters, ShardDone, ShardSalvaged
+
+_T = TypeVar("_T")
+
+
+class RayCluster:
+    """The cluster that this process is connected to. See `workers.driver.cluster.Cluster`."""
+
+    def resolve_resources(self, spec: JobSpec) -> Resources:
+        cores = int(ray.cluster_resources().get("CPU", 1))
+        return resolve_resources(spec, cores=cores)
+
+    def start_replica(self, ledger: Ledger, name: str, driver: str, resources: Resources) -> ReplicaHandle:
+        actor = ray.remote(Replica).options(**resources.actor_options, name=name)
+        return RayReplica(actor.remote(ledger, name, driver, on_gpu=resources.on_gpu))
+
+    async def stage(self, ledger: Ledger, spec: JobSpec, writer: str, report: Callable[[Plan | int], None]) -> None:
+        def run() -> None:
+            # Here, because Ray Data takes seconds to import, and the replicas' start should not wait for it.
+            from workers.staging.staging import stage
+
+            stage(ledger, spec, writer, lambda event: _post(loop, report, event))
+
+        loop = asyncio.get_running_loop()
+        await _in_thread(run)
+
+
+class RayReplica:
+    """One actor. See `workers.driver.cluster.ReplicaHandle`."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    async def started(self) -> None:
+        await _result(self._actor.__ray_ready__.remote())
+
+    async def load(self) -> Loaded:
+        loaded: Loaded = await _result(self._actor.load.remote())
+        return loaded
+
+    async def run_shard(self, shard: int, attempt_id: str, excluded: Mapping[int, RowError]) -> ShardDone:
+        done: ShardDone = await _result(self._actor.run_shard.remote(shard, attempt_id, excluded))
+        return done
+
+    async def probe(self, shard: int, attempt_id: str, places: Sequence[int]) -> int:
+        num_rows: int = await _result(self._actor.probe.remote(shard, attempt_id, places))
+        return num_rows
+
+    async def admitted(self, attempt_id: str) -> None:
+        await _result(self._actor.admitted.remote(attempt_id))
+
+    async def abandon(self, attempt_id: str) -> None:
+        await _result(self._actor.abandon.remote(attempt_id))
+
+    async def salvage(self) -> list[ShardSalvaged]:
+        salvaged: list[ShardSalvaged] = await _result(self._actor.salvage.remote())
+        return salvaged
+
+    async def counters(self) -> ReplicaCounters:
+        counters: ReplicaCounters = await _result(self._actor.counters.remote())
+        return counters
+
+    async def stop(self) -> None:
+        await _result(self._actor.stop.remote())
+
+    async def last_lines(self) -> str:
+        return await asyncio.to_thread(last_lines, self._actor._actor_id.hex())
+
+    def kill(self) -> None:
+        ray.kill(self._actor)
+
+
+async def _result(reference: Any) -> Any:
+    """What the actor returns, or what it raised without Ray's wrapping."""
+    try:
+        return await reference
+    except (RayActorError, ActorUnavailableError) as error:
+        # Ray tells a lost node in words only.
+        node_lost = isinstance(error, ActorDiedError) and "node has died" in str(error)
+        raise ReplicaLost(f"{type(error).__name__}: {error}".strip(), node_lost=node_lost) from error
+    except RayTaskError as error:
+        raise (error.cause if isinstance(error.cause, Exception) else error) from error
+
+
+def _post(loop: asyncio.AbstractEventLoop, call: Callable[[_T], None], argument: _T) -> None:
+    loop.call_soon_threadsafe(call, argument)
+
+
+def _in_thread(work: Callable[[], None]) -> asyncio.Future[None]:
+    """Run in a daemon thread: unlike `to_thread`, it does not keep a driver alive whose job has been ended."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[None] = loop.create_future()
+
+    def settle(error: BaseException | None) -> None:
+        if not future.done():
+            future.set_result(None) if error is None else future.set_exception(error)
+
+    def run() -> None:
+        error: BaseException | None = None
+        try:
+            work()
+        except BaseException as raised:  # noqa: BLE001 - it is raised again where the future is awaited
+            error = raised
+        loop.call_soon_threadsafe(settle, error)
+
+    threading.Thread(target=run, name="staging", daemon=True).start()
+    return future

@@ -1,0 +1,71 @@
+"""Slots: the places in the pool, and what its replicas have counted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+
+from schemas.records import ReplicaProgress, ReplicaState
+from workers.driver.cluster import ReplicaHandle
+from workers.replica.replica import Loaded, ReplicaCounters
+
+
+@dataclass(slots=True)
+class Slot:
+    """One place in the pool and the replica that fills it now."""
+
+    number: int
+    incarnation: int = 0
+    state: ReplicaState = "waiting"
+    since: float = field(default_factory=time.monotonic)
+    note: str = ""
+    replica: ReplicaHandle | None = None
+    loaded: Loaded | None = None
+    counters: ReplicaCounters | None = None
+    rows_committed: int = 0
+    errors_committed: int = 0
+    shards: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Name of the replica in logs, metrics and the Ray dashboard."""
+        return f"replica-{self.number}" + (f".{self.incarnation}" if self.incarnation else "")
+
+    def enter(self, state: ReplicaState, note: str = "") -> None:
+        """Change state; `note` says why, for people."""
+        self.state, self.note, self.since = state, note, time.monotonic()
+
+    @property
+    def rows_uncommitted(self) -> int:
+        """Rows that have left the engine and wait for their shard's commit."""
+        return max(0, self.counters.rows_done - self.rows_committed) if self.counters else 0
+
+    @property
+    def errors_uncommitted(self) -> int:
+        """Error rows among those."""
+        return max(0, self.counters.rows_failed - self.errors_committed) if self.counters else 0
+
+    def progress(self) -> ReplicaProgress:
+        """For `progress.json`."""
+        return ReplicaProgress(
+            replica=self.name,
+            state=self.state,
+            node=self.loaded.node if self.loaded else "",
+            pid=self.loaded.pid if self.loaded else 0,
+            since_s=round(time.monotonic() - self.since, 1),
+            shards=tuple(self.shards),
+            rows_in_flight=self.counters.rows_in_flight if self.counters else 0,
+            rows_waiting=self.counters.rows_waiting if self.counters else 0,
+            rows_done=self.counters.rows_done if self.counters else 0,
+            idle_s=round(self.counters.idle_s, 1) if self.counters else 0.0,
+            lag_s=round(self.counters.lag_s, 3) if self.counters else 0.0,
+            restarts=self.incarnation,
+            note=self.note,
+        )
+
+
+def added(counters: Sequence[ReplicaCounters]) -> ReplicaCounters:
+    """Their sum."""
+    names = [f.name for f in fields(ReplicaCounters)]
+    return ReplicaCounters(**{name: sum(getattr(c, name) for c in counters) for name in names})

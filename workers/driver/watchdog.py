@@ -1,0 +1,39 @@
+"""Does a replica still compute? Pure: what was seen and how much time went by in, a judgement out."""
+
+from __future__ import annotations
+
+from workers.replica.replica import ReplicaCounters
+
+LOOK_S = 5.0
+"""Seconds between looks at a replica, or less where its timeout is short."""
+
+
+class Watchdog:
+    """Tells when a replica with work has shown no sign of life for too long.
+
+    A sign of life is a row that ends or a step of the engine. A replica without rows in its engine is not
+    expected to show any: it reads or commits, and the store's patience is another's business.
+
+    Args:
+        timeout_s: silence after which the replica counts as stalled.
+    """
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self.look_s = min(LOOK_S, timeout_s / 4)
+        self._last: tuple[int, int] | None = None
+        self._silent_s = 0.0
+
+    def is_stalled(self, counters: ReplicaCounters | None, elapsed_s: float) -> bool:
+        """One look.
+
+        Args:
+            counters: what the replica answered; None if it did not.
+            elapsed_s: since the last look. Of a long pause (this process was stopped) only a part counts.
+        """
+        signs = None if counters is None else (counters.rows_done, counters.engine_steps)
+        if counters is not None and (counters.rows_in_flight == 0 or signs != self._last):
+            self._last, self._silent_s = signs, 0.0
+        else:
+            self._silent_s += min(elapsed_s, 2 * self.look_s)
+        return self._silent_s >= self._timeout_s

@@ -1,0 +1,147 @@
+"""The feed: keeps one engine full of rows, across the borders of shards.
+
+Shards are admitted one after the other, rows in the order of work. A shard's rows enter as soon as
+there is room, while the last rows of the shard before are still being decoded: no barrier, and
+never more rows in flight than there is room for (see `workers.replica.room`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from uuid import uuid4
+
+from schemas.codes import RowError
+from workers.engines.base import Engine, EngineDead, Output, RowFailed
+from workers.replica.room import Room
+from workers.shards.outputs import Row, check_output
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RowFault:
+    """Why a row has no output."""
+
+    code: RowError
+    message: str
+
+
+_QUARANTINED = {
+    RowError.ENGINE_CRASH: "the engine dies of this row: it was run alone to be sure",
+    RowError.TIMEOUT: "the engine hangs on this row: it was run alone to be sure",
+}
+
+
+def quarantined(code: RowError) -> RowFault:
+    """What becomes of a row that is not run, because it kills or hangs the engine."""
+    return RowFault(code=code, message=_QUARANTINED[code])
+
+
+class Feed:
+    """Rows of one replica on their way through its engine.
+
+    Attributes:
+        in_flight: rows inside the engine now.
+        done: rows that have left it.
+        input_tokens: tokens of those rows; likewise `generated_tokens` and `cached_tokens`.
+    """
+
+    def __init__(self, engine: Engine, room: Room, vocab_size: int) -> None:
+        self._engine, self._room, self._vocab_size = engine, room, vocab_size
+        self._admission = asyncio.Lock()
+        self._admitted: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+        self.in_flight = self.done = self.failed = 0
+        self.input_tokens = self.generated_tokens = self.cached_tokens = 0
+        self._idle_s, self._idle_since = 0.0, time.monotonic()
+
+    @property
+    def idle_s(self) -> float:
+        """Seconds in which the engine had no row at all, since this feed was made."""
+        return self._idle_s + (0.0 if self.in_flight else time.monotonic() - self._idle_since)
+
+    async def admitted(self, ticket: str) -> None:
+        """Wait until all rows of the `run` with this ticket have entered the engine: time to bring more."""
+        await self._admitted[ticket].wait()
+        self._admitted.pop(ticket, None)
+
+    @contextmanager
+    def admitting(self, ticket: str) -> Iterator[None]:
+        """Whatever comes of this block, `admitted` returns at its end: work that fails early holds up nothing."""
+        admitted = self._admitted[ticket]
+        try:
+            yield
+        finally:
+            admitted.set()
+
+    async def run(
+        self, ticket: str, rows: Sequence[Row], results: dict[int, Output | RowFault] | None = None
+    ) -> dict[int, Output | RowFault]:
+        """Put the rows of one shard through the engine; returns what each row id came to.
+
+        Cancelled, it takes all of its rows out of the engine and leaves no trace but in `results`.
+
+        Args:
+            results: filled row by row, and returned.
+
+        Raises:
+            EngineDead: no more rows can be answered by this engine.
+        """
+        results = {} if results is None else results
+        admitted = self._admitted[ticket]
+        try:
+            async with asyncio.TaskGroup() as group:
+                async with self._admission:
+                    for row in rows:
+                        place = await self._room.enter(row)
+                        answering = group.create_task(self._answer(row, place, results))
+                        # Not inside of it: a task that is cancelled before its first step does nothing at all.
+                        answering.add_done_callback(partial(self._leave, place))
+                admitted.set()
+        except ExceptionGroup as error:
+            raise error.exceptions[0] from error
+        return results
+
+    async def _answer(self, row: Row, place: int, results: dict[int, Output | RowFault]) -> None:
+        if not self.in_flight:
+            self._idle_s += time.monotonic() - self._idle_since
+        self.in_flight += 1
+        try:
+            output = await self._ask(f"{row.row_id}-{uuid4().hex[:8]}", row)
+        except RowFailed as error:
+            results[row.row_id] = RowFault(code=error.code, message=str(error))
+            self.failed += 1
+        else:
+            results[row.row_id] = output
+            self._room.learn(place, output)
+            self.generated_tokens += sum(len(c.token_ids) for c in output.completions)
+            self.cached_tokens += output.num_cached_tokens
+        finally:
+            self.in_flight -= 1
+            if not self.in_flight:
+                self._idle_since = time.monotonic()
+        self.done += 1
+        self.input_tokens += row.num_tokens
+
+    async def _ask(self, request_id: str, row: Row) -> Output:
+        """The engine's answer, checked: whatever an engine does with one row short of dying costs that row."""
+        try:
+            if row.choices:
+                output = await self._engine.score(request_id, row.prompt, row.choices)
+            else:
+                output = await self._engine.generate(request_id, row.prompt, row.sampling)
+            check_output(output, row, self._vocab_size)
+        except (RowFailed, EngineDead):
+            raise
+        except MemoryError as error:
+            raise EngineDead("the engine's process is out of memory") from error
+        except Exception as error:
+            # A message may quote the prompt: the kind alone is reported.
+            raise RowFailed(RowError.ENGINE_ERROR, f"the engine failed on the row ({type(error).__name__})") from error
+        return output
+
+    def _leave(self, place: int, _: object) -> None:
+        self._room.leave(place)

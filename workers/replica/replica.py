@@ -1,0 +1,383 @@
+"""The replica: one Ray actor, one engine, shards in, commits out. Rows never leave it but to the store."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+
+from jobs.errors import Damaged
+from jobs.failpoints import failpoint
+from jobs.ledger import Commit, Ledger
+from jobs.models.encoding import load_encoder
+from jobs.salvage import Salvage
+from schemas.codes import RowError
+from schemas.commits import ShardStats
+from schemas.records import Attempt, Plan, ShardCommit
+from schemas.spec import JobSpec
+from workers.engines.base import Engine, EngineInfo, Output
+from workers.metrics import ReplicaMetrics
+from workers.replica.feed import Feed, RowFault, quarantined
+from workers.replica.loop_lag import LoopLag
+from workers.replica.room import Room
+from workers.shards.outputs import Row
+from workers.shards.results import (
+    SalvagedRows,
+    ShardMismatch,
+    encode_results,
+    encode_salvage,
+    read_parquet,
+    salvaged_rows,
+)
+from workers.shards.staged_shards import read_staged
+
+log = logging.getLogger(__name__)
+
+STORE_PATIENCE_S = 300.0
+"""An outage of the store shorter than this costs time, not the attempt."""
+
+PLAN_PATIENCE_S, PLAN_LOOK_S = 30.0, 1.0
+"""A plan that is made within this time decides the engine's limits; importing vLLM takes a third of it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Loaded:
+    """A replica that is ready for rows."""
+
+    node: str
+    pid: int
+    load_s: float
+    engine: EngineInfo
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardDone:
+    """A shard that is committed, by this attempt or by another.
+
+    Attributes:
+        engine_rows: rows that went through the engine; `engine_errors` of them came back as errors.
+    """
+
+    shard: int
+    ours: bool
+    stats: ShardStats | ShardCommit
+    engine_rows: int
+    engine_errors: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardSalvaged:
+    """Finished rows of a shard that are kept although the shard is not committed."""
+
+    shard: int
+    num_rows: int
+    num_error_rows: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _OpenShard:
+    """What one attempt has come to so far. `results` grows."""
+
+    shard: int
+    staged: pa.Table
+    results: Mapping[int, Output | RowFault]
+    salvaged: SalvagedRows
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReplicaCounters:
+    """Running totals of a replica's life.
+
+    Attributes:
+        rows_waiting: of the rows in flight, those that the engine does not compute yet.
+        engine_steps: grows while the engine computes; with rows in flight it is a sign of life.
+        ready_s: seconds since the engine has started; `idle_s` of these it had no row: the GPU waited.
+        lag_s: seconds that the event loop was late, over all looks at it.
+    """
+
+    rows_in_flight: int = 0
+    rows_waiting: int = 0
+    rows_done: int = 0
+    rows_failed: int = 0
+    input_tokens: int = 0
+    generated_tokens: int = 0
+    cached_tokens: int = 0
+    engine_steps: int = 0
+    ready_s: float = 0.0
+    idle_s: float = 0.0
+    lag_s: float = 0.0
+
+
+class Replica:
+    """The actor's class; `workers.driver.ray_cluster` gives it its resources.
+
+    Args:
+        ledger: of the job it works for.
+        name: the replica's name in logs and metrics.
+        driver: submission id of its driver.
+        on_gpu: whether the engine runs on GPUs.
+    """
+
+    def __init__(self, ledger: Ledger, name: str, driver: str, *, on_gpu: bool) -> None:
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        self._ledger = ledger
+        self._name, self._driver, self._on_gpu = name, driver, on_gpu
+        self._engine: Engine | None = None
+        self._feed: Feed | None = None
+        self._plan: Plan | None = None
+        self._running: dict[str, asyncio.Task[Any]] = {}
+        self._abandoned: set[str] = set()
+        self._open: dict[str, _OpenShard] = {}
+        self._lag = LoopLag()
+
+    def __repr__(self) -> str:
+        """What Ray puts before each line that this process prints."""
+        return self._name
+
+    async def load(self) -> Loaded:
+        """Start the engine; takes as long as the model takes to load.
+
+        Raises:
+            StoreError: the store stays away.
+            Exception: the engine cannot start; the message says why.
+        """
+        began = time.monotonic()
+        failpoint("replica.before_load")
+        self._spec: JobSpec = await asyncio.to_thread(self._ledger.spec)
+        self._encoder = await asyncio.to_thread(load_encoder, self._spec.model.path)
+        engine = self._engine = await self._make_engine()
+        info = await engine.start()
+        cached_share = self._plan.num_cached_tokens / max(1, self._plan.num_input_tokens) if self._plan else 0.0
+        self._feed = Feed(engine, Room(info, lambda: engine.steps, cached_share), self._encoder.vocab_size)
+        self._metrics = ReplicaMetrics(self._ledger.job_id, self._name)
+        self._ready_at = time.monotonic()
+        self._watching = asyncio.create_task(self._lag.watch())
+        load_s = time.monotonic() - began
+        failpoint("replica.after_load")
+        log.info("%s ready after %.1f s: %s", self._name, load_s, info)
+        return Loaded(node=os.uname().nodename, pid=os.getpid(), load_s=load_s, engine=info)
+
+    async def run_shard(self, shard: int, attempt_id: str, excluded: Mapping[int, RowError]) -> ShardDone:
+        """Work one shard through to its commit. Several calls overlap; their rows enter in call order.
+
+        Args:
+            excluded: places, among the shard's valid rows, of those that kill the engine, and their error codes.
+
+        Raises:
+            EngineDead: the engine has died; this actor is of no more use.
+            StoreError: the store stays away.
+            Exception: this shard cannot be read, run or written; the others can.
+        """
+        try:
+            return await self._run_shard(shard, attempt_id, excluded)
+        finally:
+            self._open.pop(attempt_id, None)
+
+    async def _run_shard(self, shard: int, attempt_id: str, excluded: Mapping[int, RowError]) -> ShardDone:
+        feed, began = self._standing_feed(), time.monotonic()
+        results: dict[int, Output | RowFault] = {}
+        with feed.admitting(attempt_id):
+            plan = await self._standing_plan()
+            if (commit := await asyncio.to_thread(self._ledger.find_commit, shard)) is not None:
+                # By a replica that died before it could say so, or for another driver.
+                return ShardDone(shard=shard, ours=False, stats=commit, engine_rows=0, engine_errors=0)
+            await self._record(shard, attempt_id, probe=False)
+            staged, rows = await self._read(shard)
+            salvaged = await asyncio.to_thread(self._salvaged, shard, staged)
+            failpoint("replica.before_rows")
+            # A row that an engine has answered does not kill engines, whatever it looked like later.
+            killers = {rows[place].row_id: code for place, code in excluded.items() if place < len(rows)}
+            wanted = [row for row in rows if row.row_id not in salvaged and row.row_id not in killers]
+            self._open[attempt_id] = _OpenShard(shard=shard, staged=staged, results=results, salvaged=salvaged)
+            finished = await self._finishes(attempt_id, feed.run(attempt_id, wanted, results))
+        failpoint("replica.after_rows")
+        num_answered, engine_errors = len(results), sum(isinstance(result, RowFault) for result in results.values())
+        if not finished:
+            commit = await asyncio.to_thread(self._ledger.shard_commit, shard)
+            log.info("shard %d is given up after %d rows: another replica was first", shard, num_answered)
+            return ShardDone(
+                shard=shard, ours=False, stats=commit, engine_rows=num_answered, engine_errors=engine_errors
+            )
+        ended = results | {row_id: quarantined(code) for row_id, code in killers.items()}
+        data, stats = await asyncio.to_thread(
+            encode_results, self._spec, plan, shard, staged, ended, self._encoder, salvaged
+        )
+        failpoint("replica.before_commit")
+        outcome = await asyncio.to_thread(self._ledger.commit, shard, data, stats, attempt_id=attempt_id)
+        failpoint("replica.after_commit")
+        ours = outcome is Commit.OURS
+        if ours:
+            self._metrics.committed(stats, took_s=time.monotonic() - began)
+        log.info("shard %d %s: %d rows, %d errors", shard, outcome.value, stats.num_rows, stats.num_error_rows)
+        return ShardDone(shard=shard, ours=ours, stats=stats, engine_rows=num_answered, engine_errors=engine_errors)
+
+    async def probe(self, shard: int, attempt_id: str, places: Sequence[int]) -> int:
+        """Run only these of a shard's valid rows and commit nothing: to see whether the engine survives them.
+
+        Returns:
+            How many valid rows the shard has, equal ones counted once; places from there on are nobody's.
+
+        Raises:
+            EngineDead, StoreError, Exception: as `run_shard`.
+        """
+        feed = self._standing_feed()
+        with feed.admitting(attempt_id):
+            await self._record(shard, attempt_id, probe=True)
+            _, rows = await self._read(shard)
+            await feed.run(attempt_id, [rows[place] for place in places if place < len(rows)])
+        return len(rows)
+
+    async def abandon(self, attempt_id: str) -> None:
+        """Another replica has committed the shard of this attempt: its `run_shard` takes its rows out of the engine."""
+        self._abandoned.add(attempt_id)
+        if (running := self._running.get(attempt_id)) is not None:
+            running.cancel()
+
+    async def salvage(self) -> list[ShardSalvaged]:
+        """Keep the finished rows of every open shard for its next attempt, or for the results of a cancelled job.
+
+        The attempts go on meanwhile; whoever asks is about to end them. What cannot be kept is logged.
+        """
+        kept = await asyncio.gather(*map(self._keep, list(self._open)))
+        return [each for each in kept if each is not None]
+
+    async def _keep(self, attempt_id: str) -> ShardSalvaged | None:
+        opened, plan = self._open[attempt_id], await self._standing_plan()
+        results = dict(opened.results)
+        if not results or attempt_id in self._abandoned:
+            return None  # What earlier attempts have left stands.
+        try:
+            if await asyncio.to_thread(self._ledger.find_commit, opened.shard) is not None:
+                return None
+            data, stats = await asyncio.to_thread(
+                encode_salvage, self._spec, plan, opened.staged, results, self._encoder, opened.salvaged
+            )
+            failpoint("replica.before_salvage")
+            await asyncio.to_thread(Salvage(self._ledger).write, opened.shard, data, stats, attempt_id=attempt_id)
+            failpoint("replica.after_salvage")
+        except Exception as error:  # noqa: BLE001 - one shard's rows must not cost the others'
+            log.warning("rows of shard %d are not salvaged: %s", opened.shard, type(error).__name__)
+            return None
+        log.info("shard %d salvaged: %d rows, %d errors", opened.shard, stats.num_rows, stats.num_error_rows)
+        return ShardSalvaged(shard=opened.shard, num_rows=stats.num_rows, num_error_rows=stats.num_error_rows)
+
+    def _salvaged(self, shard: int, staged: pa.Table) -> SalvagedRows:
+        """The rows of the shard that earlier attempts have finished. A damaged object costs only time."""
+        salvage, rows = Salvage(self._ledger), dict[int, Mapping[str, Any]]()
+        for each in salvage.find(shard):
+            try:
+                data = salvage.read(each)
+                rows = rows if data is None else {**salvaged_rows(staged, read_parquet(data)), **rows}
+            except (Damaged, ShardMismatch, OSError, pa.ArrowException) as error:
+                log.warning("%s is left out and its rows are computed again: %s", each.key, type(error).__name__)
+        if rows:
+            log.info("shard %d: %d rows were finished by earlier attempts", shard, len(rows))
+        return rows
+
+    async def admitted(self, attempt_id: str) -> None:
+        """Wait until every row of the attempt is inside the engine: time to bring the next shard."""
+        await self._standing_feed().admitted(attempt_id)
+
+    async def counters(self) -> ReplicaCounters:
+        """Totals so far, for progress; also refreshes the replica's gauges."""
+        feed = self._standing_feed()
+        waiting = self._engine.waiting if self._engine else 0
+        self._metrics.engine(rows=feed.in_flight, waiting=waiting, idle_s=feed.idle_s, worst_lag_s=self._lag.worst_s())
+        return ReplicaCounters(
+            rows_in_flight=feed.in_flight,
+            rows_waiting=waiting,
+            rows_done=feed.done,
+            rows_failed=feed.failed,
+            input_tokens=feed.input_tokens,
+            generated_tokens=feed.generated_tokens,
+            cached_tokens=feed.cached_tokens,
+            engine_steps=self._engine.steps if self._engine else 0,
+            ready_s=time.monotonic() - self._ready_at,
+            idle_s=feed.idle_s,
+            lag_s=self._lag.total_s,
+        )
+
+    async def stop(self) -> None:
+        """Free the device; the actor can be killed afterwards without leaving processes behind."""
+        if self._engine is not None:
+            await self._engine.stop()
+
+    async def _make_engine(self) -> Engine:
+        engine = self._spec.engine
+        if engine.name == "fake":
+            from workers.engines.fake import FakeEngine
+
+            return FakeEngine(engine, self._encoder)
+        from workers.engines.vllm import VllmEngine, import_vllm
+
+        # The engine's limits come from the plan, which is made meanwhile.
+        importing = asyncio.to_thread(lambda: import_vllm(on_gpu=self._on_gpu))
+        self._plan, _ = await asyncio.gather(self._plan_soon(), importing)
+        scores = self._spec.task == "score"
+        return VllmEngine(engine, self._spec.model.path, self._encoder, self._plan, on_gpu=self._on_gpu, scores=scores)
+
+    async def _plan_soon(self) -> Plan | None:
+        """The plan, if it stands before the GPU would have waited too long for it."""
+        until = time.monotonic() + PLAN_PATIENCE_S
+        while (plan := await asyncio.to_thread(self._ledger.plan)) is None and time.monotonic() < until:
+            await asyncio.sleep(PLAN_LOOK_S)
+        return plan
+
+    async def _finishes(self, attempt_id: str, work: Coroutine[Any, Any, object]) -> bool:
+        """Do the attempt's work; False if it was abandoned."""
+        running = self._running[attempt_id] = asyncio.create_task(work)
+        if attempt_id in self._abandoned:
+            running.cancel()
+        try:
+            await running
+        except asyncio.CancelledError:
+            caller = asyncio.current_task()
+            if attempt_id not in self._abandoned or (caller is not None and caller.cancelling()):
+                raise
+            return False
+        finally:
+            del self._running[attempt_id]
+            self._abandoned.discard(attempt_id)
+        return True
+
+    def _standing_feed(self) -> Feed:
+        assert self._feed is not None, "load() comes first"
+        return self._feed
+
+    async def _record(self, shard: int, attempt_id: str, *, probe: bool) -> None:
+        failpoint("replica.before_attempt")
+        await asyncio.to_thread(self._ledger.record_attempt, self._attempt(shard, attempt_id, probe=probe))
+        failpoint("replica.after_attempt")
+
+    async def _read(self, shard: int) -> tuple[pa.Table, list[Row]]:
+        """The staged rows by row id, and of these the valid ones in the order of work: their places count there.
+
+        Raises:
+            Missing: they have to be staged again.
+        """
+        return await asyncio.to_thread(read_staged, self._ledger, self._spec, await self._standing_plan(), shard)
+
+    async def _standing_plan(self) -> Plan:
+        if self._plan is None:
+            self._plan = await asyncio.to_thread(self._ledger.plan)
+        assert self._plan is not None, "shards are dispatched after planning"
+        return self._plan
+
+    def _attempt(self, shard: int, attempt_id: str, *, probe: bool) -> Attempt:
+        return Attempt(
+            attempt_id=attempt_id,
+            shard=shard,
+            probe=probe,
+            driver=self._driver,
+            replica=self._name,
+            node=os.uname().nodename,
+            pid=os.getpid(),
+            started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        )

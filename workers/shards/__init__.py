@@ -1,0 +1,1 @@
+"""Reading staged shards and building result shards; used by replicas and staging."""

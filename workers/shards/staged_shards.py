@@ -1,0 +1,40 @@
+"""Staged shards as a replica reads them: checked, because what is damaged can be staged again."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+
+from jobs.ledger import Ledger
+from jobs.planning.shards import row_ids_digest
+from schemas.records import Plan
+from schemas.spec import JobSpec
+from schemas.tables import FINGERPRINT, staged_fields
+from workers.shards.outputs import Row
+from workers.shards.results import by_row_id, one_at_a_time, read_parquet
+from workers.shards.staged_rows import valid_rows
+
+
+def read_staged(ledger: Ledger, spec: JobSpec, plan: Plan, shard: int) -> tuple[pa.Table, list[Row]]:
+    """A shard's staged rows by row id, and those that go to the engine in the order of work.
+
+    Raises:
+        Missing: the object is not there, not what was written, or another shard's.
+    """
+    planned = plan.shards[shard]
+    data = ledger.read_staged(shard, has_hash=planned.num_bytes is not None)
+    try:
+        with one_at_a_time:
+            staged = read_parquet(data)
+    except MemoryError:  # one of Arrow's is an ArrowException, too
+        raise
+    except (OSError, pa.ArrowException) as error:
+        raise ledger.staged_missing(shard, "damaged") from error
+    del data  # as large as the rows, where they cannot be compressed
+    needed = {field.name for field in staged_fields(spec)} - {FINGERPRINT.name}  # older versions wrote none
+    if not needed <= set(staged.schema.names):
+        raise ledger.staged_missing(shard, "damaged")
+    if row_ids_digest(np.sort(staged["row_id"].to_numpy())) != planned.row_ids_sha256:
+        raise ledger.staged_missing(shard, "damaged")
+    rows = valid_rows(staged, spec)
+    return by_row_id(staged), rows
