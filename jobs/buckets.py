@@ -10,8 +10,7 @@ import re
 from collections.abc import Collection
 
 from jobs.errors import UsageError
-
-VARIABLE = "JOBS_ALLOWED_BUCKETS"
+from schemas.environment import ALLOWED_BUCKETS
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}|arn:[A-Za-z0-9:-]+")
 _S3 = "s3://"
@@ -41,12 +40,12 @@ def of_environment() -> tuple[str, ...] | None:
     Raises:
         UsageError: one is not a name.
     """
-    if not (text := os.environ.get(VARIABLE)):
+    if not (text := os.environ.get(ALLOWED_BUCKETS)):
         return None
     try:
         return parse(text)
     except ValueError as error:
-        raise UsageError(f"{VARIABLE} is not valid: {error}.") from error
+        raise UsageError(f"{ALLOWED_BUCKETS} is not valid: {error}.") from error
 
 
 def check_bucket(uri: str, allowed: Collection[str] | None) -> None:
@@ -67,5 +66,5 @@ def check_bucket(uri: str, allowed: Collection[str] | None) -> None:
     named = f"The bucket {bucket!r}" if is_name(bucket) else "The address's bucket"
     raise UsageError(
         f"{named} is not among the allowed ones: {', '.join(allowed) or 'none'}.",
-        f"Use one of those, or change allowed_buckets: {VARIABLE} or jobs.toml.",
+        f"Use one of those, or change allowed_buckets: {ALLOWED_BUCKETS} or jobs.toml.",
     )

@@ -29,6 +29,7 @@ from jobs.store import open_store
 from jobs.store.base import ObjectStore
 from jobs.store.probe import check_write_once
 from schemas.codes import InterruptionCode, State
+from schemas.environment import SUBMISSION_ID
 from schemas.records import Cancelled, Failed, Interruption, Plan, Succeeded
 from schemas.spec import JobSpec
 
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
 
 __all__ = ["BatchClient", "Job", "JobStatus"]
 
-SUBMISSION_ID = "JOBS_SUBMISSION_ID"
-"""Environment variable that tells a driver its own submission id: Ray gives it none."""
 
 FIRST_SIGN_S, LOOK_S = 10.0, 0.3
 """How long a submission to a joined cluster is watched for a driver that cannot start there, and how often."""
@@ -417,6 +416,13 @@ class BatchClient:
             return self.settings.token_path
         embedded = cluster.current()
         return embedded.token_path if embedded else None
+
+    def reachable_submitter(self) -> Submitter | None:
+        """The cluster's job API; None where there is no cluster, or it cannot be reached."""
+        try:
+            return self.running_submitter()
+        except ClusterError:
+            return None
 
     def running_submitter(self) -> Submitter | None:
         """The cluster's job API, or None where the embedded cluster would have to be started first.

@@ -255,7 +255,7 @@ class Ledger:
                 "Upgrade nightbatch, or use the version that wrote it.",
             )
         try:
-            return commit_of(shard, info)
+            return commit_of(shard, info.metadata, info.size_bytes)
         except (KeyError, ValueError) as error:
             raise Damaged(
                 f"{self.uri}/{key} has no readable commit record ({error}).",

@@ -70,7 +70,7 @@ class Salvage:
         try:
             if int(info.metadata.get("format-version", 0)) > FORMAT_VERSION:
                 raise ValueError("a newer version wrote it")
-            return commit_of(each.shard, info, each.key)
+            return commit_of(each.shard, info.metadata, info.size_bytes, each.key)
         except (KeyError, ValueError) as error:
             raise self.damaged(each, f"it has no readable record ({error})") from error
 

@@ -11,3 +11,14 @@ def printable(text: str) -> str:
 def printable_lines(text: str) -> str:
     """The same of each line."""
     return "\n".join(map(printable, text.split("\n")))
+
+
+def duration(seconds: float) -> str:
+    """`8 s`, `1 min 40 s`, `2 h 5 min`, `3 d 4 h`: the two largest units."""
+    rest = max(0, round(seconds))
+    parts: list[tuple[int, str]] = []
+    for unit, size_s in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
+        count, rest = divmod(rest, size_s)
+        if count or parts or unit == "s":
+            parts.append((count, unit))
+    return " ".join(f"{count} {unit}" for count, unit in parts[:2] if count) or "0 s"

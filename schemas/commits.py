@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from jobs.store.base import ObjectInfo
 from schemas import FORMAT_VERSION, keys
 from schemas.records import ShardCommit
 
@@ -73,10 +72,11 @@ class ShardStats:
         }
 
 
-def commit_of(shard: int, info: ObjectInfo, key: str | None = None) -> ShardCommit:
-    """The commit record that `ShardStats.to_metadata` has put on a result object, or on one of the same form.
+def commit_of(shard: int, metadata: Mapping[str, str], size_bytes: int, key: str | None = None) -> ShardCommit:
+    """Read the commit record that `ShardStats.to_metadata` has put on a result object, or on one of the same form.
 
     Args:
+        metadata, size_bytes: of that object.
         key: of that object in the job directory; default: that of the shard's result.
 
     Raises:
@@ -85,18 +85,18 @@ def commit_of(shard: int, info: ObjectInfo, key: str | None = None) -> ShardComm
     return ShardCommit(
         index=shard,
         key=keys.result(shard) if key is None else key,
-        num_rows=int(info.metadata["rows"]),
-        num_error_rows=int(info.metadata["error-rows"]),
+        num_rows=int(metadata["rows"]),
+        num_error_rows=int(metadata["error-rows"]),
         # Shards of jobs from before there were such gates do not count these.
-        num_length_rows=int(info.metadata.get("length-rows", 0)),
-        num_empty_rows=int(info.metadata.get("empty-rows", 0)),
-        num_valid_json_rows=int(info.metadata.get("valid-json-rows", 0)),
-        error_codes=_error_codes(info.metadata.get("error-codes", "")),
-        num_input_tokens=int(info.metadata["input-tokens"]),
-        num_generated_tokens=int(info.metadata["generated-tokens"]),
-        size_bytes=info.size_bytes,
-        sha256=info.metadata["sha256"],
-        attempt_id=info.metadata["attempt-id"],
+        num_length_rows=int(metadata.get("length-rows", 0)),
+        num_empty_rows=int(metadata.get("empty-rows", 0)),
+        num_valid_json_rows=int(metadata.get("valid-json-rows", 0)),
+        error_codes=_error_codes(metadata.get("error-codes", "")),
+        num_input_tokens=int(metadata["input-tokens"]),
+        num_generated_tokens=int(metadata["generated-tokens"]),
+        size_bytes=size_bytes,
+        sha256=metadata["sha256"],
+        attempt_id=metadata["attempt-id"],
     )
 
 

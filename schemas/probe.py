@@ -32,3 +32,7 @@ class ClusterReport(Document):
     nodes: tuple[NodeReport, ...]
     store_fault: str
     store_fix: str
+
+
+MARK = "nightbatch-report: "
+"""Begins the line of the report: Ray prints lines of its own around it."""

@@ -14,11 +14,11 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from jobs.doctor import gpus
-from jobs.doctor.cluster_report import MARK, own_versions
+from jobs.doctor.cluster_report import own_versions
 from jobs.errors import JobsError
 from jobs.store import open_store
 from jobs.store.probe import check_write_once
-from schemas.probe import ClusterReport, NodeReport
+from schemas.probe import MARK, ClusterReport, NodeReport
 
 NODE_TIMEOUT_S = 30.0
 STORE_PATIENCE_S = 5.0

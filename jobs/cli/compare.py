@@ -83,7 +83,7 @@ def compare(
 
 def _first_kept(tables: Iterator[pa.Table], limit: int, first: list[dict[str, Any]]) -> Iterator[pa.Table]:
     """The tables, their first `limit` rows kept in `first`."""
-    from jobs.results.export import rows_of
+    from jobs.results.values import rows_of
 
     for table in tables:
         first.extend(rows_of(table.slice(0, limit - len(first))))

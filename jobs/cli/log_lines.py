@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from jobs.status.interruptions import MARK
 from jobs.text import printable
+from schemas.markers import MARK
 
 _FORWARDED = re.compile(r"\((?:(?P<name>.*?) )?pid=\d+(?:, ip=[^)]*)?\) ?")
 """What Ray puts before a line of another process: `(replica-0 pid=123, ip=10.0.0.7) `."""

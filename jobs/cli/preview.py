@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from jobs.results.export import as_text, python_values
+from jobs.results.values import as_text, python_values
 from jobs.text import printable
 
 _GAP = 3

@@ -73,7 +73,7 @@ def list_jobs(
     from jobs.text import printable
 
     client = BatchClient(settings.load({"root": root}))
-    listing = newest(client, states=frozenset(state or ()), limit=limit)
+    listing = newest(client.store, client.reachable_submitter(), states=frozenset(state or ()), limit=limit)
     for job_id, reason in listing.unreadable:
         output.warn(f"Job {job_id} is left out: {reason}")
     if output.format is Format.TABLE and not listing.entries:

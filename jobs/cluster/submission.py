@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from jobs import __version__, buckets
+from jobs import __version__
 from jobs.errors import ClusterError
 from jobs.text import printable
+from schemas.environment import ALLOWED_BUCKETS
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -87,7 +88,7 @@ def driver_environment(allowed_buckets: Sequence[str] | None = None) -> dict[str
     store = {name: os.environ[name] for name in names if os.environ.get(name)}
     # Ray reads these as it is imported: no folding of equal lines, no colour codes in log files.
     # A comma alone says that there is none; an empty variable would say nothing.
-    allowed = {} if allowed_buckets is None else {buckets.VARIABLE: ",".join(allowed_buckets) or ","}
+    allowed = {} if allowed_buckets is None else {ALLOWED_BUCKETS: ",".join(allowed_buckets) or ","}
     # Read by the process beside the driver that stops it: finished rows are to be kept before it is killed.
     stop = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_GRACE_S)}
     # A task that a node's memory does not hold is tried a few times more, not for ever.

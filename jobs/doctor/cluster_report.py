@@ -12,10 +12,7 @@ from uuid import uuid4
 from jobs import __version__
 from jobs.cluster.submission import ENDED, Submitter
 from jobs.errors import ClusterError
-from schemas.probe import ClusterReport
-
-MARK = "nightbatch-report: "
-"""Begins the line of the report: Ray prints lines of its own around it."""
+from schemas.probe import MARK, ClusterReport
 
 TIMEOUT_S = 90.0
 

@@ -17,9 +17,10 @@ from jobs.dataset import Dataset, inspect, read_slice, resolve_columns, slices
 from jobs.ledger import Ledger
 from jobs.models.encoding import load_encoder
 from jobs.models.pinning import pin_model
+from jobs.planning.facts import RowFacts, facts_of, fingerprints_of, light_columns
 from jobs.planning.reuse import Warn, open_sources, source_jobs
-from jobs.planning.shards import RowFacts, count_shards, shared_tokens, split
-from jobs.rows.prepare import RowPreparer, facts_of, fingerprints_of, light_columns
+from jobs.planning.shards import count_shards, shared_tokens, split
+from jobs.rows.prepare import RowPreparer
 from schemas.spec import JobSpec, ShardBudget
 from schemas.throughput import Throughput
 

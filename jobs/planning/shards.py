@@ -16,7 +16,9 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from jobs.rows.prefixes import BLOCK_TOKENS, Order, Prefixes, kept_order, prefix_order
+from jobs.planning.facts import RowFacts
+from jobs.planning.order import Order, kept_order, prefix_order
+from jobs.rows.prefixes import BLOCK_TOKENS
 from jobs.rows.sizes import filled
 from schemas.records import LengthBin, ShardPlan
 from schemas.spec import ShardBudget
@@ -30,47 +32,6 @@ LEAST_TAIL_SHARD = 1 / 4
 SHORT_SHARE = 1 / 4
 """Of the job's tokens, those in the rows with the shortest answers: they come last. With all rows by length, rows that
 start together would also grow together, and fill a KV cache all at once."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RowFacts:
-    """The light columns of all rows, in row-id order: all that planning needs.
-
-    Attributes:
-        num_input_tokens: shape (rows,), 0 on invalid rows.
-        num_output_tokens: shape (rows,), the output tokens budgeted for each row.
-        invalid: shape (rows,), rows that staging has turned into error rows.
-        prefixes: of the valid rows; the others have none.
-        same_as: shape (rows,), the first row that has the same result; the row itself where no earlier one has.
-        num_bytes: shape (rows,), what each staged row takes in memory, kept columns included; None for a plan of an
-            older version, which did not look at it.
-    """
-
-    num_input_tokens: npt.NDArray[np.int32]
-    num_output_tokens: npt.NDArray[np.int32]
-    invalid: npt.NDArray[np.bool_]
-    prefixes: Prefixes
-    same_as: npt.NDArray[np.int64]
-    num_bytes: npt.NDArray[np.int64] | None = None
-
-    def __len__(self) -> int:
-        return len(self.num_input_tokens)
-
-    @property
-    def repeated(self) -> npt.NDArray[np.bool_]:
-        """Rows whose result an earlier row has: shape (rows,)."""
-        return np.not_equal(self.same_as, np.arange(len(self)))
-
-    @property
-    def work_tokens(self) -> npt.NDArray[np.int64]:
-        """Input plus expected output tokens that each row costs: shape (rows,)."""
-        tokens = self.num_input_tokens.astype(np.int64) + self.num_output_tokens
-        return np.where(self.invalid | self.repeated, 0, tokens)
-
-    @property
-    def bytes_held(self) -> npt.NDArray[np.int64]:
-        """Bytes that count towards a shard: shape (rows,)."""
-        return np.zeros(len(self), np.int64) if self.num_bytes is None else self.num_bytes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

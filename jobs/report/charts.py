@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from jobs.status.display import duration
+from jobs.text import duration
 from schemas.history import Activity
 
 WIDTH, WIDE = 720, 1440

@@ -14,9 +14,9 @@ from jobs.report.charts import Line, histogram, over_time, short_number, timelin
 from jobs.report.past import Past
 from jobs.report.rows import RowFacts, Tokens
 from jobs.results.read import open_results
-from jobs.status.display import duration, outcome
+from jobs.status.display import outcome
 from jobs.status.summary import Summary, summarise
-from jobs.text import printable
+from jobs.text import duration, printable
 from schemas.codes import State
 from schemas.records import Plan
 from schemas.spec import JobSpec

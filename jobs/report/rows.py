@@ -11,8 +11,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jobs.results.export import as_text, python_values
 from jobs.results.read import Results
+from jobs.results.values import as_text, python_values
 
 ROW_IDS = 12
 """Row ids that are listed for each error code."""

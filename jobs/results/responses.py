@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from jobs.errors import InvalidModel, UsageError
 from jobs.ledger import Ledger
 from jobs.models.encoding import BYTES_MODEL
-from jobs.results.export import rows_of
+from jobs.results.values import rows_of
 from jobs.values.text import as_json
 from schemas.codes import RowError
 from schemas.spec import JobSpec

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import os
+import secrets
 import tempfile
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -60,8 +63,6 @@ def open_target(target: str, tell: Callable[[str], None] = lambda _: None) -> It
     """
     tell(f"Nothing was written to {target}.")
     if not target.startswith(_S3):
-        from jobs.results.export import replacing
-
         with replacing(Path(target), partial(tell, f"{target} is written.")) as file:
             yield file
         return
@@ -103,3 +104,75 @@ def _abort(transfer: Any) -> None:
 
 def _key(target: str) -> str:
     return target.removeprefix(_S3).partition("/")[2]
+
+
+@contextmanager
+def replacing(path: Path, written_whole: Callable[[], None] = lambda: None) -> Iterator[BinaryIO]:
+    """A file that takes the place of `path` when the block ends well, and leaves no trace otherwise.
+
+    Pipes and devices are written to as they are.
+
+    Args:
+        written_whole: called when the file has taken its place.
+
+    Raises:
+        UsageError: the directory is missing or not writable, or the path is a directory.
+        JobsError: the disk is full or fails.
+    """
+    path = Path(os.path.realpath(path))
+    if path.is_dir():
+        raise UsageError(f"{path} is a directory.", "Give the name of a file in it.")
+    special = path.exists() and not path.is_file()
+    written = path if special else path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    with ExitStack() as ending:
+        try:
+            with signals.at_once():
+                file = open(written, "wb" if special else "xb")  # noqa: SIM115 - opening has errors of its own
+                if not special:
+                    remove = partial(written.unlink, missing_ok=True)
+                    ending.callback(remove)
+                    ending.enter_context(signals.leftover(remove))
+        except OSError as error:
+            raise UsageError(
+                f"Cannot write {path}: {error.strerror}.", "Give a file in a directory that exists and is yours."
+            ) from error
+        try:
+            with file:
+                yield file
+                file.flush()
+                if not special:
+                    os.fsync(file.fileno())
+                    with signals.at_once():
+                        os.replace(written, path)
+                        written_whole()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            hint = "Free some space, or give another file."
+            raise JobsError(f"Cannot write {path}: {error.strerror or error}.", hint) from error
+
+
+class _Severable(io.RawIOBase):
+    """A sink that can be left: what a writer still has to say, such as a footer, must not make half a file look whole.
+
+    A writer that is left open would say it all the same as it is collected, and complain if the sink is closed by then.
+    """
+
+    def __init__(self, sink: BinaryIO) -> None:
+        self._sink: BinaryIO | None = sink
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        if self._sink is not None:
+            self._sink.write(data)
+        return len(data)
+
+    def flush(self) -> None:
+        if self._sink is not None:
+            self._sink.flush()
+
+    def sever(self) -> None:
+        """Let nothing through any more."""
+        self._sink = None

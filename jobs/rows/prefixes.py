@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -87,69 +87,3 @@ def _mixed(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     for factor in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):
         values = (values ^ (values >> np.uint64(33))) * np.uint64(factor)
     return values ^ (values >> np.uint64(33))
-
-
-class Order(NamedTuple):
-    """An order of rows.
-
-    Attributes:
-        rows: shape (rows,), row ids.
-        shared: shape (rows,), tokens at the start of each row that the row before it has, too, by `PREFIX_DEPTHS`.
-            In this order no other row before it shares more.
-    """
-
-    rows: npt.NDArray[np.int64]
-    shared: npt.NDArray[np.int32]
-
-
-def prefix_order(prefixes: Prefixes, same_as: npt.NDArray[np.int64]) -> Order:
-    """Rows with nested prefix groups together, each group where its first row stands in the dataset.
-
-    Args:
-        same_as: shape (rows,), the first row that is equal to each row. Equal rows become neighbours.
-    """
-    lengths = np.diff(prefixes.starts)
-    rows = np.lexsort((np.arange(len(same_as)), same_as)).astype(np.int64)
-    shared = np.zeros(len(rows), np.int32)
-    # The places in the order whose groups have several rows, and may fall apart at the next depth.
-    places, members, group = np.arange(len(rows)), rows.copy(), np.zeros(len(rows), np.int64)
-    for index, depth in enumerate(PREFIX_DEPTHS):
-        long = lengths[members] > index
-        if not long.any():
-            break
-        first = same_as[members]
-        first[long] = _first_of_equal(prefixes.keys[prefixes.starts[members[long]] + index], members[long])
-        if not _ascending_runs(group, first):
-            order = np.lexsort((first, group))  # stable: what was sorted before stays so within a run
-            members, group, first, long = members[order], group[order], first[order], long[order]
-            rows[places] = members
-        begins = np.concatenate(([True], (group[1:] != group[:-1]) | (first[1:] != first[:-1])))
-        run = np.cumsum(begins) - 1
-        shared[places[long & ~begins]] = depth
-        kept = long & (np.bincount(run)[run] > 1)
-        places, members, group = places[kept], members[kept], run[kept]
-    return Order(rows, shared)
-
-
-def kept_order(order: Order, kept: npt.NDArray[np.bool_]) -> Order:
-    """The order of some of its rows. `kept`: shape (rows,), by place in the order."""
-    places = np.flatnonzero(kept)
-    if not len(places):
-        return Order(order.rows[:0], order.shared[:0])
-    # What two rows share is the least that any two neighbours between them share.
-    after = np.concatenate(([0], places[:-1] + 1))
-    return Order(order.rows[places], np.minimum.reduceat(order.shared[: places[-1] + 1], after))
-
-
-def _first_of_equal(keys: npt.NDArray[np.uint32], rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """For each row the smallest row that has the same key."""
-    order = np.lexsort((rows, keys))
-    begins = np.concatenate(([True], keys[order][1:] != keys[order][:-1]))
-    result = np.empty_like(rows)
-    result[order] = rows[order][begins][np.cumsum(begins) - 1]
-    return result
-
-
-def _ascending_runs(group: npt.NDArray[np.int64], first: npt.NDArray[np.int64]) -> bool:
-    """Whether sorting by group and `first` would change nothing; groups ascend."""
-    return bool(((group[1:] != group[:-1]) | (first[1:] >= first[:-1])).all())

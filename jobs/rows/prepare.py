@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from jobs.dataset.columns import Columns
 from jobs.dataset.failures import faults_of, other_kinds
@@ -18,9 +17,8 @@ from jobs.dataset.types import conform, plain
 from jobs.errors import UsageError
 from jobs.models.encoding import BYTES_MODEL, Encoder
 from jobs.models.errors import InvalidMessages
-from jobs.planning.shards import RowFacts
 from jobs.rows.choices import Choices, row_choices
-from jobs.rows.fingerprints import RowFingerprints, first_of_equal
+from jobs.rows.fingerprints import RowFingerprints
 from jobs.rows.prefixes import Prefixes
 from jobs.rows.sampling import RowSampling, as_json, unusable
 from jobs.rows.sizes import row_bytes
@@ -273,33 +271,6 @@ def row_columns(spec: JobSpec, columns: Columns) -> tuple[RowColumn, ...]:
     return tuple(wanted)
 
 
-def light_columns(rows: pa.Table) -> pa.Table:
-    """What planning needs of prepared rows."""
-    return rows.select(["row_id", "error_code", "fingerprint", *(field.name for field in FACTS_FIELDS)])
-
-
-def facts_of(rows: pa.Table) -> RowFacts:
-    """The planner's view of prepared rows, in row-id order."""
-    table = light_columns(rows).combine_chunks().sort_by("row_id")
-    return RowFacts(
-        num_input_tokens=table["num_input_tokens"].to_numpy(),
-        num_output_tokens=table["num_output_tokens"].to_numpy(),
-        invalid=table["error_code"].is_valid().to_numpy(),
-        prefixes=_prefixes(table["prefixes"]),
-        same_as=first_of_equal(fingerprints_of(table, sampled=False)),
-        num_bytes=table["num_bytes"].to_numpy(),
-    )
-
-
-def fingerprints_of(rows: pa.Table, *, sampled: bool) -> pa.Array:
-    """Fingerprints of prepared rows, in their order; null on error rows and, unless `sampled`, on those that are
-    sampled at random."""
-    known = rows["fingerprint"]
-    if not sampled:
-        known = pc.if_else(rows["repeatable"], known, pa.scalar(None, FINGERPRINT.type))
-    return known.combine_chunks()
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _StagedRow:
     token_ids: npt.NDArray[np.int32] = field(default_factory=lambda: NO_TOKENS)
@@ -314,12 +285,6 @@ class _StagedRow:
 
 def _lists(flat: npt.NDArray[Any], starts: npt.NDArray[np.int64]) -> pa.ListArray:
     return pa.ListArray.from_arrays(pa.array(starts, pa.int32()), pa.array(flat))
-
-
-def _prefixes(column: pa.ChunkedArray) -> Prefixes:
-    lengths = pc.list_value_length(column).to_numpy()
-    starts = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))
-    return Prefixes(keys=pc.list_flatten(column).to_numpy(), starts=starts)
 
 
 def _ids_or_fault(encoded: list[int] | InvalidMessages) -> list[int] | Fault:

@@ -10,9 +10,9 @@ from typing import Any
 from jobs.dataset.requests import asked_for_logprobs
 from jobs.errors import JobsError, StoreError
 from jobs.ledger import Ledger
-from jobs.results.export import rows_of
 from jobs.results.read import open_results
 from jobs.results.responses import Responses
+from jobs.results.values import rows_of
 from jobs.serve.errors import ApiError
 from jobs.serve.files import Files, FileWriter
 from jobs.values.text import as_json

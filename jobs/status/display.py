@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from jobs.results.gates import describe
 from jobs.status.summary import Summary
-from jobs.text import printable
+from jobs.text import duration, printable
 from schemas.codes import State
 from schemas.records import ReplicaProgress
 
@@ -29,17 +29,6 @@ _PHASES = {
 }
 _REPLICAS = {"ready": "up", "loading": "loading", "waiting": "waiting", "lost": "lost"}
 _NOTE_CHARACTERS = 80
-
-
-def duration(seconds: float) -> str:
-    """`8 s`, `1 min 40 s`, `2 h 5 min`, `3 d 4 h`: the two largest units."""
-    rest = max(0, round(seconds))
-    parts: list[tuple[int, str]] = []
-    for unit, size_s in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
-        count, rest = divmod(rest, size_s)
-        if count or parts or unit == "s":
-            parts.append((count, unit))
-    return " ".join(f"{count} {unit}" for count, unit in parts[:2] if count) or "0 s"
 
 
 def facts(summary: Summary) -> dict[str, str]:

@@ -12,13 +12,12 @@ from pydantic import ValidationError
 
 from jobs.store.base import ObjectInfo
 from schemas.codes import InterruptionCode
+from schemas.markers import MARK
 from schemas.records import Interruption, Progress
 
 if TYPE_CHECKING:
     from jobs.cluster.submission import Submission
 
-MARK = "nightbatch-interruption: "
-"""Begins the last line of a driver that is interrupted: for where the store could not be written."""
 
 _NO_MODULE = re.compile(r"No module named '?(jobs|workers|schemas)\b")
 _NO_PYTHON = re.compile(r"\bpython3?: (?:command )?not found", re.IGNORECASE)

@@ -18,8 +18,8 @@ from jobs.threads import threads
 from schemas.codes import State
 
 if TYPE_CHECKING:
-    from jobs.client import BatchClient
-from jobs.cluster.submission import Submission, Submitter
+    from jobs.cluster.submission import Submission, Submitter
+    from jobs.store.base import ObjectStore
 
 REQUESTS_AT_ONCE = 16
 
@@ -59,16 +59,16 @@ class Listing:
     unreadable: tuple[tuple[str, str], ...]
 
 
-def newest(client: BatchClient, *, states: Collection[State] = (), limit: int) -> Listing:
-    """The newest `limit` jobs under the client's root, newest first.
+def newest(store: ObjectStore, submitter: Submitter | None, *, states: Collection[State] = (), limit: int) -> Listing:
+    """List the newest `limit` jobs of a root, newest first.
 
     Args:
+        submitter: the cluster that is asked about drivers; None if there is none.
         states: only jobs in one of these; empty means all.
 
     Raises:
         StoreError: the store cannot be reached.
     """
-    submitter = _submitter(client)
     unreadable: list[tuple[str, str]] = []
 
     def describe(dated: tuple[datetime, Ledger]) -> Entry | None:
@@ -80,7 +80,7 @@ def newest(client: BatchClient, *, states: Collection[State] = (), limit: int) -
         return entry if not states or entry.state in states else None
 
     with threads(REQUESTS_AT_ONCE) as pool:
-        ledgers = list(list_jobs(client.store))
+        ledgers = list(list_jobs(store))
         found = zip(pool.map(Ledger.created_at, ledgers), ledgers, strict=True)
         dated = [(created, ledger) for created, ledger in found if created is not None]
         dated.sort(key=lambda each: (each[0], each[1].job_id), reverse=True)
@@ -117,14 +117,6 @@ def _entry(ledger: Ledger, created_at: datetime, submitter: Submitter | None) ->
         reason=summary.reason,
         hint=summary.hint,
     )
-
-
-def _submitter(client: BatchClient) -> Submitter | None:
-    """The cluster, asked once: an unreachable one must not be waited for by every job."""
-    try:
-        return client.running_submitter()
-    except ClusterError:
-        return None
 
 
 def _submissions(submitter: Submitter | None, ledger: Ledger) -> list[Submission]:

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jobs.errors import Exit
+from jobs.status.job_status import JobStatus
 from schemas import keys
 from schemas.codes import State
 from schemas.records import Cancelled, CrossedGate, Failed, Interruption, Progress, ReplicaProgress, Succeeded
-
-if TYPE_CHECKING:
-    from jobs.client import JobStatus
 
 _AT_WORK = frozenset({State.PLANNING, State.RUNNING})
 

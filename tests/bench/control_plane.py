@@ -29,7 +29,7 @@ from jobs.store import open_store
 from schemas.spec import EngineSpec, InputSpec, JobSpec, ModelSpec, ReplicaRange
 from tests import s3
 from tests.bench.machine import machine
-from workers.replica.replica import ShardDone
+from workers.messages import ShardDone
 
 BUCKET = "bench"
 
@@ -96,7 +96,7 @@ def drive(job: str) -> dict[str, Any]:
 
     ray.init(namespace=job, num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     began, began_cpu = time.monotonic(), time.process_time()
-    record = asyncio.run(Watched(Ledger(open_store(f"s3://{BUCKET}/root"), job), "bench", RayCluster()).run())
+    record = asyncio.run(Watched(Ledger(open_store(f"s3://{BUCKET}/root"), job), "bench", RayCluster(Replica)).run())
     total_s, total_cpu_s = time.monotonic() - began, time.process_time() - began_cpu
     assert record.state == "SUCCEEDED", record
     (first, first_cpu, first_rows), (last, last_cpu, _) = seen[0], seen[-1]

@@ -22,7 +22,8 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from jobs.models.prompt_encoder import PromptEncoder
-from jobs.planning.shards import RowFacts, order_rows
+from jobs.planning.facts import RowFacts
+from jobs.planning.shards import order_rows
 from jobs.rows.prefixes import Prefixes
 from tests.bench.arms import serve
 from workers.engines.vllm import CPU_KV_CACHE_GIB

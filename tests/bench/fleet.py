@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from jobs.planning.shards import RowFacts, split
+from jobs.planning.facts import RowFacts
+from jobs.planning.shards import split
 from jobs.rows.prefixes import BLOCK_TOKENS, Prefixes
 from schemas.codes import RowError
 from schemas.records import ShardPlan

@@ -18,7 +18,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jobs.planning.shards import RowFacts, split
+from jobs.planning.facts import RowFacts
+from jobs.planning.shards import split
 from jobs.rows.prefixes import Prefixes
 from schemas.sampling import Sampling
 from schemas.spec import ShardBudget

@@ -31,8 +31,9 @@ from jobs.dataset.columns import resolve_columns
 from jobs.ledger import Ledger
 from jobs.models.encoding import load_encoder
 from jobs.planning import shards as planner
-from jobs.rows.prefixes import Order
-from jobs.rows.prepare import FACTS_FIELDS, RowPreparer, facts_of
+from jobs.planning.facts import facts_of
+from jobs.planning.order import Order
+from jobs.rows.prepare import FACTS_FIELDS, RowPreparer
 from jobs.store import open_store
 from schemas.records import Plan
 from schemas.sampling import Sampling
@@ -44,7 +45,8 @@ from workers.driver.dispatch import Dispatcher
 from workers.driver.resources import Resources
 from workers.engines.base import Engine, EngineInfo
 from workers.engines.vllm import VllmEngine
-from workers.replica.replica import Replica, ShardDone
+from workers.messages import ShardDone
+from workers.replica.replica import Replica
 from workers.shards.results import write_parquet
 
 MIN_SHARD_TOKENS = 1024

@@ -34,7 +34,8 @@ import pyarrow.parquet as pq
 from jobs.dataset.columns import resolve_columns
 from jobs.ledger import Ledger
 from jobs.models.prompt_encoder import PromptEncoder
-from jobs.planning.shards import RowFacts, split
+from jobs.planning.facts import RowFacts
+from jobs.planning.shards import split
 from jobs.rows.prefixes import BLOCK_TOKENS, Prefixes
 from jobs.rows.prepare import RowPreparer
 from jobs.store import open_store

@@ -21,11 +21,12 @@ from schemas.records import Plan
 from schemas.spec import JobSpec
 from tests.simulation.loop import CURRENT, Process
 from tests.simulation.world import World
-from workers.driver import driver as driver_module
+from workers.driver import entry
 from workers.driver.cluster import ReplicaLost
 from workers.driver.resources import Resources, resolve_resources
 from workers.failures import JobInterruption
-from workers.replica.replica import STORE_PATIENCE_S, Loaded, Replica, ReplicaCounters, ShardDone, ShardSalvaged
+from workers.messages import Loaded, ReplicaCounters, ShardDone, ShardSalvaged
+from workers.replica.replica import STORE_PATIENCE_S, Replica
 from workers.staging import staging
 
 if TYPE_CHECKING:
@@ -102,12 +103,12 @@ class SimDriver:
         self._running.cancel()
 
     def _main(self) -> None:
-        """As `workers.driver.driver.main`."""
+        """As `workers.driver.entry.main`."""
         world = self._world
         root_uri, _, job_id = self._job_uri.rpartition("/")
         try:
             ledger = Ledger(open_store(root_uri, patience_s=STORE_PATIENCE_S), job_id)
-            self.record = driver_module.run_job(
+            self.record = entry.run_job(
                 ledger,
                 self.id,
                 lambda: SimCluster(world, self),

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from jobs import BatchClient, settings
-from jobs.buckets import VARIABLE, check_bucket, of_environment
+from jobs.buckets import check_bucket, of_environment
 from jobs.cli import app
 from jobs.cluster.submission import Submitter, driver_environment
 from jobs.dataset import sources
@@ -19,8 +19,9 @@ from jobs.schedules.runner import ClientRunner
 from jobs.settings import Settings
 from jobs.store.local import LocalStore
 from jobs.store.s3_client import S3Client
+from schemas.environment import ALLOWED_BUCKETS
 from schemas.spec import InputSpec, JobSpec, ModelSpec
-from workers.driver import driver
+from workers.driver import entry
 
 GOOD, BAD = "s3://good/x.parquet", "s3://bad/x.parquet"
 SPEC = JobSpec(name="n", input=InputSpec(uri=BAD), model=ModelSpec(path="builtin:bytes")).evolve(
@@ -44,7 +45,7 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     monkeypatch.setenv("JOBS_ROOT", str(tmp_path / "root"))
     monkeypatch.setenv("JOBS_ENGINE", "fake")
-    monkeypatch.setenv(VARIABLE, "good, better")
+    monkeypatch.setenv(ALLOWED_BUCKETS, "good, better")
 
 
 @pytest.mark.parametrize(
@@ -108,27 +109,31 @@ def test_a_schedule_is_refused_by_what_its_templates_become(tmp_path: Path) -> N
             step()
 
 
+def nowhere(namespace: str) -> NoReturn:
+    raise AssertionError("the driver asks for no cluster")
+
+
 def test_the_driver_refuses_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     Ledger(LocalStore(tmp_path / "root"), "standing").create(SPEC, writer="test")
-    assert driver.main("s3://bad/jobs/standing") == Exit.USAGE
-    assert driver.main(str(tmp_path / "root" / "standing")) == Exit.USAGE
+    assert entry.main("s3://bad/jobs/standing", nowhere) == Exit.USAGE
+    assert entry.main(str(tmp_path / "root" / "standing"), nowhere) == Exit.USAGE
     assert caplog.text.count("'bad' is not among the allowed ones: good, better.") == 2
 
 
 def test_the_driver_is_told() -> None:
-    assert driver_environment(settings.load().allowed_buckets)[VARIABLE] == "good,better"
-    assert VARIABLE not in driver_environment()
+    assert driver_environment(settings.load().allowed_buckets)[ALLOWED_BUCKETS] == "good,better"
+    assert ALLOWED_BUCKETS not in driver_environment()
 
 
 def test_the_driver_is_told_that_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(VARIABLE, driver_environment(())[VARIABLE])
+    monkeypatch.setenv(ALLOWED_BUCKETS, driver_environment(())[ALLOWED_BUCKETS])
     assert of_environment() == ()
     with pytest.raises(UsageError, match="not among the allowed ones: none"):
         check_bucket("s3://good/jobs", of_environment())
 
 
 def test_names_come_from_the_file_too_and_must_be_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(VARIABLE)
+    monkeypatch.delenv(ALLOWED_BUCKETS)
     assert settings.load().allowed_buckets is None
     (tmp_path / "jobs.toml").write_text('allowed_buckets = ["one", "two"]\n')
     assert settings.load().allowed_buckets == ("one", "two")

@@ -1,14 +1,26 @@
-"""`python -m workers.driver <job uri>`: the entrypoint that Ray starts."""
+"""`python -m workers.driver <job uri>`: the entrypoint that Ray starts, where driver and replica come together."""
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 
-from workers.driver.driver import main
+import ray
+
+from workers.driver.entry import main
+from workers.driver.ray_cluster import RayCluster
+from workers.replica.replica import Replica
+
+
+def connect(namespace: str) -> RayCluster:
+    """Join the cluster that this process runs on."""
+    ray.init(namespace=namespace, logging_level=logging.WARNING)
+    return RayCluster(Replica)
+
 
 if __name__ == "__main__":
-    code = main(sys.argv[1])
+    code = main(sys.argv[1], connect)
     sys.stdout.flush()
     # Ray Data's threads and a cancelled staging must not hold up the end of a finished job.
     os._exit(code)

@@ -10,7 +10,7 @@ from schemas.codes import RowError
 from schemas.records import Plan
 from schemas.spec import JobSpec
 from workers.driver.resources import Resources
-from workers.replica.replica import Loaded, ReplicaCounters, ShardDone, ShardSalvaged
+from workers.messages import Loaded, ReplicaCounters, ShardDone, ShardSalvaged
 
 
 class ReplicaLost(Exception):

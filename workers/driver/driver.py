@@ -7,37 +7,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import signal
 from collections import Counter
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import TypeVar
 from uuid import uuid4
 
-import ray
-
-from jobs.buckets import check_bucket, of_environment
-from jobs.client import SUBMISSION_ID
-from jobs.errors import Exit, InvalidModel, JobsError, MissingModel, StoreError
+from jobs.errors import InvalidModel, JobsError, MissingModel, StoreError
 from jobs.failpoints import failpoint
 from jobs.ledger import Ledger, Missing
 from jobs.models.pinning import pin_model
-from jobs.results.gates import describe, judged
+from jobs.results.gates import judged
 from jobs.salvage import Salvage
-from jobs.status.interruptions import MARK
-from jobs.store import open_store
 from schemas import keys
 from schemas.codes import InterruptionCode, JobError
-from schemas.records import Cancelled, Failed, Interruption, Manifest, Plan, ShardCommit, Succeeded
+from schemas.records import Cancelled, Failed, Manifest, Plan, ShardCommit, Succeeded
 from schemas.spec import JobSpec
 from workers.driver.cluster import Cluster
 from workers.driver.dispatch import Dispatcher, Killer
+from workers.driver.last_word import say_why
 from workers.driver.pool import Pool
 from workers.driver.progress import Reporter
-from workers.driver.ray_cluster import RayCluster
-from workers.failures import JobFailure, JobInterruption, account_for
-from workers.replica.replica import STORE_PATIENCE_S, ShardDone, ShardSalvaged
+from workers.failures import JobFailure, JobInterruption
+from workers.messages import ShardDone, ShardSalvaged
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +38,6 @@ TICK_S = 2.0
 
 HEADS_AT_ONCE = 16
 
-LAST_WORD_S = 10.0
-"""A driver that is interrupted tries for as long to say so in the store: that may be what it died of."""
 
 _CAN_COME_RIGHT = {
     JobError.ENGINE_START_FAILED: InterruptionCode.ENGINE_START_FAILED,
@@ -55,8 +45,6 @@ _CAN_COME_RIGHT = {
     JobError.INVALID_CLUSTER: InterruptionCode.INVALID_CLUSTER,
 }
 """Faults of hardware or cluster where rows have been answered before: then neither job nor model is wrong."""
-TOLD_TO_STOP = 128 + signal.SIGTERM
-"""Exit code of a driver that has stopped because of SIGTERM."""
 MAX_RESTAGES = 3
 """Times that a driver stages a shard again before it says that the store does not keep it."""
 
@@ -333,108 +321,3 @@ async def _cancel(*tasks: asyncio.Task[_T]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _connect(namespace: str) -> Cluster:
-    ray.init(namespace=namespace, logging_level=logging.WARNING)
-    return RayCluster()
-
-
-def _set_up_logging() -> None:
-    """One line per event, ours and the replicas'."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-
-
-def say_why(ledger: Ledger, driver_id: str, error: BaseException) -> Interruption:
-    """Write into the job directory why its driver ends, if the store lets us. The first word stands.
-
-    Returns:
-        The record, for those who can be told in no other way.
-    """
-    interruption = account_for(error, driver=driver_id, job_id=ledger.job_id)
-    try:
-        Ledger(open_store(ledger.store.uri, patience_s=LAST_WORD_S), ledger.job_id).interrupt(interruption)
-    except JobsError as refused:
-        log.warning("why the driver ends is not in the store: %s", refused)
-    return interruption
-
-
-def run_job(
-    ledger: Ledger,
-    driver_id: str,
-    connect: Callable[[], Cluster],
-    run: Callable[[Coroutine[Any, Any, TerminalRecord]], TerminalRecord] = asyncio.run,
-) -> TerminalRecord:
-    """Run a job until it has ended. If it has already succeeded, only make sure that `_SUCCESS` exists.
-
-    Args:
-        connect: gives the cluster, if there is work for it.
-        run: runs the driver's coroutine.
-
-    Raises:
-        JobInterruption, StoreError: the job is interrupted and can be resumed.
-    """
-    record = ledger.terminal()
-    if record is None:
-        return run(Driver(ledger, driver_id, connect()).run())
-    if isinstance(record, Succeeded):
-        ledger.publish(record.manifest, writer=driver_id)
-    return record
-
-
-def main(job_uri: str, *, store_patience_s: float = STORE_PATIENCE_S) -> int:
-    """Run the job; returns the exit code that Ray sees.
-
-    Args:
-        store_patience_s: an outage of the store that is longer than this interrupts the job.
-    """
-    _set_up_logging()
-    failpoint("driver.start")
-    driver_id = os.environ.get(SUBMISSION_ID) or f"driver-{uuid4().hex[:8]}"
-    root_uri, _, job_id = job_uri.rstrip("/").rpartition("/")
-    ledger: Ledger | None = None
-    try:
-        allowed = of_environment()
-        check_bucket(root_uri, allowed)
-        ledger = Ledger(open_store(root_uri, patience_s=store_patience_s), job_id)
-        if allowed is not None:
-            check_bucket(ledger.spec().input.uri, allowed)
-        record = run_job(ledger, driver_id, lambda: _connect(namespace=f"{job_id}/{driver_id}"), _run_until_told)
-    except Exception as error:
-        if isinstance(error, JobsError):
-            log.error("%s %s", error, error.hint)
-        else:
-            log.exception("the driver has failed; nothing committed is lost, go on with: jobs resume %s", job_id)
-        if ledger is None:
-            interruption = account_for(error, driver=driver_id, job_id=job_id)
-        else:
-            interruption = say_why(ledger, driver_id, error)
-        # The last line: Ray keeps the end of a driver's output in its own record of the job.
-        print(f"{MARK}{interruption.model_dump_json()}", flush=True)
-        if isinstance(error, JobInterruption) and error.code is InterruptionCode.STOPPED:
-            return TOLD_TO_STOP
-        return error.exit_code if isinstance(error, JobsError) else Exit.JOB_FAILED
-    print(f"{job_id}: {record.state}" + (f": {record.code}: {record.reason}" if isinstance(record, Failed) else ""))
-    if isinstance(record, Succeeded) and record.manifest.crossed_gates:
-        print(f"{job_id}: {describe(record.manifest.crossed_gates)}")
-        return Exit.GATE_CROSSED
-    return Exit.JOB_FAILED if isinstance(record, Failed) else Exit.OK
-
-
-def _run_until_told(work: Coroutine[Any, Any, TerminalRecord]) -> TerminalRecord:
-    """Run the driver's coroutine; SIGTERM interrupts it. Ray's own handler would end the process without a word."""
-
-    async def stoppable() -> TerminalRecord:
-        running = asyncio.ensure_future(work)
-        told = False
-
-        def stop() -> None:
-            nonlocal told
-            if not told:  # what it does on its way out is not to be cut short by a second signal
-                told = running.cancel()
-
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop)
-        return await running
-
-    return asyncio.run(stoppable())

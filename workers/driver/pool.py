@@ -24,7 +24,7 @@ from workers.driver.slots import Slot, added
 from workers.driver.watchdog import Watchdog
 from workers.engines.base import EngineDead, EngineInfo, EngineStalled
 from workers.failures import JobFailure, JobInterruption, find_cause, last_words, passing
-from workers.replica.replica import Loaded, ReplicaCounters, ShardDone, ShardSalvaged
+from workers.messages import Loaded, ReplicaCounters, ShardDone, ShardSalvaged
 from workers.within import within
 
 log = logging.getLogger(__name__)

@@ -17,20 +17,27 @@ from schemas.spec import JobSpec
 from workers.driver.cluster import ReplicaHandle, ReplicaLost
 from workers.driver.last_lines import last_lines
 from workers.driver.resources import Resources, resolve_resources
-from workers.replica.replica import Loaded, Replica, ReplicaCounters, ShardDone, ShardSalvaged
+from workers.messages import Loaded, ReplicaCounters, ShardDone, ShardSalvaged
 
 _T = TypeVar("_T")
 
 
 class RayCluster:
-    """The cluster that this process is connected to. See `workers.driver.cluster.Cluster`."""
+    """The cluster that this process is connected to. See `workers.driver.cluster.Cluster`.
+
+    Args:
+        replica: class of the replicas' actors.
+    """
+
+    def __init__(self, replica: type[Any]) -> None:
+        self._replica = replica
 
     def resolve_resources(self, spec: JobSpec) -> Resources:
         cores = int(ray.cluster_resources().get("CPU", 1))
         return resolve_resources(spec, cores=cores)
 
     def start_replica(self, ledger: Ledger, name: str, driver: str, resources: Resources) -> ReplicaHandle:
-        actor = ray.remote(Replica).options(**resources.actor_options, name=name)
+        actor = ray.remote(self._replica).options(**resources.actor_options, name=name)
         return RayReplica(actor.remote(ledger, name, driver, on_gpu=resources.on_gpu))
 
     async def stage(self, ledger: Ledger, spec: JobSpec, writer: str, report: Callable[[Plan | int], None]) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 
 from schemas.records import ReplicaProgress, ReplicaState
 from workers.driver.cluster import ReplicaHandle
-from workers.replica.replica import Loaded, ReplicaCounters
+from workers.messages import Loaded, ReplicaCounters
 
 
 @dataclass(slots=True)

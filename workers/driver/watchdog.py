@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from workers.replica.replica import ReplicaCounters
+from workers.messages import ReplicaCounters
 
 LOOK_S = 5.0
 """Seconds between looks at a replica, or less where its timeout is short."""

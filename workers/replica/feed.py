@@ -12,33 +12,13 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from uuid import uuid4
 
 from schemas.codes import RowError
 from workers.engines.base import Engine, EngineDead, Output, RowFailed
 from workers.replica.room import Room
-from workers.shards.outputs import Row, check_output
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RowFault:
-    """Why a row has no output."""
-
-    code: RowError
-    message: str
-
-
-_QUARANTINED = {
-    RowError.ENGINE_CRASH: "the engine dies of this row: it was run alone to be sure",
-    RowError.TIMEOUT: "the engine hangs on this row: it was run alone to be sure",
-}
-
-
-def quarantined(code: RowError) -> RowFault:
-    """What becomes of a row that is not run, because it kills or hangs the engine."""
-    return RowFault(code=code, message=_QUARANTINED[code])
+from workers.shards.outputs import Row, RowFault, check_output
 
 
 class Feed:

@@ -19,15 +19,15 @@ from jobs.ledger import Commit, Ledger
 from jobs.models.encoding import load_encoder
 from jobs.salvage import Salvage
 from schemas.codes import RowError
-from schemas.commits import ShardStats
-from schemas.records import Attempt, Plan, ShardCommit
+from schemas.records import Attempt, Plan
 from schemas.spec import JobSpec
-from workers.engines.base import Engine, EngineInfo, Output
+from workers.engines.base import Engine, Output
+from workers.messages import Loaded, ReplicaCounters, ShardDone, ShardSalvaged
 from workers.metrics import ReplicaMetrics
-from workers.replica.feed import Feed, RowFault, quarantined
+from workers.replica.feed import Feed
 from workers.replica.loop_lag import LoopLag
 from workers.replica.room import Room
-from workers.shards.outputs import Row
+from workers.shards.outputs import Row, RowFault, quarantined
 from workers.shards.results import (
     SalvagedRows,
     ShardMismatch,
@@ -40,45 +40,8 @@ from workers.shards.staged_shards import read_staged
 
 log = logging.getLogger(__name__)
 
-STORE_PATIENCE_S = 300.0
-"""An outage of the store shorter than this costs time, not the attempt."""
-
 PLAN_PATIENCE_S, PLAN_LOOK_S = 30.0, 1.0
 """A plan that is made within this time decides the engine's limits; importing vLLM takes a third of it."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Loaded:
-    """A replica that is ready for rows."""
-
-    node: str
-    pid: int
-    load_s: float
-    engine: EngineInfo
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ShardDone:
-    """A shard that is committed, by this attempt or by another.
-
-    Attributes:
-        engine_rows: rows that went through the engine; `engine_errors` of them came back as errors.
-    """
-
-    shard: int
-    ours: bool
-    stats: ShardStats | ShardCommit
-    engine_rows: int
-    engine_errors: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ShardSalvaged:
-    """Finished rows of a shard that are kept although the shard is not committed."""
-
-    shard: int
-    num_rows: int
-    num_error_rows: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,30 +52,6 @@ class _OpenShard:
     staged: pa.Table
     results: Mapping[int, Output | RowFault]
     salvaged: SalvagedRows
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ReplicaCounters:
-    """Running totals of a replica's life.
-
-    Attributes:
-        rows_waiting: of the rows in flight, those that the engine does not compute yet.
-        engine_steps: grows while the engine computes; with rows in flight it is a sign of life.
-        ready_s: seconds since the engine has started; `idle_s` of these it had no row: the GPU waited.
-        lag_s: seconds that the event loop was late, over all looks at it.
-    """
-
-    rows_in_flight: int = 0
-    rows_waiting: int = 0
-    rows_done: int = 0
-    rows_failed: int = 0
-    input_tokens: int = 0
-    generated_tokens: int = 0
-    cached_tokens: int = 0
-    engine_steps: int = 0
-    ready_s: float = 0.0
-    idle_s: float = 0.0
-    lag_s: float = 0.0
 
 
 class Replica:

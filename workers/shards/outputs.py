@@ -106,3 +106,22 @@ def _is_text(value: object) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RowFault:
+    """Why a row has no output."""
+
+    code: RowError
+    message: str
+
+
+_QUARANTINED = {
+    RowError.ENGINE_CRASH: "the engine dies of this row: it was run alone to be sure",
+    RowError.TIMEOUT: "the engine hangs on this row: it was run alone to be sure",
+}
+
+
+def quarantined(code: RowError) -> RowFault:
+    """What becomes of a row that is not run, because it kills or hangs the engine."""
+    return RowFault(code=code, message=_QUARANTINED[code])

@@ -25,7 +25,7 @@ from schemas.records import Plan
 from schemas.spec import JobSpec
 from schemas.tables import KEPT, kept_fields, result_schema
 from workers.engines.base import Output
-from workers.replica.feed import RowFault
+from workers.shards.outputs import RowFault
 from workers.shards.result_rows import form_fault, generated_row, json_text, scored_row
 from workers.shards.staged_rows import num_input_tokens, repeats, samplings
 

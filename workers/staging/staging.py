@@ -46,9 +46,10 @@ from jobs.failpoints import failpoint
 from jobs.ledger import Ledger
 from jobs.models.encoding import load_encoder
 from jobs.models.pinning import pin_model
+from jobs.planning.facts import facts_of, fingerprints_of
 from jobs.planning.reuse import SourceLost, open_sources, source_jobs, source_lost
 from jobs.planning.shards import length_bins, split
-from jobs.rows.prepare import FACTS_FIELDS, RowPreparer, facts_of, fingerprints_of, row_columns
+from jobs.rows.prepare import FACTS_FIELDS, RowPreparer, row_columns
 from jobs.store import open_store
 from schemas.codes import InterruptionCode, JobError
 from schemas.records import InputFile, Plan, RowColumn

@@ -13,8 +13,9 @@ from jobs.dataset import inspect, read_slice, resolve_columns, slices
 from jobs.errors import InvalidInput
 from jobs.models.encoding import BytesEncoder
 from jobs.planning.estimate import estimate
+from jobs.planning.facts import facts_of
 from jobs.planning.shards import split
-from jobs.rows.prepare import RowPreparer, facts_of
+from jobs.rows.prepare import RowPreparer
 from jobs.spec.build import build_spec
 from schemas.spec import JobSpec
 from schemas.throughput import Observation, Throughput

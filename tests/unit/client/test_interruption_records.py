@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from jobs.cluster.submission import Submission
-from jobs.status.interruptions import MARK, by_cluster, why
+from jobs.status.interruptions import by_cluster, why
 from jobs.store.base import ObjectInfo
 from schemas.codes import InterruptionCode
+from schemas.markers import MARK
 from schemas.records import Interruption, Progress
 
 AT = datetime(2026, 3, 1, tzinfo=UTC)

@@ -12,9 +12,9 @@ from rich.console import Console
 from jobs.client import JobStatus
 from jobs.errors import Exit
 from jobs.results.gates import judged
-from jobs.status.display import duration, facts, next_steps, one_line, outcome, picture, signature
+from jobs.status.display import facts, next_steps, one_line, outcome, picture, signature
 from jobs.status.summary import Summary, summarise
-from jobs.text import printable
+from jobs.text import duration, printable
 from schemas.codes import State
 from schemas.records import Cancelled, Failed, Manifest, Progress, ReplicaProgress, Succeeded
 from tests.unit.results.ledgers import plan_of, spec_of

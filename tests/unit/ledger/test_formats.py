@@ -27,7 +27,7 @@ from schemas.records import Plan
 from schemas.spec import JobSpec
 from tests.fixtures.make_jobs import ARCHIVES, ROWS
 from tests.unit.workers.test_pool_faults import LocalCluster
-from workers.driver.driver import run_job
+from workers.driver.entry import run_job
 from workers.staging import staging
 
 VERSIONS = range(1, FORMAT_VERSION + 1)

@@ -17,18 +17,10 @@ from hypothesis import strategies as st
 
 from jobs.dataset import inspect, read_slice, resolve_columns, slices
 from jobs.models.encoding import BytesEncoder
-from jobs.planning.shards import (
-    RowFacts,
-    Split,
-    count_shards,
-    length_bins,
-    order_rows,
-    row_ids_digest,
-    shared_tokens,
-    split,
-)
+from jobs.planning.facts import RowFacts, facts_of
+from jobs.planning.shards import Split, count_shards, length_bins, order_rows, row_ids_digest, shared_tokens, split
 from jobs.rows.prefixes import BLOCK_TOKENS, PREFIX_DEPTHS, Prefixes
-from jobs.rows.prepare import RowPreparer, facts_of
+from jobs.rows.prepare import RowPreparer
 from jobs.spec.build import build_spec
 from schemas.spec import ShardBudget
 

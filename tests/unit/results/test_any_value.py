@@ -17,8 +17,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jobs.results.export import json_rows, write_results
+from jobs.results.export import write_results
 from jobs.results.formats import FileFormat
+from jobs.results.values import json_rows
 from jobs.values.text import as_json
 from schemas.tables import JSON_TEXT
 from tests.unit.rows.test_row_prompts import codes, prepare

@@ -18,8 +18,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.errors import UsageError
-from jobs.results.export import replacing, write_results
+from jobs.results.export import write_results
 from jobs.results.formats import FileFormat, format_of
+from jobs.results.targets import replacing
 from tests.unit.results.ledgers import result_rows
 
 ODD = pa.table(

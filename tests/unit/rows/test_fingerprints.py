@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from jobs.dataset.columns import resolve_columns
 from jobs.models.encoding import BytesEncoder
+from jobs.planning.facts import facts_of
 from jobs.planning.shards import split
 from jobs.rows.fingerprints import first_of_equal
-from jobs.rows.prepare import RowPreparer, facts_of
+from jobs.rows.prepare import RowPreparer
 from schemas.sampling import Sampling
 from schemas.spec import EngineSpec, InputSpec, JobSpec, ModelSpec, ShardBudget
 from schemas.tables import FINGERPRINT

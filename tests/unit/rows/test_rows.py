@@ -15,7 +15,8 @@ from jobs.dataset import resolve_columns
 from jobs.errors import InvalidInput, UsageError
 from jobs.models.encoding import BYTES_MODEL, BytesEncoder, Encoder
 from jobs.models.prompt_encoder import PromptEncoder
-from jobs.rows.prepare import RowPreparer, facts_of, row_columns
+from jobs.planning.facts import facts_of
+from jobs.rows.prepare import RowPreparer, row_columns
 from schemas.sampling import Sampling
 from schemas.spec import JobSpec
 

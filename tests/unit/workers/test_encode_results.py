@@ -13,14 +13,15 @@ import pytest
 
 from jobs.dataset.columns import resolve_columns
 from jobs.models.encoding import BytesEncoder
+from jobs.planning.facts import facts_of
 from jobs.planning.shards import row_ids_digest, split
-from jobs.rows.prepare import FACTS_FIELDS, RowPreparer, facts_of
+from jobs.rows.prepare import FACTS_FIELDS, RowPreparer
 from schemas.codes import RowError
 from schemas.records import Plan
 from schemas.spec import EngineSpec, InputSpec, JobSpec, ModelSpec, ShardBudget
 from workers.engines.base import Completion, Output
 from workers.engines.fake import FakeEngine
-from workers.replica.feed import RowFault
+from workers.shards.outputs import RowFault
 from workers.shards.results import ShardMismatch, encode_results, read_parquet, write_parquet
 from workers.shards.staged_rows import valid_rows
 

@@ -12,9 +12,9 @@ from schemas.codes import RowError
 from schemas.sampling import Sampling
 from workers.engines.base import ChoiceScore, Completion, EngineDead, EngineInfo, Output, RowFailed
 from workers.replica import feed as feeds
-from workers.replica.feed import Feed, RowFault
+from workers.replica.feed import Feed
 from workers.replica.room import Room
-from workers.shards.outputs import Row
+from workers.shards.outputs import Row, RowFault
 
 
 class ScriptedEngine:

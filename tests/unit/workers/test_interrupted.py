@@ -14,15 +14,15 @@ import pytest
 
 from jobs.errors import ClusterError, Damaged, InvalidModel, MissingInput, MissingModel, StoreError
 from jobs.ledger import Ledger
-from jobs.status.interruptions import MARK
 from jobs.store.local import LocalStore
 from schemas import keys
 from schemas.codes import JobError
+from schemas.markers import MARK
 from schemas.records import Failed, Interruption, Plan, Succeeded
 from schemas.spec import JobSpec, ModelSpec
 from tests.unit.workers.test_pool_faults import LocalCluster, spec_with, stage
-from workers.driver import driver
-from workers.driver.driver import run_job
+from workers.driver import driver, entry
+from workers.driver.entry import run_job
 from workers.failures import JobFailure, JobInterruption, account_for, passing
 
 
@@ -92,9 +92,8 @@ def test_a_driver_that_cannot_reach_the_cluster_says_so_and_prints_it(
     def fail(namespace: str) -> None:
         raise ConnectionError("canary")
 
-    monkeypatch.setattr(driver, "_connect", fail)
     monkeypatch.setenv("JOBS_SUBMISSION_ID", "d1")
-    assert driver.main(ledger.uri) == 1
+    assert entry.main(ledger.uri, fail) == 1
     word = only_word(ledger)
     assert (word.driver, word.code) == ("d1", "UNEXPECTED")
     printed = Interruption.model_validate_json(capsys.readouterr().out.splitlines()[-1].removeprefix(MARK))
@@ -111,9 +110,8 @@ def test_a_store_that_takes_nothing_leaves_the_last_line(
         raise StoreError("Cannot use x: Read-only file system.", "Choose another.")
 
     monkeypatch.setattr(LocalStore, "put_new", refuse)
-    monkeypatch.setattr(driver, "_connect", lambda namespace: Cluster())
     monkeypatch.setenv("JOBS_SUBMISSION_ID", "d1")
-    assert driver.main(ledger.uri) == 4
+    assert entry.main(ledger.uri, lambda namespace: Cluster()) == 4
     told = Interruption.model_validate_json(capsys.readouterr().out.splitlines()[-1].removeprefix(MARK))
     assert (told.driver, told.code) == ("d1", "STORE_UNAVAILABLE")
     assert "Read-only" in told.reason
@@ -201,11 +199,10 @@ def test_a_driver_that_is_told_to_stop_says_so_before_its_replicas_end(
             await super().stage(*arguments)
             asyncio.get_running_loop().call_later(0.5, os.kill, os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(driver, "_connect", lambda namespace: Stopped())
     monkeypatch.setenv("JOBS_SUBMISSION_ID", "d1")
     before = signal.getsignal(signal.SIGTERM)
     try:
-        assert driver.main(ledger.uri) == driver.TOLD_TO_STOP
+        assert entry.main(ledger.uri, lambda namespace: Stopped()) == entry.TOLD_TO_STOP
     finally:
         signal.signal(signal.SIGTERM, before)
     assert only_word(ledger).code == "STOPPED"

@@ -9,7 +9,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.planning.shards import RowFacts, length_bins
+from jobs.planning.facts import RowFacts
+from jobs.planning.shards import length_bins
 from jobs.rows.prefixes import Prefixes
 from schemas.records import Plan
 from schemas.spec import EngineSpec

@@ -13,9 +13,9 @@ from schemas.sampling import Sampling
 from schemas.spec import EngineSpec, FakeSpec
 from workers.engines.base import ChoiceScore, Completion, EngineDead, Output, RowFailed
 from workers.engines.fake import FakeEngine
-from workers.replica.feed import Feed, RowFault
+from workers.replica.feed import Feed
 from workers.replica.room import Room
-from workers.shards.outputs import Row, check_output
+from workers.shards.outputs import Row, RowFault, check_output
 
 GOOD: dict[str, Any] = {"token_ids": [1, 2], "finish_reason": "stop", "text": "ab"}
 ROW = Row(row_id=0, token_ids=[1], sampling=Sampling(max_tokens=4))

@@ -14,7 +14,8 @@ from workers.driver.pool import MAX_OPEN_BYTES, MAX_OPEN_SHARDS, Pool, _wants_mo
 from workers.driver.ray_cluster import RayCluster
 from workers.driver.resources import Resources
 from workers.engines.base import EngineInfo
-from workers.replica.replica import Loaded
+from workers.messages import Loaded
+from workers.replica.replica import Replica
 
 ON_CPUS = Resources(on_gpu=False, num_gpus=0, num_cpus=1.0, after_staging=True)
 
@@ -32,7 +33,7 @@ def dispatcher_of(count: int) -> Dispatcher:
 
 async def test_replicas_leave_staging_its_cpus_until_the_last_shard_is_staged(tmp_path: Path) -> None:
     spec = JobSpec(name="n", input=InputSpec(uri="/d"), model=ModelSpec(path="builtin:bytes"))
-    pool = Pool(Ledger(LocalStore(tmp_path), "demo"), spec, "driver", RayCluster(), lambda _: None)
+    pool = Pool(Ledger(LocalStore(tmp_path), "demo"), spec, "driver", RayCluster(Replica), lambda _: None)
     dispatcher = dispatcher_of(3)
     running = asyncio.create_task(pool.run(ON_CPUS))
     await asyncio.sleep(0)

@@ -23,7 +23,8 @@ from workers.driver.dispatch import Dispatcher
 from workers.driver.pool import Pool
 from workers.driver.resources import Resources
 from workers.failures import JobFailure
-from workers.replica.replica import Loaded, Replica, ReplicaCounters, ShardDone, ShardSalvaged
+from workers.messages import Loaded, ReplicaCounters, ShardDone, ShardSalvaged
+from workers.replica.replica import Replica
 from workers.shards.results import read_parquet, write_parquet
 
 _T = TypeVar("_T")

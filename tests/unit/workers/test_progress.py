@@ -19,14 +19,15 @@ from workers.driver.pool import Pool
 from workers.driver.progress import Reporter
 from workers.driver.ray_cluster import RayCluster
 from workers.engines.base import EngineInfo
-from workers.replica.replica import Loaded, ReplicaCounters
+from workers.messages import Loaded, ReplicaCounters
+from workers.replica.replica import Replica
 
 SHARDS = [range(10), range(10, 20), range(20, 30)]
 
 
 def reporter_of(tmp_path: Path, driver: str = "demo") -> tuple[Reporter, Pool]:
     ledger = make_job(LocalStore(tmp_path), SHARDS, commit=[0])
-    pool = Pool(ledger, ledger.spec(), driver, RayCluster(), lambda _: None)
+    pool = Pool(ledger, ledger.spec(), driver, RayCluster(Replica), lambda _: None)
     return Reporter(ledger, driver, pool), pool
 
 

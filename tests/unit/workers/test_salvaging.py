@@ -21,7 +21,8 @@ from workers.driver import pool as pools
 from workers.driver.cluster import ReplicaLost
 from workers.driver.dispatch import Dispatcher
 from workers.driver.pool import Pool
-from workers.replica.replica import Replica, ShardSalvaged
+from workers.messages import ShardSalvaged
+from workers.replica.replica import Replica
 from workers.shards.results import read_parquet, write_parquet
 
 SLOW, FAST = 60.0, 0.0

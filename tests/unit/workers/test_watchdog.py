@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from workers.driver.watchdog import Watchdog
-from workers.replica.replica import ReplicaCounters
+from workers.messages import ReplicaCounters
 
 
 def looks(watchdog: Watchdog, counters: ReplicaCounters | None, count: int, elapsed_s: float = 1.0) -> list[bool]:

@@ -1,0 +1,77 @@
+"""Values of result rows as Python and as text."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+
+from jobs.values.plain import Forms, is_string, plain_value, plain_values
+from jobs.values.text import as_json, text_of
+from schemas.tables import JSON_TEXT
+
+
+def as_text(value: Any) -> str | None:
+    """A cell's value as one text: what CSV shows of it."""
+    if value is None or isinstance(value, str):
+        return value
+    return as_json(value) if isinstance(value, list | dict) else text_of(value)
+
+
+def rows_of(table: pa.Table) -> Iterator[dict[str, Any]]:
+    """Rows as dictionaries of `python_values`."""
+    columns = [python_values(column) for column in table.columns]
+    return (dict(zip(table.schema.names, values, strict=True)) for values in zip(*columns, strict=True))
+
+
+def json_rows(table: pa.Table, schema: pa.Schema) -> Iterator[dict[str, Any]]:
+    """Rows as dictionaries of what JSON can hold; text that is JSON by its column becomes what it says.
+
+    Args:
+        schema: that of the results; `is_json` tells of its fields.
+    """
+    names = [field.name for field in schema if is_json(field)]
+    for row in rows_of(table):
+        yield row | {name: _told(row[name]) for name in names}
+
+
+def is_json(field: pa.Field) -> bool:
+    """Whether the column's text is JSON in every row."""
+    return isinstance(field.type, pa.JsonType) or JSON_TEXT.items() <= (field.metadata or {}).items()
+
+
+def python_values(column: pa.ChunkedArray) -> list[Any]:
+    """Values for people and for text formats, base64 for binary; what is no value of its type is marked."""
+    try:
+        return plain_values(column, _FORMS)
+    except (ValueError, OverflowError, pa.ArrowException):
+        return [_readable(scalar) for scalar in column]
+
+
+def _readable(scalar: Any) -> Any:
+    try:
+        return plain_value(scalar, _FORMS)
+    except UnicodeDecodeError:
+        raw = scalar.as_buffer().to_pybytes() if is_string(scalar.type) else b"\xff"
+        return raw.decode(errors="replace")
+    except (ValueError, OverflowError, pa.ArrowException):
+        return "\N{REPLACEMENT CHARACTER}"
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+_FORMS = Forms(_base64, list)
+"""A map stays its pairs, which have an order and may have one key twice."""
+
+
+def _told(text: Any) -> Any:
+    """What JSON text says; the text itself where it is none."""
+    try:
+        return json.loads(text) if isinstance(text, str) else text
+    except (ValueError, RecursionError):
+        return text

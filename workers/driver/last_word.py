@@ -1,0 +1,27 @@
+"""The last word of a driver that is interrupted: why, into the job directory."""
+
+from __future__ import annotations
+
+from jobs.errors import JobsError
+from jobs.ledger import Ledger
+from jobs.store import open_store
+from schemas.records import Interruption
+from workers.driver.driver import log
+from workers.failures import account_for
+
+LAST_WORD_S = 10.0
+"""A driver that is interrupted tries for as long to say so in the store: that may be what it died of."""
+
+
+def say_why(ledger: Ledger, driver_id: str, error: BaseException) -> Interruption:
+    """Write into the job directory why its driver ends, if the store lets us. The first word stands.
+
+    Returns:
+        The record, for those who can be told in no other way.
+    """
+    interruption = account_for(error, driver=driver_id, job_id=ledger.job_id)
+    try:
+        Ledger(open_store(ledger.store.uri, patience_s=LAST_WORD_S), ledger.job_id).interrupt(interruption)
+    except JobsError as refused:
+        log.warning("why the driver ends is not in the store: %s", refused)
+    return interruption

@@ -1,0 +1,70 @@
+"""Messages between the driver and its replicas."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from schemas.commits import ShardStats
+from schemas.records import ShardCommit
+from workers.engines.base import EngineInfo
+
+STORE_PATIENCE_S = 300.0
+"""An outage of the store shorter than this costs time, not the attempt."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Loaded:
+    """A replica that is ready for rows."""
+
+    node: str
+    pid: int
+    load_s: float
+    engine: EngineInfo
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardDone:
+    """A shard that is committed, by this attempt or by another.
+
+    Attributes:
+        engine_rows: rows that went through the engine; `engine_errors` of them came back as errors.
+    """
+
+    shard: int
+    ours: bool
+    stats: ShardStats | ShardCommit
+    engine_rows: int
+    engine_errors: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardSalvaged:
+    """Finished rows of a shard that are kept although the shard is not committed."""
+
+    shard: int
+    num_rows: int
+    num_error_rows: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReplicaCounters:
+    """Running totals of a replica's life.
+
+    Attributes:
+        rows_waiting: of the rows in flight, those that the engine does not compute yet.
+        engine_steps: grows while the engine computes; with rows in flight it is a sign of life.
+        ready_s: seconds since the engine has started; `idle_s` of these it had no row: the GPU waited.
+        lag_s: seconds that the event loop was late, over all looks at it.
+    """
+
+    rows_in_flight: int = 0
+    rows_waiting: int = 0
+    rows_done: int = 0
+    rows_failed: int = 0
+    input_tokens: int = 0
+    generated_tokens: int = 0
+    cached_tokens: int = 0
+    engine_steps: int = 0
+    ready_s: float = 0.0
+    idle_s: float = 0.0
+    lag_s: float = 0.0
