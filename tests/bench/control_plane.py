@@ -86,6 +86,7 @@ def drive(job: str) -> dict[str, Any]:
 
     from workers.driver import driver
     from workers.driver.ray_cluster import RayCluster
+    from workers.replica.replica import Replica
 
     seen: list[tuple[float, float, int]] = []
 
