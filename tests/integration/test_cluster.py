@@ -140,6 +140,10 @@ def test_driver_sees_the_clusters_python_and_an_authorised_ray(submitter: Submit
 
 def test_stop_ends_the_driver(submitter: Submitter) -> None:
     start(submitter, "sleeper", "sleep 3600")
+    deadline = time.monotonic() + 60
+    while submitter.status("sleeper") == "PENDING":  # such a driver is not waited for
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
     submitter.stop("sleeper", wait_s=30)
     assert submitter.status("sleeper") == "STOPPED"
     submitter.stop("sleeper")

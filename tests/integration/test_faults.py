@@ -238,7 +238,7 @@ def test_the_store_may_be_away_for_a_while_and_the_job_for_longer(
     from jobs.spec.build import build_spec
 
     values = {
-        "engine": {"name": "fake", "max_num_seqs": 4, "fake": {"token_s": 0.05}},
+        "engine": {"name": "fake", "max_num_seqs": 4, "fake": {"token_s": 0.15}},
         "shards": {"min_tokens": 1, "target_count": 12},
     }
     job.ledger.create(build_spec(str(dataset), {}, values), writer="test")
@@ -278,7 +278,8 @@ def start_impatient_driver(job_uri: str, job_id: str, endpoint: str, *, patience
     running = cluster.current()
     assert running is not None
     code = (
-        f"import os; from workers.driver.driver import main; os._exit(main({job_uri!r}, store_patience_s={patience_s}))"
+        "import os; from workers.driver.__main__ import connect; from workers.driver.entry import main; "
+        f"os._exit(main({job_uri!r}, connect, store_patience_s={patience_s}))"
     )
     headers = {"Authorization": f"Bearer {running.token_path.read_text()}"}
     return str(
