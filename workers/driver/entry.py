@@ -21,10 +21,12 @@ from schemas.environment import SUBMISSION_ID
 from schemas.markers import MARK
 from schemas.records import Failed, Succeeded
 from workers.driver.cluster import Cluster
-from workers.driver.driver import Driver, TerminalRecord, log
+from workers.driver.driver import Driver, TerminalRecord
 from workers.driver.last_word import say_why
 from workers.failures import JobInterruption, account_for
 from workers.messages import STORE_PATIENCE_S
+
+log = logging.getLogger(__name__)
 
 TOLD_TO_STOP = 128 + signal.SIGTERM
 """Exit code of a driver that has stopped because of SIGTERM."""
@@ -78,7 +80,7 @@ def main(job_uri: str, connect: Callable[[str], Cluster], *, store_patience_s: f
         if allowed is not None:
             check_bucket(ledger.spec().input.uri, allowed)
         record = run_job(ledger, driver_id, lambda: connect(f"{job_id}/{driver_id}"), _run_until_told)
-    except Exception as error:  # noqa: BLE001 - whatever it dies of, its last line says why
+    except Exception as error:
         if isinstance(error, JobsError):
             log.error("%s %s", error, error.hint)
         else:

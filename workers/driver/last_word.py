@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+
 from jobs.errors import JobsError
 from jobs.ledger import Ledger
 from jobs.store import open_store
 from schemas.records import Interruption
-from workers.driver.driver import log
 from workers.failures import account_for
+
+log = logging.getLogger(__name__)
 
 LAST_WORD_S = 10.0
 """A driver that is interrupted tries for as long to say so in the store: that may be what it died of."""
