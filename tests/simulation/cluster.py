@@ -25,8 +25,8 @@ from workers.driver import entry
 from workers.driver.cluster import ReplicaLost
 from workers.driver.resources import Resources, resolve_resources
 from workers.failures import JobInterruption
-from workers.messages import Loaded, ReplicaCounters, ShardDone, ShardSalvaged
-from workers.replica.replica import STORE_PATIENCE_S, Replica
+from workers.messages import STORE_PATIENCE_S, Loaded, ReplicaCounters, ShardDone, ShardSalvaged
+from workers.replica.replica import Replica
 from workers.staging import staging
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import yaml
 from jobs.cli import main
 from jobs.settings import PREFIX, Settings
 
-DEPLOY = Path(__file__).parents[1] / "deploy"
+DEPLOY = Path(__file__).parents[2] / "deploy"
 PROGRAMS = ("jobs", "batchjobs", "/opt/nightbatch/bin/batchjobs")
 _OTHER_VARIABLES = {"JOBS_STATE_DIR"}
 

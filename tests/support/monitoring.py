@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 import yaml
 
-MONITORING = Path(__file__).parents[1] / "deploy/monitoring"
+MONITORING = Path(__file__).parents[2] / "deploy/monitoring"
 SELECTOR = re.compile(r"ray_\w+(?:\{[^}]*\})?")
 
 needs_prometheus = pytest.mark.skipif(
