@@ -1,4 +1,4 @@
-"""`python -m workers.driver <job uri>`: the entrypoint that Ray starts, where driver and replica come together."""
+"""`python -m workers.driver <job uri>`: the entrypoint that Ray starts. It wires driver and replica together."""
 
 from __future__ import annotations
 
@@ -22,5 +22,5 @@ def connect(namespace: str) -> RayCluster:
 if __name__ == "__main__":
     code = main(sys.argv[1], connect)
     sys.stdout.flush()
-    # Ray Data's threads and a cancelled staging must not hold up the end of a finished job.
+    # Ray Data's threads and a cancelled staging must not delay the exit of a finished job.
     os._exit(code)

@@ -1,4 +1,4 @@
-"""What a driver asks of the cluster it runs on. `ray_cluster` is the real one; the simulation is another."""
+"""Interface between a driver and its cluster, implemented by `ray_cluster` and by the simulation."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from workers.messages import Loaded, ReplicaCounters, ShardDone, ShardSalvaged
 
 
 class ReplicaLost(Exception):
-    """The replica's process is gone, with whatever it was doing.
+    """Error: the replica's process is gone, and its unfinished work with it.
 
     Args:
-        words: what is known of its end.
-        node_lost: its whole node went away: no fault of the engine or of the rows.
+        words: what is known about how it died.
+        node_lost: the whole node was lost, so neither the engine nor the rows are at fault.
     """
 
     def __init__(self, words: str, *, node_lost: bool = False) -> None:
@@ -27,10 +27,10 @@ class ReplicaLost(Exception):
 
 
 class ReplicaHandle(Protocol):
-    """A replica elsewhere. Every call raises `ReplicaLost` once its process is gone, and what the replica raises."""
+    """Handle of a remote replica. Calls raise what the replica raises, and `ReplicaLost` once its process is gone."""
 
     async def started(self) -> None:
-        """Wait until its process runs: until the cluster has room for it."""
+        """Wait until its process runs, that is, until the cluster has room for it."""
 
     async def load(self) -> Loaded:
         """See `Replica.load`."""
@@ -57,24 +57,24 @@ class ReplicaHandle(Protocol):
         """See `Replica.stop`."""
 
     async def last_lines(self) -> str:
-        """The end of what its processes printed, dead or alive, fit for a record; empty where that is not known."""
+        """Return the end of what its processes printed, dead or alive, fit for a record; empty if unknown."""
 
     def kill(self) -> None:
         """End its process now."""
 
 
 class Cluster(Protocol):
-    """Where a driver runs."""
+    """Cluster that a driver runs on."""
 
     def resolve_resources(self, spec: JobSpec) -> Resources:
-        """What one replica of this job takes here.
+        """Return the resources that one replica of this job takes here.
 
         Raises:
             JobFailure: a replica cannot fit on any node.
         """
 
     def start_replica(self, ledger: Ledger, name: str, driver: str, resources: Resources) -> ReplicaHandle:
-        """Ask for a replica; it starts when there is room. It dies with this driver."""
+        """Request a replica, which starts when there is room and dies with this driver."""
 
     async def stage(self, ledger: Ledger, spec: JobSpec, writer: str, report: Callable[[Plan | int], None]) -> None:
         """See `workers.staging.staging.stage`; `report` is called on the event loop."""

@@ -1,4 +1,4 @@
-"""Which replica works on what: a pure state machine, without Ray and without time."""
+"""Dispatch of shards to replicas: a pure state machine, without Ray and without time."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from workers.driver.queue import Queue
 from workers.driver.search import Search
 
 DOUBT_DEATHS = 3
-"""Engine deaths in a row, over whatever, before single rows are run to see whether the engine survives anything."""
+"""Engine deaths in a row, over any shards, before single rows are run to see whether the engine survives any row."""
 
 CONTROL_DEATHS = 3
-"""Such single rows that may kill the engine in a row before it is called broken."""
+"""Control rows in a row that may kill the engine before it is declared broken."""
 
 MAX_REPLICAS_PER_SHARD = 2
 """Replicas that may work on one shard at the end of the job."""
 
 MAX_FAULTS = 3
-"""Tries of a shard that may fail without an engine's death before the job does."""
+"""Failed attempts at one shard, without an engine's death, before the job fails."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Work:
-    """What a replica is to do with a shard.
+    """Work on one shard, assigned to a replica.
 
     Attributes:
         num_rows: valid rows of the shard.
-        num_bytes: what its staged rows take in memory, as far as that is known.
-        kind: `commit`: all rows but the excluded, through to the commit. `probe`: the rows at `places` alone, to see
-            whether the engine survives them; nothing is committed. `control`: likewise, a row that is not suspected.
-        excluded: place and code of the rows that are not run because they kill the engine: they become error rows.
-        alone: the replica does nothing else meanwhile, so that it is known what its engine dies of.
-        copy: another replica works on the shard, too; the first to commit it wins.
+        num_bytes: memory that its staged rows take; 0 if unknown.
+        kind: `commit`: run all rows except the excluded ones and commit. `probe`: run only the rows at `places`, to
+            see whether the engine survives them; nothing is committed. `control`: probe a row that is not suspected.
+        excluded: place and code of the rows that kill the engine: they are not run and become error rows.
+        alone: the replica runs nothing else meanwhile, so that the cause of an engine's death is known.
+        copy: another replica also works on the shard; the first to commit it wins.
     """
 
     shard: int
@@ -50,7 +50,7 @@ class Work:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Killer:
-    """A row that kills the engine: `place` among the shard's valid rows."""
+    """A row that kills the engine. `place` is its index among the shard's valid rows."""
 
     shard: int
     place: int
@@ -59,7 +59,7 @@ class Killer:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """Why the job cannot go on. `reason` has no end: the engine's last words follow."""
+    """Reason why the job cannot go on. `reason` has no full stop: the engine's last output is appended."""
 
     code: JobError
     reason: str
@@ -77,7 +77,7 @@ class _Shard:
 
 @dataclass(slots=True)
 class _Health:
-    """What the engines have survived and died of lately, over the whole job."""
+    """Recent deaths and survivals of the engines, over the whole job."""
 
     survived_any: bool = False
     deaths: int = 0
@@ -96,29 +96,29 @@ class _Health:
 
 
 class Dispatcher:
-    """The shards of a plan on their way to being committed.
+    """Hands the shards of a plan to replicas until all are committed.
 
     A shard is handed out when it is staged, not committed and on no replica. An engine's death is a strike on every
-    shard that it had open; from then on such a shard is a suspect, run on a replica that has nothing else open. One
-    that commits is cleared. At the second strike its rows are searched. With k killers among its n rows, engines die
-    over a shard at most k + 1 + k·max(1, ⌈log₂ n⌉) times (see `Search`), once more if it was copied: each death is one
-    restart of one replica.
+    shard that it had open; from then on the shard is a suspect, run on a replica that has nothing else open, until it
+    commits. At strike `max_strikes` its rows are searched. With k killers among its n rows, engines die over a shard
+    at most k + 1 + k·max(1, ⌈log₂ n⌉) times (see `Search`), once more if it was copied. Each death is one restart of
+    one replica.
 
-    Whether the rows or the engine are at fault is settled by controls: after `DOUBT_DEATHS` deaths in a row nothing is
-    handed out but single rows that are not suspected. One that survives clears the engine; `CONTROL_DEATHS` that die
-    in a row are the verdict on the engine. With no row left to try, it depends on whether it has ever answered one.
+    Controls settle whether the rows or the engine are at fault: after `DOUBT_DEATHS` deaths in a row only single rows
+    that are not suspected are handed out. If the engine survives one, it is cleared; if `CONTROL_DEATHS` in a row kill
+    it, it is declared broken. With no row left to try, the verdict depends on whether it has ever answered a row.
 
-    When nothing waits any more and everything is staged, idle replicas work on the open shards of others, too, each
-    shard on at most `MAX_REPLICAS_PER_SHARD`. Suspects and searched shards are never copied.
+    When no shard waits and everything is staged, idle replicas also work on shards that others have open, at most
+    `MAX_REPLICAS_PER_SHARD` replicas on each. Suspects and searched shards are never copied.
 
     Nothing here is needed for safety: a shard that is handed out twice is still committed once.
 
     Args:
-        killers: what earlier drivers have found.
+        killers: rows that earlier drivers found to kill the engine.
         max_strikes: deaths over a shard, the last with nothing else in the engine, before its rows are searched.
 
     Attributes:
-        verdict: why the job cannot go on, if so.
+        verdict: why the job cannot go on; None while it can.
         num_copies: times that a replica was given a shard that another one works on.
     """
 
@@ -141,7 +141,7 @@ class Dispatcher:
         self.num_copies = 0
         self.verdict: Verdict | None = None
         for killer in killers:
-            self._health.survived_any = True  # Whoever found it has seen the engine survive another row.
+            self._health.survived_any = True  # A killer is recorded only after the engine survived another row.
             shard = self._shards[killer.shard]
             shard.search.killers[killer.place] = killer.code
             self._with_killers.add(killer.shard)
@@ -149,33 +149,33 @@ class Dispatcher:
 
     @property
     def done(self) -> bool:
-        """Whether every shard is committed."""
+        """True once every shard is committed."""
         return self._left == 0
 
     @property
     def num_committed(self) -> int:
-        """Committed shards."""
+        """Number of committed shards."""
         return len(self._shards) - self._left
 
     @property
     def staged(self) -> bool:
-        """Whether no shard needs staging any more."""
+        """True while no shard needs staging."""
         return not self._unstaged
 
     @property
     def num_killers(self) -> int:
-        """Rows that are known to kill the engine."""
+        """Number of rows known to kill the engine."""
         return sum(len(self._shards[number].search.killers) for number in self._with_killers)
 
     def stage(self, shards: Iterable[int]) -> None:
-        """These shards' rows can be read."""
+        """Record that these shards are staged and can be read."""
         for number in shards:
             self._shards[number].staged = True
             self._unstaged.discard(number)
             self._offer(number)
 
     def unstage(self, replica: str, work: Work) -> bool:
-        """The replica cannot read the shard's rows, which is nobody's fault; whether they have to be staged again."""
+        """Take back a shard whose staged rows cannot be read, without blame; return whether to stage it again."""
         self._close(work.shard, replica)
         shard = self._shards[work.shard]
         if shard.committed or not shard.staged:
@@ -186,10 +186,9 @@ class Dispatcher:
         return True
 
     def take(self, replica: str) -> Work | None:
-        """The next work for a replica; None if there is none for it now.
+        """Return the next work for a replica; None if there is none for it now.
 
-        To a replica without any work suspects go first, those with the fewest strikes before others; for the order of
-        the other shards see `Queue`.
+        A replica without any work gets suspects first, fewest strikes first; see `Queue` for the order of the others.
         """
         opened = self._open.setdefault(replica, {})
         if self.verdict is not None or any(work.alone for work in opened.values()):
@@ -212,10 +211,10 @@ class Dispatcher:
         return work
 
     def commit(self, number: int, *, engine_rows: int = 0) -> bool:
-        """The shard is committed, whoever did it; False if that was known.
+        """Record that the shard is committed, by any replica; return False if that was known.
 
         Args:
-            engine_rows: rows of it that an engine of this job has answered.
+            engine_rows: its rows that an engine of this job has answered.
         """
         shard = self._shards[number]
         if engine_rows:
@@ -231,10 +230,10 @@ class Dispatcher:
         return True
 
     def survived(self, replica: str, work: Work, *, num_rows: int) -> None:
-        """The replica's engine has answered a probe's rows.
+        """Record that the replica's engine has answered a probe's rows.
 
         Args:
-            num_rows: of the shard, as the replica counts them: a plan counts equal rows, which are run once.
+            num_rows: rows of the shard as the replica counts them; the plan also counts duplicates, which run once.
         """
         assert work.places is not None
         if work.places[0] < num_rows:
@@ -245,7 +244,7 @@ class Dispatcher:
         self._offer(work.shard)
 
     def died(self, replica: str, code: RowError) -> None:
-        """The replica's engine died or hung over what it had open: `code` is what a row gets that does it."""
+        """Record that the replica's engine died or hung over its open work; rows found to cause it get `code`."""
         self._queue.forget(replica)
         self._to_copy = None
         works = list(self._open.pop(replica, {}).values())
@@ -264,12 +263,12 @@ class Dispatcher:
             self._judge(self._everywhere())
 
     def confirmed(self) -> list[Killer]:
-        """Killers that may be remembered: an engine has survived other rows since. Each is told once."""
+        """Return the killers safe to record, as an engine has survived other rows since. Each is returned once."""
         killers, self._confirmed = self._confirmed, []
         return killers
 
     def give_back(self, replica: str) -> None:
-        """The replica is gone through no fault of its engine: its node was lost, or it is not wanted any more."""
+        """Put back the shards of a replica that is gone without its engine's fault: node lost, or no longer wanted."""
         self._queue.forget(replica)
         self._to_copy = None
         for number in self._open.pop(replica, {}):
@@ -277,7 +276,7 @@ class Dispatcher:
             self._offer(number)
 
     def fail(self, replica: str, work: Work) -> None:
-        """The replica could not read, run or write the shard, though its engine lives."""
+        """Record that the replica failed to read, run or write the shard although its engine lives."""
         self._close(work.shard, replica)
         shard = self._shards[work.shard]
         if shard.committed:
@@ -293,7 +292,7 @@ class Dispatcher:
         return health.deaths >= DOUBT_DEATHS or (not health.survived_any and self.num_killers > 0)
 
     def _control(self) -> Work | None:
-        """A single row that is not suspected, of a shard with few strikes."""
+        """Pick a single row that is not suspected, from the shard with the fewest strikes."""
         waiting = [*self._queue, *self._suspects]
         for number in sorted(waiting, key=lambda n: (self._shards[n].strikes, n)):
             search = self._shards[number].search
@@ -307,15 +306,15 @@ class Dispatcher:
         if not self._health.survived_any:
             self._judge(self._everywhere())
             return None
-        # Nothing is left but rows that died alone, and the engine has answered others: they are what kills.
+        # Only rows that died alone are left, and the engine has answered others: those rows are the killers.
         self._survive()
         return self._next(min(waiting), alone=True)
 
     def _copy(self) -> Work | None:
-        """The shard that another replica is likeliest to end last with: the newest of the one with the most to do."""
+        """Pick the open shard expected to finish last: the newest on the busiest replica."""
         if self._unstaged or len(self._queue) or self._suspects:
             return None
-        if self._to_copy is None:  # kept, because a thousand idle replicas ask again and again
+        if self._to_copy is None:  # kept, because a thousand idle replicas ask repeatedly
             tokens = {replica: sum(self._weights[n] for n in works) for replica, works in self._open.items()}
             by_work = sorted(tokens, key=lambda replica: (-tokens[replica], replica))
             self._to_copy = [number for replica in by_work for number in reversed(self._open[replica])][::-1]

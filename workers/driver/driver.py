@@ -1,6 +1,6 @@
 """The driver: the one process that runs a job on the cluster. `python -m workers.driver <job uri>`.
 
-It may die at any time: another one, here or elsewhere, goes on from the ledger.
+It may die at any time: another one, here or elsewhere, continues from the ledger.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ _CAN_COME_RIGHT = {
     JobError.ENGINE_DIED: InterruptionCode.ENGINE_DIED,
     JobError.INVALID_CLUSTER: InterruptionCode.INVALID_CLUSTER,
 }
-"""Faults of hardware or cluster where rows have been answered before: then neither job nor model is wrong."""
+"""Failures that only interrupt a job with committed shards: its hardware or cluster is at fault, not job or model."""
 MAX_RESTAGES = 3
-"""Times that a driver stages a shard again before it says that the store does not keep it."""
+"""Times that a driver restages a shard before it reports that the store does not keep it."""
 
 TerminalRecord = Succeeded | Failed | Cancelled
 _T = TypeVar("_T")
@@ -75,10 +75,10 @@ class Driver:
         self._damaged: asyncio.Queue[int] = asyncio.Queue()
 
     async def run(self) -> TerminalRecord:
-        """Work until the job is done, fails, or somebody else ends it.
+        """Work until the job is done, fails, or another process ends it.
 
         Raises:
-            JobInterruption, StoreError: the job is interrupted and can be resumed; the store says why.
+            JobInterruption, StoreError: the job is interrupted and can be resumed; the reason is in the store.
         """
         working, watching = asyncio.create_task(self._work()), asyncio.create_task(self._watch())
         try:
@@ -93,7 +93,7 @@ class Driver:
                 raise interruption from failure
             record = await self._end(Failed(code=failure.code, reason=str(failure)))
         except Missing as missing:
-            # Staged rows go when the job has succeeded: another driver may have seen to that.
+            # Staged rows are deleted once the job has succeeded: another driver may have finished it.
             if (standing := await asyncio.to_thread(self._ledger.terminal)) is None:
                 await self._interrupted(missing)
                 raise
@@ -101,7 +101,7 @@ class Driver:
         except asyncio.CancelledError:
             told = JobInterruption(InterruptionCode.STOPPED, "The driver was told to stop (SIGTERM).")
             await self._interrupted(told)
-            # The rows that are finished are kept, and the next driver goes on from there.
+            # Finished rows are kept, and the next driver continues from them.
             await self._stop(working, watching)
             await self._reporter.end(succeeded=False)
             raise told from None
@@ -111,7 +111,7 @@ class Driver:
         finally:
             await self._stop(working, watching)
         failpoint("driver.after_record")
-        # Here, because the watch may have seen the record first and cancelled the work right after it was written.
+        # Not in `_work`: `_watch` may see the record first and cancel the work right after it was written.
         if isinstance(record, Succeeded):
             failpoint("driver.before_delete_staged")
             await asyncio.to_thread(self._salvage.delete)
@@ -122,7 +122,7 @@ class Driver:
         return record
 
     async def _stop(self, *tasks: asyncio.Task[TerminalRecord]) -> None:
-        """End the work and the replicas, which keep the rows that they have finished. May be repeated."""
+        """Cancel the work and end the replicas, which save their finished rows. Idempotent."""
         await _cancel(*tasks)
         await self._pool.kill()
 
@@ -149,11 +149,11 @@ class Driver:
         return await self._finish()
 
     async def _stage(self, report: Callable[[Plan | int], None]) -> None:
-        """Stage everything, and later again what turns out to be damaged or gone.
+        """Stage everything, then restage shards that turn out to be damaged or gone.
 
         Raises:
-            JobFailure, JobsError: as `stage`. Where a shard cannot be staged again, not before all
-                others are committed: what can be computed is.
+            JobFailure, JobsError: as `stage`. If a shard cannot be restaged, only after all others are
+                committed, so that everything computable is computed.
             Missing: the store does not keep what is written, or the job has ended.
         """
         await self._cluster.stage(self._ledger, self._spec, self._writer, report)
@@ -185,7 +185,7 @@ class Driver:
         return {shard.index for shard in self._plan.shards} <= self._ledger.committed() | set(lost)
 
     async def _dispatch(self, staged: asyncio.Queue[Plan | int]) -> None:
-        """Hand what staging reports to the pool: the plan first, then shard after shard."""
+        """Pass what staging reports on to the pool: the plan first, then each shard."""
         dispatcher: Dispatcher | None = None
         while True:
             event = await staged.get()
@@ -219,7 +219,7 @@ class Driver:
                 self._pool.wake()
 
     async def _watch(self) -> TerminalRecord:
-        """Write the progress; return when somebody else has ended the job."""
+        """Write the progress; return the terminal record once another process has ended the job."""
         await self._reporter.begin()
         while True:
             await self._reporter.tick()
@@ -229,7 +229,7 @@ class Driver:
             await asyncio.sleep(TICK_S)
 
     async def _finish(self) -> TerminalRecord:
-        """Every shard is committed: manifest, terminal record, `_SUCCESS`."""
+        """Write manifest, terminal record and `_SUCCESS`, after every shard is committed."""
         assert self._plan is not None
         commits = await asyncio.to_thread(self._commits)
         manifest = judged(
@@ -255,21 +255,21 @@ class Driver:
         return await asyncio.to_thread(self._ledger.end, record, writer=self._writer)
 
     async def _interrupted(self, error: Exception) -> None:
-        """Say in the store why, before the replicas are ended: a driver that is told to stop has no time for both."""
+        """Record the reason before the replicas are ended: a driver told to stop may lack time for both."""
         await asyncio.to_thread(say_why, self._ledger, self._driver_id, error)
 
     def _check_model(self) -> None:
-        """The model is usable here and the one that was submitted.
+        """Check that the model is usable here and matches the submitted fingerprint.
 
         Raises:
-            JobFailure: it is not, and never was.
-            JobInterruption: it is away, or not whole any more.
+            JobFailure: it never was usable, or has changed.
+            JobInterruption: it is missing, or no longer complete.
         """
         model = self._spec.model
         try:
             found = pin_model(self._spec)
         except InvalidModel as error:
-            # One with a fingerprint was whole when the job was submitted.
+            # A model with a fingerprint was complete when the job was submitted.
             if isinstance(error, MissingModel) or model.fingerprint is not None:
                 raise JobInterruption(InterruptionCode.MODEL_UNAVAILABLE, str(error), error.hint) from error
             raise JobFailure(JobError.INVALID_MODEL, f"{error} {error.hint}") from error
@@ -280,10 +280,10 @@ class Driver:
             )
 
     def _commits(self) -> list[ShardCommit]:
-        """The commit records of all committed shards, by shard number.
+        """Read the commit records of all committed shards, in order of shard number.
 
         Raises:
-            StoreError: something else lies among the results.
+            StoreError: the results include a shard that is not part of the plan.
         """
         assert self._plan is not None
         committed = sorted(self._ledger.committed())
@@ -296,7 +296,7 @@ class Driver:
             return list(threads.map(self._ledger.shard_commit, committed))
 
     def _killers(self) -> list[Killer]:
-        """The rows that earlier drivers found to kill the engine."""
+        """Read the rows that earlier drivers found to kill the engine."""
         assert self._plan is not None
         shards = self._plan.shards
         return [
@@ -317,7 +317,7 @@ class Driver:
 
 
 async def _cancel(*tasks: asyncio.Task[_T]) -> None:
-    """Cancel and wait until they are gone; their errors have been seen or do not matter any more."""
+    """Cancel the tasks and wait for them; their errors were already seen or no longer matter."""
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
