@@ -1,4 +1,4 @@
-"""Faults that end a job, faults that interrupt it, and what errors say."""
+"""Faults that end a job or interrupt it, and texts of errors."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _SCARCE = {
     "ObjectLostError": "A node of the cluster was lost with data of this job.",
     "OwnerDiedError": "A process of the cluster was lost with data of this job.",
 }
-"""Ray's errors, by name, that another try or a larger cluster mends."""
+"""Ray's errors, by name, that another attempt or a larger cluster fixes."""
 
 
 class JobFailure(Exception):
-    """A permanent fault: the job ends as FAILED.
+    """Permanent fault: the job ends as FAILED.
 
     Args:
         code: for programs.
@@ -41,7 +41,7 @@ class JobFailure(Exception):
 
 
 class JobInterruption(JobsError):
-    """A fault that can come right: the driver ends, and the job goes on with `jobs resume`.
+    """Temporary fault: the driver ends, and `jobs resume` continues the job.
 
     Args:
         code: for programs.
@@ -55,9 +55,9 @@ class JobInterruption(JobsError):
 
 
 def passing(error: BaseException) -> JobInterruption | None:
-    """The interruption that an error comes to where something is missing, forbidden, unreachable or used up.
+    """Return the interruption for an error caused by something missing, forbidden, unreachable or used up.
 
-    None for everything else, such as input that is there and wrong.
+    Returns None for other errors, such as input that is present but wrong.
     """
     if (found := find_cause(error, JobInterruption)) is not None:
         return found
@@ -83,13 +83,13 @@ def passing(error: BaseException) -> JobInterruption | None:
 
 
 def account_for(error: BaseException, *, driver: str, job_id: str) -> Interruption:
-    """The record of a driver's end, whatever it died of."""
+    """Build the record of why a driver ended, for any error."""
     found = passing(error)
     if found is None and isinstance(error, JobsError):
         code = InterruptionCode.INVALID_CLUSTER if isinstance(error, ClusterError) else InterruptionCode.UNEXPECTED
         found = JobInterruption(code, str(error), error.hint)
     if found is None:
-        # Not what it says: that could quote a row.
+        # Without the error's message, which could quote a row.
         where = traceback.extract_tb(error.__traceback__)[-1:]
         place = f" in {os.path.basename(where[0].filename)}, line {where[0].lineno}" if where else ""
         found = JobInterruption(
@@ -106,18 +106,18 @@ def account_for(error: BaseException, *, driver: str, job_id: str) -> Interrupti
 
 
 def find_cause(error: BaseException, kind: type[_E]) -> _E | None:
-    """The error of that kind which Ray, Ray Data or `raise … from` wrapped into this one, or None."""
+    """Find the error of that kind that Ray, Ray Data or `raise … from` wrapped into this one; None without one."""
     return next((each for each in _chain(error) if isinstance(each, kind)), None)
 
 
 def last_words(error: BaseException) -> str:
-    """What the error says, short enough for a record."""
+    """Format the error, short enough for a record."""
     text = f"{type(error).__name__}: {error}".strip()
     return text if len(text) <= LAST_WORDS_CHARS else "… " + text[-LAST_WORDS_CHARS:]
 
 
 def _chain(error: BaseException) -> list[BaseException]:
-    """The error and all that it wraps or follows."""
+    """Return the error and all errors that it wraps or follows."""
     seen: list[BaseException] = []
     pending: list[BaseException | None] = [error]
     while pending:

@@ -9,12 +9,12 @@ from schemas.records import ShardCommit
 from workers.engines.base import EngineInfo
 
 STORE_PATIENCE_S = 300.0
-"""An outage of the store shorter than this costs time, not the attempt."""
+"""A shorter outage of the store only costs time; a longer one fails the attempt."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Loaded:
-    """A replica that is ready for rows."""
+    """Report of a replica that is ready for rows."""
 
     node: str
     pid: int
@@ -24,7 +24,7 @@ class Loaded:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardDone:
-    """A shard that is committed, by this attempt or by another.
+    """Report of a shard that is committed, by this attempt or by another.
 
     Attributes:
         engine_rows: rows that went through the engine; `engine_errors` of them came back as errors.
@@ -51,10 +51,10 @@ class ReplicaCounters:
     """Running totals of a replica's life.
 
     Attributes:
-        rows_waiting: of the rows in flight, those that the engine does not compute yet.
+        rows_waiting: rows in flight that the engine does not compute yet.
         engine_steps: grows while the engine computes; with rows in flight it is a sign of life.
-        ready_s: seconds since the engine has started; `idle_s` of these it had no row: the GPU waited.
-        lag_s: seconds that the event loop was late, over all looks at it.
+        ready_s: seconds since the engine started; for `idle_s` of these it had no row, and the GPU waited.
+        lag_s: seconds that the event loop was late, summed over all checks.
     """
 
     rows_in_flight: int = 0

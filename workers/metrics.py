@@ -1,4 +1,4 @@
-"""Our metrics in Ray's Prometheus endpoint. vLLM's own are exported beside them by its Ray stat logger."""
+"""Metrics of the job in Ray's Prometheus endpoint. vLLM's Ray stat logger exports its own beside them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ReplicaMetrics:
         """Count a shard that this replica committed; one lost to another writer is not counted.
 
         Args:
-            took_s: seconds from taking the shard to its commit; shards overlap, so this is no share of the time.
+            took_s: seconds from taking the shard to its commit. Shards overlap, so these do not add up to elapsed time.
         """
         self._shard_s.observe(took_s)
         for counter, value in (
@@ -45,10 +45,10 @@ class ReplicaMetrics:
                 counter.inc(value)
 
     def engine(self, *, rows: int, waiting: int, idle_s: float, worst_lag_s: float) -> None:
-        """How the engine is fed now.
+        """Report how well the engine is fed.
 
         Args:
-            rows: inside of it, `waiting` of which it does not compute yet.
+            rows: rows inside the engine; it does not compute `waiting` of them yet.
             idle_s: seconds without any row, in total.
             worst_lag_s: longest delay of the event loop since the last call.
         """
@@ -94,7 +94,7 @@ def _counter(name: str, description: str, tags: dict[str, str]) -> Counter:
 
 
 def _gauge(name: str, description: str, tags: dict[str, str], *more_tags: str) -> Gauge:
-    """`more_tags` are set with each value."""
+    """Make a gauge with default tags; `more_tags` are set with each value."""
     gauge = Gauge(name, description=description, tag_keys=(*tags, *more_tags))
     gauge.set_default_tags(tags)
     return gauge

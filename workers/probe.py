@@ -1,6 +1,6 @@
-"""Looks at the cluster from inside, for `jobs doctor`: `python -m workers.probe ROOT [MODEL]`, as a Ray job.
+"""Inspect the cluster from inside, for `jobs doctor`: `python -m workers.probe ROOT [MODEL]`, as a Ray job.
 
-Prints one line, MARK and a `ClusterReport` as JSON.
+Prints one line: MARK and a `ClusterReport` as JSON.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ STORE_PATIENCE_S = 5.0
 
 
 def look_at_node(model: str | None) -> NodeReport:
-    """This node."""
+    """Inspect this node."""
     return NodeReport(
         node=os.uname().nodename,
         versions=own_versions(),
@@ -35,7 +35,7 @@ def look_at_node(model: str | None) -> NodeReport:
 
 
 def look_at_cluster(root: str, model: str | None) -> ClusterReport:
-    """Every node that answers, and the store."""
+    """Inspect every node that answers, and the store."""
     task = ray.remote(num_cpus=0, max_retries=0)(look_at_node)
     asked = [
         task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(model)

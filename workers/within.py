@@ -1,4 +1,4 @@
-"""Waiting with a limit."""
+"""Awaiting with a time limit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _T = TypeVar("_T")
 
 
 async def within(seconds: float, awaitable: Awaitable[_T]) -> _T:
-    """Await for so long at most. Unlike `asyncio.wait_for` in Python 3.11, this never loses a cancellation.
+    """Await for at most `seconds`. Unlike `asyncio.wait_for` in Python 3.11, this never loses a cancellation.
 
     Raises:
         TimeoutError: it takes longer.

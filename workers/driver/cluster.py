@@ -14,7 +14,7 @@ from workers.messages import Loaded, ReplicaCounters, ShardDone, ShardSalvaged
 
 
 class ReplicaLost(Exception):
-    """Error: the replica's process is gone, and its unfinished work with it.
+    """Raised when the replica's process is gone, and its unfinished work with it.
 
     Args:
         words: what is known about how it died.

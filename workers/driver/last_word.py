@@ -1,4 +1,4 @@
-"""The last word of a driver that is interrupted: why, into the job directory."""
+"""The interrupted driver's last report: writes the reason into the job directory."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from workers.failures import account_for
 log = logging.getLogger(__name__)
 
 LAST_WORD_S = 10.0
-"""A driver that is interrupted tries for as long to say so in the store: that may be what it died of."""
+"""Limit on writing the reason to the store, which may itself be why the driver is interrupted."""
 
 
 def say_why(ledger: Ledger, driver_id: str, error: BaseException) -> Interruption:
-    """Write into the job directory why its driver ends, if the store lets us. The first word stands.
+    """Write into the job directory why its driver ends, if the store allows it. The first record stands.
 
     Returns:
-        The record, for those who can be told in no other way.
+        The record, for a caller that must report it without the store.
     """
     interruption = account_for(error, driver=driver_id, job_id=ledger.job_id)
     try:

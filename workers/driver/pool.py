@@ -1,4 +1,4 @@
-"""The replica pool: as many replicas as the job may have, each replaced when it dies, all fed with shards."""
+"""The replica pool: starts as many replicas as the job may have, replaces those that die, feeds all with shards."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ from workers.within import within
 log = logging.getLogger(__name__)
 
 MAX_START_FAILURES = 3
-"""Engine starts that may fail in a row, over all replicas, before the job does."""
+"""Failed engine starts in a row, over all replicas, before the job fails."""
 
 MAX_OPEN_SHARDS = 8
-"""Shards of one replica that are admitted and not committed: bounds what it holds in memory."""
+"""Shards that one replica has admitted but not committed: bounds what it holds in memory."""
 
 OPEN_ROWS_PER_SEQUENCE = 4
-"""More than that only while they have fewer rows than this for each sequence of the engine: it must not run empty
-because small shards wait for their longest row."""
+"""Beyond MAX_OPEN_SHARDS, admit another only while fewer than this many rows are open per sequence of the engine: it
+must not run empty because small shards wait for their longest row."""
 
 MAX_OPEN_BYTES = 2**29
-"""No shard is opened beside others that take more: a replica holds its open shards about three times at most, while
+"""Once the open shards take this much, no other is opened: a replica holds open shards about three times at most, while
 their results are written."""
 
 MAX_LOSSES = 256
-"""Deaths of replicas that are remembered, for people."""
+"""Most recent deaths of replicas that are kept, for people."""
 
 LAST_LINES_S = 10.0
 LAST_COUNTERS_S = 1.0
@@ -54,12 +54,12 @@ RESTART_PAUSE_S = 1.0
 
 
 class Pool:
-    """Runs until the dispatcher is done.
+    """Runs the replicas of one job until every shard is committed.
 
     Args:
-        on_commit: is told of each committed shard.
-        on_salvage: is told of each shard whose finished rows are kept because its replica has to end.
-        on_damage: is told of each shard that has to be staged again: its staged rows are damaged or gone.
+        on_commit: called with each committed shard.
+        on_salvage: called with each shard whose finished rows are kept because its replica has to end.
+        on_damage: called with each shard to stage again, because its staged rows are damaged or gone.
     """
 
     def __init__(
@@ -87,12 +87,12 @@ class Pool:
         self.gpus_per_replica: int | None = None
 
     def open(self, dispatcher: Dispatcher) -> None:
-        """There is a plan: replicas that are loaded may start."""
+        """Let loaded replicas take work: there is a plan."""
         self._dispatcher = dispatcher
         self.wake()
 
     def wake(self) -> None:
-        """There may be new work, or none left."""
+        """Signal that there may be new work, or none left."""
         news, self._news = self._news, asyncio.Event()
         news.set()
 
@@ -103,8 +103,8 @@ class Pool:
             resources: of each replica.
 
         Raises:
-            JobFailure: the engine cannot start or dies of everything, or a shard fails.
-            StoreError: the store stays away.
+            JobFailure: the engine cannot start or keeps dying, or a shard fails.
+            StoreError: the store stays unreachable.
         """
         self._resources = resources
         self._starting = asyncio.Semaphore(resources.starts_at_once or len(self.slots))
@@ -118,7 +118,7 @@ class Pool:
         finally:
             for task in (*tasks, *self._asking):
                 task.cancel()
-            # Not for the replicas to end: an engine takes seconds to free its device, and the job is done before.
+            # Replicas are not awaited: an engine takes seconds to free its device, and the job is done before that.
             await asyncio.gather(*tasks, *self._asking, return_exceptions=True)
 
     async def refresh(self, timeout_s: float) -> None:
@@ -127,12 +127,12 @@ class Pool:
         await asyncio.gather(*(self._ask(slot, replica, timeout_s) for slot, replica in ready))
 
     def totals(self) -> ReplicaCounters:
-        """Sum over all replicas that this pool has had."""
+        """Return the counters summed over all replicas that this pool has had."""
         return added([self._retired, *(slot.counters for slot in self.slots if slot.counters)])
 
     @property
     def engine(self) -> EngineInfo | None:
-        """What an engine that is up resolved its limits to."""
+        """Limits that a running engine resolved; None if none is up."""
         return next((slot.loaded.engine for slot in self.slots if slot.loaded), None)
 
     @property
@@ -141,7 +141,7 @@ class Pool:
         return self._dispatcher.num_copies if self._dispatcher is not None else 0
 
     async def kill(self) -> None:
-        """End every replica now, and wait until it is gone."""
+        """End every replica now, and wait until all are gone."""
         await asyncio.gather(*self._ending, *map(self._end, self.slots))
 
     async def _until_done(self) -> None:
@@ -161,7 +161,7 @@ class Pool:
                 await self._work(slot)
             except (JobFailure, JobInterruption):
                 raise
-            except Exception as error:  # noqa: BLE001 - whatever a replica dies of, the pool decides what follows
+            except Exception as error:  # noqa: BLE001 - the pool decides what follows any death of a replica
                 await self._mourn(slot, error)
                 self.wake()
                 await asyncio.sleep(RESTART_PAUSE_S)
@@ -169,7 +169,7 @@ class Pool:
                 ending = asyncio.create_task(self._end(slot))
                 self._ending.add(ending)
                 ending.add_done_callback(self._ending.discard)
-            # Not reached by a slot that is cancelled; and one that is cancelled here leaves its replica to end.
+            # A cancelled slot does not get here; one that is cancelled here lets its replica finish ending.
             await asyncio.shield(ending)
 
     async def _load(self, slot: Slot) -> None:
@@ -191,7 +191,7 @@ class Pool:
         log.info("%s is ready on %s (pid %d) after %.1f s", slot.name, loaded.node, loaded.pid, loaded.load_s)
 
     async def _work(self, slot: Slot) -> None:
-        """Bring work to the replica: the next shard as soon as the last is inside the engine."""
+        """Feed the replica: give it the next shard as soon as the last is inside the engine."""
         replica = slot.replica
         assert replica is not None
         running: dict[asyncio.Task[ShardDone | int], Work] = {}
@@ -222,34 +222,34 @@ class Pool:
                 pending.cancel()
 
     async def _watch(self, slot: Slot, replica: ReplicaHandle) -> None:
-        """Look at the replica until it is stalled.
+        """Check the replica regularly until it is stalled.
 
         Raises:
-            EngineStalled: it is.
+            EngineStalled: it is stalled.
         """
         watchdog = Watchdog(self._spec.engine.stall_timeout_s)
         looked_at = time.monotonic()
         while True:
             await asyncio.sleep(watchdog.look_s)
             counters = None
-            with suppress(Exception):  # one that is dead is noticed where its work is awaited
+            with suppress(Exception):  # a dead replica is noticed where its work is awaited
                 slot.counters = counters = await within(watchdog.look_s, replica.counters())
             elapsed_s, looked_at = time.monotonic() - looked_at, time.monotonic()
             if watchdog.is_stalled(counters if slot.shards else ReplicaCounters(), elapsed_s):
                 raise EngineStalled(f"no row and no step of the engine for {self._spec.engine.stall_timeout_s:g} s")
 
     def _take(self, slot: Slot) -> Work | None:
-        """The next work for this replica.
+        """Return the next work for this replica, if any.
 
         Raises:
-            JobFailure: there is no point in going on.
+            JobFailure: the dispatcher has found that the job cannot go on.
         """
         work = self._dispatcher.take(slot.name) if self._dispatcher is not None else None
         self._heed_verdict()
         return work
 
     async def _ended(self, slot: Slot, work: Work, task: asyncio.Task[ShardDone | int]) -> None:
-        """Some work has come to its end. What kills the replica is raised; anything else is the shard's own fault."""
+        """Handle finished work: re-raise errors that kill the replica, and attribute any others to the shard."""
         assert self._dispatcher is not None
         try:
             done = await task
@@ -285,7 +285,7 @@ class Pool:
         self.wake()
 
     def _abandon(self, shard: int, *, winner: Slot) -> None:
-        """What other replicas do with a committed shard is of no use any more."""
+        """Tell other replicas to stop working on a shard that is now committed."""
         for slot in self.slots:
             if slot is not winner and shard in slot.shards and slot.replica is not None:
                 asking = asyncio.create_task(slot.replica.abandon(slot.shards[shard]))
@@ -298,7 +298,7 @@ class Pool:
             log.debug("not abandoned: %s", type(error).__name__)  # a dead replica is noticed where its work is awaited
 
     async def _remember(self) -> None:
-        """Spare later drivers the search for the rows that kill the engine."""
+        """Record confirmed killers, to spare later drivers the search for them."""
         assert self._dispatcher is not None
         for killer in self._dispatcher.confirmed():
             log.warning("a row of shard %d (place %d) is quarantined: %s", killer.shard, killer.place, killer.code)
@@ -309,12 +309,12 @@ class Pool:
                 log.warning("not remembered: %s", error)
 
     async def _mourn(self, slot: Slot, error: Exception) -> None:
-        """Put a lost replica's shards back, and say whether the job can go on without it.
+        """Put a lost replica's shards back, and raise if the job cannot go on.
 
         Raises:
-            StoreError: not the replica but the store is away.
-            JobFailure: too many starts failed, or engines die of everything.
-            JobInterruption: too many starts failed because the model is away.
+            StoreError: the store is unreachable; the replica is not at fault.
+            JobFailure: too many starts failed, or engines keep dying.
+            JobInterruption: too many starts failed because the model is missing.
         """
         words = last_words(error)
         slot.shards, was_ready = {}, slot.loaded is not None
@@ -344,7 +344,7 @@ class Pool:
             self._fail(JobError.ENGINE_START_FAILED, f"The engine did not start, {self._start_failures} times in a row")
 
     async def _last_lines(self, slot: Slot) -> str:
-        """The engine's own last words."""
+        """Return the last output of the engine's processes; empty if unavailable."""
         if slot.replica is None:
             return ""
         try:
@@ -381,7 +381,7 @@ class Pool:
         replica.kill()
 
     async def _salvage(self, slot: Slot, replica: ReplicaHandle) -> None:
-        """Keep what a replica has finished of shards that it will not commit: it is not lost, but has to end."""
+        """Save finished rows of uncommitted shards from a live replica that has to end."""
         try:
             for salvaged in await within(SALVAGE_S, replica.salvage()):
                 self._on_salvage(salvaged)
@@ -400,7 +400,7 @@ class Pool:
 
 
 def _wants_more(opened: Collection[Work], loaded: Loaded | None) -> bool:
-    """Whether a replica with this work takes another shard."""
+    """Return whether a replica with this work takes another shard."""
     most_rows = OPEN_ROWS_PER_SEQUENCE * loaded.engine.max_num_seqs if loaded else 0
     if sum(work.num_bytes for work in opened) >= MAX_OPEN_BYTES:
         return False
@@ -408,7 +408,7 @@ def _wants_more(opened: Collection[Work], loaded: Loaded | None) -> bool:
 
 
 async def _run(replica: ReplicaHandle, work: Work, attempt_id: str) -> ShardDone | int:
-    """Do the work; the rows of its shard for a probe that the engine survived."""
+    """Do the work; for a probe that the engine survived, return the number of rows of its shard."""
     if work.places is None:
         return await replica.run_shard(work.shard, attempt_id, work.excluded)
     return await replica.probe(work.shard, attempt_id, work.places)

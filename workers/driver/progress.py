@@ -1,4 +1,4 @@
-"""The driver's progress: what it writes to the store and to the metrics every few seconds."""
+"""Progress reports of the driver, written to the store and to the metrics every few seconds."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ REFRESH_TIMEOUT_S = 1.0
 
 
 class Reporter:
-    """Counts what the job has come to, over all of its drivers.
+    """Counts and reports the job's progress, over all of its drivers.
 
     Attributes:
         phase: what the driver is doing.
@@ -62,7 +62,7 @@ class Reporter:
         self.phase: Phase = "starting"
 
     async def begin(self) -> None:
-        """Start from what earlier drivers have committed: no count goes back while this one looks around."""
+        """Start from the counts of earlier drivers, so that no count drops while this one starts up."""
         try:
             earlier, plan, committed, salvaged = await asyncio.to_thread(self._look_back)
         except JobsError as error:
@@ -70,7 +70,7 @@ class Reporter:
             return
         self._gpu_s_before = earlier.gpu_s if earlier else 0.0
         if plan is None or self._plan is not None:
-            return  # Nothing to take over; or the dispatcher was faster, and its counts are exact.
+            return  # Nothing to take over, or the dispatcher was faster and its counts are exact.
         self._plan, self._shards = plan, len(committed)
         self._rows = sum(plan.shards[shard].num_rows for shard in committed)
         self._salvaged = {each.index: (each.num_rows, each.num_error_rows) for each in salvaged}
@@ -87,23 +87,23 @@ class Reporter:
         return earlier, plan, committed, list(Salvage(self._ledger).counts(committed).values())
 
     def recount(self) -> None:
-        """Forget the counts: those of all commits follow at once."""
+        """Reset the counts: the caller reports all commits next."""
         self._rows = self._errors = self._shards = self._input_tokens = self._generated_tokens = 0
         self._error_codes, self._salvaged = Counter(), {}
 
     def plan(self, plan: Plan) -> None:
-        """The plan stands. What is committed and salvaged is told next: until then the last driver's counts stand."""
+        """Set the plan. Commits and salvaged rows are reported next; until then the last driver's counts stand."""
         self._plan = plan
 
     def staged(self, shard: int) -> None:
-        """A shard can be read; one that had to be staged again counts once."""
+        """Count a shard that can be read; one that is staged again counts once."""
         assert self._plan is not None
         if shard not in self._staged:
             self._staged.add(shard)
             self._rows_staged += self._plan.shards[shard].num_rows
 
     def committed(self, index: int, shard: ShardCommit | ShardStats) -> None:
-        """A shard is committed, now or by an earlier driver."""
+        """Count a shard that is committed, now or by an earlier driver."""
         self._salvaged.pop(index, None)
         self._shards += 1
         self._rows += shard.num_rows
@@ -113,17 +113,17 @@ class Reporter:
         self._generated_tokens += shard.num_generated_tokens
 
     def salvaged(self, index: int, num_rows: int, num_error_rows: int) -> None:
-        """Rows of a shard that is not committed are kept, now or by an earlier driver."""
+        """Count the rows kept of an uncommitted shard, now or by an earlier driver."""
         if num_rows > self._salvaged.get(index, (0, 0))[0]:
             self._salvaged[index] = num_rows, num_error_rows
 
     def finish(self) -> None:
-        """Every row is committed."""
+        """Enter the last phase: every row is committed."""
         self.phase = "finishing"
         self._took_s = time.monotonic() - self._began_s
 
     async def end(self, *, succeeded: bool) -> None:
-        """The job has ended: say so, and remember for later jobs how fast this one went."""
+        """Report that the job has ended; if it succeeded, record its speed for later jobs."""
         self.phase = "ended"
         if succeeded:
             try:
@@ -135,10 +135,10 @@ class Reporter:
         await self.tick()
 
     async def tick(self) -> Progress | None:
-        """Ask the replicas, write progress and history, set the metrics. Raises nothing: no job ends over a report.
+        """Poll the replicas, write progress and history, set the metrics. Never raises: a report must not end a job.
 
         Returns:
-            The progress; None if there is a fault in the reporting.
+            The progress; None if the reporting failed.
         """
         await self._pool.refresh(REFRESH_TIMEOUT_S)
         self._engine = self._pool.engine or self._engine
@@ -157,7 +157,7 @@ class Reporter:
             return None
 
     def _foretell(self) -> None:
-        """Once, when the plan and the hardware are known: how long earlier jobs say that this driver will take."""
+        """Predict from earlier jobs how long this driver will take; once, when plan and hardware are known."""
         engine = self._engine
         if self._foretold or self._plan is None or engine is None:
             return
@@ -216,10 +216,10 @@ class Reporter:
         errors_kept = self._errors + sum(errors for _, errors in self._salvaged.values())
         rows_live = rows_kept + sum(slot.rows_uncommitted for slot in slots)
         if total is not None:
-            # Two replicas may work on one shard: what both of them did is counted twice until one commits it.
+            # Two replicas may work on one shard: rows that both finished count twice until one commits it.
             rows_live = min(rows_live, total)
         errors_live = min(rows_live, errors_kept + sum(slot.errors_uncommitted for slot in slots))
-        # Rates begin with the work: neither loading the model nor what earlier drivers committed is part of them.
+        # Rates begin with the work: they exclude loading the model and rows that earlier drivers committed.
         if totals.rows_in_flight + totals.rows_done > 0:
             self._start_s = self._start_s or time.monotonic() - self._began_s
             self._rates.add(time.monotonic(), rows_live, totals.input_tokens, totals.generated_tokens)

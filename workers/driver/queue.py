@@ -1,7 +1,7 @@
-"""The queue: which of the waiting shards a replica gets next. Pure.
+"""The queue of waiting shards: decides which one a replica gets next. Pure.
 
 Heavy shards go first, so that the last ones are small. Shards of one prefix group prefer one replica, whose KV cache
-has the prefix; but no replica is left idle for that.
+has the prefix, but no replica is left idle for that.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _Heap = list[tuple[int, int]]
 
 
 class Queue:
-    """Shards that wait, and which prefix group each replica worked on last."""
+    """Waiting shards, and the prefix group that each replica worked on last."""
 
     def __init__(self, shards: Sequence[ShardPlan]) -> None:
         self._weights = [shard.num_expected_tokens for shard in shards]
@@ -24,7 +24,7 @@ class Queue:
         self._waiting: set[int] = set()
         self._last: dict[str, int] = {}
         self._num_at: defaultdict[int, int] = defaultdict(int)
-        # Entries are (-weight, shard). One that does not wait any more is dropped where it is met.
+        # Entries are (-weight, shard). One that no longer waits is dropped when it is met.
         self._all: _Heap = []
         self._untouched: _Heap = []
         self._of_group: defaultdict[int, _Heap] = defaultdict(list)
@@ -39,7 +39,7 @@ class Queue:
         return len(self._waiting)
 
     def add(self, shard: int) -> None:
-        """The shard waits."""
+        """Add a shard."""
         if shard in self._waiting:
             return
         self._waiting.add(shard)
@@ -50,12 +50,12 @@ class Queue:
             heappush(self._untouched, entry)
 
     def discard(self, shard: int) -> None:
-        """The shard does not wait any more."""
+        """Remove a shard, if it waits."""
         self._waiting.discard(shard)
 
     def pop(self, replica: str) -> int | None:
-        """The heaviest shard of the group that the replica worked on last; else the heaviest one of a group that no
-        replica works on; else the heaviest. None if no shard waits.
+        """Remove and return a shard: the heaviest of the group that the replica worked on last; else the heaviest of a
+        group that no replica works on; else the heaviest. None if no shard waits.
         """
         shard = self._top(self._of_group[self._last[replica]]) if replica in self._last else None
         if shard is None:
@@ -68,7 +68,7 @@ class Queue:
         return shard
 
     def forget(self, replica: str) -> None:
-        """The replica is gone, and with it what its cache had."""
+        """Forget the group of a replica that is gone, as its cache is gone too."""
         self._move(replica, None)
 
     def _top(self, heap: _Heap, *, untouched: bool = False) -> int | None:

@@ -1,4 +1,4 @@
-"""How fast a job goes and when it will end, from counts over time. Pure."""
+"""Throughput and estimated end of a job, computed from counts over time. Pure."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 RATE_WINDOW_S = 60.0
-"""Rates look back this far."""
+"""Time span over which rates are computed."""
 
 SPREAD_WINDOW_S = 240.0
-"""The end is foretold from this window: the mean of its slices and how they spread."""
+"""Time span from which the end is predicted, by the mean and the spread of its slices."""
 
 _SLICES, _LEAST_SLICES, _SLICE_S = 8, 3, 6.0
 _DEVIATIONS = 2.0
 
 
 TAIL_SHARE = 0.05
-"""The last part of the job's rows, whose time is told apart: replicas run out of work there."""
+"""Last part of the job's rows, timed separately because replicas run out of work there."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Eta:
-    """Seconds until the end: the likeliest, and a range around it.
+    """Estimated seconds until the end, with a range.
 
     Attributes:
         low_s: None while there are too few rates for a range.
-        high_s: None with a `low_s`: the rates vary so much that they do not bound it.
+        high_s: None although there is a `low_s` if the rates vary too much to bound it.
     """
 
     likely_s: float
@@ -42,13 +42,13 @@ class Rates:
         self._samples: deque[tuple[float, int, int, int]] = deque()
 
     def add(self, at_s: float, rows: int, input_tokens: int, generated_tokens: int) -> None:
-        """The counts at a moment; moments ascend."""
+        """Add the counts at a time; times must ascend."""
         self._samples.append((at_s, rows, input_tokens, generated_tokens))
         while at_s - self._samples[0][0] > SPREAD_WINDOW_S:
             self._samples.popleft()
 
     def per_second(self) -> tuple[float, float, float]:
-        """Rows, input tokens and generated tokens per second; zeros before there are two samples."""
+        """Return rows, input tokens and generated tokens per second; zeros before there are two samples."""
         if not self._samples:
             return (0.0, 0.0, 0.0)
         last = self._samples[-1]
@@ -59,10 +59,10 @@ class Rates:
         return rows, read, generated
 
     def eta(self, rows_left: int) -> Eta | None:
-        """When so many rows will be done if the rate goes on as it was; None while nothing moves.
+        """Estimate when so many rows will be done if the rate stays the same; None while the rate is 0.
 
-        The range holds the end in about 19 of 20 cases, if slices of the past are independent samples of the
-        time ahead. It knows nothing of replicas that come or go.
+        The range contains the end in about 19 of 20 cases, if past slices are independent samples of the time
+        ahead. It ignores replicas that come or go.
         """
         slices = self._slices()
         rate = statistics.fmean(slices) if slices else self.per_second()[0]
@@ -85,7 +85,7 @@ class Rates:
         return self._samples[-1][0] - self._samples[0][0] if self._samples else 0.0
 
     def _slices(self) -> list[float]:
-        """Rows per second in slices of about equal length; none while there are too few of them."""
+        """Return rows per second in slices of about equal length; empty while there are too few slices."""
         count = min(_SLICES, int(self._span_s / _SLICE_S))
         if count < _LEAST_SLICES:
             return []
@@ -96,15 +96,15 @@ class Rates:
             for number in range(count + 1)
         ]
         rates = [(late[1] - early[1]) / (late[0] - early[0]) for early, late in pairwise(bounds) if late[0] > early[0]]
-        # A driver that stood still for a while has fewer slices than its span would hold.
+        # A driver that was paused has fewer slices than its span would give.
         return rates if len(rates) >= _LEAST_SLICES else []
 
 
 class Tail:
-    """How long the last `TAIL_SHARE` of the rows took.
+    """Measures how long the last `TAIL_SHARE` of the rows takes.
 
     Attributes:
-        seconds: None before the end, and for a driver that came when fewer rows than these were left.
+        seconds: None before the end, and if the driver started when fewer rows than that were left.
     """
 
     def __init__(self) -> None:
@@ -113,7 +113,7 @@ class Tail:
         self.seconds: float | None = None
 
     def add(self, at_s: float, rows: int, total: int) -> None:
-        """Rows done at a moment; moments ascend."""
+        """Add the number of rows done at a time; times must ascend."""
         first = (1 - TAIL_SHARE) * total
         if self._last is not None and self._began_s is None and self._last[1] < first <= rows:
             before_s, before = self._last

@@ -1,4 +1,4 @@
-"""The Ray cluster as a driver sees it: replicas are actors, staging runs in Ray Data's tasks."""
+"""Ray implementation of `Cluster`: replicas are actors, staging runs in Ray Data's tasks."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class RayCluster:
 
     async def stage(self, ledger: Ledger, spec: JobSpec, writer: str, report: Callable[[Plan | int], None]) -> None:
         def run() -> None:
-            # Here, because Ray Data takes seconds to import, and the replicas' start should not wait for it.
+            # Imported here: Ray Data takes seconds to import, and the replicas' start should not wait for it.
             from workers.staging.staging import stage
 
             stage(ledger, spec, writer, lambda event: _post(loop, report, event))
@@ -97,11 +97,11 @@ class RayReplica:
 
 
 async def _result(reference: Any) -> Any:
-    """What the actor returns, or what it raised without Ray's wrapping."""
+    """Await the actor's result; raise its errors without Ray's wrapping."""
     try:
         return await reference
     except (RayActorError, ActorUnavailableError) as error:
-        # Ray tells a lost node in words only.
+        # Ray reports a lost node only in the message.
         node_lost = isinstance(error, ActorDiedError) and "node has died" in str(error)
         raise ReplicaLost(f"{type(error).__name__}: {error}".strip(), node_lost=node_lost) from error
     except RayTaskError as error:
@@ -113,7 +113,7 @@ def _post(loop: asyncio.AbstractEventLoop, call: Callable[[_T], None], argument:
 
 
 def _in_thread(work: Callable[[], None]) -> asyncio.Future[None]:
-    """Run in a daemon thread: unlike `to_thread`, it does not keep a driver alive whose job has been ended."""
+    """Run in a daemon thread, which unlike `to_thread` does not keep the driver of an ended job alive."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[None] = loop.create_future()
 
@@ -125,7 +125,7 @@ def _in_thread(work: Callable[[], None]) -> asyncio.Future[None]:
         error: BaseException | None = None
         try:
             work()
-        except BaseException as raised:  # noqa: BLE001 - it is raised again where the future is awaited
+        except BaseException as raised:  # noqa: BLE001 - re-raised where the future is awaited
             error = raised
         loop.call_soon_threadsafe(settle, error)
 

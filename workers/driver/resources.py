@@ -1,8 +1,7 @@
-"""What a replica asks Ray for, and when it may start.
+"""Resources that a replica requests from Ray, and when it may start.
 
-Replicas on GPUs, and fake ones, ask for no CPU: staging, of this job or of another one on the same cluster,
-then always finds one. Replicas that compute on CPUs start when their job is staged, so that they never hold
-what it waits for.
+GPU and fake replicas request no CPU, so that staging of this or another job on the cluster always finds one. Replicas
+that compute on CPUs start after their job is staged, so that they never hold CPUs that staging waits for.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from schemas.spec import JobSpec
 from workers.failures import JobFailure
 
 LARGE_MODEL_BYTES = 3 * 10**9
-"""Weights beyond this are meant for GPUs: a job without any waits for one rather than crawl on CPUs."""
+"""Larger weights are meant for GPUs: without one, the job waits for it instead of running slowly on CPUs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,8 +27,8 @@ class Resources:
 
     Attributes:
         after_staging: replicas start when the job is staged, because they compute on the CPUs that staging needs.
-        starts_at_once: so many may be starting at a time; None where Ray sees to that, because each takes a GPU or
-            CPUs of its own.
+        starts_at_once: replicas that may be starting at a time; None where Ray limits that, because each takes a GPU
+            or CPUs of its own.
     """
 
     on_gpu: bool
@@ -40,7 +39,7 @@ class Resources:
 
     @property
     def actor_options(self) -> dict[str, Any]:
-        """Options of the replica's actor: we replace dead replicas ourselves, so Ray must not."""
+        """Options of the replica's actor. Ray must not restart it: we replace dead replicas ourselves."""
         return {
             "num_gpus": self.num_gpus,
             "num_cpus": self.num_cpus,
@@ -51,7 +50,7 @@ class Resources:
         }
 
     def describe(self) -> str:
-        """`1 GPU` or `2 CPUs`, for people."""
+        """Describe the resources for people, as in `1 GPU` or `2 CPUs`."""
         if not self.num_gpus and not self.num_cpus:
             return "a worker process"
         amount, unit = (self.num_gpus, "GPU") if self.on_gpu else (self.num_cpus, "CPU")
@@ -59,12 +58,12 @@ class Resources:
 
 
 def resolve_resources(spec: JobSpec, *, cores: int | None = None) -> Resources:
-    """What one replica of this job takes on the cluster at hand.
+    """Resolve the resources that one replica of this job takes on the connected cluster.
 
     One actor holds all GPUs of its replica, so they are on one node by construction.
 
     Args:
-        cores: CPUs of the cluster: the start of a process keeps one busy.
+        cores: CPUs of the cluster, which limit fake replicas starting at a time: starting a process keeps one busy.
 
     Raises:
         JobFailure: a replica cannot fit on any node.
@@ -93,7 +92,7 @@ def resolve_resources(spec: JobSpec, *, cores: int | None = None) -> Resources:
 
 
 def _on_gpu(spec: JobSpec) -> bool:
-    """`auto` means GPUs where the cluster has any, and for a large model also where they are yet to come."""
+    """Return whether replicas use GPUs: with `auto`, if the cluster has any or a large model has to wait for them."""
     if spec.engine.device != "auto":
         return spec.engine.device == "gpu"
     if ray.cluster_resources().get("GPU", 0.0) > 0:

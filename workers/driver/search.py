@@ -1,7 +1,7 @@
-"""Which rows of a shard kill the engine: found by halving, from what died and what survived alone.
+"""Binary search for the rows of a shard that kill the engine, by probing halves of the suspected rows alone.
 
-Pure, like all of dispatch. A row is a *place*: its position among the valid rows of the staged shard,
-which never changes.
+Pure, like all of dispatch. A row is named by its *place*: its position among the valid rows of the staged shard, which
+never changes.
 """
 
 from __future__ import annotations
@@ -11,26 +11,27 @@ from collections.abc import Mapping
 from schemas.codes import RowError
 
 MAX_FRUITLESS = 3
-"""Searches of one shard that may end with every row alone surviving, though the shard as a whole kills."""
+"""Searches of one shard that may end without a killer, although the shard as a whole kills the engine."""
 
 
 class Search:
-    """What is known of one shard's rows.
+    """State of the search over one shard's rows.
 
     The shard is run as a whole, without the killers known so far; if the engine dies, the rows that are not cleared
-    are dirty: one of them kills. The first half of the dirty ones is probed: if that dies, it is what is dirty now;
-    if it survives, it is cleared. A row that dies with nothing beside it is a killer. Then the whole is run again.
+    are dirty: one of them kills. The first half of the dirty rows is probed: if the engine dies, only that half stays
+    dirty; if it survives, that half is cleared. A row that kills when run alone is a killer. Then the whole shard is
+    run again.
 
-    The bound: with k rows that always kill among n, the engine dies at most k·⌈log₂ n⌉ times in probes (at least
-    once per killer) and k + 1 times over the whole, twice of those before the first probe. Every dead engine is one
-    restart; a probe that survives costs none, and of each killer's search no row is run in two surviving probes.
+    Bound: with k rows among n that always kill, the engine dies at most k·⌈log₂ n⌉ times in probes (at least once per
+    killer) and k + 1 times over the whole shard, twice of those before the first probe. Every death costs one restart,
+    a survived probe none; within the search for one killer, no row is run in two survived probes.
 
     Args:
         num_rows: valid rows of the shard, or more.
-        killers: place and code of those that are known to kill.
+        killers: place and code of the rows already known to kill.
 
     Attributes:
-        num_rows: as given, or as a replica has counted them since.
+        num_rows: as given, or as last counted by a replica.
         killers: place and code of the rows that kill.
         fruitless: searches that ended without a killer.
     """
@@ -44,19 +45,19 @@ class Search:
 
     @property
     def probe(self) -> tuple[int, ...] | None:
-        """The places to run next, without a commit; None: the whole shard without the killers."""
+        """Places to run next, without a commit; None to run the whole shard without the killers."""
         return tuple(self._dirty[: (len(self._dirty) + 1) // 2]) or None
 
     @property
     def hopeless(self) -> bool:
-        """The shard kills, and none of its rows does alone."""
+        """True if the shard keeps killing the engine but none of its rows does alone."""
         return self.fruitless >= MAX_FRUITLESS
 
     def sample(self, number: int) -> int | None:
-        """A place to try alone, to learn whether the engine survives any row: one that is not suspected, if there is.
+        """Pick a place to run alone, to test whether the engine survives any row; an unsuspected one if possible.
 
         Args:
-            number: a different one gives a different place, while there are some.
+            number: different numbers give different places, as far as there are enough.
         """
         dirty = set(self._dirty)
         left = [place for place in range(self.num_rows) if place not in self.killers]
@@ -64,10 +65,10 @@ class Search:
         return innocent[(2 * number + 1) * len(innocent) // 6 % len(innocent)] if innocent else None
 
     def died(self, places: tuple[int, ...] | None, code: RowError) -> int | None:
-        """The engine died over these places (None: the whole) and nothing else.
+        """Record that the engine died over these places alone (None: the whole shard).
 
         Returns:
-            The place of a killer that is found by that.
+            The place of a killer that this reveals, or None.
         """
         if places is None:
             self._suspect_the_rest()
@@ -81,7 +82,7 @@ class Search:
         return None
 
     def survived(self, places: tuple[int, ...], num_rows: int) -> None:
-        """The engine has answered these places, of a shard that turned out to have so many rows."""
+        """Record that the engine has answered these places; the replica counts `num_rows` in the shard."""
         self.num_rows = num_rows
         self._cleared.update(places, range(num_rows, max(self._dirty, default=0) + 1))
         if self._dirty:

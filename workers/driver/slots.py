@@ -1,4 +1,4 @@
-"""Slots: the places in the pool, and what its replicas have counted."""
+"""Slots of the pool, and the counters of their replicas."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from workers.messages import Loaded, ReplicaCounters
 
 @dataclass(slots=True)
 class Slot:
-    """One place in the pool and the replica that fills it now."""
+    """One slot of the pool, and the replica that fills it now."""
 
     number: int
     incarnation: int = 0
@@ -43,11 +43,11 @@ class Slot:
 
     @property
     def errors_uncommitted(self) -> int:
-        """Error rows among those."""
+        """Error rows among `rows_uncommitted`."""
         return max(0, self.counters.rows_failed - self.errors_committed) if self.counters else 0
 
     def progress(self) -> ReplicaProgress:
-        """For `progress.json`."""
+        """Build the replica's entry in `progress.json`."""
         return ReplicaProgress(
             replica=self.name,
             state=self.state,
@@ -66,6 +66,6 @@ class Slot:
 
 
 def added(counters: Sequence[ReplicaCounters]) -> ReplicaCounters:
-    """Their sum."""
+    """Return the sum of the counters, field by field."""
     names = [f.name for f in fields(ReplicaCounters)]
     return ReplicaCounters(**{name: sum(getattr(c, name) for c in counters) for name in names})

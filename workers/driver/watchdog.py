@@ -1,18 +1,18 @@
-"""Does a replica still compute? Pure: what was seen and how much time went by in, a judgement out."""
+"""Watchdog that detects a stalled replica. Pure: takes counters and elapsed time, returns a judgement."""
 
 from __future__ import annotations
 
 from workers.messages import ReplicaCounters
 
 LOOK_S = 5.0
-"""Seconds between looks at a replica, or less where its timeout is short."""
+"""Seconds between checks of a replica; less if its timeout is short."""
 
 
 class Watchdog:
-    """Tells when a replica with work has shown no sign of life for too long.
+    """Detects when a replica with work has shown no sign of life for too long.
 
-    A sign of life is a row that ends or a step of the engine. A replica without rows in its engine is not
-    expected to show any: it reads or commits, and the store's patience is another's business.
+    A sign of life is a finished row or a step of the engine. None is expected from a replica without rows in its
+    engine: it reads or commits, and the store has a time limit of its own.
 
     Args:
         timeout_s: silence after which the replica counts as stalled.
@@ -25,11 +25,11 @@ class Watchdog:
         self._silent_s = 0.0
 
     def is_stalled(self, counters: ReplicaCounters | None, elapsed_s: float) -> bool:
-        """One look.
+        """Check once; return whether the replica is stalled.
 
         Args:
             counters: what the replica answered; None if it did not.
-            elapsed_s: since the last look. Of a long pause (this process was stopped) only a part counts.
+            elapsed_s: seconds since the last check. A long pause (this process was stopped) counts only in part.
         """
         signs = None if counters is None else (counters.rows_done, counters.engine_steps)
         if counters is not None and (counters.rows_in_flight == 0 or signs != self._last):

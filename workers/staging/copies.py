@@ -1,4 +1,4 @@
-"""Shards whose rows all have a result in an earlier job: copied by staging, without an engine."""
+"""Copies of shards whose rows all have a result in an earlier job: made by staging, without an engine."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from workers.shards.results import by_row_id, result_table, shard_stats, write_p
 log = logging.getLogger(__name__)
 
 SOURCE_COLUMNS = ("source_job", "source_shard", "source_row")
-"""Further columns of rows to copy: index into the plan's `reused_jobs`, shard and row id there."""
+"""Extra columns of rows to copy: index into the plan's `reused_jobs`, and the shard and row id in that job."""
 
 
 def copy_shard(ledger: Ledger, spec: JobSpec, plan: Plan, shard: int, staged: pa.Table, driver: str) -> None:
-    """Commit a shard with the results that its rows have elsewhere.
+    """Commit a shard with the results that its rows have in earlier jobs.
 
     Args:
         staged: its staged rows with `SOURCE_COLUMNS`.
         driver: submission id of the driver, for the record.
 
     Raises:
-        SourceLost: the results are not there any more, or damaged.
+        SourceLost: the results are gone or damaged.
     """
     staged = by_row_id(staged)
     attempt_id = uuid4().hex
@@ -54,7 +54,7 @@ def copy_shard(ledger: Ledger, spec: JobSpec, plan: Plan, shard: int, staged: pa
     found = _results(ledger.job_id, sources, own, *(staged[name].to_numpy() for name in SOURCE_COLUMNS))
 
     def column(field: pa.Field) -> pa.ChunkedArray | pa.Array:
-        known = field.name in found.schema.names  # an older version may not have had it
+        known = field.name in found.schema.names  # results of an older version may lack it
         return found[field.name].cast(field.type) if known else pa.nulls(len(found), field.type)
 
     table = result_table(spec, plan, shard, rows, column)
@@ -72,7 +72,7 @@ def _results(
     shards: np.ndarray,
     row_ids: np.ndarray,
 ) -> pa.Table:
-    """These columns of the rows with these row ids in these shards of these jobs, in that order."""
+    """Read these columns of the rows given by job, shard and row id, in the given order."""
     pieces, places = [], []
     for job, shard in sorted(set(zip(jobs.tolist(), shards.tolist(), strict=True))):
         wanted = np.flatnonzero((jobs == job) & (shards == shard))

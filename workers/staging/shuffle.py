@@ -1,8 +1,8 @@
-"""The shuffle: rows go from the blocks they were prepared in to the shards that the plan puts them in.
+"""The shuffle: moves rows from the blocks they were prepared in to the shards that the plan assigns them to.
 
 Each block is scattered once into a piece for each bundle of neighbouring shards, and each bundle is gathered once. The
-pieces lie in Ray's object store, which moves them to a disk when it is full; a task holds one block, or one bundle.
-Ray Data's own shuffle holds a partition several times over, and what falls into one partition is left to a hash.
+pieces lie in Ray's object store, which spills them to disk when it is full; a task holds one block, or one bundle.
+Ray Data's own shuffle holds a partition several times over, and a hash decides what falls into one partition.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import pyarrow as pa
 import ray
 
 BUNDLE_BYTES = 2**25
-"""Small shards are written by one task up to this size: each task that runs beside others costs a process' start."""
+"""One task writes small shards up to this size together: each concurrent task costs a process start."""
 
 TASK_RETRIES = 3
-"""Of a task whose process or node dies. Ray's own are without end where memory runs out, and in Ray Data always; see
-`jobs.cluster.submission.driver_environment`."""
+"""Retries of a task whose process or node dies. By default Ray retries endlessly when memory runs out, and Ray Data
+does so always; see `jobs.cluster.submission.driver_environment`."""
 
 Bundle = tuple[int, ...]
 """Shards that one task writes, in ascending order."""
@@ -29,7 +29,7 @@ def bundles_of(shards: Sequence[tuple[int, int]]) -> list[Bundle]:
     """Pack neighbouring shards into bundles.
 
     Args:
-        shards: number and bytes of each, by number.
+        shards: number and bytes of each, ordered by number.
     """
     bundles: list[list[int]] = []
     room = 0
@@ -48,12 +48,12 @@ def shuffle(
     assign: Callable[[pa.Table], pa.Table],
     write: Callable[[pa.Table], None],
 ) -> Iterator[int]:
-    """Bring the rows of each shard together and have them written; yields each shard when it is.
+    """Gather the rows of each shard and write them; yield each shard once it is written.
 
     Args:
         blocks: tables of prepared rows.
-        assign: gives a block's rows the columns `shard` and `position`, and may leave some out.
-        write: writes the rows of one shard, which come in no order.
+        assign: adds the columns `shard` and `position` to a block's rows, and may drop some rows.
+        write: writes the rows of one shard, which arrive unordered.
 
     Both functions run in tasks on the cluster.
     """
@@ -69,7 +69,7 @@ def shuffle(
         gather.remote(writing, *(of_block[number] for of_block in pieces)): bundle
         for number, bundle in enumerate(bundles)
     }
-    del pieces  # each is let go with the task that gathers it
+    del pieces  # each is released with the task that gathers it
     while waiting:
         [done], _ = ray.wait(list(waiting), num_returns=1)
         ray.get(done)
@@ -77,14 +77,14 @@ def shuffle(
 
 
 def _several(references: Any) -> list[ray.ObjectRef]:
-    """One result comes alone, several come as a list."""
+    """Return a list of references: Ray returns a single one without a list."""
     return references if isinstance(references, list) else [references]
 
 
 def _scatter(
     block: pa.Table, bundle_of: np.ndarray, num_bundles: int, assign: Callable[[pa.Table], pa.Table]
 ) -> Iterator[pa.Table]:
-    """The block's rows for each bundle, one after the other: only one of them is held besides the block."""
+    """Yield the block's rows for each bundle in turn, so that only one piece is held besides the block."""
     rows = assign(block)
     chosen = bundle_of[rows["shard"].to_numpy()]
     for number in range(num_bundles):

@@ -1,7 +1,7 @@
-"""Staging: the dataset is read once, tokenised on the cluster's CPUs, and cut into staged shards.
+"""Staging: reads the dataset once, tokenises it on the cluster's CPUs, and cuts it into staged shards.
 
-Two passes over blocks that stay in Ray's object store (and spill to disk when they must): Ray Data tokenises, then
-`shuffle` brings rows to their shards. In between one task sees the light columns of all rows and makes the
+It makes two passes over blocks that stay in Ray's object store (and spill to disk if necessary): Ray Data tokenises,
+then `shuffle` brings rows to their shards. In between, one task reads the light columns of all rows and makes the
 plan; the driver sees no row.
 """
 
@@ -63,19 +63,19 @@ from workers.staging.shuffle import TASK_RETRIES, bundles_of, shuffle
 log = logging.getLogger(__name__)
 
 BLOCK_BYTES = 2**26
-"""Of prepared rows: a task makes one block after the other, and holds each about three times."""
+"""Size of a block of prepared rows: a task makes one block at a time, and holds it about three times."""
 
 
 def stage(ledger: Ledger, spec: JobSpec, writer: str, report: Callable[[Plan | int], None]) -> None:
-    """Make the plan stand and every staged shard exist; a no-op where they do.
+    """Create the plan and all staged shards, as far as they do not exist yet.
 
     Args:
-        writer: who writes, for the store.
-        report: called once with the plan when it stands, then with every shard that can be read.
+        writer: name of the writer, for the store.
+        report: called once with the plan when it exists, then with every shard that can be read.
 
     Raises:
-        JobFailure: the input is there and cannot be read, is not the one that was planned, or makes the program fail.
-        JobInterruption, JobsError: input, model, store, nodes or results of earlier jobs are away now.
+        JobFailure: the input is present but cannot be read, differs from the planned one, or makes the program fail.
+        JobInterruption, JobsError: input, model, store, nodes or results of earlier jobs are unavailable now.
     """
     plan = ledger.plan()
     missing: set[int] | None = None
@@ -97,8 +97,8 @@ def stage(ledger: Ledger, spec: JobSpec, writer: str, report: Callable[[Plan | i
 
 
 def _told(error: Exception, job_id: str) -> Exception:
-    """What an error in staging comes to: nothing that it may raise is without a code or a reason."""
-    # Ray and Ray Data wrap what their tasks raise.
+    """Translate an error in staging into one to raise: each has a code or a reason."""
+    # Ray and Ray Data wrap the errors of their tasks.
     for kind in (JobFailure, JobInterruption, SourceLost):
         if (told := find_cause(error, kind)) is not None:
             return told
@@ -114,7 +114,7 @@ def _told(error: Exception, job_id: str) -> Exception:
         return JobInterruption(InterruptionCode.OUT_OF_RESOURCES, lost, _MORE_ROOM)
     if (refused := find_cause(error, JobsError)) is not None:
         return refused
-    # Our code failed on these rows and would again; what it says could quote them.
+    # Our code failed on these rows and would again; the message could quote them.
     return JobFailure(
         JobError.STAGING_FAILED,
         f"Staging failed on the dataset's rows: {type(_innermost(error)).__name__}. This is a fault of the program; "
@@ -123,7 +123,7 @@ def _told(error: Exception, job_id: str) -> Exception:
 
 
 def _innermost(error: BaseException) -> BaseException:
-    """What Ray, Ray Data and `raise … from` have wrapped."""
+    """Return the innermost error that Ray, Ray Data and `raise … from` have wrapped."""
     seen = {id(error)}
     while (inner := getattr(error, "cause", None) or error.__cause__) is not None and id(inner) not in seen:
         seen.add(id(inner))
@@ -141,11 +141,11 @@ _LOST = (
     ObjectStoreFullError,
     RaySystemError,
 )
-"""What Ray raises where a process or a node dies as often as tasks are tried, or has no room."""
+"""Ray's errors when a process or node died in every try of a task, or has no room."""
 
 
 def _lost(error: Exception) -> str | None:
-    """What has taken memory, disk or processes from staging; None for any other error."""
+    """Describe the loss of memory, disk or processes behind an error in staging; None for other errors."""
     if find_cause(error, MemoryError) is not None:
         return "A process that prepared rows ran out of memory."
     if (system := find_cause(error, OSError)) is not None and system.errno is not None:
@@ -169,7 +169,7 @@ class _Staging:
     def __init__(self, ledger: Ledger, spec: JobSpec, writer: str) -> None:
         self._ledger, self._writer = ledger, writer
         self._digest = spec.digest()
-        # Where the model lies on the cluster only, it is pinned here, not at submit.
+        # A model that exists only on the cluster is pinned here, not at submit.
         self._spec = spec.evolve(model=spec.model.evolve(fingerprint=spec.model.fingerprint or pin_model(spec)))
         self._max_model_len = max_model_len(spec)
 
@@ -188,7 +188,7 @@ class _Staging:
             files=files,
             row_columns=row_columns(self._spec, columns),
             max_model_len=self._max_model_len,
-            # Here and once: Ray may make the plan again when a node is lost, and it must be the same.
+            # Listed here, once: Ray may make the plan again when a node is lost, and it must be the same.
             sources=self._sources(standing) if self._spec.reuse else None,
             standing=standing,
         )
@@ -220,7 +220,7 @@ class _Staging:
         )
 
     def _plan(self, work: _Planning, blocks: ray.data.Dataset) -> tuple[Plan, tuple[str, ...], ray.ObjectRef]:
-        """The plan, jobs with damaged results that it could have used, and a reference to where each row goes."""
+        """Make the plan; return it, jobs whose damaged results it could have used, and a reference to its `_Places`."""
         # No CPU of its own: it waits for tasks that need them.
         make = ray.remote(num_cpus=0, num_returns=3, max_retries=TASK_RETRIES)(_Planning.make)
         plan, hurt, places = make.remote(work, blocks)
@@ -230,7 +230,7 @@ class _Staging:
             raise (error.cause if isinstance(error.cause, Exception) else error) from error
 
     def _sources(self, standing: Plan | None) -> tuple[str, ...]:
-        """The jobs whose results may be taken: those of the standing plan, if there is one."""
+        """Return the jobs whose results may be reused: those of the standing plan, if there is one."""
         if standing is not None:
             return standing.reused_jobs
         return source_jobs(self._ledger, self._spec, self._spec.model.fingerprint)
@@ -243,7 +243,7 @@ class _Staging:
         wanted: set[int],
         kept: tuple[pa.Field, ...],
     ) -> Iterator[int]:
-        """Bring rows to their shards and write those; yields each shard when it can be read."""
+        """Bring rows to their shards and write these; yield each shard once it can be read."""
         target = ray.put((self._ledger.store.uri, self._ledger.job_id, self._writer, self._spec, plan, kept))
         row_bytes = blocks.size_bytes() // max(1, plan.num_rows)
         shards = [
@@ -256,11 +256,11 @@ class _Staging:
 
 
 def max_model_len(spec: JobSpec) -> int:
-    """Longest sequence that rows are validated against: the user's limit, within what the model takes.
+    """Return the sequence length that rows are validated against: the user's limit, capped by the model's.
 
     Raises:
         JobFailure: the model directory is not usable.
-        MissingModel: it is away.
+        MissingModel: it is missing or unreadable.
     """
     try:
         supported = load_encoder(spec.model.path).max_model_len
@@ -275,7 +275,7 @@ def max_model_len(spec: JobSpec) -> int:
 
 
 def _tokenise(batch: pa.Table, task: ray.ObjectRef) -> Iterator[pa.Table]:
-    """One slice of the dataset, in bounded batches."""
+    """Yield the prepared rows of one slice of the dataset, in bounded batches."""
     spec, schema, work, model_len = _task(task)
     failpoint("staging.before_tokenise")
     (index,) = batch["id"].to_pylist()
@@ -289,10 +289,10 @@ def _tokenise(batch: pa.Table, task: ray.ObjectRef) -> Iterator[pa.Table]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Planning:
-    """What a plan is made of, but for the rows.
+    """Planning inputs other than the rows.
 
     Attributes:
-        sources: the jobs whose results may be taken.
+        sources: the jobs whose results may be reused; None without reuse.
         standing: the plan to make again, if there is one.
     """
 
@@ -306,7 +306,7 @@ class _Planning:
     standing: Plan | None
 
     def make(self, blocks: ray.data.Dataset) -> tuple[Plan, tuple[str, ...], _Places]:
-        """The plan, jobs with damaged results that it could have used, and where each row goes."""
+        """Make the plan; return it, jobs whose damaged results it could have used, and where each row goes."""
         reused = None if self.sources is None else open_sources(self.ledger, self.sources)
         light = _light_columns(blocks)
         facts = facts_of(light)
@@ -340,10 +340,10 @@ class _Planning:
 
 
 class _Places(NamedTuple):
-    """Where each row goes, and comes from. By row id.
+    """Destination of each row, and source of its result, indexed by row id.
 
     Attributes:
-        sources: of rows to copy, `job`, `shard` and `row_id` of their results; null on the others.
+        sources: `job`, `shard` and `row_id` of the results of rows to copy; null for other rows.
     """
 
     shard_of: npt.NDArray[np.int32]
@@ -352,7 +352,7 @@ class _Places(NamedTuple):
 
 
 def _assign(rows: pa.Table, lookup: ray.ObjectRef, wanted: set[int]) -> pa.Table:
-    """Adds each row's shard and position; drops the light columns and the rows of shards not wanted."""
+    """Add each row's shard and position; drop the light columns and the rows of shards not wanted."""
     places: _Places = ray.get(lookup)
     row_ids = rows["row_id"].to_numpy()
     shards = places.shard_of[row_ids]
@@ -395,7 +395,7 @@ def _task(task: ray.ObjectRef) -> tuple[JobSpec, pa.Schema, list[Slice], int]:
 
 
 def _light_columns(blocks: ray.data.Dataset) -> pa.Table:
-    """What planning needs of all rows, by row id."""
+    """Read the columns of all rows that planning needs, sorted by row id."""
     names = ["row_id", "error_code", "fingerprint", *(field.name for field in FACTS_FIELDS)]
     light = blocks.select_columns(names, max_retries=TASK_RETRIES)
     return pa.concat_tables(light.iter_batches(batch_size=None, batch_format="pyarrow")).sort_by("row_id")
