@@ -204,7 +204,7 @@ def _is_list_of_messages(type_: pa.DataType) -> bool:
 
 
 def _is_text(type_: pa.DataType) -> bool:
-    """Return whether the type holds text, including binary, as which Impala and older Spark write text."""
+    """Return whether the type holds text, including binary: Impala and older Spark write text as binary."""
     if pa.types.is_dictionary(type_):
         return _is_text(type_.value_type)
     return is_string(type_) or is_binary(type_)

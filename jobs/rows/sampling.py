@@ -27,7 +27,7 @@ _REMEMBERED_CHARS = 65_536
 
 
 class RowSampling:
-    """Validates what rows request in `sampling_params`, `max_tokens`, `structured_outputs` and `response_format`.
+    """Validator of what rows request in `sampling_params`, `max_tokens`, `structured_outputs` and `response_format`.
 
     Fault messages begin with the name of the field and a colon.
 

@@ -152,7 +152,7 @@ def _reference(name: str) -> str:
 
 
 def _why_no_text(why: str, row: Mapping[str, Any]) -> str:
-    """Name the column in the reason, if a column's value is the NaN or infinity."""
+    """Name the column in the reason, if a column holds the NaN or infinity."""
     odd = [name for name, value in row.items() if isinstance(value, float) and value - value != 0]
     return f"column `{odd[0]}` is NaN or infinite" if odd and "NaN" in why else why
 
