@@ -11,16 +11,16 @@ from jobs.values.cells import Fault
 from schemas.codes import RowError
 
 MAX_ROW_BYTES = 64 * 2**20
-"""A row with more bytes is never held as a whole outside of its decoder."""
+"""Most bytes of a row; larger rows are never held whole outside their decoder."""
 
 _SMALL_BYTES = 2**20
-"""Cells up to this size stay in a row that is too large: its id must."""
+"""Cells up to this size are kept in a row that is too large, because its id must be."""
 
 
 def bounded(batches: Iterable[pa.RecordBatch], max_rows: int) -> Iterator[pa.RecordBatch]:
-    """The same rows in batches of at most `max_rows` rows and 64 MiB.
+    """Yield the same rows in batches of at most `max_rows` rows and 64 MiB.
 
-    Of a row over `MAX_ROW_BYTES` the large cells come as null, with a fault.
+    In a row over `MAX_ROW_BYTES` the large cells become null, and the row gets a fault.
     """
     held: list[pa.RecordBatch] = []
     rows = size = 0

@@ -1,4 +1,4 @@
-"""Which columns make the prompt, and which come along."""
+"""The input columns that make the prompt, and those carried to the results."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ class Columns:
 
     Attributes:
         kind: how the prompt is made; the prompt column of `messages` may hold JSON text.
-        prompt_columns: the one column, or the columns that the template refers to; or of JSON lines the columns
+        prompt_columns: the one column, or the columns that the template refers to; or for JSON lines the columns
             `messages` and `prompt`, of which each line has one.
-        template: text of the template, for that kind.
+        template: text of the template, if `kind` is `template`.
         custom_id, sampling_params, max_tokens, structured_outputs, response_format, tools: the optional
             columns, None where the dataset lacks them.
-        choices: the column of choices to score; None unless asked for.
-        token_ids: the column of prompts that are token ids, of JSON lines.
-        kept: columns carried to the results, with the types that they have there.
-        by_line: whether the dataset is JSON lines: what one of them asks for says nothing of the others, and what the
-            job cannot give to it costs that line.
+        choices: the column of choices to score; None unless the job scores.
+        token_ids: the column of prompts given as token ids, in JSON lines only.
+        kept: columns carried to the results, with their types there.
+        by_line: whether the dataset is JSON lines: each line's requests are judged by themselves, and one that the job
+            cannot serve costs only that line.
     """
 
     kind: Literal["messages", "prompt", "template"]
@@ -53,7 +53,7 @@ class Columns:
 
     @property
     def needed(self) -> tuple[str, ...]:
-        """Every column to read, each once."""
+        """All columns to read, without duplicates."""
         optional = (
             *(self.custom_id, self.sampling_params, self.max_tokens),
             *(self.structured_outputs, self.response_format, self.tools, self.choices, self.token_ids),
@@ -63,14 +63,14 @@ class Columns:
 
 
 def resolve_columns(schema: pa.Schema, spec: InputSpec, *, choices: bool = False) -> Columns:
-    """Match what was asked for with the columns that are there.
+    """Match the columns that the spec asks for with those in the dataset.
 
     Args:
         choices: the job scores, so there must be a column of choices.
 
     Raises:
         InvalidInput: no prompt column, no column of choices, or a column of the wrong type.
-        UsageError: the options name a column that is not there, or the template does not parse.
+        UsageError: the options name a missing column, or the template does not parse.
     """
     if twice := sorted({name for name in schema.names if schema.names.count(name) > 1}):
         raise InvalidInput(f"There are two columns named {twice[0]!r}.", "Rename one of them.")
@@ -86,7 +86,7 @@ def resolve_columns(schema: pa.Schema, spec: InputSpec, *, choices: bool = False
         custom_id=_optional(schema, "custom_id", lambda t: is_string(t) or _is_whole(t), "text or whole numbers"),
         sampling_params=_optional(schema, "sampling_params", _is_object, "structs or JSON text"),
         max_tokens=_optional(
-            # Writers turn whole numbers with gaps into floats; a row's value is checked by itself.
+            # Writers turn whole numbers with nulls into floats; each row's value is checked separately.
             schema,
             "max_tokens",
             lambda t: _is_whole(t) or pa.types.is_floating(t) or _by_line(schema, "max_tokens"),
@@ -204,14 +204,14 @@ def _is_list_of_messages(type_: pa.DataType) -> bool:
 
 
 def _is_text(type_: pa.DataType) -> bool:
-    """Whether it holds text; as binary too, which Impala and older Spark write."""
+    """Return whether the type holds text, including binary: Impala and older Spark write text as binary."""
     if pa.types.is_dictionary(type_):
         return _is_text(type_.value_type)
     return is_string(type_) or is_binary(type_)
 
 
 def _optional(schema: pa.Schema, name: str, fits: Any, wanted: str) -> str | None:
-    """The column's name if the dataset has it with values in it."""
+    """Return the column's name if the dataset has it with values in it, else None."""
     if name in schema.names:
         check_usable(schema.field(name))
     if name not in schema.names or pa.types.is_null(schema.field(name).type):
@@ -224,7 +224,7 @@ def _optional(schema: pa.Schema, name: str, fits: Any, wanted: str) -> str | Non
 
 
 def _kept(schema: pa.Schema, name: str) -> pa.Field:
-    """The column as results have it."""
+    """Return the column's field as the results have it."""
     field = _given(schema, name, "--keep")
     if not is_storable(field.type):
         raise InvalidInput(

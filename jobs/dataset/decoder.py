@@ -1,9 +1,9 @@
-"""Decoders of hostile bytes run in a process of their own, with limits on memory and time.
+"""Child processes that decode untrusted bytes, with limits on memory and time.
 
-What a library does with damaged or malicious bytes is not ours to promise: it may ask for all memory, compute for
-ever, crash or stand still. Then it is a child process that ends, and whoever asked can say which file did it. The
-limits on memory and computing are the kernel's (`setrlimit`), so they hold for a child whose parent has died; that a
-child stands still is seen by whoever waits for it.
+We cannot promise what a library does with damaged or malicious bytes: it may ask for all memory, compute forever,
+crash or hang. Then only a child process ends, and the caller can say which file caused it. The kernel enforces the
+limits on memory and CPU time (`setrlimit`), so they hold even for a child whose parent has died; the waiting parent
+detects a child that hangs.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from threading import Barrier, Thread
 from typing import Any, TypeVar
 
 MEMORY_BYTES = 6 * 2**30
-"""Address space that decoding may take on top of the program's own. An ordinary batch takes less than a tenth of it,
-a cell of 1 GiB most: Arrow asks for twice the room whenever a buffer is full, and uses half of that."""
+"""Address space for decoding on top of the program's own. An ordinary batch takes less than a tenth of it, a cell
+of 1 GiB most of it: Arrow reserves twice the space whenever a buffer is full, and uses half of that."""
 
 CPU_S = 300
-"""Seconds of computing that one answer may take."""
+"""Most CPU seconds for one answer."""
 
 STILL_S = 120.0
-"""A child that owes an answer and has not computed at all for this long stands still. One that waits for the object
-store computes more often: its requests time out and are sent again."""
+"""Seconds without any CPU time after which a child that owes an answer counts as hung. A child that waits for the
+object store uses CPU more often: its requests time out and are sent again."""
 
 IDLE_S = 30.0
-"""A child without work for this long ends: a large node has many workers, each with its own."""
+"""Seconds without work after which a child ends: a large node has many workers, each with its own children."""
 
 _NUM_THREADS = 16
 
@@ -44,23 +44,23 @@ _T = TypeVar("_T")
 
 
 class DecoderEnded(Exception):
-    """The child process has ended in the midst of its work. The message goes behind a file's name."""
+    """The child process ended in the middle of its work. The message is a predicate that follows a file's name."""
 
 
 def stream(
     function: Callable[..., Iterator[_T]], *arguments: Any, cpu_s: float = CPU_S, memory_bytes: int | None = None
 ) -> Iterator[_T]:
-    """What `function(*arguments)` yields, computed in a child process with this process's environment variables.
+    """Yield the values of `function(*arguments)`, computed in a child process with this process's environment.
 
-    Function, arguments, values and errors are pickled. A child is used again after it has answered to the end.
+    Function, arguments, values and errors are pickled. A child is reused once it has answered completely.
 
     Args:
-        cpu_s: most seconds of computing before each value.
+        cpu_s: most CPU seconds before each value.
         memory_bytes: most address space; default: `MEMORY_BYTES`.
 
     Raises:
-        DecoderEnded: it needed more memory or time than it may have, stood still or crashed.
-        Exception: what the function raised.
+        DecoderEnded: the child exceeded its memory or time, hung or crashed.
+        Exception: any exception that the function raised.
     """
     memory_bytes = memory_bytes or MEMORY_BYTES
     request = pickle.dumps((dict(os.environ), function, arguments, memory_bytes, cpu_s))
@@ -94,12 +94,12 @@ class _Child:
         answers, results = os.pipe()
         path = os.pathsep.join(dict.fromkeys(entry for entry in sys.path if entry))
         self._process = subprocess.Popen(
-            # -P: not from the working directory, where anything may lie.
+            # -P: no imports from the working directory, which may hold anything.
             [sys.executable, "-P", "-m", __name__, str(theirs), str(results)],
             pass_fds=(theirs, results),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            # A library's last words may quote what it read.
+            # A library's error output may quote the data.
             stderr=subprocess.DEVNULL,
             env={**os.environ, "PYTHONPATH": path, **_ALLOCATORS},
             start_new_session=True,
@@ -110,12 +110,12 @@ class _Child:
         self.asked = False
 
     def ask(self, request: bytes) -> None:
-        """Raises OSError if the child has ended, as an idle one does."""
+        """Send a request; raise OSError if the child has ended, as an idle one does."""
         self._requests.send_bytes(request)
         self.asked = True
 
     def answer(self, memory_bytes: int) -> tuple[str, Any]:
-        """Raises DecoderEnded if there is none."""
+        """Return the next answer's kind and value; raise DecoderEnded if there is none."""
         used_ns = -1
         while not self._answers.poll(STILL_S):
             before_ns, used_ns = used_ns, _cpu_ns(self._process.pid)
@@ -129,21 +129,21 @@ class _Child:
         return kind, value
 
     def kill(self) -> None:
-        """The connections close with this object: where a collector ends both, closing here would be a second time."""
+        """End the child. Connections close with this object: in garbage collection, closing here could repeat that."""
         self._process.kill()
         self._process.wait()
 
 
 _ALLOCATORS = {"MALLOC_ARENA_MAX": "1", "ARROW_DEFAULT_MEMORY_POOL": "system"}
-"""Address space is limited: Arrow's own allocators reserve 1 GiB for the first byte, further arenas of malloc less. Of
-the system's, what is freed goes back at once."""
+"""Allocator settings for limited address space: Arrow's own allocators reserve 1 GiB for the first byte, further malloc
+arenas reserve less. The system allocator returns freed memory at once."""
 
 _IDLE: dict[int, list[_Child]] = {}
-"""Children without work, by the process that they belong to: a fork must not use its parent's."""
+"""Idle children by the pid of their parent: a forked process must not use its parent's children."""
 
 
 def _idle_child(request: bytes) -> _Child | None:
-    """A child that was idle and has this request now, or None."""
+    """Give the request to an idle child and return that child, or None if there is none."""
     with suppress(IndexError):
         while True:
             child = _IDLE.setdefault(os.getpid(), []).pop()
@@ -157,11 +157,11 @@ def _idle_child(request: bytes) -> _Child | None:
 
 
 def _cpu_ns(pid: int) -> int:
-    """Nanoseconds that all threads of a process have computed. A thread that wakes up for a moment is seen."""
+    """Return the CPU nanoseconds of all threads of a process. Even a thread that wakes briefly is seen."""
     try:
         threads = list(Path(f"/proc/{pid}/task").iterdir())
         return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads)
-    except OSError:  # a thread or the process has just ended, or this system does not tell
+    except OSError:  # a thread or the process has just ended, or this system has no such file
         return time.monotonic_ns()
 
 
@@ -180,20 +180,20 @@ def _last_words(code: int, memory_bytes: int) -> str:
 # -- the child process --------------------------------------------------------------------------
 
 threads: ThreadPoolExecutor
-"""A child's threads, started before it has limits. A thread that is started without memory may die before it says that
-it has started, and then whoever starts it waits for ever (https://github.com/python/cpython/issues/140746)."""
+"""Threads of a child, started before its limits apply. A thread started without free memory may die before it signals
+its start, and the starting thread then waits forever (https://github.com/python/cpython/issues/140746)."""
 
 
 def _start_threads() -> None:
     global threads
     threads = ThreadPoolExecutor(_NUM_THREADS)
-    # Each waits for all others, so that none takes the start of two.
+    # Each task waits for all others, so that the pool must start every thread.
     together = Barrier(_NUM_THREADS)
     list(threads.map(lambda _: together.wait(), range(_NUM_THREADS)))
 
 
 def _serve(requests: Connection, answers: Connection) -> None:
-    """Answer requests until the parent is gone or has nothing to ask for a while."""
+    """Answer requests until the parent is gone or sends none for `IDLE_S`."""
     import resource
 
     import psutil
@@ -228,9 +228,9 @@ def _serve(requests: Connection, answers: Connection) -> None:
 
 
 def _end_with(requests: Connection) -> None:
-    """End in the midst of work if the other end of the requests closes: whoever asked has died."""
+    """End the process, even in the middle of work, when the requests' other end closes: the parent has died."""
     waiting = select.poll()
-    waiting.register(requests, 0)  # Only that the other end has closed, not that there is something to read.
+    waiting.register(requests, 0)  # Wake only when the other end closes, not when there is something to read.
     waiting.poll()
     os._exit(0)
 
@@ -244,7 +244,7 @@ def _limit_time(cpu_s: float) -> None:
 
 
 if __name__ == "__main__":
-    from jobs.dataset import decoder  # this module, as those that it serves know it
+    from jobs.dataset import decoder  # this module under the name that its callers pickle
 
     with suppress(EOFError, BrokenPipeError):
         decoder._serve(Connection(int(sys.argv[1]), writable=False), Connection(int(sys.argv[2]), readable=False))

@@ -1,4 +1,4 @@
-"""Rows that could not be read as they are, and why: said beside a batch, so that they cost themselves only."""
+"""Rows that could not be read, and why: stored in a batch's metadata, so that they cost only themselves."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _KEY, _CELLS_KEY = b"nightbatch.faults", b"nightbatch.cells"
 
 
 def with_faults(batch: pa.RecordBatch, faults: Mapping[int, Fault]) -> pa.RecordBatch:
-    """The batch with what is wrong with rows of it, by their index in it."""
+    """Attach faults of rows to a batch, by row index."""
     if not faults:
         return batch
     said = {index: [str(fault.code), fault.message] for index, fault in faults.items()}
@@ -22,18 +22,18 @@ def with_faults(batch: pa.RecordBatch, faults: Mapping[int, Fault]) -> pa.Record
 
 
 def faults_of(batch: pa.RecordBatch | pa.Table) -> dict[int, Fault]:
-    """What `with_faults` has said about this batch."""
+    """Return the faults that `with_faults` attached to this batch."""
     said = json.loads((batch.schema.metadata or {}).get(_KEY, b"{}"))
     return {int(index): Fault(code=RowError(code), message=message) for index, (code, message) in said.items()}
 
 
 def with_other_kinds(batch: pa.RecordBatch, cells: Mapping[str, Mapping[int, str]]) -> pa.RecordBatch:
-    """The batch with the kinds of those cells of text columns whose value was no text, by column and index."""
+    """Attach the kinds of values in text columns that were not text, by column and row index."""
     return _said(batch, _CELLS_KEY, cells) if any(cells.values()) else batch
 
 
 def other_kinds(batch: pa.RecordBatch | pa.Table, column: str) -> dict[int, str]:
-    """What `with_other_kinds` has said about a column of this batch."""
+    """Return the kinds that `with_other_kinds` attached for a column of this batch."""
     said = json.loads((batch.schema.metadata or {}).get(_CELLS_KEY, b"{}"))
     return {int(index): kind for index, kind in said.get(column, {}).items()}
 

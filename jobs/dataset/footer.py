@@ -1,7 +1,7 @@
-"""The footer of a Parquet file in Thrift's compact form: looked at and cut where Arrow cannot take it whole.
+"""The footer of a Parquet file in Thrift's compact protocol, inspected and cut if Arrow cannot read it whole.
 
-Arrow opens a file only if it can read the type of every column. Of a file with an odd column, the footer is written
-again without it: https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift.
+Arrow opens a file only if it can read the type of every column. If a file has a column that it cannot read, the footer
+is rewritten without that column: https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 _ARROW_SCHEMA = b"\x18\x0cARROW:schema\x18"
-"""The key of Arrow's own schema where a pair of key and value begins: no name of a column is followed by a text."""
+"""Key of Arrow's own schema at the start of a key-value pair: a column's name is never followed by a string field."""
 
 _TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = range(1, 13)
 _MAX_DEPTH = 32
@@ -27,15 +27,15 @@ class NotAFooter(ValueError):
 
 
 def without_arrow_schema(footer: bytes) -> bytes:
-    """The footer with the types that Parquet itself knows: dictionaries, for one, are what they hold."""
+    """Return the footer with Parquet's own types only: dictionaries, for example, become their value type."""
     return footer.replace(_ARROW_SCHEMA, _ARROW_SCHEMA.replace(b"ARROW", b"arrow"))
 
 
 class Footer:
-    """A footer as its Thrift structures.
+    """A footer parsed into Thrift structures.
 
     Raises:
-        NotAFooter: the bytes are not Thrift, or no footer.
+        NotAFooter: the bytes are not Thrift or not a footer.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -48,12 +48,12 @@ class Footer:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the top-level columns, each once."""
+        """Names of the top-level columns, without duplicates."""
         return tuple(dict.fromkeys(self._leaves))
 
     @property
     def encrypted(self) -> frozenset[str]:
-        """Top-level columns of which a part is encrypted."""
+        """Names of top-level columns that are at least partly encrypted."""
         return frozenset(
             name
             for group in self._groups()
@@ -62,10 +62,10 @@ class Footer:
         )
 
     def only(self, names: Collection[str], *, row_groups: bool = True) -> bytes:
-        """The footer with just these top-level columns.
+        """Return the footer with only these top-level columns.
 
         Args:
-            row_groups: keep the row groups; without them it says only what the columns are.
+            row_groups: keep the row groups; without them only the schema remains.
         """
         wanted = [name in names for name in self._leaves]
 
@@ -94,7 +94,7 @@ class Footer:
         return _items(self._root, _ROW_GROUPS)
 
     def _subtrees(self) -> Iterator[tuple[int, int]]:
-        """Where the elements of each top-level column begin and end."""
+        """Yield the half-open range of schema elements of each top-level column."""
         elements = self._elements()
         start = 1
         while start < len(elements):
@@ -106,7 +106,7 @@ class Footer:
             start = stop
 
     def _leaf_names(self) -> Iterator[str]:
-        """Per column chunk the top-level column that it belongs to."""
+        """Yield the top-level column of each column chunk."""
         elements = self._elements()
         for start, stop in self._subtrees():
             for element in elements[start:stop]:
@@ -129,7 +129,7 @@ def _text(element: dict[int, Any]) -> str:
 
 
 def _number(element: dict[int, Any], field: int) -> int:
-    """A whole number as Thrift writes it: zigzag."""
+    """Return a whole number, which Thrift encodes as zigzag."""
     kind, value = element.get(field, (_I32, 0))
     if kind not in (_I16, _I32, _I64):
         raise NotAFooter("a count is no number")
@@ -141,7 +141,7 @@ def _signed(zigzag: int) -> int:
 
 
 class _Reader:
-    """Reads values; whole numbers stay in the form in which they were written."""
+    """Reader of Thrift values; whole numbers stay in their zigzag encoding."""
 
     def __init__(self, data: bytes) -> None:
         self._data, self._at, self._depth = data, 0, 0
@@ -178,7 +178,7 @@ class _Reader:
             size, of = header >> 4, header & 15
             if size == 15:
                 size = self._varint()
-            # Booleans in lists take a byte each, as fields they are their type.
+            # Booleans take a byte each in lists; in fields, the type is the value.
             return of, [self._byte() if of in (_TRUE, _FALSE) else self._value(of) for _ in range(size)]
         if kind == _STRUCT:
             return self.struct()

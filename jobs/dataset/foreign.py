@@ -1,4 +1,4 @@
-"""What a file is that is neither Parquet nor JSON lines, and how it becomes one of them."""
+"""Recognition of files that are neither Parquet nor JSON lines, with hints to convert them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Callable
 
 _Hint = Callable[[str], str]
-"""From a file's name to what to do with the file."""
+"""Function from a file's name to a hint on what to do with the file."""
 
 
 def _say(text: str) -> _Hint:
@@ -23,7 +23,7 @@ def _unpack(tool: str) -> _Hint:
 
 
 def _python(read: str) -> _Hint:
-    """How Arrow makes Parquet of it, as a command."""
+    """Build a hint with a command that converts the file to Parquet with Arrow."""
 
     def hint(name: str) -> str:
         target = json.dumps(f"{os.path.splitext(name)[0]}.parquet", ensure_ascii=False)
@@ -96,7 +96,7 @@ _NAMES: dict[str, tuple[str, _Hint]] = {
 
 
 def foreign(head: bytes, uri: str) -> tuple[str, str]:
-    """What a file that is no Parquet is by its first bytes, to stand behind its name; and what to do."""
+    """Return what a non-Parquet file is by its first bytes, as a predicate to follow its name, and what to do."""
     name = os.path.basename(uri)
     if not head:
         return "is empty", _OTHER(name)
@@ -105,7 +105,7 @@ def foreign(head: bytes, uri: str) -> tuple[str, str]:
 
 
 def no_lines(head: bytes, uri: str) -> tuple[str, str] | None:
-    """What a file named like JSON lines is by its first bytes, and what to do; None if that may be text."""
+    """Return what a file named like JSON lines is by its first bytes, and what to do; None if it may be text."""
     if head.startswith((b"PAR1", b"PARE")):
         return "is a Parquet file", "Rename it: Parquet is read from names ending in .parquet."
     known = _of_bytes(head)
@@ -113,7 +113,7 @@ def no_lines(head: bytes, uri: str) -> tuple[str, str] | None:
 
 
 def of_name(uri: str) -> tuple[str, str] | None:
-    """What a file is by its name, and what to do; None if the name says nothing."""
+    """Return what a file is by its name, and what to do; None if the name says nothing."""
     name = os.path.basename(uri)
     known = _of_name(name)
     return None if known is None else (known[0], known[1](name))

@@ -1,4 +1,4 @@
-"""Looking at a dataset and reading it, with every decoder behind the walls of `jobs.dataset.decoder`."""
+"""Inspecting and reading a dataset with every decoder in a child process of `jobs.dataset.decoder`."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from jobs.dataset.sources import Source
 from jobs.errors import InvalidInput
 
 _BYTES_PER_CPU_S = 2**20
-"""The slowest that looking through a large file may be."""
+"""Slowest allowed scan of a large file, in bytes per CPU second."""
 
 _HINT = "Write the file again, with smaller cells and row groups, or leave it out."
 
 
 def inspect(uri: str) -> Dataset:
-    """See `jobs.dataset.inspection.inspect`. A file that breaks its decoder is refused by name."""
+    """Inspect a dataset as `jobs.dataset.inspection.inspect` does; refuse by name a file that breaks its decoder."""
     return inspection.inspect(uri, _look)
 
 
 def read_slice(piece: Slice, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """See `jobs.dataset.reading.read_slice`.
+    """Read a slice as `jobs.dataset.reading.read_slice` does.
 
     Raises:
-        InvalidInput: also if the data need more memory or time than a decoder may have, or make it crash.
+        InvalidInput: also if the data exceed the decoder's memory or time, or crash it.
     """
     try:
         for encoded in decoder.stream(_encoded, piece, columns):
@@ -44,7 +44,7 @@ def _look(sources: Sequence[Source]) -> list[Look]:
     except DecoderEnded as ended:
         if len(sources) == 1:
             raise InvalidInput(f"{sources[0].uri} {ended}.", _HINT) from ended
-        # Halve to find out which; together they may also have been too much.
+        # Halve to find the file; the files may also have been too much only together.
         middle = len(sources) // 2
         return [*_look(sources[:middle]), *_look(sources[middle:])]
     return looks

@@ -1,4 +1,4 @@
-"""What a dataset is, from its files' footers; nothing else of Parquet is read."""
+"""Inspection of a dataset: its files, rows and schema, from Parquet footers alone or one pass over JSON lines."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class DataFile:
     """One file of a dataset.
 
     Attributes:
-        block_rows: rows of each row group, or of each byte range of JSON lines.
+        block_rows: row count of each row group, or of each byte range of JSON lines.
         block_offsets: for JSON lines, the byte where each range starts, then the end of the last.
     """
 
@@ -44,12 +44,12 @@ class DataFile:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Dataset:
-    """Files in name order with one schema. A row's id is its position in them.
+    """Files in name order with one schema. A row's id is its position across them.
 
     Attributes:
-        schema: every column of the files that have rows; what a column cannot be used for is said beside it, see
+        schema: every column of the files that have rows; field metadata says why a column cannot be used, see
             `jobs.dataset.uniting`.
-        num_ignored_files: files among the others that are neither Parquet nor JSONL by name.
+        num_ignored_files: files found beside them that are neither Parquet nor JSONL by name.
     """
 
     uri: str
@@ -69,30 +69,30 @@ class Dataset:
 
 
 Look = parquet.Footer | jsonl.Scan
-"""What one file says of itself."""
+"""Result of inspecting one file."""
 
 
 def look(
     sources: Sequence[Source], each: Callable[[Callable[[Source], Look], Sequence[Source]], Iterable[Look]] = map
 ) -> list[Look]:
-    """What each file says of itself. Raises as `inspect` does.
+    """Inspect each file. Raises as `inspect` does.
 
     Args:
-        each: calls a function with each source and gives the answers in order, as `map` does.
+        each: calls a function with each source and returns the results in order, as `map` does.
     """
     return list(each(lambda source: (jsonl.scan if source.is_jsonl else parquet.read_footer)(source), sources))
 
 
 def inspect(uri: str, look: Callable[[Sequence[Source]], list[Look]] = look) -> Dataset:
-    """Find the dataset's files and read their footers; JSON lines are counted in one pass.
+    """Find the dataset's files and read their footers; JSON lines are scanned once.
 
     Args:
         uri: file, directory, glob, or the same under s3://.
-        look: reads the files, all of one kind; by default here, in this process.
+        look: reads the files, all of one kind; by default in this process.
 
     Raises:
-        InvalidInput: missing, not Parquet, encrypted, truncated, corrupt, without rows, or part of a table that is more
-            than its files; names the file.
+        InvalidInput: missing, not Parquet, encrypted, truncated, corrupt, without rows, or part of a table with a log;
+            names the file.
         StoreError: S3 cannot be reached or refuses.
     """
     sources, num_ignored = find_sources(uri)

@@ -1,7 +1,7 @@
-"""Timestamps in Parquet's old form INT96, which hold more than any one Arrow type.
+"""Timestamps in Parquet's old type INT96, whose range and precision exceed any one Arrow type.
 
-They count nanoseconds over millions of years. They are read as microseconds, which reach from year -290,307 to
-294,246; what does not fit is found by reading them in other units beside, and costs its row.
+INT96 counts nanoseconds over millions of years. We read it as microseconds, which reach from year -290,307 to 294,246.
+Reading it in other units as well finds the values that do not fit; each costs its row.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from schemas.codes import RowError
 
 UNIT = "us"
 WITNESSES = ("s", "ns")
-"""Seconds hold every value; of nanoseconds those that are no whole microseconds differ."""
+"""Units read for comparison: seconds hold every value; nanoseconds differ where a value is not whole microseconds."""
 
 _PREFIX = "\0int96."
 
 
 def columns(metadata: pq.FileMetaData, names: Sequence[str]) -> list[str]:
-    """Which of these top-level columns hold INT96, on any level."""
+    """Return those of these top-level columns that hold INT96 on any level."""
     leaves = [metadata.schema.column(index) for index in range(metadata.num_columns)]
     old = [leaf.path for leaf in leaves if leaf.physical_type == "INT96"]
     return [name for name in names if any(path == name or path.startswith(f"{name}.") for path in old)]
 
 
 def joined(parts: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
-    """The batch, and under other names what its columns are in the units of `WITNESSES`."""
+    """Return the batch with its INT96 columns in the units of `WITNESSES` appended under other names."""
     batch, *others = parts
     for unit, other in zip(WITNESSES, others, strict=False):
         for name in other.schema.names:
@@ -39,7 +39,7 @@ def joined(parts: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
 
 
 def faults(batch: pa.RecordBatch) -> dict[int, Fault]:
-    """Per row whose value is not the one that was read, why."""
+    """Return a fault for each row in which a value was not read exactly."""
     found: dict[int, Fault] = {}
     for witness in batch.schema.names:
         if not witness.startswith(_PREFIX):
@@ -59,5 +59,5 @@ def faults(batch: pa.RecordBatch) -> dict[int, Fault]:
 
 
 def _wrapping(type_: pa.DataType) -> pc.CastOptions:
-    """As Arrow makes nanoseconds of INT96: beyond their range they begin again, so that the smallest digits stay."""
+    """Build cast options that wrap out-of-range values, as Arrow does for INT96: the lowest digits stay."""
     return pc.CastOptions(type_, allow_time_overflow=True, allow_time_truncate=True)

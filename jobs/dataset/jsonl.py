@@ -1,9 +1,9 @@
-"""JSON lines, plain or as OpenAI batch requests, seen as a table.
+"""JSON lines, plain or as OpenAI batch requests, read as a table.
 
 Types come from the values: whole numbers, numbers, booleans and text keep their kind; lists, objects and
-columns of several kinds become JSON text. A line that is no JSON object is a row of nulls with a fault, so that
-it costs one row. So that a line of another type costs one row, too, the columns of `OBJECTS` are JSON text whatever is
-in them. Of equal names in a line the last counts. Blank lines are no rows.
+columns of several kinds become JSON text. A line that is not a JSON object is a row of nulls with a fault, so that
+it costs one row. Columns in `OBJECTS` are JSON text whatever they hold, so that a line of another type costs only its
+row, too. Among equal names in a line the last counts. Blank lines are not rows.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ JSON_ONLY = {**JSON_TEXT, b"json_only": b"1"}
 """Field metadata of columns whose every value is a list or an object."""
 
 JSON_VALUE = {b"json": b"value"}
-"""Field metadata of columns that hold what a row asks for, as JSON text: each line is judged by itself."""
+"""Field metadata of columns that hold a row's requests as JSON text: each line is judged by itself."""
 
 OBJECTS = frozenset(
     {"messages", "tools", "choices", "sampling_params", "structured_outputs", "response_format", "prompt_token_ids"}
 )
-"""Columns of lists and objects. Text in them is JSON."""
+"""Names of columns of lists and objects. Text in them is JSON."""
 
 _BLOCK_ROWS = 1024
 _BATCH_BYTES = 64 * 2**20
@@ -44,10 +44,10 @@ _MAX_DEPTH = 500
 
 @dataclass(kw_only=True, slots=True)
 class Scan:
-    """What one pass over a file found.
+    """Findings of one pass over a file.
 
     Attributes:
-        kinds: per column the kinds of its values.
+        kinds: kinds of values by column.
         rows: row count of each block.
         offsets: byte where each block starts, then the end of the last.
     """
@@ -61,7 +61,7 @@ def scan(source: Source) -> Scan:
     """Count the rows and find the columns of a file.
 
     Raises:
-        InvalidInput: not one line is a JSON object, or too many columns.
+        InvalidInput: no line is a JSON object, or there are too many columns.
         StoreError: S3 cannot be reached or refuses.
     """
     found, block_rows, parsed, first_fault = Scan(), 0, False, None
@@ -101,17 +101,17 @@ def scan(source: Source) -> Scan:
 
 
 def table_schema(kinds: Mapping[str, set[str]]) -> pa.Schema:
-    """The Arrow schema of columns with these kinds of values."""
+    """Return the Arrow schema of columns with these kinds of values."""
     return pa.schema([_field(name, seen - {"null"}) for name, seen in kinds.items()])
 
 
 def read_rows(
     source: Source, start: int, end: int, skip_rows: int, num_rows: int, schema: pa.Schema, max_batch_rows: int
 ) -> Iterator[pa.RecordBatch]:
-    """Rows `skip_rows` to `skip_rows + num_rows` of a byte range, with exactly the schema's columns.
+    """Yield rows `skip_rows` to `skip_rows + num_rows` of a byte range, with exactly the schema's columns.
 
     Raises:
-        InputChanged: the values are not those that the schema was made from.
+        InputChanged: the values do not fit the schema, which was made from them.
         StoreError: S3 cannot be reached or refuses.
     """
     rows: list[tuple[dict[str, Any], Fault | None]] = []
@@ -132,7 +132,7 @@ def read_rows(
 
 
 def _lines(file: BinaryIO, start: int, end: int) -> Iterator[tuple[bytes, int]]:
-    """Each line that is not blank, and the byte after it. An over-long line comes cut, so it is no JSON."""
+    """Yield each line that is not blank, with the offset after it. An over-long line is cut, so it is not JSON."""
     position = file.seek(start)
     while position < end:
         line = file.readline(_MAX_LINE_BYTES)
@@ -148,7 +148,7 @@ def _lines(file: BinaryIO, start: int, end: int) -> Iterator[tuple[bytes, int]]:
 
 
 def _parse(line: bytes) -> tuple[dict[str, Any], Fault | None]:
-    """What a line says, and what is wrong with it."""
+    """Parse a line into a row, with a fault if something is wrong."""
     if len(line) >= _MAX_LINE_BYTES and not line.endswith(b"\n"):
         return {}, Fault(code=RowError.ROW_TOO_LARGE, message=f"the line has more than {_MAX_LINE_BYTES} bytes")
     try:
@@ -197,7 +197,7 @@ def _field(name: str, kinds: set[str]) -> pa.Field:
         return pa.field(name, pa.bool_())
     if kinds == {"json"}:
         return pa.field(name, pa.string(), metadata=JSON_ONLY)
-    # Beside text it is not known of a text whether it was JSON.
+    # In a column that also has text, one cannot tell which texts were JSON.
     return pa.field(name, pa.string(), metadata=JSON_TEXT if kinds and "string" not in kinds else None)
 
 
@@ -231,7 +231,7 @@ def _array(values: Sequence[Any], field: pa.Field) -> pa.Array:
     if field.type != pa.string():
         return pa.array(values, field.type)
     as_text = _json if field.name == "max_tokens" else _text
-    # Lone surrogates pass as the invalid UTF-8 that they are, so that they cost one row further on.
+    # Lone surrogates pass as invalid UTF-8, so that they later cost only their row.
     texts = [None if value is None else as_text(value).encode("utf-8", "surrogatepass") for value in values]
     return pa.array(texts, pa.binary()).view(pa.string())
 

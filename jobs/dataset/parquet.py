@@ -1,4 +1,4 @@
-"""Parquet files: what the footer says, and rows in bounded batches."""
+"""Parquet files: reading the footer, and rows in bounded batches."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _FRAME_BYTES, _HEAD_BYTES = 12, 64
 _STREAM_BYTES = 4 * 2**20
 _BATCH_BYTES = 64 * 2**20
 _DECODED_ROWS = 64
-"""Rows decoded at once. A dictionary makes many large cells of one small page, which no size in the file tells."""
+"""Most rows decoded at once. A dictionary can make many large cells of one small page, which no stored size shows."""
 
 _DAMAGED = (pa.ArrowException, OSError, ValueError, OverflowError)
 _EXTENSION = b"ARROW:extension:"
@@ -34,17 +34,17 @@ ENCRYPTED = "is encrypted"
 STRANGE = "is of a type that Arrow cannot read"
 INTERVAL = "holds values of Parquet's type INTERVAL, which Arrow cannot read"
 TWICE = "is there twice"
-"""What keeps a column from being read, to stand behind its name."""
+"""Reasons that a column cannot be read; predicates that follow its name."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Footer:
-    """What a file says of itself.
+    """The contents of a file's footer.
 
     Attributes:
-        schema: the columns that can be read, as Arrow types. Of their metadata only names of extension types stay.
-        block_rows: rows of each row group.
-        unreadable: of every other column, what it is.
+        schema: the readable columns, as Arrow types. Their metadata keeps only the names of extension types.
+        block_rows: row count of each row group.
+        unreadable: reason for each unreadable column, by name.
     """
 
     schema: pa.Schema
@@ -53,7 +53,7 @@ class Footer:
 
 
 def read_footer(source: Source) -> Footer:
-    """What the file's end says.
+    """Read the file's footer.
 
     Raises:
         InvalidInput: not Parquet, encrypted, truncated or corrupt.
@@ -79,14 +79,14 @@ def read_footer(source: Source) -> Footer:
 def read_rows(
     source: Source, row_groups: range, skip_rows: int, num_rows: int, wanted: pa.Schema
 ) -> Iterator[pa.RecordBatch]:
-    """Rows `skip_rows` to `skip_rows + num_rows` of consecutive row groups, in small batches. A cell may have any size.
+    """Yield rows `skip_rows` to `skip_rows + num_rows` of consecutive row groups, in small batches; cells of any size.
 
     Args:
-        wanted: the columns. Those that the file lacks are null; dictionaries and views come as what they hold.
+        wanted: the columns. Those that the file lacks are null; dictionaries and views become plain values.
 
     Raises:
-        InvalidInput: corrupt pages, whose checksums are verified where the file has them; or values that the wanted
-            type does not hold.
+        InvalidInput: corrupt pages (checksums are verified if the file has them), or values that do not fit the wanted
+            type.
         StoreError: S3 cannot be reached or refuses.
     """
     left = num_rows
@@ -105,7 +105,7 @@ def read_rows(
 
 
 def _batches(source: Source, row_groups: range, wanted: pa.Schema) -> Iterator[pa.RecordBatch]:
-    """Small batches of the columns that the file has, in its own types."""
+    """Yield small batches of the wanted columns that the file has, in the file's types."""
     with ExitStack() as stack:
 
         def opened(unit: str, metadata: pq.FileMetaData) -> pq.ParquetFile:
@@ -123,14 +123,14 @@ def _batches(source: Source, row_groups: range, wanted: pa.Schema) -> Iterator[p
 
         with open_source(source) as raw, _explained(source):
             found = _readable(_footer_bytes(raw, source), wanted.names)
-        # A column without a type has no values, or none that can be read.
+        # A column of type null has no values, or none that can be read.
         there = [
             each.name
             for each in wanted
             if each.name in found.file.schema_arrow.names and not pa.types.is_null(each.type)
         ]
         with _explained(source):
-            # Of no column, Arrow would not give the number of rows either.
+            # Without any column, Arrow would not give the number of rows either.
             columns = there or found.file.schema_arrow.names[:1]
             groups = list(row_groups)
             size = min(_DECODED_ROWS, _affordable_rows(found.file.metadata, row_groups))
@@ -172,20 +172,20 @@ def _conformed(batch: pa.RecordBatch, wanted: pa.Schema, source: Source) -> pa.R
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Readable:
-    """A file's footer as Arrow takes it, and of the columns that it does not take what they are."""
+    """A file's footer as Arrow reads it, and the reason for each column that Arrow cannot read."""
 
     file: pq.ParquetFile
     unreadable: dict[str, str]
 
 
 def _readable(footer: bytes, wanted: Collection[str] | None = None) -> _Readable:
-    """The footer, or as much of it as Arrow can read.
+    """Parse the footer, or as much of it as Arrow can read.
 
     Args:
-        wanted: the columns that are to be read; None for looking only.
+        wanted: the columns to be read; None for inspection only.
 
     Raises:
-        _DAMAGED: nothing of it can be read.
+        _DAMAGED: no part of it can be read.
     """
     try:
         file = _parsed(footer)
@@ -194,19 +194,19 @@ def _readable(footer: bytes, wanted: Collection[str] | None = None) -> _Readable
     except _DAMAGED as error:
         return _cut(footer, wanted, error)
     if file.metadata.serialized_size < len(footer):
-        # Behind a footer that is not encrypted stands its signature where columns are.
+        # A plain footer is followed by its signature if columns are encrypted.
         thrift = Thrift(footer)
         encrypted = thrift.encrypted
         if hidden := [name for name in thrift.names if name in encrypted]:
             return _without(footer, dict.fromkeys(hidden, ENCRYPTED), wanted)
     if wanted is not None and _has_dictionaries(file.schema_arrow, wanted):
-        # Arrow cannot read dictionaries inside of lists and structs over several row groups, and we want none.
+        # Arrow cannot read dictionaries inside lists and structs over several row groups; we do not need them.
         file = _parsed(without_arrow_schema(footer))
     return _Readable(file=file, unreadable={})
 
 
 def _cut(footer: bytes, wanted: Collection[str] | None, error: Exception) -> _Readable:
-    """The columns of a file that Arrow refuses as a whole."""
+    """Return the readable columns of a file that Arrow refuses as a whole."""
     footer = without_arrow_schema(footer)
     try:
         file = _parsed(footer)
@@ -216,7 +216,7 @@ def _cut(footer: bytes, wanted: Collection[str] | None, error: Exception) -> _Re
         thrift = Thrift(footer)
         bad = _refused(thrift, thrift.names)
     else:
-        # It was Arrow's own schema. Bytes of a fixed length that Parquet has no name for had one there.
+        # Arrow's own schema was the cause: it named a type for fixed-size bytes that Parquet has no name for.
         bad = [name for name in file.schema_arrow.names if contains(file.schema_arrow.field(name).type, _is_raw)]
     if not bad:
         raise error
@@ -231,7 +231,7 @@ def _without(footer: bytes, unreadable: dict[str, str], wanted: Collection[str] 
 
 
 def _intervals(file: pq.ParquetFile) -> list[str]:
-    """Columns that Arrow gives as the twelve bytes of an INTERVAL, and would write as mere bytes."""
+    """Return the INTERVAL columns, which Arrow reads as twelve raw bytes and would write back as mere bytes."""
     suspects = [each.name for each in file.schema_arrow if contains(each.type, _is_raw)]
     leaves = [file.metadata.schema.column(index) for index in range(file.metadata.num_columns)] if suspects else []
     paths = [leaf.path for leaf in leaves if leaf.converted_type == "INTERVAL"]
@@ -243,13 +243,13 @@ def _is_raw(type_: pa.DataType) -> bool:
 
 
 def _parsed(footer: bytes) -> pq.ParquetFile:
-    """A file of this footer alone."""
+    """Open a file that consists of this footer alone."""
     framed = b"".join((_MAGIC, footer, len(footer).to_bytes(4, "little"), _MAGIC))
     return pq.ParquetFile(pa.BufferReader(framed), coerce_int96_timestamp_unit=int96.UNIT)
 
 
 def _refused(footer: Thrift, names: Sequence[str]) -> list[str]:
-    """Which of these columns Arrow refuses, found by halving."""
+    """Find by bisection the columns that Arrow refuses."""
     try:
         _parsed(footer.only(names, row_groups=False))
     except MemoryError:
@@ -267,12 +267,12 @@ def _has_dictionaries(schema: pa.Schema, names: Collection[str]) -> bool:
 
 
 def _footer_bytes(file: io.BufferedReader, source: Source) -> bytes:
-    """The bytes of the footer, from a file that has the frame of one.
+    """Read the bytes of the footer, after checking the magic bytes and length around it.
 
     Raises:
-        InvalidInput: it has not.
+        InvalidInput: they are wrong, or the file is encrypted.
     """
-    raw = file.raw  # not one byte more than is needed: each read may be a request
+    raw = file.raw  # unbuffered, no byte more than needed: each read may be a request
     head, tail = raw.read(_HEAD_BYTES) or b"", b""
     if source.size_bytes >= _FRAME_BYTES:
         raw.seek(-8, io.SEEK_END)
@@ -296,11 +296,11 @@ def _footer_bytes(file: io.BufferedReader, source: Source) -> bytes:
 
 @contextmanager
 def _explained(source: Source) -> Iterator[None]:
-    """What Arrow says of damage, as an error that names the file."""
+    """Turn Arrow's errors about damage into one that names the file."""
     try:
         yield
     except MemoryError:
-        # One of Arrow's is a MemoryError too: it says nothing of the bytes.
+        # One of Arrow's exceptions is a MemoryError too: it does not mean damage.
         raise
     except InvalidInput:
         raise
@@ -309,7 +309,7 @@ def _explained(source: Source) -> Iterator[None]:
 
 
 def _bare(each: pa.Field) -> pa.Field:
-    """The field without metadata but for the name of an extension type that Arrow does not know."""
+    """Return the field without metadata except the name of an extension type that Arrow does not know."""
     named = {key: value for key, value in (each.metadata or {}).items() if key.startswith(_EXTENSION)}
     return pa.field(each.name, each.type, metadata=named or None)
 

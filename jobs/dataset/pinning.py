@@ -1,4 +1,4 @@
-"""Pinning a dataset: a changed file must not slip into a job that goes on."""
+"""Pinning of a dataset, so that a changed file cannot slip into a resumed job."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _THREADS = 8
 
 
 def identity(file: DataFile) -> str:
-    """`sha256:…` of a local file's bytes, `etag:…` of an S3 object.
+    """Return `sha256:…` for a local file's bytes, `etag:…` for an S3 object.
 
     Raises:
-        InputChanged: the file is gone or has another size than when it was inspected.
+        InputChanged: the file is gone or its size has changed since it was inspected.
     """
     if file.source.etag is not None:
         return f"etag:{file.source.etag}"
@@ -28,7 +28,7 @@ def identity(file: DataFile) -> str:
 
 
 def pin(dataset: Dataset) -> tuple[InputFile, ...]:
-    """The files as the plan records them.
+    """Return the files as the plan records them.
 
     Raises:
         InputChanged: a file has changed since it was inspected.
@@ -41,11 +41,11 @@ def pin(dataset: Dataset) -> tuple[InputFile, ...]:
 
 
 def check_unchanged(pinned: Sequence[InputFile], current: Sequence[InputFile]) -> None:
-    """Compare what was pinned with what is there now.
+    """Compare the pinned files with the current ones.
 
     Raises:
         InputChanged: a file was added or changed; names the first.
-        InputGone: files are gone, and the others are as they were.
+        InputGone: files are gone, and the others are unchanged.
     """
     before, now = {file.uri: file for file in pinned}, {file.uri: file for file in current}
     for uri in sorted(now):

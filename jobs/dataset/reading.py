@@ -1,4 +1,4 @@
-"""Reading the rows of a slice in bounded batches."""
+"""Reading of a slice's rows in bounded batches."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ MAX_BATCH_ROWS = 1024
 
 
 def read_slice(piece: Slice, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """The slice's rows in order, in batches of at most 1024 rows and about 64 MiB.
+    """Yield the slice's rows in order, in batches of at most 1024 rows and about 64 MiB.
 
     The first batch starts at `piece.first_row_id`; the batches' lengths add up to `piece.num_rows`. Text of
-    Parquet files is not checked to be UTF-8: that costs the row, not the file. Rows that could not be read as they
-    are have nulls; `jobs.dataset.failures.faults_of` says why. Columns have the schema's types, but for dictionaries
-    and views, which come as what they hold.
+    Parquet files is not checked here to be UTF-8: invalid text costs the row, not the file. Rows that could not be read
+    have nulls; `jobs.dataset.failures.faults_of` says why. Columns have the schema's types, except that dictionaries
+    and views become plain values.
 
     Args:
         columns: names wanted, in this order; None means all.
 
     Raises:
-        InvalidInput: damaged data, or a value that the schema's type does not have; names the file.
+        InvalidInput: damaged data, or a value that does not fit the schema's type; names the file.
         InputChanged: the file has changed since it was inspected.
         StoreError: S3 cannot be reached or refuses.
     """

@@ -11,7 +11,7 @@ from jobs.values.cells import Fault
 from schemas.codes import RowError
 
 _NO_EFFECT = frozenset({"model", "user", "metadata", "store", "safety_identifier", "prompt_cache_key"})
-"""They change no answer. The model is the job's; `jobs serve` checks that it is the one asked for."""
+"""Fields that change no answer. The model is the job's; `jobs serve` checks that it is the requested one."""
 
 _DEFAULTS: Mapping[str, Any] = {
     "stream": False,
@@ -23,7 +23,7 @@ _DEFAULTS: Mapping[str, Any] = {
     "tool_choice": "auto",
     "top_logprobs": 0,
 }
-"""Options that are not supported, with the values that ask for nothing."""
+"""Unsupported options, with the default values that can be ignored."""
 
 _PATH = re.compile(r"/[a-z0-9/_-]{1,60}")
 
@@ -35,21 +35,21 @@ _ENDPOINTS = (CHAT, COMPLETIONS)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UnsupportedEndpoint(Fault):
-    """A request that nothing here answers."""
+    """The fault of a request for an endpoint that this system does not have."""
 
     @property
     def hint(self) -> str:
-        """Which ones are answered."""
+        """Hint for the user; the message names the supported endpoints."""
         return "Write each request for one of these."
 
 
 def is_request(line: Mapping[str, Any]) -> bool:
-    """Whether a JSON line is a request of this format rather than a plain row."""
+    """Return whether a JSON line is a request of this format rather than a plain row."""
     return isinstance(line.get("body"), dict) and ("custom_id" in line or "url" in line)
 
 
 def request_fault(line: Mapping[str, Any]) -> Fault | None:
-    """Why nothing can be made of a request, beyond what its fields are refused for one by one."""
+    """Return why a request cannot be answered, apart from reasons in single fields, which are checked later."""
     url, body = line.get("url"), line["body"]
     if url is not None and url not in _ENDPOINTS:
         named = f" {url}" if isinstance(url, str) and _PATH.fullmatch(url) else ""
@@ -82,7 +82,7 @@ def request_fault(line: Mapping[str, Any]) -> Fault | None:
 
 
 def asked_for_logprobs(body: Mapping[str, Any]) -> bool:
-    """Whether a request wants them; 0 asks for those of the chosen tokens."""
+    """Return whether a request wants log-probabilities; 0 asks for those of the chosen tokens."""
     return body.get("logprobs") is not None and body["logprobs"] is not False
 
 
@@ -91,10 +91,10 @@ def _is_chat(line: Mapping[str, Any]) -> bool:
 
 
 def request_row(line: Mapping[str, Any]) -> dict[str, Any]:
-    """The row that a request becomes.
+    """Convert a request to a row.
 
-    Nothing is dropped in silence: what the system cannot do stays among the sampling values, which refuse
-    unknown names, so that the request becomes an error row that names the field.
+    Nothing is dropped silently: unsupported fields stay among the sampling values, which refuse unknown names, so
+    that the request becomes an error row that names the field.
     """
     body: dict[str, Any] = line["body"]
     chat = _is_chat(line)
@@ -121,7 +121,7 @@ def request_row(line: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _sampling(given: dict[str, Any], *, chat: bool) -> dict[str, Any]:
-    """The values under this system's names."""
+    """Return the sampling values under this system's names."""
     values = {name: value for name, value in given.items() if not _asks_for_nothing(name, value)}
     if "max_completion_tokens" in values:
         values["max_tokens"] = values.pop("max_completion_tokens")
@@ -137,10 +137,10 @@ def _asks_for_nothing(name: str, value: Any) -> bool:
 
 
 def _only(prompt: Any) -> Any:
-    """The one prompt of a request, which may be a list of one."""
+    """Return the only prompt of a request, which may be a list of one."""
     return prompt[0] if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str | list) else prompt
 
 
 def _is_token_ids(prompt: Any) -> bool:
-    """Whether a prompt is token ids, which stand for themselves: nothing is put before them."""
+    """Return whether a prompt is token ids, which are used verbatim: nothing is prepended."""
     return isinstance(prompt, list) and bool(prompt) and all(type(token) is int for token in prompt)

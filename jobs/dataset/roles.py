@@ -1,4 +1,4 @@
-"""Columns in the form in which their part of a row is read: text as text, and maps as the objects that they are."""
+"""Conversion of columns to the types in which their role is read: bytes as text, and maps as JSON objects."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from schemas.codes import RowError
 
 
 def as_roles(table: pa.Table, columns: Columns) -> tuple[pa.Table, dict[int, Fault]]:
-    """The table with its prompt, id and options in plain types, and the rows whose values have none.
+    """Return the table with its prompt, id and options in plain types, and faults for rows whose values have none.
 
-    What a template takes stays as it is: a template may do more with a value than print it.
+    Columns that a template reads stay unchanged: a template may do more with a value than print it.
     """
     codes = dict.fromkeys((columns.sampling_params, columns.structured_outputs), RowError.INVALID_SAMPLING)
     codes |= {columns.response_format: RowError.INVALID_SAMPLING, columns.tools: RowError.INVALID_MESSAGES}
@@ -38,7 +38,7 @@ def as_roles(table: pa.Table, columns: Columns) -> tuple[pa.Table, dict[int, Fau
 
 
 def _objects(column: pa.ChunkedArray, code: RowError) -> tuple[pa.ChunkedArray, dict[int, Fault]]:
-    """Values with maps in them as JSON text."""
+    """Convert values that contain maps to JSON text."""
     texts: list[str | None] = []
     faults: dict[int, Fault] = {}
     for index, scalar in enumerate(column):
@@ -55,7 +55,7 @@ def _objects(column: pa.ChunkedArray, code: RowError) -> tuple[pa.ChunkedArray, 
 
 
 def _whole(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Decimals without fractions as whole numbers; where one is too large for that, as floats."""
+    """Convert decimals without fractions to whole numbers, or to floats if one is too large."""
     try:
         return conform(column, pa.int64())
     except pa.ArrowInvalid:

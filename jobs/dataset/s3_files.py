@@ -1,4 +1,4 @@
-"""Objects of S3 as input files: listing, and a file object that reads ranges of one version."""
+"""S3 objects as input files: listing, and a file object that reads ranges of one version."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from jobs.store.s3_client import S3Client
 from jobs.store.s3_errors import is_missing, status_of
 
 _LOOK = S3Client(patience_s=15.0)
-"""For questions that a person waits for."""
+"""Client for requests that a person waits for."""
 _READ = S3Client()
 _BUFFER_BYTES = 4 * 2**20
 
 
 def describe(uri: str) -> tuple[int, str] | None:
-    """Size in bytes and ETag of the object at exactly this address, or None.
+    """Return size in bytes and ETag of the object at exactly this address, or None.
 
     Raises:
         StoreError: S3 cannot be reached or refuses.
@@ -42,7 +42,7 @@ def describe(uri: str) -> tuple[int, str] | None:
 
 
 def list_objects(uri: str) -> Iterator[tuple[str, int, str]]:
-    """Address, size in bytes and ETag of every object whose address starts with `uri`.
+    """Yield address, size in bytes and ETag of every object whose address starts with `uri`.
 
     Raises:
         StoreError: S3 cannot be reached or refuses.
@@ -60,7 +60,7 @@ def list_objects(uri: str) -> Iterator[tuple[str, int, str]]:
 
 
 def names_in(folder: str) -> list[str]:
-    """Some of the names right inside of a folder; none where there is none, or it may not be listed."""
+    """Return up to 1,000 names directly inside a folder; none if it does not exist or may not be listed."""
     bucket, key = _split(folder)
     request = {"Bucket": bucket, "Prefix": f"{key}/", "Delimiter": "/", "MaxKeys": 1000}
     if not key:
@@ -68,7 +68,7 @@ def names_in(folder: str) -> list[str]:
     try:
         page = _LOOK.call(folder, lambda client: client.list_objects_v2(**request))
     except StoreError:
-        # Credentials for a prefix need not reach what lies above it.
+        # Credentials for a prefix may not cover its parents.
         return []
     found = [item["Key"] for item in page.get("Contents", ())]
     found += [item["Prefix"].rstrip("/") for item in page.get("CommonPrefixes", ())]
@@ -76,7 +76,7 @@ def names_in(folder: str) -> list[str]:
 
 
 def open_object(uri: str, size_bytes: int, etag: str, changed: Exception, gone: Exception) -> io.BufferedReader:
-    """A seekable file over one version of an object; reads raise `changed` for another version, `gone` for none."""
+    """Open one version of an object as a seekable file; reads raise `changed` for another version, `gone` for none."""
     return io.BufferedReader(_ObjectFile(uri, size_bytes, etag, changed, gone), _BUFFER_BYTES)
 
 

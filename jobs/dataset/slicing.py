@@ -1,4 +1,4 @@
-"""Cutting a dataset into pieces that can be read side by side."""
+"""Cutting of a dataset into pieces that can be read in parallel."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class Slice:
     """Consecutive rows of one file. Picklable.
 
     Attributes:
-        schema: the dataset's.
+        schema: the dataset's schema.
         blocks: row groups, or byte ranges of JSON lines, that hold the rows.
-        byte_range: for JSON lines, first byte and the byte after the last of those blocks.
+        byte_range: for JSON lines, the half-open byte range of those blocks.
         skip_rows: rows of the first block that come before the slice.
-        first_row_id: position in the dataset of the first row.
+        first_row_id: position of the first row in the dataset.
     """
 
     source: Source
@@ -36,11 +36,11 @@ class Slice:
 
 
 def slices(dataset: Dataset, max_rows: int = 8192) -> list[Slice]:
-    """Every row of the dataset in exactly one slice, in row-id order.
+    """Cut the dataset into slices in row-id order; every row is in exactly one.
 
     Args:
-        max_rows: rows of a slice. A row group of more than `MAX_CUTS * max_rows` rows is cut into
-            `MAX_CUTS` larger slices; rows are read in small batches all the same.
+        max_rows: most rows of a slice. A row group of more than `MAX_CUTS * max_rows` rows is cut into
+            `MAX_CUTS` larger slices; reading is in small batches regardless.
 
     Raises:
         ValueError: `max_rows` is below 1.
@@ -68,7 +68,7 @@ def slices(dataset: Dataset, max_rows: int = 8192) -> list[Slice]:
 
 
 def _cuts(block_rows: tuple[int, ...], max_rows: int) -> Iterator[tuple[range, int, int]]:
-    """(blocks, rows to skip, rows) of each slice of a file: small blocks together, a large one in pieces."""
+    """Yield (blocks, rows to skip, rows) of each slice of a file: small blocks joined, large ones cut."""
     start = rows = 0
     for index, count in enumerate(block_rows):
         if rows and rows + count > max_rows:

@@ -25,7 +25,7 @@ class InputChanged(InvalidInput):
 
 
 class InputGone(InputChanged, MissingInput):
-    """A part of what was planned is not there any more: it can come back."""
+    """A planned file is missing; it may come back."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,19 +43,19 @@ class Source:
 
     @property
     def is_jsonl(self) -> bool:
-        """Whether the name says JSON lines; everything else must be Parquet."""
+        """Return whether the name says JSON lines; everything else must be Parquet."""
         return self.uri.lower().endswith(JSONL_SUFFIXES)
 
 
 def find_sources(uri: str, *, part_of_table: bool = False) -> tuple[list[Source], int]:
-    """The dataset's files in name order, and how many others lie among them.
+    """Find the dataset's files in name order, and count the other files among them.
 
     A directory or prefix is searched at any depth for Parquet and JSONL names; a file or glob is taken as named.
     Names that start with `_` or `.` are skipped, unless the address itself holds them. A directory that is a table
-    with a log, holds one or is part of one is refused: its files alone are not what the table holds.
+    with a log, holds one or is part of one is refused: its files alone differ from the table's content.
 
     Args:
-        part_of_table: do not look whether a directory is part of a table.
+        part_of_table: skip the check that a directory is not part of a table.
 
     Raises:
         InvalidInput: nothing there, no such files, or a table.
@@ -82,10 +82,10 @@ def find_sources(uri: str, *, part_of_table: bool = False) -> tuple[list[Source]
 
 
 def open_source(source: Source) -> io.BufferedReader:
-    """The file's bytes, seekable.
+    """Open the file for reading, seekable.
 
     Raises:
-        InputChanged: of another size or ETag than when it was found. On S3 reads may raise it too.
+        InputChanged: its size or ETag differs from when it was found. On S3 reads may raise it too.
         InputGone: gone since it was found.
         MissingInput: it may not be read.
         StoreError: S3 cannot be reached or refuses.
@@ -96,7 +96,7 @@ def open_source(source: Source) -> io.BufferedReader:
     if source.etag is not None:
         return s3_files.open_object(source.uri, source.size_bytes, source.etag, changed, gone)
     try:
-        # A pipe that has taken the file's place must not hold us up.
+        # O_NONBLOCK: a pipe that has replaced the file must not block us.
         file = os.fdopen(os.open(source.uri, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
     except FileNotFoundError as error:
         raise gone from error
@@ -114,7 +114,7 @@ def _local(path: str) -> Source:
 
 
 def _local_path(uri: str) -> str:
-    """The absolute path that an address names."""
+    """Return the absolute path that an address names."""
     if uri.startswith("file://"):
         host, slash, path = uri.removeprefix("file://").partition("/")
         if host not in ("", "localhost") or not slash:
@@ -128,10 +128,10 @@ def _local_path(uri: str) -> str:
 
 
 def _walk(root: str) -> Iterator[str]:
-    """Every regular file below a directory; links to directories are not followed.
+    """Yield every regular file below a directory; links to directories are not followed.
 
     Raises:
-        InvalidInput: a folder cannot be read; or what has the name of a data file is none, or leads out of `root`.
+        InvalidInput: a folder cannot be read; or a path named like a data file is not a file, or leads out of `root`.
     """
 
     def explain(error: OSError) -> None:
@@ -156,14 +156,14 @@ def _walk(root: str) -> Iterator[str]:
 
 
 def _with_contents(root: str, folder: str) -> Iterator[str]:
-    """A folder and what lies right inside of it, where its name may be that of a table's log."""
+    """Yield a folder, and the paths directly inside it if its name may be that of a table's log."""
     yield folder
     if tables.may_be_log(os.path.basename(folder)):
         yield from (os.path.join(folder, name) for name in _names_in(os.path.join(root, folder)))
 
 
 def _names_in(folder: str) -> list[str]:
-    """Names in a folder; none where there is no such folder, or it may not be read."""
+    """Return names in a folder; none if it does not exist or may not be read."""
     try:
         return os.listdir(folder)
     except OSError:
@@ -171,7 +171,7 @@ def _names_in(folder: str) -> list[str]:
 
 
 def _matches(pattern: str, base: str) -> Iterator[str]:
-    """Paths that a glob fits. With `**`, links to directories are not followed: they may lead in circles."""
+    """Yield paths that match a glob. With `**`, links to directories are not followed: they may form cycles."""
     if "**" not in pattern:
         yield from glob.iglob(pattern)
         return
@@ -187,7 +187,7 @@ def _not_a_file(path: str) -> InvalidInput:
 
 def _find_on_s3(uri: str, part_of_table: bool) -> tuple[list[Source], int]:
     if not is_name(uri.removeprefix("s3://").partition("/")[0]):
-        # Not quoted: what is no name of a bucket may be a key and its secret.
+        # Not quoted: an invalid bucket name may be a key and its secret.
         raise InvalidInput("The address names no bucket.", "Write s3://bucket/prefix.")
     if not is_encodable(uri):
         raise InvalidInput(f"{uri!r} is not an address: it holds what is no character.", "Check the address.")
@@ -209,7 +209,7 @@ def _find_on_s3(uri: str, part_of_table: bool) -> tuple[list[Source], int]:
 
 
 def _listed(prefix: str, uri: str) -> list[Source]:
-    """Every object whose address begins so."""
+    """List every object whose address starts with a prefix."""
     found = [Source(uri=name, size_bytes=size, etag=etag) for name, size, etag in s3_files.list_objects(prefix)]
     if not found:
         raise MissingInput(f"There is nothing at {uri}.", "Check the address.")
@@ -217,7 +217,7 @@ def _listed(prefix: str, uri: str) -> list[Source]:
 
 
 def _visible(sources: list[Source], base: str) -> list[Source]:
-    """Those that readers do not skip, in name order."""
+    """Return the sources that readers do not skip, in name order."""
     visible = (source for source in sources if not _is_hidden(source.uri.removeprefix(base)))
     return sorted(visible, key=lambda source: source.uri)
 
@@ -240,18 +240,18 @@ def _is_data(path: str) -> bool:
 
 
 def _is_hidden(path: str) -> bool:
-    """Whether a part of a relative path is one that readers skip."""
+    """Return whether a part of a relative path is one that readers skip."""
     return any(part.startswith(("_", ".")) for part in path.split("/"))
 
 
 def _fixed_part(pattern: str) -> str:
-    """What stands before the first wildcard, up to a slash in paths; keys of S3 may break anywhere."""
+    """Return the part before the first wildcard: up to a slash in paths, anywhere in S3 keys."""
     fixed = re.split(r"[*?[]", pattern, maxsplit=1)[0]
     return fixed if pattern.startswith("s3://") else fixed[: fixed.rindex("/") + 1]
 
 
 def _glob_expression(pattern: str) -> re.Pattern[str]:
-    """The glob as a regular expression: `*` and `?` stay within a folder, `**` is any depth."""
+    """Return the glob as a regular expression: `*` and `?` stay within a folder, `**` is any depth."""
     parts = re.split(r"(\*\*/|\*\*|\*|\?|\[[^]]+\])", pattern)
     wild = {"**/": "(?:[^/]+/)*", "**": ".*", "*": "[^/]*", "?": "[^/]"}
     return re.compile(

@@ -1,7 +1,7 @@
-"""Directories that are more than their Parquet files, or not yet all of them: something beside the files says so.
+"""Recognition of directories whose Parquet files alone are not the data: tables with a log, and unfinished output.
 
-Read as plain files, a table with a log has rows again that were deleted or replaced, and rows that were never
-committed; the output of a job that has not ended lacks rows.
+Read as plain files, a table with a log yields rows that were deleted, replaced or never committed; the output of an
+unfinished job lacks rows.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ class _Kind:
 
     Attributes:
         why: what is wrong with reading its files.
-        folder: matches the name of a folder of the table that no plain dataset has.
-        inside: matches the name of something right inside of it, where the folder's name alone says too little.
-        at: what a look for the folder needs: its name, or None where that varies.
-        whole: name of something beside the folder that says that the files are all there is.
+        folder: matches the name of a folder in the table that no plain dataset has.
+        inside: matches the name of an entry directly inside it, if the folder's name alone is ambiguous.
+        at: exact name of the folder for lookups, or None if it varies.
+        whole: name of an entry beside the folder whose presence means that the files are complete.
         how: what to do instead; `{table}` stands for its address, `{name}` for the last part of that.
     """
 
@@ -109,20 +109,20 @@ _KINDS = (
 
 
 def may_be_log(name: str) -> bool:
-    """Whether a folder of this name must be looked into to know whether it is the log of a table."""
+    """Return whether a folder of this name must be listed to know whether it is the log of a table."""
     return any(kind.inside is not None and kind.folder.fullmatch(name) for kind in _KINDS)
 
 
 def check_inside(root: str, paths: Iterable[str], list_folder: Callable[[str], Iterable[str]]) -> None:
-    """Check that no table lies in a dataset.
+    """Check that a dataset contains no table.
 
     Args:
         root: address of the dataset.
-        paths: of all that is there, hidden or not, relative to `root`; folders may stand for themselves.
-        list_folder: the names right inside of a folder; none if it is not there.
+        paths: all paths there, hidden or not, relative to `root`; folders may be listed themselves.
+        list_folder: returns the names directly inside a folder; none if it does not exist.
 
     Raises:
-        InvalidInput: one does, and says how to read it.
+        InvalidInput: it contains one; says how to read the table.
     """
     for path in paths:
         parts = path.split("/")
@@ -139,14 +139,14 @@ def check_inside(root: str, paths: Iterable[str], list_folder: Callable[[str], I
 
 
 def check_above(root: str, list_folder: Callable[[str], Iterable[str]]) -> None:
-    """Check that a dataset is no part of a table.
+    """Check that a dataset is not part of a table.
 
     Args:
         root: address of the dataset.
-        list_folder: the names right inside of a folder; none if it is not there.
+        list_folder: returns the names directly inside a folder; none if it does not exist.
 
     Raises:
-        InvalidInput: it is, and says how to read the table.
+        InvalidInput: it is; says how to read the table.
     """
     for kind in _KINDS:
         if kind.folder.fullmatch(root.rstrip("/").rpartition("/")[2]) and kind.at is None:
@@ -161,7 +161,7 @@ def check_above(root: str, list_folder: Callable[[str], Iterable[str]]) -> None:
 
 
 def _parents(root: str) -> Iterator[str]:
-    """The folders above, nearest first, up to the bucket or what lies right under the root of the disk."""
+    """Yield the parent folders, nearest first, up to the bucket or the first level below the disk's root."""
     folder = root.rstrip("/").rpartition("/")[0]
     while folder and not folder.endswith("/"):
         yield folder

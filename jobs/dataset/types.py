@@ -1,4 +1,4 @@
-"""Arrow types of columns: how they are computed with, stored, united over files, and given back."""
+"""Arrow types of columns: conversions for computing, storing, uniting over files, and returning results."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _MAX_DECIMAL_DIGITS = 76
 
 
 def plain(type_: pa.DataType, *, extensions: bool = False) -> pa.DataType:
-    """A type with the same values that everything can take, concatenate, shuffle and write.
+    """Return a type for the same values that every step supports: take, concatenate, shuffle and write.
 
-    Dictionaries, run ends and views become what they hold, and lists of a fixed length become lists.
+    Dictionaries, run-end encoding and views become plain types, and lists of a fixed length become lists.
 
     Args:
-        extensions: leave extension types (UUID, JSON …) as they are; else they become their storage.
+        extensions: leave extension types (UUID, JSON …) as they are; else they become their storage type.
     """
 
     def inner(part: pa.DataType) -> pa.DataType:
@@ -40,7 +40,7 @@ def plain(type_: pa.DataType, *, extensions: bool = False) -> pa.DataType:
 
 
 def as_text(type_: pa.DataType) -> pa.DataType:
-    """The type of a column that is read for what it says: bytes, JSON and UUIDs are text, on every level."""
+    """Return the type of a column read as text: bytes, JSON and UUIDs become text on every level."""
     if isinstance(type_, pa.BaseExtensionType):
         return pa.string() if isinstance(type_, pa.UuidType) else as_text(type_.storage_type)
     type_ = plain(type_, extensions=True)
@@ -50,12 +50,12 @@ def as_text(type_: pa.DataType) -> pa.DataType:
 
 
 def storable(type_: pa.DataType) -> pa.DataType:
-    """The type that a kept column has in the results: its own where it means something and Parquet gives it back.
+    """Return the type of a kept column in the results: its own where that carries meaning and Parquet preserves it.
 
-    Codes of dictionaries widen: those of several files together are more than those of one. Their order goes,
-    because the categories that stood between them may not be there. Dictionaries inside of lists and structs become
-    what they hold, as Arrow cannot read them over several row groups; so do views, which say the same as the plain
-    types, and which Arrow can neither sort nor write in several row groups.
+    Dictionary codes widen, because several files together have more values than one. Dictionaries lose their order,
+    because categories in between may be missing. Dictionaries inside lists and structs become plain values, as Arrow
+    cannot read them over several row groups; so do views, which mean the same as the plain types, and which Arrow can
+    neither sort nor write in several row groups.
     """
     candidates = [plain(type_, extensions=True), plain(type_)]
     if _types.is_dictionary(type_):
@@ -66,18 +66,18 @@ def storable(type_: pa.DataType) -> pa.DataType:
 
 
 def _is_layout(type_: pa.DataType) -> bool:
-    """Whether a type is a way to lay out values that another type holds too."""
+    """Return whether a type is only another layout for the values of a plain type."""
     kinds = (_types.is_dictionary, _types.is_run_end_encoded, _types.is_string_view, _types.is_binary_view)
     return any(is_kind(type_) for is_kind in (*kinds, _types.is_list_view, _types.is_large_list_view))
 
 
 def is_storable(type_: pa.DataType) -> bool:
-    """Whether Parquet can hold the values at all."""
+    """Return whether Parquet can hold the values at all."""
     return _read_back(plain(type_)) is not None
 
 
 def conform(array: pa.Array | pa.ChunkedArray, type_: pa.DataType) -> pa.Array | pa.ChunkedArray:
-    """The same values in another type. Text is not checked to be UTF-8: that costs the row later on.
+    """Convert values to another type. Text is not checked to be UTF-8: invalid text costs the row later.
 
     Raises:
         pa.ArrowException: a value does not fit.
@@ -90,10 +90,10 @@ def conform(array: pa.Array | pa.ChunkedArray, type_: pa.DataType) -> pa.Array |
 
 
 def united(types: Iterable[pa.DataType]) -> pa.DataType | None:
-    """The one type that holds all values of columns of these types without loss, or None.
+    """Return the type that holds all values of these types without loss, or None.
 
-    Where it depends on the values (whole numbers that become floats, times that become finer), `conform` refuses
-    those that do not fit.
+    If that depends on the values (whole numbers as floats, times in finer units), `conform` refuses those that do not
+    fit.
     """
     try:
         return reduce(_united, types)
@@ -102,7 +102,7 @@ def united(types: Iterable[pa.DataType]) -> pa.DataType | None:
 
 
 class _Apart(Exception):
-    """Two types that no type unites."""
+    """No type unites the two types."""
 
 
 def _united(one: pa.DataType, other: pa.DataType) -> pa.DataType:
@@ -122,7 +122,7 @@ def _united(one: pa.DataType, other: pa.DataType) -> pa.DataType:
 
 
 def _texts(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
-    """Text beside bytes is bytes: as such no value changes."""
+    """Unite text and bytes as bytes, which changes no value."""
     both = (one, other)
     if not all(_is_text(of) or _is_bytes(of) for of in both):
         return None
@@ -199,13 +199,13 @@ def _nested(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
 
 
 def is_list(type_: pa.DataType) -> bool:
-    """Whether the type is a list of any kind."""
+    """Return whether the type is a list of any kind."""
     kinds = (_types.is_list, _types.is_large_list, _types.is_fixed_size_list)
     return any(is_kind(type_) for is_kind in (*kinds, _types.is_list_view, _types.is_large_list_view))
 
 
 def contains(type_: pa.DataType, is_kind: Callable[[pa.DataType], bool]) -> bool:
-    """Whether the type, or a part of it on any level, is of a kind."""
+    """Return whether the type, or a part of it on any level, is of a kind."""
     if is_kind(type_):
         return True
     if isinstance(type_, pa.BaseExtensionType):
@@ -228,7 +228,7 @@ def _is_uuid(type_: pa.DataType) -> bool:
 
 
 def _with_parts(type_: pa.DataType, change: Callable[[pa.DataType], pa.DataType]) -> pa.DataType:
-    """A nested type with each part changed; other types as they are. Lists of any kind become plain ones."""
+    """Return a nested type with each part changed, other types unchanged. Lists of any kind become plain lists."""
     if _types.is_large_list(type_) or _types.is_large_list_view(type_):
         return pa.large_list(_changed(type_.value_field, change))
     if is_list(type_):
@@ -241,13 +241,13 @@ def _with_parts(type_: pa.DataType, change: Callable[[pa.DataType], pa.DataType]
 
 
 def _changed(field: pa.Field, change: Callable[[pa.DataType], pa.DataType]) -> pa.Field:
-    """A part of a type. Whether it may be null stays, except in values: there a missing one is."""
+    """Change a part of a type, keeping its nullability; in values, a missing part is null regardless."""
     return field.with_type(change(field.type))
 
 
 @lru_cache(maxsize=1024)
 def _read_back(type_: pa.DataType) -> pa.DataType | None:
-    """The type that a column has after Parquet has held it, or None if Parquet cannot."""
+    """Return a column's type after a round trip through Parquet, or None if Parquet cannot hold it."""
     sink = pa.BufferOutputStream()
     try:
         pq.ParquetWriter(sink, pa.schema([pa.field("x", type_)])).close()
@@ -298,7 +298,7 @@ def _struct(array: pa.StructArray, type_: pa.StructType) -> pa.Array:
             parts.append(pa.nulls(len(array), field.type))
     if not parts:
         return _cast(array, type_)
-    # A null struct's parts may hold anything, also where they may not be null.
+    # Under a null struct the parts may hold anything, even nulls in non-nullable fields.
     return pa.StructArray.from_arrays(parts, fields=wanted, mask=array.is_null())
 
 
@@ -326,7 +326,7 @@ def _list(array: pa.Array, type_: pa.DataType) -> pa.Array:
 
 
 def _without_views(array: pa.Array) -> pa.Array:
-    """The list views as lists, whose values lie one after another."""
+    """Convert list views to lists, whose values are contiguous."""
     large = _types.is_large_list_view(array.type)
     sizes = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
     ends = pa.array(np.cumsum([0, *sizes]), pa.int64() if large else pa.int32())
@@ -336,7 +336,7 @@ def _without_views(array: pa.Array) -> pa.Array:
 
 
 def _views(array: pa.Array, type_: pa.DataType) -> pa.Array:
-    """Arrow casts no lists to views."""
+    """Convert lists to list views, which Arrow's cast does not support."""
     large = _types.is_large_list_view(type_)
     array = _cast(array, (pa.large_list if large else pa.list_)(array.type.value_field))
     sizes = pc.fill_null(pc.list_value_length(array), 0)

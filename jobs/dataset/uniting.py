@@ -1,7 +1,7 @@
-"""One schema for all files of a dataset, and what keeps a column of it from being used.
+"""One schema for all files of a dataset, with reasons that a column cannot be used.
 
-Files that differ in a column that nobody uses are one dataset all the same, so what is wrong with a column is said
-beside its field, and only whoever needs the column raises it.
+Files that differ in an unused column are still one dataset. So the problem is stored in the field's metadata, and only
+code that needs the column raises it.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _APART = "Write all files with one schema, or give a glob that fits the ones tha
 
 
 def united_schema(sources: Sequence[Source], footers: Sequence[Footer]) -> pa.Schema:
-    """The schema of all files that have rows, in the order in which columns are first met."""
+    """Return the schema of all files that have rows, with columns in order of first appearance."""
     full = [(s, f) for s, f in zip(sources, footers, strict=True) if sum(f.block_rows)]
-    # Of thousands of files, most are alike.
+    # Most of thousands of files are alike.
     kinds: list[tuple[Source, Footer]] = []
     for source, footer in full or list(zip(sources, footers, strict=True)):
         if not any(_alike(footer, known) for _, known in kinds):
@@ -40,13 +40,13 @@ def united_schema(sources: Sequence[Source], footers: Sequence[Footer]) -> pa.Sc
 
 
 def unusable(field: pa.Field) -> str | None:
-    """Why the column cannot be used, as a sentence, or None."""
+    """Return a sentence on why the column cannot be used, or None."""
     said = (field.metadata or {}).get(_UNUSABLE)
     return None if said is None else said.decode()
 
 
 def lacking(field: pa.Field) -> str | None:
-    """A file that lacks the column, or None."""
+    """Return the URI of a file that lacks the column, or None."""
     said = (field.metadata or {}).get(_LACKING)
     return None if said is None else said.decode()
 
@@ -55,10 +55,10 @@ def check_usable(field: pa.Field, *, everywhere: bool = False) -> None:
     """Check that a column can be read from the files.
 
     Args:
-        everywhere: every file must have it; else it is null in those that lack it.
+        everywhere: every file must have it; otherwise it is null in files that lack it.
 
     Raises:
-        InvalidInput: it cannot; names the file.
+        InvalidInput: it cannot be read; names the file.
     """
     if (why := unusable(field)) is not None:
         raise InvalidInput(why, next((hint for reason, hint in _HINTS.items() if f"{reason}." in why), _APART))
@@ -67,7 +67,7 @@ def check_usable(field: pa.Field, *, everywhere: bool = False) -> None:
 
 
 def unmarked(field: pa.Field) -> pa.Field:
-    """The field without what is said here."""
+    """Return the field without this module's metadata."""
     said = {key: value for key, value in (field.metadata or {}).items() if key not in (_UNUSABLE, _LACKING)}
     return field.with_metadata(said or None) if said else field.remove_metadata()
 

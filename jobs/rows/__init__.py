@@ -1,1 +1,1 @@
-"""From input rows to staged rows: prompts, sampling values, tools, choices, fingerprints."""
+"""Preparation of input rows into staged rows: prompts, sampling values, tools, choices, fingerprints."""

@@ -1,4 +1,4 @@
-"""The choices that rows want scored."""
+"""The answer choices that rows ask to have scored."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from schemas.sampling import MAX_CHOICES
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Choices:
-    """A row's choices, in its order: the texts and their tokens."""
+    """A row's choices in the row's order: their texts and token ids."""
 
     texts: Sequence[str]
     token_ids: Sequence[Sequence[int]]
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of all choices together."""
+        """Total tokens of all choices."""
         return sum(map(len, self.token_ids))
 
 
 def row_choices(table: pa.Table, column: str, encoder: Encoder, max_bytes: int) -> list[Choices | Fault]:
-    """Per row its choices, or why they cannot be scored.
+    """Return each row's choices, or the Fault that keeps them from being scored.
 
-    A choice is encoded by itself, as plain text that continues the context: what is scored is
-    tokens(context) + tokens(choice). The text is taken as it is, so a choice that begins a new word after
-    the context brings its own space.
+    Each choice is encoded alone, as plain text that continues the context: the scored sequence is
+    tokens(context) + tokens(choice). The text is used verbatim, so a choice that begins a new word after
+    the context must include its own leading space.
     """
     checked = [_check(value, max_bytes) for value in values(table, column)]
     texts = list(chain.from_iterable(row for row in checked if not isinstance(row, Fault)))

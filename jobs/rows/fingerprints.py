@@ -1,8 +1,9 @@
-"""Row fingerprints: two rows with the same one come to the same result, in this job or in another.
+"""Row fingerprints: two rows with the same fingerprint have the same result, in this job or another.
 
-A fingerprint covers everything that a row's result depends on: the model's own fingerprint, what the engine does to its
-numbers, the task, the token ids (and with them template, system message, tools and chat format), the sampling values
-and the columns that the job asks for. It does not cover what is merely carried along: `custom_id` and kept columns.
+A fingerprint covers everything that a row's result depends on: the model's own fingerprint, engine options that change
+its numbers, the task, the token ids (and with them template, system message, tools and chat format), the sampling
+values and the columns that the job asks for. It does not cover columns that are only passed through: `custom_id` and
+kept columns.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from schemas.spec import JobSpec
 from schemas.tables import FINGERPRINT
 
 VERSION = 2
-"""Counts up when the same fingerprint would no longer mean the same result."""
+"""Version of all fingerprints; incremented when equal fingerprints would no longer mean equal results."""
 
 _FORM_VERSION = 2
-"""Likewise of rows whose answers have a form: with 2, a whole answer without its form is an error row."""
+"""Version for rows with structured outputs: since 2, a complete answer that violates its form is an error row."""
 
 SIZE_BYTES = FINGERPRINT.type.byte_width
 
@@ -34,7 +35,7 @@ _LIMITS = {"max_model_len", "max_num_seqs", "max_num_batched_tokens", "gpu_memor
 _SPEED_ONLY = {"device", "enforce_eager", "tensor_parallel_size", "speculative_ngram"}
 _NEITHER = {"start_timeout_s", "stall_timeout_s", "fake"}
 _NOT_THE_RESULT = _LIMITS | _SPEED_ONLY | _NEITHER
-"""Engine fields that do not enter: they decide how fast a result comes, up to the rounding of sums."""
+"""Engine fields left out of the fingerprint: they affect speed only, apart from the rounding of sums."""
 
 
 class RowFingerprints:
@@ -42,7 +43,7 @@ class RowFingerprints:
 
     Args:
         model: fingerprint of the model directory; None for jobs without one.
-        row_columns: the plan's result columns of that name.
+        row_columns: the plan's `row_columns`.
     """
 
     def __init__(self, spec: JobSpec, model: str | None, row_columns: Collection[RowColumn]) -> None:
@@ -55,16 +56,16 @@ class RowFingerprints:
         self._sampling_keys: dict[int, tuple[Sampling, bytes]] = {}
 
     def of_prompt(self, token_ids: TokenIds, sampling: Sampling, room_tokens: int) -> bytes:
-        """Fingerprint of a row that is answered.
+        """Return the fingerprint of a row to be answered.
 
         Args:
-            room_tokens: most tokens that its answer can have; `max_tokens` counts only below that.
+            room_tokens: most tokens that fit in its answer; `max_tokens` matters only below that.
         """
         head = struct.pack("<q", min(sampling.max_tokens, room_tokens)) + self._sampling_key(sampling)
         return self._digest(head, token_ids)
 
     def of_choices(self, context: TokenIds, choices: Sequence[Sequence[int]], texts: Sequence[str]) -> bytes:
-        """Fingerprint of a row whose choices are scored."""
+        """Return the fingerprint of a row whose choices are scored."""
         parts = [np.asarray(choice, dtype="<i4").tobytes() for choice in choices]
         parts += [text.encode(errors="surrogatepass") for text in texts]
         return self._digest(b"".join(struct.pack("<q", len(part)) + part for part in parts), context)
@@ -75,7 +76,7 @@ class RowFingerprints:
         return hasher.digest()
 
     def _sampling_key(self, sampling: Sampling) -> bytes:
-        """Digest of all values but `max_tokens`. Rows share few `Sampling` objects, so their identity is the cache."""
+        """Digest all values except `max_tokens`. Rows share few `Sampling` objects, so the cache key is identity."""
         known = self._sampling_keys.get(id(sampling))
         if known is None or known[0] is not sampling:
             values = sampling.model_dump(mode="json", exclude={"max_tokens"})
@@ -88,7 +89,7 @@ class RowFingerprints:
 
 
 def first_of_equal(fingerprints: pa.Array) -> npt.NDArray[np.int64]:
-    """For each row the first row with the same fingerprint; itself where it has none. Shape (rows,)."""
+    """Map each row to the first row with the same fingerprint, or to itself if it has none. Shape (rows,)."""
     own = np.arange(len(fingerprints), dtype=np.int64)
     if not len(fingerprints):
         return own
@@ -96,5 +97,5 @@ def first_of_equal(fingerprints: pa.Array) -> npt.NDArray[np.int64]:
     known = codes.is_valid().to_numpy(zero_copy_only=False)
     codes = codes.fill_null(0).to_numpy(zero_copy_only=False)
     first = np.empty(int(codes.max()) + 1, dtype=np.int64)
-    first[codes[known][::-1]] = own[known][::-1]  # of several assignments the last one stays: the first row's
+    first[codes[known][::-1]] = own[known][::-1]  # the last assignment wins: the first row's
     return np.where(known, first[codes], own)

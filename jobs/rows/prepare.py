@@ -1,4 +1,4 @@
-"""From input rows to staged rows: validate, render, tokenise, count. Pure; one bad row costs one row."""
+"""Preparation of input rows as staged rows: validate, render, tokenise, count. Pure; a bad row costs only itself."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ FACTS_FIELDS = [
     pa.field("prefixes", pa.list_(pa.uint32())),
     pa.field("num_bytes", pa.int64()),
 ]
-"""Light columns that follow the staged ones until the plan is made."""
+"""Lightweight columns appended to the staged ones until the plan is made."""
 
 NO_TOKENS = np.empty(0, np.int32)
 
@@ -53,7 +53,7 @@ class RowPreparer:
         max_model_len: longest sequence of the engine, in tokens.
 
     Raises:
-        UsageError: the spec asks for what the model or the engine cannot do.
+        UsageError: the spec asks for something that the model or the engine cannot do.
     """
 
     def __init__(self, spec: JobSpec, columns: Columns, encoder: Encoder, max_model_len: int) -> None:
@@ -68,7 +68,7 @@ class RowPreparer:
         check_spec(spec, columns, encoder)
 
     def prepare(self, batch: pa.RecordBatch | pa.Table, first_row_id: int) -> pa.Table:
-        """Staged rows and their facts: exactly one row out for each row in, in the same order."""
+        """Return staged rows and their facts: exactly one row out for each row in, in the same order."""
         given = batch if isinstance(batch, pa.Table) else pa.Table.from_batches([batch])
         table, unread = as_roles(given, self.columns)
         carried, no_text = self._carried(table, given)
@@ -110,7 +110,7 @@ class RowPreparer:
         return {index: fault for index, kind in (other_kinds(table, name) if name else {}).items() if kind != "int"}
 
     def _carried(self, table: pa.Table, given: pa.Table) -> tuple[pa.Table, dict[int, Fault]]:
-        """Custom ids and kept columns as they are staged, and the rows whose text in them is not UTF-8."""
+        """Return custom ids and kept columns as staged, and faults for rows whose text in them is not UTF-8."""
         custom_id = self.columns.custom_id
         ids = conform(table[custom_id], pa.string()) if custom_id else pa.nulls(len(table), pa.string())
         columns = {"custom_id": ids}
@@ -118,7 +118,7 @@ class RowPreparer:
         return valid_columns(pa.table(columns), columns)
 
     def _inputs(self, table: pa.Table, given: pa.Table) -> list[list[int] | Fault]:
-        """Per row the token ids of its prompt, or a Fault. A template gets the columns as they were given."""
+        """Return each row's prompt token ids, or a Fault. A template sees the columns as they were given."""
         encoded = self._encoded(table, given)
         own_ids = row_tokens(table, self.columns.token_ids, self._encoder, chat=self._spec.input.chat)
         return [ids if own is None else own for ids, own in zip(encoded, own_ids, strict=True)]
@@ -127,7 +127,7 @@ class RowPreparer:
         prompts = [self._check(value) for value in self._prompts(given if self.columns.template else table)]
         tools = row_tools(table, self.columns.tools, self._spec.input.tools)
         if (why := self._no_tools) is not None:
-            # Only of rows: `check_spec` has refused those of the job.
+            # Only rows' own tools get here: `check_spec` has refused the job's.
             refused = Fault(code=RowError.INVALID_MESSAGES, message=f"tools: {why}")
             prompts = [refused if of else prompt for prompt, of in zip(prompts, tools, strict=True)]
         if not self._spec.input.chat:
@@ -149,7 +149,7 @@ class RowPreparer:
     # -- prompts --------------------------------------------------------------------------------
 
     def _prompts(self, table: pa.Table) -> Iterable[Any]:
-        """Per row the prompt text, the list of messages, or a Fault."""
+        """Yield each row's prompt text, list of messages, or Fault."""
         columns = self.columns
         if columns.kind == "template":
             assert columns.template is not None
@@ -168,7 +168,7 @@ class RowPreparer:
             yield from chats
 
     def _check(self, prompt: Any) -> Any:
-        """The prompt as the encoder takes it, or a Fault."""
+        """Return the prompt as the encoder takes it, or a Fault."""
         if isinstance(prompt, Fault):
             return prompt
         if prompt is not None and not isinstance(prompt, str | list):
@@ -187,7 +187,7 @@ class RowPreparer:
         return messages if system is None else [{"role": "system", "content": system}, *messages]
 
     def _with_tools(self, prompt: Any, tools: Any) -> Any:
-        """The prompt and its tools, or a Fault."""
+        """Return the prompt with its tools, or a Fault."""
         if isinstance(prompt, Fault) or isinstance(tools, Fault):
             return prompt if isinstance(prompt, Fault) else tools
         if tools and (size := size_bytes(tools)) > self._spec.input.max_row_bytes:
@@ -233,10 +233,10 @@ class RowPreparer:
 
 
 def check_spec(spec: JobSpec, columns: Columns, encoder: Encoder) -> None:
-    """Check what the model and the engine make of the job's own sampling values and tools.
+    """Check that the model and the engine can use the job's own sampling values and tools.
 
     Raises:
-        UsageError: they cannot work with them.
+        UsageError: they cannot.
     """
     if (why := unusable(spec.sampling, encoder.vocab_size)) is not None:
         raise UsageError(f"The sampling values of the job cannot be used: {why}.", "Correct them and submit again.")
@@ -256,9 +256,9 @@ def _why_no_tools(spec: JobSpec, encoder: Encoder) -> str | None:
 
 
 def row_columns(spec: JobSpec, columns: Columns) -> tuple[RowColumn, ...]:
-    """The result columns that the job has because of its rows: by the dataset's columns, not by what is in them.
+    """Return the result columns that the job's rows call for, judged by the dataset's columns, not by their values.
 
-    JSON that a row asks for inside its `sampling_params` makes no column `parsed`.
+    JSON that a row requests inside its `sampling_params` adds no column `parsed`.
     """
     if spec.task == "score":
         return ()
@@ -292,7 +292,7 @@ def _ids_or_fault(encoded: list[int] | InvalidMessages) -> list[int] | Fault:
 
 
 def _texts(table: pa.Table, column: str) -> list[Any]:
-    """The column's texts; a Fault where a JSON line had another kind of value."""
+    """Return the column's texts, with a Fault where a JSON line had another kind of value."""
     found = values(table, column)
     for index, kind in other_kinds(table, column).items():
         found[index] = Fault(code=RowError.INVALID_MESSAGES, message=f"the prompt is not text, but {_KINDS[kind]}")
@@ -308,7 +308,7 @@ _KINDS = {
 
 
 def _has_content(prompt: Any) -> bool:
-    """Whether anybody but the system says something. Malformed messages pass: the encoder names their fault."""
+    """Return whether a non-system message has content. Malformed messages pass: the encoder names their fault."""
     if isinstance(prompt, str):
         return bool(prompt.strip())
     others = [m for m in prompt if not (isinstance(m, dict) and m.get("role") in ("system", "developer"))]

@@ -1,4 +1,4 @@
-"""The sampling values of rows: the job's, with a row's own on top."""
+"""Sampling values of rows: the job's, overridden by the row's own."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from schemas.sampling import Sampling
 from schemas.spec import JobSpec
 
 REMEMBERED = 4096
-"""Distinct values of rows that are remembered, so that repeated ones are validated once."""
+"""Distinct row values that are cached, so that repeated ones are validated once."""
 
 _OPENAI_TEMPERATURE = 1.0
 """OpenAI's default, which makes several answers of one request differ."""
 
 _REMEMBERED_CHARS = 65_536
-"""Longer values are not remembered: thousands of them would be gigabytes."""
+"""Values longer than this are not cached: thousands of them would be gigabytes."""
 
 
 class RowSampling:
-    """Validates what rows ask for in `sampling_params`, `max_tokens`, `structured_outputs` and `response_format`.
+    """Validator of what rows request in `sampling_params`, `max_tokens`, `structured_outputs` and `response_format`.
 
-    What is wrong begins with the name of the field and a colon.
+    Fault messages begin with the name of the field and a colon.
 
     Args:
-        spec: the job's, with its own values.
-        vocab_size: token ids are below it.
+        spec: the job's spec, whose sampling values are the defaults.
+        vocab_size: upper bound of token ids, exclusive.
     """
 
     def __init__(self, spec: JobSpec, columns: Columns, vocab_size: int) -> None:
@@ -41,7 +41,7 @@ class RowSampling:
         self._merged: dict[str, Sampling | Fault] = {}
 
     def of(self, table: pa.Table) -> list[Sampling | Fault | None]:
-        """Per row its sampling values, None where it has none of its own."""
+        """Return each row's sampling values, None where a row sets none, or a Fault."""
         columns = self._columns
         return [
             self._of_row(*row)
@@ -103,7 +103,7 @@ class RowSampling:
 
 
 def unusable(sampling: Sampling, vocab_size: int) -> str | None:
-    """Why the engine cannot work with these values, or None."""
+    """Return why the engine cannot use these values, or None."""
     if beyond := [token for token in sampling.logit_bias if token >= vocab_size]:
         return f"logit_bias: has token id {max(beyond)}; the model's ids are below {vocab_size}"
     if not is_encodable(as_json(sampling)):
@@ -113,7 +113,7 @@ def unusable(sampling: Sampling, vocab_size: int) -> str | None:
 
 
 def as_json(sampling: Sampling) -> str:
-    """Text for the staged row; equal values give equal text."""
+    """Return JSON text for the staged row; equal values give equal text."""
     return json.dumps(sampling.model_dump(mode="json"), sort_keys=True, ensure_ascii=False)
 
 
@@ -135,7 +135,7 @@ def _object(value: Any, column: str) -> Mapping[str, Any]:
 
 
 def _value(max_tokens: Any) -> Any:
-    """What the column holds: JSON text where its values are of several kinds."""
+    """Return the column's value, which is JSON text if the column mixes kinds of values."""
     found = max_tokens if isinstance(max_tokens, Fault) else parsed(max_tokens, RowError.INVALID_SAMPLING)
     if isinstance(found, Fault):
         raise _NotReadable(found)

@@ -1,4 +1,4 @@
-"""How many bytes each row of a table takes in memory: what a shard is measured by, and what a writer may hold."""
+"""Bytes that each row of a table takes in memory: the measure of shard sizes and of what a writer may hold."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Bytes = npt.NDArray[np.int64]
 
 
 def row_bytes(table: pa.Table) -> Bytes:
-    """Bytes of each row's values in Arrow's layout. Shape (rows,). Depends on the values, not on their batches."""
+    """Return the bytes of each row's values in Arrow's layout. Shape (rows,). Independent of batching."""
     sizes = np.zeros(len(table), np.int64)
     for column in table.columns:
         sizes += np.concatenate([np.zeros(0, np.int64), *map(_value_bytes, column.chunks)])
@@ -21,7 +21,7 @@ def row_bytes(table: pa.Table) -> Bytes:
 
 
 def filled(sizes: Bytes, *, max_rows: int, max_bytes: int) -> Iterator[tuple[int, int]]:
-    """Half-open bounds of runs of rows, each as full of rows and bytes as it may be; one row may be too large alone.
+    """Yield half-open bounds of runs of rows, each as full as the limits allow; a single row may exceed `max_bytes`.
 
     Args:
         sizes: bytes of each row.
@@ -35,7 +35,7 @@ def filled(sizes: Bytes, *, max_rows: int, max_bytes: int) -> Iterator[tuple[int
 
 
 def taken(table: pa.Table, rows: npt.NDArray[np.int64]) -> pa.Table:
-    """The rows at these places, in this order. `Table.take` copies whole columns first where they are in chunks."""
+    """Return the rows at these indices, in this order. `Table.take` would first copy whole chunked columns."""
     batches = table.to_batches()
     starts = np.cumsum([0, *map(len, batches)])
     owner = np.searchsorted(starts, rows, "right") - 1
@@ -49,7 +49,7 @@ def taken(table: pa.Table, rows: npt.NDArray[np.int64]) -> pa.Table:
 
 
 def _value_bytes(array: pa.Array) -> Bytes:
-    """Of each value, without its bit of validity. Shape (values,)."""
+    """Return the bytes of each value, without its validity bit. Shape (values,)."""
     kind, types = array.type, pa.types
     if isinstance(array, pa.ExtensionArray):
         return _value_bytes(array.storage)
@@ -64,7 +64,7 @@ def _value_bytes(array: pa.Array) -> Bytes:
     if types.is_map(kind):
         return _between(_value_bytes(array.keys) + _value_bytes(array.items), array.offsets)
     if types.is_list(kind) or types.is_large_list(kind):
-        if types.is_primitive(kind.value_type):  # token ids: most of many a row
+        if types.is_primitive(kind.value_type):  # token ids: the bulk of many rows
             return _plain(pc.list_value_length(array)) * _width(kind.value_type) + 4
         return _between(_value_bytes(array.values), array.offsets)
     if types.is_struct(kind):
@@ -79,18 +79,18 @@ def _value_bytes(array: pa.Array) -> Bytes:
         return summed
     try:
         each = _width(kind)
-    except ValueError:  # of no fixed width: runs, unions, views of lists
+    except ValueError:  # no fixed width: run-end encoded, unions, list views
         each = -(-array.nbytes // max(1, len(array)))
     return np.full(len(array), each, np.int64)
 
 
 def _width(kind: pa.DataType) -> int:
-    """Bytes of a value of fixed width; raises ValueError for others."""
+    """Return the bytes of a fixed-width value; raise ValueError for other types."""
     return -(-kind.bit_width // 8)  # type: ignore[no-any-return]
 
 
 def _between(inner: Bytes, offsets: pa.Array) -> Bytes:
-    """Sums of the inner values that lie between neighbouring offsets."""
+    """Return sums of the inner values between neighbouring offsets, plus 4 bytes for each offset."""
     total = np.concatenate(([0], np.cumsum(inner)))
     bounds: Bytes = offsets.to_numpy()
     sums: Bytes = total[bounds[1:]] - total[bounds[:-1]] + 4

@@ -1,4 +1,4 @@
-"""Structured outputs: the form that a row or a job asks for, and whether the engine can compile it."""
+"""Structured outputs: the form that a row or a job requires, and whether the engine can compile it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
 MAX_FORM_BYTES = 2**20
-"""Bytes of a form as JSON."""
+"""Most bytes of a form as JSON."""
 
 MAX_REPEATS = 50_000
-"""The compiler numbers what a grammar consists of with 16 bits."""
+"""Most repeated items: the compiler numbers the parts of a grammar with 16 bits."""
 
 MEMORY_BYTES = 2**30
 """Address space that compiling one form may take."""
@@ -38,7 +38,7 @@ _SEPARATORS = {"whitespace_flexible": False, "item_separator": ", ", "key_separa
 
 
 def of_response_format(response_format: Mapping[str, Any]) -> dict[str, Any] | None:
-    """OpenAI's `response_format` as values of `StructuredOutputs`; None for plain text.
+    """Convert OpenAI's `response_format` to values of `StructuredOutputs`; None for plain text.
 
     Raises:
         ValueError: neither text, json_object nor json_schema with a schema.
@@ -62,9 +62,9 @@ def of_response_format(response_format: Mapping[str, Any]) -> dict[str, Any] | N
 
 
 def guided_schema(json_schema: str) -> str:
-    """The schema with the separators that the compiler is to write between values: those of `json.dumps`.
+    """Return the schema with the separators of `json.dumps` for the compiler to write between values.
 
-    Where white space is free, a model that keeps choosing it fills the answer with blanks to its last token.
+    With free white space, a model that keeps choosing it fills the answer with blanks to its last token.
     """
     schema = json.loads(json_schema)
     if not isinstance(schema, dict):
@@ -73,11 +73,11 @@ def guided_schema(json_schema: str) -> str:
 
 
 def compile_error(form: StructuredOutputs) -> str | None:
-    """Why the engine cannot enforce this form, or None.
+    """Return why the engine cannot enforce this form, or None.
 
-    Asks the compiler that the engine uses (llguidance), so that a job does not start with a form that it cannot
-    finish: whether the form compiles, and whether its shortest text can be written. What that takes is bounded by the
-    compiler's own counts and by a limit on memory, in a process of its own; a clock guards it against a hang only.
+    Asks the compiler that the engine uses (llguidance) whether the form compiles and whether its shortest text can be
+    written, so that a job does not start with a form that it cannot finish. The work is bounded by the compiler's own
+    counts and by a memory limit, in a separate process; the time limit only guards against a hang.
     Never reads from the network: references to other documents are errors.
     """
     try:
@@ -119,7 +119,7 @@ def _compile_error(form: StructuredOutputs, size: int) -> str | None:
 
 
 def grammar_of(form: StructuredOutputs) -> str:
-    """The form as the engine's compiler takes it.
+    """Return the form as the grammar that the engine's compiler takes.
 
     Raises:
         ValueError: the JSON schema is not JSON.
@@ -130,15 +130,15 @@ def grammar_of(form: StructuredOutputs) -> str:
         return LLMatcher.grammar_from_json_schema(guided_schema(form.json_schema))
     if form.regex is not None:
         return grammar_from("regex", form.regex)
-    # The same alternatives that the compiler makes of a list, whose annotation knows text only.
+    # The compiler makes the same alternatives from a list, but its type annotation allows text only.
     return LLMatcher.grammar_from_lark("start: " + " | ".join(json.dumps(text) for text in form.choice or ()))
 
 
 def is_of_form(text: str, form: StructuredOutputs) -> bool:
-    """Whether an answer that says it is complete has its form: JSON, one of the choices, a text of the expression."""
+    """Return whether an answer that claims to be complete has its form: JSON, one of the choices, a regex match."""
     if form.json_schema is not None:
         return is_json(text)
-    # A tokenizer may write its first word with a space that decoding drops.
+    # A tokenizer may encode the first word with a leading space that decoding drops.
     spellings = (text, f" {text}")
     if form.choice is not None:
         return any(spelling in form.choice for spelling in spellings)
@@ -146,7 +146,7 @@ def is_of_form(text: str, form: StructuredOutputs) -> bool:
 
 
 def sample_of(form: StructuredOutputs, source: random.Random) -> str:
-    """Some text of the form, as short as chance has it; one that has not ended after a thousand bytes is cut."""
+    """Return a random text of the form, ended at the first chance; cut if it has not ended after 1,000 bytes."""
     matcher, text = _matcher(form).deep_copy(), bytearray()
     while len(text) < _SAMPLE_BYTES and not (text and matcher.is_accepting()) and not matcher.is_stopped():
         mask = matcher.compute_bitmask()
@@ -160,8 +160,8 @@ def sample_of(form: StructuredOutputs, source: random.Random) -> str:
 
 
 def is_json(text: str, *, cut: bool = False) -> bool:
-    """Whether a text is JSON. Cut off, a number can look whole (`12` of `123`): only lists and objects say that they
-    end."""
+    """Return whether a text is JSON. In a cut text a number can look whole (`12` of `123`): only lists and objects mark
+    their end."""
     try:
         value = json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError):
@@ -193,7 +193,7 @@ def _bytes_tokenizer() -> LLTokenizer:
 
 
 def _repeats(schema: Any) -> int:
-    """The items that a schema spells out. The compiler takes memory for each before it counts them."""
+    """Count the items that a schema spells out. The compiler allocates memory for each before it counts them."""
     if isinstance(schema, list):
         return sum(map(_repeats, schema))
     if not isinstance(schema, dict):
@@ -203,31 +203,31 @@ def _repeats(schema: Any) -> int:
     return own + sum(_repeats(value) for name, value in schema.items() if name not in _VALUES)
 
 
-# -- in a process of its own ---------------------------------------------------------------------
+# -- in a separate process -----------------------------------------------------------------------
 
 
 def _why_not(grammar: str) -> Iterator[str]:
-    """Why the compiler does not take a grammar, or why no text of it can be written; empty if it does and one can."""
+    """Yield why the compiler rejects a grammar or cannot write a text of it; empty if neither is the case."""
     from llguidance import LLMatcher, LLParserLimits
 
-    # Errors are to say nothing of a row but what the compiler says in its first line.
+    # Errors must reveal nothing of a row beyond the compiler's first line.
     limits = LLParserLimits(verbose_errors=False)
     if error := LLMatcher.validate_grammar(grammar, None, limits=limits):
-        # The compiler prints the whole expression first, and the grammar around it last.
+        # The compiler prints the whole expression first, and the surrounding grammar last.
         yield f"cannot be compiled: {_first_line(error.partition('error: ')[2] or error)}"
         return
     matcher = LLMatcher(_bytes_tokenizer(), grammar, log_level=0, limits=limits)
     mask = matcher.compute_bitmask()
-    # A value of each kind that the form allows: an object, a list, a text, a number.
+    # Try a value of each kind that the form allows: an object, a list, a text, a number.
     firsts = [] if matcher.is_error() else [byte for byte in _OPENING if mask[byte >> 3] >> (byte & 7) & 1]
     error = next(filter(None, (_trial(matcher.deep_copy(), [byte]) for byte in firsts)), "") or _trial(matcher, ())
     yield f"cannot be enforced: {_first_line(error)}" if error else ""
 
 
 def _trial(matcher: LLMatcher, first: Iterable[int]) -> str:
-    """Write a text of the grammar byte by byte, the shortest way to its end; returns what the compiler gives up with.
+    """Write a text of the grammar byte by byte, ending it as soon as possible; return the compiler's error or "".
 
-    A long way is not followed to its end: what may still come up there costs the rows that get so far.
+    A long text is not followed to its end: errors further on cost only the rows that get that far.
     """
     for byte in first:
         matcher.consume_token(byte)

@@ -1,4 +1,4 @@
-"""Prompts that rows bring as token ids."""
+"""Prompts that rows give as token ids."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from schemas.codes import RowError
 
 
 def row_tokens(table: pa.Table, column: str | None, encoder: Encoder, *, chat: bool) -> list[list[int] | Fault | None]:
-    """Per row its token ids, taken as they are; None where it has none, or a Fault."""
+    """Return each row's token ids verbatim, None where it has none, or a Fault."""
     return [None if value is None else _tokens(value, encoder, chat=chat) for value in values(table, column)]
 
 

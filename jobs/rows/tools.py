@@ -12,11 +12,11 @@ from jobs.values.cells import MAX_DEPTH, Fault, is_shallow, parsed, values
 from schemas.codes import RowError
 
 MAX_TOOLS = 1024
-"""Tools of one row. Their bytes are bounded too."""
+"""Most tools of one row. Their bytes are bounded too."""
 
 
 def row_tools(table: pa.Table, column: str | None, defaults: Sequence[str]) -> list[Any]:
-    """Per row its list of tools, those of the job where it has none of its own, or a Fault. None: no tools.
+    """Return each row's list of tools (the job's if it has none of its own), None for no tools, or a Fault.
 
     Tools, and the `parameters` in them, may be JSON text: one Arrow type rarely fits the schemas of many tools.
 
@@ -45,7 +45,7 @@ def _tools(value: Any) -> Any:
 
 
 def _tool(tool: Any) -> Any:
-    """The tool as objects all the way down."""
+    """Return the tool with JSON text in it parsed to objects."""
     if isinstance(tool, str):
         tool = json.loads(tool)
     if not isinstance(tool, dict):

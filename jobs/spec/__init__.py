@@ -1,1 +1,1 @@
-"""From options and files to the spec of a job, and the checks before it is submitted."""
+"""Building a job's spec from options and files, and checking it before submission."""

@@ -1,4 +1,4 @@
-"""From what a person typed to a `JobSpec`: a spec file, flags on top of it, defaults below."""
+"""Building a `JobSpec` from user input: flags override a spec file, which overrides defaults."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from jobs.models.tools import declare_tools
 from schemas.spec import RESERVED_COLUMNS, SCORE_COLUMNS, JobSpec, ReplicaRange
 
 MAX_NAME_CHARS = 200
-"""`JobSpec.name` takes no more; a file's name may be longer."""
+"""Most characters of `JobSpec.name`; a file's name may be longer."""
 
 
 def read_spec_file(path: Path) -> dict[str, Any]:
-    """The nested values of a TOML spec file; tables and keys are those of `JobSpec`.
+    """Read the nested values of a TOML spec file; its tables and keys are those of `JobSpec`.
 
     Raises:
         UsageError: missing, unreadable or not TOML.
@@ -37,12 +37,12 @@ def read_spec_file(path: Path) -> dict[str, Any]:
 
 
 def build_spec(dataset: str | None, flags: Mapping[str, Any], file_values: Mapping[str, Any] | None = None) -> JobSpec:
-    """One validated spec.
+    """Build one validated spec.
 
     Args:
         dataset: path or URI of the input; overrides the spec file's `input.uri`.
         flags: values by dotted field name (`sampling.max_tokens`); None means not given.
-        file_values: what `read_spec_file` returned.
+        file_values: values from `read_spec_file`.
 
     Raises:
         UsageError: no dataset or no model, or a kept column, a form or a tool that cannot be used.
@@ -71,10 +71,11 @@ def build_spec(dataset: str | None, flags: Mapping[str, Any], file_values: Mappi
 
 
 def check_kept(spec: JobSpec) -> None:
-    """Check that the results' readers tell their columns apart: SQL compares names without case.
+    """Check that readers can tell the result columns apart: SQL compares names without case.
 
     Raises:
-        UsageError: a kept column has the name of another, or of one of ours, but for case, spaces or form.
+        UsageError: a kept column's name differs from another's or from a result column's only by case, spaces or
+            Unicode form.
     """
     own = RESERVED_COLUMNS | (SCORE_COLUMNS if spec.task == "score" else frozenset())
     known = {_bare(name): name for name in own - {"custom_id"}}
@@ -90,15 +91,15 @@ def check_kept(spec: JobSpec) -> None:
 
 
 def _bare(name: str) -> str:
-    """What readers that do not look at case, spaces or the form of a letter make of a name."""
+    """Normalise a name as readers do that ignore case, outer spaces and Unicode form."""
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold()).strip()
 
 
 def check_forms(spec: JobSpec) -> None:
-    """Check what only its reader can judge: the form of structured outputs, and the tools.
+    """Check the form of structured outputs and the tools with the code that will read them.
 
     Raises:
-        UsageError: it cannot be compiled, or a tool has no name.
+        UsageError: the form cannot be compiled, or a tool cannot be used.
     """
     form = spec.sampling.structured_outputs
     if form is not None:
@@ -114,7 +115,7 @@ def check_forms(spec: JobSpec) -> None:
 
 
 def read_json_file(path: Path, option: str) -> Any:
-    """What a file holds.
+    """Read the value in a JSON file.
 
     Raises:
         UsageError: missing, unreadable or not JSON.
@@ -126,25 +127,25 @@ def read_json_file(path: Path, option: str) -> Any:
 
 
 def absolute_uri(uri: str) -> str:
-    """The same place, named so that it means the same on every machine of the cluster."""
+    """Return the address as an absolute one, which means the same on every machine of the cluster."""
     return uri if "://" in uri else str(Path(uri).expanduser().absolute())
 
 
 def dataset_stem(uri: str) -> str:
-    """`reviews` for `/data/reviews.parquet`, `s3://bucket/reviews/` or `reviews/*.parquet`."""
+    """Return `reviews` for `/data/reviews.parquet`, `s3://bucket/reviews/` or `reviews/*.parquet`."""
     parts = [part for part in PurePosixPath(uri.partition("://")[2] or uri).parts if part != "/" and "*" not in part]
     stem = PurePosixPath(parts[-1]).stem if parts else ""
     return stem or "job"
 
 
 def new_job_id(name: str) -> str:
-    """`<name>-<utc time>-<4 hex>`: sorts by time within a name, and two submits never collide by accident."""
+    """Return `<name>-<utc time>-<4 hex>`: sorts by time within a name; two submissions never collide by accident."""
     slug = re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("._-")[:60] or "job"
     return f"{slug}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
 def _set(values: dict[str, Any], dotted: str, value: Any) -> None:
-    """Set one field; nested tables are copied, so that the caller's stay as they are."""
+    """Set one field; nested tables are copied, so that the caller's are not modified."""
     *tables, key = dotted.split(".")
     for table in tables:
         values[table] = values = dict(_table(values, table))
@@ -178,7 +179,7 @@ def _replicas(text: str) -> ReplicaRange:
 
 
 def _resolve_model(values: dict[str, Any]) -> None:
-    """An absolute model path; the `fake` engine runs without a model."""
+    """Make the model path absolute; the `fake` engine runs without a model."""
     path = _get(values, "model.path")
     if not path:
         if (_get(values, "engine.name") or "vllm") == "vllm":

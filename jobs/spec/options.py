@@ -1,4 +1,4 @@
-"""The options of a job by the names that `jobs submit` and `BatchClient.submit` share, and the spec they make."""
+"""Job options under the names that `jobs submit` and `BatchClient.submit` share, and the spec built from them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from schemas.spec import JobSpec
 
 
 class SubmitOptions(TypedDict, total=False):
-    """What a job may be given besides its dataset: the options of `jobs submit`, with `_` for `-`. Lengths and
-    limits are in tokens; `fields` sets any field of the spec by its dotted name, as `--set` does.
+    """Options of a job besides its dataset: those of `jobs submit`, with `_` for `-`. Lengths and limits are in
+    tokens; `fields` sets any field of the spec by its dotted name, as `--set` does.
     """
 
     prompt_column: str
@@ -103,7 +103,7 @@ FIELDS: Mapping[str, str] = {
     **{name: name for name in ("task", "name", "output_tokens", "keep_staged", "reuse", "reuse_sampled")},
     **{name: name for name in ("max_error_rate", "max_length_finish_rate", "max_empty_rate", "min_valid_json_rate")},
 }
-"""The spec's field of each option, by its dotted name."""
+"""Dotted name of the spec's field for each option."""
 
 
 def spec_of(
@@ -112,7 +112,7 @@ def spec_of(
     settings: Settings,
     file_values: Mapping[str, Any] | None = None,
 ) -> JobSpec:
-    """The spec of a job: options over a spec file's values over settings over defaults.
+    """Build the spec of a job: options override a spec file's values, which override settings, then defaults.
 
     Args:
         options: as `SubmitOptions`; None means not given.
@@ -129,7 +129,7 @@ def spec_of(
     if not isinstance(given.get("json_schema", ""), str):
         given["json_schema"] = json.dumps(given["json_schema"], ensure_ascii=False)
     flags = {FIELDS[name]: value for name, value in given.items()} | dict(fields)
-    # Settings fill what neither an option nor the spec file says.
+    # Settings fill in what neither an option nor the spec file sets.
     for name in ("model", "engine", "replicas"):
         if FIELDS[name] not in flags and not _says(file_values, FIELDS[name]):
             flags[FIELDS[name]] = getattr(settings, name)
@@ -137,7 +137,7 @@ def spec_of(
 
 
 def _says(values: Mapping[str, Any], dotted: str) -> bool:
-    """Whether a spec file sets a field."""
+    """Return whether a spec file sets a field."""
     head, _, rest = dotted.partition(".")
     if head not in values:
         return False

@@ -1,4 +1,4 @@
-"""What can be checked of a spec before anything is started or written."""
+"""Checks of a spec before anything is started or written."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from schemas.spec import AUTO, JobSpec
 
 
 def checked(spec: JobSpec, store: ObjectStore, *, model_may_be_elsewhere: bool = False) -> JobSpec:
-    """Check dataset, columns and model as far as this machine sees them, and pin the model.
+    """Check dataset, columns and model as far as this machine sees them; return the spec with the model pinned.
 
     Args:
-        store: the root, where the jobs of `spec.reuse` are.
-        model_may_be_elsewhere: a model directory that is not here is left unchecked and unpinned.
+        store: the root that holds the jobs of `spec.reuse`.
+        model_may_be_elsewhere: leave a model directory that is missing here unchecked and unpinned.
 
     Raises:
-        InvalidInput, InvalidModel, UsageError: what is wrong and what to do.
+        InvalidInput, InvalidModel, UsageError: a check failed; says what is wrong and what to do.
     """
-    # The command line starts without these, for the commands that need none of them.
+    # Imported here so that commands which need none of these start fast.
     from jobs.dataset import inspect, resolve_columns
     from jobs.models.encoding import load_encoder
     from jobs.models.pinning import pin_model
@@ -28,7 +28,7 @@ def checked(spec: JobSpec, store: ObjectStore, *, model_may_be_elsewhere: bool =
 
     for job_id in spec.reuse:
         if job_id != AUTO:
-            is_sound(Ledger(store, job_id))  # a damaged one is left out when it is used
+            is_sound(Ledger(store, job_id))  # a damaged job is skipped when results are reused
     dataset = inspect(spec.input.uri)
     columns = resolve_columns(dataset.schema, spec.input, choices=spec.task == "score")
     if model_may_be_elsewhere and not Path(spec.model.path).exists():

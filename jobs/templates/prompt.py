@@ -1,7 +1,7 @@
-"""`--template`: which columns it names, and the prompt that it gives for a row.
+"""Prompts from `--template`: the columns that a template reads, and its prompt for a row.
 
-A column is a variable of its name. `row` is the whole row, unless a column has that name: `row['my column']` is a
-column whose name is no word.
+Each column is a variable of its name. `row` is the whole row, unless a column has that name: `row['my column']` reads
+a column whose name is not an identifier.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ _MISPLACED = {
     nodes.Include: "include",
     nodes.ScopedEvalContextModifier: "autoescape",
 }
-"""Other files, which a prompt has not, and the escapes of web pages."""
+"""Tags that prompts do not have: they load other files, or escape for web pages."""
 
 _BUDGET_PER_BYTE = 16
-"""Of work, for each byte that a prompt may have."""
+"""Work budget for each byte that a prompt may have."""
 
 _environment = PromptEnvironment()
 
 
 def template_columns(template: str, names: Collection[str]) -> tuple[str, ...]:
-    """The columns that a template reads, of those that there are.
+    """Return the dataset's columns that a template reads.
 
     Raises:
-        UsageError: it does not parse, names no column or one that is not there, or uses what prompts do not have.
+        UsageError: it does not parse, names no column or a missing one, or uses a tag that prompts do not have.
     """
     try:
         tree = _environment.parse(template)
@@ -67,10 +67,10 @@ def template_columns(template: str, names: Collection[str]) -> tuple[str, ...]:
 
 
 def render(template: str, row: Mapping[str, Any], max_bytes: int) -> str | Fault:
-    """The prompt that the template gives for a row of its columns.
+    """Render the prompt of a row that has the template's columns.
 
     Args:
-        max_bytes: of the prompt; the work that rendering may take follows from it.
+        max_bytes: most bytes of the prompt; the work budget of rendering follows from it.
     """
     values = {name: Null(f"column `{name}`") if value is None else value for name, value in row.items()}
     budget = max(LEAST_BUDGET, _BUDGET_PER_BYTE * max_bytes)
@@ -107,7 +107,7 @@ def _compiled(template: str) -> Template:
 
 
 def _of_row(tree: nodes.Template, names: Collection[str]) -> set[str]:
-    """The columns read through `row`: all of them where it is not clear which."""
+    """Return the columns read through `row`: all of them where it is unclear which."""
     found: set[str] = set()
     plain = sum(name.name == _ROW for name in tree.find_all(nodes.Name))
     for node in _lookups(tree):
@@ -131,7 +131,7 @@ def _constant(node: nodes.Expr) -> str | None:
 
 
 def _check_own_words(tree: nodes.Template, names: Collection[str]) -> None:
-    """A column named as one of Jinja's functions is not what a template prints under that name."""
+    """Refuse columns named like one of Jinja's functions: a template would not print the column."""
     own = {*_environment.globals, "self"}.intersection(names)
     called = {id(call.node) for call in tree.find_all(nodes.Call)}
     for name in tree.find_all(nodes.Name):
@@ -152,13 +152,13 @@ def _reference(name: str) -> str:
 
 
 def _why_no_text(why: str, row: Mapping[str, Any]) -> str:
-    """With the column's name, where one of them is that number."""
+    """Name the column in the reason, if a column holds the NaN or infinity."""
     odd = [name for name, value in row.items() if isinstance(value, float) and value - value != 0]
     return f"column `{odd[0]}` is NaN or infinite" if odd and "NaN" in why else why
 
 
 def _why_undefined(error: UndefinedError, template: str) -> str:
-    """Jinja's own words, if what they name stands in the template: it could come from the row."""
+    """Return Jinja's message if the names that it quotes are in the template: others could come from the row."""
     message = error.message or ""
     quoted = message.split("'")[1::2]
     return (

@@ -1,7 +1,7 @@
-"""A Jinja sandbox for prompts: its work is counted, and what it prints is the text of a value, never Python's form.
+"""A Jinja sandbox for prompts that meters its work and prints values by `jobs.values.text`, never in Python's form.
 
-Filters that are random, that write for web pages, or that show what Python would print are not there: a prompt must
-come out the same each time.
+Filters that are random, write for web pages, or show Python's form of a value are removed: a prompt must be the same
+each time.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from jobs.templates.work import (
 from jobs.values.text import NoText, as_json, text_of
 
 MAX_CALLS = 40
-"""Macros, blocks and recursive loops under way at once: Python's own limit would depend on who calls."""
+"""Most nested macros, blocks and recursive loops: Python's own limit would depend on the caller's stack."""
 
 _ABSENT = frozenset({"pprint", "random", "urlize", "xmlattr"})
 _FREE = frozenset({"attr", "count", "d", "default", "first", "last", "length", "truncate"})
@@ -46,10 +46,10 @@ _OF_TEXT = frozenset(
         *("wordcount", "wordwrap"),
     }
 )
-"""Filters of a text: other values are given to them as theirs."""
+"""Filters of text: other values are converted to their text first."""
 
 _OF_NULL = frozenset({"d", "default", "list", "tojson"})
-"""Filters that a null may be given to."""
+"""Filters that accept a null."""
 
 _OF_ELEMENTS = frozenset({"dictsort", "groupby", "max", "min", "sort", "sum", "unique"})
 _COMPARING = frozenset(
@@ -58,14 +58,14 @@ _COMPARING = frozenset(
         *(">=", "ge", "in"),
     }
 )
-"""Tests that look at all of both values."""
+"""Tests that read both values completely."""
 
 _WIDTH = re.compile(r"\d+")
 _PERCENT = re.compile(r"%(?:\([^)]*\))?[#0\- +]*(\*|\d*)(?:\.(\*|\d*))?")
 
 
 class Null:
-    """A null that knows its name: it can be tested, replaced and passed on, and says its name where it is used."""
+    """A null that knows its name: it can be tested, replaced and passed on; other uses raise an error with it."""
 
     is_null = True
 
@@ -91,7 +91,7 @@ class Null:
 
 
 class PromptEnvironment(ImmutableSandboxedEnvironment):
-    """Compiles templates that count their work in `meter`."""
+    """Environment whose templates count their work in `meter`."""
 
     intercepted_binops = frozenset({"+", "-", "*", "/", "//", "%", "**"})
 
@@ -122,13 +122,13 @@ class PromptEnvironment(ImmutableSandboxedEnvironment):
         return _count(super()._parse(source, name, filename))
 
     def getattr(self, obj: Any, attribute: str) -> Any:
-        """A field of a struct before a method of dictionaries: data may have a field `items`."""
+        """Return a struct's field in preference to a dictionary's method: data may have a field `items`."""
         if isinstance(obj, dict) and attribute in obj:
             return _named(obj[attribute], attribute)
         return super().getattr(obj, attribute)
 
     def getitem(self, obj: Any, argument: Any) -> Any:
-        """An element, a field or a part."""
+        """Return an element, a field or a slice."""
         counter = meter.get()
         counter.weigh(argument)
         found = super().getitem(obj, argument)
@@ -137,7 +137,7 @@ class PromptEnvironment(ImmutableSandboxedEnvironment):
         return _named(found, argument) if isinstance(obj, dict) else found
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        """An operator, its work counted first."""
+        """Apply an operator after counting its work."""
         counter = meter.get()
         counter.charge(OPERATION + size_of(left) + size_of(right))
         if operator == "%" and isinstance(left, str):
@@ -152,7 +152,7 @@ class PromptEnvironment(ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805 - as in Jinja
-        """A call, its work counted first."""
+        """Call an object after counting the call's work."""
         counter = meter.get()
         counter.charge(OPERATION)
         if isinstance(__obj, Macro | BlockReference | LoopContext):
@@ -176,7 +176,7 @@ class PromptEnvironment(ImmutableSandboxedEnvironment):
         return _paid(super().call(__context, __obj, *args, **kwargs))
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
-        """`str.format` with texts of ours and with widths that are counted."""
+        """Return `str.format` with our text of values and with widths counted as work."""
         if super().wrap_str_format(value) is None:
             return None
         pattern, name = value.__self__, value.__name__
@@ -190,7 +190,7 @@ class PromptEnvironment(ImmutableSandboxedEnvironment):
 
 
 def _count(tree: nodes.Template) -> nodes.Template:
-    """Have loops and comparisons count, and `~` take the texts that are ours."""
+    """Rewrite the tree so that loops and comparisons count their work and `~` joins our text of values."""
     for loop in list(tree.find_all(nodes.For)):
         static = sum(len(data.data) for data in loop.find_all(nodes.TemplateData))
         loop.iter = _filtered(loop.iter, "_counted", nodes.Const(OPERATION + static))
@@ -202,7 +202,7 @@ def _count(tree: nodes.Template) -> nodes.Template:
         concat.nodes = [_filtered(part, "string") for part in concat.nodes]
     for lookup in list(tree.find_all(nodes.Getitem)):
         if isinstance(part := lookup.arg, nodes.Slice):
-            # As it stands, the compiler would cut without asking the sandbox.
+            # The compiler would otherwise slice without asking the sandbox.
             ends: list[nodes.Expr] = [end or nodes.Const(None) for end in (part.stop, part.step)]
             lookup.arg = _filtered(part.start or nodes.Const(None, lineno=part.lineno), "_slice", *ends)
     for pair in list(tree.find_all(nodes.Pair)):
@@ -232,14 +232,14 @@ class _Formatter(SandboxedFormatter):
 
 @pass_context
 def _printed(context: Context, value: Any) -> str:
-    """What `{{ … }}` prints. Given the context, constants too are printed at run time only."""
+    """Return the text that `{{ … }}` prints. It takes the context so that constants, too, print only at run time."""
     found = _text(value)
     meter.get().charge(OPERATION + len(found))
     return found
 
 
 def _metered(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """A filter that counts its work and, where it fails, says its name."""
+    """Wrap a filter so that it counts its work and names itself when it fails."""
     skipped = 1 if hasattr(function, "jinja_pass_arg") else 0
 
     def run(*args: Any, **kwargs: Any) -> Any:
@@ -286,7 +286,7 @@ def _metered_test(name: str, function: Callable[..., Any]) -> Callable[..., Any]
 
 
 def _percent(pattern: str, values: Any) -> str:
-    """`pattern % values` with texts of ours and with widths that are counted."""
+    """Return `pattern % values` with our text of values and with widths counted as work."""
     for match in _PERCENT.finditer(pattern):
         for width in match.groups(default=""):
             if width == "*":
@@ -298,7 +298,7 @@ def _percent(pattern: str, values: Any) -> str:
 
 
 class _Digits(Decimal):
-    """A decimal that `%s` prints with all of its digits, as `%d` and `%f` do."""
+    """A decimal that `%s` prints with all its digits, as `%d` and `%f` do."""
 
     def __str__(self) -> str:
         return format(self, "f")
@@ -312,7 +312,7 @@ def _formattable(value: Any) -> Any:
 
 
 def _text(value: Any) -> str:
-    """The text of a value; a null, and what is not there, say their names."""
+    """Return the text of a value; nulls and undefined names raise an error with their name."""
     if isinstance(value, Counted):
         raise TemplateFault("it prints values that come one by one; add `|list` or `|join`")
     if isinstance(value, str | Null | Undefined):
@@ -327,12 +327,12 @@ def _weighed(value: Any) -> Any:
 
 
 def _drawn(value: Any) -> Any:
-    """What a call is given, as a list where it would be drawn one by one."""
+    """Return an argument of a call, as a list if it is a counted iterator."""
     return list(value) if isinstance(value, Counted) else value
 
 
 def _paid(result: Any) -> Any:
-    """The result, its size counted; one that comes piece by piece is counted as it does."""
+    """Return the result after counting its size; an iterator is counted as it is consumed."""
     if isinstance(result, Iterator):
         return Counted(result)
     meter.get().charge(size_of(result))
@@ -342,14 +342,14 @@ def _paid(result: Any) -> Any:
 
 
 def _named(found: Any, name: Any) -> Any:
-    """A null under the name that the template gives it: another could be the row's own."""
+    """Wrap a null with its name if the template holds that name: other names could be the row's data."""
     if found is not None:
         return found
     said = isinstance(name, str) and name in meter.get().source
     return Null(f"`{name}`" if said else "a value")
 
 
-# -- filters whose results are ours -------------------------------------------------------------
+# -- replaced filters ----------------------------------------------------------------------------
 
 
 def _escape(value: Any) -> str:
@@ -376,7 +376,7 @@ def _sum(environment: PromptEnvironment, iterable: Any, attribute: str | int | N
 
 
 def _striptags(value: Any) -> str:
-    """The text without comments and tags, in one pass, and its spaces made single."""
+    """Return the text without comments and tags, each removed in one pass, with runs of white space made single."""
     text = _without(_without(_text(value), "<!--", "-->"), "<", ">")
     return unescape(" ".join(text.split()))
 

@@ -1,8 +1,8 @@
-"""Work that templates do, counted in characters: a row has the same fate on every machine, however fast it is.
+"""Metering of template work, in characters: a row passes or fails alike on every machine, however fast.
 
-An operation (a turn of a loop, a call, a filter, an operator) counts as 64 characters, an element of a list as 16, and
-what makes much of little, such as `center(1000000000)`, is counted before it is done. So one budget bounds the time
-and the memory that a row may take, whatever its template nests.
+An operation (an iteration, a call, a filter, an operator) counts as 64 characters and a list element as 16; operations
+that make much of little, such as `center(1000000000)`, are counted before they run. So one budget bounds the time and
+the memory of a row, whatever its template nests.
 """
 
 from __future__ import annotations
@@ -14,32 +14,32 @@ from typing import Any
 
 OPERATION, ELEMENT = 64, 16
 LEAST_BUDGET = 64 * 2**20
-"""Characters of work that every row may have: a second or two."""
+"""Work budget in characters that every row has at least: a second or two."""
 
 MAX_DEPTH = 64
-"""Levels of nesting of a value."""
+"""Most levels of nesting of a value."""
 
 MAX_INT_BITS = 2**13
-"""Of whole numbers: Python prints none that are much larger."""
+"""Most bits of a whole number: Python refuses to print much larger ones."""
 
 _WIDE = frozenset({"batch", "center", "ljust", "rjust", "slice", "to_bytes", "zfill"})
 _SPLIT = frozenset({"list", "split", "splitlines", "wordcount"})
 _BACKWARDS = frozenset({"lstrip", "rfind", "rindex", "rpartition", "rsplit", "rstrip", "strip", "trim"})
-"""What may look at all of its argument at every place of the text."""
+"""Methods that may scan their whole argument at every position of the text."""
 
 _CODINGS = frozenset({"utf-8", "utf8", "ascii", "latin-1", "strict", "replace", "ignore"})
 
 
 class TemplateFault(Exception):
-    """Why a row has no prompt. The message never quotes the row."""
+    """The reason that a row has no prompt. The message never quotes the row."""
 
 
 class Meter:
-    """The work that is left to one rendering.
+    """The remaining work budget of one rendering.
 
     Args:
         budget: in characters.
-        source: the template; names that stand in it may be said.
+        source: the template; error messages may quote names that occur in it.
     """
 
     def __init__(self, budget: int, source: str) -> None:
@@ -53,7 +53,7 @@ class Meter:
             raise TemplateFault("it takes more work than a row may have")
 
     def weigh(self, value: Any) -> None:
-        """Count all that a value holds, as often as it holds it."""
+        """Count everything that a value holds, each time it occurs."""
         level = [value]
         for _ in range(MAX_DEPTH):
             inner: list[Any] = []
@@ -92,11 +92,11 @@ _CONTAINERS: tuple[type, ...] = (
 )
 
 meter: ContextVar[Meter] = ContextVar("meter")
-"""That of the rendering under way."""
+"""The meter of the current rendering."""
 
 
 class Counted:
-    """What can be iterated over, each turn counted."""
+    """An iterable that counts work for each item."""
 
     def __init__(self, inner: Any, work: int = OPERATION) -> None:
         self._inner, self._work = inner, work
@@ -112,7 +112,7 @@ class Counted:
 
 
 def foresee(name: str, value: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-    """Count what a filter or method makes of little."""
+    """Count in advance the work of filters and methods that make much of little."""
     charge = meter.get().charge
     numbers = [abs(part) for part in (*args, *kwargs.values()) if type(part) is int]
     if name in _WIDE:
@@ -123,7 +123,7 @@ def foresee(name: str, value: Any, args: tuple[Any, ...], kwargs: Mapping[str, A
         margins = [*numbers, *(len(part) for part in (*args, *kwargs.values()) if isinstance(part, str))]
         charge((value.count("\n") + 1) * max(margins, default=4))
     elif name == "wordwrap":
-        # Long words are cut from their start, time and again; each line may end in a text of the template's.
+        # Long words are cut from their start repeatedly; each line may end in a string from the template.
         width = max(1, min([number for number in numbers if number] or [79]))
         ends = sum(len(part) for part in (*args, *kwargs.values()) if isinstance(part, str))
         longest = max(map(len, value.split()), default=0)
@@ -148,7 +148,7 @@ def foresee(name: str, value: Any, args: tuple[Any, ...], kwargs: Mapping[str, A
 
 
 def size_of(value: Any) -> int:
-    """Characters of work that a value counts as, without what is in its elements."""
+    """Return the work in characters that a value counts as, without the content of its elements."""
     if isinstance(value, str | bytes):
         return len(value)
     if isinstance(value, int):
@@ -157,16 +157,16 @@ def size_of(value: Any) -> int:
 
 
 def number_of(digits: str) -> int:
-    """The number that is written in a format; of a long one its first digits, which are too many anyway."""
+    """Parse a number in a format; of a long one only the first digits, which are over any budget already."""
     return int(digits[:12] or 0)
 
 
 def bits_of(value: Any) -> int:
-    """Length of a whole number; 0 of others."""
+    """Return the bit length of a whole number; 0 for other values."""
     return value.bit_length() if isinstance(value, int) else 0
 
 
 def check_bits(bits: int) -> None:
-    """Refuse a whole number of so many bits if it is too large."""
+    """Refuse a whole number of this many bits if it is too large."""
     if bits > MAX_INT_BITS:
         raise TemplateFault("a number is too large")

@@ -1,1 +1,1 @@
-"""One value, as Arrow, Python and text have it, with nothing lost."""
+"""Lossless conversion of single values between Arrow, Python and text."""

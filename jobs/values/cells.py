@@ -1,4 +1,4 @@
-"""Values of input rows as Python sees them; what cannot be read becomes a `Fault` of its row."""
+"""Values of input rows as Python objects; a value that cannot be read becomes a `Fault` of its row."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from jobs.values.plain import Forms, mapping, plain_value, plain_values
 from schemas.codes import RowError
 
 MAX_DEPTH = 64
-"""Levels of nesting that JSON in a row may have."""
+"""Most levels of nesting of JSON in a row."""
 
 _FORMS = Forms(bytes.decode, mapping)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fault:
-    """Why a row becomes an error row. The message never quotes the row."""
+    """The reason that a row becomes an error row. The message never quotes the row."""
 
     code: RowError
     message: str
 
 
 def values(table: pa.Table, column: str | None) -> list[Any]:
-    """Python values of a column, None everywhere if there is none; a Fault where a value cannot be one.
+    """Return a column's Python values, all None without a column; a Fault where a value cannot be read.
 
-    Binary is the UTF-8 that it holds: Impala and older Spark write text so. What else a value becomes, and its text,
-    is said in `jobs.values.text`.
+    Binary is decoded as UTF-8: Impala and older Spark write text as binary. `jobs.values.text` lists what other
+    values become, and their text.
     """
     if column is None:
         return [None] * len(table)
@@ -41,7 +41,7 @@ def values(table: pa.Table, column: str | None) -> list[Any]:
 
 
 def rows(table: pa.Table) -> Iterable[dict[str, Any] | Fault]:
-    """Whole rows, or the first Fault in them."""
+    """Yield each row as a dictionary, or the first Fault in it."""
     columns = {name: values(table, name) for name in table.column_names}
     for index in range(len(table)):
         row = {name: column[index] for name, column in columns.items()}
@@ -49,9 +49,9 @@ def rows(table: pa.Table) -> Iterable[dict[str, Any] | Fault]:
 
 
 def parsed(value: Any, code: RowError) -> Any:
-    """Text as the JSON that it holds, or a Fault with that code; other values as they are.
+    """Parse text as JSON, or return a Fault with that code; return other values as they are.
 
-    Structs lose the fields that are null: Arrow fills up with them what other rows have.
+    Structs lose their null fields: Arrow adds them for fields that only other rows have.
     """
     if not isinstance(value, str):
         return _without_nulls(value)
@@ -63,19 +63,19 @@ def parsed(value: Any, code: RowError) -> Any:
 
 
 def invalid_text(column: str) -> Fault:
-    """Why a row with text that is none becomes an error row."""
+    """Return the Fault of a row with invalid text."""
     return Fault(code=RowError.INVALID_TEXT, message=f"the text of column `{column}` is not valid UTF-8")
 
 
 def size_bytes(value: Any) -> int:
-    """UTF-8 size of all text in a value."""
+    """Return the UTF-8 size of all text in a value."""
     if isinstance(value, str):
         return len(value.encode(errors="replace"))
     return sum(size_bytes(part) for part in _parts(value))
 
 
 def is_encodable(text: str) -> bool:
-    """Whether the text is Unicode: a lone surrogate is not."""
+    """Return whether the text can be encoded as UTF-8: a lone surrogate cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -90,7 +90,7 @@ def _parts(value: Any) -> Iterable[Any]:
 
 
 def is_shallow(value: Any, max_depth: int = MAX_DEPTH) -> bool:
-    """Whether nesting ends within so many levels: what handles the value may be recursive."""
+    """Return whether nesting ends within `max_depth` levels: code that handles the value may be recursive."""
     level = [value]
     for _ in range(max_depth):
         level = [part for outer in level for part in _parts(outer)]

@@ -1,8 +1,8 @@
-"""Times and durations as ISO 8601 text without loss: any year, nanoseconds, zones that this machine does not know.
+"""Times and durations as ISO 8601 text without loss: any year, nanoseconds, time zones unknown to this machine.
 
-`2026-03-01T12:00:00+01:00` as Python writes it, with nine digits of a second where six do not do. Years outside of
-0000 to 9999 carry their sign (`+10000-01-01`). An instant of an unknown zone, or outside of Python's years, is given in
-UTC. Durations are `P1DT2H3.5S`, with a minus before the `P`; calendar intervals have a sign on each part.
+`2026-03-01T12:00:00+01:00` as Python writes it, with nine digits of a second where six are too few. Years outside
+0000 to 9999 carry their sign (`+10000-01-01`). An instant in an unknown zone, or outside Python's years, is given in
+UTC. Durations are `P1DT2H3.5S`, with any minus before the `P`; calendar intervals have a sign on each part.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - Arrow's times without a zone have none
 _CYCLE_DAYS, _CYCLE_YEARS = 146_097, 400
-"""After so many days the calendar is the same again."""
+"""Period of the Gregorian calendar: it repeats after this many days and years."""
 
 _DAY_NS = 86_400 * 10**9
 _OFFSET = re.compile(r"([+-])(\d\d):?(\d\d)")
 
 
 class Moment(datetime):
-    """A point in time that may be more exact than Python's. Its `str` is all of it."""
+    """A point in time that may be more precise than Python's datetime. Its `str` has the full precision."""
 
     _nanoseconds: int
 
     @classmethod
     def of(cls, at: datetime, nanoseconds: int) -> Self:
-        """That second, and so many nanoseconds after it."""
+        """Build the moment this many nanoseconds after a whole second."""
         moment = cls.combine(at.date(), at.time().replace(microsecond=nanoseconds // 1000), at.tzinfo)
         moment._nanoseconds = nanoseconds
         return moment
@@ -44,7 +44,7 @@ class Moment(datetime):
 
 
 def moment(value: int, unit: str, zone: str | None) -> Moment | str:
-    """The time that is so many units after 1970; text where Python has no such year."""
+    """Return the time this many units after the start of 1970; text where Python has no such year."""
     seconds, nanoseconds = _split(value, unit)
     try:
         at = _EPOCH + timedelta(seconds=seconds)
@@ -58,7 +58,7 @@ def moment(value: int, unit: str, zone: str | None) -> Moment | str:
 
 
 def day(days: int) -> date | str:
-    """The day that is so many days after 1970; text where Python has no such year."""
+    """Return the day this many days after 1970-01-01; text where Python has no such year."""
     try:
         return (_EPOCH + timedelta(days=days)).date()
     except OverflowError:
@@ -66,10 +66,10 @@ def day(days: int) -> date | str:
 
 
 def clock(value: int, unit: str) -> time | str:
-    """The time of day; text where it has nanoseconds.
+    """Return the time of day; text where it has nanoseconds.
 
     Raises:
-        ValueError: no time of a day.
+        ValueError: not a time of day.
     """
     seconds, nanoseconds = _split(value, unit)
     if not 0 <= seconds < 86_400:
@@ -80,7 +80,7 @@ def clock(value: int, unit: str) -> time | str:
 
 
 def span(value: int, unit: str) -> timedelta | str:
-    """The duration; text where Python has none of it."""
+    """Return the duration; text where Python cannot represent it."""
     nanoseconds = value * (10**9 // _PER_SECOND[unit])
     if nanoseconds % 1000 == 0:
         try:
@@ -91,12 +91,12 @@ def span(value: int, unit: str) -> timedelta | str:
 
 
 def duration_text(duration: timedelta) -> str:
-    """A duration of Python's."""
+    """Return the text of a Python duration."""
     return _span_text((duration // timedelta(microseconds=1)) * 1000)
 
 
 def interval_text(months: int, days: int, nanoseconds: int) -> str:
-    """An interval of the calendar: how long its months and days are is not known."""
+    """Return the text of a calendar interval, whose months and days have no fixed length."""
     sign = "-" if nanoseconds < 0 else ""
     seconds, rest = divmod(abs(nanoseconds), 10**9)
     text = f"{f'{months}M' if months else ''}{f'{days}D' if days else ''}"

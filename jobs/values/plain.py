@@ -1,7 +1,7 @@
-"""Arrow values as plain Python values that have lost nothing: what `jobs.values.text` can print and JSON can hold.
+"""Lossless conversion of Arrow values to plain Python values that `jobs.values.text` can print and JSON can hold.
 
-Arrow's own conversion wraps or refuses what Python's types do not reach, makes maps lists of tuples, shows 32-bit
-floats with the digits of 64, and depends on whether pandas is installed.
+Arrow's own conversion wraps or refuses values outside the range of Python's types, turns maps into lists of tuples,
+shows 32-bit floats with the digits of 64, and depends on whether pandas is installed.
 """
 
 from __future__ import annotations
@@ -33,30 +33,30 @@ _TEXT = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
 
 
 def is_list(type_: pa.DataType) -> bool:
-    """Whether it is a list of any layout."""
+    """Return whether the type is a list of any layout."""
     return any(test(type_) for test in _LISTS)
 
 
 def is_binary(type_: pa.DataType) -> bool:
-    """Whether it is binary of any layout."""
+    """Return whether the type is binary of any layout."""
     return any(test(type_) for test in _BINARY)
 
 
 def is_string(type_: pa.DataType) -> bool:
-    """Whether it is text of any layout."""
+    """Return whether the type is text of any layout."""
     return any(test(type_) for test in _TEXT)
 
 
 @dataclass(frozen=True, slots=True)
 class Forms:
-    """What becomes of types that Python has no one form for: binary, and the pairs of a map."""
+    """Conversions of types without one natural Python form: binary, and the pairs of a map."""
 
     of_bytes: Callable[[bytes], Any]
     of_pairs: Callable[[list[list[Any]]], Any]
 
 
 def mapping(pairs: list[list[Any]]) -> Any:
-    """A dictionary; the pairs themselves where two have one key."""
+    """Return the pairs as a dictionary, or unchanged if a key is duplicate or unhashable."""
     try:
         found = dict(pairs)
     except TypeError:
@@ -65,11 +65,11 @@ def mapping(pairs: list[list[Any]]) -> Any:
 
 
 def plain_values(column: pa.ChunkedArray | pa.Array, forms: Forms) -> list[Any]:
-    """The values of a column.
+    """Return the values of a column.
 
     Raises:
         UnicodeDecodeError: a text is not UTF-8.
-        ValueError: another value that is none of its type.
+        ValueError: another value is invalid for its type.
     """
     if _is_exact(column.type):
         return column.to_pylist()  # type: ignore[no-any-return]
@@ -77,7 +77,7 @@ def plain_values(column: pa.ChunkedArray | pa.Array, forms: Forms) -> list[Any]:
 
 
 def plain_value(scalar: pa.Scalar, forms: Forms) -> Any:
-    """One value; arguments and errors are those of `plain_values`."""
+    """Return one value; arguments and errors are as for `plain_values`."""
     type_, is_ = scalar.type, pa.types
     if not scalar.is_valid:
         return None
@@ -113,13 +113,13 @@ def plain_value(scalar: pa.Scalar, forms: Forms) -> Any:
 
 
 def _shortest(value: float, kind: type[np.floating[Any]]) -> float:
-    """The number with the fewest digits that the narrow type tells from its neighbours."""
+    """Return the number with the fewest digits that distinguish it from its neighbours in the narrow type."""
     return float(str(kind(value)))
 
 
 @lru_cache(maxsize=1024)
 def _is_exact(type_: pa.DataType) -> bool:
-    """Whether Arrow's own conversion loses nothing."""
+    """Return whether Arrow's own conversion loses nothing."""
     is_ = pa.types
     if isinstance(type_, pa.BaseExtensionType):
         return False

@@ -6,12 +6,12 @@
 | number | as JSON has it (`1.5`, `1e+22`); decimals with all their digits and no exponent |
 | truth value | `true`, `false` |
 | time, day, duration | ISO 8601: see `jobs.values.moments` |
-| binary | in prompts the UTF-8 that it holds; in results base64 |
+| binary | in prompts decoded as UTF-8; in results base64 |
 | list, struct, map | JSON on one line; a map in results is a list of its pairs |
 | UUID | its usual form |
-| null, NaN, infinity | none: a prompt that prints one is an error row, JSON has null |
+| null, NaN, infinity | none: a prompt that prints one is an error row; in JSON they are null |
 
-Nothing else has a text: what Python would print of a function, say, is not data.
+Nothing else has a text: Python's form of a function, for example, is not data.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from uuid import UUID
 from jobs.values.moments import Moment, duration_text
 
 _BARE = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-"""What JSON lets stand as it is and no line should hold: ends of lines to many readers, the codes that steer
-terminals, and halves of characters, which UTF-8 cannot say."""
+"""Characters that JSON permits unescaped but no line should hold: line ends to many readers, terminal control codes,
+and lone surrogates, which UTF-8 cannot encode."""
 
 
 class NoText(ValueError):
-    """The value has no text. The message says what it is, never what it holds."""
+    """The value has no text. The message names its kind, never its content."""
 
 
 def text_of(value: Any) -> str:
-    """The text of a value.
+    """Return the text of a value.
 
     Raises:
         NoText: it has none.
@@ -62,7 +62,7 @@ def text_of(value: Any) -> str:
 
 
 def as_json(value: Any) -> str:
-    """JSON on one line, whatever ends a reader's lines, with null and text for what JSON lacks."""
+    """Return JSON on one line by any reader's line ends, with null or text for values that JSON lacks."""
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=_lenient)
     except (ValueError, TypeError):
@@ -71,8 +71,8 @@ def as_json(value: Any) -> str:
 
 
 def escaped(text: str) -> str:
-    """JSON that stays on its line and steers no terminal, and says the same."""
-    # Outside of its strings JSON has none of them.
+    """Escape JSON so that it stays on one line and controls no terminal, with the same meaning."""
+    # Outside its strings, JSON has none of these characters.
     return _BARE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
@@ -112,7 +112,7 @@ def _lenient(value: Any) -> Any:
 
 
 def _keyed(value: Any) -> Any:
-    """The value with the text of keys that JSON does not take."""
+    """Return the value with keys that JSON does not allow replaced by their text."""
     if isinstance(value, list | tuple):
         return [_keyed(item) for item in value]
     if isinstance(value, Mapping):
@@ -121,7 +121,7 @@ def _keyed(value: Any) -> Any:
 
 
 def _finite(value: Any) -> Any:
-    """The value with null for the numbers that JSON lacks."""
+    """Return the value with null for numbers that JSON lacks."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Text that is UTF-8, as every reader of Parquet, CSV and JSON expects. Arrow and Parquet do not see to it."""
+"""UTF-8 validation, which every reader of Parquet, CSV and JSON expects but Arrow and Parquet do not enforce."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from schemas.tables import KEPT
 
 
 def valid_columns(table: pa.Table, names: Iterable[str]) -> tuple[pa.Table, dict[int, Fault]]:
-    """The table with valid text in these columns, and a Fault for each row where it was not.
+    """Return the table with valid text in these columns, and a Fault for each row that had invalid text.
 
-    Such a text comes with U+FFFD in place of what is none; a list, struct or map that holds one comes as null.
+    In such a text U+FFFD replaces the invalid bytes; a list, struct or map that holds one becomes null.
     """
     faults: dict[int, Fault] = {}
     for name in names:
@@ -26,7 +26,7 @@ def valid_columns(table: pa.Table, names: Iterable[str]) -> tuple[pa.Table, dict
 
 
 def valid(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, list[int]]:
-    """The column with valid text, and where it was not."""
+    """Return the column with valid text, and the indices of values that were invalid."""
     if _is_valid(column):
         return column, []
     if pa.types.is_dictionary(column.type):
@@ -34,7 +34,7 @@ def valid(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, list[int]]:
         return decoded.cast(column.type), broken
     array = column.combine_chunks()
     array = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
-    # What is taken stands alone: the check of a slice looks at the children of its neighbours, too.
+    # `take` isolates the value: validating a slice would also look at its neighbours' children.
     broken = [index for index in range(len(array)) if not _is_valid(array.take(pa.array([index])))]
     if is_string(array.type):
         raw = array.cast(pa.large_binary()).to_pylist()
@@ -45,7 +45,7 @@ def valid(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, list[int]]:
 
 
 def as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The column as text; of binary the bytes as they are, which may be no text."""
+    """Return the column as text; binary keeps its bytes, which may be invalid text."""
     if not is_binary(column.type):
         return column.cast(pa.string())
     chunks = [chunk.cast(pa.binary()).view(pa.string()) for chunk in column.chunks]
