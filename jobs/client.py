@@ -281,7 +281,7 @@ class BatchClient:
 
     Args:
         settings: all settings; default: those of the environment and `jobs.toml`.
-        root, address, token_path: override the settings, like the command-line options of that name.
+        root, address, token_path: override the environment and `jobs.toml`, like the options of that name.
 
     Raises:
         UsageError: a setting is not valid.

@@ -261,7 +261,7 @@ def _environment(temp_dir: Path, token_path: Path, metric_ports: list[int]) -> d
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
         **_LOOPBACK,
-        # Ray drains for 20 s on SIGTERM, for services with traffic. Jobs resume, so there is none to wait for.
+        # Ray drains for 20 s on SIGTERM, for services with traffic. Jobs can be resumed, so there is no reason to wait.
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
         "DASHBOARD_METRIC_PORT": str(metric_ports[0]),
         "AUTOSCALER_METRIC_PORT": str(metric_ports[1]),
