@@ -1,4 +1,4 @@
-"""What runs on a laptop: command line, client, planner, ledger, object store. Never imports `workers`."""
+"""The part that runs on a laptop: command line, client, planner, ledger, object store. Never imports `workers`."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Public names are loaded when they are asked for, so that importing the package costs nothing."""
+    """Load a public name when it is first used, so that importing the package costs nothing."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module

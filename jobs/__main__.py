@@ -1,4 +1,4 @@
-"""`python -m jobs`: the command line where `jobs` is a shell builtin."""
+"""The command line as `python -m jobs`, for shells in which `jobs` is a builtin."""
 
 import sys
 

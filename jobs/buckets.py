@@ -1,6 +1,6 @@
-"""The buckets that this installation may use, where it is told: a guard against wrong addresses.
+"""The buckets that this installation may use, if a list is configured: a guard against wrong addresses.
 
-It holds what a person or a schedule asks for; what a stolen key may reach is for the store's own policies to say.
+It limits what a person or a schedule asks for. The store's own policies must limit what a stolen key can reach.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ _S3 = "s3://"
 
 
 def parse(text: str) -> tuple[str, ...]:
-    """Names of buckets from a text that has commas between them.
+    """Parse bucket names separated by commas.
 
     Raises:
-        ValueError: one is not a name.
+        ValueError: one is not a valid name.
     """
     names = tuple(name.strip() for name in text.split(",") if name.strip())
     for name in names:
@@ -30,15 +30,15 @@ def parse(text: str) -> tuple[str, ...]:
 
 
 def is_name(text: str) -> bool:
-    """Whether a bucket may be called this."""
+    """Return whether the text is a valid bucket name."""
     return _NAME.fullmatch(text) is not None
 
 
 def of_environment() -> tuple[str, ...] | None:
-    """What a driver was told by whoever submitted its job or runs its node; None: all buckets.
+    """Return the allowed buckets that a driver gets from the job's submitter or from its node; None allows all.
 
     Raises:
-        UsageError: one is not a name.
+        UsageError: one is not a valid name.
     """
     if not (text := os.environ.get(ALLOWED_BUCKETS)):
         return None
@@ -55,14 +55,14 @@ def check_bucket(uri: str, allowed: Collection[str] | None) -> None:
         allowed: names of buckets; None allows all.
 
     Raises:
-        UsageError: it is not allowed.
+        UsageError: the bucket is not allowed.
     """
     if allowed is None or not uri.startswith(_S3):
         return
     bucket = uri.removeprefix(_S3).partition("/")[0]
     if bucket in allowed:
         return
-    # What is no name of a bucket is not quoted: it may be a key and its secret.
+    # Text that is not a bucket name is not quoted: it may be a key and its secret.
     named = f"The bucket {bucket!r}" if is_name(bucket) else "The address's bucket"
     raise UsageError(
         f"{named} is not among the allowed ones: {', '.join(allowed) or 'none'}.",

@@ -49,11 +49,11 @@ CANCEL_GRACE_S = 30.0
 
 
 def _nothing(*_: object) -> None:
-    """Nobody wants to know."""
+    """Do nothing: the default callback."""
 
 
 class Job:
-    """One job, by id. Cheap: nothing is read before it is asked for."""
+    """One job, by id. Cheap to make: it reads nothing until a method is called."""
 
     def __init__(self, client: BatchClient, ledger: Ledger) -> None:
         self.client, self.ledger = client, ledger
@@ -67,11 +67,11 @@ class Job:
 
     @property
     def uri(self) -> str:
-        """Where the job directory is."""
+        """Address of the job directory."""
         return self.ledger.uri
 
     def status(self) -> JobStatus:
-        """The job's state and progress now.
+        """Return the job's state and progress now.
 
         Raises:
             UsageError: no such job.
@@ -89,8 +89,8 @@ class Job:
         """Wait until the job has ended.
 
         Raises:
-            TimeoutError: it has not after `timeout_s` seconds; it goes on.
-            JobsError: its driver is gone without having ended it.
+            TimeoutError: it has not ended after `timeout_s` seconds; the job goes on.
+            JobsError: its driver is gone and has not ended the job.
         """
         for status in self.watch(poll_s, timeout_s):
             last = status
@@ -99,10 +99,10 @@ class Job:
         return last
 
     def watch(self, poll_s: float = 1.0, timeout_s: float | None = None) -> Iterator[JobStatus]:
-        """The status, again and again, until the job has ended or is interrupted; that one comes last.
+        """Yield the status every `poll_s` seconds until the job has ended or is interrupted; that status comes last.
 
         Raises:
-            TimeoutError: neither after `timeout_s` seconds.
+            TimeoutError: neither has happened after `timeout_s` seconds.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
@@ -117,7 +117,7 @@ class Job:
             time.sleep(poll_s)
 
     def resume(self) -> bool:
-        """Start a driver if the job has not ended and none is at work; the ledger says where to go on.
+        """Start a driver if the job has not ended and no driver is at work; it continues from the ledger.
 
         Takes up to 15 s where only the store can tell whether a driver is at work: see `jobs.status.liveness`.
 
@@ -125,7 +125,7 @@ class Job:
             Whether a driver was started.
 
         Raises:
-            Conflict: the job has ended in another way than by success.
+            Conflict: the job has failed or was cancelled.
             UsageError: its input is in a bucket that is not allowed.
         """
         spec, terminal = self.ledger.spec(), self.ledger.terminal()
@@ -154,8 +154,8 @@ class Job:
         return self.client.start_driver(self.ledger, spec, f"{self.id}-{uuid4().hex[:6]}")
 
     def results(self) -> Results:
-        """The rows that are committed now: all of them once the job has succeeded. Of a job that was cancelled or
-        has failed, also those that were finished in other shards.
+        """Open the rows that are committed now: all rows once the job has succeeded. For a job that was cancelled or
+        has failed, finished rows of uncommitted shards are included.
 
         Raises:
             UsageError: no such job.
@@ -169,15 +169,15 @@ class Job:
     def cancel(
         self, by: str | None = None, *, recorded: Callable[[str], None] = _nothing
     ) -> Succeeded | Failed | Cancelled:
-        """End the job now. Committed results stay, and so do the rows that are finished in other shards: replicas
-        keep them while this waits for the driver's end, for half a minute at most.
+        """End the job now. Committed results stay, and so do finished rows of other shards: replicas save them while
+        this call waits for the driver to end, for half a minute at most.
 
         Args:
             by: who ends it, for people; default: this user.
-            recorded: is told the state as soon as it stands; waiting for the driver comes after.
+            recorded: called with the state as soon as it is recorded, before the wait for the driver.
 
         Returns:
-            The record that stands: the job may have ended by itself just before.
+            The record in force: the job may have ended by itself just before.
         """
         self.ledger.spec()
         failpoint("cancel.before_record")
@@ -199,9 +199,9 @@ class Job:
         return record
 
     def may_keep_rows(self) -> bool:
-        """Whether a driver may still be at work though the job has ended: its replicas keep what they have finished.
+        """Return whether a driver may still be at work on an ended job, while its replicas save finished rows.
 
-        One that no cluster can be asked about is taken for alive until it has said that it has ended.
+        A driver that no known cluster runs counts as alive until it has reported its end.
         """
         submissions, progress = self._submissions(), self.ledger.progress()
         if any(submission.running for submission in submissions):
@@ -210,7 +210,7 @@ class Job:
         return progress is not None and progress.phase != "ended" and progress.driver not in known
 
     def logs(self, *, follow: bool = False) -> Iterator[str]:
-        """What the drivers and their replicas have printed, oldest driver first.
+        """Yield the output of the drivers and their replicas, oldest driver first.
 
         Raises:
             ClusterError: the cluster that ran the job cannot be asked.
@@ -231,13 +231,13 @@ class Job:
                 yield submitter.logs(submission.submission_id)
 
     def dashboard_url(self, submissions: list[Submission] | None = None) -> str | None:
-        """The job's page in the Ray dashboard, if a cluster knows it."""
+        """Return the URL of the job's page in the Ray dashboard, if a cluster knows the job."""
         submissions = self._submissions() if submissions is None else submissions
         submitter = self.client.running_submitter() if submissions else None
         return submitter.dashboard_job_url(submissions[0].submission_id) if submitter and submissions else None
 
     def check_start(self) -> None:
-        """Watch a driver that has just been asked for, until it runs or has failed to.
+        """Watch a driver that was just submitted until it runs or has failed to start.
 
         Raises:
             ClusterError: the cluster cannot run it.
@@ -258,17 +258,17 @@ class Job:
             time.sleep(LOOK_S)
 
     def _keep(self, interruption: Interruption) -> None:
-        """Write into the store what the cluster knows of a driver's end: the cluster takes it along when it goes."""
+        """Write the cluster's knowledge of a driver's end into the store: it is lost with the cluster."""
         with suppress(StoreError):
             if interruption.driver in {each.submission_id for each in self._submissions()}:
                 self.ledger.interrupt(interruption)
 
     def _known(self) -> list[Submission]:
-        """The cluster's view, newest first."""
+        """List the cluster's submissions of this job, newest first."""
         return self.client.submitter().find(self.ledger.uri)
 
     def _submissions(self) -> list[Submission]:
-        """The cluster's view; empty if there is no cluster to ask."""
+        """List the cluster's submissions of this job; empty if no cluster can be reached."""
         try:
             submitter = self.client.running_submitter()
             return submitter.find(self.ledger.uri) if submitter else []
@@ -280,8 +280,8 @@ class BatchClient:
     """Entry point of the Python interface.
 
     Args:
-        settings: all of the settings; by default those of the environment and `jobs.toml`.
-        root, address, token_path: in place of those in the settings, as the options of that name.
+        settings: all settings; default: those of the environment and `jobs.toml`.
+        root, address, token_path: override the environment and `jobs.toml`, like the options of that name.
 
     Raises:
         UsageError: a setting is not valid.
@@ -309,11 +309,11 @@ class BatchClient:
         return open_store(self.settings.root)
 
     def job(self, job_id: str) -> Job:
-        """A job by id."""
+        """Return a job by id."""
         return Job(self, Ledger(self.store, job_id))
 
     def jobs(self) -> Iterator[Job]:
-        """All jobs under the root, in name order."""
+        """Yield all jobs under the root, in name order."""
         for ledger in list_jobs(self.store):
             yield Job(self, ledger)
 
@@ -324,7 +324,7 @@ class BatchClient:
 
         Args:
             dataset: Parquet or JSONL file, directory, glob or s3:// URI; or a whole spec, which takes no options.
-            job_id: default: one of the dataset's name and the time. The same spec under the same id attaches.
+            job_id: default: made of the dataset's name and the time. The same spec under the same id attaches.
 
         Raises:
             UsageError, pydantic.ValidationError: bad options, bad input or bad model.
@@ -375,7 +375,7 @@ class BatchClient:
         return job, created
 
     def start_driver(self, ledger: Ledger, spec: JobSpec, submission_id: str) -> bool:
-        """Ask the cluster for a driver; False if it has that submission already."""
+        """Submit a driver to the cluster; return False if the cluster has that submission already."""
         from jobs.cluster.submission import describe, driver_environment
 
         metadata = describe(
@@ -393,10 +393,10 @@ class BatchClient:
         )
 
     def submitter(self) -> Submitter:
-        """The cluster's job API. The embedded cluster is brought up if none is configured.
+        """Connect to the cluster's job API. If no cluster is configured, start the embedded one.
 
         Raises:
-            ClusterError: it cannot be started or reached.
+            ClusterError: the cluster cannot be started or reached.
         """
         from jobs.cluster import embedded as cluster
 
@@ -409,7 +409,7 @@ class BatchClient:
         return started
 
     def token_path(self) -> Path | None:
-        """File with the token that the cluster's dashboard asks for, if we know it."""
+        """Return the file with the token for the cluster's dashboard, if known."""
         from jobs.cluster import embedded as cluster
 
         if self.settings.address is not None:
@@ -418,17 +418,17 @@ class BatchClient:
         return embedded.token_path if embedded else None
 
     def reachable_submitter(self) -> Submitter | None:
-        """The cluster's job API; None where there is no cluster, or it cannot be reached."""
+        """Connect to the cluster's job API; None if there is no cluster or it cannot be reached."""
         try:
             return self.running_submitter()
         except ClusterError:
             return None
 
     def running_submitter(self) -> Submitter | None:
-        """The cluster's job API, or None where the embedded cluster would have to be started first.
+        """Connect to the cluster's job API; None if the embedded cluster would have to be started first.
 
         Raises:
-            ClusterError: it cannot be started or reached.
+            ClusterError: the cluster cannot be started or reached.
         """
         if self._submitter is None:
             from jobs.cluster import embedded as cluster

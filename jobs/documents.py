@@ -1,4 +1,4 @@
-"""Reading documents from the store: a damaged one is told from one that a newer version wrote."""
+"""Reading documents from the store. Damaged documents and those of a newer version give different errors."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def read_document(data: bytes, where: str, parse: Callable[[bytes], _T], remedy:
 
     Args:
         where: address of the document.
-        remedy: what to do if it is damaged; default: restore it.
+        remedy: what to do if the document is damaged; default: restore it.
 
     Raises:
-        Damaged: it is not what was written there.
+        Damaged: the document is not what was written there.
         UsageError: a newer version wrote it.
     """
     remedy = remedy or "Restore it from a backup, or from an earlier version of the object if the bucket keeps some."
@@ -34,7 +34,7 @@ def read_document(data: bytes, where: str, parse: Callable[[bytes], _T], remedy:
         raise Damaged(f"{where} is damaged: it holds no JSON object.", remedy)
     version = document.get("format_version")
     if type(version) is int and version > FORMAT_VERSION:
-        # Comes first: a newer document may have fields that this version refuses by name.
+        # Checked first: a newer document may have fields that this version rejects as unknown.
         raise _newer(where, f"its format_version {version} is newer than {FORMAT_VERSION}")
     try:
         return parse(data)
@@ -42,7 +42,7 @@ def read_document(data: bytes, where: str, parse: Callable[[bytes], _T], remedy:
         errors = error.errors(include_input=False, include_url=False)
         if unknown := [each for each in errors if each["type"] != "extra_forbidden"]:
             first = unknown[0]
-            # Never the name of a mapping's key or a value: they may come from a row.
+            # Never quote a mapping's key or a value: they may come from a row.
             field = next((str(part) for part in first["loc"] if isinstance(part, str)), "")
             said = f"{field}: {first['msg']}" if field else str(first["msg"])
             raise Damaged(f"{where} is damaged: {said}.", remedy) from None

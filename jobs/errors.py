@@ -1,4 +1,4 @@
-"""The one hierarchy of errors that people see. Each says what happened, why, and what to do next."""
+"""All errors that users see, in one hierarchy. Each says what happened, why, and what to do next."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class JobsError(Exception):
 
     Attributes:
         hint: what to do next, one sentence, or "" if the message says it.
-        exit_code: what the command line returns.
+        exit_code: exit code of the command line.
     """
 
     exit_code = Exit.JOB_FAILED
@@ -43,7 +43,7 @@ class InvalidInput(UsageError):
 
 
 class MissingInput(InvalidInput):
-    """The dataset, or a part of it, is not there or may not be read: a mount, a permission, that can come back."""
+    """The dataset, or a part of it, is missing or unreadable now. A mount or a permission may bring it back."""
 
 
 class InvalidModel(UsageError):
@@ -51,7 +51,7 @@ class InvalidModel(UsageError):
 
 
 class MissingModel(InvalidModel):
-    """The model directory, or a file of it, is not there or may not be read: it can come back."""
+    """The model directory, or a file of it, is missing or unreadable now. It may come back."""
 
 
 class Conflict(UsageError):
@@ -65,11 +65,11 @@ class StoreError(JobsError):
 
 
 class Damaged(StoreError):
-    """A document in the store is not what was written there: cut, changed or overwritten."""
+    """A document in the store is not what was written there: it was truncated, changed or overwritten."""
 
 
 class StoreSilent(StoreError):
-    """The object store has not answered for as long as it is waited for."""
+    """The object store did not answer before the timeout."""
 
 
 class ClusterError(JobsError):

@@ -1,8 +1,8 @@
-"""Named places where a process can be made to die, so that tests can kill it at every one of them in turn.
+"""Named places where tests can kill a process, one after the other.
 
-Nothing happens unless JOBS_FAILPOINT_DIR names a directory, in the environment of the process as it starts.
-A file there that is called like a failpoint arms it: the first process that comes by takes the file away
-and kills itself with SIGKILL, as the kernel or a lost machine would.
+Nothing happens unless JOBS_FAILPOINT_DIR names a directory when the process starts. A file there with a failpoint's
+name arms it: the first process to reach the failpoint takes the file away and kills itself with SIGKILL, as the kernel
+or a lost machine would.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def failpoint(name: str) -> None:
 def _hit(armed: Path) -> None:
     assert armed.name in FAILPOINTS, armed.name
     try:
-        # Atomic: of all processes that come by, one dies.
+        # Atomic: of all processes that reach the failpoint, exactly one dies.
         armed.rename(armed.with_name(f"{armed.name}.hit-{os.getpid()}"))
     except FileNotFoundError:
         return

@@ -1,6 +1,6 @@
-"""The ledger: what the object store says about one job.
+"""The ledger: one job's records in the object store.
 
-Every write that a decision rests on goes through `ObjectStore.put_new`, so that any number of
+Every write that decisions depend on goes through `ObjectStore.put_new`, so that any number of
 writers agree on one outcome. There is no lock, no lease and no clock here.
 """
 
@@ -39,7 +39,7 @@ from schemas.spec import JOB_ID, JobSpec
 
 _TERMINAL: TypeAdapter[Succeeded | Failed | Cancelled] = TypeAdapter(Terminal)
 _V = TypeVar("_V", bound=JobSpec | Plan | Succeeded | Failed | Cancelled)
-"""Documents that decisions rest on: they carry the version of their format."""
+"""Documents that decisions depend on. They carry the version of their format."""
 
 
 _ROWS_STAY = "what is committed stays in results/. Or submit the dataset again under a new id."
@@ -49,18 +49,18 @@ _REMEDIES = {
     keys.TERMINAL: "It says how the job has ended. Restore it from a backup or an earlier version of the object; "
     "what is committed stays in results/.",
 }
-"""What to do about a damaged document that cannot be made again."""
+"""Remedies for damaged documents that cannot be made again."""
 
 
 class Commit(Enum):
-    """Outcome of a commit: both are success for the job, only one of them is our bytes."""
+    """Outcome of a commit. Both are success for the job; OURS says that our bytes are the result."""
 
     OURS = "ours"
     ANOTHERS = "another's"
 
 
 class Missing(StoreError):
-    """Staged rows that should be there are not, or are not what was written: they can be made again."""
+    """Staged rows are missing or damaged. They can be made again."""
 
 
 class Ledger:
@@ -70,7 +70,7 @@ class Ledger:
         store: the root that holds job directories.
         job_id: name of the job directory.
 
-    Every method may raise `StoreError`; those that read documents, `Damaged` among them.
+    Every method may raise `StoreError`; methods that read documents may raise its subclass `Damaged`.
     """
 
     def __init__(self, store: ObjectStore, job_id: str) -> None:
@@ -84,11 +84,11 @@ class Ledger:
 
     @property
     def uri(self) -> str:
-        """Where the job directory is."""
+        """Address of the job directory."""
         return f"{self.store.uri}/{self.job_id}"
 
     def key(self, key: str) -> str:
-        """Key under the root of an object of the job directory."""
+        """Return the key under the store's root of an object in the job directory."""
         return f"{self.job_id}/{key}"
 
     # -- spec -----------------------------------------------------------------------------------
@@ -112,7 +112,7 @@ class Ledger:
         )
 
     def spec(self) -> JobSpec:
-        """The frozen spec.
+        """Read the frozen spec.
 
         Raises:
             UsageError: no such job.
@@ -125,11 +125,11 @@ class Ledger:
     # -- plan and staged shards -----------------------------------------------------------------
 
     def plan(self) -> Plan | None:
-        """The plan, or None before planning."""
+        """Read the plan; None before planning."""
         return self._read(keys.PLAN, Plan.from_json)
 
     def create_plan(self, plan: Plan, *, writer: str) -> Plan:
-        """Write the plan once; returns the plan that stands, which may be another driver's."""
+        """Write the plan once; return the plan in force, which may be another driver's."""
         failpoint("ledger.before_plan")
         created = self.store.put_new(self.key(keys.PLAN), plan.to_json(), writer=writer)
         failpoint("ledger.after_plan")
@@ -141,22 +141,22 @@ class Ledger:
         return standing
 
     def staged_shards(self) -> set[int]:
-        """Shards whose staged rows are written."""
+        """List the shards whose staged rows are written."""
         return self._shards_below(keys.STAGED)
 
     def stage(self, shard: int, data: bytes, *, writer: str) -> bool:
-        """Write a shard's staged rows once; False if they were there."""
+        """Write a shard's staged rows once; return False if they were there already."""
         metadata = {"sha256": hashlib.sha256(data).hexdigest()}
         return self.store.put_new(self.key(keys.staged(shard)), data, writer=writer, metadata=metadata)
 
     def read_staged(self, shard: int, *, has_hash: bool = True) -> bytes:
-        """A shard's staged rows as Parquet bytes.
+        """Read a shard's staged rows as Parquet bytes.
 
         Args:
-            has_hash: whoever wrote them has written their hash, too; older versions did not.
+            has_hash: the writer stored their hash, too; older versions did not.
 
         Raises:
-            Missing: they are not there, or not what was written.
+            Missing: they are missing or damaged.
         """
         key = self.key(keys.staged(shard))
         data, info = self.store.get(key), self.store.head(key)
@@ -168,23 +168,23 @@ class Ledger:
         return data
 
     def staged_missing(self, shard: int, how: str) -> Missing:
-        """The error that says so."""
+        """Build the error for staged rows that are missing or damaged."""
         return Missing(f"{self.uri}/{keys.staged(shard)} is {how}.", f"Run: jobs resume {self.job_id}")
 
     def delete_staged(self, shards: Iterable[int]) -> None:
-        """Drop staged shards: after success, or damaged ones to be made again."""
+        """Delete staged shards: after success, or damaged ones so that they are made again."""
         for shard in shards:
             self.store.delete(self.key(keys.staged(shard)))
 
     def write_fingerprints(self, shard: int, data: bytes, *, writer: str) -> None:
-        """Write a shard's row fingerprints. Every writer has the same, so that damaged ones are made good."""
+        """Write a shard's row fingerprints, and replace damaged ones: every writer computes the same bytes."""
         key, metadata = self.key(keys.fingerprints(shard)), {"sha256": hashlib.sha256(data).hexdigest()}
         if not self.store.put_new(key, data, writer=writer, metadata=metadata) and self.store.get(key) != data:
             self.store.delete(key)
             self.store.put_new(key, data, writer=writer, metadata=metadata)
 
     def read_fingerprints(self, shard: int) -> bytes | None:
-        """A shard's row fingerprints as Parquet bytes, or None: older versions wrote none.
+        """Read a shard's row fingerprints as Parquet bytes; None if there are none, as in older versions.
 
         Raises:
             Damaged: they are not what was written.
@@ -200,12 +200,12 @@ class Ledger:
     # -- attempts and commits -------------------------------------------------------------------
 
     def record_attempt(self, attempt: Attempt) -> None:
-        """Say who is about to work on a shard. Written before the work starts."""
+        """Record who is about to work on a shard. Call it before the work starts."""
         key = self.key(keys.attempt(attempt.shard, attempt.attempt_id))
         self.store.put_new(key, attempt.to_json(), writer=attempt.attempt_id)
 
     def attempts(self) -> Iterator[Attempt]:
-        """All recorded attempts, by shard, as far as they can be read: nothing is decided by them."""
+        """Yield the recorded attempts by shard, without unreadable ones: no decision depends on them."""
         for info in self.store.list(self.key(keys.ATTEMPTS)):
             data = self.store.get(info.key)
             with suppress(ValidationError):
@@ -213,21 +213,21 @@ class Ledger:
                     yield Attempt.from_json(data)
 
     def commit(self, shard: int, data: bytes, stats: ShardStats, *, attempt_id: str) -> Commit:
-        """THE COMMIT: create the shard's result object, once, whoever comes first."""
+        """THE COMMIT: create the shard's result object. The first writer wins."""
         key = self.key(keys.result(shard))
         ours = self.store.put_new(key, data, writer=attempt_id, metadata=stats.to_metadata(attempt_id))
         return Commit.OURS if ours else Commit.ANOTHERS
 
     def committed(self) -> set[int]:
-        """Shards that have their result object."""
+        """List the shards that have their result object."""
         return self._shards_below(keys.RESULTS)
 
     def read_result(self, shard: int) -> bytes | None:
-        """A committed shard as Parquet bytes, or None."""
+        """Read a committed shard as Parquet bytes; None if it is not committed."""
         return self.store.get(self.key(keys.result(shard)))
 
     def shard_commit(self, shard: int) -> ShardCommit:
-        """The commit record of a committed shard.
+        """Return the commit record of a committed shard.
 
         Raises:
             StoreError: not committed, or its metadata is not ours.
@@ -237,7 +237,7 @@ class Ledger:
         return commit
 
     def find_commit(self, shard: int) -> ShardCommit | None:
-        """The commit record of a shard, or None if it is not committed.
+        """Return the commit record of a shard, or None if it is not committed.
 
         Raises:
             StoreError: its metadata is not ours.
@@ -263,11 +263,11 @@ class Ledger:
             ) from error
 
     def quarantine(self, row: Quarantine, *, writer: str) -> None:
-        """Remember a row that kills the engine, once."""
+        """Record, once, a row that kills the engine."""
         self.store.put_new(self.key(keys.quarantine(row.shard, row.place)), row.to_json(), writer=writer)
 
     def quarantined(self) -> list[Quarantine]:
-        """The rows that earlier drivers found to kill the engine, as far as this version can read them."""
+        """List the rows that earlier drivers found to kill the engine, without records this version cannot read."""
         found = []
         for info in self.store.list(self.key(keys.QUARANTINE)):
             data = self.store.get(info.key)
@@ -275,7 +275,7 @@ class Ledger:
                 row = None if data is None else Quarantine.from_json(data)
             except ValidationError:
                 continue
-            # One that a flipped bit makes another row's would cost that row.
+            # A record that a flipped bit assigns to another row would cost that row.
             if row is not None and info.key == self.key(keys.quarantine(row.shard, row.place)):
                 found.append(row)
         return found
@@ -283,11 +283,11 @@ class Ledger:
     # -- end ------------------------------------------------------------------------------------
 
     def terminal(self) -> Succeeded | Failed | Cancelled | None:
-        """The record that ended the job, or None."""
+        """Read the record that ended the job; None if there is none."""
         return self._read(keys.TERMINAL, _TERMINAL.validate_json)
 
     def end(self, record: Succeeded | Failed | Cancelled, *, writer: str) -> Succeeded | Failed | Cancelled:
-        """End the job once; returns the record that stands, which may be another's."""
+        """End the job once; return the record in force, which may be another writer's."""
         failpoint("ledger.before_terminal")
         created = self.store.put_new(self.key(keys.TERMINAL), record.to_json(), writer=writer)
         failpoint("ledger.after_terminal")
@@ -299,9 +299,9 @@ class Ledger:
         return standing
 
     def publish(self, manifest: Manifest, *, writer: str) -> None:
-        """Write `_SUCCESS` for other tools. Follows the terminal record; anyone may repeat it.
+        """Write `_SUCCESS` for other tools, after the terminal record. Any process may repeat it.
 
-        Results that do not pass the job's gates get none: other tools must not take them for good.
+        Results that fail the job's gates get no `_SUCCESS`: other tools must not take them for good.
         """
         if manifest.crossed_gates:
             return
@@ -312,12 +312,12 @@ class Ledger:
     # -- advisory -------------------------------------------------------------------------------
 
     def interrupt(self, interruption: Interruption) -> None:
-        """Say why a driver ended before the job did; the first word about a driver stands."""
+        """Record why a driver ended before the job did. The first record about a driver is kept."""
         key = self.key(keys.interruption(interruption.driver))
         self.store.put_new(key, interruption.to_json(), writer=f"interruption/{interruption.driver}")
 
     def interruptions(self) -> list[tuple[ObjectInfo, Interruption]]:
-        """Why earlier drivers ended, latest last by the store's clock, as far as this version can read it."""
+        """List why earlier drivers ended, latest last by the store's clock, without unreadable records."""
         found = []
         for info in self.store.list(self.key(keys.INTERRUPTIONS)):
             data = self.store.get(info.key)
@@ -326,15 +326,15 @@ class Ledger:
         return sorted(found, key=lambda each: each[0].modified_at)
 
     def has_interruption(self, driver: str) -> bool:
-        """Whether it is written why this driver ended."""
+        """Return whether the reason for this driver's end is recorded."""
         return self.store.head(self.key(keys.interruption(driver))) is not None
 
     def progress_age_s(self) -> float | None:
-        """Seconds since the progress was written, by the store's own clock; None if that cannot be told."""
+        """Return the seconds since the progress was written, by the store's own clock; None if unknown."""
         return self.store.age_s(self.key(keys.PROGRESS))
 
     def progress(self) -> Progress | None:
-        """The driver's last words about itself; None if there are none that this version reads."""
+        """Read the driver's last progress report; None if there is none that this version can read."""
         data = self.store.get(self.key(keys.PROGRESS))
         try:
             return None if data is None else Progress.from_json(data)
@@ -346,7 +346,7 @@ class Ledger:
         self.store.put(self.key(keys.PROGRESS), progress.to_json())
 
     def histories(self) -> list[History]:
-        """What each driver saw over time, oldest driver first; those that this version cannot read are left out."""
+        """Read each driver's history, oldest driver first, without histories that this version cannot read."""
         found = []
         for info in self.store.list(self.key(keys.HISTORY)):
             data = self.store.get(info.key)
@@ -361,12 +361,12 @@ class Ledger:
         self.store.put(self.key(keys.history(history.driver)), history.to_json())
 
     def created_at(self) -> datetime | None:
-        """When the spec was written, by the store's clock."""
+        """Return when the spec was written, by the store's clock; None if there is no spec."""
         info = self.store.head(self.key(keys.SPEC))
         return None if info is None else info.modified_at
 
     def objects(self) -> Iterator[ObjectInfo]:
-        """Every object of the job directory."""
+        """List every object of the job directory."""
         return self.store.list(f"{self.job_id}/")
 
     # -- helpers --------------------------------------------------------------------------------
@@ -383,7 +383,7 @@ class Ledger:
 
 
 def list_jobs(store: ObjectStore) -> Iterator[Ledger]:
-    """All job directories under a root, in name order."""
+    """Yield all job directories under a root, in name order."""
     for name in store.list_folders():
         if JOB_ID.fullmatch(name):
             yield Ledger(store, name)

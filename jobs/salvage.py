@@ -1,8 +1,8 @@
 """Salvage: finished rows of shards that could not be committed, kept for the shard's next attempt.
 
-An attempt that is ended from outside (the job is cancelled, its driver is told to stop) writes the rows that it has
-finished to a write-once object of its own, in the form of a result. Such objects are inputs of an attempt; the result
-object stays the only commit, and once a shard has it, the shard's salvage is ignored.
+An attempt that is ended from outside (the job is cancelled, its driver is told to stop) writes its finished rows to a
+write-once object of its own, in the form of a result. A later attempt takes such objects as input; the result object
+stays the only commit, and once a shard has it, the shard's salvage is ignored.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, order=True, slots=True)
 class Salvaged:
-    """One attempt's finished rows, by name: nothing has been read yet."""
+    """Reference to one attempt's finished rows; nothing has been read yet."""
 
     shard: int
     attempt_id: str
@@ -44,25 +44,25 @@ class Salvage:
         self._ledger, self._store = ledger, ledger.store
 
     def write(self, shard: int, data: bytes, stats: ShardStats, *, attempt_id: str) -> None:
-        """Keep an attempt's finished rows, once."""
+        """Write an attempt's finished rows, once."""
         key = self._key(keys.salvage(shard, attempt_id))
         self._store.put_new(key, data, writer=attempt_id, metadata=stats.to_metadata(attempt_id))
 
     def find(self, shard: int | None = None, *, committed: Container[int] = ()) -> list[Salvaged]:
-        """What there is, of one shard or of all, by shard and attempt id.
+        """List the salvaged objects of one shard or of all, by shard and attempt id.
 
         Args:
-            committed: shards that have their result: what was salvaged of them counts no more.
+            committed: shards that have their result; their salvage no longer counts.
         """
         folder = keys.SALVAGE if shard is None else keys.salvage_folder(shard)
         found = (keys.salvage_of(info.key) for info in self._store.list(self._key(folder)))
         return sorted(Salvaged(*each) for each in found if each is not None and each[0] not in committed)
 
     def record(self, each: Salvaged) -> ShardCommit | None:
-        """What an object's metadata says of its rows; None if it is gone.
+        """Return the record of an object's rows from its metadata; None if the object is gone.
 
         Raises:
-            Damaged: it says nothing that this version reads.
+            Damaged: the metadata has no record that this version can read.
         """
         info = self._store.head(self._key(each.key))
         if info is None:
@@ -75,10 +75,10 @@ class Salvage:
             raise self.damaged(each, f"it has no readable record ({error})") from error
 
     def read(self, each: Salvaged) -> bytes | None:
-        """An object's bytes, which match their hash; None if it is gone.
+        """Read an object's bytes and check them against their hash; None if the object is gone.
 
         Raises:
-            Damaged: they do not.
+            Damaged: they do not match.
         """
         record, data = self.record(each), self._store.get(self._key(each.key))
         if record is None or data is None:
@@ -88,9 +88,9 @@ class Salvage:
         return data
 
     def counts(self, committed: Container[int]) -> dict[int, ShardCommit]:
-        """The record with the most rows for each shard that is not committed: how much of it is kept.
+        """Return, for each uncommitted shard, the record with the most rows: how much of the shard is kept.
 
-        An attempt takes over what earlier ones have left, so the largest mostly has all of the shard's kept rows.
+        An attempt takes over the rows of earlier ones, so the largest object mostly has all of the shard's kept rows.
         """
         found = self.find(committed=committed)
         looked_at = in_threads(_HEADS_AT_ONCE, self._record_if_sound, found)
@@ -98,12 +98,12 @@ class Salvage:
         return {record.index: record for record in sorted(records, key=lambda record: record.num_rows)}
 
     def delete(self) -> None:
-        """Drop all of it; only after success."""
+        """Delete all salvaged objects; only after success."""
         for info in self._store.list(self._key(keys.SALVAGE)):
             self._store.delete(info.key)
 
     def damaged(self, each: Salvaged, how: str) -> Damaged:
-        """The error for an object that cannot be used."""
+        """Build the error for an object that cannot be used."""
         return Damaged(
             f"{self._ledger.uri}/{each.key} is damaged: {how}.",
             "Restore it from a version or a copy. Without it the rest can be read: move it away.",

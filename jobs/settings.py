@@ -25,7 +25,7 @@ def _default_root() -> str:
 
 
 class Settings(BaseModel):
-    """What the command line assumes unless a flag says otherwise."""
+    """Defaults of the command line; flags override them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
@@ -85,7 +85,7 @@ class Settings(BaseModel):
 
 
 class Explained(NamedTuple):
-    """One setting, its value, and where that came from."""
+    """One setting, its value, and the value's source."""
 
     name: str
     value: Any
@@ -93,19 +93,19 @@ class Explained(NamedTuple):
 
 
 def load(flags: Mapping[str, Any] | None = None) -> Settings:
-    """The settings in force: flags over environment over `jobs.toml` over defaults.
+    """Resolve the settings: flags over environment over `jobs.toml` over defaults.
 
     Args:
         flags: values by field name; None means that the flag was not given.
 
     Raises:
-        UsageError: a value is wrong or a name is unknown; says where it stands.
+        UsageError: a value is wrong or a name is unknown; the message names the source.
     """
     return _resolve(flags or {})[0]
 
 
 def explain(flags: Mapping[str, Any] | None = None) -> list[Explained]:
-    """Every setting with its source, in the order of the fields. Raises like `load`."""
+    """List every setting with its source, in the order of the fields. Raises like `load`."""
     settings, sources = _resolve(flags or {})
     return [
         Explained(name, value, sources.get(name, "default")) for name, value in settings.model_dump(mode="json").items()
@@ -113,7 +113,7 @@ def explain(flags: Mapping[str, Any] | None = None) -> list[Explained]:
 
 
 def file() -> Path | None:
-    """The `jobs.toml` in force: the working directory's, else the user's, else None."""
+    """Find the `jobs.toml` in force: the working directory's, else the user's, else None."""
     base = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
     candidates = (Path("jobs.toml"), Path(base).expanduser() / "nightbatch" / "jobs.toml")
     return next((path.absolute() for path in candidates if path.is_file()), None)

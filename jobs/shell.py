@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 SHELLS = ("bash", "zsh", "fish")
 MARK = "JOBS_SHELL_FUNCTION"
-"""Set to 1 in calls that came through the function, so that `jobs doctor` can tell."""
+"""Variable set to 1 in calls through the function, so that `jobs doctor` can detect it."""
 
 _OPTIONS = ("-h", "--help", "--version", "--debug", "--install-completion", "--show-completion")
 
@@ -53,14 +53,14 @@ end
 
 
 def function(commands: Iterable[str], shell: str = "bash") -> str:
-    """Source of the function, and of completion for `jobs` and `batchjobs`.
+    """Return the source of the function, and of completion for `jobs` and `batchjobs`.
 
     Calls whose first word is one of `commands` go to the program, by the path of the Python that runs
     now; all others (`jobs`, `jobs -l`, `jobs %1`) go to the builtin. In bash, `command jobs` would still
     find the builtin: it skips functions only.
     """
     words = [*sorted(commands), *_OPTIONS]
-    # -P keeps a `jobs` folder of the working directory from being taken for this program.
+    # -P keeps Python from importing a `jobs` folder of the working directory in place of this program.
     program = f"{shlex.quote(sys.executable)} -P -m jobs"
     if shell == "fish":
         return _FISH.format(words=" ".join(words), mark=MARK, program=program)

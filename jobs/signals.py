@@ -1,9 +1,9 @@
-"""How a signal ends a command: at once, with one line that says what stands, and with nothing left behind.
+"""Ending a command on a signal: at once, with one line on the state it leaves, and with no temporary files left behind.
 
-`run` gives a command a thread of its own and leaves the main thread to the signals. The command is not unwound: nothing
-that it waits for (a store, a decoder, a query) can hold up its end, no library can swallow the interruption, and there
-is no traceback. What must not stay is named where it is made, as a `leftover`; the objects of a job directory need no
-such care, since they are whole or not there whenever a process is killed.
+`run` gives a command a thread of its own and keeps the main thread for signals. The command is not unwound: nothing
+that it waits for (a store, a decoder, a query) can delay its end, no library can swallow the interruption, and there
+is no traceback. Code that makes something temporary registers it as a `leftover`; the objects of a job directory need
+no such care, since each is complete or absent whenever a process is killed.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from typing import NoReturn
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 _PROMPTLY_S = 0.3
-"""What changes hands in a moment, and a terminal's picture, may take this long."""
+"""Longest wait for the lock, and for clearing the terminal's live display."""
 
 _CLEANING_S = 1.2
-"""Removing all that must not stay may take this long in all; a command ends within two seconds of a signal."""
+"""Longest time to remove all leftovers, so that a command ends within two seconds of a signal."""
 
 _lock = threading.RLock()
-"""Held for ever once a signal ends the process: whoever wants it then goes no further."""
+"""Held for ever once a signal ends the process, so that threads that ask for it stop there."""
 
 _leftovers: dict[object, Callable[[], object]] = {}
 _on_screen: dict[object, Callable[[], object]] = {}
@@ -37,13 +37,13 @@ _standing = ""
 
 
 def run(command: Callable[[], int], *, last: bool = False) -> int:
-    """Run a command so that a signal ends the process; what it returns or raises is passed on.
+    """Run a command so that a signal ends the process; pass on its return value or exception.
 
     A signal that this process was started to ignore (`nohup`, a script's `&`) stays ignored.
 
     Args:
-        last: the process does nothing after it. Then the signals stay in force, and threads that still wait for
-            something are not waited for.
+        last: the process does nothing after the command. The handlers then stay in place, and the process does not
+            wait for threads that are still blocked.
     """
     if threading.current_thread() is not threading.main_thread():
         return command()
@@ -63,7 +63,7 @@ def run(command: Callable[[], int], *, last: bool = False) -> int:
 
 
 def stands(text: str) -> None:
-    """Say what stands if a signal ends the command from now on: one sentence or two, for people."""
+    """Set the text that a signal prints from now on: the state that the command leaves, in one or two sentences."""
     global _standing
     with _lock:
         _standing = text
@@ -71,13 +71,13 @@ def stands(text: str) -> None:
 
 @contextmanager
 def leftover(remove: Callable[[], object], *, on_screen: bool = False) -> Iterator[None]:
-    """Have something removed if a signal ends the command within the block; otherwise the block sees to it.
+    """Call `remove` if a signal ends the command within the block; otherwise the block must clean up itself.
 
-    `remove` runs beside the block, in a thread of its own. So that the block makes nothing after that, it makes things
-    within `at_once`.
+    `remove` runs in a thread of its own while the block goes on. The block must create things within `at_once`, so that
+    it creates nothing after the removal.
 
     Args:
-        on_screen: it is part of what the terminal shows, to be removed before the last line is printed.
+        on_screen: it is on the terminal's display, and must be removed before the last line is printed.
     """
     known, key = _on_screen if on_screen else _leftovers, object()
     with _lock:
@@ -91,13 +91,13 @@ def leftover(remove: Callable[[], object], *, on_screen: bool = False) -> Iterat
 
 @contextmanager
 def at_once() -> Iterator[None]:
-    """Steps that a signal never parts, and that are not begun after one. Keep them short."""
+    """Run the block as a whole: a signal neither interrupts it nor lets it start afterwards. Keep it short."""
     with _lock:
         yield
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder in which files are still being made: under another name, none can be added."""
+    """Remove a folder in which files are still being made. It is renamed first, so that none can be added."""
     gone = path.with_name(f".{path.name}.{os.getpid()}.removed")
     with suppress(OSError):
         path.rename(gone)
@@ -148,9 +148,9 @@ def _remove(remove: Callable[[], object]) -> None:
 
 
 def _say(number: int) -> None:
-    """Print the last line of this process; what its other threads still print goes nowhere."""
+    """Print the last line of this process; discard what its other threads print later."""
     how = "Interrupted." if number == signal.SIGINT else f"Ended by {signal.Signals(number).name}."
-    # A terminal shows ^C for Ctrl-C; the line begins over it.
+    # A terminal shows ^C for Ctrl-C; start the line over it.
     start = "\r" if os.isatty(2) else ""
     with suppress(OSError):
         os.write(2, f"{start}{how} {_standing}\n".encode())
@@ -167,7 +167,7 @@ def _flush() -> None:
 
 
 def _after_fork() -> None:
-    """A child has neither the parent's threads nor its leftovers."""
+    """Reset the lock and the leftovers in a child, which has neither the parent's threads nor its leftovers."""
     global _lock
     _lock = threading.RLock()
     _leftovers.clear()

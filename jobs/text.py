@@ -1,20 +1,20 @@
-"""Text that others wrote, made fit for a terminal: it must not steer it."""
+"""Formatting for terminals. Foreign text loses its control characters, so that it cannot control the terminal."""
 
 from __future__ import annotations
 
 
 def printable(text: str) -> str:
-    """One line without control characters."""
+    """Return the text as one line without control characters."""
     return "".join(c if c.isprintable() else " " if c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def printable_lines(text: str) -> str:
-    """The same of each line."""
+    """Apply `printable` to each line."""
     return "\n".join(map(printable, text.split("\n")))
 
 
 def duration(seconds: float) -> str:
-    """`8 s`, `1 min 40 s`, `2 h 5 min`, `3 d 4 h`: the two largest units."""
+    """Format a duration by its two largest units: `8 s`, `1 min 40 s`, `2 h 5 min`, `3 d 4 h`."""
     rest = max(0, round(seconds))
     parts: list[tuple[int, str]] = []
     for unit, size_s in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):

@@ -1,4 +1,4 @@
-"""Work that waits, in several threads at once."""
+"""Thread pools for work that mostly waits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _R = TypeVar("_R")
 
 @contextmanager
 def threads(count: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads that an error does not wait for: of a store that has gone silent, one silence is enough."""
+    """Open a thread pool that does not wait for its threads after an error: a silent store must time out only once."""
     pool = ThreadPoolExecutor(count)
     try:
         yield pool
@@ -24,6 +24,6 @@ def threads(count: int) -> Iterator[ThreadPoolExecutor]:
 
 
 def in_threads(count: int, function: Callable[[_A], _R], items: Iterable[_A]) -> list[_R]:
-    """What the function gives for each item, in order, `count` of them at once. The first error is raised."""
+    """Map the function over the items, `count` at once; return results in order. The first error is raised."""
     with threads(count) as pool:
         return list(pool.map(function, items))

@@ -1,1 +1,1 @@
-"""Ray clusters: the embedded one on this machine, and submitting drivers to any."""
+"""Ray clusters: the embedded one on this machine, and submission of drivers to any cluster."""

@@ -1,4 +1,4 @@
-"""The embedded cluster: a Ray head on this machine, ours alone, with dashboard, job API and token auth."""
+"""The embedded cluster: a private Ray head on this machine, with dashboard, job API and token auth."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ MARK = "NIGHTBATCH_CLUSTER"
 """Environment variable that every process of an embedded cluster inherits; its value is the temp dir."""
 
 START_S = 90.0
-"""Longest wait for the job API. A warm start takes 4 to 8 s; the rest is for slow disks."""
+"""Longest wait for the job API. A warm start takes 4 to 8 s; slow disks need more."""
 
 _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-"""Ray 2.60 takes a node's address from its default route, even where 127.0.0.1 is asked for, and then listens on every
-interface. This switch is off by default on macOS, and off everywhere it keeps all of Ray's ports on the loopback
-interface (`ray._private.services.get_node_ip_address`). Its clients need it too, to look for the node there."""
+"""Ray 2.60 takes a node's address from its default route, even if 127.0.0.1 is requested, and then listens on every
+interface. This switch is off by default on macOS; switched off on any system, it keeps all of Ray's ports on the
+loopback interface (`ray._private.services.get_node_ip_address`). Clients need it too, to look for the node there."""
 
 _LOCK_S = START_S + 60.0
 _GRACE_S = 10.0
@@ -48,10 +48,10 @@ class Cluster:
 
     Attributes:
         address: `host:port` of Ray's control service, for `ray.init(address=…)`.
-        dashboard_url: the dashboard and the job API; like every port of the cluster on the loopback interface only.
+        dashboard_url: the dashboard and the job API; like all ports of the cluster, on the loopback interface only.
         token_path: file with the token that every call must carry; only this user can read it.
         pid: the process that leads the cluster's session.
-        started_at: when it was started, seconds since the epoch; for people, since clocks are set now and then.
+        started_at: start time in seconds since the epoch; for display only, since clocks can be set.
         temp_dir: Ray's logs, sockets and spilled objects; removed by `down`.
     """
 
@@ -64,11 +64,11 @@ class Cluster:
 
     @property
     def mark(self) -> tuple[str, str]:
-        """What every process of this cluster, and no other, has in its environment."""
+        """Environment variable and value that every process of this cluster has, and no other process."""
         return MARK, str(self.temp_dir)
 
     def environment(self) -> dict[str, str]:
-        """What a process needs in its environment to use this cluster through the Ray SDK."""
+        """Return the environment that a process needs to use this cluster through the Ray SDK."""
         return {
             "RAY_ADDRESS": self.address,
             "RAY_AUTH_MODE": "token",
@@ -79,7 +79,7 @@ class Cluster:
 
 
 def state_dir() -> Path:
-    """Where the embedded cluster keeps its state. One cluster per directory."""
+    """Return the directory with the embedded cluster's state. There is one cluster per directory."""
     if given := os.environ.get("JOBS_STATE_DIR"):
         return Path(given).expanduser().absolute() / "cluster"
     base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
@@ -87,27 +87,27 @@ def state_dir() -> Path:
 
 
 def log_path() -> Path:
-    """What Ray said while it started."""
+    """Return the path of the log with Ray's output during its start."""
     return state_dir() / "ray.log"
 
 
 def metrics_path() -> Path:
-    """Prometheus' list of this cluster's endpoints (`file_sd_configs`); stays when the cluster is started anew."""
+    """Return the path of Prometheus' list of this cluster's endpoints (`file_sd_configs`), kept across restarts."""
     return state_dir() / "prometheus-targets.json"
 
 
 def current() -> Cluster | None:
-    """The running embedded cluster, or None. One that is still starting does not count."""
+    """Return the running embedded cluster, or None. A cluster that is still starting does not count."""
     cluster = _read()
     ready = cluster is not None and cluster.address and processes.leader(cluster.pid, cluster.mark)
     return cluster if ready else None
 
 
 def up() -> Cluster:
-    """Start the embedded cluster, or return the one that runs. Two callers at once get the same one.
+    """Start the embedded cluster, or return the running one. Concurrent callers get the same cluster.
 
     Raises:
-        ClusterError: it did not come up; the message ends with Ray's last words.
+        ClusterError: it did not come up; the message ends with Ray's last output.
     """
     with _locked():
         if running := current():
@@ -117,14 +117,14 @@ def up() -> Cluster:
 
 
 def down() -> bool:
-    """End the embedded cluster with every process of it, and remove its state. Jobs that run are interrupted; the rows
-    that they have finished are kept.
+    """End every process of the embedded cluster and remove its state. Running jobs are interrupted; their finished
+    rows are kept.
 
     Returns:
         True if a cluster was running.
 
     Raises:
-        ClusterError: a process of it could not be ended.
+        ClusterError: one of its processes could not be ended.
     """
     with _locked():
         running = current()
@@ -135,7 +135,7 @@ def down() -> bool:
 
 
 def _stop_drivers(cluster: Cluster) -> None:
-    """Let the jobs that run keep their finished rows. One whose driver does not stop ends with the cluster."""
+    """Let running jobs save their finished rows. A driver that does not stop in time ends with the cluster."""
     from jobs.cluster.submission import Submitter
 
     with suppress(ClusterError):
@@ -143,7 +143,7 @@ def _stop_drivers(cluster: Cluster) -> None:
 
 
 def _clear(*, grace_s: float = _GRACE_S) -> None:
-    """End what a previous cluster left, whether its head lives or was killed, and remove its files."""
+    """End the processes of a previous cluster, whether its head lives or was killed, and remove its files."""
     if cluster := _read():
         if not processes.end(cluster.pid, cluster.mark, grace_s=grace_s, wait_s=_DOWN_S):
             raise ClusterError(
@@ -171,8 +171,8 @@ def _start() -> Cluster:
 
 
 def _launch() -> tuple[Cluster, subprocess.Popen[bytes]]:
-    # Unix socket paths end at 107 bytes, so the directory is short; Ray opens its own to everybody,
-    # so it lies inside one that only this user can enter.
+    # Unix socket paths have at most 107 bytes, so this path is short. Ray opens its own directory to everybody,
+    # so it lies inside this one, which only this user can enter.
     short = "/tmp" if os.access("/tmp", os.W_OK | os.X_OK) else None  # noqa: S108
     temp_dir = Path(tempfile.mkdtemp(prefix="nb-", dir=short))
     token_path = _new_token()
@@ -184,7 +184,7 @@ def _launch() -> tuple[Cluster, subprocess.Popen[bytes]]:
             stdout=log,
             stderr=subprocess.STDOUT,
             env=_environment(temp_dir, token_path, metric_ports),
-            # Not the user's directory: `python -m workers.driver` would find a folder of that name there.
+            # Not the user's directory: `python -m workers.driver` would import a folder of that name there.
             cwd=state_dir(),
             start_new_session=True,
         )
@@ -196,7 +196,7 @@ def _launch() -> tuple[Cluster, subprocess.Popen[bytes]]:
         started_at=time.time(),
         temp_dir=temp_dir,
     )
-    # Ray writes the file a little later; it lies in a directory whose name changes.
+    # A link, because the file lies in a directory whose name changes. Ray writes it a little later.
     metrics_path().symlink_to(temp_dir / "ray" / "prom_metrics_service_discovery.json")
     # Written before the wait: if this process is killed, the next `up` or `down` finds what to end.
     _write(cluster)
@@ -216,7 +216,7 @@ def _wait(cluster: Cluster, head: subprocess.Popen[bytes]) -> Cluster:
             raise ClusterError(f"The embedded Ray cluster ended while it started:\n{_last_words()}", hint=_LOG_HINT)
         try:
             with opener.open(request, timeout=5):
-                # Ray opens the file and then writes to it: for a moment it is there and empty.
+                # Ray opens the file before it writes to it, so for a moment it is there and empty.
                 if address := address_file.read_text().strip():
                     return Cluster(**{**asdict(cluster), "address": address})
         except (urllib.error.URLError, OSError):
@@ -249,8 +249,8 @@ def _command(temp_dir: Path, dashboard_port: int, client_port: int) -> list[str]
 
 
 def _environment(temp_dir: Path, token_path: Path, metric_ports: list[int]) -> dict[str, str]:
-    """The user's own environment, so that credentials and proxies reach the workers, plus ours."""
-    # An address or token of some other cluster would redirect this one's own processes.
+    """Build the head's environment: the user's own, so that credentials and proxies reach the workers, plus ours."""
+    # An address or token of another cluster would redirect this cluster's own processes.
     foreign = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_TOKEN", "RAY_JOB_CONFIG_JSON_ENV_VAR")
     return {
         **{name: value for name, value in os.environ.items() if name not in foreign},
@@ -261,7 +261,7 @@ def _environment(temp_dir: Path, token_path: Path, metric_ports: list[int]) -> d
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
         **_LOOPBACK,
-        # Ray drains for 20 s on SIGTERM, for services with traffic. Jobs resume, so there is none to wait for.
+        # Ray drains for 20 s on SIGTERM, for services with traffic. Jobs can be resumed, so there is no reason to wait.
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
         "DASHBOARD_METRIC_PORT": str(metric_ports[0]),
         "AUTOSCALER_METRIC_PORT": str(metric_ports[1]),
@@ -269,7 +269,7 @@ def _environment(temp_dir: Path, token_path: Path, metric_ports: list[int]) -> d
 
 
 def _num_cpus() -> int:
-    """Logical CPUs to offer: what this machine has, but at least 4.
+    """Return the number of logical CPUs to offer: those of this machine, but at least 4.
 
     Ray's CPUs are admission tickets, not cores. A job needs two replicas, the driver's actors and
     staging tasks at once; with 2 tickets they would wait for each other on a 2-core laptop.
@@ -282,7 +282,7 @@ def _num_cpus() -> int:
 
 
 def _object_store_bytes() -> int:
-    """At most 2 GiB and at most 30 % of memory: staging spills to disk, model memory does not."""
+    """Return the object store's size: at most 2 GiB and 30 % of memory. Staging spills to disk, models cannot."""
     import psutil
 
     memory = psutil.virtual_memory().total
@@ -293,7 +293,7 @@ def _object_store_bytes() -> int:
 
 
 def _cgroup(name: str) -> list[str]:
-    """The words of a limit of this container, or [] outside of one."""
+    """Read a limit of this container as words; [] outside a container."""
     try:
         return Path("/sys/fs/cgroup", name).read_text().split()
     except OSError:
@@ -301,8 +301,8 @@ def _cgroup(name: str) -> list[str]:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports that no one listens on. Ray binds them seconds later, and a head whose client server finds its port taken
-    ends, so they lie below those that a system gives to whoever asks for any (Linux: from 32768 on)."""
+    """Find ports that nothing listens on. Ray binds them seconds later, and its head exits if the client server's port
+    is taken by then, so they lie below the system's ephemeral ports (Linux: from 32768 on)."""
     found: set[int] = set()
     while len(found) < count:
         port = 20_000 + secrets.randbelow(12_000)

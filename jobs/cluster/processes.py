@@ -15,9 +15,9 @@ Mark = tuple[str, str]
 
 
 def leader(pid: int, mark: Mark) -> psutil.Process | None:
-    """The live process `pid`, or None if it ended. A pid that the system gave to another process is not it.
+    """Return the live process `pid`, or None if it has ended, even if the system has reused its pid.
 
-    It is known by its mark, not by the time it started at: Linux derives that from the clock, which is set at times.
+    The mark identifies it, not its start time: Linux derives that from the clock, which can be set.
     """
     import psutil
 
@@ -28,17 +28,17 @@ def leader(pid: int, mark: Mark) -> psutil.Process | None:
 
 
 def members(pid: int, mark: Mark) -> set[psutil.Process]:
-    """Live processes of the group that `pid` leads or led.
+    """Find the live processes of the group that `pid` leads or led.
 
-    A process belongs if it descends from the leader, is in its session, or carries the environment
-    variable `mark`. Each catches what the others miss: orphans have another parent, job entrypoints a
+    A process belongs to the group if it descends from the leader, is in its session, or has the environment
+    variable `mark`. Each test catches what the others miss: orphans have another parent, job entrypoints have a
     session of their own, and processes that rename themselves may overwrite their environment.
     """
     import psutil
 
     mine = [process for process in psutil.process_iter() if _is_mine(process)]
     found = {process for process in mine if _marked(process, mark)}
-    # A session keeps its number while it has members; after that the system may give the number to another.
+    # A session keeps its number while it has members; after that the system may reuse the number.
     if not psutil.pid_exists(pid) or any(_session(process) == pid for process in found):
         found |= {process for process in mine if _session(process) == pid}
     if head := leader(pid, mark):
@@ -47,10 +47,10 @@ def members(pid: int, mark: Mark) -> set[psutil.Process]:
 
 
 def end(pid: int, mark: Mark, *, grace_s: float, wait_s: float) -> bool:
-    """End the whole group: ask its leader, and after `grace_s` kill what is left.
+    """End the whole group: ask its leader to end, and after `grace_s` kill the rest.
 
     Returns:
-        True if no member is left; False if one still is after `wait_s` seconds.
+        True if no member is left; False if any is left after `wait_s` seconds.
     """
     import psutil
 
@@ -74,7 +74,7 @@ def end(pid: int, mark: Mark, *, grace_s: float, wait_s: float) -> bool:
 
 
 def _wait(group: set[psutil.Process], timeout_s: float) -> set[psutil.Process]:
-    """Those of the group that live after at most `timeout_s`. A zombie has ended, whoever has yet to reap it."""
+    """Wait at most `timeout_s` for the group to end; return the members still alive. Zombies count as ended."""
     deadline = time.monotonic() + timeout_s
     while (alive := {process for process in group if _alive(process)}) and time.monotonic() < deadline:
         time.sleep(0.1)

@@ -37,11 +37,11 @@ class Submission:
 
     Attributes:
         status: PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED.
-        message: Ray's own words about the status.
+        message: Ray's own text about the status.
         started_at: seconds since the epoch, or None before the start.
         ended_at: seconds since the epoch, or None before the end.
-        exit_code: of the driver's process, if Ray has seen it end; negative: the signal that ended it.
-        error_type: Ray's own kind of failure, "" if there is none.
+        exit_code: exit code of the driver's process, if Ray has seen it end; negative: the signal that ended it.
+        error_type: Ray's own kind of failure; "" if the driver has not failed.
     """
 
     submission_id: str
@@ -60,12 +60,12 @@ class Submission:
 
     @property
     def running(self) -> bool:
-        """Whether the cluster has started the driver, and it has not ended."""
+        """Whether the cluster has started the driver and it has not ended."""
         return self.active and self.status != "PENDING"
 
 
 def describe(*, name: str, job_id: str, job_uri: str, dataset: str, model: str) -> dict[str, str]:
-    """The metadata of a submission. The dashboard's Name column shows `job_name`."""
+    """Build the metadata of a submission. The dashboard's Name column shows `job_name`."""
     return {
         "job_name": printable(name),
         "job_id": job_id,
@@ -78,21 +78,21 @@ def describe(*, name: str, job_id: str, job_uri: str, dataset: str, model: str) 
 
 
 def driver_environment(allowed_buckets: Sequence[str] | None = None) -> dict[str, str]:
-    """Where the store is, plain logs, and time to stop: endpoints, regions and names of buckets only, never a
-    credential.
+    """Build a driver's extra environment: the store's address, plain logs, time to stop. It has endpoints, regions and
+    bucket names, never a credential.
 
     Args:
-        allowed_buckets: the driver must use no others; None leaves it to what its node says.
+        allowed_buckets: the only buckets that the driver may use; None leaves the limit to its node's settings.
     """
     names = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
     store = {name: os.environ[name] for name in names if os.environ.get(name)}
-    # Ray reads these as it is imported: no folding of equal lines, no colour codes in log files.
-    # A comma alone says that there is none; an empty variable would say nothing.
+    # A comma alone means that no bucket is allowed; an empty variable would count as unset.
     allowed = {} if allowed_buckets is None else {ALLOWED_BUCKETS: ",".join(allowed_buckets) or ","}
-    # Read by the process beside the driver that stops it: finished rows are to be kept before it is killed.
+    # Read by the process that stops the driver: there must be time to save finished rows before the driver is killed.
     stop = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_GRACE_S)}
-    # A task that a node's memory does not hold is tried a few times more, not for ever.
+    # A task that runs out of memory is retried a few times, not for ever.
     tasks = {"RAY_task_oom_retries": "3"}
+    # Ray reads the last two as it is imported: no folding of equal lines, no colour codes in log files.
     return {**store, **allowed, **stop, **tasks, "RAY_DEDUP_LOGS": "0", "RAY_COLOR_PREFIX": "0"}
 
 
@@ -100,12 +100,12 @@ STOP_GRACE_S = 25
 """Seconds between SIGTERM and SIGKILL of a driver that is stopped; Ray's own default is 3."""
 
 _MONITOR_S = 2.0
-"""Two looks of Ray's monitor of a submission."""
+"""Two polling intervals of Ray's job monitor."""
 
 
 class Submitter:
     """Starts, finds, follows and stops drivers on one cluster. Every method raises `ClusterError`
-    when the cluster cannot be reached or refuses the token. Waits are bounded, except `tail`.
+    if the cluster cannot be reached or refuses the token. Every wait is bounded, except that of `tail`.
     """
 
     def __init__(self, dashboard_url: str, token_path: Path | None = None) -> None:
@@ -127,14 +127,14 @@ class Submitter:
             env: extra environment of driver and workers. Shown in the dashboard: never a credential.
 
         Returns:
-            False if the cluster already has a submission of that id; nothing is started then.
+            False if the cluster already has a submission with that id; nothing is started then.
         """
         return self.run(submission_id, f"python -m workers.driver {shlex.quote(job_uri)}", metadata, env)
 
     def run(
         self, submission_id: str, entrypoint: str, metadata: dict[str, str], env: dict[str, str] | None = None
     ) -> bool:
-        """Run a command line on the cluster's head; otherwise as `submit`."""
+        """Run a command line on the cluster's head; otherwise like `submit`."""
         with self._errors():
             try:
                 self._client.submit_job(
@@ -144,14 +144,14 @@ class Submitter:
                     runtime_env={"env_vars": env} if env else None,
                 )
             except RuntimeError as error:
-                # Ray 2.60 answers 500 with this text; there is no code of its own for it.
+                # Ray 2.60 answers 500 with this text; the case has no code of its own.
                 if "already exists" in str(error):
                     return False
                 raise
         return True
 
     def status(self, submission_id: str) -> str | None:
-        """The submission's status, or None if the cluster does not know it."""
+        """Return the submission's status, or None if the cluster does not know it."""
         with self._errors():
             try:
                 return str(self._client.get_job_status(submission_id).value)
@@ -161,7 +161,7 @@ class Submitter:
                 raise
 
     def find(self, job_uri: str) -> list[Submission]:
-        """All submissions of a job on this cluster, newest first. Under another root there may be one of its name."""
+        """List a job's submissions on this cluster, newest first. The URI decides: two roots may share a job id."""
         with self._errors():
             found = [
                 Submission(
@@ -180,18 +180,18 @@ class Submitter:
         return sorted(found, key=lambda each: each.started_at or 0.0, reverse=True)
 
     def logs(self, submission_id: str) -> str:
-        """Everything that the driver has printed so far."""
+        """Return everything that the driver has printed so far."""
         with self._errors(submission_id):
             return str(self._client.get_job_logs(submission_id))
 
     def tail(self, submission_id: str) -> Iterator[str]:
-        """The driver's output from its beginning, in pieces as they come, until the driver ends."""
+        """Yield the driver's output from its beginning, in pieces as they come, until the driver ends."""
         pieces = self._client.tail_job_logs(submission_id)
 
         async def following() -> str | None:
             return await anext(pieces, None)
 
-        # A runner, because Ctrl-C comes while a piece is waited for.
+        # A runner, because Ctrl-C arrives during the wait for a piece.
         with asyncio.Runner() as runner:
             while True:
                 with self._errors(submission_id):
@@ -203,7 +203,7 @@ class Submitter:
     def stop(self, submission_id: str, wait_s: float = 30.0) -> None:
         """Ask the driver to stop (SIGTERM, and SIGKILL `STOP_GRACE_S` later) and wait until it has ended.
 
-        One that the cluster has not started yet is not waited for: Ray stops it as soon as it has room for it.
+        There is no wait for a driver that has not started yet: Ray stops it as soon as it has room for it.
 
         Raises:
             ClusterError: it has not ended after `wait_s` seconds.
@@ -234,9 +234,9 @@ class Submitter:
             self.stop(each.submission_id)
 
     def forget(self, submission_id: str) -> None:
-        """Remove a submission that has ended from the cluster's list. Takes two seconds.
+        """Remove an ended submission from the cluster's list. Takes two seconds.
 
-        Ray's monitor of a submission looks once a second; one that finds it removed enters it again, once, as FAILED.
+        Ray's job monitor polls once a second; if it finds the submission removed, it adds it again, once, as FAILED.
         """
         with self._errors(submission_id):
             self._client.delete_job(submission_id)
@@ -248,7 +248,7 @@ class Submitter:
                     return
 
     def resources(self) -> dict[str, float]:
-        """Total resources of the nodes that are alive, by Ray's names: `CPU`, `GPU`, `memory`, …"""
+        """Sum the resources of all live nodes by Ray's names: `CPU`, `GPU`, `memory`, …"""
         with self._errors():
             answer = self._client.get("/api/v0/nodes?limit=10000")
             total: Counter[str] = Counter()
@@ -264,7 +264,7 @@ class Submitter:
             return str(self._client.get("/api/version")["ray_version"])
 
     def dashboard_job_url(self, submission_id: str) -> str:
-        """Page of the submission in the Ray dashboard."""
+        """Return the URL of the submission's page in the Ray dashboard."""
         return f"{self.dashboard_url}/#/jobs/{submission_id}"
 
     @contextmanager
@@ -300,12 +300,12 @@ class Submitter:
 def _client(dashboard_url: str, headers: dict[str, str]) -> JobSubmissionClient:
     from ray.job_submission import JobSubmissionClient
 
-    # It reports the end of every followed log on stderr.
+    # This logger reports the end of every followed log on stderr.
     logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
     local = urlsplit(dashboard_url).hostname in ("127.0.0.1", "localhost", "::1")
 
     class BoundedClient(JobSubmissionClient):  # type: ignore[misc]
-        """Ray's client waits for ever, and sends loopback calls to a configured proxy."""
+        """Ray's client with timeouts, and without a configured proxy for loopback calls; Ray's own lacks both."""
 
         def _do_request(self, *args: Any, **kwargs: Any) -> Any:
             if local:
@@ -332,7 +332,7 @@ def _headers(token_path: Path | None) -> dict[str, str]:
 
 @contextmanager
 def _only(dashboard_url: str) -> Iterator[None]:
-    """Ray lets its own environment variables override the address that it is given; not so here."""
+    """Make Ray use this address: its own environment variable would override the address it is given."""
     name = "RAY_API_SERVER_ADDRESS"
     before = os.environ.get(name)
     os.environ[name] = dashboard_url

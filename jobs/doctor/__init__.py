@@ -1,1 +1,1 @@
-"""What `jobs doctor` checks on this machine and on the cluster's nodes."""
+"""Checks of `jobs doctor` on this machine and on the cluster's nodes."""

@@ -1,4 +1,4 @@
-"""A cluster's report on itself: run as a short Ray job, read from its output, and removed from the list of jobs."""
+"""A cluster's report on itself: run as a short Ray job, read from the job's output, then removed from the job list."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TIMEOUT_S = 90.0
 
 
 def own_versions() -> dict[str, str]:
-    """Versions of this process that client and cluster should have in common; Ray's is "none" if it is missing."""
+    """Return this process's versions that the cluster should share; Ray's is "none" if it is not installed."""
     try:
         ray = version("ray")
     except PackageNotFoundError:
@@ -27,10 +27,10 @@ def own_versions() -> dict[str, str]:
 
 
 def ask(submitter: Submitter, root: str, model: str | None, *, timeout_s: float = TIMEOUT_S) -> ClusterReport:
-    """Have the cluster look at its nodes and at the store.
+    """Have the cluster check its nodes and the store.
 
     Raises:
-        ClusterError: it gave no report.
+        ClusterError: the cluster gave no report.
     """
     submission_id = f"doctor-{uuid4().hex[:8]}"
     arguments = [root] if model is None else [root, model]

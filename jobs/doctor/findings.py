@@ -26,7 +26,7 @@ REFUSED_SKEW_S = 600.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
-    """What one check found.
+    """The result of one check.
 
     Attributes:
         fix: what to do about it; "" if there is nothing to do.
@@ -81,7 +81,7 @@ def _cluster(settings: Settings) -> tuple[Submitter | None, Finding]:
 
 
 def _inside(submitter: Submitter, settings: Settings) -> Iterator[Finding]:
-    """What only the cluster itself can tell."""
+    """Run the checks that only the cluster itself can answer."""
     try:
         report = ask(submitter, settings.root, settings.model)
     except JobsError as error:
@@ -101,12 +101,12 @@ def _inside(submitter: Submitter, settings: Settings) -> Iterator[Finding]:
 
 
 def _versions(report: ClusterReport) -> Finding:
-    """Ray refuses nodes of another Ray or Python; a driver of another nightbatch may not know a spec's fields."""
+    """Compare versions. Ray refuses nodes of another Ray or Python; another nightbatch may not know all spec fields."""
     ours, others = own_versions(), []
     for node in report.nodes:
         for name, mine in ours.items():
             theirs = node.versions.get(name, "none")
-            # Only Python's third number may differ without harm.
+            # Only Python's patch version may differ without harm.
             if theirs.split(".")[:2] != mine.split(".")[:2] or (name != "python" and theirs != mine):
                 others.append((name, theirs, node.node))
     if not others:
@@ -124,7 +124,7 @@ def _versions(report: ClusterReport) -> Finding:
 
 
 def _gpus(machines: Mapping[str, Sequence[Gpu]]) -> Finding:
-    """Visible, and free or at work for a running cluster."""
+    """Check that GPUs are visible, and each is free or in use by a running cluster."""
     found = [(where, gpu) for where, each in machines.items() for gpu in each]
     if not found:
         fix = "A 20B model needs GPUs: join a cluster that has some, --address http://HOST:8265."
@@ -188,7 +188,7 @@ def _store(root: str) -> Finding:
 
 
 def _model(model: str) -> Finding:
-    """Whether a job could use the model, and what would run: the numbers that decide its answers."""
+    """Check that a job can use the model, and report what would run: the numbers that decide its answers."""
     from jobs.models.prompt_encoder import PromptEncoder
     from jobs.models.snapshot import fingerprint
 

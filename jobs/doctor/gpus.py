@@ -1,4 +1,4 @@
-"""The GPUs of one machine and what holds their memory, as `nvidia-smi` and the process table tell it."""
+"""The GPUs of one machine and the processes that hold their memory, from `nvidia-smi` and the process table."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import NamedTuple
 from schemas.base import Document
 
 RAYLET = "raylet"
-"""Every worker of a live cluster descends from one; a replica that has outlived its cluster does not."""
+"""Process that every worker of a live cluster descends from; a replica that has outlived its cluster does not."""
 
 FREE_SHARE = 0.05
-"""A GPU whose memory is used up to this share counts as free: drivers and displays take a little."""
+"""Share of a GPU's memory up to which it counts as free: drivers and displays take a little."""
 
 _TIMEOUT_S = 20.0
 _GPUS = "--query-gpu=index,uuid,name,memory.used,memory.total"
 _PROCESSES = "--query-compute-apps=gpu_uuid,pid,process_name,used_memory"
 
 Query = Callable[[str], str]
-"""Runs `nvidia-smi` with one query and returns its CSV without header and units."""
+"""Function that runs `nvidia-smi` with one query and returns its CSV without header and units."""
 
 
 class Process(NamedTuple):
@@ -35,8 +35,8 @@ class Holder(Document):
     """A process that holds memory of a GPU and belongs to no running cluster.
 
     Attributes:
-        pid: on its machine; 0 if `nvidia-smi` does not know it, as inside a container.
-        used_mib: None where the driver does not tell.
+        pid: process id on its machine; 0 if `nvidia-smi` does not know it, as inside a container.
+        used_mib: memory held; None if the GPU driver does not report it.
     """
 
     pid: int
@@ -49,7 +49,7 @@ class Gpu(Document):
 
     Attributes:
         held_by_ray: whether a worker of a running cluster uses it.
-        strays: what else holds its memory.
+        strays: other processes that hold its memory.
     """
 
     index: int
@@ -61,15 +61,15 @@ class Gpu(Document):
 
     @property
     def free(self) -> bool:
-        """Whether a replica would find its memory."""
+        """Whether a replica would find enough free memory."""
         return self.used_mib <= FREE_SHARE * self.total_mib
 
 
 def parse(gpus: str, holders: str, processes: Mapping[int, Process]) -> list[Gpu]:
-    """What two queries of `nvidia-smi` and the process table come to.
+    """Combine the output of two `nvidia-smi` queries with the process table.
 
     Raises:
-        ValueError: that is not what `nvidia-smi` prints.
+        ValueError: the text is not `nvidia-smi` output.
     """
     held = [(uuid, _number(pid) or 0, name, _number(used)) for uuid, pid, name, used in _rows(holders, 4)]
     found = []
@@ -93,7 +93,7 @@ def parse(gpus: str, holders: str, processes: Mapping[int, Process]) -> list[Gpu
 
 
 def look(query: Query | None = None) -> list[Gpu]:
-    """The GPUs of this machine; none if there is no `nvidia-smi` or it fails."""
+    """List the GPUs of this machine; empty if there is no `nvidia-smi` or it fails."""
     query = query or _nvidia_smi
     try:
         return parse(query(_GPUS), query(_PROCESSES), _process_table())
@@ -136,5 +136,5 @@ def _rows(text: str, columns: int) -> Iterable[list[str]]:
 
 
 def _number(cell: str) -> int | None:
-    """`[N/A]`, `[Not Found]` and their like are None."""
+    """Parse a number; `[N/A]`, `[Not Found]` and the like give None."""
     return int(cell) if cell.isdigit() else None

@@ -1,1 +1,1 @@
-"""`jobs report`: a job on one self-contained HTML page, for people who were not there."""
+"""`jobs report`: a job on one self-contained HTML page, for people who did not follow it."""

@@ -11,7 +11,7 @@ from jobs.text import duration
 from schemas.history import Activity
 
 WIDTH, WIDE = 720, 1440
-"""Of charts that share the page's width with another, and of those that do not."""
+"""Widths of charts: side by side with another, and across the whole page."""
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 8, 22
 _STEPS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14_400, 21_600, 43_200, 86_400, 172_800)
@@ -26,7 +26,7 @@ _ACTIVITIES = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Line:
-    """A line over time: pieces of (seconds since the beginning, value); between pieces nobody was there to look."""
+    """A line over time: pieces of (seconds since the beginning, value). Nothing was recorded between pieces."""
 
     label: str
     style: str
@@ -35,7 +35,7 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lane:
-    """One place in the pool: (from, to, activity) in seconds, and (when, why) of its losses."""
+    """One replica's place: spans of (from, to, activity) in seconds, and its losses as (when, why)."""
 
     label: str
     spans: Sequence[tuple[float, float, Activity]]
@@ -51,7 +51,7 @@ def over_time(
     height: int = 180,
     label: Callable[[float], str] = duration,
 ) -> Markup:
-    """Lines over time, from 0 to `end`; the vertical axis starts at zero. `label` writes the marks of the time."""
+    """Draw lines over time, from 0 to `end`; the vertical axis starts at zero. `label` formats the time axis."""
     top = max((value for line in lines for piece in line.pieces for _, value in piece), default=0.0)
     ticks = nice_ticks(top)
     x, y = _Scale(0, max(end, 1e-9), _LEFT, WIDTH - _RIGHT), _Scale(0, ticks[-1], height - _BOTTOM, _TOP)
@@ -69,7 +69,7 @@ def over_time(
 
 
 def histogram(bins: Sequence[tuple[int, int, int]], *, title: str, style: str, height: int = 180) -> Markup:
-    """Bars of (first value, last value, count); bins of equal width, next to each other."""
+    """Draw bars of (first value, last value, count); the bins are adjacent and of equal width."""
     ticks = nice_ticks(max((count for _, _, count in bins), default=0))
     y = _Scale(0, ticks[-1], height - _BOTTOM, _TOP)
     x = _Scale(0, max(1, len(bins)), _LEFT, WIDTH - _RIGHT)
@@ -88,7 +88,7 @@ def histogram(bins: Sequence[tuple[int, int, int]], *, title: str, style: str, h
 
 
 def timeline(lanes: Sequence[Lane], end_s: float, *, title: str) -> Markup:
-    """A bar for each place in the pool, coloured by what its replica did; a mark where one was lost."""
+    """Draw a bar for each replica's place, coloured by the replica's activity, with a mark at each loss."""
     lane_height = 26 if len(lanes) <= 24 else 14
     height = _TOP + lane_height * len(lanes) + _BOTTOM
     x = _Scale(0, max(end_s, 1e-9), _LEFT, WIDE - _RIGHT)
@@ -111,7 +111,7 @@ def timeline(lanes: Sequence[Lane], end_s: float, *, title: str) -> Markup:
 
 
 def nice_ticks(top: float, count: int = 4) -> list[float]:
-    """Round values from zero to at least `top`, about `count` of them."""
+    """Choose about `count` round values from zero to at least `top`."""
     if top <= 0:
         return [0.0, 1.0]
     step = 10.0 ** len(str(int(top)))
@@ -154,7 +154,7 @@ def _value_axis(y: _Scale, ticks: Sequence[float]) -> list[str]:
 
 
 def short_number(value: float) -> str:
-    """`950`, `1.2k`, `35M`."""
+    """Format a number briefly: `950`, `1.2k`, `35M`."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= size:
             return f"{value / size:.3g}{letter}"

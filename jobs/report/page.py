@@ -1,4 +1,4 @@
-"""The page: gathers what the ledger says of a job and puts it into the template."""
+"""The report page: collects a job's data from its ledger and renders the template."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from jobs.client import Job
 
 _TEXTS = ("system", "template", "tools")
-"""Fields of the spec's input that may hold what a prompt holds."""
+"""Fields of the spec's input that may hold prompt text."""
 
 
 def report(job: Job, *, num_samples: int, gpu_hour_price: float | None) -> str:
-    """The HTML of a job's report: one document without scripts that loads nothing.
+    """Render a job's report as HTML: one document without scripts that loads nothing.
 
     Args:
-        num_samples: result rows to show. With 0 no text of a row, of a prompt or of an answer is in it.
+        num_samples: result rows to show. With 0 the report has no text of a row, a prompt or an answer.
 
     Raises:
         UsageError: no such job.
@@ -71,7 +71,7 @@ def report(job: Job, *, num_samples: int, gpu_hour_price: float | None) -> str:
 
 
 def _tiles(summary: Summary, rows: RowFacts, past: Past) -> list[tuple[str, str, str]]:
-    """(label, value, remark)"""
+    """List the headline numbers as (label, value, remark)."""
     total = summary.rows_total
     tiles = [("rows", f"{rows.rows:,}", f"of {total:,}" if total and total != rows.rows else "")]
     tiles.append(("ok", f"{rows.ok:,}", _percent(rows.ok / rows.rows) if rows.rows else ""))
@@ -135,7 +135,7 @@ def _token_lines(rows: RowFacts) -> dict[str, str]:
 
 
 def _eta(summary: Summary, past: Past) -> dict[str, Any] | None:
-    """How good the foretold end was, of a job that has come to its own end."""
+    """Describe how good the predicted end of a succeeded job was; None if nothing was predicted."""
     typical = past.typical_eta_error() if summary.state is State.SUCCEEDED else None
     if typical is None:
         return None
@@ -172,7 +172,7 @@ def _fingerprint(spec: JobSpec, plan: Plan | None, past: Past, summary: Summary)
 
 
 def _digest(plan: Plan) -> str:
-    """One line for all input files: their own identity if there is one file."""
+    """Return one digest for all input files; for a single file, its own identity."""
     import hashlib
 
     if len(plan.files) == 1:
@@ -190,7 +190,7 @@ def _spec_text(spec: JobSpec, *, private: bool) -> str:
 
 
 def _percent(share: float) -> str:
-    """Two digits, and never 100 % or 0 % of what is not quite that."""
+    """Format a share as a percentage; 100 % and 0 % are never the result of rounding."""
     if 0 < share < 0.001:
         return "under 0.1%"
     return "over 99.9%" if 0.999 < share < 1 else f"{share:.1%}".replace(".0%", "%")

@@ -1,4 +1,4 @@
-"""What a report tells about the time: from the drivers' histories to lines, lanes and sums. Pure."""
+"""The time series of a report: lines, lanes and sums from the drivers' histories. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_LANES = 64
 
 
 class Past:
-    """All drivers' histories on one axis: seconds since the first look."""
+    """All drivers' histories on one axis: seconds since the first sample."""
 
     def __init__(self, histories: Sequence[History]) -> None:
         self._histories = [history for history in histories if history.samples]
@@ -28,12 +28,12 @@ class Past:
 
     @property
     def began_at(self) -> float:
-        """Seconds since the epoch."""
+        """Time of the first sample, in seconds since the epoch."""
         return self._began
 
     @property
     def drivers(self) -> int:
-        """How many drivers have worked on it."""
+        """Number of drivers that have worked on the job."""
         return len(self._histories)
 
     @property
@@ -50,7 +50,7 @@ class Past:
 
     @property
     def losses(self) -> list[tuple[float, int, str, str]]:
-        """(when, place, node, reason) of replicas that died, in order."""
+        """Replicas that died, as (when, place, node, reason), in order."""
         found = [
             (self._at(loss.at), loss.slot, loss.node, loss.reason)
             for history in self._histories
@@ -60,11 +60,11 @@ class Past:
 
     @property
     def newest(self) -> History | None:
-        """The last driver's."""
+        """The last driver's history."""
         return self._histories[-1] if self._histories else None
 
     def rate(self, label: str, style: str, value: Callable[[Sample], int]) -> Line:
-        """How fast a count grew, per second."""
+        """Build the line of a count's growth per second."""
         pieces = []
         for history in self._histories:
             samples = _thinned(history.samples, max(2, MAX_POINTS // self.drivers))
@@ -78,7 +78,7 @@ class Past:
         return Line(label=label, style=style, pieces=[piece for piece in pieces if piece])
 
     def count(self, label: str, style: str, value: Callable[[Sample], float]) -> Line:
-        """A count itself."""
+        """Build the line of a count."""
         pieces = [
             [(self._at(sample.at), value(sample)) for sample in _thinned(history.samples, 2 * MAX_POINTS)]
             for history in self._histories
@@ -86,11 +86,11 @@ class Past:
         return Line(label=label, style=style, pieces=pieces)
 
     def peak(self, value: Callable[[Sample], int]) -> float:
-        """The highest of the rates that `rate` shows."""
+        """Return the highest rate that `rate` shows."""
         return max((rate for piece in self.rate("", "", value).pieces for _, rate in piece), default=0.0)
 
     def lanes(self) -> list[Lane]:
-        """One for each place in the pool, the first ones only."""
+        """Build a lane for each replica's place, for the first `MAX_LANES` places only."""
         places = max((len(sample.replicas) for history in self._histories for sample in history.samples), default=0)
         losses = self.losses
         return [
@@ -103,7 +103,7 @@ class Past:
         ]
 
     def shares(self) -> dict[str, float]:
-        """Share of the replicas' time that went to each activity."""
+        """Compute the share of the replicas' time spent on each activity."""
         seconds = dict.fromkeys(Activity, 0.0)
         for lane in self.lanes():
             for begin, end, activity in lane.spans:
@@ -112,9 +112,9 @@ class Past:
         return {activity.name.lower(): s / total for activity, s in seconds.items() if s} if total else {}
 
     def eta_errors(self) -> list[tuple[float, float]]:
-        """(share of the run gone, how far off the foretold remaining time was as a share of the real one).
+        """List the errors of the ETA: (share of the run gone, error as a share of the real remaining time).
 
-        Of a job that has ended by itself; positive means that it ended later than foretold.
+        Meaningful only for a job that has ended by itself. A positive error means that it ended later than predicted.
         """
         if self.newest is None:
             return []
@@ -127,7 +127,7 @@ class Past:
         ]
 
     def typical_eta_error(self) -> float | None:
-        """The median of the errors' sizes; None if nothing was foretold."""
+        """Return the median of the errors' sizes; None if nothing was predicted."""
         sizes = [abs(error) for _, error in self.eta_errors()]
         return statistics.median(sizes) if sizes else None
 
@@ -138,7 +138,7 @@ class Past:
             at = 0
             for letter, group in groupby(moments, key=lambda moment: moment[1]):
                 length = len(list(group))
-                # A look tells what went on since the look before it.
+                # A sample describes the time since the sample before it.
                 begin, end = moments[max(0, at - 1)][0], moments[at + length - 1][0]
                 if letter and end > begin:
                     spans.append((begin, end, Activity(letter)))

@@ -1,4 +1,4 @@
-"""What a report tells about the rows, counted in one pass over the results. Memory is flat."""
+"""The row statistics of a report, counted in one pass over the results with constant memory."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from jobs.results.read import Results
 from jobs.results.values import as_text, python_values
 
 ROW_IDS = 12
-"""Row ids that are listed for each error code."""
+"""Number of row ids listed for each error code."""
 
 SAMPLE_CHARACTERS = 1200
 BINS = 32
 _BIN_STEPS = (1, 2, 5)
 _INNER = frozenset({"outputs", "logprobs", "generated_tokens", "attempts"})
-"""Columns that are too large to show, or tell a reader nothing."""
+"""Columns that are too large to show, or of no use to a reader."""
 
 
 @dataclass(slots=True)
 class Tokens:
-    """How many rows have how many tokens."""
+    """The number of rows for each token count."""
 
     counts: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
 
     def add(self, column: pa.ChunkedArray) -> None:
-        """Count a column of token counts; nulls do not count."""
+        """Add a column of token counts; nulls are skipped."""
         found = np.bincount(column.drop_null().to_numpy())
         if len(found) > len(self.counts):
             self.counts = np.pad(self.counts, (0, len(found) - len(self.counts)))
@@ -48,11 +48,11 @@ class Tokens:
         return int(self.counts.sum())
 
     def quantile(self, share: float) -> int:
-        """The least count that so large a share of the rows does not exceed."""
+        """Return the smallest token count that at least `share` of the rows do not exceed."""
         return int(np.searchsorted(np.cumsum(self.counts), share * self.rows)) if self.rows else 0
 
     def bins(self) -> list[tuple[int, int, int]]:
-        """(first, last, rows) of at most `BINS` bins of equal, round width, from the least to the largest count."""
+        """Build at most `BINS` bins (first, last, rows) of equal, round width, from smallest to largest count."""
         used = np.flatnonzero(self.counts)
         if not len(used):
             return []
@@ -65,11 +65,11 @@ class Tokens:
 
 @dataclass(kw_only=True, slots=True)
 class RowFacts:
-    """The committed rows of a job.
+    """Counts and samples of a job's committed rows.
 
     Attributes:
         error_rows: the first row ids of each error code.
-        samples: rows to show, column to text.
+        samples: rows to show, as column to text.
     """
 
     rows: int = 0

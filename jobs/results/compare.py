@@ -1,4 +1,4 @@
-"""Two jobs over the same dataset, row by row: what is the same and what has changed. Memory is flat."""
+"""Comparison of two jobs over the same dataset, row by row, with constant memory."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _ANSWER = {"generate": "generated_text", "score": "best_choice"}
 
 @dataclass(kw_only=True, slots=True)
 class Comparison:
-    """Counts of the rows that both jobs have; complete when the rows have been streamed through.
+    """Counts over the rows that both jobs have; complete once all rows have been streamed.
 
     Attributes:
-        both_ok: rows that both have answered; `same` of them in the same words (or with the same choice).
+        both_ok: rows that both have answered; `same`: those with the same text (or the same choice).
         status: rows by their change of status, such as `ok -> error`; only changes.
-        finish_reasons: likewise of the finish reason, among rows that both have answered.
-        error_codes: likewise of the error code, among rows that both have failed.
-        shorter: rows of those that both have answered to which B generated fewer tokens; likewise `longer`.
+        finish_reasons: rows that both have answered, by their change of finish reason; only changes.
+        error_codes: rows that failed in both, by their change of error code; only changes.
+        shorter: rows that both have answered, B with fewer tokens; `longer`: with more.
         tokens_a: tokens that A generated for rows that both have answered.
         only_a: rows that only A has, because B is not complete.
     """
@@ -55,7 +55,7 @@ class Comparison:
         return self.same / self.both_ok if self.both_ok else None
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON form. Keys are stable."""
+        """Return the JSON form. Keys are stable."""
         agreement = None if self.agreement is None else round(self.agreement, 6)
         changes = {name: dict(getattr(self, name)) for name in ("status", "finish_reasons", "error_codes")}
         return asdict(self) | changes | {"agreement": agreement}
@@ -65,8 +65,8 @@ class Pair:
     """Two jobs that can be compared.
 
     Raises:
-        UsageError: no such job, or they have different datasets or tasks.
-        JobsError: one of them has no results yet.
+        UsageError: no such job, or the jobs have different datasets or tasks.
+        JobsError: one of the jobs has no results yet.
     """
 
     def __init__(self, a: Ledger, b: Ledger) -> None:
@@ -80,13 +80,13 @@ class Pair:
 
     @property
     def schema(self) -> pa.Schema:
-        """Of the changed rows: `row_id`, `custom_id`, and what each job made of the row, in columns `…_a`, `…_b`."""
+        """Schema of the changed rows: `row_id`, `custom_id`, and each job's result columns as `…_a` and `…_b`."""
         schema = self._results[0].schema
         own = [f.with_name(f"{f.name}_{side}") for f in map(schema.field, self._columns()) for side in "ab"]
         return pa.schema([schema.field("row_id"), schema.field("custom_id"), *own])
 
     def changed(self) -> Iterator[pa.Table]:
-        """The rows whose status, answer or finish reason differs, in row order; counts all rows on the way."""
+        """Yield the rows whose status, answer or finish reason differs, in row order; count all rows on the way."""
         names = self._columns()
         wanted = ["row_id", "custom_id", *names]
         a, b = (results.tables(columns=wanted) for results in self._results)
@@ -100,7 +100,7 @@ class Pair:
         return [name for name in names if all(name in results.schema.names for results in self._results)]
 
     def _common(self, a: Iterator[pa.Table], b: Iterator[pa.Table]) -> Iterator[tuple[pa.Table, pa.Table]]:
-        """The rows that both have, side by side; both come in row order, in tables of any size."""
+        """Yield the rows that both have, side by side; both inputs are in row order, in tables of any size."""
         left, right = next(a, None), next(b, None)
         while left is not None and right is not None:
             ids, other = left["row_id"].to_numpy(), right["row_id"].to_numpy()
@@ -118,7 +118,7 @@ class Pair:
             setattr(self.counts, name, getattr(self.counts, name) + extra)
 
     def _count(self, a: pa.Table, b: pa.Table) -> npt.NDArray[np.bool_]:
-        """Count these rows; returns which of them have changed."""
+        """Count these rows; return the mask of changed ones."""
         counts = self.counts
         ok_a, ok_b = (pc.equal(table["status"], "ok").to_numpy() for table in (a, b))
         both_ok, both_failed = ok_a & ok_b, ~ok_a & ~ok_b
@@ -162,7 +162,7 @@ def _check_same_dataset(a: Ledger, b: Ledger) -> None:
 
 
 def _equal(a: pa.ChunkedArray, b: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
-    """Which values are equal; null equals null."""
+    """Compute the mask of equal values; null equals null."""
     equal = pc.fill_null(pc.equal(a, b), False)
     return np.asarray(pc.or_(equal, pc.and_(pc.is_null(a), pc.is_null(b))).to_numpy(), dtype=np.bool_)
 

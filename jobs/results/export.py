@@ -18,15 +18,15 @@ from jobs.values.text import as_json
 ROW_GROUP_ROWS, ROW_GROUP_BYTES = 16_384, 64 * 2**20
 
 _WRITE_BATCH_ROWS = 16
-"""Rows between two looks of the Parquet writer at its page: with more, large cells come together in one page."""
+"""Rows after which the Parquet writer checks its page size: with more, large cells would share one page."""
 
 
 def write_results(tables: Iterable[pa.Table], schema: pa.Schema, sink: BinaryIO, form: FileFormat) -> int:
-    """Write tables as they come, in any format but `OPENAI`, which needs more than rows: see `jobs.results.responses`.
+    """Write a stream of tables in any format except `OPENAI`, which needs more than rows: see `jobs.results.responses`.
 
-    Parquet keeps every type. JSON has null for what it lacks (NaN, infinity) and text for times (ISO 8601), decimals
-    and bytes (base64); what was JSON in the input is JSON again. CSV has an empty field for null and JSON text for
-    lists and structs. See `jobs.values.text` for the text of every type.
+    Parquet keeps every type. JSON has null for values that it lacks (NaN, infinity) and text for times (ISO 8601),
+    decimals and bytes (base64); JSON values of the input become JSON again. CSV has an empty field for null and JSON
+    text for lists and structs. See `jobs.values.text` for the text of every type.
 
     Returns:
         The number of rows written.
@@ -50,11 +50,11 @@ class _Writer(Protocol):
         """Write the rows of a table."""
 
     def close(self) -> None:
-        """Write what is left. The sink stays open."""
+        """Write buffered rows and the format's end. The sink stays open."""
 
 
 class _Parquet:
-    """Row groups of a useful size, also when a filter leaves few rows per table."""
+    """Writes row groups of a useful size, even if a filter leaves few rows per table."""
 
     def __init__(self, sink: BinaryIO, schema: pa.Schema) -> None:
         self._writer = pq.ParquetWriter(
@@ -130,7 +130,7 @@ _WRITERS: dict[FileFormat, Callable[[BinaryIO, pa.Schema], _Writer]] = {
 
 
 def _is_plain(kind: pa.DataType) -> bool:
-    """Whether CSV can hold the type as it is."""
+    """Return whether CSV can hold the type as it is."""
     types = pa.types
     tests = (types.is_boolean, types.is_integer, types.is_float32, types.is_float64)
     return any(test(kind) for test in (*tests, types.is_string, types.is_large_string))

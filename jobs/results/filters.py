@@ -1,4 +1,4 @@
-"""Conditions on result rows, as people write them: `status=error`, `num_input_tokens>1000`."""
+"""Conditions on result rows, as users write them: `status=error`, `num_input_tokens>1000`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Condition:
     """One condition in the types of a table.
 
     Attributes:
-        value: what the column is compared with; None stands for no value at all.
+        value: the value to compare with; None tests whether the row has no value.
     """
 
     column: str
@@ -40,8 +40,8 @@ class Condition:
     value: pa.Scalar | None
 
     def holds(self, table: pa.Table) -> pa.ChunkedArray:
-        """Per row whether it holds: never null. A row without a value is unlike every value, and neither
-        smaller nor greater.
+        """Return the mask of rows that meet the condition, without nulls. A row without a value differs from every
+        value, and is neither smaller nor greater.
         """
         column = table[self.column]
         if self.value is None:
@@ -54,16 +54,16 @@ class Condition:
 
 
 def parse_conditions(texts: Iterable[str], schema: pa.Schema) -> list[Condition]:
-    """Conditions on tables of a schema. `COLUMN=` asks for rows without a value, `COLUMN!=` for those with one.
+    """Parse conditions on tables of a schema. `COLUMN=` asks for rows without a value, `COLUMN!=` for rows with one.
 
     Raises:
-        UsageError: not a condition, an unknown column, or a value that the column's type does not have.
+        UsageError: a text is not a condition, names an unknown column, or has a value that is invalid for its type.
     """
     return [_parse(text, schema) for text in texts]
 
 
 def select(table: pa.Table, conditions: Iterable[Condition]) -> pa.Table:
-    """The rows for which every condition holds, with columns in their plain types."""
+    """Return the rows that meet every condition, with columns in their plain types."""
     masks = [condition.holds(table) for condition in conditions]
     fields = [field.with_type(plain(field.type)) for field in table.schema]
     table = pa.table([conform(table[field.name], field.type) for field in fields], schema=pa.schema(fields))
@@ -71,10 +71,10 @@ def select(table: pa.Table, conditions: Iterable[Condition]) -> pa.Table:
 
 
 def known_column(schema: pa.Schema, name: str) -> pa.Field:
-    """The column of that name.
+    """Return the column of that name.
 
     Raises:
-        UsageError: there is none; names those that there are.
+        UsageError: there is no such column; the hint lists the columns.
     """
     if name not in schema.names:
         raise UsageError(f"The results have no column {name!r}.", f"Columns are: {', '.join(schema.names)}.")

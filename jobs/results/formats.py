@@ -1,4 +1,4 @@
-"""The file formats that results can be written in."""
+"""File formats for results."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from jobs.errors import UsageError
 
 
 class FileFormat(StrEnum):
-    """What a file of results looks like."""
+    """Format of a file of results."""
 
     PARQUET = "parquet"
     JSONL = "jsonl"
@@ -30,10 +30,10 @@ _ENDINGS = {
 
 
 def format_of(path: Path) -> FileFormat:
-    """The format that a file's name asks for.
+    """Return the format that a file's name implies.
 
     Raises:
-        UsageError: its ending is not known.
+        UsageError: the file's extension is unknown.
     """
     try:
         return _ENDINGS[path.suffix.lower()]

@@ -1,4 +1,4 @@
-"""Quality gates: limits of the spec that decide whether results are good enough to be used. Pure."""
+"""Quality gates: limits in the spec that decide whether results are good enough to use. Pure."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _COUNTED: dict[Gate, str] = {
 
 
 def judged(spec: JobSpec, manifest: Manifest) -> Manifest:
-    """The manifest with those of the spec's gates that its counts do not keep."""
+    """Return the manifest with those of the spec's gates that its counts have crossed."""
     return manifest.evolve(crossed_gates=tuple(_crossed(spec, manifest)))
 
 
 def describe(gates: Iterable[CrossedGate]) -> str:
-    """Crossed gates with their numbers, for people; empty if there are none."""
+    """Format crossed gates with their numbers, for people; empty if there are none."""
     return "; ".join(_describe(gate) for gate in gates)
 
 
 def _crossed(spec: JobSpec, manifest: Manifest) -> Iterator[CrossedGate]:
     answers = manifest.num_rows - manifest.num_error_rows
-    # An answer without the form that it was to have is an error row; it is not valid JSON either.
+    # An answer that violates its required form is an error row; it counts as invalid JSON, too.
     formless = sum(shard.error_codes.get(RowError.INVALID_FORM, 0) for shard in manifest.shards)
     counts = {
         "max_error_rate": (manifest.num_error_rows, manifest.num_rows),
@@ -39,7 +39,7 @@ def _crossed(spec: JobSpec, manifest: Manifest) -> Iterator[CrossedGate]:
     }
     for gate in get_args(Gate):
         limit, (count, total) = getattr(spec, gate), counts[gate]
-        # Without an answer there is nothing to judge; that there is none is what max_error_rate is for.
+        # Without answers there is nothing to judge; max_error_rate catches a job without answers.
         if limit is None or total == 0:
             continue
         rate = count / total
@@ -57,5 +57,5 @@ def _describe(crossed: CrossedGate) -> str:
 
 
 def _percent(share: float) -> str:
-    """As many digits as it takes: 0.01 % must not read as 0 %."""
+    """Format a share as a percentage with enough digits: 0.01 % must not read as 0 %."""
     return f"{100 * share:.4g} %"

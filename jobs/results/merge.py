@@ -1,4 +1,4 @@
-"""From tables whose rows interleave to tables in row order, within a fixed amount of memory."""
+"""Merging tables with interleaved rows into row order, within a fixed amount of memory."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from jobs import signals
 from jobs.errors import JobsError
 
 _NARROWER = 16
-"""A window whose rows take more than the memory is divided into so many."""
+"""Number of parts into which a window is divided if its rows exceed the memory."""
 
 _COMPRESSED = pa.ipc.IpcWriteOptions(compression="lz4")
 
 
 @dataclass(slots=True)
 class _Run:
-    """A table sorted by row id, of which the rows before `start` have been handed out."""
+    """A table sorted by row id. Its rows before `start` have been handed out."""
 
     row_ids: npt.NDArray[np.int64]
     table: pa.Table
@@ -37,11 +37,11 @@ class _Run:
 
     @classmethod
     def of(cls, table: pa.Table) -> _Run:
-        # A slice keeps the whole table in memory, so the whole table is what it costs.
+        # A slice keeps the whole table in memory, so it counts with the whole table's size.
         return cls(table["row_id"].to_numpy(), table, table.get_total_buffer_size())
 
     def take(self, below: int) -> pa.Table:
-        """Hand out the rows whose id is smaller than `below`."""
+        """Hand out the remaining rows with ids smaller than `below`."""
         stop = int(np.searchsorted(self.row_ids, below))
         taken = self.table.slice(self.start, stop - self.start)
         self.start = stop
@@ -56,9 +56,9 @@ class _Run:
 class RowMerger:
     """Takes tables with a column `row_id`, each sorted by it, and hands their rows out window by window.
 
-    Window `w` is the row ids from `w * window_rows` up to the next. Rows wait in memory for their window;
-    when they come to more than `memory_bytes`, they move to a file per window in a temporary directory,
-    one file open at a time. Each row is written there at most a few times, however many tables there are.
+    Window `w` has the row ids from `w * window_rows` up to the next window's first. Rows wait in memory for their
+    window; if they exceed `memory_bytes`, they are spilled to one file per window in a temporary directory, with one
+    file open at a time. Each row is written there at most a few times, however many tables there are.
 
     Raises (all methods):
         JobsError: the temporary directory cannot be used.
@@ -80,7 +80,7 @@ class RowMerger:
         self._ending.close()
 
     def add(self, table: pa.Table) -> None:
-        """Take rows in. None of them may belong to a window that has been handed out."""
+        """Add rows. None of them may belong to a window that has been handed out."""
         if table.num_rows:
             self._runs.append(_Run.of(table))
         if sum(run.size_bytes for run in self._runs) > self._memory_bytes:
@@ -93,9 +93,9 @@ class RowMerger:
         return min([*windows, *self._spilled], default=None)
 
     def take(self, window: int) -> Iterator[pa.Table]:
-        """Hand out a window's rows in row order. Windows are taken in ascending order.
+        """Hand out a window's rows in row order. Windows must be taken in ascending order.
 
-        In one table, but where they take more than the memory: then in several.
+        The rows come in one table, or in several if they exceed the memory.
         """
         if self._spilled.get(window, 0) > self._memory_bytes and self._window_rows > 1:
             yield from self._narrowed(window)
@@ -112,7 +112,7 @@ class RowMerger:
         yield table if in_order else table.combine_chunks().sort_by("row_id")
 
     def _narrowed(self, window: int) -> Iterator[pa.Table]:
-        """Likewise, by windows inside of it."""
+        """Hand out a window's rows in row order, by smaller windows inside it."""
         rows = max(1, self._window_rows // _NARROWER)
         with RowMerger(window_rows=rows, memory_bytes=self._memory_bytes) as inner:
             for run in self._runs:
@@ -124,7 +124,7 @@ class RowMerger:
                 yield from inner.take(first)
 
     def _spill(self) -> None:
-        """Move every row that waits to the file of its window."""
+        """Move every waiting row to the file of its window."""
         windows: defaultdict[int, list[pa.Table]] = defaultdict(list)
         for run in self._runs:
             found, starts = np.unique(run.left // self._window_rows, return_index=True)
@@ -148,7 +148,7 @@ class RowMerger:
         self._spilled[window] += table.nbytes
 
     def _unspilled(self, window: int) -> Iterator[pa.Table]:
-        """A window's rows from its file, each table by row id: one holds rows of several runs."""
+        """Yield a window's rows from its file. Each table has rows of several runs, so it is sorted by row id here."""
         try:
             with open(self._path(window), "rb") as file:
                 while file.peek(1):

@@ -1,4 +1,4 @@
-"""The results of a job in dataset order, whatever order and shards they were computed in."""
+"""The results of a job in dataset order, regardless of the order and shards in which they were computed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 WINDOW_ROWS = 16_384
 MEMORY_BYTES = 128 * 2**20
-"""What may wait in memory for its turn; more goes to temporary files."""
+"""Limit on rows waiting in memory for their turn; rows beyond it go to temporary files."""
 
 _CHANGED = "Restore the objects of the job from a version or a copy, or submit it again under a new id."
 _FOOTER_BYTES = 64 * 2**10
@@ -45,13 +45,13 @@ _SHARDS_AHEAD = 4
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Part:
-    """A committed shard, or salvaged rows of one that is not, as the Parquet footer describes it.
+    """A committed shard, or salvaged rows of an uncommitted one, as described by the Parquet footer.
 
     Attributes:
-        key: where it lies in the job directory.
+        key: its key in the job directory.
         first_row: smallest row id in it.
         decoded_bytes: size of its pages, uncompressed.
-        row_ids: only these of its rows count, the others come from another object; None: all of them.
+        row_ids: the rows that count, since the others come from another object; None: all rows.
     """
 
     index: int
@@ -63,17 +63,17 @@ class Part:
 
     @property
     def salvaged(self) -> bool:
-        """Whether its shard is not committed."""
+        """Whether these are salvaged rows of an uncommitted shard."""
         return self.key.startswith(keys.SALVAGE)
 
 
 class Results:
-    """The results of a job that are committed now: all of them once it has succeeded.
+    """The results of a job that are committed now: all rows once it has succeeded.
 
-    Of a job that was cancelled or has failed, also the rows that were finished in shards that were not: see
-    `jobs.salvage`. Where several attempts have left a row, the one of the smallest attempt id counts.
+    For a job that was cancelled or has failed, finished rows of uncommitted shards are included: see `jobs.salvage`.
+    If several attempts have salvaged a row, the one of the smallest attempt id counts.
 
-    Use `open_results`. Shards that are committed later are not seen.
+    Use `open_results`. Shards that are committed later are not included.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Results:
 
     @property
     def complete(self) -> bool:
-        """Whether every row of the dataset is among them."""
+        """Whether the results have every row of the dataset."""
         return isinstance(self.terminal, Succeeded)
 
     @property
@@ -100,7 +100,7 @@ class Results:
 
     @property
     def num_salvaged_rows(self) -> int:
-        """Rows of shards that are not committed."""
+        """Number of rows from uncommitted shards."""
         return sum(part.num_rows for part in self._parts if part.salvaged)
 
     def tables(
@@ -113,21 +113,21 @@ class Results:
         memory_bytes: int = MEMORY_BYTES,
         verify: bool = False,
     ) -> Iterator[pa.Table]:
-        """The rows in ascending row id, in tables of at most `window_rows` rows.
+        """Yield the rows in ascending row id, in tables of at most `window_rows` rows.
 
-        Every shard is read once, in the order of the first row it holds, and its pages' checksums are verified.
-        Memory is bounded by `memory_bytes` and the size of a few shards, however large the dataset.
+        Every shard is read once, in the order of first rows, and its pages' checksums are verified.
+        Memory is bounded by `memory_bytes` and the size of a few shards, regardless of the dataset's size.
 
         Args:
-            columns: names of the columns wanted, in this order; default all.
-            where: only rows for which all of these hold: `status=error`, `num_input_tokens>1000`; see `filters`.
-            limit: at most so many rows; without `where`, few rows need few shards.
-            verify: check each shard's SHA-256 and, if all rows are asked for, that none is missing.
+            columns: names of the columns wanted, in this order; default: all.
+            where: only rows that meet all of these conditions: `status=error`, `num_input_tokens>1000`; see `filters`.
+            limit: maximum number of rows; without `where`, few rows need few shards.
+            verify: check each shard's SHA-256 and, if all rows are requested, that none is missing.
 
         Raises:
-            UsageError: unknown column, or a value that its type does not have.
-            StoreError: a shard is missing, damaged or not what the manifest says; or the store is away.
-            JobsError: no room for temporary files.
+            UsageError: a column is unknown, or a value is invalid for its type.
+            StoreError: a shard is missing, damaged or not as in the manifest; or the store cannot be reached.
+            JobsError: there is no room for temporary files.
         """
         wanted = self.schema.names if columns is None else list(columns)
         conditions = parse_conditions([where] if isinstance(where, str) else where, self.schema)
@@ -146,7 +146,7 @@ class Results:
         return tuple(part.index for part in self._parts if not part.salvaged)
 
     def salvaged_tables(self) -> Iterator[pa.Table]:
-        """The rows of shards that are not committed, in no order. Errors are those of `tables`."""
+        """Yield the rows of uncommitted shards, in no particular order. Errors are those of `tables`."""
         for part in self._parts:
             if part.salvaged:
                 yield self._read(part, self._fetch(part, verify=False), columns=self.schema.names)
@@ -154,7 +154,7 @@ class Results:
     def to_table(
         self, *, columns: Sequence[str] | None = None, where: str | Sequence[str] = (), limit: int | None = None
     ) -> pa.Table:
-        """All of it as one Arrow table, in memory. Arguments and errors are those of `tables`."""
+        """Read all rows into one Arrow table in memory. Arguments and errors are those of `tables`."""
         wanted = self.schema if columns is None else pa.schema([known_column(self.schema, name) for name in columns])
         empty = pa.Table.from_batches([], schema=wanted)
         return pa.concat_tables([empty, *self.tables(columns=columns, where=where, limit=limit)])
@@ -162,13 +162,13 @@ class Results:
     def to_pandas(
         self, *, columns: Sequence[str] | None = None, where: str | Sequence[str] = (), limit: int | None = None
     ) -> pd.DataFrame:
-        """All of it as a data frame, in memory; needs pandas. Arguments and errors are those of `tables`."""
+        """Read all rows into a data frame in memory; needs pandas. Arguments and errors are those of `tables`."""
         return self.to_table(columns=columns, where=where, limit=limit).to_pandas()
 
     def batches(
         self, *, columns: Sequence[str] | None = None, where: str | Sequence[str] = (), limit: int | None = None
     ) -> Iterator[pa.RecordBatch]:
-        """The rows as a stream of record batches. Arguments and errors are those of `tables`."""
+        """Return the rows as a stream of record batches. Arguments and errors are those of `tables`."""
         tables = self.tables(columns=columns, where=where, limit=limit)
         return (batch for table in tables for batch in table.to_batches())
 
@@ -197,7 +197,7 @@ class Results:
                     break
                 window = min(starts)
                 while parts and parts[0].first_row // window_rows <= window:
-                    # In plain types, which every step takes: Arrow can neither sort nor filter views.
+                    # Rows are in plain types here, which every step accepts: Arrow can neither sort nor filter views.
                     merger.add(select(read(parts.popleft(), next(fetched)), conditions))
                 for table in merger.take(window):
                     self._check_order(table, last_row, rows_seen if check_all else None)
@@ -223,28 +223,28 @@ class Results:
     def _read(self, part: Part, data: bytes, *, columns: list[str]) -> pa.Table:
         try:
             file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True, pre_buffer=False)
-            # Group by group: all at once takes twice the memory.
+            # Group by group: reading all at once takes twice the memory.
             groups = [file.read_row_group(group, columns=columns) for group in range(file.num_row_groups)]
             table = pa.concat_tables(groups)
         except (OSError, pa.ArrowException) as error:
             raise _damaged(self.ledger, part.key, "a checksum or its structure is wrong") from error
         if part.row_ids is not None:
             table = table.filter(pc.is_in(table["row_id"], value_set=pa.array(part.row_ids)))
-        # Jobs of earlier versions kept text that is none, which no other reader takes.
+        # Jobs of earlier versions kept invalid text, which other readers reject.
         return valid_columns(table, table.schema.names)[0]
 
     def _num_ahead(self, memory_bytes: int) -> int:
-        """Shards that may be under way before they are asked for: as many as fit into the memory, but one at least."""
+        """Return the number of shards to prefetch: as many as fit into the memory, but at least one."""
         largest = max(part.decoded_bytes for part in self._parts)
         return max(1, min(_SHARDS_AHEAD, memory_bytes // max(1, largest)))
 
     def _restored(self, table: pa.Table) -> pa.Table:
-        """The table in the types of the results."""
+        """Convert the table to the types of the results."""
         schema = pa.schema([self.schema.field(name) for name in table.schema.names])
         return pa.table([conform(table[field.name], field.type) for field in schema], schema=schema)
 
     def _check_order(self, table: pa.Table, last_row: int, first_row: int | None) -> None:
-        """No row twice; with `first_row`, none missing either."""
+        """Check that no row comes twice and, given `first_row`, that none is missing."""
         row_ids = table["row_id"].to_numpy()
         steps = np.diff(row_ids, prepend=last_row)
         if (steps <= 0).any():
@@ -254,19 +254,19 @@ class Results:
 
 
 def open_results(ledger: Ledger) -> Results:
-    """What is committed or salvaged now, known by its footers; no row is read yet.
+    """Open the results that are committed or salvaged now. Only footers are read, no rows yet.
 
     Raises:
         UsageError: no such job.
         JobsError: nothing is committed yet.
-        StoreError: a shard of a succeeded job is missing or has other rows than the manifest says.
+        StoreError: a shard of a succeeded job is missing or does not have the rows in the manifest.
     """
     terminal = ledger.terminal()
     if terminal is None:
         ledger.spec()
     commits = {commit.index: commit for commit in terminal.manifest.shards} if isinstance(terminal, Succeeded) else {}
     shards = sorted(commits or ledger.committed())
-    # What an attempt has salvaged while the job goes on is for the next attempt, which commits it.
+    # While the job goes on, salvaged rows are left to the next attempt, which commits them.
     over = isinstance(terminal, Cancelled | Failed)
     salvaged = Salvage(ledger).find(committed=frozenset(shards)) if over else []
     if not shards and not salvaged:
@@ -282,12 +282,12 @@ def open_results(ledger: Ledger) -> Results:
 def iter_results(
     ledger: Ledger, *, columns: Sequence[str] | None = None, window_rows: int = WINDOW_ROWS
 ) -> Iterator[pa.Table]:
-    """All committed rows in dataset order. Shorthand for `open_results(ledger).tables(…)`; raises like both."""
+    """Yield all committed rows in dataset order: short for `open_results(ledger).tables(…)`; raises like both."""
     return open_results(ledger).tables(columns=columns, window_rows=window_rows)
 
 
 def _without_repeats(ledger: Ledger, parts: Sequence[Part]) -> list[Part]:
-    """Salvaged parts, in the order of their attempt ids, each with the rows that no earlier one has."""
+    """Return salvaged parts in the order of their attempt ids, each limited to rows that no earlier part has."""
     several = {index for index, count in Counter(part.index for part in parts).items() if count > 1}
     seen: dict[int, npt.NDArray[np.int64]] = {index: np.empty(0, np.int64) for index in several}
     found = []
@@ -344,7 +344,7 @@ def _footer(ledger: Ledger, key: str) -> pq.ParquetFile:
         tail = ledger.store.get_tail(f"{ledger.job_id}/{key}", size_bytes)
         if tail is None:
             raise _missing(ledger, key)
-        # A Parquet file ends in its footer, the footer's length in four bytes, and `PAR1`.
+        # A Parquet file ends with its footer, the footer's length in four bytes, and `PAR1`.
         needed = int.from_bytes(tail[-8:-4], "little") + 8
         if needed > size_bytes and tail.endswith(b"PAR1") and len(tail) == size_bytes:
             size_bytes = needed
@@ -364,7 +364,7 @@ def _limited(tables: Iterator[pa.Table], limit: int | None) -> Iterator[pa.Table
 
 @contextmanager
 def _ahead(parts: Sequence[Part], fetch: Callable[[Part], bytes], ahead: int) -> Iterator[Iterator[bytes]]:
-    """What `fetch` gives for each part, in order, `ahead` of them under way before they are asked for."""
+    """Yield the result of `fetch` for each part, in order, while up to `ahead` parts are being prefetched."""
     threads = ThreadPoolExecutor(ahead)
 
     def results() -> Iterator[bytes]:

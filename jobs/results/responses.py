@@ -1,7 +1,7 @@
-"""Result rows as response lines of OpenAI's batch format, and the requests' objects in them.
+"""Result rows as response lines of OpenAI's batch format, including their response objects.
 
-https://platform.openai.com/docs/api-reference/batch/request-output. Everything in a line follows from the job and
-the row, `created` from the job's own creation, so that the same results give the same bytes again.
+See https://platform.openai.com/docs/api-reference/batch/request-output. Every field of a line derives from the job and
+the row, `created` from the job's creation time, so that the same results always give the same bytes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _SERVER_FAULTS = frozenset({RowError.INVALID_FORM, RowError.ENGINE_ERROR, RowError.ENGINE_CRASH, RowError.TIMEOUT})
-"""Error codes that a request is not to blame for: status 500 instead of 400."""
+"""Error codes that are not the request's fault: status 500 instead of 400."""
 
 _OF_THE_PROMPT = frozenset(
     {
@@ -39,17 +39,17 @@ _OF_THE_PROMPT = frozenset(
     }
 )
 _FIELD = re.compile(r"([a-z_]+)(?:\.[\w.-]+)?: ")
-"""How a message begins that names a field of the request."""
+"""The start of a message that names a field of the request."""
 
 _IMPOSSIBLE = -9999.0
-"""OpenAI's logarithm of no probability at all, for which JSON has no number."""
+"""OpenAI's log probability for a probability of zero, for which JSON has no number."""
 
 _ANCHOR = "a"
-"""Text before a token whose own text is wanted: alone, many tokens lose the space that they begin with."""
+"""Text put before a token to decode it: alone, many tokens lose their leading space."""
 
 
 def model_name(spec: JobSpec) -> str:
-    """The model's name in responses: that of its directory."""
+    """Return the model's name in responses: the name of its directory."""
     return str(spec.engine.name) if spec.model.path == BYTES_MODEL else PurePath(spec.model.path).name
 
 
@@ -58,9 +58,9 @@ class Responses:
     """Makes the response lines of one job.
 
     Attributes:
-        created: when the job was made, in seconds since the epoch.
+        created: creation time of the job, in seconds since the epoch.
         chat: chat completions rather than plain ones.
-        token_text: a token's text; empty for one that is not part of the text, such as the one that ends it.
+        token_text: gives a token's text; empty for a token that is not part of the text, such as the end token.
     """
 
     job_id: str
@@ -71,13 +71,13 @@ class Responses:
 
     @classmethod
     def of(cls, ledger: Ledger, model: str | None = None) -> Responses:
-        """Those of a job.
+        """Build the response writer for one job.
 
         Args:
-            model: the model's name in them; default: that of its directory.
+            model: the model's name in the lines; default: the name of its directory.
 
         Raises:
-            UsageError: no such job, or it scores.
+            UsageError: no such job, or its task is scoring.
         """
         spec, created = ledger.spec(), ledger.created_at()
         if spec.task == "score":
@@ -92,10 +92,10 @@ class Responses:
         )
 
     def line(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """The line of a result row with all of its columns.
+        """Build the line of a result row with all of its columns.
 
         A row without a `custom_id` gets `row-<row_id>`. An error row becomes the answer that a server would
-        have given: 400 where the request is to blame, else 500.
+        have given: 400 if the request is at fault, else 500.
         """
         unique = self._unique(row["row_id"])
         if row["status"] == "ok":
@@ -106,7 +106,7 @@ class Responses:
         return self._line(row["row_id"], row["custom_id"], response, None)
 
     def unanswered(self, row_id: int, custom_id: str, code: str, message: str) -> dict[str, Any]:
-        """The line of a request that never was carried out."""
+        """Build the line of a request that was never carried out."""
         return self._line(row_id, custom_id, None, {"code": code, "message": message})
 
     def _line(self, row_id: int, custom_id: str | None, response: Any, error: Any) -> dict[str, Any]:
@@ -153,7 +153,7 @@ class Responses:
         calls: Sequence[Mapping[str, Any]],
         unique: str,
     ) -> dict[str, Any]:
-        # A call that cannot be read is no call for the reader either: it stays what the model wrote.
+        # A call that cannot be parsed is of no use as a call to the reader: it stays the text that the model wrote.
         texts = [completion["text"], *(call["arguments"] for call in calls if call["error"])]
         content = "\n".join(text for text in texts if text)
         usable = [
@@ -185,7 +185,7 @@ class Responses:
     def _of_text(
         self, logprobs: Sequence[Mapping[str, Any]] | None, finish_reason: str
     ) -> Sequence[Mapping[str, Any]] | None:
-        """Without the token that ended the text."""
+        """Drop the token that ended the text."""
         ended = logprobs and finish_reason == "stop" and not self.token_text(logprobs[-1]["token_id"])
         return logprobs[:-1] if logprobs and ended else logprobs
 
@@ -194,7 +194,7 @@ class Responses:
 
     def _one_token(self, token: Mapping[str, Any]) -> dict[str, Any]:
         text = self.token_text(token["token_id"])
-        # A piece of a character has no text of its own.
+        # A token that is part of a character has no text of its own.
         whole = None if "\N{REPLACEMENT CHARACTER}" in text else list(text.encode())
         return {"token": text, "logprob": _finite(token["logprob"]), "bytes": whole}
 
@@ -208,7 +208,7 @@ class Responses:
         }
 
     def _by_text(self, tokens: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-        """Likeliest first; of several tokens with one text the likeliest."""
+        """Map token text to log probability, most likely first. Of tokens with one text, the likeliest counts."""
         found: dict[str, float] = {}
         for token in tokens:
             if text := self.token_text(token["token_id"]):
@@ -221,7 +221,7 @@ def _finite(logprob: float) -> float:
 
 
 def write_responses(tables: Iterable[pa.Table], sink: BinaryIO, responses: Responses) -> int:
-    """Write tables with all columns of the results, a line per row. Returns the number of rows."""
+    """Write tables with all columns of the results, a line per row; return the number of rows."""
     num_rows = 0
     for table in tables:
         sink.write("".join(f"{as_json(responses.line(row))}\n" for row in rows_of(table)).encode())
@@ -242,7 +242,7 @@ def _refusal(row: Mapping[str, Any], *, chat: bool) -> tuple[int, dict[str, Any]
 
 
 def _param(row: Mapping[str, Any], *, chat: bool) -> str | None:
-    """The field of the request that is to blame."""
+    """Return the field of the request that is at fault; None if unknown."""
     if (named := _FIELD.match(row["error_message"] or "")) is not None:
         return named[1]
     if row["error_code"] in _OF_THE_PROMPT:
@@ -251,7 +251,7 @@ def _param(row: Mapping[str, Any], *, chat: bool) -> str | None:
 
 
 def _token_texts(model_path: str) -> Callable[[int], str]:
-    """Tokens' texts by the model's own encoder, or their ids where this machine does not have the model."""
+    """Return a function that gives a token's text by the model's encoder, or its id if the model is not here."""
     known: dict[int, str] = {}
     anchor: list[int] = []
 

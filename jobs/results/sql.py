@@ -1,4 +1,4 @@
-"""SQL over the results of a job, by DuckDB: read-only, and nothing but the view `results` in reach."""
+"""Read-only SQL over the results of a job, by DuckDB, which can reach only the view `results`."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from schemas.spec import RESERVED_COLUMNS, SCORE_COLUMNS
 
 BATCH_ROWS = 16_384
 _MOST_DIGITS = 38
-"""Of a decimal in DuckDB."""
+"""Largest precision of a decimal in DuckDB."""
 
 _READS = frozenset({"SELECT", "EXPLAIN"})
 
 
 def query(results: Results, statement: str) -> pa.RecordBatchReader:
-    """What a statement says of the view `results`, as a stream of record batches.
+    """Run a statement on the view `results`; return a stream of record batches.
 
-    Shards are read by Arrow as the query needs them, only its columns of them, from any store; DuckDB itself can
-    reach neither files nor the network.
+    Arrow reads shards as the query needs them, only the needed columns, from any store; DuckDB itself can reach
+    neither files nor the network.
 
     Raises:
-        UsageError: not one statement that only reads, or DuckDB refuses it.
+        UsageError: the text is not a single read-only statement, or DuckDB refuses it.
         JobsError: DuckDB is not installed.
     """
     try:
@@ -45,7 +45,7 @@ def query(results: Results, statement: str) -> pa.RecordBatchReader:
         raise JobsError("`jobs sql` needs duckdb.", "Install it: pip install 'nightbatch[sql]'") from error
     connection, ending = duckdb.connect(":memory:"), ExitStack()
     ending.callback(connection.close)
-    # What does not fit into memory goes there, not into the user's working directory; DuckDB makes it when it needs it.
+    # Data that exceeds memory goes there, not into the user's working directory; DuckDB makes the folder when needed.
     overflow = Path(tempfile.gettempdir()) / f"nightbatch-sql-{secrets.token_hex(8)}"
     ending.enter_context(signals.leftover(partial(signals.remove_folder, overflow)))
     try:
@@ -57,7 +57,7 @@ def query(results: Results, statement: str) -> pa.RecordBatchReader:
             )
         connection.register("shards", dataset_of(results))
         named = ", ".join(map(_quoted, view_columns(results.schema)))
-        # Named by place: of two names that differ by case alone DuckDB would change the second, which is ours.
+        # Named by position: of two names that differ only by case, DuckDB would change the second, which is ours.
         connection.execute(f"CREATE VIEW results AS SELECT * FROM shards AS each({named})")  # noqa: S608 - quoted
         connection.execute("SET temp_directory = ?", [str(overflow)])
         connection.execute("SET enable_external_access = false")
@@ -74,7 +74,7 @@ def query(results: Results, statement: str) -> pa.RecordBatchReader:
 
 
 def dataset_of(results: Results) -> ds.Dataset:
-    """The results as an Arrow dataset that is read shard by shard; page checksums are verified.
+    """Return the results as an Arrow dataset that is read shard by shard; page checksums are verified.
 
     Raises:
         StoreError: the store cannot be reached, or a shard is missing.
@@ -90,7 +90,7 @@ def dataset_of(results: Results) -> ds.Dataset:
         if name not in sources:
             raise StoreError(f"{uri}{name} was committed and is missing.", "Restore it from a version or a copy.")
         source = sources[name]
-        # A local file is opened when it is read: thousands of open ones would be too many.
+        # A local file is opened only when read: thousands of open files would be too many.
         local = source.etag is None
         fragments.append(
             form.make_fragment(source.uri, LocalFileSystem())
@@ -106,9 +106,9 @@ def dataset_of(results: Results) -> ds.Dataset:
 
 
 def view_columns(schema: pa.Schema) -> list[str]:
-    """The columns of the view: names as SQL compares them, without case, are there once.
+    """Name the columns of the view so that they are unique without regard to case, as SQL compares them.
 
-    Ours keep theirs; a kept column that has one of them gets a number behind it.
+    Our columns keep their names; a kept input column with the same name gets a number appended.
     """
     own = RESERVED_COLUMNS | SCORE_COLUMNS
     taken = {name.casefold() for name in schema.names if name in own}
@@ -128,7 +128,7 @@ def _quoted(name: str) -> str:
 
 
 def _readable(type_: pa.DataType) -> pa.DataType:
-    """The type that DuckDB reads a column as, wherever it has none of its own, with nothing lost."""
+    """Return the type for DuckDB to read a column as: a lossless substitute where DuckDB lacks the type."""
     is_ = pa.types
     if is_.is_float16(type_):
         return pa.float32()
@@ -147,7 +147,7 @@ def _readable(type_: pa.DataType) -> pa.DataType:
 
 
 def _translated(reader: Any, ending: ExitStack, fault: type[Exception]) -> Iterator[pa.RecordBatch]:
-    """The batches; the connection lives as long as they are read."""
+    """Yield the batches and translate DuckDB's errors; the connection stays open until all are read."""
     with ending:
         try:
             yield from reader

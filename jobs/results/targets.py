@@ -1,4 +1,4 @@
-"""Where results are written to: a file, or an object of S3. Both appear whole or not at all."""
+"""Destinations for results: a file or an S3 object. Either appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def check_target(target: str, allowed_buckets: Collection[str] | None = None) ->
     """Refuse an address that cannot be written to, before anything is read.
 
     Args:
-        allowed_buckets: those that it may name; None allows all.
+        allowed_buckets: the buckets that the address may name; None allows all.
 
     Raises:
-        UsageError: neither a path nor `s3://bucket/key`, or a bucket that is not allowed.
+        UsageError: the address is neither a path nor `s3://bucket/key`, or its bucket is not allowed.
     """
     if "://" not in target:
         return
@@ -39,22 +39,22 @@ def check_target(target: str, allowed_buckets: Collection[str] | None = None) ->
 
 
 def target_format(target: str) -> FileFormat:
-    """The format that the target's name asks for.
+    """Return the format that the target's name implies.
 
     Raises:
-        UsageError: its ending is not known.
+        UsageError: the name's extension is unknown.
     """
     return format_of(Path(PurePosixPath(_key(target)).name if target.startswith(_S3) else target))
 
 
 @contextmanager
 def open_target(target: str, tell: Callable[[str], None] = lambda _: None) -> Iterator[BinaryIO]:
-    """A sink whose bytes take the place of `target` when the block ends well, and leave no trace otherwise.
+    """Open a sink whose bytes replace `target` if the block succeeds, and leave no trace otherwise.
 
-    What goes to S3 passes through a temporary file, because the store takes an object whole.
+    Data for S3 goes through a temporary file, because the store takes only whole objects.
 
     Args:
-        tell: is told how the target stands, whenever that changes.
+        tell: called with the target's state, as a sentence, whenever it changes.
 
     Raises:
         UsageError: the directory is missing or not writable.
@@ -96,7 +96,7 @@ def _upload(path: Path, target: str) -> None:
 
 
 def _abort(transfer: Any) -> None:
-    """Cancel an upload, and wait until the store has dropped the parts that it has."""
+    """Cancel an upload, and wait until the store has dropped the uploaded parts."""
     transfer.cancel()
     with suppress(Exception):
         transfer.result()
@@ -108,12 +108,12 @@ def _key(target: str) -> str:
 
 @contextmanager
 def replacing(path: Path, written_whole: Callable[[], None] = lambda: None) -> Iterator[BinaryIO]:
-    """A file that takes the place of `path` when the block ends well, and leaves no trace otherwise.
+    """Open a file that replaces `path` if the block succeeds, and leaves no trace otherwise.
 
-    Pipes and devices are written to as they are.
+    Pipes and devices are written to directly.
 
     Args:
-        written_whole: called when the file has taken its place.
+        written_whole: called when the file has replaced `path`.
 
     Raises:
         UsageError: the directory is missing or not writable, or the path is a directory.
@@ -153,9 +153,9 @@ def replacing(path: Path, written_whole: Callable[[], None] = lambda: None) -> I
 
 
 class _Severable(io.RawIOBase):
-    """A sink that can be left: what a writer still has to say, such as a footer, must not make half a file look whole.
+    """A sink that can be cut off, so that a writer's last output, such as a footer, cannot make half a file look whole.
 
-    A writer that is left open would say it all the same as it is collected, and complain if the sink is closed by then.
+    A writer that is left open would still write it when garbage-collected, and complain if the sink is closed by then.
     """
 
     def __init__(self, sink: BinaryIO) -> None:
@@ -174,5 +174,5 @@ class _Severable(io.RawIOBase):
             self._sink.flush()
 
     def sever(self) -> None:
-        """Let nothing through any more."""
+        """Discard everything written from now on."""
         self._sink = None

@@ -15,23 +15,23 @@ from schemas.tables import JSON_TEXT
 
 
 def as_text(value: Any) -> str | None:
-    """A cell's value as one text: what CSV shows of it."""
+    """Return a cell's value as text, as CSV shows it."""
     if value is None or isinstance(value, str):
         return value
     return as_json(value) if isinstance(value, list | dict) else text_of(value)
 
 
 def rows_of(table: pa.Table) -> Iterator[dict[str, Any]]:
-    """Rows as dictionaries of `python_values`."""
+    """Yield rows as dictionaries of `python_values`."""
     columns = [python_values(column) for column in table.columns]
     return (dict(zip(table.schema.names, values, strict=True)) for values in zip(*columns, strict=True))
 
 
 def json_rows(table: pa.Table, schema: pa.Schema) -> Iterator[dict[str, Any]]:
-    """Rows as dictionaries of what JSON can hold; text that is JSON by its column becomes what it says.
+    """Yield rows as dictionaries of values that JSON can hold; text of JSON columns is parsed.
 
     Args:
-        schema: that of the results; `is_json` tells of its fields.
+        schema: the schema of the results; `is_json` decides which columns are JSON.
     """
     names = [field.name for field in schema if is_json(field)]
     for row in rows_of(table):
@@ -39,12 +39,12 @@ def json_rows(table: pa.Table, schema: pa.Schema) -> Iterator[dict[str, Any]]:
 
 
 def is_json(field: pa.Field) -> bool:
-    """Whether the column's text is JSON in every row."""
+    """Return whether the column's text is JSON in every row."""
     return isinstance(field.type, pa.JsonType) or JSON_TEXT.items() <= (field.metadata or {}).items()
 
 
 def python_values(column: pa.ChunkedArray) -> list[Any]:
-    """Values for people and for text formats, base64 for binary; what is no value of its type is marked."""
+    """Convert values for people and for text formats, base64 for binary; values invalid for their type are marked."""
     try:
         return plain_values(column, _FORMS)
     except (ValueError, OverflowError, pa.ArrowException):
@@ -66,11 +66,11 @@ def _base64(data: bytes) -> str:
 
 
 _FORMS = Forms(_base64, list)
-"""A map stays its pairs, which have an order and may have one key twice."""
+"""Forms that keep a map as its pairs, which have an order and may repeat a key."""
 
 
 def _told(text: Any) -> Any:
-    """What JSON text says; the text itself where it is none."""
+    """Parse JSON text; return the text itself if it is not valid JSON."""
     try:
         return json.loads(text) if isinstance(text, str) else text
     except (ValueError, RecursionError):

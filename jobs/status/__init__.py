@@ -1,1 +1,1 @@
-"""The state of a job, derived from its ledger, and how it is shown."""
+"""The state of a job, derived from its ledger, and its display."""

@@ -1,4 +1,4 @@
-"""How a job's summary is shown to people: as facts, as one line, as a live picture, as an outcome. Pure."""
+"""A job's summary formatted for people: as facts, one line, a live display or an outcome. Pure."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _NOTE_CHARACTERS = 80
 
 
 def facts(summary: Summary) -> dict[str, str]:
-    """The moving parts of a job, label to text, in the order to show; only those that say something."""
+    """Return a job's changing values as label to text, in display order, without empty ones."""
     found = {
         "phase": _phase(summary),
         "rows": _rows(summary),
@@ -52,7 +52,7 @@ def facts(summary: Summary) -> dict[str, str]:
 
 
 def one_line(summary: Summary) -> str:
-    """The job on one line, for logs."""
+    """Format the job as one line, for logs."""
     parts: list[str] = [summary.state]
     if phase := _phase(summary):
         parts.append(phase)
@@ -79,7 +79,7 @@ def one_line(summary: Summary) -> str:
 
 
 def signature(summary: Summary) -> Hashable:
-    """Equal for two moments between which nothing has happened but time."""
+    """Return a value that changes when anything but time does."""
     counts = tuple(sorted(summary.replica_counts.items()))
     rows = (summary.rows_staged, summary.rows_done, summary.rows_uncommitted, summary.rows_error)
     progress = (*rows, summary.shards_committed)
@@ -87,7 +87,7 @@ def signature(summary: Summary) -> Hashable:
 
 
 def picture(summary: Summary) -> RenderableType:
-    """The live display: state, bar, facts."""
+    """Build the live display: state, progress bar, facts."""
     from rich.console import Group
     from rich.progress_bar import ProgressBar
     from rich.table import Table
@@ -106,7 +106,7 @@ def picture(summary: Summary) -> RenderableType:
 
 
 def outcome(summary: Summary) -> str:
-    """How the job stands when nobody works on it any more, in one sentence."""
+    """Describe a job that no driver works on any more, in one sentence."""
     job, done = f"Job {summary.job_id}", _committed(summary)
     if summary.state is State.SUCCEEDED:
         rows = f"{job} succeeded: {summary.rows_total:,} rows"
@@ -125,7 +125,7 @@ def outcome(summary: Summary) -> str:
 
 
 def next_steps(summary: Summary) -> list[str]:
-    """Commands that make sense now, the likeliest first."""
+    """List the commands that make sense now, most likely first."""
     job = summary.job_id
     if summary.state is State.SUCCEEDED:
         return [f"jobs results {job}", *([f"jobs results {job} --failed"] if summary.rows_error else [])]
@@ -141,7 +141,7 @@ def next_steps(summary: Summary) -> list[str]:
 
 
 def _why(summary: Summary) -> list[str]:
-    """Why a job is interrupted, and what to do first; nothing where that is not known."""
+    """List why a job is interrupted and what to do first, as far as known."""
     return [printable(text) for text in (summary.reason, summary.hint) if text]
 
 
@@ -154,7 +154,7 @@ def _phase(summary: Summary) -> str:
 
 
 def _percent(summary: Summary) -> int:
-    # Rounded down: 100% must mean all.
+    # Rounded down: 100% must mean all rows.
     return math.floor(100 * summary.rows_done / summary.rows_total) if summary.rows_total else 0
 
 
@@ -180,13 +180,13 @@ def _rows(summary: Summary) -> str:
 
 
 def _errors(summary: Summary) -> str:
-    """`3 EMPTY_PROMPT, 1 ENGINE_ERROR`: the most frequent first."""
+    """Format the error counts, most frequent first: `3 EMPTY_PROMPT, 1 ENGINE_ERROR`."""
     ranked = sorted(summary.error_codes.items(), key=lambda each: (-each[1], each[0]))
     return ", ".join(f"{count:,} {printable(code)}" for code, count in ranked)
 
 
 def _eta(summary: Summary) -> str:
-    """`12 min (10 min to 15 min)`, or why there is none."""
+    """Format the ETA as `12 min (10 min to 15 min)`, or say why there is none."""
     if summary.eta_s is None:
         left = (summary.rows_total or 0) - summary.rows_done
         return "not known before rows are done" if summary.phase == "running" and left else ""
@@ -199,7 +199,7 @@ def _eta(summary: Summary) -> str:
 
 
 def _engines(summary: Summary) -> str:
-    """Whether the hardware waited for rows."""
+    """Format how long the engines waited for rows."""
     if not summary.engine_s:
         return ""
     share = summary.engine_idle_s / summary.engine_s
@@ -207,7 +207,7 @@ def _engines(summary: Summary) -> str:
 
 
 def _foretold(summary: Summary) -> str:
-    """What earlier jobs let expect of the run, and how far off that was."""
+    """Format the run time predicted from earlier jobs, and the prediction's error."""
     if summary.planned_s is None:
         return ""
     text = f"{duration(summary.planned_s)} from start to end, by earlier jobs"
@@ -217,7 +217,7 @@ def _foretold(summary: Summary) -> str:
 
 
 def _tail(summary: Summary) -> str:
-    """How the job ended, or whether it is about to."""
+    """Format how long the last rows took, and how many open shards were copied to idle replicas."""
     parts = [] if summary.tail_s is None else [f"the last 5% of the rows took {duration(summary.tail_s)}"]
     if copies := summary.shard_copies:
         parts.append(f"{copies:,} open shard{'' if copies == 1 else 's'} given to an idle replica, too")
@@ -243,7 +243,10 @@ def _tokens(summary: Summary) -> str:
 
 
 def _replicas(replicas: tuple[ReplicaProgress, ...]) -> str:
-    """`2 up · 1 loading model, 38 s · 1 lost, 4 s (worker killed)`: of those not up, the longest wait and its note."""
+    """Format replicas by state, with the longest wait and its note for each state but up.
+
+    For example `2 up · 1 loading model, 38 s · 1 lost, 4 s (worker killed)`.
+    """
     parts = []
     for state, word in _REPLICAS.items():
         group = [replica for replica in replicas if replica.state == state]

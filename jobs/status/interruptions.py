@@ -1,4 +1,4 @@
-"""Why a job is interrupted: by its driver's own word, else by what the cluster knows of the driver's end. Pure."""
+"""Why a job is interrupted: from its driver's own record, else from the cluster's record of the driver's end. Pure."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def why(
     *,
     job_id: str,
 ) -> Interruption:
-    """Why the job's latest driver is not at work.
+    """Find out why the job's latest driver is not at work.
 
     Args:
-        said: what drivers have left in the store, the latest last.
+        said: records that drivers have left in the store, latest last.
         submissions: the drivers that the cluster knows, newest first.
-        progress: the latest; None if no driver has ever written any. `progress_info` describes its object.
+        progress: the latest progress; None if no driver has ever written any. `progress_info` describes its object.
     """
     resume = f"Go on where it stopped: jobs resume {job_id}"
     own = {interruption.driver: interruption for _, interruption in said}
@@ -61,7 +61,7 @@ def why(
     if newest is not None and (
         latest_info is None or (newest.ended_at or math.inf) >= latest_info.modified_at.timestamp()
     ):
-        # For display alone: these are two clocks.
+        # This compares two clocks, so it serves for display only.
         return by_cluster(newest, job_id)
     spoke_later = (
         latest is not None
@@ -69,7 +69,7 @@ def why(
         and progress.driver != latest.driver
         and latest_info is not None
         and progress_info is not None
-        # Both by the store's own clock.
+        # Both times are by the store's own clock.
         and progress_info.modified_at > latest_info.modified_at
     )
     if latest is not None and not spoke_later:
@@ -84,7 +84,7 @@ def why(
 
 
 def by_cluster(submission: Submission, job_id: str) -> Interruption:
-    """What the cluster's own record of a driver says of its end."""
+    """Derive the reason for a driver's end from the cluster's record of it."""
     marked = [line for line in submission.message.splitlines() if line.startswith(MARK)]
     for line in reversed(marked):
         try:
@@ -140,7 +140,7 @@ def _read(submission: Submission, job_id: str) -> tuple[InterruptionCode, str, s
 
 
 def _with(said: str, message: str) -> str:
-    """Ray's words with it, but of a driver's output nothing except the last error: it says what ended it."""
+    """Append the last error in Ray's message, which says what ended the driver; no other output of the driver."""
     lines = [line.strip() for line in message.splitlines()]
     errors = [line for line in lines if _ERROR_LINE.match(line)]
     return f"{said} Its last error: {errors[-1][:_MAX_CHARS]}" if errors else said

@@ -1,4 +1,4 @@
-"""How a job stands at one moment, as a value."""
+"""The status of a job at one moment, as a value."""
 
 from __future__ import annotations
 
@@ -19,9 +19,8 @@ class JobStatus:
         driver_alive: see `jobs.status.liveness`.
         driver: submission id of the driver at work, if the cluster knows it; the progress may still be another's.
         interruption: why an interrupted job has no driver.
-        damage: what of the job's documents is damaged, and what to do about it; "" if nothing is.
-        salvaged: rows that are kept of shards by their number, committed or not, while no driver is at work: see
-            `jobs.salvage`.
+        damage: which of the job's documents is damaged, and what to do about it; "" if none is.
+        salvaged: number of salvaged rows by shard, committed or not, while no driver is at work: see `jobs.salvage`.
     """
 
     job_id: str
@@ -50,7 +49,7 @@ class JobStatus:
 
     @property
     def hint(self) -> str:
-        """The next step where no driver is at work on a job that has not ended; "" in every other state."""
+        """The next step for a job that has not ended and has no driver at work; "" in every other state."""
         if self.state is State.QUEUED and not self.driver_alive:
             return (
                 "No driver has been seen: its cluster may be gone, or be another one than this command's. "
@@ -60,12 +59,12 @@ class JobStatus:
 
     @property
     def terminal_manifest(self) -> Manifest | None:
-        """The manifest of a job that has succeeded."""
+        """The manifest of a succeeded job; None in every other state."""
         return self.terminal.manifest if isinstance(self.terminal, Succeeded) else None
 
     @property
     def ended(self) -> bool:
-        """Whether there is a terminal record."""
+        """Whether the job has a terminal record."""
         return self.terminal is not None
 
     @property

@@ -41,16 +41,16 @@ class Entry:
     hint: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON form. Keys are stable."""
+        """Return the JSON form. Keys are stable."""
         return asdict(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Listing:
-    """What was found.
+    """The jobs that were found.
 
     Attributes:
-        more: whether there are further jobs beyond the limit.
+        more: whether there are more jobs beyond the limit.
         unreadable: jobs left out, with the reason and what to do: they are damaged, or a newer version wrote them.
     """
 
@@ -93,7 +93,7 @@ def _in_order(
     describe: Callable[[tuple[datetime, Ledger]], Entry | None],
     dated: Iterable[tuple[datetime, Ledger]],
 ) -> Iterator[Entry]:
-    """Entries in the given order; no job is asked for long before the reader wants it."""
+    """Yield entries in the given order, in batches, so that no job is read long before its entry is needed."""
     remaining = iter(dated)
     while batch := list(islice(remaining, REQUESTS_AT_ONCE)):
         yield from (entry for entry in pool.map(describe, batch) if entry is not None)
@@ -101,7 +101,7 @@ def _in_order(
 
 def _entry(ledger: Ledger, created_at: datetime, submitter: Submitter | None) -> Entry:
     status = look(ledger, _submissions(submitter, ledger), Pulse(), light=True)
-    # A driver at work tells its own numbers; of all others only what is committed counts, as in `jobs status`.
+    # A driver at work reports its own numbers; otherwise only committed rows count, as in `jobs status`.
     committed = None if status.driver_alive or status.terminal_manifest else ledger.committed()
     summary = summarise(status, committed)
     return Entry(

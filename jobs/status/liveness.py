@@ -1,8 +1,8 @@
-"""Whether a driver is at work. Never decided by comparing the clocks of two machines.
+"""Deciding whether a driver is at work, never by comparing the clocks of two machines.
 
-What is asked, in this order: the cluster about its own drivers; this machine, if the driver runs on it; the driver's
-own last word; the store, by its own clock, how old the progress is; and where that leaves a doubt, whether the
-progress moves while we look, by this process's monotonic clock.
+Evidence is used in this order: the cluster's list of its drivers; this machine's processes, if the driver runs here;
+the driver's own last record; the age of the progress by the store's own clock; and, if doubt remains, whether the
+progress changes while we watch, by this process's monotonic clock.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     from jobs.cluster.submission import Submission
 
 PROGRESS_FRESH_S = 15.0
-"""A driver writes its progress every few seconds; one that has not for so long, by the store's clock, is gone."""
+"""A driver whose progress is older than this, by the store's clock, is gone: it writes every few seconds."""
 
 SILENCE_S = 8.0
-"""Progress that does not move while we look for so long belongs to a driver that is gone."""
+"""A driver whose progress does not change while we watch for this long is gone."""
 
 _LOOK_S = 0.25
 
 
 class Pulse:
-    """Watches one job's progress over several looks, by the monotonic clock of this process."""
+    """Watches one job's progress over several reads, by the monotonic clock of this process."""
 
     def __init__(self, silence_s: float = SILENCE_S) -> None:
         self._silence_s = silence_s
@@ -39,7 +39,7 @@ class Pulse:
         self._moved_at: float | None = None
 
     def beats(self, progress: Progress, read: Callable[[], Progress | None]) -> bool:
-        """Whether the progress has moved lately; blocks until that is known, for `silence_s` at most."""
+        """Return whether the progress has changed lately; block until that is known, for `silence_s` at most."""
         began = time.monotonic()
         current: Progress | None = progress
         while True:
@@ -49,7 +49,7 @@ class Pulse:
             if self._moved_at is not None:
                 if time.monotonic() - self._moved_at < self._silence_s:
                     return True
-                # It moved once and has stopped: look again for as long, as if for the first time.
+                # It changed once and has stopped: watch again for as long, as if for the first time.
                 self._moved_at, began = None, time.monotonic() - self._silence_s
             if time.monotonic() - began >= self._silence_s:
                 return False
@@ -65,13 +65,13 @@ def is_alive(
     *,
     must_move: bool = False,
 ) -> bool:
-    """Whether a driver is at work on the job.
+    """Return whether a driver is at work on the job.
 
     Args:
         submissions: the drivers that the cluster at hand knows.
-        progress: the latest that a driver has written.
-        pulse: remembers what was seen before. Blocks only where nothing else can tell.
-        must_move: do not take clocks for enough where the driver does not say in which process it runs.
+        progress: the latest progress that a driver has written.
+        pulse: remembers earlier reads. It blocks only if nothing else can decide.
+        must_move: do not rely on clocks if the driver does not say in which process it runs.
     """
     if any(submission.active for submission in submissions):
         return True
@@ -90,9 +90,9 @@ def is_alive(
 
 
 def _says_so_itself(progress: Progress) -> bool:
-    """Whether the driver's own clock agrees with the store's that the progress is fresh: that saves a look.
+    """Return whether the driver's own clock, like the store's, says that the progress is fresh: no need to watch it.
 
-    Where it does not, one of the clocks is wrong, and only looking decides.
+    If they disagree, one of the clocks is wrong, and only watching decides.
     """
     try:
         age = datetime.now(UTC) - datetime.fromisoformat(progress.updated_at)
@@ -102,20 +102,20 @@ def _says_so_itself(progress: Progress) -> bool:
 
 
 def _seen_to_end(submissions: Collection[Submission], driver: str) -> bool:
-    """Whether the cluster saw the driver's process end; a node that it has lost sight of may still run it."""
+    """Return whether the cluster saw the driver's process end; a node that it has lost sight of may still run it."""
     known = next((each for each in submissions if each.submission_id == driver), None)
     return known is not None and (known.exit_code is not None or known.status in ("STOPPED", "SUCCEEDED"))
 
 
 def this_process() -> ProcessId | None:
-    """This process as others on this machine find it; None where the system does not tell."""
+    """Identify this process for others on this machine; None if the system does not provide it."""
     started = _started(os.getpid())
     machine = _machine()
     return ProcessId(machine=machine, pid=os.getpid(), started=started) if machine and started is not None else None
 
 
 def is_running(process: ProcessId) -> bool | None:
-    """Whether a process of this machine still runs; None for one of another machine."""
+    """Return whether a process of this machine still runs; None for a process of another machine."""
     if process.machine != _machine():
         return None
     return _started(process.pid) == process.started
@@ -123,7 +123,7 @@ def is_running(process: ProcessId) -> bool | None:
 
 @cache
 def _machine() -> str:
-    """The same for all processes to which a pid means the same; "" where the system does not tell."""
+    """Identify the boot and pid namespace, within which a pid is unique; "" if the system does not provide it."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
@@ -132,7 +132,7 @@ def _machine() -> str:
 
 
 def _started(pid: int) -> float | None:
-    """When a process started, in ticks since the boot: no clock that is set. None if it does not run."""
+    """Return a process's start in ticks since boot, which no clock change affects; None if it does not run."""
     try:
         state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (OSError, ValueError):

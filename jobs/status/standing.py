@@ -1,4 +1,4 @@
-"""Finds how a job stands: reads the ledger, hears the cluster, and settles whether a driver is at work."""
+"""A job's status from its ledger, from the cluster's list of drivers, and from whether a driver is at work."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def look(
     dashboard_url: str | None = None,
     light: bool = False,
 ) -> JobStatus:
-    """How a job stands now.
+    """Determine a job's status now.
 
     Args:
-        submissions: the drivers that the cluster knows, newest first; empty if none can be asked.
-        plan: as it was read before: it is write-once and large.
-        light: leave the plan unread where its rows are counted elsewhere: by the manifest, or by a driver at work.
+        submissions: the drivers that the cluster knows, newest first; empty if no cluster can be asked.
+        plan: the plan if it was read before: it is write-once and large.
+        light: do not read the plan if its rows are counted elsewhere: in the manifest, or by a driver at work.
 
     Raises:
         UsageError: no such job.
@@ -43,7 +43,7 @@ def look(
     spec, terminal, progress = ledger.spec(), ledger.terminal(), ledger.progress()
     alive = terminal is None and is_alive(ledger, submissions, progress, pulse)
     if terminal is None and not alive:
-        # It may have ended between the two looks.
+        # The job may have ended between the two checks.
         terminal = ledger.terminal()
     planned, damage = plan is not None, ""
     if plan is None and light and (alive or isinstance(terminal, Succeeded)):
@@ -52,14 +52,14 @@ def look(
         try:
             planned = (plan := ledger.plan()) is not None
         except Damaged as error:
-            # A job that has ended needs none; another one's driver says so itself when it comes to it.
+            # An ended job needs no plan; a driver of any other job reports the damage itself when it reads the plan.
             planned, damage = True, f"{error} {error.hint}"
     progress_there = progress is not None or (not planned and ledger.store.head(ledger.key(keys.PROGRESS)) is not None)
     said = [] if terminal is not None or alive else ledger.interruptions()
     state = derive_state(
         terminal,
         planned=planned,
-        # A driver may have died before its first word.
+        # A driver may have died before its first report.
         driver_seen=progress_there or bool(said) or (bool(submissions) and not alive),
         driver_alive=alive,
     )
@@ -67,7 +67,7 @@ def look(
     if state is State.INTERRUPTED:
         info = ledger.store.head(ledger.key(keys.PROGRESS))
         interruption = why(said, submissions, progress, info, job_id=ledger.job_id)
-    # A driver at work counts what is salvaged by itself.
+    # A driver at work counts salvaged rows itself.
     salvaged = {} if alive or isinstance(terminal, Succeeded) else Salvage(ledger).counts(())
     return JobStatus(
         job_id=ledger.job_id,

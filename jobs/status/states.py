@@ -1,4 +1,4 @@
-"""The state of a job: a pure function of its ledger and of what is known about its driver."""
+"""The state of a job: a pure function of its ledger and of the evidence about its driver."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from schemas.records import Cancelled, Failed, Succeeded
 def derive_state(
     terminal: Succeeded | Failed | Cancelled | None, *, planned: bool, driver_seen: bool, driver_alive: bool
 ) -> State:
-    """State of a job.
+    """Derive the state of a job.
 
     Args:
         terminal: the terminal record, which decides alone if there is one.
         planned: whether the plan is written.
         driver_seen: whether a driver has ever started or been asked for.
-        driver_alive: whether a driver works on it now, by the best knowledge there is (the
-            cluster's word, or fresh progress). For display: nothing is decided by it.
+        driver_alive: whether a driver works on the job now, by the best evidence available (the
+            cluster's list, or fresh progress). For display only: no decision depends on it.
     """
     if terminal is not None:
         return State(terminal.state)

@@ -1,4 +1,4 @@
-"""A job at one moment as people and scripts see it: one flat value behind `status`, `list` and `watch`. Pure."""
+"""The summary of a job for people and scripts: one flat value behind `status`, `list` and `watch`. Pure."""
 
 from __future__ import annotations
 
@@ -18,30 +18,31 @@ _AT_WORK = frozenset({State.PLANNING, State.RUNNING})
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Summary:
-    """The numbers of a job, each from the best source there is: manifest, else committed shards, else progress.
+    """The numbers of a job, each from the best available source: manifest, else committed shards, else progress.
 
     Attributes:
-        phase: what the driver is doing; "" when none is at work or it has not said anything yet, like all that
-            only a driver at work can tell (rates, ETA, replicas, message).
-        rows_reused: rows whose result was taken from an earlier job; `rows_repeated`, from an equal row of this one.
-        rows_done: rows with a result that is kept, error rows included: those of committed shards, and those that
-            were salvaged of others. Only a lost result makes it smaller.
-        rows_uncommitted: finished rows that wait for their shard's commit while a driver is at work. They are done
-            when it comes, or when they are salvaged.
+        phase: the driver's current phase; "" if no driver is at work or it has not reported yet. The same holds for
+            all that only a driver at work can report (rates, ETA, replicas, message).
+        rows_reused: rows whose result was taken from an earlier job; `rows_repeated`: from an equal row of this job.
+        rows_done: rows with a result that is kept, error rows included: rows of committed shards and salvaged rows of
+            other shards. Only a lost result makes it smaller.
+        rows_uncommitted: finished rows that wait for their shard's commit while a driver is at work. They become done
+            with the commit, or when they are salvaged.
         error_codes: committed error rows by their code.
         cached_share: share of input tokens found in a prefix cache, 0 to 1; None if unknown.
-        eta_low_s: where the end lies if the job goes on as it did; likewise `eta_high_s`, None if nothing bounds it.
-        planned_s: seconds that earlier jobs let expect of the last driver's run; None if there were none like it.
-        reason: why it failed, was cancelled or is interrupted; None in every other state.
+        eta_low_s: lower bound of the ETA if the job goes on at its pace so far; `eta_high_s`: the upper bound, None if
+            there is none.
+        planned_s: seconds predicted from earlier jobs for the last driver's run; None if no earlier job was similar.
+        reason: why the job failed, was cancelled or is interrupted; None in every other state.
         hint: what to do about an interruption.
-        damage: what of its documents is damaged, and what to do about it.
+        damage: which of the job's documents is damaged, and what to do about it.
         took_s: seconds that the run took until every row was committed.
-        tail_s: seconds that the last 5 % of the rows took; None if that is not known.
-        shard_copies: open shards that the last driver gave to an idle replica, too.
-        engine_s: seconds that the last driver's engines were ready; `engine_idle_s` of these they had no row.
+        tail_s: seconds that the last 5 % of the rows took; None if unknown.
+        shard_copies: open shards that the last driver also gave to an idle replica.
+        engine_s: seconds that the last driver's engines were ready; `engine_idle_s`: seconds of these without a row.
         gpu_s: GPU-seconds that replicas have held so far.
-        cost: what these cost, in the currency of the setting `gpu_hour_price`; None without it.
-        updated_at: when the driver last said something, UTC, ISO 8601.
+        cost: cost of `gpu_s`, in the currency of the setting `gpu_hour_price`; None without that setting.
+        updated_at: time of the driver's last report, UTC, ISO 8601.
     """
 
     job_id: str
@@ -103,7 +104,7 @@ class Summary:
 
     @property
     def plan_error(self) -> float | None:
-        """How much longer the last run took than earlier jobs let expect, as a share of that; below 0: shorter."""
+        """Excess of the last run's time over the predicted time, as a share of that; negative if it was faster."""
         return self.took_s / self.planned_s - 1 if self.took_s and self.planned_s else None
 
     @property
@@ -113,13 +114,13 @@ class Summary:
 
     @property
     def exit_code(self) -> Exit:
-        """What a command that has waited for this job returns."""
+        """Exit code of a command that has waited for this job."""
         if self.state is not State.SUCCEEDED:
             return Exit.JOB_FAILED
         return Exit.GATE_CROSSED if self.crossed_gates else Exit.OK
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON form. Keys are stable."""
+        """Return the JSON form. Keys are stable."""
         documents = {
             "replicas": [replica.model_dump(mode="json") for replica in self.replicas],
             "crossed_gates": [gate.model_dump(mode="json") for gate in self.crossed_gates],
@@ -131,11 +132,11 @@ class Summary:
 def summarise(
     status: JobStatus, committed: Collection[int] | None = None, *, gpu_hour_price: float | None = None
 ) -> Summary:
-    """The summary of a status.
+    """Summarise a status.
 
     Args:
-        committed: numbers of the committed shards, if the caller has listed them: they and what is salvaged are the
-            rows done. While a driver is at work, its progress may know of more.
+        committed: numbers of the committed shards, if the caller has listed them: their rows and salvaged rows are
+            the rows done. While a driver is at work, its progress may know of more.
     """
     numbers = _from_progress(status.progress, at_work=_speaks_for_now(status))
     if gpu_hour_price is not None:
@@ -170,7 +171,7 @@ def summarise(
 
 
 def _speaks_for_now(status: JobStatus) -> bool:
-    """Whether the progress comes from the driver at work, not from one before it."""
+    """Return whether the progress comes from the driver at work, not from an earlier one."""
     if status.state not in _AT_WORK or status.progress is None:
         return False
     return status.driver in (None, status.progress.driver)

@@ -10,14 +10,14 @@ from jobs.store.base import ObjectStore
 
 
 def open_store(uri: str, *, patience_s: float = 50.0) -> ObjectStore:
-    """The store whose root is `uri`: `s3://bucket/prefix`, a path or `file://`. Touches nothing yet.
+    """Open the store whose root is `uri`: `s3://bucket/prefix`, a path or `file://`. Nothing is contacted yet.
 
     Args:
         patience_s: how long one call retries throttling, 5xx and a lost network before it raises
-            `StoreError`. People at a terminal want it short, a driver in a night's run long.
+            `StoreError`. Short for people at a terminal, long for a driver that runs overnight.
 
     Raises:
-        UsageError: an unknown kind of URI, or a bucket is missing from it.
+        UsageError: the kind of URI is unknown, or it lacks a bucket.
     """
     scheme, separator, _ = uri.partition("://")
     if not uri.strip():

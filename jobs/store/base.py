@@ -1,4 +1,4 @@
-"""What the system asks of an object store: five verbs, one of them conditional."""
+"""The interface that the system needs of an object store. One write is conditional: `put_new`."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ class ObjectInfo:
 class ObjectStore(Protocol):
     """Objects under one root URI. Keys are relative to it and use `/`.
 
-    Every method raises `jobs.errors.StoreError` when the store stays unreachable after bounded
-    retries, refuses the credentials, or answers something unexpected. Safe to use from many threads.
+    Every method raises `jobs.errors.StoreError` if the store stays unreachable after bounded
+    retries, refuses the credentials, or gives an unexpected answer. Safe to use from many threads.
     """
 
     uri: str
     """Root of all keys, without a trailing slash: `s3://bucket/prefix` or an absolute path."""
 
     def put_new(self, key: str, data: bytes, *, writer: str, metadata: Mapping[str, str] | None = None) -> bool:
-        """Create the object unless the key exists. The one write that the safety argument rests on.
+        """Create the object unless the key exists. The safety argument depends on this write alone.
 
-        `writer` names this very write (an attempt id). When a response is lost and the retry finds
+        `writer` identifies this write (an attempt id). If a response is lost and the retry finds
         the key taken, the stored `writer` tells our own write from another's.
 
         Returns:
-            True if the object is ours, False if somebody else's was there first. Atomic and durable:
+            True if the object is ours, False if another writer's was there first. Atomic and durable:
             readers see all of the bytes or no object.
         """
 
@@ -47,22 +47,25 @@ class ObjectStore(Protocol):
         """Create or replace the object. For advisory documents only."""
 
     def get(self, key: str) -> bytes | None:
-        """The object's bytes, or None if there is no such key."""
+        """Read the object's bytes; None if there is no such key."""
 
     def get_tail(self, key: str, size_bytes: int) -> bytes | None:
-        """The object's last `size_bytes` (at least 1) bytes, all of it if it is shorter, or None: Parquet footers."""
+        """Read the object's last `size_bytes` (at least 1) bytes, for Parquet footers; None if there is no such key.
+
+        An object that is shorter is read whole.
+        """
 
     def head(self, key: str) -> ObjectInfo | None:
-        """The object's description with the writer's metadata (`writer` included), or None."""
+        """Describe the object, with the writer's metadata (`writer` included); None if there is no such key."""
 
     def age_s(self, key: str) -> float | None:
-        """Seconds since the object was written, by the store's own clock alone; None if it cannot be told."""
+        """Return the seconds since the object was written, by the store's own clock alone; None if unknown."""
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        """All objects whose key starts with `prefix`, in key order; at any depth."""
+        """List all objects whose key starts with `prefix`, at any depth, in key order."""
 
     def list_folders(self, prefix: str = "") -> Iterator[str]:
-        """Names directly below `prefix` (which is empty or ends in `/`) that hold objects, in order."""
+        """List the folders directly below `prefix` (empty or ending in `/`) that hold objects, in name order."""
 
     def delete(self, key: str) -> None:
-        """Remove the object; no error if there is none. Never used on commits."""
+        """Remove the object; a missing one is no error. Never used on commits."""

@@ -1,4 +1,4 @@
-"""What a key and its metadata may look like, the same for every store."""
+"""Rules for keys and their metadata, the same for every store."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MAX_METADATA_BYTES = 2048
 
 
 def checked_key(key: str) -> str:
-    """The key itself, if every store can hold it.
+    """Return the key if every store can hold it.
 
     A part may not start with a dot: dot files are the local store's own. Limits: S3's 1024 bytes per
     key, and 200 bytes per part, so that temporary names fit a file system's 255.
@@ -31,7 +31,7 @@ def checked_key(key: str) -> str:
 
 
 def checked_prefix(prefix: str, *, folder: bool = False) -> str:
-    """The prefix itself, if keys may start with it; `folder` asks for "" or a final slash.
+    """Return the prefix if keys may start with it; `folder` requires "" or a final slash.
 
     Raises:
         ValueError: no key can start with it.
@@ -44,11 +44,11 @@ def checked_prefix(prefix: str, *, folder: bool = False) -> str:
 
 
 def checked_metadata(writer: str, metadata: Mapping[str, str] | None) -> dict[str, str]:
-    """Metadata with the writer in it.
+    """Return the metadata with the writer added.
 
     Raises:
-        ValueError: S3 would change or refuse it: names are lower-case letters, digits and dashes, values
-            printable ASCII without spaces at the ends, 2 KiB in all.
+        ValueError: S3 would change or refuse it. Names must be lower-case letters, digits and dashes, values
+            printable ASCII without spaces at the ends; the limit is 2 KiB in all.
     """
     merged = {**(metadata or {}), "writer": writer}
     for name, value in merged.items():

@@ -7,9 +7,9 @@
 3. `link` 1 to NAME, which fails if NAME exists, and sync the directory;
 4. rename 2 to `.NAME.meta.json`, remove 1.
 
-A link keeps the inode, so whoever finds NAME without `.NAME.meta.json` finds its metadata under its
-inode's number; no other writer can have that number while 1 or NAME exists. A crash at any point
-leaves no object, or the object with its own metadata, and dot files that every reader ignores.
+A link keeps the inode, so a reader that finds NAME without `.NAME.meta.json` finds its metadata under
+the inode's number; no other writer can have that number while 1 or NAME exists. A crash at any point
+leaves either no object or the object with its own metadata, and dot files that every reader ignores.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class LocalStore:
         probe = _temporary(path)
         try:
             modified_at = path.stat().st_mtime
-            # The time of the file system, which may be another machine's.
+            # The file system's clock, which may be another machine's.
             with open(probe, "wb") as file:
                 now = os.fstat(file.fileno()).st_mtime
         except OSError:
@@ -157,7 +157,7 @@ class LocalStore:
 
 
 def _entries(directory: Path) -> list[str]:
-    """Names in a folder, folders with a final slash, in the order that S3 gives their keys."""
+    """List the names in a folder in S3's key order; folders have a final slash."""
     with _explained(directory):
         try:
             with os.scandir(directory) as entries:
@@ -185,7 +185,7 @@ def _temporary(path: Path) -> Path:
 
 @contextmanager
 def _temporary_file(path: Path, temporary: Path) -> Iterator[None]:
-    """The block writes a file that is to become `path`; what it leaves of that is removed, also if a signal ends it."""
+    """Guard a block that writes a file to become `path`: remove what it leaves unfinished, also if a signal ends it."""
     remove = partial(_remove_unfinished, path, temporary)
     with signals.leftover(remove):
         try:
@@ -195,10 +195,10 @@ def _temporary_file(path: Path, temporary: Path) -> Iterator[None]:
 
 
 def _remove_unfinished(path: Path, temporary: Path) -> None:
-    """Remove a temporary file, and its metadata unless it has become the object: that finds them by their inode."""
+    """Remove a temporary file. Its metadata goes too, unless the file became the object: readers find it by inode."""
     try:
         inode = temporary.stat().st_ino
-        temporary.unlink()  # From here on no link can be made of it any more.
+        temporary.unlink()  # From here on it can no longer be linked.
     except FileNotFoundError:
         return
     with suppress(FileNotFoundError):
@@ -212,7 +212,7 @@ def _metadata_path(path: Path, inode: int | None = None) -> Path:
 
 
 def _write(path: Path, data: bytes) -> int:
-    """Write and sync a file; returns its inode's number."""
+    """Write and sync a file; return its inode's number."""
     with signals.at_once():
         file = open(path, "wb")  # noqa: SIM115 - closed below
     with file:
@@ -223,7 +223,7 @@ def _write(path: Path, data: bytes) -> int:
 
 
 def _link(source: Path, target: Path) -> bool:
-    """Give the file its final name; False if the name is taken."""
+    """Give the file its final name; return False if the name is taken."""
     try:
         os.link(source, target)
     except FileExistsError:
@@ -234,7 +234,7 @@ def _link(source: Path, target: Path) -> bool:
 
 
 def _make_directory(directory: Path) -> None:
-    """Create a directory and its parents so that they outlive a power cut."""
+    """Create a directory and its parents so that they survive a power cut."""
     if directory.is_dir():
         return
     _make_directory(directory.parent)
@@ -260,9 +260,9 @@ def _describe(key: str, path: Path) -> ObjectInfo | None:
 
 
 def _read_metadata(path: Path) -> dict[str, str]:
-    """The object's metadata, {} if it was written without or they are damaged."""
+    """Read the object's metadata; {} if it has none or it is damaged."""
     with suppress(FileNotFoundError):
-        # The winner may rename the second name to the first between two looks, so look again.
+        # The winner may rename the second file to the first between two reads, so the first is read again.
         for candidate in (_metadata_path(path), _metadata_path(path, path.stat().st_ino), _metadata_path(path)):
             with suppress(FileNotFoundError, ValueError):
                 loaded = json.loads(candidate.read_bytes())

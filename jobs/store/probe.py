@@ -1,4 +1,4 @@
-"""Does this store keep its one promise? Asked at submit, before anything is paid for."""
+"""Tests of a store's promise to create objects only once, run at submit before anything costs money."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from jobs.store.base import ObjectStore
 
 
 def check_write_once(store: ObjectStore) -> None:
-    """Create one object twice under a fresh name; the second must be refused and change nothing.
+    """Create one object twice under a fresh name; the second creation must be refused and change nothing.
 
-    Shows also that the store can be reached, written, read and cleaned. It cannot show that two creations
-    at the very same moment have one winner; S3 documents that, and so must any store that imitates it.
+    This also shows that the store can be reached, written, read and cleaned. It cannot show that two simultaneous
+    creations have one winner; S3 documents that, and compatible stores must guarantee it too.
 
     Raises:
-        StoreError: unreachable, not writable, or the store ignores `If-None-Match`.
+        StoreError: the store is unreachable, is not writable, or ignores `If-None-Match`.
     """
     first, second = uuid4().hex, uuid4().hex
     with _passing_key(store) as key:
@@ -41,12 +41,12 @@ def check_write_once(store: ObjectStore) -> None:
 
 
 def clock_skew_s(store: ObjectStore) -> float:
-    """How far the store's clock is ahead of this machine's, in seconds; good to a second or two.
+    """Return the seconds by which the store's clock is ahead of this machine's, accurate to a second or two.
 
-    Asked by the time that the store gives to a fresh object, so it holds for S3 and for network file systems.
+    Uses the time that the store gives to a fresh object, so it works for S3 and for network file systems.
 
     Raises:
-        StoreError: unreachable or not writable.
+        StoreError: the store is unreachable or not writable.
     """
     writer = uuid4().hex
     before = datetime.now(UTC)
@@ -64,14 +64,14 @@ def clock_skew_s(store: ObjectStore) -> float:
 
 @contextmanager
 def _passing_key(store: ObjectStore) -> Iterator[str]:
-    """A fresh key, whose object goes when the block ends."""
+    """Provide a fresh key; its object is deleted when the block ends."""
     key = f"_probe/{uuid4().hex}"
     with signals.leftover(partial(store.delete, key)):
         silent = False
         try:
             yield key
         except StoreSilent:
-            silent = True  # It has been waited for; a second time would double that.
+            silent = True  # The store has already timed out; a second call would double the wait.
             raise
         finally:
             if not silent:

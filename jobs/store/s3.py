@@ -19,7 +19,7 @@ from jobs.store.s3_errors import is_missing, status_of
 
 _T = TypeVar("_T")
 _CLOCK_STEP_S = 2.0
-"""S3 tells times to the second, and rounds some of them."""
+"""Tolerance for S3's times, which have whole seconds; some are rounded."""
 
 
 class S3Store:
@@ -47,7 +47,7 @@ class S3Store:
             except ClientError as error:
                 if status_of(error) != 412:
                     raise
-            # The key is taken: by a try of ours whose answer was lost, in this process or an earlier one, or not.
+            # The key is taken, maybe by our own try whose answer was lost, in this process or an earlier one.
             standing = self._head(client, key)
             return None if standing is None else standing.metadata.get("writer") == writer
 
@@ -80,7 +80,7 @@ class S3Store:
                 if is_missing(error):
                     return None
                 raise
-            # Both times are the store's, to the second.
+            # Both times come from the store, in whole seconds.
             return _seconds_between(answer["LastModified"], answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}))
 
         return self._call(key, attempt)
@@ -148,7 +148,7 @@ class S3Store:
 
 
 def _seconds_between(modified_at: datetime, headers: Mapping[str, str]) -> float | None:
-    """From a change to the answer with these headers; None where they tell no time that could follow."""
+    """Compute the seconds from a change to the answer with these headers; None if they have no plausible date."""
     try:
         answered_at = parsedate_to_datetime(headers.get("date", ""))
     except ValueError:

@@ -21,21 +21,21 @@ from jobs.store.s3_errors import explain, is_transient
 _T = TypeVar("_T")
 _CONNECT_TIMEOUT_S = 5.0
 _SILENCES_S = (30.0, 10.0, 3.0, 1.0)
-"""How long a try may wait for the store's next word: the longest of these that its call has left."""
+"""Read timeouts of one try: the longest that fits into the time left for its call."""
 _MAX_POOL_CONNECTIONS = 32
 _MAX_WAIT_S = 10.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class S3Client:
-    """How to call S3. A plain value: pickles, survives a fork, usable from many threads.
+    """Settings for calls to S3. A plain value: it can be pickled, survives a fork and works from many threads.
 
     Credentials, region, endpoint (AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL) and addressing style come from
     the usual AWS settings at the time of the call.
 
     Attributes:
-        patience_s: a call ends so many seconds after its first try if the store never answers. What answers slowly may
-            take longer. A little less than a minute, so that a command ends within one.
+        patience_s: seconds from the first try to the end of a call if the store never answers; slow answers may take
+            longer. The default is a little less than a minute, so that a command ends within one.
         read_timeout_s: longest silence of the store within one try.
     """
 
@@ -43,15 +43,15 @@ class S3Client:
     read_timeout_s: float = 30.0
 
     def call(self, uri: str, request: Callable[[Any], _T]) -> _T:
-        """Run `request(client)` with a boto3 client, again while that makes sense.
+        """Run `request(client)` with a boto3 client; retry transient errors.
 
         Raises:
-            StoreError: a failure that `uri` and a hint explain; `__cause__` is boto's own error.
+            StoreError: the call failed; the message has `uri` and a hint, and `__cause__` is boto's own error.
         """
         tries = Retrying(
             retry=retry_if_exception(is_transient),
             stop=stop_before_delay(self.patience_s - _SILENCES_S[-1]),
-            # A wait that reaches past the deadline ends the tries before their time: keep waits short beside it.
+            # A wait that reaches past the deadline ends the retries early: keep waits short relative to it.
             wait=wait_random_exponential(multiplier=0.2, max=min(_MAX_WAIT_S, self.patience_s / 8)),
             reraise=True,
         )
@@ -78,9 +78,9 @@ def _process_client(read_timeout_s: float) -> Any:
 
 @lru_cache(maxsize=16)
 def _make_client(_pid: int, _settings: tuple[tuple[str, str], ...], read_timeout_s: float) -> Any:
-    """A client for this process under these settings: connections must not cross a fork."""
+    """Make a client for this process under these settings: connections must not cross a fork."""
     session = get_session()
-    # For what is asked on the way to credentials, too: STS would be waited for and asked again for minutes.
+    # A default of the session, so that it covers credential calls too: those to STS would be retried for minutes.
     session.set_default_client_config(
         Config(
             connect_timeout=min(_CONNECT_TIMEOUT_S, read_timeout_s),

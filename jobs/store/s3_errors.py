@@ -1,4 +1,4 @@
-"""What an S3 failure means: worth another try or not, and which sentence tells a person."""
+"""The meaning of S3 failures: whether to retry, and what to tell the user."""
 
 from __future__ import annotations
 
@@ -70,27 +70,27 @@ _BY_STATUS = {
     403: "AccessDenied",
     501: "NotImplemented",
 }
-"""Answers to HEAD have no body and so no code."""
+"""Error codes by HTTP status, for answers to HEAD, which have no body and so no code."""
 
 
 def status_of(error: ClientError) -> int:
-    """The HTTP status, 0 if unknown."""
+    """Return the HTTP status; 0 if unknown."""
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
 def code_of(error: ClientError) -> str:
-    """S3's error code; for bodiless answers the code that their status stands for."""
+    """Return S3's error code; for answers without a body, the code that stands for their status."""
     code = str(error.response.get("Error", {}).get("Code", ""))
     return _BY_STATUS.get(int(code), code) if code.isdigit() else code
 
 
 def is_missing(error: ClientError) -> bool:
-    """Whether there is no such object. A missing bucket is not that, except to HEAD, which cannot tell."""
+    """Return whether the object is missing. A missing bucket does not count, except for HEAD, which cannot tell."""
     return code_of(error) in ("NoSuchKey", "NotFound", "404")
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same request may succeed later. Its first try may have been carried out all the same."""
+    """Return whether the same request may succeed later. The failed try may still have been carried out."""
     if isinstance(error, ClientError):
         status = status_of(error)
         return status in (408, 429) or (status >= 500 and status != 501) or code_of(error) in _TRANSIENT_CODES
@@ -100,7 +100,7 @@ def is_transient(error: BaseException) -> bool:
 
 
 def explain(error: Exception, uri: str, endpoint: str) -> StoreError:
-    """The sentence and the hint for a failure that retries did not cure. Quotes no credentials."""
+    """Build the error, with message and hint, for a failure that retries did not cure. It quotes no credentials."""
     if isinstance(error, ClientError):
         code = code_of(error)
         said, hint = _BY_CODE.get(code, (f"answers {code or status_of(error)}", "Run the command again."))
