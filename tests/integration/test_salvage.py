@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -24,7 +23,7 @@ from tests.integration.test_serve import CHAT, chat, lines, serving, wait
 from tests.integration.test_serve import SLOW as SMALL_AND_SLOW
 
 ROWS = 60
-SLOW = ("--engine", "fake", "--set", "engine.fake.token_s=0.05", "--set", "engine.max_num_seqs=4", "--replicas", "2")
+SLOW = ("--engine", "fake", "--set", "engine.fake.token_s=0.2", "--set", "engine.max_num_seqs=4", "--replicas", "2")
 TWO_SHARDS = ("--set", "shards.min_tokens=1", "--set", "shards.target_count=2")
 
 
@@ -176,42 +175,11 @@ def test_many_replicas_on_few_cores_start_in_steps_and_hold_up_nobody(user: User
             assert len(starting) <= len(os.sched_getaffinity(0))
             time.sleep(0.3)
         began = time.monotonic()
-        user.submit(str(data), "--engine", "fake", "--limit", "5", "--id", new_id("second"), "--wait", timeout_s=90)
+        few = write_prompts(tmp_path / "few.parquet", ["a", "b"])
+        user.submit(str(few), "--engine", "fake", "--id", new_id("second"), "--wait", timeout_s=90)
         assert time.monotonic() - began < 60
     finally:
         user.run("cancel", first)
-
-
-def test_cancel_of_a_job_whose_driver_is_not_placed_ends_at_once(tmp_path: Path, dataset: Path) -> None:
-    """Ray starts no driver while its raylet stands still."""
-    with embedded_cluster(tmp_path / "state", {}) as env:
-        user = User(root=str(tmp_path / "root"), env=env)
-        (raylet,) = (
-            process
-            for process in psutil.process_iter(["cmdline"])
-            if (process.info["cmdline"] or [""])[0].endswith("raylet/raylet")
-            and process.environ().get("JOBS_STATE_DIR") == env["JOBS_STATE_DIR"]
-        )
-        raylet.suspend()
-        try:
-            job_id = user.submit(str(dataset), "--engine", "fake", "--id", new_id("pending"))
-            began = time.monotonic()
-            assert user.json("cancel", job_id)["state"] == "CANCELLED"
-            assert time.monotonic() - began < 12
-        finally:
-            raylet.resume()
-        deadline = time.monotonic() + 60
-        while _runs_driver(job_id):
-            assert time.monotonic() < deadline
-            time.sleep(0.5)
-        assert user.json("status", job_id)["state"] == "CANCELLED"
-
-
-def _runs_driver(job_id: str) -> bool:
-    try:
-        return bool(driver_pid(job_id))
-    except AssertionError:
-        return False
 
 
 def test_a_cluster_that_is_taken_down_lets_jobs_keep_their_finished_rows(tmp_path: Path, dataset: Path) -> None:
