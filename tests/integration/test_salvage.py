@@ -11,20 +11,19 @@ import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from jobs.salvage import Salvage
 from schemas import keys
-from schemas.batches import job_id_of
+from schemas.batches import BatchRequest, batch_key, job_id_of
 from tests.integration.test_serve import CHAT, chat, lines, serving, wait
 from tests.integration.test_serve import SLOW as SMALL_AND_SLOW
 from tests.support.harness import User, check_invariants, driver_pid, embedded_cluster, new_id, write_prompts
 
 ROWS = 60
-SLOW = ("--engine", "fake", "--set", "engine.fake.token_s=0.05", "--set", "engine.max_num_seqs=4", "--replicas", "2")
+SLOW = ("--engine", "fake", "--set", "engine.fake.token_s=0.2", "--set", "engine.max_num_seqs=4", "--replicas", "2")
 TWO_SHARDS = ("--set", "shards.min_tokens=1", "--set", "shards.target_count=2")
 
 
@@ -83,7 +82,7 @@ def test_a_cancelled_job_keeps_every_finished_row(
     assert len(table) == status["rows_done"]
     assert table["row_id"].to_pylist() == sorted(set(table["row_id"].to_pylist()))
     assert texts(table).items() <= answers.items()
-    assert user.json("sql", "select count(*) as n from results", job_id)[0]["n"] == len(table)
+    assert user.json("sql", job_id, "select count(*) as n from results")[0]["n"] == len(table)
     (listed,) = [entry for entry in user.json("list") if entry["job_id"] == job_id]
     assert listed["rows_done"] == status["rows_done"]
     assert "ended" in user.run("resume", job_id, code=2).stderr
@@ -135,19 +134,23 @@ def test_a_driver_that_is_told_to_stop_leaves_nothing_to_do_again(
 
 @pytest.mark.parametrize("ends", ["cancelled", "expired"])
 def test_a_batch_that_ends_early_keeps_every_answer(user: User, tmp_path: Path, ends: str) -> None:
-    window = "24h" if ends == "cancelled" else "25s"
     with serving(user, tmp_path, *SMALL_AND_SLOW, "--set", "shards.target_count=1") as server:
         client = server.client
         requests = [chat(f"row-{n}", f"question {n}") for n in range(200)]
         path = tmp_path / "requests.jsonl"
         path.write_text("".join(f"{json.dumps(each)}\n" for each in requests))
         file = client.files.create(file=path, purpose="batch")
-        batch = client.batches.create(input_file_id=file.id, endpoint=CHAT, completion_window=window)  # type: ignore[arg-type]
+        batch = client.batches.create(input_file_id=file.id, endpoint=CHAT, completion_window="24h")
         job_id = job_id_of(batch.id)
         user.progress_until(job_id, lambda p: p.rows_uncommitted >= 8)
         counts = [client.batches.retrieve(batch.id).request_counts]
         if ends == "cancelled":
             client.batches.cancel(batch.id)
+        else:
+            # A window is an hour at least; this one ends now.
+            record = Path(user.root) / batch_key(batch.id, "request")
+            request = BatchRequest.from_json(record.read_bytes())
+            record.write_bytes(request.evolve(expires_at=int(time.time())).to_json())
         batch = wait(client, batch, lambda b: bool(counts.append(b.request_counts)) or b.status == ends)
         completed = [count.completed for count in counts if count]
         assert completed == sorted(completed), "what was shown as done is kept"
@@ -163,50 +166,20 @@ def test_many_replicas_on_few_cores_start_in_steps_and_hold_up_nobody(user: User
     data = write_prompts(tmp_path / "many.parquet", [f"prompt {n}" for n in range(3000)])
     slow = ("--engine", "fake", "--set", "engine.fake.token_s=0.2", *TWO_SHARDS)
     first = user.submit(str(data), "--id", new_id("many"), "--replicas", "3..200", *slow)
-    progress = user.progress_until(first, lambda p: sum(r.state == "ready" for r in p.replicas) >= 2)
-    cores = os.cpu_count() or 1
-    for _ in range(10):
-        progress = user.ledger(first).progress()
-        assert progress is not None
-        loading = [r for r in progress.replicas if r.state == "loading" or r.note == "for a worker process"]
-        assert len(loading) <= cores
-        time.sleep(0.3)
-    began = time.monotonic()
-    user.submit(str(data), "--engine", "fake", "--limit", "5", "--id", new_id("second"), "--wait", timeout_s=90)
-    assert time.monotonic() - began < 60
-    user.run("cancel", first)
-
-
-def test_cancel_of_a_job_whose_driver_is_not_placed_ends_at_once(tmp_path: Path, dataset: Path) -> None:
-    """Ray starts no driver while its raylet stands still."""
-    with embedded_cluster(tmp_path / "state", {}) as env:
-        user = User(root=str(tmp_path / "root"), env=env)
-        (raylet,) = (
-            process
-            for process in psutil.process_iter(["cmdline"])
-            if (process.info["cmdline"] or [""])[0].endswith("raylet/raylet")
-            and process.environ().get("JOBS_STATE_DIR") == env["JOBS_STATE_DIR"]
-        )
-        raylet.suspend()
-        try:
-            job_id = user.submit(str(dataset), "--engine", "fake", "--id", new_id("pending"))
-            began = time.monotonic()
-            assert user.json("cancel", job_id)["state"] == "CANCELLED"
-            assert time.monotonic() - began < 12
-        finally:
-            raylet.resume()
-        deadline = time.monotonic() + 60
-        while _runs_driver(job_id):
-            assert time.monotonic() < deadline
-            time.sleep(0.5)
-        assert user.json("status", job_id)["state"] == "CANCELLED"
-
-
-def _runs_driver(job_id: str) -> bool:
     try:
-        return bool(driver_pid(job_id))
-    except AssertionError:
-        return False
+        user.progress_until(first, lambda p: sum(r.state == "ready" for r in p.replicas) >= 2)
+        for _ in range(10):
+            progress = user.ledger(first).progress()
+            assert progress is not None
+            starting = [r for r in progress.replicas if r.state == "loading" or r.note == "for a worker process"]
+            assert len(starting) <= len(os.sched_getaffinity(0))
+            time.sleep(0.3)
+        began = time.monotonic()
+        few = write_prompts(tmp_path / "few.parquet", ["a", "b"])
+        user.submit(str(few), "--engine", "fake", "--id", new_id("second"), "--wait", timeout_s=140)
+        assert time.monotonic() - began < 120
+    finally:
+        user.run("cancel", first)
 
 
 def test_a_cluster_that_is_taken_down_lets_jobs_keep_their_finished_rows(tmp_path: Path, dataset: Path) -> None:

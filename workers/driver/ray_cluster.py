@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -33,8 +34,7 @@ class RayCluster:
         self._replica = replica
 
     def resolve_resources(self, spec: JobSpec) -> Resources:
-        cores = int(ray.cluster_resources().get("CPU", 1))
-        return resolve_resources(spec, cores=cores)
+        return resolve_resources(spec, cores=_cores())
 
     def start_replica(self, ledger: Ledger, name: str, driver: str, resources: Resources) -> ReplicaHandle:
         actor = ray.remote(self._replica).options(**resources.actor_options, name=name)
@@ -94,6 +94,13 @@ class RayReplica:
 
     def kill(self) -> None:
         ray.kill(self._actor)
+
+
+def _cores() -> int:
+    """CPUs of the cluster's nodes. An embedded cluster tells Ray of more than its machine has, which is this one."""
+    here, own = ray.get_runtime_context().get_node_id(), len(os.sched_getaffinity(0))
+    cpus = {node["NodeID"]: int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]}
+    return sum(min(count, own) if node == here else count for node, count in cpus.items())
 
 
 async def _result(reference: Any) -> Any:

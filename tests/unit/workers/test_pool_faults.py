@@ -101,7 +101,7 @@ class LocalCluster:
     def __init__(self) -> None:
         self.num_started = 0
         self.replicas: list[LocalReplica] = []
-        self.totals = ReplicaCounters()
+        self.totals, self.copies = ReplicaCounters(), 0
 
     def resolve_resources(self, spec: JobSpec) -> Resources:
         return ANYWHERE
@@ -180,7 +180,7 @@ async def run(
         await asyncio.wait_for(pool.run(ANYWHERE), 60)
     finally:
         await pool.kill()
-    cluster.totals = pool.totals()
+    cluster.totals, cluster.copies = pool.totals(), pool.num_copies
     return ledger, cluster
 
 

@@ -285,7 +285,9 @@ async def test_a_pool_that_is_ended_keeps_the_finished_rows_of_its_open_shards(
     assert ledger.committed() == set()
 
     ledger, second = await run(tmp_path, shards)
-    assert second.totals.rows_done == 16 - 2 * len(told)
+    left = 16 - 2 * len(told)
+    # An idle replica may have worked on a shard that another one had open: on what was left of it.
+    assert left <= second.totals.rows_done <= left + 4 * second.copies
     even, _ = await run(tmp_path / "even", shards)
     assert results(ledger, 4) == results(even, 4)
 
