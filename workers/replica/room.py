@@ -95,7 +95,7 @@ class Room:
             self._lengths.learn(min(1.0, written / most))
 
     def _facts(self, row: Row) -> tuple[int, int, int, int]:
-        """Return the row's sequences, its input tokens, most generated tokens of each, and the engine's steps so far."""
+        """Return the row's sequences, its input tokens, the most that each may generate, and the engine's steps now."""
         if row.choices:
             return len(row.choices), row.num_tokens, 0, self._steps()
         most = max(0, min(row.sampling.max_tokens, self._max_model_len - row.num_tokens))
