@@ -1,4 +1,4 @@
-"""The dry run: estimates a job before a GPU starts. It reads and tokenises on this machine and starts nothing."""
+"""The dry run, which estimates a job before a GPU starts. It reads and tokenises locally and starts nothing."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ class Sources:
         return places.cast(pa.int64()).fill_null(-1).to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
 
     def readable(self, ledger: Ledger, fingerprints: pa.Array, warn: Warn = log.warning) -> Sources:
-        """Return these sources without the damaged results among those that the fingerprints find. Each is read once.
+        """Return the sources without damaged results, of those that the fingerprints find; each is read once to check.
 
         Args:
             ledger: ledger of the job that reuses them.

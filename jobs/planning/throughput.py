@@ -1,4 +1,4 @@
-"""Observed throughput, kept beside the jobs: `<root>/_throughput/`. Advisory: of two writes at once, one may be lost."""
+"""Observed throughput, kept beside the jobs: `<root>/_throughput/`. Advisory: two writes at once may lose one."""
 
 from __future__ import annotations
 

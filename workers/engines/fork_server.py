@@ -18,7 +18,7 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 PRELOADED = "vllm.v1.engine.async_llm"
-"""Module that processes forked by vLLM have imported. It does not initialise CUDA, which a fork cannot take over."""
+"""Module already imported in processes that vLLM forks. It initialises no CUDA, which a fork cannot take over."""
 
 
 class _Context(ForkServerContext):

@@ -18,8 +18,8 @@ COMMON_MODEL_LEN = 8192
 """Longest sequence of a GPU's engine if the rows need less; if they need more, it is the model's longest."""
 
 GPU_NUM_SEQS = 1024
-"""How many sequences are used is decided row by row (see `workers.replica.room`). Allowing 1,024 instead of 256 costs
-0.2 % of an H200's KV cache (InternLM2.5-20B, vLLM 0.26)."""
+"""Sequences allowed at once; how many are used is decided row by row (see `workers.replica.room`). Allowing 1,024
+instead of 256 costs 0.2 % of an H200's KV cache (InternLM2.5-20B, vLLM 0.26)."""
 
 CPU_NUM_SEQS = 64
 """More sequences gain nothing where a step's time goes into computing, not into reading the weights."""

@@ -18,7 +18,7 @@ def register() -> None:
     """Register `model_type: internlm2` with transformers, and make vLLM's processes end with their parents.
 
     May be called any number of times. A process that vLLM started (engine core, workers) ends with its parent, however
-    it was started: by itself, vLLM's engine core outlives a parent that is killed with SIGKILL, and holds its memory
+    it was started: otherwise vLLM's engine core outlives a parent that is killed with SIGKILL, and holds its memory
     for ever (seen with 0.32).
     """
     from packaging.version import Version

@@ -112,7 +112,7 @@ def salvaged_rows(staged: pa.Table, salvage: pa.Table) -> SalvagedRows:
 def _encoded(
     spec: JobSpec, plan: Plan, staged: pa.Table, rows: Sequence[Mapping[str, Any]]
 ) -> tuple[bytes, ShardStats]:
-    """Encode the table with its statistics; `rows` has the columns of each staged row."""
+    """Encode a shard's rows and compute their statistics; `rows` has the columns of each staged row."""
     table = _table(spec, plan, staged, lambda field: pa.array([row.get(field.name) for row in rows], field.type))
     data = write_parquet(table)
     return data, shard_stats(spec, data, rows)
