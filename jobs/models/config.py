@@ -18,12 +18,12 @@ _CAUSAL_SUFFIXES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelInfo:
-    """What a model's configuration says.
+    """Facts from a model's configuration.
 
     Attributes:
         max_model_len: longest sequence, prompt and output, whose positions the engine gets right, in tokens.
-        eos_ids: tokens that end a completion; `generation_config.json` goes before `config.json`.
-        dtype: of the stored weights, `""` if the configuration does not say.
+        eos_ids: tokens that end a completion; `generation_config.json` takes precedence over `config.json`.
+        dtype: data type of the stored weights, `""` if the configuration does not say.
     """
 
     model_type: str
@@ -41,7 +41,7 @@ class ModelInfo:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file.
+    """Read the JSON object in a file.
 
     Raises:
         InvalidModel: unreadable, or not a JSON object.
@@ -60,7 +60,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def rope_parameters(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Rotary parameters in one spelling: `rope_theta`, `rope_type` and the type's own values."""
+    """Return rotary parameters in one spelling: `rope_theta`, `rope_type` and the type's own values."""
     given = config.get("rope_parameters") or config.get("rope_scaling") or {}
     kind = given.get("rope_type") or given.get("type") or "default"
     rest = {key: value for key, value in given.items() if key not in ("type", "rope_type", "rope_theta")}
@@ -68,7 +68,7 @@ def rope_parameters(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def max_supported_len(config: Mapping[str, Any]) -> int:
-    """Longest sequence that the engine computes exactly as the model was trained, in tokens.
+    """Return the longest sequence that the engine computes exactly as the model was trained, in tokens.
 
     It is the configured number of positions. A scaling `factor` does not extend it: InternLM2.5's dynamic
     NTK changes the rotary base with the length of each sequence, but vLLM has one table per engine, with
@@ -101,7 +101,7 @@ def check_length(config: Mapping[str, Any], max_model_len: int) -> None:
 
 
 def load_info(model_dir: Path) -> ModelInfo:
-    """Read and judge the two configuration files.
+    """Read and check the two configuration files.
 
     Raises:
         InvalidModel: no `config.json`, an unsupported architecture, or values the engine would get wrong.

@@ -24,7 +24,7 @@ _NUL_NAME = "<|unused NUL|>"
 
 
 def parse_sentencepiece(model: bytes) -> Any:
-    """The parsed `ModelProto`.
+    """Parse a SentencePiece model as `ModelProto`.
 
     Raises:
         InvalidModel: not a SentencePiece model, or one of a kind that has no exact conversion.
@@ -55,7 +55,7 @@ def parse_sentencepiece(model: bytes) -> Any:
 
 
 def convert_sentencepiece(model: bytes, markers: Mapping[int, str]) -> Tokenizer:
-    """The same tokenizer for the `tokenizers` library.
+    """Convert a SentencePiece model for the `tokenizers` library.
 
     Args:
         model: bytes of `tokenizer.model`.

@@ -1,4 +1,4 @@
-"""From prompts to token ids and back: the model's own encoder, or bytes where there is no model."""
+"""Encoding of prompts as token ids and back: by the model's own encoder, or as bytes if there is no model."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Encoder(Protocol):
 
     @property
     def vocab_size(self) -> int:
-        """Every token id is below it."""
+        """Size of the vocabulary; every token id is below it."""
 
     @property
     def tool_call_id(self) -> int | None:
-        """The token that starts a tool call; None where the model's way of calling is not known."""
+        """The token that starts a tool call; None if the model's format of tool calls is unknown."""
 
     def encode_prompts(self, texts: Sequence[str]) -> Sequence[list[int] | InvalidMessages]:
         """Token ids of plain prompts, begin-of-sequence first; an error value where one cannot be encoded."""
@@ -94,7 +94,7 @@ class BytesEncoder:
 
 @lru_cache(maxsize=2)
 def load_encoder(model_path: str) -> Encoder:
-    """The encoder of a model directory, loaded once per process.
+    """Load the encoder of a model directory, once per process.
 
     Raises:
         InvalidModel: not a usable model directory.

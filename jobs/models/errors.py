@@ -1,4 +1,4 @@
-"""Why one prompt cannot become token ids. Costs its row, never the batch. No message quotes the prompt."""
+"""Errors of prompts that cannot become token ids. Each costs its row, never the batch. No message quotes the prompt."""
 
 from __future__ import annotations
 

@@ -36,14 +36,14 @@ CHAT_TEMPLATE = (
     "{{ '\\n' + message['content'] + '<|im_end|>' + '\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
-"""For other programs that read the snapshot. Our own renderer is `render_chat`, which data cannot forge."""
+"""Template for other programs that read the snapshot. We render with `render_chat`, where data cannot forge markers."""
 
 _ROLES = frozenset({"system", "user", "assistant", "environment", "tool"})
 _MARKER_NAMES = {"plugin": PLUGIN, PLUGIN: PLUGIN, "interpreter": INTERPRETER, INTERPRETER: INTERPRETER}
 
 
 def render_chat(messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None) -> list[Segment]:
-    """The conversation, ending with the generation prompt.
+    """Render the conversation, ending with the generation prompt.
 
     Tools are declared in a system message of their own, after the first message if that is a system
     message. A `tool` message is an `environment` message named `<|plugin|>`.
@@ -87,9 +87,9 @@ def _turn(message: Message) -> list[Segment]:
 
 
 def markers_of(proto: Any) -> dict[int, str]:
-    """Ids and texts of the chat markers in a parsed SentencePiece model.
+    """Return ids and texts of the chat markers in a parsed SentencePiece model.
 
-    A model may name them outright (small models of our own); the public one does not, and is known by its size.
+    Small models of our own name them outright; the public model does not, and is recognised by its size.
     """
     wanted = set(MARKERS.values())
     named = {index: piece.piece for index, piece in enumerate(proto.pieces) if piece.piece in wanted}

@@ -1,4 +1,4 @@
-"""Chat messages as rows spell them, checked and brought into one form."""
+"""Chat messages of rows, checked and normalised."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class Message:
 
 
 def parse_messages(messages: Any, roles: Set[str]) -> list[Message]:
-    """Check a conversation.
+    """Check and normalise a conversation.
 
     A message has a `role` out of `roles` (`developer` is OpenAI's newer word for `system`) and a `content`: a string,
     or a list of `{"type": "text", "text": …}` parts, which are concatenated. `name` (letters, digits, `_`, `.`, `-`;
     at most 64) and, for an assistant, `tool_calls` are optional; an assistant that calls tools needs no
     content. Values of None count as absent, because columns of structs fill missing fields with it; other
-    fields are no part of the prompt and are left out.
+    fields are not part of the prompt and are left out.
 
     Raises:
         EmptyPrompt: no messages, or only blank content.

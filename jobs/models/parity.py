@@ -31,11 +31,11 @@ def check_parity(
         The number of tokens compared.
 
     Raises:
-        InvalidModel: a difference.
+        InvalidModel: they differ on a text.
     """
     from sentencepiece import SentencePieceProcessor, set_min_log_level
 
-    set_min_log_level(2)  # it warns of the NUL piece, which is dealt with
+    set_min_log_level(2)  # it warns about the NUL piece, which is handled
     original = SentencePieceProcessor(model_proto=model)
     texts = _texts(model, markers, stride=stride, num_mixtures=num_mixtures)
     num_tokens = 0

@@ -1,4 +1,4 @@
-"""Whether a model can do what a spec asks of it, and the fingerprint that pins it."""
+"""Check that a model can do what a spec asks of it, and the fingerprint that pins the model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from schemas.spec import JobSpec
 
 
 def pin_model(spec: JobSpec) -> str | None:
-    """The fingerprint of the model as this machine has it; None for jobs that run without one.
+    """Check the model and return its fingerprint on this machine; None for jobs that run without a model.
 
     Raises:
         InvalidModel: missing, incomplete, or unable to do what the spec asks of it.

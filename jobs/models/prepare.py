@@ -1,4 +1,4 @@
-"""A downloaded InternLM2/2.5 directory becomes a snapshot: native, complete, hashed, free of remote code."""
+"""Preparation of a downloaded InternLM2/2.5 directory as a snapshot: native, complete, hashed, free of remote code."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def prepare(
 
     Args:
         chat: whether answers end at `<|im_end|>` too. None: see `is_chat_model`.
-        report: is told what happens, for progress on a terminal.
-        finished: called when the snapshot has its place.
+        report: called with each step, for progress on a terminal.
+        finished: called once the snapshot is in its place.
 
     Raises:
         InvalidModel: the source is incomplete, of another kind, or its tokenizer does not convert exactly.
@@ -86,7 +86,7 @@ def prepare(
 
 
 def is_chat_model(source: Path) -> bool:
-    """Whether a download is a chat model: it names more than one end token, or has a chat template."""
+    """Return whether a download is a chat model: it names more than one end token, or has a chat template."""
     tokenizer_config = source / "tokenizer_config.json"
     has_template = tokenizer_config.is_file() and "chat_template" in read_json(tokenizer_config)
     return has_template or len(load_info(source).eos_ids) > 1
@@ -168,5 +168,5 @@ def _place(source: Path, target: Path, *, copy: bool) -> None:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON object as people read it, in one byte form."""
+    """Write a JSON object in readable form; equal objects give equal bytes."""
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Prompts to token ids, for one model."""
+"""Encoder of prompts as token ids, for one model."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from jobs.models.words import WordTokenizer, pack, unpack
 
 
 class PromptEncoder:
-    """Encodes prompts and conversations as the model was trained to read them.
+    """Encoder of prompts and conversations, as the model was trained to read them.
 
     Special-token text inside a prompt or a message is encoded as plain text. Safe to use from many
     threads; pickles as its directory's path. `encode_*s` use every core the `tokenizers` library is
     allowed (`TOKENIZERS_PARALLELISM`, `RAYON_NUM_THREADS`).
 
     Attributes:
-        info: what the model's configuration says.
+        info: facts from the model's configuration.
         has_chat_format: whether `encode_chat` works: InternLM2, or a chat template in the directory.
     """
 
@@ -86,7 +86,7 @@ class PromptEncoder:
         return self._marked.token_to_id(internlm2.ACTION_START) if self.model_type == INTERNLM2 else None
 
     def encode_prompt(self, text: str) -> list[int]:
-        """BOS (if the model has one), then the text.
+        """Encode the text, after BOS if the model has one.
 
         Raises:
             InvalidText: the text holds a lone surrogate.
@@ -94,17 +94,17 @@ class PromptEncoder:
         return _value(self.encode_prompts([text])[0])
 
     def encode_prompts(self, texts: Sequence[str]) -> list[list[int] | InvalidText]:
-        """`encode_prompt` of each text, in order; a text that cannot be encoded gives its error."""
+        """Apply `encode_prompt` to each text, in order; a text that cannot be encoded gives its error."""
         return self._encode_plain(texts, bos=True)
 
     def encode_continuations(self, texts: Sequence[str]) -> list[list[int] | InvalidText]:
-        """Each text as it continues a prompt: no BOS, markers as plain text; errors as in `encode_prompts`."""
+        """Encode each text as it continues a prompt: no BOS, markers as plain text; errors as in `encode_prompts`."""
         return self._encode_plain(texts, bos=False)
 
     def encode_chat(
         self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None = None
     ) -> list[int]:
-        """The conversation in the model's chat format, ending with the generation prompt.
+        """Encode the conversation in the model's chat format, ending with the generation prompt.
 
         Raises:
             InvalidMessages: the conversation breaks the rules of `jobs.models.messages`.
@@ -117,7 +117,7 @@ class PromptEncoder:
         conversations: Sequence[Sequence[Mapping[str, Any]]],
         tools: Sequence[Sequence[Mapping[str, Any]] | None] | None = None,
     ) -> list[list[int] | InvalidMessages]:
-        """`encode_chat` of each conversation, in order; an invalid one gives its error instead of ids.
+        """Apply `encode_chat` to each conversation, in order; an invalid one gives its error instead of ids.
 
         Text that several conversations share (a system message, say) is tokenised once.
 
@@ -134,7 +134,7 @@ class PromptEncoder:
         ]
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
-        """The text of token ids, without special tokens unless asked for."""
+        """Decode token ids to text, without special tokens unless asked for."""
         return self._marked.decode(list(ids), skip_special_tokens=skip_special)
 
     def _render(
@@ -203,14 +203,14 @@ def _tokenizer(document: str, model_dir: Path) -> Tokenizer:
         tokenizer = Tokenizer.from_str(document)
     except Exception as error:  # the library raises bare Exception
         raise InvalidModel(f"{model_dir / 'tokenizer.json'} is damaged.", "Download the model again.") from error
-    # Some files carry the settings of a training run, which would cut long prompts without a word.
+    # Some files carry the settings of a training run, which would silently cut long prompts.
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
 
 
 def _markers(document: Mapping[str, Any], template: str) -> tuple[str, ...]:
-    """Special tokens, and added tokens that the chat template writes (`<tool_call>`): data must not forge either."""
+    """List special tokens and added tokens that the chat template writes (`<tool_call>`): data must forge neither."""
     return tuple(
         token["content"]
         for token in document.get("added_tokens") or ()

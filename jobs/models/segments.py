@@ -1,4 +1,4 @@
-"""Rendered prompts as runs of trusted and untrusted text: how data is kept from forging markers."""
+"""Rendered prompts as runs of trusted and untrusted text, which keeps data from forging markers."""
 
 from __future__ import annotations
 

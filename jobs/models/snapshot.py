@@ -1,4 +1,4 @@
-"""Model directories as jobs use them: judged before anything starts, and pinned by a fingerprint."""
+"""Model directories as jobs use them: checked before anything starts, and pinned by a fingerprint."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ class Snapshot(Document):
 
 
 def check_model(model_dir: str | Path, *, weights: bool = True) -> ModelInfo:
-    """Whether the directory can be used as it is: configuration, native tokenizer, complete safetensors.
+    """Check that the directory can be used as it is: configuration, native tokenizer, complete safetensors.
 
-    Reads no weights. `weights=False` is for engines that make up their own.
+    Reads no weights. `weights=False` is for engines that generate their own.
 
     Raises:
         InvalidModel: what is wrong and what to do about it.
@@ -64,10 +64,10 @@ def check_model(model_dir: str | Path, *, weights: bool = True) -> ModelInfo:
 
 
 def weight_files(model_dir: Path) -> list[Path]:
-    """The safetensors files of a model, in name order.
+    """List the safetensors files of a model, in name order.
 
     Raises:
-        InvalidModel: none, some missing against the index, or weights in pickle files only.
+        InvalidModel: there are none, some named in the index are missing, or all weights are in pickle files.
     """
     index = model_dir / INDEX
     if index.is_file():
@@ -93,12 +93,11 @@ def weight_files(model_dir: Path) -> list[Path]:
 
 
 def fingerprint(model_dir: str | Path, *, weights: bool = True) -> str:
-    """`sha256:…` over what decides the model's answers.
+    """Return `sha256:…` over what decides the model's answers.
 
-    A prepared snapshot is pinned by `snapshot.json`, which holds the hash of every file; that the files have the
-    sizes it names is checked here, that they have the hashes by `verify`. Of another directory
-    the small files are hashed, and the weight files stand in by name and size: reading 40 GB at
-    every submit is not worth what it would find.
+    A prepared snapshot is pinned by `snapshot.json`, which holds the hash of every file; file sizes are checked here,
+    hashes by `verify`. In other directories the small files are hashed, and the weight files are represented by name
+    and size: reading 40 GB at every submit is not worth what it would find.
 
     Raises:
         InvalidModel: see `check_model`.

@@ -29,7 +29,8 @@ class ChatTemplate:
     """
 
     def __init__(self, source: str, markers: Sequence[str], variables: Mapping[str, str]) -> None:
-        """
+        """Compile the template.
+
         Args:
             source: the template.
             markers: texts that the tokenizer turns into special tokens.
@@ -52,11 +53,11 @@ class ChatTemplate:
         longest_first = sorted({*markers, _OPEN, _CLOSE}, key=len, reverse=True)
         self._markers = re.compile("|".join(re.escape(marker) for marker in longest_first))
         self._variables = dict(variables)
-        # Most templates do not know the role, and leave its messages out without a word.
+        # Most templates do not know the role, and silently leave its messages out.
         self._roles = _ROLES | {"developer"} if "developer" in source else _ROLES
 
     def render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None) -> list[Segment]:
-        """The conversation, ending with the generation prompt.
+        """Render the conversation, ending with the generation prompt.
 
         Raises:
             InvalidMessages: see `parse_messages`; or the template refuses the conversation.

@@ -1,4 +1,4 @@
-"""Tools in and tool calls out, in InternLM2's chat format."""
+"""Tool declarations and tool calls, in InternLM2's chat format."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class ToolCall:
 
 
 def declare_tools(tools: Any) -> str:
-    """The content of the system message that declares the tools: a JSON list of functions.
+    """Build the content of the system message that declares the tools: a JSON list of functions.
 
-    Takes plain functions (`name`, `description`, `parameters`) and OpenAI's `{"type": "function", "function": …}`.
+    Accepts plain functions (`name`, `description`, `parameters`) and OpenAI's `{"type": "function", "function": …}`.
 
     Raises:
         InvalidMessages: not a list of objects with a name.
@@ -53,7 +53,7 @@ def _function(number: int, tool: Any) -> Mapping[str, Any]:
 
 
 def render_call(call: Mapping[str, Any]) -> str:
-    """One earlier call of an assistant as the model wrote it: `{"name": …, "parameters": …}`.
+    """Render an earlier call of an assistant as the model wrote it: `{"name": …, "parameters": …}`.
 
     Raises:
         InvalidMessages: no name, or arguments that are not a JSON object.
@@ -77,7 +77,7 @@ def render_call(call: Mapping[str, Any]) -> str:
 
 
 def parse_tool_calls(text: str) -> tuple[str, list[ToolCall]]:
-    """Split generated text (decoded with its markers) into what was said and which tools were called.
+    """Split generated text (decoded with its markers) into what was said and the tool calls.
 
     Every `<|action_start|>` gives a call; a malformed one is reported in `ToolCall.error`, never dropped.
     """

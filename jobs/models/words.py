@@ -19,10 +19,10 @@ from tokenizers import Tokenizer
 from jobs.models.convert import SPACE
 
 REMEMBERED = 2**17
-"""Words, about 30 MB of them, after which those are forgotten that have not been met since as many before."""
+"""Words in one generation of the cache, about 30 MB. When it is full, words not met during it are forgotten."""
 
 MAX_WORD = 32
-"""Characters of the longest word that is kept: text without spaces comes once."""
+"""Characters of the longest word that is kept: longer text without spaces occurs only once."""
 
 _NORMALIZER = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
 _PLAIN_BPE = {
@@ -36,20 +36,20 @@ _PLAIN_BPE = {
 
 
 class WordTokenizer:
-    """Gives the ids that `encode_special_tokens=True` gives, without BOS. Safe to use from many threads."""
+    """Tokenizer that gives the ids of `encode_special_tokens=True`, without BOS. Safe to use from many threads."""
 
     def __init__(self, tokenizer: Tokenizer, pieces: Iterable[str], added: Iterable[str]) -> None:
         """See `of`.
 
         Args:
             pieces: the vocabulary.
-            added: tokens that are found in the text before it is split into pieces; such a text is left whole.
+            added: tokens that are matched before the text is split into pieces; a text with one is left whole.
         """
         self._tokenizer, self._model = tokenizer, tokenizer.model
         pairs = {pair for piece in pieces for pair in pairwise(piece)} | {(SPACE, SPACE), ("\n", "\n")}
         before_space = _class(first for first, second in pairs if second == SPACE)
         after_newline = _class(second for first, second in pairs if first == "\n")
-        # A character, and all that follow it up to a place where the text can be cut.
+        # A character, and all that follow it up to the next place where the text can be cut.
         more = f"(?<!\n)[^{SPACE}\n]+|(?<!\n)\n|(?<={before_space}){SPACE}|(?<=\n){after_newline}"
         self._word = re.compile(f"[^\n][^{SPACE}\n]*(?:{more})*|\n(?:{more})*")
         names = [re.escape(name.replace(" ", SPACE)) for name in added]
@@ -58,7 +58,7 @@ class WordTokenizer:
 
     @classmethod
     def of(cls, document: Mapping[str, Any], tokenizer: Tokenizer) -> Self | None:
-        """For a tokenizer whose words are independent; None where this is not certain.
+        """Build one for a tokenizer whose words are independent; return None if this is not certain.
 
         Args:
             document: its `tokenizer.json`.
@@ -76,12 +76,12 @@ class WordTokenizer:
         return cls(tokenizer, model["vocab"], added)
 
     def encode(self, texts: Sequence[str]) -> list[bytes]:
-        """Token ids of each text, packed, in order."""
+        """Return the token ids of each text, packed, in order."""
         spaced = [text.replace(" ", SPACE) for text in texts]
         left = {at: texts[at] for at, text in enumerate(spaced) if self._added.search(text)}
         whole = iter(self._tokenizer.encode_batch_fast(list(left.values()), add_special_tokens=False))
         if len(self._known) > REMEMBERED:  # replaced, not cleared: other threads may be reading it
-            # A copy: it must not keep the ones before it.
+            # A copy, because the original would keep all earlier generations alive.
             self._known = _Remembered(self._tokenise, dict(self._known))
         ids, split = self._known.__getitem__, self._word.findall
         return [
@@ -93,17 +93,17 @@ class WordTokenizer:
 
 
 def pack(ids: Sequence[int]) -> bytes:
-    """Token ids as 32-bit numbers in this machine's byte order: joined faster than lists, and nothing to collect."""
+    """Pack token ids as 32-bit native integers: joined faster than lists, and no work for the garbage collector."""
     return array("i", ids).tobytes()
 
 
 def unpack(packed: bytes) -> list[int]:
-    """The ids again."""
+    """Return the token ids that `pack` packed."""
     return array("i", packed).tolist()
 
 
 class _Remembered(dict[str, bytes]):
-    """The ids of words, computed when they are first asked for."""
+    """Cache of the ids of words, computed on first use."""
 
     def __init__(self, compute: Callable[[str], bytes], older: Mapping[str, bytes]) -> None:
         super().__init__()
@@ -117,5 +117,5 @@ class _Remembered(dict[str, bytes]):
 
 
 def _class(characters: Iterable[str]) -> str:
-    """A regular expression for any of them."""
+    """Return a regular expression that matches any of the characters."""
     return "[" + "".join(map(re.escape, sorted(characters))) + "]"

@@ -1,4 +1,4 @@
-"""The dry run: what a job will be, before a GPU starts. Reads and tokenises here, starts nothing."""
+"""The dry run, which estimates a job before a GPU starts. It reads and tokenises locally and starts nothing."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ class Estimate:
     Attributes:
         measured_rows: rows that were tokenised; all other numbers are scaled up from them.
         output_tokens: upper bound: every row generates as many tokens as it may.
-        output_share: what is assumed to be generated of these; None if nothing is known: then all.
-        shared_input_tokens: input tokens that an earlier row's prefix has in the KV cache.
+        output_share: share of these assumed to be generated; None if unknown, in which case all are.
+        shared_input_tokens: input tokens found in the KV cache because an earlier row has the same prefix.
         invalid_rows: rows that will be error rows, by code.
-        reused_rows: rows whose result an earlier job has.
-        repeated_rows: of the others, rows that are equal to an earlier one and cost nothing.
-        tokens_per_s: computed tokens per second of one replica, observed or given; None if neither, as is then
-            whatever follows from it.
-        start_s: from the job's start until rows are computed, as observed.
+        reused_rows: rows that reuse the result of an earlier job.
+        repeated_rows: of the others, rows equal to an earlier one, which cost nothing.
+        tokens_per_s: computed tokens per second of one replica, observed or given; None if neither, and then so
+            is everything that follows from it.
+        start_s: seconds from the job's start until rows are computed, as observed.
         observed_on: the hardware that `tokens_per_s` was observed on, in `observed_jobs` jobs; None if it was given.
-        gpu_hours, eta_s, cost: of all replicas; upper bounds where `output_share` is unknown.
+        gpu_hours, eta_s, cost: with all replicas; upper bounds where `output_share` is unknown.
     """
 
     rows: int
@@ -67,7 +67,7 @@ class Estimate:
 
     @property
     def exact(self) -> bool:
-        """Whether every row was measured."""
+        """True if every row was measured."""
         return self.measured_rows == self.rows
 
 
@@ -84,11 +84,11 @@ def estimate(
     """Measure up to `sample_rows` rows, spread over the dataset, and scale up.
 
     Args:
-        tokens_per_s: computed tokens per second of one replica; goes before what was observed.
-        observed: how fast earlier jobs went. Without either nothing is said about time and cost.
+        tokens_per_s: computed tokens per second of one replica; takes precedence over `observed`.
+        observed: speed of earlier jobs. Without either, time and cost stay unknown.
         gpu_hour_price: price of one GPU for one hour, in any currency.
-        ledger: of a job below the root that `spec.reuse` looks at; needed to count reused rows.
-        warn: is told of jobs that nothing is reused of because they are damaged.
+        ledger: ledger of a job under the root that `spec.reuse` looks at; needed to count reused rows.
+        warn: called with a message for what is not reused because it is damaged.
 
     Raises:
         InvalidInput, InvalidModel: the job could not be submitted either.
@@ -142,21 +142,21 @@ def estimate(
 
 
 class Times(NamedTuple):
-    """What a job takes."""
+    """Time that a job takes."""
 
     eta_s: float
     gpu_hours: float
 
 
 def foretell(work_tokens: float, tokens_per_s: float | None, start_s: float | None, spec: JobSpec) -> Times | None:
-    """When a job that has all of its replicas from the start is done; None if no throughput is known.
+    """Predict the time of a job that has all of its replicas from the start; None if no throughput is known.
 
     Args:
         work_tokens: input tokens to compute, plus generated ones.
-        tokens_per_s: of one replica.
-        start_s: until rows are computed; replicas hold their GPUs then, too. None: not known, and not counted.
+        tokens_per_s: computed tokens per second of one replica.
+        start_s: seconds until rows are computed, in which replicas hold their GPUs, too. None: unknown, not counted.
     """
-    if not tokens_per_s:  # 0: all that an earlier job did was to fail on its rows
+    if not tokens_per_s:  # 0: an earlier job did nothing but fail on its rows
         return None
     replicas = spec.replicas.max
     eta_s = (start_s or 0.0) + work_tokens / tokens_per_s / replicas
@@ -164,10 +164,10 @@ def foretell(work_tokens: float, tokens_per_s: float | None, start_s: float | No
 
 
 def _count_shards(measured: RowFacts, found: npt.NDArray[np.int64] | None, budget: ShardBudget, scale: float) -> int:
-    """Shards of the job that has `scale` times these rows. Exact at 1.
+    """Count the shards of a job with `scale` times these rows. Exact at 1.
 
     Args:
-        found: shape (rows,), where each row's result lies in an earlier job; -1 for those to compute.
+        found: shape (rows,), the place of each row's result in earlier jobs; -1 for rows to compute.
     """
     if scale == 1:
         return len(split(measured, budget, found).shards)
@@ -181,7 +181,7 @@ def _count_shards(measured: RowFacts, found: npt.NDArray[np.int64] | None, budge
 
 
 def _sample(dataset: Dataset, preparer: RowPreparer, sample_rows: int) -> Iterator[pa.Table]:
-    """What planning needs of rows from slices that lie evenly over the dataset; of all rows if they are few enough."""
+    """Yield light columns of rows from slices spread evenly over the dataset; of all rows if they are few enough."""
     work = slices(dataset, max_rows=1024)
     step = max(1, -(-dataset.num_rows // sample_rows))
     for piece in work[::step]:

@@ -16,12 +16,12 @@ from schemas.tables import FINGERPRINT
 
 
 def light_columns(rows: pa.Table) -> pa.Table:
-    """What planning needs of prepared rows."""
+    """Return the columns of prepared rows that planning needs."""
     return rows.select(["row_id", "error_code", "fingerprint", *(field.name for field in FACTS_FIELDS)])
 
 
 def facts_of(rows: pa.Table) -> RowFacts:
-    """The planner's view of prepared rows, in row-id order."""
+    """Build the planner's view of prepared rows, in row-id order."""
     table = light_columns(rows).combine_chunks().sort_by("row_id")
     return RowFacts(
         num_input_tokens=table["num_input_tokens"].to_numpy(),
@@ -34,8 +34,8 @@ def facts_of(rows: pa.Table) -> RowFacts:
 
 
 def fingerprints_of(rows: pa.Table, *, sampled: bool) -> pa.Array:
-    """Fingerprints of prepared rows, in their order; null on error rows and, unless `sampled`, on those that are
-    sampled at random."""
+    """Return fingerprints of prepared rows, in their order; null on error rows and, unless `sampled`, on rows whose
+    answers are sampled at random."""
     known = rows["fingerprint"]
     if not sampled:
         known = pc.if_else(rows["repeatable"], known, pa.scalar(None, FINGERPRINT.type))
@@ -56,10 +56,10 @@ class RowFacts:
         num_input_tokens: shape (rows,), 0 on invalid rows.
         num_output_tokens: shape (rows,), the output tokens budgeted for each row.
         invalid: shape (rows,), rows that staging has turned into error rows.
-        prefixes: of the valid rows; the others have none.
-        same_as: shape (rows,), the first row that has the same result; the row itself where no earlier one has.
-        num_bytes: shape (rows,), what each staged row takes in memory, kept columns included; None for a plan of an
-            older version, which did not look at it.
+        prefixes: prefix keys of the valid rows; invalid rows have none.
+        same_as: shape (rows,), the first row with the same result; the row itself if no earlier one has it.
+        num_bytes: shape (rows,), bytes of each staged row in memory, kept columns included; None for a plan of an older
+            version, which did not record them.
     """
 
     num_input_tokens: npt.NDArray[np.int32]
@@ -74,7 +74,7 @@ class RowFacts:
 
     @property
     def repeated(self) -> npt.NDArray[np.bool_]:
-        """Rows whose result an earlier row has: shape (rows,)."""
+        """Mask of duplicate rows, which reuse an earlier row's result: shape (rows,)."""
         return np.not_equal(self.same_as, np.arange(len(self)))
 
     @property

@@ -15,8 +15,8 @@ class Order(NamedTuple):
 
     Attributes:
         rows: shape (rows,), row ids.
-        shared: shape (rows,), tokens at the start of each row that the row before it has, too, by `PREFIX_DEPTHS`.
-            In this order no other row before it shares more.
+        shared: shape (rows,), tokens of the prefix that each row shares with the row before it, by `PREFIX_DEPTHS`.
+            In this order no earlier row shares a longer prefix.
     """
 
     rows: npt.NDArray[np.int64]
@@ -24,7 +24,7 @@ class Order(NamedTuple):
 
 
 def prefix_order(prefixes: Prefixes, same_as: npt.NDArray[np.int64]) -> Order:
-    """Rows with nested prefix groups together, each group where its first row stands in the dataset.
+    """Order rows so that nested prefix groups stay together, each at the place of its first row in the dataset.
 
     Args:
         same_as: shape (rows,), the first row that is equal to each row. Equal rows become neighbours.
@@ -32,7 +32,7 @@ def prefix_order(prefixes: Prefixes, same_as: npt.NDArray[np.int64]) -> Order:
     lengths = np.diff(prefixes.starts)
     rows = np.lexsort((np.arange(len(same_as)), same_as)).astype(np.int64)
     shared = np.zeros(len(rows), np.int32)
-    # The places in the order whose groups have several rows, and may fall apart at the next depth.
+    # Places in the order whose groups have several rows and may split at the next depth.
     places, members, group = np.arange(len(rows)), rows.copy(), np.zeros(len(rows), np.int64)
     for index, depth in enumerate(PREFIX_DEPTHS):
         long = lengths[members] > index
@@ -53,17 +53,17 @@ def prefix_order(prefixes: Prefixes, same_as: npt.NDArray[np.int64]) -> Order:
 
 
 def kept_order(order: Order, kept: npt.NDArray[np.bool_]) -> Order:
-    """The order of some of its rows. `kept`: shape (rows,), by place in the order."""
+    """Restrict the order to some of its rows. `kept`: shape (rows,), by place in the order."""
     places = np.flatnonzero(kept)
     if not len(places):
         return Order(order.rows[:0], order.shared[:0])
-    # What two rows share is the least that any two neighbours between them share.
+    # Two rows share the minimum of what the neighbours from one to the other share.
     after = np.concatenate(([0], places[:-1] + 1))
     return Order(order.rows[places], np.minimum.reduceat(order.shared[: places[-1] + 1], after))
 
 
 def _first_of_equal(keys: npt.NDArray[np.uint32], rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """For each row the smallest row that has the same key."""
+    """Return for each row the smallest row with the same key."""
     order = np.lexsort((rows, keys))
     begins = np.concatenate(([True], keys[order][1:] != keys[order][:-1]))
     result = np.empty_like(rows)
@@ -72,5 +72,5 @@ def _first_of_equal(keys: npt.NDArray[np.uint32], rows: npt.NDArray[np.int64]) -
 
 
 def _ascending_runs(group: npt.NDArray[np.int64], first: npt.NDArray[np.int64]) -> bool:
-    """Whether sorting by group and `first` would change nothing; groups ascend."""
+    """Return whether sorting by group and `first` would change nothing; groups ascend."""
     return bool(((group[1:] != group[:-1]) | (first[1:] >= first[:-1])).all())

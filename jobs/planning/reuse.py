@@ -1,4 +1,4 @@
-"""Results of earlier jobs for rows that are equal: which jobs, and where each row's result lies."""
+"""Results of earlier jobs that equal rows reuse: which jobs, and where each row's result lies."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from schemas.tables import FINGERPRINT
 log = logging.getLogger(__name__)
 
 MAX_AUTO_JOBS = 50
-"""Of the jobs that `auto` finds, the newest so many are looked at."""
+"""Most jobs that `auto` considers: the newest ones."""
 
 READS_AT_ONCE, RESULTS_AT_ONCE = 16, 2
-"""Small objects, and whole results, that are read at the same time: results are as large as shards."""
+"""Small objects, and whole results, read at the same time: results are as large as shards."""
 
 Warn = Callable[[str], None]
-"""Tells a person what is left out."""
+"""Callback that tells a person what is left out."""
 
 _SCHEMA = pa.schema(
     [FINGERPRINT, pa.field("job", pa.int16()), pa.field("shard", pa.int32()), pa.field("row_id", pa.int64())]
@@ -43,12 +43,12 @@ _EARLIEST = datetime.min.replace(tzinfo=UTC)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sources:
-    """Results that may be taken.
+    """Results that may be reused.
 
     Attributes:
-        jobs: the jobs they lie in, in order of preference.
+        jobs: jobs that hold the results, in order of preference.
         rows: one row per result: `fingerprint`, `job` (index into `jobs`), `shard`, `row_id`; by job, shard, row id.
-        damaged: jobs of which results were left out because they, or what tells about them, are damaged.
+        damaged: jobs with results left out because these, or the documents about them, are damaged.
     """
 
     jobs: tuple[str, ...]
@@ -56,15 +56,15 @@ class Sources:
     damaged: tuple[str, ...] = ()
 
     def find(self, fingerprints: pa.Array) -> npt.NDArray[np.int64]:
-        """For each fingerprint its first place in `rows`, -1 where there is none. Shape (fingerprints,)."""
+        """Return the first place of each fingerprint in `rows`, -1 if it has none: shape (fingerprints,)."""
         places = pc.index_in(fingerprints, value_set=self.rows["fingerprint"].combine_chunks(), skip_nulls=True)
         return places.cast(pa.int64()).fill_null(-1).to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
 
     def readable(self, ledger: Ledger, fingerprints: pa.Array, warn: Warn = log.warning) -> Sources:
-        """Without the damaged ones of those results that these fingerprints find: each is read once, to see.
+        """Return the sources without damaged results, of those that the fingerprints find; each is read once to check.
 
         Args:
-            ledger: of the job that takes them.
+            ledger: ledger of the job that reuses them.
         """
         sources, seen = self, set[tuple[int, int]]()
         while True:
@@ -84,14 +84,14 @@ class Sources:
 
 
 class SourceLost(JobsError):
-    """Results that a standing plan takes from another job cannot be had any more. See `source_lost`."""
+    """Results that an existing plan reuses from another job are no longer available. See `source_lost`."""
 
 
 def source_lost(job_id: str, source: str) -> SourceLost:
-    """The error that names the other job, and says how to go on with it and without it.
+    """Build the error, which names the other job and says how to go on with it and without it.
 
     Args:
-        job_id: of the job that takes the results.
+        job_id: id of the job that reuses the results.
     """
     return SourceLost(
         f"Results of job {source}, from which this job takes rows over, are damaged or gone.",
@@ -101,14 +101,14 @@ def source_lost(job_id: str, source: str) -> SourceLost:
 
 
 class NotEnded(UsageError):
-    """Nothing can be taken from a job that still goes on."""
+    """Results of a job that has not ended cannot be reused."""
 
 
 def source_jobs(ledger: Ledger, spec: JobSpec, model: str | None, warn: Warn = log.warning) -> tuple[str, ...]:
-    """The jobs that the spec wants results from, newest first where it leaves that open. Damaged ones are left out.
+    """Return the jobs whose results the spec reuses, newest first for `auto`. Damaged ones are left out.
 
     Args:
-        ledger: of the job that takes them.
+        ledger: ledger of the job that reuses them.
         model: fingerprint of its model.
 
     Raises:
@@ -134,7 +134,7 @@ def source_jobs(ledger: Ledger, spec: JobSpec, model: str | None, warn: Warn = l
 
 
 def is_sound(source: Ledger, warn: Warn = log.warning) -> bool:
-    """Whether results can be taken from a job, as far as its documents say; False if they are damaged.
+    """Return whether results of a job can be reused, as far as its documents say; False if these are damaged.
 
     Raises:
         UsageError: there is no such job, or it is still going on.
@@ -157,8 +157,9 @@ def is_sound(source: Ledger, warn: Warn = log.warning) -> bool:
 
 
 def open_sources(ledger: Ledger, jobs: Sequence[str], warn: Warn = log.warning) -> Sources:
-    """Read where the results of those jobs lie: about 40 bytes per row in memory. Jobs without any are left out, and
-    so are shards of which that cannot be read.
+    """Read where the results of the jobs lie; takes about 40 bytes per row in memory.
+
+    Jobs without results are left out, as are shards whose results cannot be located.
     """
     used: list[str] = []
     tables: list[pa.Table] = []
@@ -182,7 +183,7 @@ def open_sources(ledger: Ledger, jobs: Sequence[str], warn: Warn = log.warning) 
 
 
 def read_source(source: Ledger, shard: int, columns: Sequence[str] | None = None) -> pa.Table | None:
-    """Columns of a shard's results in another job; None if they are gone or not what was committed."""
+    """Read columns of a shard's results in another job; None if they are gone or not what was committed."""
     try:
         commit, data = source.find_commit(shard), source.read_result(shard)
         if commit is None or data is None or hashlib.sha256(data).hexdigest() != commit.sha256:
@@ -197,9 +198,9 @@ def _part(job_id: str, shard: int) -> str:
 
 
 def _rows_of(source: Ledger) -> Iterator[tuple[int, pa.Table | None]]:
-    """Fingerprint and row id of each good result of a job, by shard; None where these are damaged."""
+    """Yield fingerprint and row id of each good result of a job, by shard; None for a damaged shard."""
     room, promised = Semaphore(RESULTS_AT_ONCE), set[int]()
-    with suppress(UsageError, Damaged):  # a plan that stands takes the rows whatever has become of the record
+    with suppress(UsageError, Damaged):  # an existing plan reuses the rows even if the record is gone or damaged
         terminal = source.terminal()
         promised = (
             {commit.index for commit in terminal.manifest.shards} if isinstance(terminal, Succeeded) else promised
@@ -238,17 +239,17 @@ def _with_place(table: pa.Table, job: pa.Scalar, shard: int) -> pa.Table:
 
 
 def _read(data: bytes, columns: Sequence[str]) -> pa.Table:
-    """Those of these columns that there are.
+    """Read those of the columns that exist.
 
     Raises:
-        Damaged: it is no Parquet any more.
+        Damaged: the data is not valid Parquet.
     """
     try:
         with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True, pre_buffer=False) as file:
             names = [name for name in columns if name in file.schema_arrow.names]
             groups = [file.read_row_group(index, columns=names) for index in range(file.num_row_groups)]
             return pa.concat_tables(groups) if groups else file.read(columns=names)
-    except MemoryError:  # one of Arrow's is an ArrowException, too
+    except MemoryError:  # Arrow's own MemoryError is an ArrowException, too
         raise
     except (OSError, pa.ArrowException) as error:
         raise Damaged("A Parquet object cannot be decoded.") from error

@@ -2,7 +2,7 @@
 
 Rows that share a prompt prefix become neighbours, so that one replica computes the shared part once and finds it in
 its KV cache afterwards. Prefix groups are cut only where they do not fit into a shard, and then between the smaller
-groups inside them. Shards shrink towards the end of the job: the last ones keep no replica waiting for long.
+groups inside them. Shards shrink towards the end of the job, so that the last ones keep no replica waiting for long.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from schemas.records import LengthBin, ShardPlan
 from schemas.spec import ShardBudget
 
 TAIL_SHARE = 1 / 8
-"""The last part of the job's tokens, over which shards shrink."""
+"""Share of the job's tokens, at its end, over which shards shrink."""
 
 LEAST_TAIL_SHARD = 1 / 4
 """Size of the last shards, as a share of that of the first."""
 
 SHORT_SHARE = 1 / 4
-"""Of the job's tokens, those in the rows with the shortest answers: they come last. With all rows by length, rows that
-start together would also grow together, and fill a KV cache all at once."""
+"""Share of the job's tokens in the rows with the shortest answers, which come last. If all rows were ordered by length,
+rows that start together would also grow together and fill a KV cache all at once."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Split:
-    """Where every row goes.
+    """Assignment of every row to a shard and a place.
 
     Attributes:
         shards: the shard table, by shard number.
@@ -50,7 +50,7 @@ class Split:
 
 
 def order_rows(facts: RowFacts) -> Order:
-    """All rows in the order of work: nested prefix groups, each where its first row stands in the dataset.
+    """Order all rows: nested prefix groups, each at the place of its first row in the dataset.
 
     Rows with the same result are neighbours, so that one computation serves them all.
     """
@@ -61,8 +61,8 @@ def split(facts: RowFacts, budget: ShardBudget, sources: npt.NDArray[np.int64] |
     """Order the rows, those with short answers last, and cut the order into shards.
 
     Args:
-        sources: shape (rows,), where in earlier jobs each row's result lies, as a number by which neighbours lie
-            near each other; -1 for rows to compute. Rows with a source have shards of their own, in its order.
+        sources: shape (rows,), the place of each row's result in earlier jobs, numbered so that results near each other
+            have close numbers; -1 for rows to compute. Rows with a source have shards of their own, in that order.
     """
     reused = np.zeros(len(facts), np.bool_) if sources is None else sources >= 0
     order = order_rows(facts)
@@ -105,12 +105,12 @@ def split(facts: RowFacts, budget: ShardBudget, sources: npt.NDArray[np.int64] |
 
 
 def shard_tokens(job_tokens: int, budget: ShardBudget) -> int:
-    """Most input plus expected output tokens of one shard in a job of so many tokens."""
+    """Return the most input plus expected output tokens of one shard in a job of `job_tokens`."""
     return min(max(job_tokens // budget.target_count, budget.min_tokens), budget.max_tokens)
 
 
 def count_shards(job_tokens: int, budget: ShardBudget) -> int:
-    """Shards of a job of so many tokens in small rows."""
+    """Count the shards of a job of `job_tokens` in small rows."""
     limit, done, count = shard_tokens(job_tokens, budget), 0.0, 0
     while done < job_tokens:
         done += _room(limit, 1 - done / job_tokens, budget)
@@ -119,12 +119,12 @@ def count_shards(job_tokens: int, budget: ShardBudget) -> int:
 
 
 def shared_tokens(facts: RowFacts) -> int:
-    """Input tokens that a prefix cache can save, if it never forgets and one replica does everything."""
+    """Count the input tokens that a prefix cache can save if it never evicts and one replica does everything."""
     return int(_cached_tokens(facts, order_rows(facts), [0] if len(facts) else []).sum())
 
 
 def length_bins(facts: RowFacts, computed: npt.NDArray[np.bool_]) -> tuple[LengthBin, ...]:
-    """Histogram over the rows that are `computed`, shape (rows,), by the most tokens that each may come to."""
+    """Build a histogram of the `computed` rows, shape (rows,), by the most tokens that each may reach."""
     chosen = computed & (facts.work_tokens > 0)
     read, written = facts.num_input_tokens[chosen].astype(np.int64), facts.num_output_tokens[chosen].astype(np.int64)
     powers = np.ceil(np.log2(read + written)).astype(np.int64)
@@ -140,16 +140,16 @@ def length_bins(facts: RowFacts, computed: npt.NDArray[np.bool_]) -> tuple[Lengt
 
 
 def row_ids_digest(sorted_row_ids: npt.NDArray[np.int64]) -> str:
-    """SHA-256 of sorted row ids as little-endian int64: proves that a shard has exactly its rows."""
+    """Return the SHA-256 of sorted row ids as little-endian int64: proves that a shard has exactly its rows."""
     return hashlib.sha256(np.ascontiguousarray(sorted_row_ids, dtype="<i8").tobytes()).hexdigest()
 
 
 def _short_last(facts: RowFacts, order: Order) -> Order:
-    """The order with `SHORT_SHARE` moved to its end: there, the rows with the longest answers come first.
+    """Move `SHORT_SHARE` of the order to its end, where the rows with the longest answers come first.
 
     An answer is written token by token: a row that starts late and may write a lot would hold up the end of the job.
-    Prefix groups are moved as a whole, by their longest answer; groups of the same length stay in order. Where one
-    group is nearly everything, as all rows with the same system message are, this is done inside of it. Rows without
+    Prefix groups are moved as a whole, by their longest answer; groups of the same length stay in order. If one group
+    is nearly everything, as when all rows have the same system message, this is done inside that group. Rows without
     work come at the very end if anything is moved.
     """
     valid = ~facts.invalid[order.rows]
@@ -185,12 +185,12 @@ def _short_last(facts: RowFacts, order: Order) -> Order:
 
 
 def _ties(facts: RowFacts, order: Order) -> npt.NDArray[np.int32]:
-    """How much speaks against a cut before each row of the order: shared tokens, and most of all the same result."""
+    """Return the cost of cutting before each row of the order: its shared tokens, or the maximum if it is repeated."""
     return np.where(facts.repeated[order.rows], np.iinfo(np.int32).max, order.shared)
 
 
 def _cached_tokens(facts: RowFacts, order: Order, starts: Sequence[int]) -> npt.NDArray[np.int64]:
-    """Tokens of each row of the order that its cache has, if it is empty at each of `starts`. Shape (rows,)."""
+    """Return the cached tokens of each row of the order, if the cache is empty at each of `starts`: shape (rows,)."""
     # At least one token of a prompt is always computed, and with it the block that it is in.
     most = (np.maximum(facts.num_input_tokens[order.rows], 1).astype(np.int64) - 1) // BLOCK_TOKENS * BLOCK_TOKENS
     cached = np.minimum(order.shared, most)
@@ -202,7 +202,7 @@ def _cached_tokens(facts: RowFacts, order: Order, starts: Sequence[int]) -> npt.
 def _cut(
     weights: npt.NDArray[np.int64], held: npt.NDArray[np.int64], ties: npt.NDArray[np.int32], budget: ShardBudget
 ) -> list[tuple[int, int]]:
-    """Half-open bounds of the shards over the ordered rows. A full shard ends at the weakest tie in its second half.
+    """Cut the ordered rows into shards, as half-open bounds. A full shard ends at the cheapest cut in its second half.
 
     Args:
         held: bytes of each row.
@@ -229,19 +229,19 @@ def _cut(
 
 
 def _sums(values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Sum of the values before each place, and of all."""
+    """Return prefix sums: the sum of the values before each place, and of all."""
     return np.concatenate(([0], np.cumsum(values)))
 
 
 def _room(limit: int, left: float, budget: ShardBudget) -> int:
-    """Most tokens of a shard that is cut from the order when so large a share of the job is left."""
+    """Return the most tokens of a shard that is cut from the order when the share `left` of the job remains."""
     return max(int(limit * min(1.0, max(LEAST_TAIL_SHARD, left / TAIL_SHARE))), min(limit, budget.min_tokens))
 
 
 def _units(
     total: Sequence[int], in_bytes: Sequence[int], ties: npt.NDArray[np.int32], limit: int, budget: ShardBudget
 ) -> Iterator[int]:
-    """Where in the order the largest prefix groups begin that fit into a shard; between them, single rows."""
+    """Yield where units begin in the order: the largest prefix groups that fit into a shard, and single rows."""
     parts = [(0, len(ties))] if len(ties) else []
     while parts:
         start, stop = parts.pop()
@@ -255,15 +255,15 @@ def _units(
 
 
 def _groups(shared: Sequence[int]) -> list[int | None]:
-    """For each shard the first one of its prefix group, if it shares that prefix with another shard.
+    """Return for each shard the first shard of its prefix group; None if no other shard shares the prefix.
 
     Args:
-        shared: tokens that the first row of each shard shares with the last row of the one before.
+        shared: tokens that the first row of each shard shares with the last row of the previous one.
     """
     links = [0, *shared[1:], 0]
     groups: list[int | None] = []
     for index in range(len(shared)):
-        # A system message that all rows begin with makes no group where documents inside them do.
+        # A system message common to all rows makes no group where documents inside them make groups.
         deeper = max(links[index - 1] if index else 0, links[index + 1])
         joined = links[index] > 0 and 2 * links[index] >= deeper
         groups.append(groups[-1] if joined else index)

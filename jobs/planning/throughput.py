@@ -1,4 +1,4 @@
-"""Observed throughput, kept next to the jobs: `<root>/_throughput/`. Advisory: two writers at once may lose one."""
+"""Observed throughput, kept beside the jobs: `<root>/_throughput/`. Advisory: two writes at once may lose one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LEAST_ENGINE_S = 5.0
 
 
 def find(store: ObjectStore, spec: JobSpec) -> list[Throughput]:
-    """What is known of this model in this setup, by hardware; the latest observed first.
+    """Return what was observed of this model in this setup, by hardware; the latest observed first.
 
     Raises:
         StoreError: the store cannot be reached.
@@ -52,7 +52,7 @@ def remember(store: ObjectStore, spec: JobSpec, hardware: str, observation: Obse
 
 
 def model_of(spec: JobSpec) -> str:
-    """What decides a model's speed, as a fingerprint: its configuration, not the values of its weights.
+    """Return a fingerprint of what decides a model's speed: its configuration, not the values of its weights.
 
     Raises:
         InvalidModel: the model cannot be used.
@@ -61,7 +61,7 @@ def model_of(spec: JobSpec) -> str:
 
 
 def setup_of(engine: EngineSpec) -> str:
-    """`vllm` and every option that is not as it is by default and decides the speed."""
+    """Return the engine's name and every option with a non-default value that decides the speed."""
     names = ("tensor_parallel_size", "dtype", "quantization", "kv_cache_dtype", "speculative_ngram", "enforce_eager")
     fields = type(engine).model_fields
     given = [f"{n}={getattr(engine, n)}" for n in names if getattr(engine, n) != fields[n].default]

@@ -20,7 +20,7 @@ ROWS, SEED, SHOWN = 1000, 7, 8
 
 
 def main(folder: Path = Path(".demo")) -> int:
-    """Run the demo; returns the exit code."""
+    """Run the demo; return the exit code."""
     began = time.monotonic()
     folder.mkdir(exist_ok=True)
     dataset, answers = folder / "questions.parquet", folder / "answers.parquet"
@@ -47,7 +47,7 @@ def main(folder: Path = Path(".demo")) -> int:
 
 
 def _jobs(*arguments: str, capture: bool = True) -> str:
-    """Show a command as it would be typed, run it, return what it prints if that is not shown."""
+    """Show a command as it would be typed, run it, and return its output if that is not shown."""
     print(f"$ jobs {shlex.join(arguments)}", flush=True)
     done = subprocess.run([COMMAND, *arguments], check=False, text=True, stdout=subprocess.PIPE if capture else None)
     if done.returncode:

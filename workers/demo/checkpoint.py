@@ -25,7 +25,7 @@ def small_config(
     max_position_embeddings: int = 4096,
     dtype: str = "float32",
 ) -> dict[str, Any]:
-    """`config.json` of a small model with the public model's RoPE, norm and activation."""
+    """Build `config.json` of a small model with the public model's RoPE, norm and activation."""
     return {
         "architectures": ["InternLM2ForCausalLM"],
         "model_type": "internlm2",
@@ -50,7 +50,7 @@ def small_config(
 
 
 def weight_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor of an InternLM2 checkpoint, in the names of the public files."""
+    """Return name and shape of every tensor of an InternLM2 checkpoint, in the names of the public files."""
     hidden, vocab, ffn = config["hidden_size"], config["vocab_size"], config["intermediate_size"]
     heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
     shapes: dict[str, tuple[int, ...]] = {"model.tok_embeddings.weight": (vocab, hidden)}
@@ -69,7 +69,7 @@ def weight_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 def random_weights(config: Mapping[str, Any], seed: int) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
-    """Seeded weights, spread so widely that the likeliest token is no near-tie."""
+    """Return seeded weights, spread so widely that the most likely token leads clearly."""
     random = np.random.default_rng(seed)
     return {
         name: (
@@ -82,7 +82,7 @@ def random_weights(config: Mapping[str, Any], seed: int) -> dict[str, np.ndarray
 
 
 def train_tokenizer(lines: Iterable[str], vocab_size: int, pieces: Iterable[str] = ()) -> bytes:
-    """A SentencePiece model like InternLM2's: BPE, byte fallback, text as it is; the chat markers among its pieces."""
+    """Train a SentencePiece model like InternLM2's: BPE, byte fallback, no normalisation, chat markers as pieces."""
     import sentencepiece
 
     model = io.BytesIO()

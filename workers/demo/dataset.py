@@ -25,7 +25,7 @@ _SCHEMA = pa.schema(
 
 
 def build_dataset(num_rows: int, seed: int) -> pa.Table:
-    """Columns `custom_id`, `task`, `messages`, `expected`; the same for the same arguments."""
+    """Build a table of `custom_id`, `task`, `messages` and `expected`; equal arguments give equal tables."""
     chance = random.Random(seed)  # noqa: S311 - reproducible data, no secret
     rows = [
         {
@@ -40,7 +40,7 @@ def build_dataset(num_rows: int, seed: int) -> pa.Table:
 
 
 def write_dataset(path: Path, num_rows: int, seed: int) -> None:
-    """Write `build_dataset` as Parquet."""
+    """Write the table of `build_dataset` as Parquet."""
     pq.write_table(build_dataset(num_rows, seed), path)
 
 

@@ -54,7 +54,7 @@ class _Layer(nn.Module):
 
 
 class Network(nn.Module):
-    """Token ids (batch, length) to logits (batch, length, vocabulary), or (n, vocabulary) where `wanted` is true."""
+    """Map token ids (batch, length) to logits (batch, length, vocabulary), or (n, vocabulary) where `wanted` holds."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Questions with one right answer: what the demo model is trained on and judged by."""
+"""Questions with one right answer, used to train and to judge the demo model."""
 
 from __future__ import annotations
 
@@ -87,11 +87,12 @@ TASKS: dict[str, Callable[[random.Random], tuple[str, str, str]]] = {
     "sort": _sort,
     "extract": _extract,
 }
-"""Each gives prompt, expected answer, and what the question is about (the key by which it is held out)."""
+"""Question generators by task. Each returns the prompt, the expected answer, and what the question is about (the key by
+which it is held out)."""
 
 
 def questions(seed: int, *, held_out: bool) -> Iterator[Question]:
-    """An endless, seeded stream of questions, either for training or never seen in training."""
+    """Yield an endless, seeded stream of questions, either for training or never seen in training."""
     chance = random.Random(seed)  # noqa: S311 - reproducible questions, no secret
     names = tuple(TASKS)
     while True:
@@ -102,13 +103,13 @@ def questions(seed: int, *, held_out: bool) -> Iterator[Question]:
 
 
 def messages(question: Question, chance: random.Random) -> list[dict[str, str]]:
-    """The question as a conversation; half of them start with a system message."""
+    """Return the question as a conversation; half of the conversations start with a system message."""
     system = [{"role": "system", "content": chance.choice(SYSTEMS)}] if chance.random() < 0.5 else []
     return [*system, {"role": "user", "content": question.prompt}]
 
 
 def is_right(expected: str, generated_text: str) -> bool:
-    """Whether the answer is right: equal as JSON objects where that is asked, else equal as text."""
+    """Return whether the answer is right: equal as JSON if an object is expected, else equal as text."""
     answer = generated_text.strip()
     if not expected.startswith("{"):
         return answer == expected

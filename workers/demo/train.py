@@ -27,7 +27,7 @@ _IGNORE = -100
 
 
 def build_tokenizer() -> bytes:
-    """The demo model's SentencePiece model, from its own questions and answers. Digits stay single."""
+    """Train the demo model's tokenizer (SentencePiece) on its own questions and answers. Digits stay single."""
     lines = [*SYSTEMS] * 500 + [word for word in WORDS for _ in range(200)]
     for question in islice(questions(1, held_out=False), 20_000):
         lines += [question.prompt, question.expected]
@@ -35,12 +35,12 @@ def build_tokenizer() -> bytes:
 
 
 def batches(encoder: PromptEncoder, size: int, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Endless training batches: ids and targets (batch, length); only the answer's tokens are targets."""
+    """Yield endless training batches: ids and targets (batch, length); only the answer's tokens are targets."""
     chance = random.Random(seed)  # noqa: S311 - reproducible training data, no secret
     stream = questions(seed, held_out=False)
     end = encoder.eos_ids[-1]
     while True:
-        # Neighbours in length share a batch, so that little of it is padding.
+        # Rows of similar length share a batch, so that little of it is padding.
         pool = list(islice(stream, size * 16))
         prompts = encoder.encode_chats([messages(question, chance) for question in pool])
         answers = [ids[1:] for ids in encoder.encode_prompts([question.expected for question in pool])]  # type: ignore[index]
@@ -96,7 +96,7 @@ def _learning_rate(step: int, num_steps: int, peak: float = 2e-3) -> float:
 
 @torch.no_grad()
 def evaluate(network: Network, encoder: PromptEncoder, *, num_questions: int, seed: int) -> dict[str, float]:
-    """Share of held-out questions answered right, greedily, per task."""
+    """Return the share of held-out questions that greedy decoding answers right, per task."""
     chance = random.Random(seed)  # noqa: S311 - reproducible questions, no secret
     right: dict[str, list[bool]] = {}
     for question in islice(questions(seed, held_out=True), num_questions):

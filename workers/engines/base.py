@@ -1,4 +1,4 @@
-"""What the system asks of an engine: token ids in, tokens out."""
+"""The interface of engines: token ids in, tokens out."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Completion:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChoiceScore:
-    """How likely one choice is after its context: the sum of its tokens' natural log-probabilities."""
+    """Log-likelihood of one choice after its context: the sum of its tokens' natural log-probabilities."""
 
     num_tokens: int
     sum_logprob: float
@@ -57,11 +57,11 @@ class ChoiceScore:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Output:
-    """Everything one row came to.
+    """An engine's whole output for one row.
 
     Attributes:
         scores: one for each choice, if the row was scored; then there are no completions.
-        num_cached_tokens: input tokens that were not computed, but found in the prefix cache.
+        num_cached_tokens: input tokens found in the prefix cache instead of computed.
     """
 
     completions: Sequence[Completion] = ()
@@ -71,13 +71,13 @@ class Output:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineInfo:
-    """What an engine resolved its limits to; logged and kept in the attempt's statistics.
+    """Limits that an engine has resolved; logged and kept in the attempt's statistics.
 
     Attributes:
-        max_num_seqs: sequences it decodes at once at most.
-        kv_tokens: tokens that its KV cache holds; None if nothing bounds them.
-        kv_block_tokens: of these, those that a sequence takes at a time.
-        device: what it computes on, for people and for comparing speeds.
+        max_num_seqs: most sequences that it decodes at once.
+        kv_tokens: capacity of its KV cache in tokens; None if unbounded.
+        kv_block_tokens: tokens of the cache that a sequence takes at a time.
+        device: hardware that it computes on, for people and for comparing speeds.
         details: further resolved values by name.
     """
 
@@ -92,16 +92,16 @@ class EngineInfo:
 class Engine(Protocol):
     """One model copy. Methods are called from one event loop.
 
-    What it returns or raises is checked (`workers.shards.outputs`): an engine that errs costs rows, not shards.
+    Its outputs and errors are checked (`workers.shards.outputs`): an engine that errs costs rows, not shards.
     """
 
     @property
     def steps(self) -> int:
-        """Grows while the engine computes: a sign of life while no row ends."""
+        """Counter that grows while the engine computes: a sign of life while no row ends."""
 
     @property
     def waiting(self) -> int:
-        """Rows inside it that it does not compute yet."""
+        """Rows inside the engine that it does not compute yet."""
 
     async def start(self) -> EngineInfo:
         """Load the model. May take minutes.
@@ -119,7 +119,7 @@ class Engine(Protocol):
         """
 
     async def score(self, request_id: str, context: Sequence[int], choices: Sequence[Sequence[int]]) -> Output:
-        """Score each choice as the continuation of the context, which is computed once. None of them is empty.
+        """Score each choice as the continuation of the context, which is computed once. No choice is empty.
 
         Raises:
             RowFailed, EngineDead: as `generate`.

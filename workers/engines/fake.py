@@ -30,10 +30,10 @@ MEMORY_LIMIT_BYTES, MEMORY_STEP_BYTES = 256 * 2**20, 32 * 2**20
 
 
 class FakeEngine:
-    """Generates `fake-<hash of the prompt and the sampling values>`, one token per character.
+    """Engine that generates `fake-<hash of the prompt and the sampling values>`, one token per character.
 
-    Where structured outputs are asked for, one of the choices, a text of the expression, or `{"fake": "<hash>"}`
-    whatever the schema.
+    For structured outputs it generates one of the choices, a text that matches the expression, or
+    `{"fake": "<hash>"}` whatever the schema.
     """
 
     def __init__(self, spec: EngineSpec, encoder: Encoder) -> None:
@@ -60,7 +60,7 @@ class FakeEngine:
         await self._misbehave(token_ids)
         room = self._spec.max_model_len or self._encoder.max_model_len
         budget = min(sampling.max_tokens, room - len(token_ids))
-        # As of a real engine: equal answers where nothing is random.
+        # As with a real engine: equal answers where nothing is random.
         indices = [0] * sampling.n if sampling.deterministic else range(sampling.n)
         completions = [self._complete(token_ids, sampling, index, budget) for index in indices]
         if self._behaviour.token_s > 0:
@@ -97,20 +97,20 @@ class FakeEngine:
         )
 
     def _values(self, sampling: Sampling) -> str:
-        """The sampling values as text; rows share one object mostly."""
+        """Return the sampling values as text; remembered, since most rows share one object."""
         if self._written is None or self._written[0] is not sampling:
             self._written = sampling, repr(sampling.to_json())
         return self._written[1]
 
     async def _compute(self, seconds: float) -> None:
-        """Take time, unless or until the engine hangs: then for ever."""
+        """Sleep for so many seconds; never return once the engine hangs."""
         await asyncio.sleep(seconds)
         if self._hung.is_set():
             await asyncio.Event().wait()
         self.steps += 1
 
     async def _misbehave(self, token_ids: Sequence[int]) -> None:
-        """Do what a marker in the prompt says."""
+        """Commit the faults whose markers are in the prompt."""
         for fault, act in _FAULTS.items():
             if self._is_marked(fault, token_ids):
                 act(self)
@@ -139,7 +139,7 @@ class FakeEngine:
         raise EngineDead("the fake engine was told to die")
 
     def _memory(self) -> None:
-        """As the kernel would: bounded, so that nothing else on the machine is short of memory."""
+        """Use up memory and be killed, as by the kernel; bounded, so that nothing else on the machine runs short."""
         taken = []
         for _ in range(MEMORY_LIMIT_BYTES // MEMORY_STEP_BYTES):
             taken.append(b"x" * MEMORY_STEP_BYTES)
@@ -166,12 +166,12 @@ _FAULTS: dict[str, Callable[[FakeEngine], None]] = {
 
 
 def _say(line: str) -> None:
-    """The engine's last words, unbuffered: its process may be gone before a buffer is written."""
+    """Write the line to stderr unbuffered: the process may be gone before a buffer is written."""
     os.write(2, f"{line}\n".encode())
 
 
 def _nonsense(output: Output, kind: int) -> Output:
-    """Not an answer, in one way or another."""
+    """Return an invalid answer; `kind` picks the way in which it is invalid."""
     first = output.completions[0]
     wrong: list[dict[str, Any]] = [
         {"token_ids": [2**31 - 1]},
@@ -197,6 +197,6 @@ def _shaped(text: str, form: StructuredOutputs | None) -> str:
 
 
 def _share(context: Sequence[int], choice: Sequence[int]) -> float:
-    """A number from 0 to 8 that depends on nothing but the tokens."""
+    """Return a number from 0 to 8 that depends only on the tokens."""
     digest = hashlib.sha256(np.asarray([len(context), *context, *choice], dtype="<i4").tobytes()).digest()
     return int.from_bytes(digest[:4], "little") / 2**29

@@ -1,8 +1,8 @@
-"""vLLM's engine process, forked off a server that imports vLLM while the actor does.
+"""Fork server for vLLM's engine process, which imports vLLM while the actor does.
 
-Inside a Ray actor vLLM spawns its engine's process, since one with Ray's threads must not be forked; what is spawned
-imports vLLM anew before it loads a single weight: 17 to 26 s on a GPU host (vLLM 0.26). The standard library's fork
-server has no threads, and imports while the actor itself imports and staging makes the plan.
+Inside a Ray actor vLLM spawns its engine process, since a process with Ray's threads must not be forked. The spawned
+process imports vLLM again before it loads a single weight: 17 to 26 s on a GPU host (vLLM 0.26). The standard
+library's fork server has no threads, and imports while the actor itself imports and staging makes the plan.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 PRELOADED = "vllm.v1.engine.async_llm"
-"""What a process has imported that vLLM itself forks: it initialises no CUDA, which a fork cannot take over."""
+"""Module already imported in processes that vLLM forks. It initialises no CUDA, which a fork cannot take over."""
 
 
 class _Context(ForkServerContext):
-    """Its processes have the environment of this one when they are made, not when the server was."""
+    """Context whose processes get this process's environment as it is when they start, not when the server started."""
 
     def Process(self, *, target: Callable[..., None], **given: Any) -> ForkServerProcess:  # type: ignore[override]  # noqa: N802
         arguments = (dict(os.environ), target, *given.pop("args", ()))
@@ -30,13 +30,13 @@ class _Context(ForkServerContext):
 
 
 def start() -> None:
-    """Start the server, which begins to import; returns at once. It ends when this process does."""
+    """Start the server, which begins to import, and return at once. The server ends when this process does."""
     multiprocessing.set_forkserver_preload([PRELOADED])
     forkserver.ensure_running()
 
 
 def use() -> None:
-    """Have vLLM fork its engine's process from the server, and that one spawn its workers, as it does in an actor."""
+    """Make vLLM fork its engine process from the server; that process spawns its workers, as it does in an actor."""
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     import vllm.v1.engine.utils as processes
 
@@ -47,8 +47,8 @@ def use() -> None:
 
 
 def _run(environment: Mapping[str, str], target: Callable[..., None], *args: Any, **kwargs: Any) -> None:
-    # Only what differs: a process whose whole environment is new cannot be given a title (setproctitle looks for the
-    # command line before it), and people find engines by theirs.
+    # Change only what differs: a process whose whole environment is replaced cannot be given a title (setproctitle
+    # looks for the command line before the environment), and people find engines by their titles.
     for name in os.environ.keys() - environment.keys():
         del os.environ[name]
     os.environ.update(environment.items() - os.environ.items())

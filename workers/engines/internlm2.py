@@ -1,6 +1,6 @@
 """The configuration class of InternLM2 for transformers, which does not have one.
 
-vLLM implements the model itself and only needs its `config.json` parsed. With this class nothing of
+vLLM implements the model itself and only needs its `config.json` parsed. With this class none of
 the model repository's own Python is run. Importing this module imports transformers.
 """
 

@@ -1,4 +1,4 @@
-"""How much memory a model takes, from its configuration and its files' sizes."""
+"""Memory that a model takes, from its configuration and the sizes of its files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _VALUE_BYTES = {"float32": 4, "float": 4}
 
 
 def model_size(model_path: str, spec: EngineSpec) -> ModelSize:
-    """Memory of the weights as they are loaded, and of the KV cache for each token.
+    """Return the memory of the weights as loaded, and of the KV cache per token.
 
     Raises:
         InvalidModel: the model cannot be used.
@@ -33,5 +33,5 @@ def model_size(model_path: str, spec: EngineSpec) -> ModelSize:
 
 
 def _num_weights(info: ModelInfo) -> int:
-    """About: twelve matrices of the hidden size in each layer, and two over the vocabulary."""
+    """Estimate the number of weights: twelve matrices of the hidden size per layer, and two over the vocabulary."""
     return 12 * info.num_layers * info.hidden_size**2 + 2 * info.vocab_size * info.hidden_size

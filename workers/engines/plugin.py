@@ -8,18 +8,18 @@ import threading
 from typing import Any
 
 _V2_RUNNER_WORKS = "0.32"
-"""vLLM's first version here whose V2 model runner can run InternLM2: in 0.26 it leaves out an argument that the
-model's `forward` has no default for, and the engine dies while it captures CUDA graphs."""
+"""First vLLM version that we use whose V2 model runner can run InternLM2. That of 0.26 omits an argument for which the
+model's `forward` has no default, and the engine dies while it captures CUDA graphs."""
 
 _watching = threading.Event()
 
 
 def register() -> None:
-    """Make `model_type: internlm2` known to transformers, and tie vLLM's processes to their parents' lives.
+    """Register `model_type: internlm2` with transformers, and make vLLM's processes end with their parents.
 
     May be called any number of times. A process that vLLM started (engine core, workers) ends with its parent, however
-    it was started: vLLM's engine core outlives a parent that is killed with SIGKILL, and holds its memory for ever
-    (seen with 0.32).
+    it was started: otherwise vLLM's engine core outlives a parent that is killed with SIGKILL, and holds its memory
+    for ever (seen with 0.32).
     """
     from packaging.version import Version
     from transformers import AutoConfig
@@ -37,5 +37,5 @@ def register() -> None:
 
 
 def _end_with(parent: Any) -> None:
-    parent.join()  # a pipe of the parent's, not its pid: a process of a fork server is that one's child
+    parent.join()  # waits on the parent's pipe, not its pid: a fork server's processes are its children
     os._exit(1)

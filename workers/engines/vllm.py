@@ -97,7 +97,7 @@ class VllmEngine:
         final = await self.request(request_id, token_ids, self._sampling_params(sampling))
         completions = sorted(final.outputs, key=lambda completion: completion.index)
         if sampling.structured_outputs and any(c.finish_reason == "error" for c in completions):
-            # So vLLM ends an answer whose next token the form's compiler gives up on.
+            # vLLM ends an answer like this if the form's compiler gives up on its next token.
             raise RowFailed(
                 RowError.INVALID_FORM, "structured_outputs: the engine gave up holding the answer to its form"
             )
@@ -112,7 +112,7 @@ class VllmEngine:
         return await Scorer(self.request).score(request_id, context, choices)
 
     async def request(self, request_id: str, token_ids: Sequence[int], params: Any) -> Any:
-        """One request of vLLM's own kind, with what can go wrong in our terms.
+        """Run one request with vLLM's own parameters and translate its errors into ours.
 
         Raises:
             RowFailed, EngineDead: as `generate`.
@@ -129,7 +129,7 @@ class VllmEngine:
         except Exception as error:
             if self._llm.errored:
                 raise EngineDead(str(error)) from error
-            # The message of a refused request can quote its values: report the kind alone.
+            # The message of a refused request can quote its values: report only the error's type.
             raise RowFailed(RowError.ENGINE_ERROR, f"the engine refused the row ({type(error).__name__})") from error
         if final is None:
             raise RowFailed(RowError.ENGINE_ERROR, "the engine gave no output")
@@ -149,7 +149,7 @@ class VllmEngine:
                 process.kill()
 
     def _pulse(self, vllm_config: Any, engine_index: int = 0) -> Any:
-        """What vLLM tells its statistics after every step of the engine: here they are looked at."""
+        """Build the logger to which vLLM gives its statistics after every engine step; it passes them to `_look`."""
         from vllm.v1.metrics.loggers import StatLoggerBase
 
         look = self._look
@@ -206,10 +206,10 @@ class VllmEngine:
             "distributed_executor_backend": "mp" if spec.tensor_parallel_size > 1 else None,
             "enable_prefix_caching": True,
             "enable_chunked_prefill": True,
-            # On the CPU, torch.compile needs a C++ compiler at run time and half a minute, for little.
+            # On the CPU, torch.compile needs a C++ compiler at run time and half a minute, for little gain.
             "enforce_eager": spec.enforce_eager or not self._on_gpu,
             "max_logprobs": 20,
-            # The compiler that `jobs.rows.structured` asks: what a plan accepts is what the engine can do.
+            # The compiler that `jobs.rows.structured` checks with: what planning accepts, the engine can do.
             "structured_outputs_config": StructuredOutputsConfig(backend="guidance"),
             "disable_log_stats": False,
             "enable_log_requests": False,
@@ -248,13 +248,13 @@ class VllmEngine:
 
 
 def import_vllm(*, on_gpu: bool) -> None:
-    """Import what an engine needs, with the environment that it wants: takes seconds, and may run in a thread."""
+    """Import what an engine needs and set its environment; takes seconds, and may run in a thread."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     if on_gpu:
-        # Its estimate of what CUDA graphs take can be twenty times what they then take: of an H200, 29 GiB for graphs
-        # of up to 1,024 tokens that took 1.3 (vLLM 0.26), all of it lost to the KV cache. What
-        # `gpu_memory_utilization` leaves holds them.
+        # vLLM can overestimate the memory of CUDA graphs twentyfold: 29 GiB of an H200 for graphs of up to 1,024
+        # tokens that took 1.3 (vLLM 0.26), all of it lost to the KV cache. The memory that `gpu_memory_utilization`
+        # leaves free holds them.
         os.environ.setdefault("VLLM_MEMORY_PROFILER_ESTIMATE_CUDAGRAPHS", "0")
     else:
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(CPU_KV_CACHE_GIB))
@@ -264,7 +264,7 @@ def import_vllm(*, on_gpu: bool) -> None:
 
 
 def _guessing(num_tokens: int) -> dict[str, Any]:
-    """Speculative decoding that looks for the last few tokens earlier in the row and guesses what followed there."""
+    """Configure speculative decoding: find the last few tokens earlier in the row and guess what followed there."""
     return {"method": "ngram", "num_speculative_tokens": num_tokens, "prompt_lookup_min": 2, "prompt_lookup_max": 4}
 
 
@@ -281,7 +281,7 @@ def _structured(form: StructuredOutputs | None) -> Any:
 
 
 def _stat_loggers() -> list[Any]:
-    """vLLM's own metrics in Ray's Prometheus endpoint; it imports Ray Serve for that, which may be absent."""
+    """Return vLLM's logger to Ray's Prometheus endpoint; vLLM imports Ray Serve for it, which may be absent."""
     try:
         from ray import serve  # noqa: F401
     except ImportError as error:
@@ -293,7 +293,7 @@ def _stat_loggers() -> list[Any]:
 
 
 def _flatten(token_ids: Sequence[int], logprobs: Sequence[Any]) -> list[tuple[int, float, list[tuple[int, float]]]]:
-    """vLLM's per-position {token id: Logprob} as (chosen id, its logprob, alternatives by rank)."""
+    """Convert vLLM's per-position {token id: Logprob} to (chosen id, its logprob, alternatives by rank)."""
     result = []
     for chosen, position in zip(token_ids, logprobs, strict=True):
         ranked = sorted(position.items(), key=lambda item: (item[1].rank, item[0]))

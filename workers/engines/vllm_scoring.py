@@ -1,14 +1,14 @@
 """Scoring with vLLM: log-probabilities of given continuations, their context computed once.
 
-One request over the context gives the logarithms for the first token of every choice, and leaves the context
-in the prefix cache. A choice of one token (the letter of an answer) needs no more. A longer one needs a
+One request over the context gives the log-probabilities of the first token of every choice, and leaves the
+context in the prefix cache. A choice of one token (the letter of an answer) needs no more. A longer one needs a
 request over context and choice, which finds the context in the cache and computes the rest.
 
 vLLM has no log-probabilities for tokens that it reads from the cache: what it reports there is left over
 from other requests (or missing, with its V2 model runner). By default it does not read the cache for such
-requests, and would compute the context once per choice. Here it may, because the log-probabilities wanted
-are all behind the context; where more than the context came from the cache, because another row had the
-same choice, the request is made again without it.
+requests, and would compute the context once per choice. Here it may read it, because the wanted
+log-probabilities are all after the context; if more than the context came from the cache, because another
+row had the same choice, the request is repeated without the cache.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Request = Callable[[str, Sequence[int], Any], Awaitable[Any]]
 
 
 class Scorer:
-    """Scores one row. Counts what was computed for it.
+    """Scorer of one row, which counts the tokens computed for it.
 
     Attributes:
         computed_tokens: prompt tokens that were not in the prefix cache.
@@ -57,7 +57,7 @@ class Scorer:
         return Output(scores=scores, num_cached_tokens=max(0, num_tokens - self.computed_tokens))
 
     async def _firsts(self, request_id: str, context: Sequence[int], token_ids: Sequence[int]) -> dict[int, float]:
-        """Log-probability of each token id right after the context."""
+        """Return the log-probability of each token id right after the context."""
         found: dict[int, float] = {}
         for start in range(0, len(token_ids), MAX_TOKEN_IDS):
             some = list(token_ids[start : start + MAX_TOKEN_IDS])
@@ -67,7 +67,7 @@ class Scorer:
         return found
 
     async def _rest(self, request_id: str, context: Sequence[int], choice: Sequence[int]) -> list[float]:
-        """Log-probabilities of a choice's tokens but the first."""
+        """Return the log-probabilities of a choice's tokens after the first."""
         if len(choice) == 1:
             return []
         wanted, prompt = choice[1:], [*context, *choice]

@@ -1,4 +1,4 @@
-"""How long answers become, told from those that have ended and those still being written."""
+"""Estimates of answer lengths, from finished answers and those still being written."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 REMEMBERED = 1_000
-"""Answers that have ended: what earlier ones were like is forgotten, as a dataset's parts may differ."""
+"""Finished answers that are kept. Older ones are dropped, since parts of a dataset may differ."""
 
 
 class AnswerLengths:
-    """Lengths as shares of what an answer may have at most.
+    """Distribution of answer lengths, as shares of each answer's maximum length.
 
-    The first answers to end are the shortest, and say little of the others. So this is the product-limit estimate
-    (Kaplan and Meier, 1958): each share at which an answer ended is held against all that came so far, ended or not.
-    Beyond all that was seen, answers are taken to be as long as they may be.
+    The first answers to finish are the shortest and say little about the others. Hence the product-limit estimate
+    (Kaplan and Meier, 1958): answers that ended at a share are weighed against all, finished or not, that got that
+    far. Beyond the longest answer seen, answers are assumed to reach their maximum length.
     """
 
     def __init__(self) -> None:
         self._ended: deque[float] = deque(maxlen=REMEMBERED)
 
     def learn(self, share: float) -> None:
-        """An answer has ended."""
+        """Record the length of a finished answer."""
         self._ended.append(share)
 
     def expected(self, written: NDArray[np.float64]) -> NDArray[np.float64]:
-        """What answers will come to on average, each given what is written of it by now; shape and unit as `written`.
+        """Return the expected final length of each answer, given its length so far; shape and unit as `written`.
 
         Args:
             written: shares of all answers that are being written, 0.0 to 1.0.

@@ -1,8 +1,8 @@
-"""The feed: keeps one engine full of rows, across the borders of shards.
+"""The feed, which keeps one engine full of rows across shard boundaries.
 
 Shards are admitted one after the other, rows in the order of work. A shard's rows enter as soon as
-there is room, while the last rows of the shard before are still being decoded: no barrier, and
-never more rows in flight than there is room for (see `workers.replica.room`).
+there is room, while the last rows of the previous shard are still being decoded: there is no barrier,
+and there are never more rows in flight than there is room for (see `workers.replica.room`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Feed:
     Attributes:
         in_flight: rows inside the engine now.
         done: rows that have left it.
-        input_tokens: tokens of those rows; likewise `generated_tokens` and `cached_tokens`.
+        input_tokens, generated_tokens, cached_tokens: totals over those rows.
     """
 
     def __init__(self, engine: Engine, room: Room, vocab_size: int) -> None:
@@ -40,17 +40,17 @@ class Feed:
 
     @property
     def idle_s(self) -> float:
-        """Seconds in which the engine had no row at all, since this feed was made."""
+        """Seconds without any row in the engine since this feed was created."""
         return self._idle_s + (0.0 if self.in_flight else time.monotonic() - self._idle_since)
 
     async def admitted(self, ticket: str) -> None:
-        """Wait until all rows of the `run` with this ticket have entered the engine: time to bring more."""
+        """Wait until all rows of the `run` with this ticket have entered the engine, so that more can follow."""
         await self._admitted[ticket].wait()
         self._admitted.pop(ticket, None)
 
     @contextmanager
     def admitting(self, ticket: str) -> Iterator[None]:
-        """Whatever comes of this block, `admitted` returns at its end: work that fails early holds up nothing."""
+        """Make `admitted` return at the end of this block, even after an error: an early failure holds up nothing."""
         admitted = self._admitted[ticket]
         try:
             yield
@@ -60,9 +60,9 @@ class Feed:
     async def run(
         self, ticket: str, rows: Sequence[Row], results: dict[int, Output | RowFault] | None = None
     ) -> dict[int, Output | RowFault]:
-        """Put the rows of one shard through the engine; returns what each row id came to.
+        """Put the rows of one shard through the engine; return the outcome of each row id.
 
-        Cancelled, it takes all of its rows out of the engine and leaves no trace but in `results`.
+        When cancelled, it takes all of its rows out of the engine; only `results` keeps a trace of them.
 
         Args:
             results: filled row by row, and returned.
@@ -78,7 +78,7 @@ class Feed:
                     for row in rows:
                         place = await self._room.enter(row)
                         answering = group.create_task(self._answer(row, place, results))
-                        # Not inside of it: a task that is cancelled before its first step does nothing at all.
+                        # Not a `finally` in the task: one cancelled before its first step runs no code at all.
                         answering.add_done_callback(partial(self._leave, place))
                 admitted.set()
         except ExceptionGroup as error:
@@ -107,7 +107,7 @@ class Feed:
         self.input_tokens += row.num_tokens
 
     async def _ask(self, request_id: str, row: Row) -> Output:
-        """The engine's answer, checked: whatever an engine does with one row short of dying costs that row."""
+        """Return the engine's answer, checked. Any failure short of the engine's death costs only this row."""
         try:
             if row.choices:
                 output = await self._engine.score(request_id, row.prompt, row.choices)
@@ -119,7 +119,7 @@ class Feed:
         except MemoryError as error:
             raise EngineDead("the engine's process is out of memory") from error
         except Exception as error:
-            # A message may quote the prompt: the kind alone is reported.
+            # The message may quote the prompt: only the error's type is reported.
             raise RowFailed(RowError.ENGINE_ERROR, f"the engine failed on the row ({type(error).__name__})") from error
         return output
 

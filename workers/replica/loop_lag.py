@@ -1,4 +1,4 @@
-"""How late an event loop is: what holds it up holds up the engine's rows, too."""
+"""Lag of an event loop: whatever blocks the loop also delays the engine's rows."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ LOOK_S = 0.25
 
 
 class LoopLag:
-    """Sleeps and looks how late it wakes, again and again.
+    """Meter that sleeps repeatedly and measures how late it wakes.
 
     Attributes:
-        total_s: seconds that it was late, over all sleeps.
+        total_s: seconds of delay, summed over all sleeps.
     """
 
     def __init__(self) -> None:
@@ -20,7 +20,7 @@ class LoopLag:
         self._worst_s = 0.0
 
     async def watch(self) -> None:
-        """Look until cancelled."""
+        """Measure until cancelled."""
         while True:
             began = time.monotonic()
             await asyncio.sleep(LOOK_S)
@@ -29,6 +29,6 @@ class LoopLag:
             self._worst_s = max(self._worst_s, late_s)
 
     def worst_s(self) -> float:
-        """The longest delay since this was last asked for."""
+        """Return the longest delay since the previous call."""
         worst_s, self._worst_s = self._worst_s, 0.0
         return worst_s

@@ -1,4 +1,4 @@
-"""The replica: one Ray actor, one engine, shards in, commits out. Rows never leave it but to the store."""
+"""The replica: one Ray actor with one engine, which turns shards into commits. Rows leave it only for the store."""
 
 from __future__ import annotations
 
@@ -41,12 +41,13 @@ from workers.shards.staged_shards import read_staged
 log = logging.getLogger(__name__)
 
 PLAN_PATIENCE_S, PLAN_LOOK_S = 30.0, 1.0
-"""A plan that is made within this time decides the engine's limits; importing vLLM takes a third of it."""
+"""Longest wait for the plan, which decides the engine's limits, and the polling interval. Importing vLLM takes a third
+of the wait."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _OpenShard:
-    """What one attempt has come to so far. `results` grows."""
+    """State of one attempt. `results` grows."""
 
     shard: int
     staged: pa.Table
@@ -55,10 +56,10 @@ class _OpenShard:
 
 
 class Replica:
-    """The actor's class; `workers.driver.ray_cluster` gives it its resources.
+    """Ray actor with one engine; `workers.driver.ray_cluster` gives it its resources.
 
     Args:
-        ledger: of the job it works for.
+        ledger: ledger of the job it works for.
         name: the replica's name in logs and metrics.
         driver: submission id of its driver.
         on_gpu: whether the engine runs on GPUs.
@@ -77,14 +78,14 @@ class Replica:
         self._lag = LoopLag()
 
     def __repr__(self) -> str:
-        """What Ray puts before each line that this process prints."""
+        """Return the prefix that Ray puts before each line that this process prints."""
         return self._name
 
     async def load(self) -> Loaded:
         """Start the engine; takes as long as the model takes to load.
 
         Raises:
-            StoreError: the store stays away.
+            StoreError: the store stays unreachable.
             Exception: the engine cannot start; the message says why.
         """
         began = time.monotonic()
@@ -104,14 +105,14 @@ class Replica:
         return Loaded(node=os.uname().nodename, pid=os.getpid(), load_s=load_s, engine=info)
 
     async def run_shard(self, shard: int, attempt_id: str, excluded: Mapping[int, RowError]) -> ShardDone:
-        """Work one shard through to its commit. Several calls overlap; their rows enter in call order.
+        """Process one shard up to its commit. Calls may overlap; their rows enter the engine in call order.
 
         Args:
-            excluded: places, among the shard's valid rows, of those that kill the engine, and their error codes.
+            excluded: places, among the shard's valid rows, of rows that kill the engine, with their error codes.
 
         Raises:
-            EngineDead: the engine has died; this actor is of no more use.
-            StoreError: the store stays away.
+            EngineDead: the engine has died, and this actor is of no further use.
+            StoreError: the store stays unreachable.
             Exception: this shard cannot be read, run or written; the others can.
         """
         try:
@@ -125,13 +126,13 @@ class Replica:
         with feed.admitting(attempt_id):
             plan = await self._standing_plan()
             if (commit := await asyncio.to_thread(self._ledger.find_commit, shard)) is not None:
-                # By a replica that died before it could say so, or for another driver.
+                # Committed by a replica that died before it could report it, or for another driver.
                 return ShardDone(shard=shard, ours=False, stats=commit, engine_rows=0, engine_errors=0)
             await self._record(shard, attempt_id, probe=False)
             staged, rows = await self._read(shard)
             salvaged = await asyncio.to_thread(self._salvaged, shard, staged)
             failpoint("replica.before_rows")
-            # A row that an engine has answered does not kill engines, whatever it looked like later.
+            # A salvaged row keeps its result even when excluded: an engine has answered it, so it kills none.
             killers = {rows[place].row_id: code for place, code in excluded.items() if place < len(rows)}
             wanted = [row for row in rows if row.row_id not in salvaged and row.row_id not in killers]
             self._open[attempt_id] = _OpenShard(shard=shard, staged=staged, results=results, salvaged=salvaged)
@@ -158,10 +159,10 @@ class Replica:
         return ShardDone(shard=shard, ours=ours, stats=stats, engine_rows=num_answered, engine_errors=engine_errors)
 
     async def probe(self, shard: int, attempt_id: str, places: Sequence[int]) -> int:
-        """Run only these of a shard's valid rows and commit nothing: to see whether the engine survives them.
+        """Run only the given valid rows of a shard, without a commit, to see whether the engine survives them.
 
         Returns:
-            How many valid rows the shard has, equal ones counted once; places from there on are nobody's.
+            Number of valid rows of the shard, equal ones counted once; higher places refer to no row.
 
         Raises:
             EngineDead, StoreError, Exception: as `run_shard`.
@@ -174,7 +175,7 @@ class Replica:
         return len(rows)
 
     async def abandon(self, attempt_id: str) -> None:
-        """Another replica has committed the shard of this attempt: its `run_shard` takes its rows out of the engine."""
+        """Give up an attempt whose shard another replica committed: `run_shard` takes its rows out of the engine."""
         self._abandoned.add(attempt_id)
         if (running := self._running.get(attempt_id)) is not None:
             running.cancel()
@@ -182,7 +183,7 @@ class Replica:
     async def salvage(self) -> list[ShardSalvaged]:
         """Keep the finished rows of every open shard for its next attempt, or for the results of a cancelled job.
 
-        The attempts go on meanwhile; whoever asks is about to end them. What cannot be kept is logged.
+        The attempts go on meanwhile; the caller is about to end them. Shards that cannot be kept are logged.
         """
         kept = await asyncio.gather(*map(self._keep, list(self._open)))
         return [each for each in kept if each is not None]
@@ -191,7 +192,7 @@ class Replica:
         opened, plan = self._open[attempt_id], await self._standing_plan()
         results = dict(opened.results)
         if not results or attempt_id in self._abandoned:
-            return None  # What earlier attempts have left stands.
+            return None  # Rows salvaged by earlier attempts stay.
         try:
             if await asyncio.to_thread(self._ledger.find_commit, opened.shard) is not None:
                 return None
@@ -208,7 +209,7 @@ class Replica:
         return ShardSalvaged(shard=opened.shard, num_rows=stats.num_rows, num_error_rows=stats.num_error_rows)
 
     def _salvaged(self, shard: int, staged: pa.Table) -> SalvagedRows:
-        """The rows of the shard that earlier attempts have finished. A damaged object costs only time."""
+        """Return the shard's rows that earlier attempts have finished. A damaged object costs only time."""
         salvage, rows = Salvage(self._ledger), dict[int, Mapping[str, Any]]()
         for each in salvage.find(shard):
             try:
@@ -221,11 +222,11 @@ class Replica:
         return rows
 
     async def admitted(self, attempt_id: str) -> None:
-        """Wait until every row of the attempt is inside the engine: time to bring the next shard."""
+        """Wait until every row of the attempt is inside the engine, so that the next shard can follow."""
         await self._standing_feed().admitted(attempt_id)
 
     async def counters(self) -> ReplicaCounters:
-        """Totals so far, for progress; also refreshes the replica's gauges."""
+        """Return the totals so far, for progress; also refresh the replica's gauges."""
         feed = self._standing_feed()
         waiting = self._engine.waiting if self._engine else 0
         self._metrics.engine(rows=feed.in_flight, waiting=waiting, idle_s=feed.idle_s, worst_lag_s=self._lag.worst_s())
@@ -263,14 +264,14 @@ class Replica:
         return VllmEngine(engine, self._spec.model.path, self._encoder, self._plan, on_gpu=self._on_gpu, scores=scores)
 
     async def _plan_soon(self) -> Plan | None:
-        """The plan, if it stands before the GPU would have waited too long for it."""
+        """Return the plan if it exists within `PLAN_PATIENCE_S`; the GPU should not wait longer."""
         until = time.monotonic() + PLAN_PATIENCE_S
         while (plan := await asyncio.to_thread(self._ledger.plan)) is None and time.monotonic() < until:
             await asyncio.sleep(PLAN_LOOK_S)
         return plan
 
     async def _finishes(self, attempt_id: str, work: Coroutine[Any, Any, object]) -> bool:
-        """Do the attempt's work; False if it was abandoned."""
+        """Do the attempt's work; return False if it was abandoned."""
         running = self._running[attempt_id] = asyncio.create_task(work)
         if attempt_id in self._abandoned:
             running.cancel()
@@ -296,7 +297,7 @@ class Replica:
         failpoint("replica.after_attempt")
 
     async def _read(self, shard: int) -> tuple[pa.Table, list[Row]]:
-        """The staged rows by row id, and of these the valid ones in the order of work: their places count there.
+        """Return the staged rows by row id, and the valid ones in the order of work, which defines their places.
 
         Raises:
             Missing: they have to be staged again.

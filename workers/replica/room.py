@@ -1,10 +1,10 @@
-"""The room inside one engine: which rows it can take without pushing others out.
+"""The room inside one engine: which rows it can take without preempting others.
 
-vLLM takes a row as soon as its prompt fits into the KV cache. Answers grow; when the cache is full, it takes rows out
-again and later computes them anew, prompt and answer so far. With InternLM2.5-20B on an H100, 512 sequences and
-answers of 256 to 2,048 tokens that happens about once for each row (simulated: `tests/bench/paged_cache.py`). So a row
-enters when it and all that are inside will fit at every moment from now on, as far as can be told: each sequence grows
-by as much in a step of the engine, and ends when its answer has the length that is expected of it.
+vLLM admits a row as soon as its prompt fits into the KV cache. Answers grow; when the cache is full, vLLM preempts
+rows and later recomputes them, prompt and answer so far. With InternLM2.5-20B on an H100, 512 sequences and answers of
+256 to 2,048 tokens, that happens about once per row (simulated: `tests/bench/paged_cache.py`). So a row enters when it
+and all rows inside are predicted to fit at every moment from now on: every sequence grows equally fast per engine step,
+and ends when its answer has its expected length.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ from workers.replica.answer_lengths import AnswerLengths
 from workers.shards.outputs import Row
 
 QUEUE_AHEAD = 0.25
-"""Sequences beyond those that the engine decodes at once, as a share of them: covers one engine step."""
+"""Extra sequences that wait inside the engine, as a share of those it decodes at once: they cover one engine step."""
 
 KV_SHARE = 0.97
-"""Of the KV cache: lengths are expected, not known."""
+"""Usable share of the KV cache: lengths are expected, not known."""
 
 MEMORY = 4
-"""Times that all rows inside have been replaced, until what earlier ones were like counts a third."""
+"""Full turnovers of the engine's rows after which older observations weigh 1/e."""
 
 LOOK_AGAIN_S = 0.25
-"""What is inside comes nearer to its end: room may be made though nothing has left."""
+"""Seconds between checks for room: as rows inside near their end, another may fit although none has left."""
 
 
 Floats = NDArray[np.float64]
 
 
 class Room:
-    """Bounds what is inside by the engine's sequences and by its KV cache. One row waits at a time.
+    """Bound on the rows inside an engine, by its sequences and its KV cache. One row waits at a time.
 
-    How long answers become, how much of their prompts the cache holds already and how far a sequence gets in a step is
-    learned from the rows that leave.
+    The lengths of answers, the cached share of prompts and the tokens per sequence and step are learned from the rows
+    that leave.
 
     Args:
-        steps: the engine's steps until now.
-        cached_share: of all prompts, what the plan expects to be found in the cache.
+        steps: returns the engine's steps so far.
+        cached_share: share of all prompt tokens that the plan expects to find in the cache.
     """
 
     def __init__(self, engine: EngineInfo, steps: Callable[[], int], cached_share: float = 0.0) -> None:
@@ -53,19 +53,19 @@ class Room:
         self._max_sequences = engine.max_num_seqs + max(1, int(engine.max_num_seqs * QUEUE_AHEAD))
         self._kv_block_tokens = engine.kv_block_tokens
         self._kv_tokens = None if engine.kv_tokens is None else KV_SHARE * engine.kv_tokens
-        self._inside = np.zeros((4, self._max_sequences))  # by place, what `_facts` tells of a row
+        self._inside = np.zeros((4, self._max_sequences))  # by place: the row's `_facts`
         self._free = list(range(self._max_sequences))
         self._freed = asyncio.Event()
         self._lengths = AnswerLengths()
-        # What was planned counts as much as a cache full of prompts.
+        # The plan's estimate weighs as much as one cache full of prompts.
         self._prompt_tokens = self._kv_tokens or 1.0
         self._cached_tokens = cached_share * self._prompt_tokens
         self._written_tokens, self._written_steps = 1.0, 1.0
 
     async def enter(self, row: Row) -> int:
-        """Wait until there is room for the row, and give it its place.
+        """Wait until there is room for the row; return its place.
 
-        A row that is too large for any room has the engine to itself.
+        A row that is too large to fit beside others gets the engine to itself.
         """
         while len(self._free) < self._max_sequences and not self._fits(row):
             self._freed.clear()
@@ -77,13 +77,13 @@ class Room:
         return place
 
     def leave(self, place: int) -> None:
-        """The row at this place is not inside any more."""
+        """Free the place of a row that has left the engine."""
         self._inside[:, place] = 0
         self._free.append(place)
         self._freed.set()
 
     def learn(self, place: int, output: Output) -> None:
-        """What the row at this place has come to."""
+        """Update the estimates from a finished row."""
         _, prompt, most, entered = self._inside[:, place]
         kept = 1 - 1 / (MEMORY * (self._max_sequences - len(self._free)))
         self._prompt_tokens = kept * self._prompt_tokens + prompt
@@ -95,7 +95,7 @@ class Room:
             self._lengths.learn(min(1.0, written / most))
 
     def _facts(self, row: Row) -> tuple[int, int, int, int]:
-        """Its sequences; tokens that they bring; what each may generate at most; and the engine's steps until now."""
+        """Return the row's sequences, its input tokens, the most that each may generate, and the engine's steps now."""
         if row.choices:
             return len(row.choices), row.num_tokens, 0, self._steps()
         most = max(0, min(row.sampling.max_tokens, self._max_model_len - row.num_tokens))
@@ -108,7 +108,7 @@ class Room:
         if self._kv_tokens is None:
             return True
         sequences, prompt, most, entered = np.column_stack((self._inside, facts))
-        unfilled = (self._kv_block_tokens - 1) / 2  # of each sequence's last block
+        unfilled = (self._kv_block_tokens - 1) / 2  # mean free tokens in a sequence's last block
         held = prompt * (1 - self._cached_tokens / self._prompt_tokens) + sequences * unfilled
         if held.sum() + sequences @ most <= self._kv_tokens:
             return True
@@ -119,7 +119,7 @@ class Room:
 
 
 def _peak(held: Floats, growth: Floats, left: Floats) -> float:
-    """Most held at once: each holds some now, grows by so much in every step, and has so many steps left."""
+    """Return the most held at once: each row holds `held` now and grows by `growth` per step for `left` steps."""
     last_first = np.argsort(-left)
     at_each_end = np.cumsum(held[last_first]) + left[last_first] * np.cumsum(growth[last_first])
     return float(at_each_end.max())

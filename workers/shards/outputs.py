@@ -1,4 +1,4 @@
-"""A row on its way into an engine, and what may come out of it: engines are not trusted."""
+"""Rows on their way into an engine, and checks of its outputs: engines are not trusted."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Row:
     """One valid row of a shard, ready for the engine.
 
     Attributes:
-        token_ids: of the prompt, or of what the choices continue; see `prompt`.
-        choices: token ids of the choices to score; a row without them is answered.
+        token_ids: token ids of the prompt, or of the context that the choices continue; see `prompt`.
+        choices: token ids of the choices to score; empty if the row is to be answered.
     """
 
     row_id: int
@@ -32,20 +32,20 @@ class Row:
 
     @property
     def prompt(self) -> list[int]:
-        """The token ids as an engine takes them, made only when the row enters it."""
+        """Token ids as an engine takes them, built only when the row enters it."""
         return np.asarray(self.token_ids).tolist()  # type: ignore[no-any-return]
 
     @property
     def num_tokens(self) -> int:
-        """Tokens that the row brings."""
+        """Input tokens of the row, choices included."""
         return len(self.token_ids) + sum(map(len, self.choices))
 
 
 def check_output(output: Output, row: Row, vocab_size: int) -> None:
-    """Nothing that an engine says can break the shard that the row is in.
+    """Check an engine's output for a row, so that no output can break the row's shard.
 
     Raises:
-        RowFailed: the output is not an answer to the row.
+        RowFailed: the output is not a valid answer to the row.
     """
     fault = _score_fault(output, row) if row.choices else _completions_fault(output, row, vocab_size)
     if fault:
@@ -110,7 +110,7 @@ def _is_text(value: object) -> bool:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RowFault:
-    """Why a row has no output."""
+    """Reason why a row has no output."""
 
     code: RowError
     message: str
@@ -123,5 +123,5 @@ _QUARANTINED = {
 
 
 def quarantined(code: RowError) -> RowFault:
-    """What becomes of a row that is not run, because it kills or hangs the engine."""
+    """Return the fault of a row that is not run, because it kills or hangs the engine."""
     return RowFault(code=code, message=_QUARANTINED[code])

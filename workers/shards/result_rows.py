@@ -1,4 +1,4 @@
-"""What one row's output becomes in the results."""
+"""Result columns of one row, built from its output."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ CALL_START = "<|action_start|>"
 def generated_row(
     output: Output, sampling: Sampling, row_columns: Collection[RowColumn], encoder: Encoder
 ) -> dict[str, Any]:
-    """The generated columns of a row that was answered.
+    """Return the generated columns of an answered row.
 
     Args:
-        sampling: the row's own values.
+        sampling: the row's own sampling values.
     """
     first = output.completions[0]
     row: dict[str, Any] = {
@@ -43,7 +43,7 @@ def generated_row(
 
 
 def form_fault(row: Mapping[str, Any], output: Output, sampling: Sampling) -> str | None:
-    """Why a generated row is none: an answer says that it is complete and has not the form that was asked for."""
+    """Return why a generated row is invalid, if it is: an answer claims to be complete but lacks the form asked for."""
     form = sampling.structured_outputs
     if form is None:
         return None
@@ -56,7 +56,7 @@ def form_fault(row: Mapping[str, Any], output: Output, sampling: Sampling) -> st
 
 
 def scored_row(texts: Sequence[str], scores: Sequence[ChoiceScore]) -> dict[str, Any]:
-    """The columns of a row whose choices were scored. Of equal choices the first is the best."""
+    """Return the columns of a row whose choices were scored. Among equal scores the first choice is the best."""
     sums = [score.sum_logprob for score in scores]
     means = [score.sum_logprob / score.num_tokens for score in scores]
     return {
@@ -70,7 +70,7 @@ def scored_row(texts: Sequence[str], scores: Sequence[ChoiceScore]) -> dict[str,
 
 
 def text_of(completion: Completion, encoder: Encoder) -> str:
-    """The text of a completion, without the token that ended it."""
+    """Return the text of a completion, without the token that ended it."""
     if completion.text is not None:
         return completion.text
     return encoder.decode(_spoken(completion, encoder))
@@ -82,9 +82,9 @@ def _spoken(completion: Completion, encoder: Encoder) -> list[int]:
 
 
 def _tool_calls(completion: Completion, encoder: Encoder) -> tuple[str, list[dict[str, Any]]] | None:
-    """What was said beside the calls, and the calls; None where there are none.
+    """Return the text around the tool calls, and the calls; None if there are none.
 
-    Only the marker *token* starts a call. Its text, which a row can make a model repeat, does not.
+    Only the marker *token* starts a call. The marker's text, which a row can make a model repeat, does not.
     """
     ids, start = _spoken(completion, encoder), encoder.tool_call_id
     starts = [place for place, token in enumerate(ids) if token == start]
@@ -104,7 +104,7 @@ def _call(call: ToolCall) -> dict[str, Any]:
 
 
 def json_text(text: str, finish_reason: str) -> str | None:
-    """The text if it is JSON, which an answer cut by its length is not."""
+    """Return the text if it is JSON, else None; an answer cut by its length is not JSON."""
     return text.strip() if is_json(text, cut=finish_reason != "stop") else None
 
 

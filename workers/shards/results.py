@@ -1,4 +1,4 @@
-"""From a shard's outputs to the bytes of its result object."""
+"""Encoding of a shard's outputs as the bytes of its result object."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from workers.shards.result_rows import form_fault, generated_row, json_text, sco
 from workers.shards.staged_rows import num_input_tokens, repeats, samplings
 
 ROW_GROUP_ROWS, ROW_GROUP_BYTES = 8192, 4 * 2**20
-"""Most of one row group: so much is copied at once where rows are written in another order."""
+"""Limits of one row group, and of what is copied at once when rows are written in another order."""
 
 one_at_a_time = Lock()
-"""Of a process' shards: decoding and encoding take memory beyond what the shard itself does."""
+"""Lock that lets a process decode or encode one shard at a time: both take memory beyond the shard itself."""
 
 WRITE_BATCH_ROWS = 16
-"""Rows between two looks of the Parquet writer at the size of its page: with more of them, large cells come together
-in one page, and each page is held several times."""
+"""Rows after which the Parquet writer checks the size of its page. With more, large cells gather in one page, and each
+page is held in memory several times."""
 
 
 SalvagedRows = Mapping[int, Mapping[str, Any]]
@@ -57,10 +57,10 @@ def encode_results(
     encoder: Encoder,
     salvaged: SalvagedRows = MappingProxyType({}),
 ) -> tuple[bytes, ShardStats]:
-    """Result Parquet of one shard: one row per staged row, sorted by row id, nothing that varies between runs.
+    """Build a shard's result Parquet: one row per staged row, sorted by row id, nothing that varies between runs.
 
     Args:
-        salvaged: rows that an earlier attempt has finished: they are taken as they are.
+        salvaged: rows that an earlier attempt has finished, taken over unchanged.
 
     Raises:
         ShardMismatch: the staged rows are not those of the plan.
@@ -79,8 +79,8 @@ def encode_salvage(
     encoder: Encoder,
     salvaged: SalvagedRows,
 ) -> tuple[bytes, ShardStats]:
-    """The rows of a shard that are finished, in the form of its result: answered, failed, refused by staging, and
-    those that an earlier attempt has finished.
+    """Build Parquet of a shard's finished rows, in the form of its result: rows that were answered, failed, refused by
+    staging, or finished by an earlier attempt.
     """
     stands_for, row_ids = repeats(staged, spec), staged["row_id"].to_pylist()
     finished = [
@@ -92,7 +92,7 @@ def encode_salvage(
 
 
 def salvaged_rows(staged: pa.Table, salvage: pa.Table) -> SalvagedRows:
-    """The rows of a salvaged object by row id, fit to be taken over. What staged rows carry comes from there.
+    """Return the rows of a salvaged object by row id, ready to be reused, without the columns that staged rows carry.
 
     Args:
         staged: the shard's staged rows; those that staging has refused are left out.
@@ -112,7 +112,7 @@ def salvaged_rows(staged: pa.Table, salvage: pa.Table) -> SalvagedRows:
 def _encoded(
     spec: JobSpec, plan: Plan, staged: pa.Table, rows: Sequence[Mapping[str, Any]]
 ) -> tuple[bytes, ShardStats]:
-    """`rows` has the columns of each staged row."""
+    """Encode a shard's rows and compute their statistics; `rows` has the columns of each staged row."""
     table = _table(spec, plan, staged, lambda field: pa.array([row.get(field.name) for row in rows], field.type))
     data = write_parquet(table)
     return data, shard_stats(spec, data, rows)
@@ -121,11 +121,11 @@ def _encoded(
 def result_table(
     spec: JobSpec, plan: Plan, shard: int, staged: pa.Table, column: Callable[[pa.Field], pa.Array]
 ) -> pa.Table:
-    """The rows of one shard's result object.
+    """Build the table of one shard's result object.
 
     Args:
         staged: its staged rows by row id; `row_id`, `custom_id` and the kept columns come from there.
-        column: makes every other column, in the order of those rows.
+        column: builds every other column, in the order of those rows.
 
     Raises:
         ShardMismatch: the staged rows are not those of the plan.
@@ -135,7 +135,7 @@ def result_table(
 
 
 def _check_rows(plan: Plan, shard: int, staged: pa.Table) -> None:
-    """The staged rows, which are in order, are those of the plan."""
+    """Check that the staged rows, which are in order, are those of the plan."""
     row_ids, planned = staged["row_id"].to_numpy(), plan.shards[shard]
     if len(row_ids) != planned.num_rows or row_ids_digest(row_ids) != planned.row_ids_sha256:
         raise ShardMismatch(f"shard {shard} holds {len(row_ids)} rows that are not those of the plan")
@@ -156,7 +156,7 @@ def _table(spec: JobSpec, plan: Plan, staged: pa.Table, column: Callable[[pa.Fie
 
 
 def shard_stats(spec: JobSpec, data: bytes, rows: Sequence[Mapping[str, Any]]) -> ShardStats:
-    """What the commit says of a shard.
+    """Compute the statistics of a shard for its commit.
 
     Args:
         data: the result object's bytes.
@@ -173,7 +173,7 @@ def shard_stats(spec: JobSpec, data: bytes, rows: Sequence[Mapping[str, Any]]) -
 
 
 def _quality(spec: JobSpec, rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """What the job's gates count, of the rows that were answered."""
+    """Count what the job's quality gates look at, among the answered rows."""
     answers = [row for row in rows if row["status"] == "ok"]
     counts = {
         "cut": sum(row["finish_reason"] == "length" for row in answers),
@@ -187,7 +187,7 @@ def _quality(spec: JobSpec, rows: Sequence[Mapping[str, Any]]) -> dict[str, int]
 
 
 def write_parquet(table: pa.Table, order: npt.NDArray[np.int64] | None = None) -> bytes:
-    """Parquet with a checksum on every page: without one a flipped bit is mostly read as good data.
+    """Encode as Parquet with a checksum on every page: without one, a flipped bit is mostly read as good data.
 
     Args:
         order: places of the rows in the order to write them; default: as they are.
@@ -203,10 +203,10 @@ def write_parquet(table: pa.Table, order: npt.NDArray[np.int64] | None = None) -
 
 
 def read_parquet(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
-    """Parquet bytes, page checksums verified. Group by group: all at once takes twice the memory.
+    """Decode Parquet and verify its page checksums. Reads group by group: all at once takes twice the memory.
 
     Raises:
-        OSError: damaged.
+        OSError: the data is damaged.
     """
     with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True, pre_buffer=False) as file:
         names = None if columns is None else list(columns)
@@ -215,14 +215,14 @@ def read_parquet(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
 
 
 def by_row_id(table: pa.Table) -> pa.Table:
-    """The rows by row id; the table itself where they are."""
+    """Sort the rows by row id; return the table itself if they are sorted already."""
     row_ids = table["row_id"].to_numpy()
     in_order = bool((np.diff(row_ids) > 0).all())
     return table if in_order else pa.concat_tables(_groups(table, np.argsort(row_ids)))
 
 
 def _groups(table: pa.Table, order: npt.NDArray[np.int64] | None = None) -> Iterator[pa.Table]:
-    """The rows, in that order, in parts of the size of a row group."""
+    """Yield the rows, in the given order, in parts of the size of a row group."""
     sizes = row_bytes(table)
     sizes = sizes if order is None else sizes[order]
     for start, stop in filled(sizes, max_rows=ROW_GROUP_ROWS, max_bytes=ROW_GROUP_BYTES):
@@ -238,10 +238,10 @@ def _rows(
     salvaged: SalvagedRows,
     stands_for: Mapping[int, int] | None = None,
 ) -> list[Mapping[str, Any]]:
-    """The columns of each row. `attempts` counts the tries of the row itself, not of its shard.
+    """Build the result columns of each row. `attempts` counts the tries of the row itself, not of its shard.
 
     Args:
-        stands_for: see `repeats`, where `staged` is not the whole shard.
+        stands_for: the shard's `repeats`; needed if `staged` is not the whole shard.
     """
     rows: list[Mapping[str, Any]] = []
     texts = staged["choices"].to_pylist() if spec.task == "score" else [()] * len(staged)

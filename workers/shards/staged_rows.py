@@ -19,9 +19,9 @@ from workers.shards.outputs import Row
 
 
 def valid_rows(staged: pa.Table, spec: JobSpec) -> list[Row]:
-    """The rows that go to the engine, in the order of work: those that no other row of the shard stands for.
+    """Return the rows that go to the engine, in the order of work: valid rows that repeat no other row of the shard.
 
-    Their token ids are views of the table's: as Python's numbers they would take nine times the memory.
+    Their token ids are views of the table: as Python integers they would take nine times the memory.
     """
     repeated = repeats(staged, spec)
     return [
@@ -39,7 +39,7 @@ def valid_rows(staged: pa.Table, spec: JobSpec) -> list[Row]:
 
 
 def repeats(staged: pa.Table, spec: JobSpec) -> dict[int, int]:
-    """Rows of the shard that come to the result of another one: row id to the id of the row that is computed."""
+    """Map rows of the shard that reuse another row's result: row id to the id of the row that is computed."""
     if FINGERPRINT.name not in staged.schema.names:
         return {}  # staged by an older version
     scored = spec.task == "score"
@@ -52,7 +52,7 @@ def repeats(staged: pa.Table, spec: JobSpec) -> dict[int, int]:
 
 
 def samplings(staged: pa.Table, defaults: Sampling) -> list[Sampling]:
-    """Each row's sampling values."""
+    """Return each row's sampling values."""
     known: dict[str | None, Sampling] = {None: defaults}
     found = []
     for text in staged["sampling"].to_pylist():
@@ -63,14 +63,14 @@ def samplings(staged: pa.Table, defaults: Sampling) -> list[Sampling]:
 
 
 def num_input_tokens(staged: pa.Table) -> list[int]:
-    """Tokens of each row's prompt; of a row to score, its choices' tokens too."""
+    """Count the tokens of each row's prompt and, if it is scored, of its choices."""
     lengths = pc.list_value_length(staged["token_ids"]).to_pylist()
     choices = _column(staged, "choice_token_ids")
     return [length + sum(map(len, of or ())) for length, of in zip(lengths, choices, strict=True)]
 
 
 def token_ids(staged: pa.Table) -> Iterator[npt.NDArray[np.int32]]:
-    """Each row's token ids, not copied."""
+    """Yield each row's token ids without copying them."""
     for chunk in staged["token_ids"].chunks:
         tokens, bounds = chunk.values.to_numpy(), chunk.offsets.to_numpy()
         yield from (tokens[start:stop] for start, stop in pairwise(bounds))

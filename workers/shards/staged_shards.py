@@ -1,4 +1,4 @@
-"""Staged shards as a replica reads them: checked, because what is damaged can be staged again."""
+"""Reading of staged shards. They are checked, because damaged ones can be staged again."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from workers.shards.staged_rows import valid_rows
 
 
 def read_staged(ledger: Ledger, spec: JobSpec, plan: Plan, shard: int) -> tuple[pa.Table, list[Row]]:
-    """A shard's staged rows by row id, and those that go to the engine in the order of work.
+    """Return a shard's staged rows by row id, and those that go to the engine in the order of work.
 
     Raises:
-        Missing: the object is not there, not what was written, or another shard's.
+        Missing: the object is missing, differs from what was written, or is another shard's.
     """
     planned = plan.shards[shard]
     data = ledger.read_staged(shard, has_hash=planned.num_bytes is not None)
     try:
         with one_at_a_time:
             staged = read_parquet(data)
-    except MemoryError:  # one of Arrow's is an ArrowException, too
+    except MemoryError:  # Arrow's own MemoryError is an ArrowException, too
         raise
     except (OSError, pa.ArrowException) as error:
         raise ledger.staged_missing(shard, "damaged") from error
-    del data  # as large as the rows, where they cannot be compressed
+    del data  # as large as the rows if they do not compress
     needed = {field.name for field in staged_fields(spec)} - {FINGERPRINT.name}  # older versions wrote none
     if not needed <= set(staged.schema.names):
         raise ledger.staged_missing(shard, "damaged")
