@@ -24,7 +24,7 @@ WAYS: dict[str, Callable[[bytes], bytes]] = {
     "cut": lambda data: data[: len(data) // 2],
     "empty": lambda data: b"",
 }
-"""How the bytes of an object are damaged; `delete` removes the object."""
+"""Ways to damage the bytes of an object; `delete` removes the object instead."""
 
 OBJECTS = ("spec", "plan", "progress", "staged", "attempt", "result", "metadata")
 STAGES: dict[Stage, tuple[str, ...]] = {"planned": ("spec", "plan", "progress", "staged"), "running": OBJECTS}
