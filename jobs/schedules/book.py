@@ -1,4 +1,4 @@
-"""Schedules and their runs as they lie in the object store."""
+"""Schedules and their runs in the object store."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _D = TypeVar("_D", bound=Document)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
-    """What the store says of one run."""
+    """The stored documents of one run."""
 
     run: Run
     outcome: RunOutcome | None
@@ -51,7 +51,7 @@ class Entry:
 
 
 class Book:
-    """The schedules under one root. Every method may raise `StoreError`; those that read, `Damaged` among them."""
+    """The schedules under one root. Every method may raise `StoreError`; methods that read, also `Damaged`."""
 
     def __init__(self, store: ObjectStore) -> None:
         self.store = store
@@ -59,31 +59,31 @@ class Book:
     # -- schedules ------------------------------------------------------------------------------
 
     def names(self) -> list[str]:
-        """All schedules, and deleted ones of which runs are left."""
+        """Return all schedules, including deleted ones that still have runs."""
         return [name for name in self.store.list_folders(SCHEDULES) if SCHEDULE_NAME.fullmatch(name)]
 
     def find(self, name: str) -> Schedule | None:
-        """A schedule, or None."""
+        """Return a schedule, or None."""
         if not SCHEDULE_NAME.fullmatch(name):
             return None
         again = f"Write it again: jobs schedule create {name} --replace … Its runs and what is published stay."
         return self._read(schedule_key(name), Schedule, again)
 
     def schedule(self, name: str) -> Schedule:
-        """A schedule.
+        """Return a schedule.
 
         Raises:
-            UsageError: there is none of that name.
+            UsageError: no schedule has that name.
         """
         if (found := self.find(name)) is None:
             raise UsageError(f"There is no schedule {name!r} under {self.store.uri}.", "See: jobs schedule list")
         return found
 
     def create(self, schedule: Schedule) -> bool:
-        """Write a new schedule; False if the same one is there.
+        """Write a new schedule; return False if the same one exists.
 
         Raises:
-            Conflict: another one of that name is there.
+            Conflict: a different schedule of that name exists.
         """
         if self.store.put_new(schedule_key(schedule.name), schedule.to_json(), writer=_writer()):
             return True
@@ -96,21 +96,21 @@ class Book:
         return False
 
     def write(self, schedule: Schedule) -> None:
-        """Overwrite a schedule. By people's commands only: of two at the same time the last one stands."""
+        """Overwrite a schedule. For people's commands only: of two at the same time, the last one wins."""
         self.store.put(schedule_key(schedule.name), schedule.to_json())
 
     def delete(self, name: str) -> None:
-        """Remove a schedule. Its runs, its jobs and what is published stay."""
+        """Remove a schedule. Its runs, jobs and publications stay."""
         self.store.delete(schedule_key(name))
 
     # -- runs -----------------------------------------------------------------------------------
 
     def dates(self, name: str) -> list[str]:
-        """The logical dates that have runs, oldest first."""
+        """Return the logical dates that have runs, oldest first."""
         return list(self.store.list_folders(runs_key(name)))
 
     def entry(self, name: str, logical_date: str) -> Entry | None:
-        """The newest round of a logical date, or None."""
+        """Return the newest round of a logical date, or None."""
         found = [info.key for info in self.store.list(f"{runs_key(name)}{logical_date}/")]
         rounds = sorted(int(key.split("/")[-2]) for key in found if key.endswith("/run.json"))
         if not rounds:
@@ -136,7 +136,7 @@ class Book:
         )
 
     def recent(self, name: str, limit: int) -> Iterator[Entry]:
-        """The newest runs, newest first."""
+        """Yield the newest runs, newest first."""
         for date in islice(reversed(self.dates(name)), limit):
             if (entry := self.entry(name, date)) is not None:
                 yield entry
@@ -144,7 +144,7 @@ class Book:
     def open(
         self, schedule: Schedule, due: datetime, now: datetime, *, catch_up: bool = False, by_hand: bool = False
     ) -> Run:
-        """Begin the run of a due time; whoever comes first fixes its spec. Returns the run that stands.
+        """Begin the run of a due time; whoever comes first fixes its spec. Returns the stored run.
 
         Raises:
             UsageError: a template is not valid.
@@ -155,7 +155,7 @@ class Book:
     def reopen(self, schedule: Schedule, entry: Entry, now: datetime, *, job_ended: bool) -> Run:
         """Begin the next round of a run that has ended without success.
 
-        Its job goes on if it can; one that has a terminal record stays ended, and the new round has a job of its own.
+        Its job goes on if it can; a job with a terminal record stays ended, and the new round gets a job of its own.
         """
         old = entry.run
         job_id = None if job_ended else old.job_id
@@ -165,7 +165,7 @@ class Book:
         return run
 
     def reopened(self, name: str) -> dict[str, int]:
-        """The newest round of those logical dates that have more than one: schedulers need not look at them all."""
+        """Return the newest round of each logical date with more than one; schedulers need not read the others."""
         found: dict[str, int] = {}
         for info in self.store.list(reopened_key(name)):
             date, _, round_ = info.key.rsplit("/", 1)[-1].removesuffix(".json").rpartition(".")
@@ -223,11 +223,11 @@ class Book:
         return self._write(run, f"retry-{retry.number}", retry)
 
     def claim_retry(self, run: Run, retry: Retry) -> bool:
-        """Take a resumption upon oneself; False if another has."""
+        """Claim a resumption; return False if another scheduler has."""
         return self._write(run, f"retry-{retry.number}-started", retry)
 
     def release_retry(self, run: Run, number: int) -> None:
-        """Give a claimed resumption back: it could not be tried."""
+        """Release a claimed resumption that could not be tried."""
         self.store.delete(run_key(run.schedule, run.logical_date, run.round, f"retry-{number}-started"))
 
     def mark_sent(self, run: Run, kind: End, hook_id: str, sent: Sent) -> bool:
@@ -237,18 +237,18 @@ class Book:
     # -- publications ---------------------------------------------------------------------------
 
     def is_published(self, name: str, logical_date: str) -> bool:
-        """Whether a date's results may be read."""
+        """Return whether a date's results may be read."""
         return self.store.head(published_key(name, logical_date)) is not None
 
     def publish(self, pointer: Pointer) -> None:
-        """Let readers find a date's results, and see to it that `latest.json` is the newest."""
+        """Let readers find a date's results, and ensure that `latest.json` is the newest."""
         key = published_key(pointer.schedule, pointer.logical_date)
         self.store.put_new(key, pointer.to_json(), writer=_writer())
         failpoint("schedule.published")
         self.point_to_newest(pointer.schedule)
 
     def point_to_newest(self, name: str) -> None:
-        """Make `latest.json` the newest publication. Whoever was overtaken meanwhile looks again and puts it right."""
+        """Make `latest.json` the newest publication. Check again after each write: a newer one may have come."""
         while True:
             newest = max((info.key for info in self.store.list(published_key(name))), default=None)
             data = None if newest is None else self.store.get(newest)
@@ -257,7 +257,7 @@ class Book:
             self.store.put(latest_key(name), data)
 
     def latest(self, name: str) -> Pointer | None:
-        """What readers see, or None before the first success; the newest publication where the pointer is damaged."""
+        """Return the publication in `latest.json`, the newest if that is damaged, or None before the first success."""
         try:
             return self._read(latest_key(name), Pointer)
         except Damaged:

@@ -1,9 +1,9 @@
-"""When a schedule is due, and what its runs are called.
+"""Due times of a schedule, and names of its runs.
 
-Daylight saving time, as in Debian's cron: a fixed time that the clocks jump over is due right after the jump, one that
-they pass twice is due the first time only. It keeps the day that it names, also where the jump ends on another one; a
-day that the clocks leave out whole has no run. Expressions with `*` in the minute or the hour go by real time: they are
-due in both passes and not at all in the gap.
+Daylight saving time works as in Debian's cron: a fixed time that the clocks skip is due right after the jump, and a
+fixed time that occurs twice is due the first time only. The run keeps the day that the expression names, even if the
+jump ends on another day; a day that the clocks skip entirely has no run. Expressions with `*` in the minute or the hour
+follow real time: they are due both times, and not at all in the gap.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _DAY, _SECOND = timedelta(days=1), timedelta(seconds=1)
 
 
 class Calendar:
-    """A cron expression in a time zone. All moments in and out are aware; those out are UTC.
+    """A cron expression in a time zone. It takes aware datetimes, and its due times are in UTC.
 
     Raises:
         UsageError: the expression or the zone is not valid, or is never due.
@@ -47,14 +47,14 @@ class Calendar:
             why = "is never due" if isinstance(error, StopIteration) else f"is not valid: {error}"
             raise UsageError(f"The cron expression {cron!r} {why}.", "See man 5 crontab.") from error
         self.once_a_day = fields[0].isdigit() and fields[1].isdigit()
-        """Whether a run is named after its day alone."""
+        """Whether the runs are named after their day alone."""
 
     def after(self, moment: datetime) -> Iterator[datetime]:
-        """The due times after a moment, ascending, without end."""
+        """Yield the due times after a moment, ascending, without end."""
         return (due for due, _ in self._occurrences(moment))
 
     def between(self, after: datetime, until: datetime) -> list[datetime]:
-        """The due times after one moment and not after another."""
+        """Return the due times after one moment, up to and including another."""
         found = []
         for due in self.after(after):
             if due > until:
@@ -63,20 +63,20 @@ class Calendar:
         return found
 
     def latest(self, now: datetime) -> datetime | None:
-        """The last due time up to now, looking back four years at most."""
+        """Return the last due time up to now, looking back four years at most."""
         for days in (2, 35, 4 * 366):
             if found := self.between(now - timedelta(days=days), now):
                 return found[-1]
         return None
 
     def local(self, due: datetime) -> datetime:
-        """A due time by the schedule's own clock."""
+        """Convert a due time to the schedule's time zone."""
         return due.astimezone(self._zone)
 
     def nominal(self, due: datetime) -> datetime:
-        """The time that the expression names for a due time, by the schedule's own clock and without a zone.
+        """Return the time that the expression names for a due time: local time, without a zone.
 
-        It differs from `local` where the clocks have jumped over it.
+        It differs from `local` if the clocks skip it.
         """
         if not self._real_time:
             found, named = next(self._occurrences(due - timedelta(seconds=1)))
@@ -85,14 +85,14 @@ class Calendar:
         return self.local(due).replace(tzinfo=None)
 
     def logical_date(self, due: datetime) -> str:
-        """What the run of a due time is called: its nominal day, or UTC to the minute if there are several a day.
+        """Return the name of a due time's run: its nominal day, or UTC to the minute if there are several a day.
 
-        UTC, because the clocks pass an hour twice in autumn.
+        UTC, because one hour of local time occurs twice in autumn.
         """
         return f"{self.nominal(due):%Y-%m-%d}" if self.once_a_day else f"{due.astimezone(UTC):%Y-%m-%dt%H%Mz}"
 
     def due_at(self, logical_date: str) -> datetime:
-        """The due time of a logical date.
+        """Return the due time of a logical date.
 
         Raises:
             UsageError: not a logical date of this schedule.
@@ -111,27 +111,27 @@ class Calendar:
         raise UsageError(f"The schedule has no run {wanted}: {self._cron} in {self._zone.key}.", f"Write {form}.")
 
     def _occurrences(self, moment: datetime) -> Iterator[tuple[datetime, datetime]]:
-        """The due times after a moment, ascending, each with its nominal time."""
+        """Yield the due times after a moment, ascending, each with its nominal time."""
         last = moment
         waiting: list[tuple[datetime, datetime]] = []
-        # What is passed a second time after the moment may have been passed the first time a day before.
+        # A time that occurs again after the moment may have occurred first up to a day before.
         for named in CronSim(self._cron, self.local(moment).replace(tzinfo=None) - _DAY):
             found = self._passes(named)
             for due in found:
                 heapq.heappush(waiting, (due, named))
             while found and waiting and waiting[0][0] <= found[0]:
                 due, named_before = heapq.heappop(waiting)
-                # Two times in a gap come to the same moment.
+                # Two times in a gap are due at the same moment.
                 if due > last:
                     last = due
                     yield due, named_before
 
     def _passes(self, named: datetime) -> list[datetime]:
-        """When a time without a zone is due: mostly once."""
+        """Return when a time without a zone is due: usually once."""
         first, second = (named.replace(tzinfo=self._zone, fold=fold).astimezone(UTC) for fold in (0, 1))
         if self.local(first).replace(tzinfo=None) == named:
             return [first, second] if self._real_time and second > first else [first]
-        # In a gap the offset before it leads to a moment after it, and the one after it to one before.
+        # In a gap, the offset from before it gives a moment after it, and the offset from after it a moment before it.
         if self._real_time:
             return []
         jump = self._change(second, first)
@@ -141,7 +141,7 @@ class Calendar:
         return [] if begins <= midnight and midnight + _DAY <= ends else [jump]
 
     def _change(self, before: datetime, after: datetime) -> datetime:
-        """The first moment at which the clocks are set as they are at `after`, and not as at `before`."""
+        """Return the first moment with the UTC offset of `after` instead of that of `before`."""
         old = self.local(before).utcoffset()
         while after - before > _SECOND:
             middle = before + (after - before) // 2 // _SECOND * _SECOND

@@ -1,7 +1,7 @@
-"""What to do next about a schedule: one pure function of what is known and of the time.
+"""Decides what to do next about a schedule: one pure function of the known state and the time.
 
-All policy is here. Whoever carries the actions out may die between any two of them, or do them at the same time as
-another: every action ends in a write-once object, and the next look starts from what is there.
+All policy is here. Whoever performs the actions may die between any two of them, or perform them at the same time as
+another: every action ends in a write-once object, and the next look starts from what is stored.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from schemas.records import CrossedGate
 from schemas.schedules import End, Late, Retry, Run, RunOutcome, Schedule
 
 START_GRACE_S = 600.0
-"""A run that is found due this long after its time is still on time; later it was missed."""
+"""A run that is found due within this time of its due time is still on time; later, it was missed."""
 
 RESUME_GRACE_S = 120.0
 """A resumed job may take this long to show a driver before it counts as interrupted again."""
@@ -31,7 +31,7 @@ _NEVER_RUN = frozenset({"cancelled", "skipped", "late"})
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JobView:
-    """A run's job as its ledger and its cluster tell.
+    """The state of a run's job, by its ledger and its cluster.
 
     Attributes:
         reason: why it failed, who cancelled it, or why it is interrupted and what to do about it.
@@ -46,7 +46,7 @@ class JobView:
 
     @property
     def ended(self) -> bool:
-        """Whether it has a terminal record."""
+        """Return whether the job has a terminal record."""
         return self.state in _ENDED
 
 
@@ -56,9 +56,9 @@ class RunView:
 
     Attributes:
         job: None if it has not been submitted.
-        input_ready: whether what the run waits for is there; asked only before it is submitted.
+        input_ready: whether the files that the run waits for exist; checked only before its job is submitted.
         sent: notifications delivered, as (kind, id of the hook).
-        retry_seen_s: for how long this scheduler has seen the newest of the retries, by a clock that nobody sets.
+        retry_seen_s: how long this scheduler has seen the newest of the retries, by the monotonic clock.
     """
 
     run: Run
@@ -115,7 +115,7 @@ class Cancel:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MarkLate:
-    """The deadline has passed while the job is at work."""
+    """Write down that the deadline has passed while the job is at work."""
 
     view: RunView
 
@@ -152,7 +152,7 @@ Action = Open | Submit | NoteInterruption | Resume | Cancel | MarkLate | Publish
 def decide(
     schedule: Schedule, calendar: Calendar, views: Sequence[RunView], now: datetime, hook_ids: Sequence[str] = ()
 ) -> list[Action]:
-    """The actions to take now, in this order; the next look sees what came of them.
+    """Return the actions to take now, in this order; the next look sees their effects.
 
     Args:
         views: the known runs, at least the newest ones and all that are not closed; in any order.
@@ -166,12 +166,12 @@ def decide(
 
 
 def is_closed(schedule: Schedule, view: RunView, now: datetime, hook_ids: Sequence[str]) -> bool:
-    """Whether nothing will ever be done about this round any more."""
+    """Return whether this round will never need an action again."""
     return view.outcome is not None and not [*advance(schedule, view, (), now, hook_ids)]
 
 
 def blockers(view: RunView, views: Sequence[RunView]) -> list[RunView]:
-    """The earlier runs that are not done. Runs by hand neither wait nor make others wait."""
+    """Return the earlier runs that are not done. Runs by hand neither wait nor make others wait."""
     if view.run.by == "hand":
         return []
     return [
@@ -184,7 +184,7 @@ def blockers(view: RunView, views: Sequence[RunView]) -> list[RunView]:
 def advance(
     schedule: Schedule, view: RunView, before: Sequence[RunView], now: datetime, hook_ids: Sequence[str] = ()
 ) -> Iterator[Action]:
-    """The actions about one run; `before` are the runs that it must not overlap with."""
+    """Yield the actions about one run; `before` are the runs that it must not overlap with."""
     if view.outcome is not None:
         if view.outcome.kind in _NEVER_RUN and view.job is not None and not view.job.ended:
             # Another scheduler submitted it just as this was decided.
@@ -199,7 +199,7 @@ def advance(
 
 
 def _openings(schedule: Schedule, calendar: Calendar, views: Sequence[RunView], now: datetime) -> Iterator[Open]:
-    """The runs that are due. What lies before the newest scheduled run has been decided on before."""
+    """Yield the runs to open. Due times before the newest scheduled run were decided on earlier."""
     if schedule.suspended:
         return
     begun = [view.run.due_at for view in views if view.run.by == "schedule"]
@@ -224,7 +224,7 @@ def _openings(schedule: Schedule, calendar: Calendar, views: Sequence[RunView], 
 
 
 def _start(schedule: Schedule, view: RunView, before: Sequence[RunView], now: datetime) -> Iterator[Action]:
-    """A run whose job is not submitted: it waits its turn, then for its input, then goes."""
+    """Advance a run whose job is not submitted: it waits its turn, then for its input, then starts."""
     run = view.run
     waited_s = (now - run.opened_at).total_seconds()
     if schedule.deadline_s is not None and waited_s >= schedule.deadline_s:
@@ -252,7 +252,7 @@ def _start(schedule: Schedule, view: RunView, before: Sequence[RunView], now: da
 
 
 def _carry_on(schedule: Schedule, view: RunView, job: JobView, now: datetime) -> Iterator[Action]:
-    """A run whose job has not ended."""
+    """Advance a run whose job has not ended."""
     if schedule.deadline_s is not None and now >= view.run.opened_at + timedelta(seconds=schedule.deadline_s):
         if view.late is None:
             yield MarkLate(view=view)
@@ -263,10 +263,10 @@ def _carry_on(schedule: Schedule, view: RunView, job: JobView, now: datetime) ->
         return
     last = view.retries[-1] if view.retries else None
     if last is None or (last.started_at and _has_passed(RESUME_GRACE_S, last.started_at, view, now)):
-        # Noted first and judged after a pause: it may be another scheduler's that is just being started.
+        # Noted first and acted on after a pause: another scheduler may just be starting a driver.
         yield NoteInterruption(view=view, number=len(view.retries) + 1, reason=job.reason or "no driver is at work")
     elif last.started_at is None:
-        # A further round is there because a person wants the job to go on: at once, and beside its retries.
+        # A later round exists because a person wants the job to go on: at once, and not counted among its retries.
         asked_for = int(view.run.round > 1)
         used_up = last.number > schedule.retries + asked_for
         doublings = 0 if used_up else last.number - 1 - asked_for
@@ -292,12 +292,12 @@ def _carry_on(schedule: Schedule, view: RunView, job: JobView, now: datetime) ->
 
 
 def _has_passed(seconds: float, since: datetime, view: RunView, now: datetime) -> bool:
-    """Whether so much time has gone since a retry was written: a clock that is set back must not stop it."""
+    """Return whether this much time has passed since a retry was written, even if the wall clock was set back."""
     return now >= since + timedelta(seconds=seconds) or view.retry_seen_s >= seconds > 0
 
 
 def _ending(schedule: Schedule, view: RunView, job: JobView) -> Action:
-    """The job has ended: what that means for the run."""
+    """Return the action that the end of the job calls for."""
     if job.state is State.SUCCEEDED and job.crossed_gates:
         return Settle(view=view, kind="gate", reason=f"{describe(job.crossed_gates)}.")
     if job.state is State.SUCCEEDED:

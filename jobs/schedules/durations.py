@@ -10,7 +10,7 @@ _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 def seconds(text: str, option: str) -> float:
-    """The duration in seconds; a bare number is seconds.
+    """Parse a duration into seconds; a bare number is seconds.
 
     Raises:
         UsageError: not a duration.

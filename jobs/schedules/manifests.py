@@ -1,4 +1,4 @@
-"""What runs a schedule elsewhere: a Kubernetes CronJob, or systemd units. Both call `jobs schedule run`."""
+"""Manifests that run a schedule elsewhere: a Kubernetes CronJob, or systemd units. Both call `jobs schedule run`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT",
 
 
 def cron_job(schedule: Schedule, root: str, address: str | None, image: str) -> str:
-    """A batch/v1 CronJob, as YAML. Credentials are those of its service account, `nightbatch`."""
+    """Return a batch/v1 CronJob as YAML. Its credentials are those of its service account, `nightbatch`."""
     command = ["jobs", "schedule", "run", schedule.name, "--wait", "--root", root]
     if address:
         command += ["--address", address]
@@ -52,7 +52,7 @@ spec:
 
 
 def systemd_units(schedule: Schedule, root: str, address: str | None, python: str) -> str:
-    """A service and a timer, one after the other, each with the name of its file in a comment.
+    """Return a service and a timer, one after the other, each with the name of its file in a comment.
 
     Raises:
         UsageError: the cron expression has no equivalent among systemd's calendar events.
@@ -88,7 +88,7 @@ WantedBy=timers.target
 
 
 def on_calendar(cron: str) -> str:
-    """The cron expression as systemd.time(7) writes it.
+    """Convert a cron expression to the syntax of systemd.time(7).
 
     Raises:
         UsageError: it has no equivalent.
@@ -106,7 +106,7 @@ def on_calendar(cron: str) -> str:
 
 
 def _field(text: str, first: int) -> str:
-    """One numeric field: `*/5`, `1-5`, `0,30`. A step of `*` counts from the field's first value."""
+    """Convert one numeric field: `*/5`, `1-5`, `0,30`. A step of `*` counts from the field's first value."""
     parts = []
     for part in text.split(","):
         values, slash, step = part.partition("/")

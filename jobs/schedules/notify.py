@@ -1,6 +1,6 @@
-"""Delivery of events: webhooks, signed as https://www.standardwebhooks.com says, and commands.
+"""Delivery of events: webhooks, signed as https://www.standardwebhooks.com specifies, and commands.
 
-Delivery is at least once: receivers tell a repetition by the event's id. An event says how a run ended, and never
+Delivery is at least once: receivers recognise a repetition by the event's id. An event says how a run ended, and never
 holds a prompt, a result or a secret.
 """
 
@@ -26,27 +26,27 @@ _BASE64_PREFIX = "whsec_"
 
 
 class DeliveryFailed(JobsError):
-    """A notification was not taken; it is tried again."""
+    """A notification was not accepted; it is tried again."""
 
 
 class Hook(Protocol):
-    """One place that events go to."""
+    """One receiver of events."""
 
     @property
     def id(self) -> str:
-        """Stable, so that it is known what has been delivered."""
+        """A stable id, under which deliveries are recorded."""
 
     def send(self, event: Event, now: datetime) -> None:
         """Deliver one event.
 
         Raises:
-            DeliveryFailed: it was not taken.
+            DeliveryFailed: the event was not accepted.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class WebhookHook:
-    """POSTs the event as JSON. 2xx means taken; redirects are not followed."""
+    """POSTs the event as JSON. 2xx means accepted; redirects are not followed."""
 
     webhook: Webhook
 
@@ -66,7 +66,7 @@ class WebhookHook:
                 self.webhook.url, data=body, headers=headers, timeout=(_CONNECT_S, _READ_S), allow_redirects=False
             )
         except requests.RequestException as error:
-            # Its text may quote the address, which may hold a token.
+            # The error's text may quote the address, which may hold a token.
             raise DeliveryFailed(f"The webhook cannot be reached ({type(error).__name__}).") from None
         if not 200 <= answer.status_code < 300:
             raise DeliveryFailed(f"The webhook answered {answer.status_code}.")
@@ -99,12 +99,15 @@ class CommandHook:
 
 
 def hooks_of(webhooks: Sequence[Webhook], commands: Sequence[tuple[str, ...]]) -> list[Hook]:
-    """All places that a schedule's events go to."""
+    """Return all receivers of a schedule's events."""
     return [*map(WebhookHook, webhooks), *map(CommandHook, commands)]
 
 
 def signed_headers(event_id: str, body: bytes, now: datetime, secret: bytes | None) -> dict[str, str]:
-    """`webhook-id`, `webhook-timestamp` and, with a secret, `webhook-signature`: HMAC-SHA256 over all three."""
+    """Build `webhook-id`, `webhook-timestamp` and, with a secret, `webhook-signature`.
+
+    The signature is an HMAC-SHA256 over id, timestamp and body.
+    """
     timestamp = str(int(now.timestamp()))
     headers = {"webhook-id": event_id, "webhook-timestamp": timestamp}
     if secret is not None:
@@ -114,10 +117,10 @@ def signed_headers(event_id: str, body: bytes, now: datetime, secret: bytes | No
 
 
 def read_secret(webhook: Webhook) -> bytes | None:
-    """The secret that a webhook names, or None if it names none. `whsec_…` is base64, anything else is taken as is.
+    """Read the secret that a webhook names; None if it names none. `whsec_…` is base64, anything else is used as is.
 
     Raises:
-        DeliveryFailed: it is not there: an unsigned event would be worse than a late one.
+        DeliveryFailed: the secret is missing or invalid: an unsigned event would be worse than a late one.
     """
     if webhook.secret_env is not None:
         where, text = f"environment variable {webhook.secret_env}", os.environ.get(webhook.secret_env, "")

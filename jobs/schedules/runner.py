@@ -1,4 +1,4 @@
-"""What a scheduler asks of the world of jobs, and the real one."""
+"""Operations on jobs that a scheduler needs: the protocol, and its implementation by the client."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from schemas.spec import JobSpec
 
 
 class Runner(Protocol):
-    """Jobs by id. Methods may raise `StoreError` and `ClusterError` for what passes, `UsageError` for what does not."""
+    """Operations on jobs. Methods may raise `StoreError` or `ClusterError` (transient), or `UsageError` (permanent)."""
 
     def view(self, job_id: str) -> JobView | None:
-        """How a job stands, or None if it was never submitted."""
+        """Return the state of a job, or None if it was never submitted."""
 
     def is_there(self, uri: str) -> bool:
-        """Whether there is a file at an address."""
+        """Return whether there is a file at an address."""
 
     def submit(self, spec: JobSpec, job_id: str) -> None:
-        """Submit a job; one that is there already with this spec is left alone."""
+        """Submit a job; one that exists already with this spec is left alone."""
 
     def resume(self, job_id: str) -> None:
         """Start a driver for a job that has none."""
@@ -39,11 +39,11 @@ class Runner(Protocol):
         """Write a job's results to a file or an object, whole or not at all."""
 
     def uri(self, job_id: str) -> str:
-        """The job directory."""
+        """Return the address of the job directory."""
 
 
 class ClientRunner:
-    """The runner that runs jobs, on the cluster of the settings."""
+    """Runs jobs through the client, on the cluster of the settings."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -65,7 +65,7 @@ class ClientRunner:
         try:
             self._client().submit_spec(spec, job_id)
         except Conflict:
-            # Another scheduler, which pins the model as it sees it, has been here. Anything else is a clash.
+            # Another scheduler may have submitted it, with the model as that one pins it. Anything else is a conflict.
             standing = self._ledger(job_id).spec()
             if standing.evolve(model=spec.model) != spec:
                 raise
@@ -97,7 +97,7 @@ class ClientRunner:
         return self._ledger(job_id).uri
 
     def _client(self) -> BatchClient:
-        # A new one each time: the embedded cluster may be another one by now.
+        # A new client each time: the embedded cluster may be another one by now.
         return BatchClient(self._settings)
 
     def _ledger(self, job_id: str) -> Ledger:
@@ -105,7 +105,7 @@ class ClientRunner:
 
 
 def view_of(status: JobStatus) -> JobView:
-    """A job's status as a scheduler sees it."""
+    """Convert a job's status to what a scheduler decides by."""
     terminal = status.terminal
     if isinstance(terminal, Succeeded):
         manifest = terminal.manifest
@@ -122,10 +122,11 @@ def view_of(status: JobStatus) -> JobView:
 
 
 def check_target(target: str, allowed_buckets: Collection[str] | None = None) -> None:
-    """Refuse a place that results cannot be exported to.
+    """Refuse a target that results cannot be exported to.
 
     Raises:
-        UsageError: neither a file nor an object, of no known format, or in a bucket that is not allowed.
+        UsageError: the target is neither a file nor an object, has no known format, is a relative path, or lies in a
+            bucket that is not allowed.
     """
     from jobs.results.targets import check_target as check
     from jobs.results.targets import target_format

@@ -1,4 +1,4 @@
-"""Looks at the store, decides, acts. Any number may run at once; each may be killed at any point."""
+"""Reads the store, decides, acts. Any number of schedulers may run at once; each may be killed at any point."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ from jobs.schedules.runner import Runner
 from schemas.schedules import Event, Pointer, Retry, Run, RunOutcome, Schedule, Sent, event_id
 
 POLL_S = 5.0
-"""Time between two looks."""
+"""Time between two looks at the store."""
 
 _FIRST_PAUSE_S, _MAX_PAUSE_S = 5.0, 300.0
 """An action that failed is tried again after this time; it doubles with each failure."""
 
 _DATES = 100
-"""So many of the newest logical dates are looked at; what is older has long ended."""
+"""Number of newest logical dates that are looked at; older runs have long ended."""
 
 _STEPS = 12
-"""Most actions that a run takes at one look: each step is seen before the next is decided."""
+"""Most steps that a run takes in one tick: the effect of each is seen before the next is decided."""
 
 _log = logging.getLogger(__name__)
 
 
 class _Pause(NamedTuple):
-    """Since when an action that failed rests, by the wall clock and by one that nobody sets, and for how long."""
+    """The pause after a failed action: its start by the wall clock and by the monotonic clock, and its length."""
 
     at: float
     at_monotonic: float
@@ -57,12 +57,12 @@ class _Pause(NamedTuple):
 
 
 class Scheduler:
-    """Carries the schedules under one root on.
+    """Drives the schedules under one root.
 
     Args:
-        commands: programs that take every event, beside the schedules' own webhooks.
+        commands: programs that receive every event, besides the schedules' own webhooks.
         now: the time, UTC.
-        monotonic: seconds by a clock that nobody sets: pauses end by it, too.
+        monotonic: seconds by the monotonic clock; pauses end by it, too.
     """
 
     def __init__(
@@ -81,14 +81,14 @@ class Scheduler:
         self._pauses: dict[tuple[object, ...], _Pause] = {}
 
     def serve(self, wait: Callable[[float], bool]) -> None:
-        """Look again and again, until `wait`, which is given the seconds to the next look, says that it is over."""
+        """Tick until `wait`, which is given the seconds to the next tick, returns true."""
         while True:
             self.tick()
             if wait(POLL_S):
                 return
 
     def tick(self) -> None:
-        """One look at every schedule. What fails is logged and tried again later."""
+        """Look at every schedule once. Failures are logged and tried again later."""
         try:
             names = self._book.names()
         except StoreError as error:
@@ -104,7 +104,7 @@ class Scheduler:
                 _log.exception("Schedule %s", name)
 
     def advance(self, schedule: Schedule, logical_date: str) -> RunView:
-        """Carry one run on, beside all others. Returns how it stands then."""
+        """Advance one run, independently of all others. Returns its state afterwards."""
         hooks = self._hooks(schedule)
         for _ in range(_STEPS):
             view = self._view(schedule, logical_date)
@@ -147,11 +147,11 @@ class Scheduler:
         return self.view_of(entry)
 
     def job_of(self, run: Run) -> JobView | None:
-        """How a run's job stands, or None if it has not been submitted."""
+        """Return the state of a run's job, or None if it has not been submitted."""
         return self._runner.view(run.job_id)
 
     def view_of(self, entry: Entry) -> RunView:
-        """A run with its job beside it."""
+        """Combine a run with the state of its job."""
         run = entry.run
         ended = entry.outcome is not None and entry.outcome.kind in ("succeeded", "gate", "failed")
         job = None if ended else self._runner.view(run.job_id)
@@ -185,7 +185,7 @@ class Scheduler:
         return {hook.id: hook for hook in hooks_of(schedule.webhooks, self._commands)}
 
     def _perform_all(self, schedule: Schedule, actions: Sequence[Action], hooks: dict[str, Hook]) -> bool:
-        """Whether any of them was done, so that another look is worth it."""
+        """Perform the actions that are not paused. Returns whether any succeeded, so that another look is worth it."""
         done = False
         for action in actions:
             identity = _identity(schedule, action)
@@ -204,11 +204,11 @@ class Scheduler:
         return done
 
     def _is_over(self, pause: _Pause) -> bool:
-        """Whether a pause has passed by either clock: one that is set back must not stop it."""
+        """Return whether a pause is over by either clock: a wall clock that is set back must not prolong it."""
         return max(self._now().timestamp() - pause.at, self._monotonic() - pause.at_monotonic) >= pause.seconds
 
     def _perform(self, schedule: Schedule, action: Action, hooks: dict[str, Hook]) -> None:
-        """Do one thing. Every branch may be repeated, by this process or another."""
+        """Perform one action. Every branch may be repeated, by this process or another."""
         now = self._now()
         if isinstance(action, Open):
             run = self._book.open(schedule, action.due_at, now, catch_up=action.catch_up)
@@ -244,7 +244,7 @@ class Scheduler:
         try:
             self._runner.resume(run.job_id)
         except JobsError:
-            # The cluster is away: that costs time, not one of the job's retries.
+            # The cluster is unavailable: that costs time, not one of the job's retries.
             self._book.release_retry(run, action.number)
             raise
 
@@ -268,7 +268,7 @@ class Scheduler:
         )
 
     def _or_fail(self, view: RunView, step: Callable[[], None]) -> None:
-        """Do a step; what a person must mend ends the run instead of being tried for ever."""
+        """Do a step; an error that a person must fix ends the run instead of being retried forever."""
         try:
             step()
         except UsageError as error:
@@ -312,14 +312,14 @@ class Scheduler:
 
 
 def _late(job: JobView | None) -> str:
-    """What a run's event says whose deadline has passed before its end."""
+    """Return the reason in the event of a run whose deadline passed before its end."""
     if job is None or job.driver_alive or not job.reason:
         return "Its deadline has passed; it goes on."
     return f"Its deadline has passed, and it is interrupted. {job.reason}"
 
 
 def _identity(schedule: Schedule, action: Action) -> tuple[object, ...]:
-    """What tells an action that is tried again from another."""
+    """Return a key that stays the same when an action is tried again."""
     if isinstance(action, Open):
         return schedule.name, "open", action.logical_date
     more = (action.kind, action.hook_id) if isinstance(action, Notify) else ()

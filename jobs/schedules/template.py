@@ -9,7 +9,7 @@ from jobs.schedules.calendar import Calendar
 
 
 def variables(calendar: Calendar, due: datetime) -> dict[str, str]:
-    """What a template may use; dates and times are those that the expression names, by the schedule's own clock."""
+    """Return a template's variables; dates and times are those that the expression names, in the schedule's zone."""
     local = calendar.nominal(due)
     return {
         "date": f"{local:%Y-%m-%d}",
@@ -24,10 +24,10 @@ def variables(calendar: Calendar, due: datetime) -> dict[str, str]:
 
 
 def render(text: str, values: dict[str, str]) -> str:
-    """The text with its variables filled in, in Jinja's sandbox.
+    """Fill in the variables of a text, in Jinja's sandbox.
 
     Raises:
-        UsageError: not a template, or of unknown variables.
+        UsageError: the template is not valid, or uses unknown variables.
     """
     from jinja2 import StrictUndefined, TemplateError
     from jinja2.sandbox import SandboxedEnvironment

@@ -47,7 +47,7 @@ _log = logging.getLogger(__name__)
 
 MAX_JSON_BYTES = 256 * 2**10
 _MULTIPART_BYTES = 64 * 2**10
-"""What the form around a file may take."""
+"""Room for the form around a file."""
 _READ_BYTES = 2**20
 _BEARER = HTTPBearer(auto_error=False, description="The token of the server's token file.")
 _REFUSALS: dict[int | str, dict[str, Any]] = {
@@ -57,7 +57,7 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """What one upload may hold, by default what OpenAI's may, and how much is carried at once.
+    """Limits on one upload, by default OpenAI's, and on how many run at once.
 
     Attributes:
         uploads: files that are received at once; each is on this machine's disk meanwhile.
@@ -74,11 +74,11 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Service:
-    """What the routes work with.
+    """Objects and settings that the routes use.
 
     Attributes:
         model: the name that requests must give.
-        token: what clients must show; None lets everybody in.
+        token: the token that clients must send; None lets everybody in.
     """
 
     store: ObjectStore
@@ -90,7 +90,7 @@ class Service:
 
 
 def make_app(service: Service) -> FastAPI:
-    """The application. It carries batches on while it runs."""
+    """Build the application. It drives batches while it runs."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -271,10 +271,10 @@ def _models(service: Service) -> APIRouter:
 
 
 def _router(service: Service, turns: Turns | None = None) -> APIRouter:
-    """Routes that need the token, and perhaps wait for their turns."""
+    """Build a router whose routes need the token and, with `turns`, wait for a turn."""
     return APIRouter(
         prefix="/v1",
-        # The route class checks the token, before the body is read; this puts it into the document.
+        # The route class checks the token, before the body is read; this only adds it to the OpenAPI document.
         dependencies=[Security(_BEARER)],
         route_class=guarded(service.token, turns),
         responses=_REFUSALS,
@@ -325,18 +325,18 @@ async def _on_jobs_error(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _on_fault(request: Request, _: Exception) -> JSONResponse:
-    """A fault of the program: its traceback is in the log."""
+    """Answer a fault of the program; its traceback is in the log."""
     return await _on_api_error(request, ApiError(500, "The server cannot carry this out; its log says why."))
 
 
 async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
-    """Unknown paths and methods, bodies that cannot be read or are too large."""
+    """Answer unknown paths and methods, and bodies that cannot be read or are too large."""
     assert isinstance(error, HTTPException)
     found, headers = ApiError(error.status_code, str(error.detail)), error.headers
     if error.status_code == 405:
         allowed = _methods(request)
         found = ApiError(405, f"This URL takes {' and '.join(allowed)} only.", code="method_not_allowed")
-        # Starlette's own Allow has the methods of the first route of that path only.
+        # Starlette's own Allow lists only the methods of the path's first route.
         headers = {"allow": ", ".join(allowed)}
     elif error.status_code == 404:
         found = ApiError(404, f"There is no such URL here. There are: {', '.join(_urls(request))}.", code="unknown_url")
@@ -344,12 +344,12 @@ async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
 
 
 def _methods(request: Request) -> list[str]:
-    """The methods that a path has."""
+    """Return the methods of the request's path."""
     return sorted({m for route in _routes(request) if route.path_regex.match(request.url.path) for m in route.methods})
 
 
 def _urls(request: Request) -> list[str]:
-    """All that the server answers."""
+    """Return every method and path that the server answers."""
     return [f"{method} {route.path_format}" for route in _routes(request) for method in sorted(route.methods)]
 
 
@@ -360,7 +360,7 @@ def _routes(request: Request) -> Iterator[APIRoute]:
 async def _on_invalid(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    # The last part of a place may be pydantic's own: `[key]`.
+    # The last part of a location may be pydantic's own `[key]`.
     parts = [str(part) for part in first["loc"][1:] if part != "[key]"] or [str(first["loc"][0])]
     param: str | None = ".".join(parts).encode(errors="replace").decode()[:200]
     if first["type"] == "json_invalid":
@@ -377,7 +377,7 @@ async def _on_invalid(_: Request, error: Exception) -> JSONResponse:
 
 
 def _document(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI document, without the 422 that FastAPI would answer and this application does not."""
+    """Return the OpenAPI document, without the 422 that FastAPI would answer and this application does not."""
     if not app.openapi_schema:
         document = FastAPI.openapi(app)
         for path in document["paths"].values():

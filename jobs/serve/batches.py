@@ -1,4 +1,4 @@
-"""Batches: what was asked for, and how each one stands by its job's ledger."""
+"""Batches: what was requested, and the state of each according to its job's ledger."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _D = TypeVar("_D", bound=Document)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Standing:
-    """A batch at one moment.
+    """The state of a batch at one moment.
 
     Attributes:
         finalizing_at: when its job ended; None while it has not.
@@ -58,7 +58,7 @@ class Standing:
 
     @property
     def status(self) -> Status:
-        """OpenAI's word for it."""
+        """OpenAI's name for the batch's state."""
         if self.outcome is not None:
             return self.outcome.status
         if self.cancel is not None:
@@ -82,7 +82,7 @@ class Batches:
             model: the model of this server; servers of other models leave the batch alone.
 
         Raises:
-            ApiError: the key came with another request before.
+            ApiError: the key was used with another request before.
         """
         now = int(time.time())
         request = BatchRequest(
@@ -101,7 +101,7 @@ class Batches:
             self._store.put_new(key, request.to_json(), writer=request.id)
             first = self._read(key, BatchRequest.from_json)
             assert first is not None, "it is write-once"
-            # What the server adds is no part of the request.
+            # Fields that the server adds are not part of the request.
             if first.evolve(id=request.id, created_at=now, expires_at=request.expires_at, model=model) != request:
                 raise ApiError(
                     409,
@@ -114,7 +114,7 @@ class Batches:
         return request
 
     def cancel(self, batch_id: str) -> Standing:
-        """Ask for the end of a batch.
+        """Request the cancellation of a batch.
 
         Raises:
             ApiError: no such batch, or it has ended.
@@ -126,7 +126,7 @@ class Batches:
         return self.standing(batch_id)
 
     def standing(self, batch_id: str) -> Standing:
-        """How a batch stands now.
+        """Return the state of a batch now.
 
         Raises:
             ApiError: no such batch.
@@ -145,7 +145,7 @@ class Batches:
         )
 
     def show(self, standing: Standing) -> BatchObject:
-        """A batch as the HTTP interface shows it."""
+        """Convert a batch to the object that the HTTP interface shows."""
         request, accepted, outcome = standing.request, standing.accepted, standing.outcome
         ended_at = {} if outcome is None else {f"{outcome.status}_at": outcome.at}
         errors = outcome.errors if outcome else ()
@@ -174,10 +174,10 @@ class Batches:
         )
 
     def page(self, *, after: str | None, limit: int) -> tuple[list[BatchObject], bool]:
-        """Batches, newest first, and whether there are more. Ids are in the order of creation.
+        """Return batches, newest first, and whether there are more. Ids sort by creation.
 
         Raises:
-            ApiError: `after` is no id of a batch.
+            ApiError: `after` is not the id of a batch.
         """
         if after is not None and not BATCH_ID.fullmatch(after):
             raise ApiError(400, "There is no such batch to go on after.", code="invalid_value", param="after")
@@ -186,23 +186,23 @@ class Batches:
         return shown, len(ids) > limit
 
     def ids(self) -> Iterator[str]:
-        """All batches."""
+        """Yield the ids of all batches."""
         return (name for name in self._store.list_folders(BATCHES) if BATCH_ID.fullmatch(name))
 
     def read(
         self, batch_id: str, name: Literal["request", "accepted", "cancel", "outcome", "done"], kind: type[_D]
     ) -> _D | None:
-        """One of a batch's documents, or None."""
+        """Return one of a batch's documents, or None."""
         return self._read(batch_key(batch_id, name), kind.from_json)
 
     def write(
         self, batch_id: str, name: Literal["request", "accepted", "cancel", "outcome", "done"], document: Document
     ) -> bool:
-        """Write one of a batch's documents once; False if it is there already."""
+        """Write one of a batch's documents once; return False if it exists already."""
         return self._store.put_new(batch_key(batch_id, name), document.to_json(), writer=new_id("serve-"))
 
     def ledger(self, batch_id: str) -> Ledger:
-        """The ledger of the batch's job."""
+        """Return the ledger of the batch's job."""
         return Ledger(self._store, job_id_of(batch_id))
 
     def _read(self, key: str, parse: Callable[[bytes], _D]) -> _D | None:
@@ -223,7 +223,7 @@ class Batches:
 
 
 def _shown(error: BatchError) -> BatchErrorObject:
-    """An error as clients see it. What has no line comes from the job, and speaks to who runs the server."""
+    """Convert an error to what clients see. An error without a line comes from the job and addresses the operator."""
     text = error.message if error.line else for_clients(error.message, "The server could not carry the batch out.")
     return BatchErrorObject(code=error.code, message=text, line=error.line, param=error.param)
 

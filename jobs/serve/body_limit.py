@@ -1,4 +1,4 @@
-"""Bodies of requests end at a limit of bytes and of time, whatever their header says."""
+"""Limits the size and the duration of request bodies, whatever their headers say."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 SILENT_S = 20.0
-"""A client that sends nothing of a body for so long has gone."""
+"""A client that sends nothing of a body for this long counts as gone."""
 
 _READ_ANYWAY_BYTES = 64 * 2**10
-"""What may be left of a body that is refused, so that the connection serves the next request."""
+"""A connection is kept for the next request if no more than this is left of a refused body."""
 
 MIN_BYTES_PER_S = 8 * 2**10
-"""A body that comes slower than this for longer than `SILENT_S` is given up."""
+"""A body that arrives more slowly than this is given up once it is `SILENT_S` behind."""
 
 
 class BodyLimit:
     """Answers 413 as soon as a body is, or says it is, larger than its path allows, and 408 when it comes too slowly.
 
-    Nothing of the rest is kept.
+    The rest of the body is dropped.
 
     Args:
-        limit_bytes: gives a path's limit.
+        limit_bytes: returns a path's limit.
         silent_s: how long a client may send nothing.
     """
 
@@ -55,12 +55,12 @@ class _Body:
         self._complete = not self._promised
 
     async def receive(self) -> Message:
-        """The next piece.
+        """Receive the next piece.
 
         Raises:
-            HTTPException: too much, or too slow.
+            HTTPException: the body is too large or too slow.
         """
-        if self._complete:  # What follows is the end of the connection, for which answers wait.
+        if self._complete:  # Only the client's disconnect follows, which responses wait for.
             return await self._receive()
         if math.isfinite(self._promised) and self._promised > self._limit:
             raise self._too_large()
@@ -78,7 +78,7 @@ class _Body:
         return message
 
     async def send(self, message: Message) -> None:
-        """Send a piece of the answer. One that comes before a large body is there ends the connection."""
+        """Send a piece of the response. A response that precedes the rest of a large body closes the connection."""
         left = 0 if self._complete else self._promised - self._seen
         if message["type"] == "http.response.start" and left > _READ_ANYWAY_BYTES:
             message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}

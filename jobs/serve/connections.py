@@ -1,4 +1,4 @@
-"""Connections: at most so many, and none that keeps its place by sending or reading nothing."""
+"""Limits the number of connections, and closes those whose clients send or read nothing."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from uvicorn import Config, Server
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEAD_S = 15.0
-"""A request's line and headers must be there so long after the connection, or after the answer before."""
+"""A request's line and headers must arrive within this time of the connection, or of the previous response."""
 
 STALL_S = 60.0
-"""A client that reads nothing of its answer for so long has gone."""
+"""A client that reads nothing of its response for this long counts as gone."""
 
 _IDLE_S = 10
 _LINGER_S = 10.0
@@ -26,18 +26,17 @@ _MOST, _FEWEST, _QUEUE = 1000, 16, 1024
 
 
 class BoundedProtocol(H11Protocol):
-    """HTTP/1.1 with an end to every wait.
+    """HTTP/1.1 with a limit on every wait.
 
-    A connection beyond the number takes the place of the one whose client has owed a request, or the rest of one,
-    for longest, so that clients who open many and send nothing shut nobody out. Bodies are timed by
-    `jobs.serve.body_limit`.
+    A connection beyond the limit replaces the one whose client has owed a request, or the rest of one, for longest,
+    so that clients that open many and send nothing lock nobody out. `jobs.serve.body_limit` times bodies.
     """
 
     most: int = _MOST
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._wire = transport
-        # Asyncio's own is 256 KiB: in chunks of one byte these take seconds to parse, in which nobody else is served.
+        # Asyncio's default is 256 KiB: in one-byte chunks, that takes seconds to parse, while nobody else is served.
         cast("Any", transport).max_size = _READ_BYTES
         super().connection_made(cast("asyncio.Transport", _Lingering(transport, self)))
         self._waiting_since = self._heard_at = self.loop.time()
@@ -77,17 +76,17 @@ class BoundedProtocol(H11Protocol):
 
     @property
     def is_open(self) -> bool:
-        """Whether it holds a file descriptor and nobody has begun to give that back."""
+        """Return whether the connection holds a file descriptor that is not being closed."""
         return not self._wire.is_closing()
 
     @property
     def is_waiting(self) -> bool:
-        """Whether it has no request to answer."""
+        """Return whether the connection has no request to answer."""
         return self.cycle is None or self.cycle.response_complete
 
     @property
     def is_being_sent(self) -> bool:
-        """Whether the client is still sending a body."""
+        """Return whether the client is still sending a body."""
         return self.conn.their_state is h11.SEND_BODY
 
     def _look(self) -> None:
@@ -107,7 +106,7 @@ class BoundedProtocol(H11Protocol):
 class _Lingering:
     """A transport that closes only its own direction while the client is still sending.
 
-    Closed at once, it would reset the connection, and the client might never read why its body was refused.
+    Closing both at once would reset the connection, and the client might never read why its body was refused.
     """
 
     def __init__(self, wire: asyncio.Transport, protocol: BoundedProtocol) -> None:
@@ -131,10 +130,10 @@ class _Lingering:
 
 
 class BoundedServer(Server):
-    """Serves an application over connections of this kind.
+    """Serves an application over bounded connections.
 
     Args:
-        most: connections at once; default: what half of this process's file descriptors allow.
+        most: connections at once; default: `most_connections()`.
     """
 
     def __init__(self, app: FastAPI, *, most: int | None = None) -> None:
@@ -144,7 +143,7 @@ class BoundedServer(Server):
             http=type("Bounded", (BoundedProtocol,), {"most": most}),
             loop="asyncio",
             ws="none",
-            # So many are accepted in one go, before any can be closed.
+            # This many are accepted in one go, before any can be closed.
             backlog=max(_FEWEST, most // 8),
             log_level="warning",
             # Requests are not logged: their addresses hold ids only, but a line for each poll helps nobody.
@@ -157,13 +156,13 @@ class BoundedServer(Server):
         super().__init__(config)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, with a longer queue in the kernel than is accepted in one go: there, connections cost nothing."""
+        """Start, with a longer queue in the kernel than is accepted in one go: connections cost nothing there."""
         await super().startup(sockets)
         for listener in sockets or ():
             listener.listen(_QUEUE)
 
 
 def most_connections() -> int:
-    """Half of the file descriptors: the other half is for the store, the cluster and files being uploaded."""
+    """Return half of the file descriptors, within bounds: the other half is for the store, the cluster and uploads."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return _MOST if soft == resource.RLIM_INFINITY else min(_MOST, max(_FEWEST, soft // 2))

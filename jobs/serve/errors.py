@@ -1,4 +1,4 @@
-"""Errors as OpenAI's API writes them."""
+"""Errors in the format of OpenAI's API."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ _OF_THE_SERVER = re.compile(
     """,
     re.VERBOSE,
 )
-"""What a sentence must not have to be shown to clients: the server's files, machines and command line."""
+"""Mentions of the server's files, machines and command line; clients do not see sentences that contain them."""
 
 _OWN_PATH = re.compile(r"(?<!\S)/v1/[a-z/]+")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
 
 
 class ApiError(Exception):
-    """A request that is answered with an error.
+    """An error that answers a request.
 
     Attributes:
-        status_code: of the HTTP response.
-        param: the field that is to blame, if there is one.
-        code: what programs match on.
+        status_code: status of the HTTP response.
+        param: the field at fault, if any.
+        code: name of the error, for programs to match on.
     """
 
     def __init__(self, status_code: int, message: str, *, code: str | None = None, param: str | None = None) -> None:
@@ -44,19 +44,19 @@ class ApiError(Exception):
         return "server_error" if self.status_code >= 500 else "invalid_request_error"
 
     def to_dict(self) -> dict[str, dict[str, str | None]]:
-        """The body of the response."""
+        """Return the body of the response."""
         return {"error": {"message": str(self), "type": self.type, "param": self.param, "code": self.code}}
 
 
 def not_found(what: str, found_id: str) -> ApiError:
-    """No such file, batch or model."""
-    # Ids come from the client: what cannot be one is not repeated.
+    """Build the 404 for a file, batch or model that does not exist."""
+    # Ids come from the client: text that cannot be an id is not repeated.
     shown = found_id if found_id.isascii() and found_id.isprintable() and len(found_id) <= 64 else "of that id"
     return ApiError(404, f"No such {what} {shown}.", code="not_found", param="id")
 
 
 def of_jobs_error(error: JobsError) -> ApiError:
-    """What the rest of the system raises, without its hints: they are for who runs the server."""
+    """Convert an error of the rest of the system, without its hint: hints are for the server's operator."""
     if isinstance(error, StoreError):
         return ApiError(503, "Cannot use the object store now; try again later.", code="unavailable")
     if isinstance(error, ClusterError):
@@ -69,10 +69,10 @@ def of_jobs_error(error: JobsError) -> ApiError:
 
 
 def for_clients(text: str, otherwise: str) -> str:
-    """The sentences of a text that say nothing about the server's files, machines and command line.
+    """Keep the sentences of a text that do not mention the server's files, machines or command line.
 
     Args:
-        otherwise: what is said if none is left.
+        otherwise: returned if no sentence is left.
     """
     sentences = _SENTENCE_END.split(text.strip())
     kept = [each for each in sentences if each and not _OF_THE_SERVER.search(_OWN_PATH.sub("", each))]

@@ -22,7 +22,7 @@ _UPLOADED = re.compile(r"file-([0-9a-f]{12})[0-9a-f]{12}")
 
 
 class FileWriter:
-    """Writes one file. It exists when its record is written, which `publish` does."""
+    """Writes one file. It exists once `Files.publish` has written its record."""
 
     def __init__(self, store: ObjectStore, file_id: str) -> None:
         self._store, self._id, self._run = store, file_id, secrets.token_hex(8)
@@ -30,7 +30,7 @@ class FileWriter:
         self._num_parts = self._size_bytes = self.num_lines = 0
 
     def write(self, data: bytes) -> None:
-        """Write bytes; what is whole lines and large enough leaves memory.
+        """Write bytes; whole lines leave memory once they fill a part.
 
         Raises:
             ApiError: a line is too long.
@@ -52,7 +52,7 @@ class FileWriter:
         created_at: float,
         expires_after_s: int | None = None,
     ) -> StoredFile:
-        """Write what is left and describe the file."""
+        """Write the rest and describe the file."""
         if self._waiting:
             self._flush(len(self._waiting))
         return StoredFile(
@@ -69,7 +69,7 @@ class FileWriter:
         )
 
     def discard(self) -> None:
-        """Remove what is written of a file that will not exist."""
+        """Remove the parts of a file that will not be published."""
         for number in range(self._num_parts):
             self._store.delete(part_key(self._id, self._run, number))
 
@@ -89,10 +89,10 @@ class Files:
         self._store = store
         self._threads = ThreadPoolExecutor(_REQUESTS_AT_ONCE, thread_name_prefix="files")
         self._places: dict[str, tuple[int, str]] = {}
-        """Where each known file stands in lists. Records are write-once, so that a place never changes."""
+        """Position of each known file in lists. Records are write-once, so a position never changes."""
 
     def writer(self, file_id: str) -> FileWriter:
-        """A writer of a new file."""
+        """Return a writer of a new file."""
         return FileWriter(self._store, file_id)
 
     def publish(self, file: StoredFile) -> None:
@@ -100,10 +100,10 @@ class Files:
         self._store.put_new(file_key(file.id), file.to_json(), writer=file.run)
 
     def find(self, file_id: str, *, expired: bool = False) -> StoredFile | None:
-        """A file's record, or None.
+        """Return a file's record, or None.
 
         Args:
-            expired: find it too when its time is over: a batch that has begun with it goes on.
+            expired: also find an expired file: a batch that has begun with it goes on.
         """
         if not FILE_ID.fullmatch(file_id):
             return None
@@ -115,10 +115,10 @@ class Files:
     def page(
         self, *, after: str | None, limit: int, newest_first: bool, purpose: str | None
     ) -> tuple[list[StoredFile], bool]:
-        """Files in the order of their creation, and whether there are more.
+        """Return files in order of creation, and whether there are more.
 
         Raises:
-            ApiError: `after` is no file whose place is known.
+            ApiError: `after` is not a file whose position is known.
         """
         ids = [each for each in self._store.list_folders(FILES) if FILE_ID.fullmatch(each)]
         new = [each for each in ids if each not in self._places]
@@ -131,7 +131,7 @@ class Files:
             places = [each for each in places if (each < cursor if newest_first else each > cursor)]
         found: list[StoredFile] = []
         for some in _batched(places, _REQUESTS_AT_ONCE):
-            # Their places are remembered, but they may be gone.
+            # Their positions are remembered, but the files may be gone.
             for file in self._threads.map(lambda place: self.find(place[1]), some):
                 if file is not None and purpose in (None, file.purpose):
                     if len(found) == limit:
@@ -140,10 +140,10 @@ class Files:
         return found, False
 
     def content(self, file: StoredFile) -> Iterator[bytes]:
-        """The file's bytes, part by part.
+        """Yield the file's bytes, part by part.
 
         Raises:
-            ApiError: it has been deleted meanwhile.
+            ApiError: the file has been deleted meanwhile.
         """
         for number in range(file.num_parts):
             part = self._store.get(part_key(file.id, file.run, number))
@@ -152,10 +152,10 @@ class Files:
             yield part
 
     def lines(self, file: StoredFile) -> Iterator[tuple[int, bytes]]:
-        """The lines that are not blank, each with its number in the file, from 1. Raises like `content`."""
+        """Yield the lines that are not blank, each with its number in the file, from 1. Raises like `content`."""
         number = 0
         for part in self.content(file):
-            # A part ends with a line break, or the file does.
+            # Every part ends with a line break, except perhaps the last.
             for line in part.removesuffix(b"\n").split(b"\n"):
                 number += 1
                 if line.strip():
@@ -171,7 +171,7 @@ class Files:
         return self.find(file_id, expired=True)
 
     def _place_of(self, file_id: str) -> tuple[int, str]:
-        """Where a file stands in lists, or stood: its id tells when an upload was made."""
+        """Return a file's position in lists, even after it is gone: the id of an upload holds its time."""
         if (file := self._find_any(file_id)) is not None:
             return _place(file)
         if (place := self._places.get(file_id)) is not None:
@@ -182,12 +182,12 @@ class Files:
         return int(made[1], 16), file_id
 
     def uri(self, file: StoredFile) -> str:
-        """The address of the file as a dataset."""
+        """Return the address of the file as a dataset."""
         return f"{self._store.uri}/{folder_key(file)}/"
 
 
 def has_expired(file: StoredFile) -> bool:
-    """Whether the file's time is over."""
+    """Return whether the file has expired."""
     return file.expires_at is not None and time.time() >= file.expires_at
 
 
@@ -202,5 +202,5 @@ def _batched(places: list[tuple[int, str]], size: int) -> Iterator[list[tuple[in
 
 
 def new_id(prefix: str) -> str:
-    """An id that sorts by time: milliseconds, then chance."""
+    """Make an id that sorts by time: milliseconds, then random digits."""
     return f"{prefix}{time.time_ns() // 10**6:012x}{secrets.token_hex(6)}"

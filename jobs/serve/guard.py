@@ -1,4 +1,4 @@
-"""What stands before every route: the token, and refusal of all that the route would ignore."""
+"""Checks before every route: the token, and that the request has nothing that the route would ignore."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ RETRY_AFTER_S = 5
 
 
 class Turns:
-    """So many requests are carried out at once; a few more wait for their turn, and the rest is sent away at once.
+    """Limits how many requests run at once; a few more wait for their turn, and the rest are refused immediately.
 
     Args:
-        at_once: requests that are carried out at the same time.
+        at_once: requests that run at the same time.
         waiting: requests that may wait; their clients' bytes stay on the wire meanwhile.
-        wait_s: how long one waits.
+        wait_s: longest wait of a request.
     """
 
     def __init__(self, *, at_once: int, waiting: int, wait_s: float = 30.0) -> None:
@@ -33,10 +33,10 @@ class Turns:
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """Hold one of the places.
+        """Hold a place while the context lasts.
 
         Raises:
-            ApiError: none became free.
+            ApiError: no place became free in time.
         """
         if self._free.locked() and not self._places:
             raise _busy()
@@ -55,11 +55,11 @@ class Turns:
 
 
 def guarded(token: str | None, turns: Turns | None) -> type[APIRoute]:
-    """Routes that ask for the token before they read a byte of the body, and refuse what they would not look at.
+    """Build routes that check the token before reading any of the body, and refuse input that they would ignore.
 
     Args:
-        token: what clients must show; None lets everybody in.
-        turns: of all requests to these routes, until their answers are sent; None: they wait for nobody.
+        token: the token that clients must send; None lets everybody in.
+        turns: shared by all requests to these routes, and held until the response is sent; None: no limit.
     """
 
     class GuardedRoute(APIRoute):
@@ -81,7 +81,7 @@ def _check_token(request: Request, token: str | None) -> None:
     if token is None:
         return
     scheme, given = get_authorization_scheme_param(request.headers.get("authorization"))
-    # Bytes, because compare_digest takes no other text than ASCII.
+    # Bytes, because compare_digest accepts only ASCII text.
     if scheme.lower() != "bearer" or not secrets.compare_digest(given.encode(), token.encode()):
         raise ApiError(401, "The token is missing or wrong.", code="invalid_api_key")
 

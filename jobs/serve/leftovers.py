@@ -1,4 +1,4 @@
-"""Removes files whose time is over, and what killed servers have left of files that never came to be."""
+"""Removes expired files, and parts that killed servers left of files that were never published."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from jobs.store.local import LocalStore
 from schemas.batches import FILE_ID, FILES, Outcome, batch_of
 
 UNTOUCHED_S = 24 * 3600.0
-"""Parts that nothing refers to go when so much time has passed since the last was written. No upload takes that
-long between two parts, and no two machines' clocks are so far apart."""
+"""Parts that no record refers to are removed this long after the last one was written. No upload takes that long
+between two parts, and no two machines' clocks are that far apart."""
 
 KEPT_S = 3600.0
-"""An expired file stays so long for batches that were created just before and are not seen yet."""
+"""An expired file stays this long for batches that were created just before and are not seen yet."""
 
 
 class Leftovers:
@@ -31,7 +31,7 @@ class Leftovers:
         self._expires_at: dict[str, int | None] = {}
 
     def clear(self, in_use: AbstractSet[str]) -> None:
-        """Remove what is over.
+        """Remove expired files and orphaned parts.
 
         Args:
             in_use: files that batches are still reading.
@@ -68,11 +68,11 @@ class Leftovers:
         return expires_at is not None and now >= expires_at + KEPT_S
 
     def _clear_runs(self, file_id: str, runs: dict[str, list[str]]) -> None:
-        """Remove parts of writers that died. Those of a batch that has not ended stay: its outcome may name them."""
+        """Remove parts of writers that died. Parts of a batch that has not ended stay: its outcome may name them."""
         batch_id = batch_of(file_id)
         if batch_id is not None and self._batches.read(batch_id, "done", Outcome) is None:
             return
-        # Read after the parts were listed: who publishes a file has written all of them before.
+        # Read after the parts were listed: a file is published after all of its parts are written.
         file = self._files.find(file_id, expired=True)
         for run, keys in runs.items():
             if file is None or run != file.run:
@@ -81,7 +81,7 @@ class Leftovers:
 
 
 def _clear_folders(files: Path, before: float) -> None:
-    """Remove folders without an object: emptied ones, and those with half a part that a killed writer has left."""
+    """Remove folders without an object: empty ones, and those with part of an object that a killed writer left."""
     for folder in [*files.glob("*/*/"), *files.glob("*/")]:
         with suppress(OSError):
             inside = list(folder.iterdir())

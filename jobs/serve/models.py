@@ -200,7 +200,7 @@ class CreateBatch(BaseModel):
     @field_validator("metadata")
     @classmethod
     def _storable(cls, metadata: Any) -> Any:
-        """Lone surrogates are text to JSON, but no text that can be stored."""
+        """Refuse lone surrogates: JSON allows them in text, but they cannot be stored."""
         for text in (part for pair in (metadata or {}).items() for part in pair):
             try:
                 text.encode()

@@ -1,4 +1,4 @@
-"""A batch's answers as files: those of requests that succeeded, and those of all others."""
+"""Writes a batch's answers as two files: one for requests that succeeded, one for all others."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from schemas.batches import Accepted, BatchError, BatchRequest, Ended, Outcome, 
 from schemas.records import Cancelled, Failed, Succeeded
 
 EXPIRED_BY = "end of the completion window"
-"""Who cancels the job of a batch that takes too long."""
+"""Recorded as who cancelled the job of a batch that took too long."""
 
 _UNANSWERED: Mapping[Ended, str] = {
     "expired": "This request was not carried out before the completion window ended.",
@@ -30,7 +30,7 @@ _UNANSWERED: Mapping[Ended, str] = {
 
 
 def ended_as(terminal: Succeeded | Failed | Cancelled) -> Ended:
-    """The batch's status after the end of its job."""
+    """Return the batch's status after the end of its job."""
     if isinstance(terminal, Succeeded):
         return "completed"
     if isinstance(terminal, Failed):
@@ -46,7 +46,7 @@ def write_outputs(
     terminal: Succeeded | Failed | Cancelled,
     at: int,
 ) -> Outcome:
-    """Write the two files and say how the batch ended. They exist when they are published.
+    """Write the two files and return how the batch ended. They exist once they are published.
 
     A request without a result, in a batch that did not complete, gets an error line if the input file still exists.
 
@@ -90,7 +90,7 @@ def _closed(writer: FileWriter, kind: str, request: BatchRequest) -> StoredFile:
     return writer.close(
         filename=f"{request.id}_{kind}.jsonl",
         purpose="batch_output",
-        # Now and not when the writing began: who follows the list of files finds it after those of before.
+        # The time now, not of the first write: clients that page through the list find this file after earlier ones.
         created_at=time.time(),
         expires_after_s=request.output_expires_after_s,
     )
@@ -99,7 +99,7 @@ def _closed(writer: FileWriter, kind: str, request: BatchRequest) -> StoredFile:
 def _requests_and_rows(
     files: Files, ledger: Ledger, request: BatchRequest
 ) -> Iterator[tuple[int, Any, dict[str, Any] | None]]:
-    """Every row id with its request (None if the input file is gone) and its result row (None if there is none)."""
+    """Yield every row id with its request (None if the input file is gone) and its result row (None if missing)."""
     rows = _rows(ledger)
     row = next(rows, None)
     for row_id, asked in enumerate(_requests(files, request.input_file_id)):
@@ -121,11 +121,11 @@ def _requests(files: Files, file_id: str) -> Iterator[Any]:
         for _, line in files.lines(file):
             yield json.loads(line)
     except ApiError:
-        return  # It is being deleted.
+        return  # The file is being deleted.
 
 
 def _rows(ledger: Ledger) -> Iterator[dict[str, Any]]:
-    """The committed rows in their order."""
+    """Yield the committed rows in order."""
     try:
         results = open_results(ledger)
     except StoreError:

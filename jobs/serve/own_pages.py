@@ -1,4 +1,4 @@
-"""Without a token, the machine is the border: no page in a browser may reach the server through it."""
+"""Protects a server without a token: only clients on this machine may use it, and no web page through a browser."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _OWN_SITES = frozenset({"same-origin", "none"})
 
 
 class OwnPagesOnly:
-    """Refuses requests that name another host than this machine, or that a page of another origin has sent.
+    """Refuses requests that name a host other than this machine, or that a page of another origin sent.
 
-    The first stops pages whose name has been made to point here, the second all others.
+    The first check stops DNS rebinding, the second all other pages.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -31,7 +31,7 @@ class OwnPagesOnly:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host's name or address is this machine's own."""
+    """Return whether a host's name or address is this machine's own."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -56,7 +56,7 @@ def _fault(headers: Headers) -> ApiError | None:
 
 
 def _parts(url: str) -> tuple[str, str]:
-    """A URL's host, and the host with its port; both empty where it has none or is no URL."""
+    """Return a URL's host, and the host with its port; both are empty if there is none or the URL is invalid."""
     try:
         parts = urlsplit(url)
         return parts.hostname or "", parts.netloc.lower()

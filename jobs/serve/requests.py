@@ -1,4 +1,4 @@
-"""The lines of an input file: whether a batch of them can run, and the job that answers it. Pure."""
+"""Checks the lines of an input file, and builds the job that answers them. Pure."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from schemas.batches import BatchError, Endpoint
 from schemas.spec import JobSpec
 
 MAX_ERRORS = 100
-"""So many faulty lines are reported; the rest of the file is not looked at."""
+"""Number of faulty lines that are reported; the rest of the file is not checked."""
 
 _CHAT: Endpoint = "/v1/chat/completions"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checked:
-    """What one pass over the lines found.
+    """Findings of one pass over the lines.
 
     Attributes:
         errors: why the batch cannot run; empty if it can.
@@ -37,10 +37,10 @@ class Checked:
 
 
 def check_requests(lines: Iterable[tuple[int, bytes]], endpoint: Endpoint, model: str) -> Checked:
-    """Check what makes a line a request of this batch. What a body asks for beyond that costs its request only.
+    """Check that each line is a request of this batch. Other faults in a body fail only that request.
 
     Args:
-        lines: each with its number, from 1.
+        lines: pairs of a line's number, from 1, and its bytes.
         model: the name that every body must give.
     """
     seen = _Seen(endpoint, model)
@@ -56,9 +56,9 @@ def check_requests(lines: Iterable[tuple[int, bytes]], endpoint: Endpoint, model
 
 
 def job_spec(base: JobSpec, batch_id: str, input_uri: str, endpoint: Endpoint, checked: Checked) -> JobSpec:
-    """The job that answers the requests: the server's own spec, over the input file.
+    """Build the job that answers the requests: the server's own spec, over the input file.
 
-    The columns of its results follow from what all requests ask for, the answer to a request from that request alone.
+    The columns of its results depend on all requests; the answer to a request depends on that request alone.
     """
     return base.evolve(
         name=batch_id,
@@ -90,7 +90,7 @@ class _Seen:
             self.errors.append(BatchError(code=code, message=message, line=number, param=param))
 
     def _faults(self, request: Any) -> Iterator[tuple[str, str, str | None]]:
-        """Why a line is no request of this batch, the first reason first."""
+        """Yield the reasons why a line is not a request of this batch, in the order of the checks."""
         if not isinstance(request, dict):
             yield "invalid_json_line", "This line is not a JSON object.", None
             return

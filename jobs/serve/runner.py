@@ -1,7 +1,7 @@
-"""Carries batches on: from validation to a job, from the job's end to the files of answers.
+"""Drives batches: from validation to a job, and from the job's end to the files of answers.
 
-Every step starts from what the store says and ends in a write-once object, so that any number of servers may
-run the same steps, and one that is killed is followed by another.
+Every step starts from the state in the store and ends in a write-once object, so that any number of servers may
+run the same steps, and another one goes on where a killed one stopped.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ from schemas.records import Cancelled, Failed, Succeeded
 from schemas.spec import JobSpec
 
 POLL_S = 1.0
-"""Time between two looks at a batch that has not ended."""
+"""Time between two checks of a batch that has not ended."""
 
 RESUME_S, MAX_RESUME_S = 5.0, 300.0
-"""Time between two questions whether a batch's driver is alive; it doubles with each that had to be started again."""
+"""First and longest time between two checks that a batch's driver is alive; it doubles with each restart."""
 
 SALVAGE_S = 30.0
-"""The files of a batch whose job did not succeed wait so long at most for its driver's end: until then its replicas may
-still keep finished rows."""
+"""Longest wait for the driver's end before the files of a batch whose job did not succeed are written: until then its
+replicas may still save finished rows."""
 
 _FOREIGN_S = 60.0
-"""A batch of another server's model is ended here when its own server has not done so after this time."""
+"""Time after which this server ends a due or cancelled batch of another server's model, if that one has not."""
 
 _CLEAR_S = 3600.0
 _THREADS = {"look": 8, "check": 4, "start": 8, "end": 32, "write": 4}
-"""Kinds of steps. Each has threads of its own, so that batches that wait for a driver's end, or for a cluster,
-hold up none that is to be checked, started or written."""
+"""Threads for each kind of step, kept apart so that batches that wait for a driver's end, or for a cluster, do not
+hold up those that are to be checked, started or written."""
 
 _CANCELLED_BY = "a request to cancel the batch"
 
@@ -55,10 +55,10 @@ _log = logging.getLogger(__name__)
 
 
 class Runner:
-    """Carries every batch under the settings' root on, in threads of its own, between `start` and `stop`.
+    """Drives every batch under the settings' root, in threads of its own, between `start` and `stop`.
 
     Args:
-        base: the spec of all jobs but for input, sampling of several choices, and name.
+        base: the spec of every job; `job_spec` sets the name, the input and what depends on the requests.
         model: the name that requests must give.
     """
 
@@ -78,22 +78,22 @@ class Runner:
         self._threads = {kind: ThreadPoolExecutor(n, thread_name_prefix=kind) for kind, n in _THREADS.items()}
 
     def start(self) -> None:
-        """Begin with the batches that are there."""
+        """Start, with the batches that exist."""
         self._thread.start()
         self._cleaner.start()
 
     def clear_leftovers(self) -> None:
-        """Remove files whose time is over, and parts that killed servers have left."""
+        """Remove expired files, and parts that killed servers left behind."""
         requests = (self._batches.read(each, "request", BatchRequest) for each in self._batches.ids())
         in_use = {each.input_file_id for each in requests if each is not None and each.id not in self._ended}
         self._leftovers.clear(in_use)
 
     def wake(self) -> None:
-        """Look now: a batch has been created or cancelled."""
+        """Look at all batches now: one has been created or cancelled."""
         self._wake.set()
 
     def stop(self) -> None:
-        """End soon. What is under way in other threads is done again by the next server."""
+        """End soon. The next server repeats the steps that are under way in other threads."""
         self._stopping.set()
         self._wake.set()
         for threads in self._threads.values():
@@ -116,7 +116,7 @@ class Runner:
         while not self._stopping.is_set():
             try:
                 self.clear_leftovers()
-            except Exception:  # noqa: BLE001 - the next time goes on
+            except Exception:  # noqa: BLE001 - the next pass tries again
                 _log.exception("Clearing the folder of files")
             self._stopping.wait(_CLEAR_S)
 
@@ -152,10 +152,10 @@ class Runner:
         return False
 
     def _next_step(self, standing: Standing) -> str | None:
-        """The kind of step that a batch which has not ended needs now, if any from this server."""
+        """Return the kind of step that an open batch needs now from this server, or None."""
         batch_id = standing.request.id
         if not self._is_ours(standing):
-            # Whatever is decided needs no model.
+            # Publishing an outcome that is already decided needs no model.
             return None if self._batches.read(batch_id, "outcome", Outcome) is None else "write"
         if standing.accepted is None:
             return "check"
@@ -166,13 +166,13 @@ class Runner:
         return "start" if time.monotonic() >= self._next_looks.get(batch_id, (0.0, RESUME_S))[0] else None
 
     def _is_ours(self, standing: Standing) -> bool:
-        """Whether this server may carry the batch on: it has its model, or the server that has it does not end it."""
+        """Return whether this server may drive the batch: it has the model, or the model's server fails to end it."""
         model = standing.accepted.model if standing.accepted else standing.request.model
         ends_at = min(standing.request.expires_at, standing.cancel.at if standing.cancel else math.inf)
         return model in (None, self._model) or time.time() >= ends_at + _FOREIGN_S
 
     def advance(self, batch_id: str) -> bool:
-        """Take the next step of a batch, if there is one now. Returns whether it has ended."""
+        """Take the next step of a batch, if there is one now. Returns whether the batch has ended."""
         standing = self._batches.standing(batch_id)
         if standing.outcome is not None:
             return True
@@ -220,7 +220,7 @@ class Runner:
         return False
 
     def _drive(self, standing: Standing, accepted: Accepted, ledger: Ledger) -> None:
-        """See to it that a driver works on the job, or end it."""
+        """Ensure that a driver works on the job, or end the job."""
         if (by := _ended_by(standing)) is not None:
             if ledger.created_at() is None:
                 _end_unstarted(ledger, accepted.spec, Cancelled(by=by))
@@ -239,10 +239,10 @@ class Runner:
                 said = ledger.interruptions()
                 why = f" The last one ended: {said[-1][1].reason}" if said else ""
                 _log.warning("Batch %s had no driver; it has one again.%s", batch_id, why)
-                # A driver that dies at once is not started without end.
+                # Back off, so that a driver that dies at once is not restarted endlessly.
                 pause_s = min(2 * pause_s, MAX_RESUME_S)
         except Conflict:
-            # It has ended meanwhile, or another server submitted it with what it knows of the model.
+            # The job has ended meanwhile, or another server submitted it with the model as that server sees it.
             _log.info("Batch %s is at work already", batch_id)
         except UsageError as error:
             record = Failed(code=JobError.INVALID_INPUT, reason=f"{error} {error.hint}".strip())
@@ -250,7 +250,7 @@ class Runner:
         self._next_looks[batch_id] = (time.monotonic() + pause_s, pause_s)
 
     def _has_settled(self, ledger: Ledger) -> bool:
-        """Whether no driver can keep any more rows of a job that has ended, or it has had its time."""
+        """Return whether no driver can save further rows of an ended job, or has had `SALVAGE_S` to do so."""
         since = self._seen_ended.setdefault(ledger.job_id, time.monotonic())
         if time.monotonic() - since < SALVAGE_S and BatchClient(self._settings).job(ledger.job_id).may_keep_rows():
             return False
@@ -264,7 +264,7 @@ class Runner:
         return self._publish(batch_id, standing)
 
     def _publish(self, batch_id: str, outcome: Outcome) -> bool:
-        """Make the files exist, then the end: whoever sees a batch ended finds its files."""
+        """Publish the files, then the end: whoever sees an ended batch finds its files."""
         for file in (outcome.output, outcome.error_output):
             if file is not None:
                 self._files.publish(file)
@@ -273,14 +273,14 @@ class Runner:
 
 
 def _ended_by(standing: Standing) -> str | None:
-    """Who or what ends a batch that goes on otherwise; None: nothing does."""
+    """Return who or what ends a batch that has not ended, or None if it goes on."""
     if standing.cancel is not None:
         return _CANCELLED_BY
     return EXPIRED_BY if time.time() >= standing.request.expires_at else None
 
 
 def _end_unstarted(ledger: Ledger, spec: JobSpec, record: Failed | Cancelled) -> None:
-    """End a job that has no spec yet. The record comes first: with it there, nobody starts a driver."""
+    """End a job that has no spec yet. The record comes first, so that nobody starts a driver."""
     ledger.end(record, writer=f"serve/{ledger.job_id}")
     with suppress(Conflict):
         ledger.create(spec, writer=f"serve/{ledger.job_id}")

@@ -14,17 +14,17 @@ _MIN_CHARS = 16
 
 
 def default_token_path() -> Path:
-    """Where the token is kept unless a flag says otherwise: beside the embedded cluster's state."""
+    """Return the default path of the token file: beside the embedded cluster's state."""
     from jobs.cluster.embedded import state_dir
 
     return state_dir().parent / "serve-token"
 
 
 def load_token(path: Path) -> str:
-    """The token in a file, which is made (mode 0600) if it is not there.
+    """Return the token in a file, which is created (mode 0600) if it does not exist.
 
     Raises:
-        UsageError: not readable, readable by others, or too short to be a secret.
+        UsageError: the file is unreadable or readable by others, or the token is too short to be a secret.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -45,7 +45,7 @@ def load_token(path: Path) -> str:
 
 
 def _create(path: Path) -> None:
-    """Make the file with a new token, whole, unless it is there; of two servers that start at once, one makes it."""
+    """Create the file with a new token, atomically, unless it exists; of two servers at once, one creates it."""
     if path.exists():
         return
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")

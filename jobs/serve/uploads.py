@@ -1,4 +1,4 @@
-"""The form that a file is uploaded in."""
+"""Reads the form in which a file is uploaded."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from jobs.serve.models import ExpiresAfter
 MAX_NAME_CHARS = 255
 _SMALL_BYTES = 256 * 2**10
 _MAX_FILES = 2
-"""One more than there may be: the second is refused by its name."""
+"""One more than is allowed, so that a second file is refused by its field's name."""
 
 _MAX_FIELDS, _MAX_FIELD_BYTES = 16, 4096
 _NESTED = re.compile(r"(\w+)\[(\w+)\]", re.ASCII)
 _ESCAPES = {"%22": '"', "%0D": "\r", "%0A": "\n"}
-"""How clients write these in the name of a file."""
+"""Escapes that clients use for these characters in the name of a file."""
 
 
 class UploadFields(BaseModel):
@@ -77,18 +77,18 @@ FORM: dict[str, Any] = {
         },
     }
 }
-"""The form in the OpenAPI document: it is read here and not by FastAPI, which would read any number of files."""
+"""The form in the OpenAPI document. This module reads it, because FastAPI would read any number of files."""
 
 
 @asynccontextmanager
 async def read_upload(request: Request, turns: Turns) -> AsyncIterator[Upload]:
-    """Read the form; its file is there while the context lasts.
+    """Read the form; its file exists while the context lasts.
 
     Args:
-        turns: of uploads that are large; small ones, and those that only begin, wait for nobody.
+        turns: taken by large uploads; small ones, and the first bytes of any, do not wait.
 
     Raises:
-        ApiError, RequestValidationError: it is not such a form.
+        ApiError, RequestValidationError: the form is not valid.
     """
     async with AsyncExitStack() as stack:
         large = Request(request.scope, _taking_turns(request.receive, turns, stack))
@@ -111,7 +111,7 @@ async def read_upload(request: Request, turns: Turns) -> AsyncIterator[Upload]:
 
 
 def _taking_turns(receive: Receive, turns: Turns, stack: AsyncExitStack) -> Receive:
-    """The body's pieces; those beyond the first few wait for a turn, which lasts as long as the stack."""
+    """Wrap `receive`: pieces beyond the first `_SMALL_BYTES` wait for a turn, which the stack holds."""
     seen_bytes, has_turn = 0, False
 
     async def receive_in_turn() -> Message:

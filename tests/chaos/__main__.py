@@ -25,7 +25,7 @@ HEADINGS = ("fault", "runs", "rows lost", "rows doubled", "invariant violations"
 
 @dataclass
 class Tally:
-    """What all runs came to, by fault."""
+    """The findings of all runs, by fault."""
 
     runs: dict[str, list[Findings]] = field(default_factory=dict)
 
@@ -34,18 +34,18 @@ class Tally:
         self.runs.setdefault(name, []).append(findings)
 
     def rows(self) -> list[tuple[str, int, int, int, int]]:
-        """One per fault, and the sum."""
+        """Return one row per fault, and the sum."""
         rows = [(name, *_sums(found)) for name, found in sorted(self.runs.items())]
         return [*rows, ("all", *_sums([each for found in self.runs.values() for each in found]))]
 
     @property
     def clean(self) -> bool:
-        """No run had anything wrong."""
+        """Return whether no run had anything wrong."""
         return all(each.clean for found in self.runs.values() for each in found)
 
 
 def main(arguments: list[str]) -> int:
-    """Returns 1 if any invariant was violated."""
+    """Run chaos and print the table; return 1 if any invariant was violated."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--seed", type=int, default=None, help="repeats the order and the choices of an earlier run")
     parser.add_argument("--minutes", type=float, default=10.0, help="no run starts later than this (10)")
@@ -81,7 +81,7 @@ def _play(world: World, scenario: Scenario, chance: random.Random) -> Findings:
         world.disarm()
         return run.check()
     except Exception as error:
-        # Whatever state it has left the cluster in: the next run must not suffer for it.
+        # The run may have left the cluster in any state: the next run must not suffer for it.
         world.nodes.__exit__()
         world.start_cluster(3)
         return Findings(violations=(f"the run itself failed: {type(error).__name__}: {error}",))

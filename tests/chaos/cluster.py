@@ -26,16 +26,16 @@ START_S = 120.0
 
 
 class RayNodes:
-    """Runs while the context is open; every process of it ends with it, whatever happened to it before.
+    """A Ray cluster that runs while the context is open; all its processes end with it, whatever happened before.
 
     Args:
-        env: of all its processes: where the store is, credentials, failpoints.
+        env: variables of all its processes: address of the store, credentials, failpoints.
 
     Attributes:
         dashboard_url: job API on the head.
         token_path: file with the token that it asks for.
         raylets: process ids of the raylets, the head's first.
-        logs_dir: Ray's logs, those of drivers and workers among them; gone after the end.
+        logs_dir: Ray's logs, including those of drivers and workers; removed at the end.
     """
 
     def __init__(self, env: Mapping[str, str], num_nodes: int = 3) -> None:
@@ -66,7 +66,7 @@ class RayNodes:
             # Workers start when they are asked for: spare ones on three raylets cost a laptop more than they save.
             "RAY_prestart_worker_first_driver": "0",
             "RAY_enable_worker_prestart": "0",
-            # A raylet that is killed is missed after seconds rather than half a minute.
+            # A killed raylet is noticed after seconds rather than half a minute.
             "RAY_health_check_initial_delay_ms": "1000",
             "RAY_health_check_period_ms": "500",
             "RAY_health_check_failure_threshold": "6",
@@ -74,25 +74,25 @@ class RayNodes:
         }
 
     def environment(self) -> dict[str, str]:
-        """What leads a user's commands to this cluster."""
+        """Return the variables that lead a user's commands to this cluster."""
         return {"JOBS_ADDRESS": self.dashboard_url, "JOBS_TOKEN_PATH": str(self.token_path)}
 
     def add(self) -> int:
-        """One raylet more; returns its process id."""
+        """Add a raylet and return its process id."""
         self.raylets.append(self._ask("add")["raylet"])
         return self.raylets[-1]
 
     def lose(self, raylet: int) -> None:
-        """SIGKILL a raylet, as a lost machine: its workers end because it is gone."""
+        """Kill a raylet, as if its machine were lost: its workers end because it is gone."""
         os.kill(raylet, signal.SIGKILL)
         self.raylets.remove(raylet)
 
     def processes(self) -> set[psutil.Process]:
-        """Every live process of the cluster."""
+        """Return every live process of the cluster."""
         return processes.members(self._host.pid, (MARK, str(self._temp_dir)))
 
     def end(self) -> None:
-        """SIGKILL every process at once, as a lost cluster."""
+        """Kill every process at once, as if the cluster were lost."""
         ended = processes.end(self._host.pid, (MARK, str(self._temp_dir)), grace_s=0, wait_s=30)
         self._host.wait(10)
         assert ended, "a process of the cluster could not be ended"
@@ -130,7 +130,7 @@ class RayNodes:
         return self._answer()
 
     def _answer(self) -> Any:
-        """The host's next line of JSON; what else is printed there does not count."""
+        """Return the host's next line of JSON; skip everything else that it prints."""
         assert self._host.stdout is not None
         for line in self._host.stdout:
             if line.startswith("{"):

@@ -1,8 +1,8 @@
-"""Damage of an object, or an input that is gone, while a job is on its way: it is mended, or named until it is undone.
+"""Damages an object, or removes the input, while a job runs: the damage is repaired, or reported until it is undone.
 
-A job is brought to a stage, its driver is killed, and one thing is damaged. What can be made again must not keep the
-job from its end. What cannot must be named by every command that needs it; once it is as it was, the job goes on.
-Either way each row is there once in the end.
+A job is brought to a stage, its driver is killed, and one object is damaged. An object that can be made again must not
+keep the job from its end. Any other damage must be reported by every command that needs the object; once it is undone,
+the job goes on. Either way, each row is in the results once in the end.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ WAYS: dict[str, Callable[[bytes], bytes]] = {
     "cut": lambda data: data[: len(data) // 2],
     "empty": lambda data: b"",
 }
-"""How the bytes of an object are damaged; `delete` takes the object away."""
+"""Ways to damage the bytes of an object; `delete` removes the object instead."""
 
 OBJECTS = ("spec", "plan", "progress", "staged", "attempt", "result", "metadata")
 STAGES: dict[Stage, tuple[str, ...]] = {"planned": ("spec", "plan", "progress", "staged"), "running": OBJECTS}
@@ -34,10 +34,10 @@ SLOW_TOKEN_S = 0.2
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One cell of the matrix.
+    """One cell of the matrix of stage, kind of object and way of damage.
 
     Attributes:
-        mended: the job ends well by itself; otherwise the damage is named until it is undone.
+        mended: the job ends well by itself; otherwise the damage is reported until it is undone.
     """
 
     stage: Stage
@@ -46,7 +46,7 @@ class Cell:
 
     @property
     def mended(self) -> bool:
-        """Staged objects and what is advisory are made again; so is whatever is not there at all."""
+        """Return whether the job repairs the damage: it makes staged, advisory and missing objects again."""
         return self.kind in ("staged", "progress", "attempt") or self.way == "delete"
 
     def __str__(self) -> str:
@@ -62,10 +62,10 @@ CELLS = [
 
 
 def play(cell: Cell, world: World, _: random.Random) -> Run:
-    """Damage the thing, see what is said, and bring the job to its end all the same.
+    """Damage the object, check what commands say, and bring the job to its end all the same.
 
     Raises:
-        AssertionError: damage is not mended or not named, or frightens.
+        AssertionError: the damage is neither repaired nor reported, or a message frightens.
     """
     run = world.run(f"damage-{cell.kind}", token_s=SLOW_TOKEN_S)
     run.submit()
@@ -74,7 +74,7 @@ def play(cell: Cell, world: World, _: random.Random) -> Run:
     said = [run.user.run(command, run.job_id, code=None) for command in ("status", "report")]
     if not cell.mended:
         if cell.kind in ("result", "metadata"):
-            # Its bytes are read by nobody on the way; whoever asks for them is told.
+            # The job itself never reads a result's bytes; a command that needs them reports the damage.
             said.append(run.user.run("results", run.job_id, "-", "--verify", code=None))
         else:
             said.append(run.user.run(*run.arguments, "--wait", "--timeout", "60", code=None))
@@ -90,7 +90,7 @@ def play(cell: Cell, world: World, _: random.Random) -> Run:
 
 
 def lost_input(stage: Stage, world: World, _: random.Random) -> Run:
-    """The dataset is away, as with a mount that is not there yet; its absence never ends the job."""
+    """The dataset is missing, as with a mount that is not there yet; its absence never ends the job."""
     run = world.run("input", token_s=SLOW_TOKEN_S)
     run.submit()
     _stop_at(run, stage)
@@ -106,7 +106,7 @@ def lost_input(stage: Stage, world: World, _: random.Random) -> Run:
 
 
 def _stop_at(run: Run, stage: Stage) -> None:
-    """Kill the driver as soon as the job has come so far."""
+    """Kill the driver as soon as the job has reached the stage."""
     ready = run.ledger.plan if stage == "planned" else run.ledger.committed
     run.wait(lambda: run.ended or ready(), f"job that is {stage}")
     driver = run.driver()
@@ -117,7 +117,7 @@ def _stop_at(run: Run, stage: Stage) -> None:
 
 
 def _damage(world: World, run: Run, cell: Cell) -> Callable[[], Any]:
-    """Damage the object, past the proxy and the program; returns what undoes it."""
+    """Damage the object, past the proxy and the program; return a function that undoes it."""
     client, key = world.server.client(), f"jobs/{run.job_id}/{_key(run, cell.kind)}"
     found = client.get_object(Bucket=BUCKET, Key=key)
     data, metadata = found["Body"].read(), found["Metadata"]
@@ -131,7 +131,7 @@ def _damage(world: World, run: Run, cell: Cell) -> Callable[[], Any]:
 
 
 def _key(run: Run, kind: str) -> str:
-    """Of an object that is there; of a staged one, one whose shard is still to be computed."""
+    """Return the key of an object that exists; of a staged one, its shard is still to be computed."""
     open_shards = sorted(run.ledger.staged_shards() - run.ledger.committed())
     if kind == "staged":
         return keys.staged(open_shards[-1])

@@ -1,7 +1,7 @@
 """Runs a Ray cluster of several raylets in this process's name: `python -m tests.chaos.ray_host` (see `cluster.py`).
 
-Reads one command a line, answers one line of JSON: the first after the start, `add` after a raylet more. Ends
-with its input.
+Reads one command per line and writes one line of JSON after the start and after each command. The command `add` adds a
+raylet. Ends with its input.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ray._private.node import Node
 from ray.cluster_utils import Cluster
 
 NODE = {"num_cpus": 1, "object_store_memory": 150 * 2**20}
-"""A ticket for staging on each; replicas of the fake engine take none."""
+"""Resources of a node: one CPU, for staging; replicas of the fake engine take none."""
 
 
 def main(dashboard_port: int, num_nodes: int) -> None:
@@ -26,7 +26,7 @@ def main(dashboard_port: int, num_nodes: int) -> None:
         initialize_head=True,
         head_node_args={
             **NODE,
-            # The driver's own actors run here too, and it must do alone.
+            # The driver's own actors run here too, and the head may be the only node.
             "num_cpus": 2,
             "include_dashboard": True,
             "dashboard_host": "127.0.0.1",
@@ -45,7 +45,7 @@ def main(dashboard_port: int, num_nodes: int) -> None:
 
 
 def reap(nodes: list[Node]) -> None:
-    """Workers end when their raylet's process is no more. A zombie still is, and Ray's cluster reaps none."""
+    """Reap killed raylets: workers end only when their raylet's process is gone, and Ray's cluster leaves zombies."""
     while True:
         time.sleep(0.5)
         for node in list(nodes):
@@ -54,7 +54,7 @@ def reap(nodes: list[Node]) -> None:
 
 
 def added(cluster: Cluster) -> Node:
-    """One node more. On a busy machine Ray gives a raylet up that registers late; then another one is tried."""
+    """Add a node. On a busy machine Ray gives up on a raylet that registers late; then another one is tried."""
     for attempt in range(3):
         try:
             return cluster.add_node(**NODE)

@@ -1,6 +1,6 @@
-"""A proxy before an S3 server, on real sockets: atomic conditional writes, and faults by script or by seed.
+"""A proxy in front of an S3 server, on real sockets: atomic conditional writes, and faults by script or by seed.
 
-The server behind checks `If-None-Match` and writes in two steps, so two racing writers may both win there;
+The server behind it checks `If-None-Match` and writes in two steps, so two racing writers may both win there;
 here conditional PUTs pass one at a time, as on the real S3. It also stores a body that does not match its
 Content-MD5; here that is refused, as on the real S3.
 """
@@ -30,7 +30,7 @@ _HOP_HEADERS = {"connection", "expect", "keep-alive", "transfer-encoding"}
 
 @dataclass(frozen=True)
 class Request:
-    """What a fault may depend on.
+    """Properties of a request that a fault may depend on.
 
     Attributes:
         checksum: the header that carries the body's checksum, "" if none does.
@@ -43,7 +43,7 @@ class Request:
 
     @property
     def multipart(self) -> bool:
-        """Whether it is part of a multipart upload."""
+        """Return whether the request is part of a multipart upload."""
         query = parse_qs(urlsplit(self.path).query, keep_blank_values=True)
         return self.method in ("POST", "PUT") and bool(query.keys() & {"uploads", "uploadId"})
 
@@ -85,12 +85,12 @@ Faults = Callable[[Request], Fault | None]
 
 
 def no_faults(_: Request) -> Fault | None:
-    """Pass everything."""
+    """Pass every request."""
     return None
 
 
 def script(*faults: Fault | None, method: str = "PUT") -> Faults:
-    """The n-th request of this method meets the n-th fault; later ones pass."""
+    """Apply the n-th fault to the n-th request of this method; pass later ones."""
     left = list(faults)
     lock = threading.Lock()
 
@@ -102,12 +102,12 @@ def script(*faults: Fault | None, method: str = "PUT") -> Faults:
 
 
 def always(fault: Fault, method: str | None = None) -> Faults:
-    """Every request (of this method) meets the fault."""
+    """Apply the fault to every request (of this method)."""
     return lambda request: fault if method in (None, request.method) else None
 
 
 def seeded(seed: int, rate: float, faults: Iterable[Fault] = WRITE_FAULTS) -> Faults:
-    """Each request meets a random fault with probability `rate`; 409 only where S3 gives it."""
+    """Apply a random fault to each request with probability `rate`; 409 only where S3 gives it."""
     choices = list(faults)
     chance = random.Random(seed)
     lock = threading.Lock()
@@ -121,7 +121,7 @@ def seeded(seed: int, rate: float, faults: Iterable[Fault] = WRITE_FAULTS) -> Fa
 
 
 def throttled(per_s: float) -> Faults:
-    """At most so many requests in any second pass; the others are told to slow down."""
+    """Pass at most this many requests in any second; tell the others to slow down."""
     passed: list[float] = []
     lock = threading.Lock()
 
@@ -138,7 +138,7 @@ def throttled(per_s: float) -> Faults:
 
 
 class Proxy:
-    """Listens on a free port while the context is open.
+    """A proxy that listens on a free port while the context is open.
 
     Attributes:
         endpoint: http:// address for clients.
@@ -251,7 +251,7 @@ class Proxy:
             request_queue_size = 128
 
             def handle_error(self, *_: Any) -> None:
-                """A client that has gone away is what this proxy is for."""
+                """Ignore clients that have gone away: that is what this proxy is for."""
 
         self._server = Server(("127.0.0.1", 0), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)

@@ -1,4 +1,4 @@
-"""What can go wrong with a job, each as a function that lets it go wrong and brings the job to its end all the same."""
+"""Faults of a job, each as a function that causes the fault and brings the job to its end all the same."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ SLOW_TOKEN_S = 0.1
 NUM_SUBMITS = 16
 
 JOB_FAILPOINTS = tuple(name for name in FAILPOINTS if not name.startswith("schedule."))
-"""All that a job passes; the others are the scheduler's."""
+"""Failpoints that a job passes; the others are the scheduler's."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
-    """One kind of trouble. `play` returns the job that went through it, ended."""
+    """One kind of fault. `play` returns the job that went through it, ended."""
 
     name: str
     play: Callable[[World, random.Random], Run]
 
 
 def at_failpoints(world: World, *names: str, faults_seed: int | None = None) -> Run:
-    """One job whose processes die at each of these failpoints.
+    """Run one job whose processes die at each of these failpoints.
 
     Raises:
-        AssertionError: one of them was never passed, or what passed it still lives.
+        AssertionError: a failpoint was never passed, or a process that passed it still lives.
     """
     phases = {name.partition(".")[0] for name in names}
     run = world.run(
@@ -62,7 +62,7 @@ def at_failpoints(world: World, *names: str, faults_seed: int | None = None) -> 
         run.finish()
     world.proxy.faults = no_faults
     for name in names:
-        # Steps after the terminal record come when the job counts as ended already.
+        # Failpoints after the terminal record are passed when the job counts as ended already.
         run.wait(lambda name=name: world.hits(name), f"process at {name}", 30)  # type: ignore[misc]
         for hit in world.hits(name):
             pid = int(hit.name.rpartition("-")[2])
@@ -155,7 +155,7 @@ def frozen_driver(world: World, _: random.Random) -> Run:
 
 
 def sixteen_submits(world: World, _: random.Random) -> Run:
-    """Sixteen `jobs submit` of one id at the same time: one job, one driver, sixteen that attach."""
+    """Sixteen `jobs submit` of one id at the same time: one job, one driver, and fifteen commands that attach to it."""
     run = world.run("sixteen")
     commands = [
         subprocess.Popen(
@@ -180,7 +180,7 @@ def sixteen_submits(world: World, _: random.Random) -> Run:
 
 
 def cancel_races_finish(world: World, chance: random.Random) -> Run:
-    """A cancel at some moment of a short job."""
+    """A short job is cancelled at some moment."""
     run = world.run("race")
     run.submit()
     time.sleep(chance.uniform(2, 15))
@@ -245,7 +245,7 @@ SCENARIOS = (*FAULTS, *map(_at, JOB_FAILPOINTS), *DAMAGE)
 
 
 def _move(world: World, run: Run, num_nodes: int) -> None:
-    """The cluster is lost with everything on it; there is another one."""
+    """Lose the cluster with everything on it, and start another one."""
     world.nodes.__exit__()
     world.start_cluster(num_nodes)
     run.user.env.update(world.nodes.environment())

@@ -1,4 +1,4 @@
-"""Where chaos runs happen: a cluster of raylets, an S3 server behind a proxy, a dataset, one job after the other."""
+"""The world of chaos runs: a cluster of raylets, an S3 server behind a proxy, a dataset, one job after the other."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.invariants import Findings, examine, examine_traffic, examine
 
 NUM_ROWS = 24
 CANARY = "kiwi-quartz-umbra"
-"""In every prompt; no log may have it."""
+"""Part of every prompt; must appear in no log."""
 
 END_S = 500.0
 """Longest wait for a job that takes seconds, on a machine that is busy with something else."""
@@ -40,7 +40,7 @@ class World:
     """One cluster and one store, shared by many runs.
 
     Attributes:
-        nodes: the cluster; a run that loses it puts another one here.
+        nodes: the cluster; a run that loses it replaces it here.
         reference: result objects of a fault-free run, by shard.
     """
 
@@ -66,34 +66,34 @@ class World:
         return path
 
     def run(self, name: str, *, token_s: float = 0.0, local: bool = False) -> Run:
-        """A job that is not submitted yet.
+        """Prepare a job without submitting it.
 
         Args:
-            token_s: a row takes about 20 times as long; 4 rows of a replica run at once.
-            local: in a local directory rather than the bucket.
+            token_s: time per token; a row takes about 20 times as long, and 4 rows of a replica run at once.
+            local: keep the job in a local directory rather than the bucket.
         """
         root = str(self.folder / "local") if local else f"s3://{BUCKET}/jobs"
         user = User(root=root, env={**self.env, **self.nodes.environment(), "XDG_CONFIG_HOME": str(self.folder)})
         return Run(self, user, new_id(name.replace(":", "-")), token_s)
 
     def arm(self, failpoint: str) -> Path:
-        """The next process that passes it dies."""
+        """Arm a failpoint: the next process that passes it dies."""
         armed = self.folder / "failpoints" / failpoint
         armed.touch()
         return armed
 
     def hits(self, failpoint: str) -> list[Path]:
-        """One file per process that died there."""
+        """Return one file per process that died at a failpoint."""
         return sorted((self.folder / "failpoints").glob(f"{failpoint}.hit-*"))
 
     def disarm(self) -> None:
-        """Forget all failpoints and faults."""
+        """Disarm all failpoints and faults."""
         self.proxy.faults = no_faults
         for path in (self.folder / "failpoints").iterdir():
             path.unlink()
 
     def start_cluster(self, num_nodes: int) -> None:
-        """A new cluster; the one before must be gone."""
+        """Start a new cluster; the previous one must be gone."""
         self.nodes = RayNodes(self.env, num_nodes).__enter__()
 
 
@@ -111,7 +111,7 @@ class Run:
 
     @property
     def arguments(self) -> tuple[str, ...]:
-        """Of `submit`: the same each time, so that submitting again attaches and resumes."""
+        """Arguments of `submit`: the same each time, so that submitting again attaches and resumes."""
         return (
             *("submit", str(self.world.dataset), "--id", self.job_id, "--engine", "fake", "--replicas", "2"),
             *("--set", "shards.min_tokens=1", "--set", "shards.target_count=3", "--max-num-seqs", "4"),
@@ -124,7 +124,7 @@ class Run:
         self.user.run(*self.arguments, code=code)
 
     def finish(self) -> None:
-        """As a user, or a scheduler, would: submit the same again until the job has ended."""
+        """Submit the same again until the job has ended, as a user or a scheduler would."""
         deadline = time.monotonic() + END_S
         while time.monotonic() < deadline:
             done = self.user.run(*self.arguments, "--wait", "--timeout", "120", code=None, timeout_s=180)
@@ -135,7 +135,7 @@ class Run:
         )
 
     def wait(self, condition: Callable[[], object], what: str, timeout_s: float = 120.0) -> None:
-        """Until the condition holds."""
+        """Wait until the condition holds."""
         deadline = time.monotonic() + timeout_s
         while not condition():
             if time.monotonic() > deadline:
@@ -148,11 +148,11 @@ class Run:
 
     @property
     def ended(self) -> bool:
-        """Whether the job has its terminal record."""
+        """Return whether the job has its terminal record."""
         return self.ledger.terminal() is not None
 
     def driver(self) -> psutil.Process | None:
-        """The newest live driver of this job."""
+        """Return the newest live driver of this job."""
         found = []
         for process in psutil.process_iter(["cmdline", "create_time"]):
             command = process.info["cmdline"] or []
@@ -161,11 +161,11 @@ class Run:
         return max(found, key=lambda process: process.info["create_time"], default=None)
 
     def submissions(self) -> list[Submission]:
-        """What the cluster knows of the job's drivers."""
+        """Return what the cluster knows of the job's drivers."""
         return Submitter(self.world.nodes.dashboard_url, self.world.nodes.token_path).find(self.ledger.uri)
 
     def start_second_driver(self) -> str:
-        """A driver beside the one that runs; returns its submission id."""
+        """Start a driver beside the one that runs; return its submission id."""
         nodes, submission_id = self.world.nodes, f"{self.job_id}-second"
         settings = Settings(root=self.user.root, address=nodes.dashboard_url, token_path=nodes.token_path)
         client = BatchClient(settings)
@@ -178,19 +178,19 @@ class Run:
         return submission_id
 
     def replica_pids(self) -> list[int]:
-        """Live replicas of the job."""
+        """Return the process ids of the job's live replicas."""
         progress = self.ledger.progress()
         pids = {attempt.pid for attempt in self.ledger.attempts()}
         pids |= {replica.pid for replica in (progress.replicas if progress else ())} - {0}
         return [pid for pid in pids if _is_replica(pid)]
 
     def check(self) -> Findings:
-        """Everything that must hold now that the job has ended and all faults are over."""
+        """Check everything that must hold now that the job has ended and all faults are over."""
         findings = examine(self.ledger, num_rows=NUM_ROWS, reference=self.world.reference)
         findings += Findings(violations=tuple(f"I5: left over: {each}" for each in self._left_over()))
         findings += Findings(violations=tuple(self._unfinished_uploads()))
         before, stored = snapshot(self.ledger), sum(self.world.proxy.stored.values())
-        # Ended otherwise than by success, the job refuses to be resumed.
+        # A job that ended without success refuses to be resumed.
         self.user.run("resume", self.job_id, code=None)
         if snapshot(self.ledger) != before or sum(self.world.proxy.stored.values()) != stored:
             findings += Findings(violations=("I6: a rerun has written something",))
@@ -204,7 +204,7 @@ class Run:
         return findings + examine_words(self.ledger, canaries, said, self.world.nodes.logs_dir)
 
     def _left_over(self) -> list[str]:
-        """I5: what still runs of any job, after a while."""
+        """Return the processes of any job that still run after a while (I5)."""
         deadline = time.monotonic() + 60
         while (left := self._ours()) and time.monotonic() < deadline:
             time.sleep(0.3)
@@ -229,7 +229,7 @@ class Run:
 
 @contextmanager
 def open_world(folder: Path, num_nodes: int = 3) -> Iterator[World]:
-    """A world with its fault-free reference. This process's own AWS environment must lead past the proxy."""
+    """Open a world; `fault_free` fills its reference. This process's own AWS environment leads past the proxy."""
     (folder / "failpoints").mkdir()
     with s3.running() as server, Proxy(server.endpoint) as proxy:
         server.client().create_bucket(Bucket=BUCKET)
@@ -243,7 +243,7 @@ def open_world(folder: Path, num_nodes: int = 3) -> Iterator[World]:
 
 
 def fault_free(world: World) -> Findings:
-    """Run one job without faults; what it wrote is the reference for all others."""
+    """Run one job without faults; its results are the reference for all others."""
     run = world.run("reference")
     run.submit()
     run.finish()
@@ -256,7 +256,7 @@ def fault_free(world: World) -> Findings:
 
 
 def kill(pid: int) -> None:
-    """SIGKILL; it may have ended by itself."""
+    """Send SIGKILL to a process, which may have ended by itself."""
     try:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
@@ -264,7 +264,7 @@ def kill(pid: int) -> None:
 
 
 def pick(chance: random.Random, pids: Sequence[int]) -> int | None:
-    """One of them, if there is any."""
+    """Pick one of the process ids, or None if there are none."""
     return chance.choice(sorted(pids)) if pids else None
 
 

@@ -28,13 +28,13 @@ class Change:
 
 
 class Bucket:
-    """Linearizable: each request takes effect at one moment, whole or not at all.
+    """A linearizable bucket: each request takes effect at one moment, whole or not at all.
 
-    Has the methods of a boto3 client that `jobs.store.s3` calls, so that its code runs on it unchanged.
+    It has the methods of a boto3 client that `jobs.store.s3` calls, so that its code runs on it unchanged.
 
     Attributes:
-        changes: all of them, oldest first.
-        damaged: keys of objects that were damaged from outside, sooner or later.
+        changes: all changes, oldest first.
+        damaged: keys of objects that were ever damaged from outside.
     """
 
     def __init__(
@@ -52,15 +52,15 @@ class Bucket:
         self._now_s, self._by, self._clock, self._page_size = now_s, by, clock, page_size
 
     def objects(self) -> dict[str, bytes]:
-        """Everything that is there now."""
+        """Return all objects that exist now, by key."""
         return {key: data for key, (data, _, _) in sorted(self._objects.items())}
 
     def metadata(self, key: str) -> dict[str, str]:
-        """The writer's metadata of an object."""
+        """Return the writer's metadata of an object."""
         return self._objects[key][1]
 
     def damage(self, key: str, how: Literal["flip", "cut", "empty", "delete"], place: int) -> None:
-        """What no request does: bits rot, files are cut, objects are lost."""
+        """Damage an object as no request does: bits rot, files are cut, objects are lost."""
         data, metadata, at = self._objects.pop(key)
         self.damaged.add(key)
         place %= max(1, len(data))
@@ -152,6 +152,6 @@ class Bucket:
 
 
 def refusal(status: int, code: str, message: str = "") -> ClientError:
-    """The error that a boto3 client raises for such an answer."""
+    """Build the error that a boto3 client raises for such an answer."""
     answer = {"Error": {"Code": code, "Message": message}, "ResponseMetadata": {"HTTPStatusCode": status}}
     return ClientError(answer, "Request")  # type: ignore[arg-type]

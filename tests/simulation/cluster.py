@@ -1,4 +1,4 @@
-"""Simulated Ray: clusters that take drivers, replicas as processes of their own, staging in tasks."""
+"""Simulated Ray: clusters that run drivers, replicas as processes of their own, staging in tasks."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ log = logging.getLogger("workers.driver")
 
 
 class JobApi:
-    """One cluster's job API, as `jobs.cluster.submission.Submitter`. Starts drivers."""
+    """One cluster's job API, with the methods of `jobs.cluster.submission.Submitter`. Starts drivers."""
 
     def __init__(self, world: World, name: str) -> None:
         self._world, self._name = world, name
@@ -61,7 +61,7 @@ class JobApi:
         return f"http://{self._name}/{submission_id}"
 
     def start(self, job_uri: str, submission_id: str) -> bool:
-        """Start a driver; False if the id was used."""
+        """Start a driver; return False if the id was used."""
         if any(driver.id == submission_id for driver in self.drivers):
             return False
         self.drivers.append(SimDriver(self._world, job_uri, submission_id, f"{self._name}:{submission_id}"))
@@ -72,7 +72,7 @@ class SimDriver:
     """One driver's process.
 
     Attributes:
-        record: what it came back with, None if it died or was interrupted.
+        record: the terminal record that it returned; None if it died or was interrupted.
     """
 
     def __init__(self, world: World, job_uri: str, submission_id: str, name: str) -> None:
@@ -89,7 +89,7 @@ class SimDriver:
         return Submission(submission_id=self.id, status=status, message="", started_at=None, ended_at=None, metadata={})
 
     def tell_to_stop(self) -> None:
-        """SIGTERM, and SIGKILL later, as Ray stops a job."""
+        """Send SIGTERM, and SIGKILL later, as Ray does to stop a job."""
         if self._running is None:
             self.process.kill()  # it has no handler yet
         elif not self._told:
@@ -103,7 +103,7 @@ class SimDriver:
         self._running.cancel()
 
     def _main(self) -> None:
-        """As `workers.driver.entry.main`."""
+        """Run the job as `workers.driver.entry.main` does."""
         world = self._world
         root_uri, _, job_id = self._job_uri.rpartition("/")
         try:
@@ -134,7 +134,7 @@ class SimDriver:
 
 
 class SimCluster:
-    """What one driver sees of its cluster. See `workers.driver.cluster.Cluster`."""
+    """The cluster as one driver sees it. See `workers.driver.cluster.Cluster`."""
 
     def __init__(self, world: World, driver: SimDriver) -> None:
         self._world, self._driver = world, driver
@@ -169,7 +169,7 @@ class SimReplica:
         self.process.on_death.append(lambda: world.loop.around(world.random.uniform(0, 3), self.lose))
 
     def lose(self, *, partition: bool = False) -> None:
-        """The driver learns that the replica is gone: rightly, or because a network came apart (`partition`)."""
+        """Tell the driver that the replica is gone: truly, or because of a network partition (`partition`)."""
         self._lost = ReplicaLost("ActorDiedError: the actor has died", node_lost=self.node_lost or partition)
         for call in self._calls:
             if not call.done():

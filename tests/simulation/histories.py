@@ -23,15 +23,15 @@ from tests.simulation.world import Clock, Faults, World
 
 ROOT, JOB_ID = "s3://bucket/root", "job"
 CHAOS_S = 120.0
-"""Everything that goes wrong begins before this time; then it stops, but for outages that last longer."""
+"""Time at which faults stop, except outages that last longer; none begins later."""
 
 QUIET_S = 5000.0
-"""So long, in virtual time, the program may take to come to rest once nothing goes wrong any more."""
+"""Longest virtual time that the program may take to come to rest once faults have stopped."""
 
 Verb = Literal["submit", "resume", "cancel", "duplicate", "kill driver", "stop driver", "tell driver", "lose cluster"]
 Blow = Literal["kill replica", "lose node", "partition", "stop replica"]
 Damage = Literal["flip", "cut", "empty", "delete"]
-"""Of a staged object."""
+"""Kinds of damage to a staged object."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,7 +40,7 @@ class Action:
 
     Attributes:
         cluster: which of the two clusters it concerns.
-        seconds: how long it lasts, where it does.
+        seconds: how long it lasts, if it does.
     """
 
     at_s: float
@@ -51,7 +51,7 @@ class Action:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class History:
-    """All that is decided before the world starts."""
+    """Everything that is decided before the world starts."""
 
     seed: int
     case: int
@@ -65,8 +65,10 @@ class History:
 
 
 def draw(seed: int, cases: int) -> History:
-    """The history of a seed. A third of them is quiet but for one crash, so that single faults are seen clearly; so is
-    another seventh, in which somebody ends the driver in good order while it works.
+    """Draw the history of a seed.
+
+    In a third of them, one crash is the only fault, so that single faults are seen clearly. In another seventh,
+    there is at most one crash, and somebody ends the driver in good order while it works.
     """
     random = Random(f"history/{seed}")
     case = random.randrange(cases)
@@ -126,14 +128,14 @@ def draw(seed: int, cases: int) -> History:
 
 
 def _skews(seed: int) -> dict[Clock, float]:
-    """In half of the histories, clocks that are an hour off, ahead or behind."""
+    """Draw the skews of clocks: in half of the histories, they may be an hour ahead or behind."""
     random = Random(f"clocks/{seed}")
     return {whose: random.choice((-3600.0, 0.0, 3600.0)) * (seed % 2) for whose in get_args(Clock)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Case:
-    """One dataset and spec, and what an undisturbed run comes to.
+    """One dataset and spec, and the outcome of an undisturbed run.
 
     Attributes:
         killers: rows that kill the engine, and the codes that they get.
@@ -149,7 +151,7 @@ class Case:
 
 
 class Run:
-    """One history on its way."""
+    """One history while it runs."""
 
     def __init__(self, history: History, case: Case, seams: Seams) -> None:
         self.history, self.case = history, case
@@ -162,10 +164,10 @@ class Run:
         self._random = Random(f"blows/{history.seed}")
 
     def go(self) -> Outcome:
-        """Run it to its end and check what must hold.
+        """Run the history to its end and check the invariants.
 
         Returns:
-            What it came to. `violations` is empty if everything held.
+            The outcome. The world's `violations` is empty if everything held.
         """
         world, loop = self.world, self.world.loop
         try:
@@ -193,11 +195,11 @@ class Run:
 
     @property
     def drivers(self) -> list[SimDriver]:
-        """Of both clusters."""
+        """The drivers of both clusters."""
         return [driver for cluster in self.clusters for driver in cluster.drivers]
 
     def results(self) -> list[int]:
-        """The row ids of the job's results, as a user reads them."""
+        """Return the row ids of the job's results, as a user reads them."""
         found: list[int] = []
         process = self.world.spawn("results")
 
@@ -216,7 +218,7 @@ class Run:
         return found
 
     def _resume_to_the_end(self) -> None:
-        """Liveness: once nothing goes wrong, a resume or two end the job."""
+        """Check liveness: once faults have stopped, a few resumes end the job."""
         for attempt in range(4):
             objects = self.world.bucket.objects()
             if f"root/{JOB_ID}/_job/terminal.json" in objects and attempt:
@@ -283,7 +285,7 @@ class Run:
                 replica.process.kill()
 
     def _command(self, name: str, api: JobApi, call: Callable[[BatchClient], Any]) -> None:
-        """A user types a command."""
+        """Run a command as a user does."""
         self._commands += 1
         process = self.world.spawn(f"{name}-{self._commands}")
         self.world.commands.add(process.name)

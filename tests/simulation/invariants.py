@@ -1,4 +1,4 @@
-"""What must hold of every history, by the numbers of the design's section 10."""
+"""Invariants of every history, numbered as in section 10 of the design."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ KILLED = ("ENGINE_CRASH", "TIMEOUT")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """What a history came to."""
+    """The outcome of one history."""
 
     state: str
     steps: int
@@ -42,7 +42,7 @@ class Outcome:
 
 
 def check(run: Run) -> Outcome:
-    """I1 to I5, I7, I8 and what is promised of rows that kill, of a history whose job has ended."""
+    """Check I1 to I5, I7, I8 and the promises about rows that kill, of a history whose job has ended."""
     world, case = run.world, run.case
     violation = world.violation
     objects = {
@@ -105,7 +105,7 @@ def check(run: Run) -> Outcome:
         ):
             violation(f"the job has failed for no fault of its own: {terminal.code} {terminal.reason}")
 
-    # I3: everybody who came back with a record came back with the one that stands.
+    # I3: everybody who returned a record returned the one in the store.
     for record in [*run.records, *(driver.record for driver in run.drivers if driver.record)]:
         if record != terminal:
             violation(f"I3: somebody came back with {record.state}, the record says {terminal.state}")
@@ -123,8 +123,9 @@ def check(run: Run) -> Outcome:
 
 
 def _check_salvage(run: Run, objects: dict[str, bytes], plan: Plan | None) -> None:
-    """What was ever salvaged is whole, and its rows are those of an undisturbed run; of a job that did not succeed,
-    the results are the committed rows and these.
+    """Check that everything ever salvaged is whole and has the rows of an undisturbed run.
+
+    The results of a job that did not succeed must be its committed and its salvaged rows.
     """
     violation, changes = run.world.violation, run.world.bucket.changes
     kept: dict[int, set[int]] = {}
@@ -155,13 +156,13 @@ def _check_salvage(run: Run, objects: dict[str, bytes], plan: Plan | None) -> No
 
 
 def rows_of(data: bytes) -> dict[int, str | None]:
-    """The error code of each row of a result."""
+    """Return the error code of each row of a result."""
     table = pq.read_table(pa.BufferReader(data), columns=["row_id", "error_code"])
     return dict(zip(table["row_id"].to_pylist(), table["error_code"].to_pylist(), strict=True))
 
 
 def _is_as_undisturbed(run: Run, key: str, data: bytes) -> bool:
-    """Whether a result has the bytes of an undisturbed run; after mistakes, all rows but those taken for killers."""
+    """Return whether a result has the bytes of an undisturbed run; after mistakes, all rows except accused ones."""
     expected = run.case.results.get(key)
     if data == expected or expected is None or not _mistakes(run):
         return data == expected
@@ -174,7 +175,7 @@ def _is_as_undisturbed(run: Run, key: str, data: bytes) -> bool:
 
 
 def _mistakes(run: Run) -> int:
-    """Rows that blows from outside can at most make look guilty.
+    """Return the most rows that blows from outside can make look guilty.
 
     Whoever kills or freezes a replica while it runs one row alone makes it look as if that row did it. Where other
     rows of the shard do kill, a single blow suffices. Where none does, it takes two to make the shard a suspect whose
@@ -185,7 +186,7 @@ def _mistakes(run: Run) -> int:
 
 
 def _check_killers(run: Run, objects: dict[str, bytes]) -> None:
-    """Rows that kill are quarantined and no others, but for mistakes, after no more deaths than promised."""
+    """Check that rows that kill are quarantined and, except for mistakes, no others, within the promised deaths."""
     case, blows, violation = run.case, run.world.blows, run.world.violation
     mistakes = _mistakes(run)
     found = {
@@ -214,7 +215,7 @@ def _check_killers(run: Run, objects: dict[str, bytes]) -> None:
 
 
 def _check_changes(run: Run) -> None:
-    """I3, I4, and the order in which things may be written: over everything that was ever written."""
+    """Check I3, I4 and the order of writes, over everything that was ever written."""
     violation = run.world.violation
     standing: set[str] = set()
     succeeded: Manifest | None = None
@@ -248,7 +249,7 @@ def _check_changes(run: Run) -> None:
 
 
 def _check_manifest(run: Run, manifest: Manifest, plan: Plan) -> None:
-    """The manifest lists the objects that are there."""
+    """Check that the manifest lists the objects that exist."""
     if manifest.plan_sha256 != plan.digest() or manifest.num_rows != plan.num_rows:
         run.world.violation("I2: the manifest is not of this plan")
     if len(manifest.shards) != len(plan.shards):
@@ -260,6 +261,6 @@ def _check_manifest(run: Run, manifest: Manifest, plan: Plan) -> None:
 
 
 def check_rerun(run: Run, before: int) -> None:
-    """I6: running an ended job again writes nothing."""
+    """Check I6: running an ended job again writes nothing."""
     for change in run.world.bucket.changes[before:]:
         run.world.violation(f"I6: a rerun has {change.kind} {change.key}")

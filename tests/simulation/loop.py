@@ -23,7 +23,7 @@ CURRENT: ContextVar[Process | None] = ContextVar("CURRENT", default=None)
 
 
 class Killed(BaseException):
-    """Unwinds what a dead process was doing. It has no effect any more: every request of it raises this."""
+    """Unwinds the code of a dead process, which has no effect any more: each of its requests raises this."""
 
 
 class Process:
@@ -53,17 +53,17 @@ class Process:
         return context.run(self.loop.run_in_executor, None, main)
 
     def stop(self) -> None:
-        """Nothing of it runs until `resume`."""
+        """Stop the process: nothing of it runs until `resume`."""
         self.stopped = not self.dead
 
     def resume(self) -> None:
-        """Go on where it stood; timers that ran out meanwhile go off now."""
+        """Go on where the process stopped; timers that expired meanwhile fire now."""
         self.stopped = False
         self.loop.ready.extend(self._backlog)
         self._backlog.clear()
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Kill the process, as SIGKILL does."""
         if self.dead:
             return
         self.dead = True
@@ -79,7 +79,7 @@ class Process:
         self._backlog.append(handle)
 
     def own(self, part: _Task | _Thread) -> None:
-        """Parts started by a dying process die with it."""
+        """Register a task or thread of the process, so that it dies with it."""
         if isinstance(part, _Task):
             self._tasks.append(part)
         else:
@@ -87,12 +87,12 @@ class Process:
 
     @property
     def unwound(self) -> bool:
-        """Whether nothing of it is left."""
+        """Return whether nothing of the process is left."""
         return all(task.done() for task in self._tasks) and all(thread.dead for thread in self._threads)
 
 
 class Loop(asyncio.AbstractEventLoop):
-    """Runs until nothing is left to do. Time passes only when everybody waits."""
+    """Runs until nothing is left to do. Time passes only while everything waits."""
 
     def __init__(self, seed: int) -> None:
         self.ready: deque[asyncio.Handle] = deque()
@@ -104,7 +104,7 @@ class Loop(asyncio.AbstractEventLoop):
         self._hub = getcurrent()
 
     def run(self, until_s: float) -> bool:
-        """Run until nothing is left to do; False if there still was at that time."""
+        """Run until nothing is left to do; return False if something still was at that time."""
         self._hub = getcurrent()
         events._set_running_loop(self)
         try:
@@ -133,19 +133,19 @@ class Loop(asyncio.AbstractEventLoop):
             handle._run()
 
     def wait(self, future: asyncio.Future[Any]) -> Any:
-        """Block this thread until the future is settled; its result."""
+        """Block this thread until the future is settled; return its result."""
         thread = getcurrent()
         assert isinstance(thread, _Thread), "the program blocks its event loop with a request"
         return thread.wait(future)
 
     def sleep(self, seconds: float) -> None:
-        """Block this thread."""
+        """Block this thread for this many seconds."""
         future = self.create_future()
         self.call_later(seconds, _settle, future)
         self.wait(future)
 
     def around(self, delay_s: float, call: Callable[[], None]) -> None:
-        """Have the world do something later, whatever happens to the processes."""
+        """Make a call later, outside any process, whatever happens to the processes."""
         self.call_later(delay_s, call, context=Context())
 
     # -- asyncio's interface ----------------------------------------------------------------------
@@ -212,7 +212,7 @@ class Loop(asyncio.AbstractEventLoop):
             self.failures.append(f"{context['message']}: {error!r}")
 
     def _hash(self) -> int:
-        """Sets of tasks iterate in the order of their hashes: by the seed, not by addresses."""
+        """Draw a hash from the seed: sets of tasks iterate in the order of hashes, which must not be addresses."""
         return self._random.getrandbits(60)
 
 
@@ -235,7 +235,7 @@ class _Task(asyncio.Task):  # type: ignore[type-arg]
 
 
 class _Thread(greenlet):  # type: ignore[misc]
-    """Blocking code that gives way wherever it waits."""
+    """Blocking code that yields to the loop wherever it waits."""
 
     def __init__(self, hub: greenlet, work: Callable[[], Any], outcome: asyncio.Future[Any]) -> None:
         super().__init__(parent=hub)

@@ -1,4 +1,4 @@
-"""Runs histories by their seeds, and tells a failing one so that it can be run again."""
+"""Runs histories by their seeds, and describes a failing one so that it can be run again."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from workers.staging.staging import max_model_len
 SEED_VARIABLE = "SIMULATION_SEED"
 
 STALL_S = 20.0
-"""Several times what the slowest network of a history needs for a look at a replica."""
+"""Several times what a poll of a replica takes over the slowest network of any history."""
 
 _MARKERS = {"dead_marker": "dies", "crash_marker": "crashes", "hang_marker": "hangs", "freeze_marker": "freezes"}
 _KILLERS = {"killers": {2: "dies", 3: "crashes", 8: "crashes"}, "hangers": {1: "hangs", 4: "freezes"}}
@@ -55,7 +55,7 @@ class Simulator:
         """Run one history.
 
         Raises:
-            Broken: something must not be as it is.
+            Broken: something happened that must never happen.
         """
         run = Run(history, self.cases[history.case], self._seams)
         outcome = run.go()
@@ -64,7 +64,7 @@ class Simulator:
         return outcome, run
 
     def run_seeds(self, seeds: Iterable[int]) -> Counter[str]:
-        """Run the histories of these seeds; how often each state was the last.
+        """Run the histories of these seeds; return how often each state was the last.
 
         Raises:
             Broken: as `run`.
@@ -74,7 +74,7 @@ class Simulator:
 
 @contextmanager
 def simulator(folder: Path) -> Iterator[Simulator]:
-    """A simulator; the program runs in its worlds until the end of the block."""
+    """Yield a simulator; the program runs in its worlds until the end of the block."""
     cases = _cases(folder)
     SimStaging.blocks = {case.spec.digest(): _tokenised(case.spec) for case in cases}
     with seams() as held:
@@ -95,7 +95,7 @@ def simulator(folder: Path) -> Iterator[Simulator]:
 
 
 def _cases(folder: Path) -> list[Case]:
-    """Small jobs that differ in rows, shards, replicas, speed and bad rows."""
+    """Build small jobs that differ in rows, shards, replicas, speed and bad rows."""
     found = []
     for name, rows, per_shard, replicas, token_s, options in (
         ("plain", 6, 2, 2, 0.05, {}),

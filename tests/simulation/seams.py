@@ -1,4 +1,4 @@
-"""Puts a simulated world under the program: its clock, its randomness, its client of S3, its Ray."""
+"""Replaces the program's surroundings with a simulated world: its clock, its randomness, its S3 client, its Ray."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from workers.driver.dispatch import Dispatcher
 from workers.engines.fake import FakeEngine
 
 CANARY = "CANARY-PROMPT-d21b"
-"""In every prompt; must be quoted nowhere but in staged rows."""
+"""Part of every prompt; must appear nowhere except in rows."""
 
 _PROGRAM = ("jobs", "workers", "tenacity")
 
@@ -95,7 +95,7 @@ class _Inline:
 
 
 class _Gauge:
-    """Any metric; Ray's are not under test here."""
+    """A metric that does nothing; Ray's are not under test here."""
 
     def __init__(self, *_: object, **__: object) -> None:
         pass
@@ -108,7 +108,7 @@ class _Gauge:
 
 
 class WatchedDispatcher(Dispatcher):
-    """Counts the engines that die over each shard."""
+    """A dispatcher that counts engine deaths per shard."""
 
     world: World
 
@@ -123,7 +123,7 @@ class WatchedDispatcher(Dispatcher):
 
 
 def _crash(_: FakeEngine) -> None:
-    """SIGKILL of the simulated process in place of the real one."""
+    """Kill the simulated process instead of the real one."""
     process = CURRENT.get()
     assert process is not None
     process.kill()
@@ -144,7 +144,7 @@ class Seams:
         self.world: World
 
     def enter(self, world: World, seed: int) -> None:
-        """From now on the program runs in this world."""
+        """Run the program in this world from now on."""
         self.world = self.clock.world = _Datetime.world = SimStaging.world = WatchedDispatcher.world = world
         self.random = Random(f"program/{seed}")
 
@@ -154,7 +154,7 @@ class Seams:
 
 @contextmanager
 def seams() -> Iterator[Seams]:
-    """Take the place of what the program has around it, until the end of the block."""
+    """Replace the program's surroundings until the end of the block."""
     held, patches = Seams(), []
 
     def put(target: Any, name: str, value: Any) -> None:
@@ -211,7 +211,7 @@ def seams() -> Iterator[Seams]:
 
 
 class _Canaries(logging.Handler):
-    """Reads the log as a person would."""
+    """Checks every log line for canaries and unexpected errors."""
 
     def __init__(self, held: Seams) -> None:
         super().__init__()

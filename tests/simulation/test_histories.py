@@ -56,7 +56,7 @@ def test_the_named_history(simulation: Simulator) -> None:
 
 
 def test_four_blows_over_one_small_shard_cost_one_row_and_no_more(simulation: Simulator) -> None:
-    """Two blows make a shard without any row that kills a suspect, the next over its row alone makes it look guilty."""
+    """Two blows make a shard without killers a suspect; the next, over a row alone, makes that row look guilty."""
     blows = tuple(Action(at_s=at_s, what="kill replica") for at_s in (4.0, 11.0, 18.0, 25.0))
     outcome, run = simulation.run(History(seed=1, case=1, actions=(Action(at_s=0.0, what="submit"), *blows)))
     assert outcome.state == "SUCCEEDED"
@@ -79,7 +79,7 @@ def test_a_crash_at_every_step_of_each_job(simulation: Simulator, case: int) -> 
 @pytest.mark.nightly
 @pytest.mark.parametrize("case", range(7))
 def test_a_zombie_from_every_step_of_each_job(simulation: Simulator, case: int) -> None:
-    """The process stands still there until another driver has ended the job, then goes on."""
+    """The process stops there until another driver has ended the job, then goes on."""
     _sweep(simulation, case=case, fate="stop", seconds=600.0)
 
 
@@ -110,7 +110,7 @@ def test_a_crash_at_every_step_of_an_orderly_end(simulation: Simulator, ends: An
 
 @pytest.mark.parametrize("case", range(4))
 def test_damaged_staged_rows_cost_time_and_nothing_else(simulation: Simulator, case: int) -> None:
-    """At any moment, in any way, with one driver and with two."""
+    """Damage comes at any moment and in any way, with one driver and with two."""
     again = 0
     for seed in range(30):
         random = Random(f"damage/{case}/{seed}")
@@ -132,7 +132,7 @@ def test_a_seed_is_one_history(simulation: Simulator) -> None:
 
 
 def test_what_may_happen_does_happen(simulation: Simulator) -> None:
-    """A simulation that holds because nothing goes wrong in it shows nothing."""
+    """A simulation in which nothing goes wrong would prove nothing."""
     runs = [simulation.run(draw(seed, len(simulation.cases))) for seed in range(60)]
     runs.append(simulation.run(History(seed=1, case=0, faults=Faults(outages=((3.0, 900.0),)))))
     trace = "\n".join(line for _, run in runs for line in run.world.trace)

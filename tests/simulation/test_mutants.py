@@ -1,4 +1,4 @@
-"""For each rule of the protocol a planted bug that breaks it: the simulation must notice every one."""
+"""Plants a bug that breaks a rule of the protocol, one for each rule: the simulation must notice every one."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def commits_without_condition(self: Bucket, **request: Any) -> Any:
 
 
 def _is_probe(key: str) -> bool:
-    """Submit tries the store out first, and finds these bugs before there is a job."""
+    """Return whether a key is the store probe's: `submit` probes first, and finds these bugs before there is a job."""
     return key.startswith("_probe/")
 
 
@@ -307,7 +307,7 @@ MUTANTS = (
 
 @contextmanager
 def planted(mutant: Mutant) -> Iterator[None]:
-    """The program with this bug in it."""
+    """Plant a mutant's bug in the program until the end of the block."""
     patches = [patch.object(*each) for each in ((mutant.where, mutant.name, mutant.bug), *mutant.further)]
     for each in patches:
         each.start()

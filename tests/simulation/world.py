@@ -1,7 +1,7 @@
 """One simulated world: a bucket, a network to it, clusters with processes that fail, and users who run commands.
 
 The program in it is the real one, from the client down to the retries of single S3 requests; only Ray, boto3 and the
-clock are others. Every request and every failpoint is a step, and at every step a process can stop or die.
+clock are replaced. Every request and every failpoint is a step, and at every step a process can stop or die.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.simulation.bucket import Bucket, refusal
 from tests.simulation.loop import CURRENT, Killed, Loop, Process
 
 SECRET = "CANARY-SECRET-7f3a"
-"""In every refusal of the store; must be quoted nowhere."""
+"""Part of every refusal of the store; must appear nowhere."""
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -29,17 +29,17 @@ Clock = Literal["store", "cluster", "user"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Faults:
-    """What goes wrong in one history.
+    """The faults of one history.
 
     Attributes:
-        crashes: what happens to the process that takes the step of that number, and for how long it is stopped.
+        crashes: by number of a step, what happens to the process that takes it, and for how long it is stopped.
         refused: share of requests that the store refuses with 409, 500 or 503.
         lost: share of requests that are carried out while their answer is lost.
         late: share of requests that are given up by the client and carried out later.
-        outages: from when to when the store refuses everything, in seconds.
-        latency_s: longest way of a request.
+        outages: intervals in which the store refuses everything, in seconds.
+        latency_s: longest latency of a message, one way.
         orphan_s: longest life of a process whose driver is gone.
-        skews: how far the clocks of the store, of the clusters and of the users' machines go ahead, in seconds.
+        skews: how far the clocks of the store, of the clusters and of the users' machines are ahead, in seconds.
     """
 
     crashes: dict[int, tuple[Literal["kill", "stop"], float]] = field(default_factory=dict)
@@ -61,7 +61,7 @@ class World:
         steps: steps taken so far, by all processes.
         blows: replicas that were killed or stopped from outside, so far: deaths that no row is to blame for.
         trace: what happened, one line per step.
-        violations: what must never happen, and did.
+        violations: what happened although it must never happen.
     """
 
     def __init__(self, seed: int, faults: Faults) -> None:
@@ -85,12 +85,12 @@ class World:
         self.network = Network(self)
 
     def now(self) -> datetime:
-        """The wall clock of the machine that the running process is on."""
+        """Return the wall-clock time of the machine that the running process is on."""
         process = CURRENT.get()
         return self.clock("user" if process is None or process.name in self.commands else "cluster")
 
     def clock(self, whose: Clock) -> datetime:
-        """One of the wall clocks. They need not agree."""
+        """Return the time of one of the wall clocks. They need not agree."""
         return START + timedelta(seconds=self.loop.time() + self.faults.skews.get(whose, 0.0))
 
     def note(self, what: str) -> None:
@@ -98,12 +98,12 @@ class World:
         self.trace.append(f"{self.loop.time():10.3f} {CURRENT.get() or 'world'!s:28} {what}")
 
     def violation(self, what: str) -> None:
-        """Something that must never happen."""
+        """Record that something happened that must never happen."""
         self.note(f"VIOLATION {what}")
         self.violations.append(what)
 
     def spawn(self, name: str, parent: Process | None = None) -> Process:
-        """A new process; it follows its parent into death, sooner or later."""
+        """Start a process; it dies some time after its parent."""
         process = Process(self.loop, name)
         self.processes.append(process)
         if parent is not None:
@@ -112,10 +112,10 @@ class World:
         return process
 
     def step(self, what: str) -> None:
-        """The running process is about to do something, or has just done it: here it may stop or die.
+        """Mark a step that the running process is about to take, or has just taken: here it may stop or die.
 
         Raises:
-            Killed: it is dead.
+            Killed: the process is dead.
         """
         process = CURRENT.get()
         if process is None:
@@ -134,13 +134,13 @@ class World:
             self.pause(process, seconds)
 
     def pause(self, process: Process, seconds: float) -> None:
-        """SIGSTOP, and SIGCONT after so many seconds."""
+        """Send SIGSTOP, and SIGCONT after this many seconds."""
         self.note(f"{process} stops for {seconds:.0f} s")
         process.stop()
         self.loop.around(seconds, process.resume)
 
     def rpc(self, what: str, call: Callable[[], Any]) -> Any:
-        """A blocking request to a cluster's job API; the request gets there even if its sender dies meanwhile."""
+        """Send a blocking request to a cluster's job API; the request arrives even if its sender dies meanwhile."""
         self.step(f"asks to {what}")
         answer = self.loop.create_future()
 
@@ -154,7 +154,7 @@ class World:
         return result
 
     def latency_s(self) -> float:
-        """Of one message, one way. Mostly short."""
+        """Draw the latency of one message, one way. Mostly short."""
         return self.faults.latency_s * self.random.random() ** 3
 
     def as_sender(self, name: str, call: Callable[[], Any]) -> Any:
@@ -177,7 +177,7 @@ class World:
 
 
 class Network:
-    """A boto3 client whose requests travel: they are delayed, refused, and their answers get lost."""
+    """A boto3 client over a simulated network: requests are delayed or refused, and answers get lost."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -232,5 +232,5 @@ class Network:
 
 
 def in_world(call: Callable[[], Any]) -> Any:
-    """Call outside any process."""
+    """Make a call outside any process."""
     return Context().run(call)

@@ -21,12 +21,12 @@ _OTHER_VARIABLES = {"JOBS_STATE_DIR"}
 
 
 def files() -> list[Path]:
-    """All files of `deploy/` that are text."""
+    """Return all text files of `deploy/`."""
     return sorted(path for path in DEPLOY.rglob("*") if path.is_file() and path.suffix not in (".json", ".png"))
 
 
 def found_in(path: Path) -> Iterator[list[str]]:
-    """Command lines of the program in one file: container commands, entry points, ExecStart, CMD, and comments."""
+    """Yield the program's command lines in one file: container commands, entry points, ExecStart, CMD, and comments."""
     text = path.read_text()
     if path.suffix in (".yaml", ".yml") and path.name != "alerts.yml":
         for document in yaml.safe_load_all(text):
@@ -56,19 +56,19 @@ def _in_manifest(node: Any) -> Iterator[list[str]]:
 
 
 def check(words: list[str]) -> None:
-    """Parse a command line with the program's own parser, without running it; `…` stands for what one fills in.
+    """Parse a command line with the program's own parser, without running it; `…` stands for a value to fill in.
 
     Raises:
         AssertionError: there is no such command, or it has no such option.
     """
     said = io.StringIO()
     with redirect_stdout(said), redirect_stderr(said):
-        # The parser looks at every word before it comes to --help.
+        # The parser looks at every word before it reaches --help.
         code = main([*(word for word in words[1:] if "…" not in word), "--help"])
     assert code == 0, f"{shlex.join(words)}: {said.getvalue()}"
 
 
 def unknown_variables(path: Path) -> set[str]:
-    """Names of our environment variables in a file that no setting has."""
+    """Return the names of our environment variables in a file that belong to no setting."""
     named = set(re.findall(rf"\b{PREFIX}[A-Z_]+\b", path.read_text()))
     return named - {PREFIX + name.upper() for name in Settings.model_fields} - _OTHER_VARIABLES

@@ -29,7 +29,7 @@ COMMAND = str(Path(sys.executable).with_name("batchjobs"))
 
 @dataclass
 class User:
-    """Runs commands; every one of them sees the same environment.
+    """Runs commands, all in the same environment.
 
     Attributes:
         said: what the commands have printed, on stdout and on stderr.
@@ -66,11 +66,11 @@ class User:
         return job_id
 
     def environment(self) -> dict[str, str]:
-        """What the commands see."""
+        """Return the environment of the commands."""
         return {**os.environ, "JOBS_ROOT": self.root, "NO_COLOR": "1", "COLUMNS": "100", **self.env}
 
     def ledger(self, job_id: str) -> Ledger:
-        """The job's directory, read past the command line."""
+        """Return the job's ledger, read directly rather than by a command."""
         return Ledger(open_store(self.root), job_id)
 
     def progress_until(
@@ -94,19 +94,19 @@ class User:
             time.sleep(0.3)
 
     def logs(self, job_id: str) -> str:
-        """What the drivers have said, for a failing test's message."""
+        """Return the end of the drivers' logs, for a failing test's message."""
         done = self.run("logs", job_id, code=None)
         return (done.stdout + done.stderr)[-8000:]
 
 
 @contextmanager
 def embedded_cluster(state_dir: Path, env: Mapping[str, str]) -> Iterator[dict[str, str]]:
-    """An embedded cluster of its own; ended whatever happens. Yields the environment that leads to it."""
+    """Run an embedded cluster; it is ended whatever happens. Yields the environment that leads to it."""
     own = {
         **env,
         "JOBS_STATE_DIR": str(state_dir),
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-        # Ray's workers make way for everything else on the machine: for other tests, too.
+        # By default, Ray's workers yield to everything else on the machine, other tests included.
         "RAY_worker_niceness": "0",
         "XDG_CONFIG_HOME": str(state_dir / "config"),
     }
@@ -119,7 +119,7 @@ def embedded_cluster(state_dir: Path, env: Mapping[str, str]) -> Iterator[dict[s
 
 
 def write_prompts(path: Path, prompts: Sequence[str], **columns: Sequence[Any]) -> Path:
-    """A Parquet dataset with the columns `prompt`, `custom_id` and those given, in several row groups."""
+    """Write a Parquet dataset with the columns `prompt`, `custom_id` and those given, in several row groups."""
     table = pa.table({"custom_id": [f"id-{n}" for n in range(len(prompts))], "prompt": list(prompts), **columns})
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table, path, row_group_size=max(1, len(prompts) // 3))
@@ -127,12 +127,12 @@ def write_prompts(path: Path, prompts: Sequence[str], **columns: Sequence[Any]) 
 
 
 def new_id(name: str = "job") -> str:
-    """A job id that no other test has."""
+    """Make a job id that no other test has."""
     return f"{name}-{uuid4().hex[:8]}"
 
 
 def driver_pid(job_id: str) -> int:
-    """The process that runs the job: `python -m workers.driver …/<job id>`."""
+    """Find the process that runs the job: `python -m workers.driver …/<job id>`."""
     for process in psutil.process_iter(["cmdline"]):
         command = process.info["cmdline"] or []
         if "workers.driver" in command and command[-1].endswith(f"/{job_id}"):
@@ -141,14 +141,14 @@ def driver_pid(job_id: str) -> int:
 
 
 def kill(pid: int) -> None:
-    """SIGKILL, and wait until the process is gone."""
+    """Send SIGKILL, and wait until the process is gone."""
     process = psutil.Process(pid)
     os.kill(pid, signal.SIGKILL)
     process.wait(20)
 
 
 def check_invariants(ledger: Ledger, rows: int) -> pa.Table:
-    """What must hold of a succeeded job, whatever happened on the way. Returns all rows in dataset order.
+    """Check what must hold of a succeeded job, whatever happened on the way. Returns all rows in dataset order.
 
     I1 each row once; I2 every visible object parses and matches its hash and its plan.
     """

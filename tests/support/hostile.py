@@ -1,4 +1,4 @@
-"""Files that are made to do harm, and a way to watch what reading them takes."""
+"""Malicious files, and a way to measure the memory that reading them takes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GIB = 2**30
 
 
 def small_file(path: Path, *, checksums: bool, compression: str = "none") -> bytes:
-    """A file of several row groups, pages and kinds of columns, small enough to flip each of its bytes."""
+    """Write a file of several row groups, pages and kinds of columns, small enough to flip each of its bytes."""
     rows = 60
     table = pa.table(
         {
@@ -39,14 +39,14 @@ def small_file(path: Path, *, checksums: bool, compression: str = "none") -> byt
 
 
 def large_cell(path: Path, size_bytes: int = GIB) -> Path:
-    """A large cell among small ones; of 1 GiB, in a file of some 30 KB."""
+    """Write a large cell among small ones; 1 GiB takes a file of some 30 KB."""
     table = pa.table({"prompt": ["before", "x" * size_bytes, "after"], "custom_id": ["a", "b", "c"]})
     pq.write_table(table, path, compression="zstd", use_dictionary=False, write_page_checksum=True)
     return path
 
 
 def large_list(path: Path, size_bytes: int = 200_000_000) -> Path:
-    """A list of many small numbers in one row of a column that is carried to the results."""
+    """Write a list of many small numbers in one row of a column that is carried to the results."""
     numbers = pa.array(np.zeros(size_bytes, dtype=np.int8))
     table = pa.table(
         {"prompt": ["a"], "kept": pa.ListArray.from_arrays(pa.array([0, len(numbers)], pa.int32()), numbers)}
@@ -56,7 +56,7 @@ def large_list(path: Path, size_bytes: int = 200_000_000) -> Path:
 
 
 def dictionary_bomb(path: Path, rows: int = 10_000) -> Path:
-    """Rows of 1 MiB each that share one entry of a dictionary: a page of some bytes, 10 GiB of text."""
+    """Write rows of 1 MiB each that share one entry of a dictionary: a page of a few bytes, 10 GiB of text."""
     shared = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array(["y" * 2**20]))
     pq.write_table(pa.table({"prompt": shared}), path, store_schema=False)
     return path
@@ -64,7 +64,7 @@ def dictionary_bomb(path: Path, rows: int = 10_000) -> Path:
 
 @dataclass
 class Watched:
-    """Peaks of resident memory while a block ran, in bytes; `own_growth_bytes` is over the start."""
+    """Peaks of resident memory while a block ran, in bytes; `own_growth_bytes` is the growth since the start."""
 
     own_growth_bytes: int = 0
     children_bytes: int = 0
@@ -95,7 +95,7 @@ def watched() -> Iterator[Watched]:
 
 
 def read_all(uri: str) -> tuple[pa.Schema, list[dict[str, Any]], int]:
-    """Schema, rows and number of faults, read in this process; checks that every row is accounted for."""
+    """Return schema, rows and number of faults, read in this process; check that every row is accounted for."""
     dataset = inspect(uri)
     rows: list[dict[str, Any]] = []
     faults = 0
@@ -109,7 +109,7 @@ def read_all(uri: str) -> tuple[pa.Schema, list[dict[str, Any]], int]:
 
 
 def batches_of(piece: Slice) -> Iterator[pa.RecordBatch]:
-    """The slice's batches; checks that they are the rows that the slice says."""
+    """Yield the slice's batches; check that they have as many rows as the slice says."""
     total = 0
     for batch in read_slice(piece):
         total += len(batch)
@@ -118,7 +118,7 @@ def batches_of(piece: Slice) -> Iterator[pa.RecordBatch]:
 
 
 def repr_of(scalar: pa.Scalar) -> Any:
-    """A value, or what kept it from being one."""
+    """Return a scalar's value, or the name of the error of its conversion."""
     try:
         return scalar.as_py()
     except (ValueError, OverflowError, pa.ArrowException) as error:

@@ -1,6 +1,6 @@
-"""What must hold of a job that has ended, whatever happened on the way: I1 to I8 of the design page.
+"""Invariants of a job that has ended, whatever happened on the way: I1 to I8 of the design page.
 
-`examine` looks at the job directory, past every proxy and every command; it reports rather than asserts,
+`examine` reads the job directory itself, past every proxy and every command; it reports rather than asserts,
 so that a chaos run can count.
 """
 
@@ -24,7 +24,7 @@ from tests.chaos.s3_proxy import Proxy
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """What was wrong with one job. `violations` are sentences that start with the invariant's name."""
+    """Faults found in one job. `violations` are sentences that start with the invariant's name."""
 
     rows_lost: int = 0
     rows_doubled: int = 0
@@ -32,7 +32,7 @@ class Findings:
 
     @property
     def clean(self) -> bool:
-        """Nothing was."""
+        """Return whether nothing is wrong."""
         return not (self.rows_lost or self.rows_doubled or self.violations)
 
     def __add__(self, other: Findings) -> Findings:
@@ -44,10 +44,10 @@ class Findings:
 
 
 def examine(ledger: Ledger, *, num_rows: int, reference: Mapping[int, bytes]) -> Findings:
-    """I1 rows once, I2 objects parse and match their hashes, I3 one end, I7 the bytes of a fault-free run.
+    """Check I1 (rows once), I2 (objects parse and match their hashes), I3 (one end), I7 (bytes of a fault-free run).
 
     Args:
-        reference: result objects of that run, by shard; empty where there is none to compare with.
+        reference: result objects of that run, by shard; empty if there is none to compare with.
     """
     plan, terminal = ledger.plan(), ledger.terminal()
     if terminal is None or isinstance(terminal, Failed):
@@ -85,7 +85,7 @@ def examine(ledger: Ledger, *, num_rows: int, reference: Mapping[int, bytes]) ->
 
 
 def examine_traffic(proxy: Proxy, job_id: str) -> Findings:
-    """What a proxy saw of one job: I3 and I4 over the job's whole life, not only at its end; I5 for uploads.
+    """Check what a proxy saw of one job: I3 and I4 over the job's whole life, not only at its end; I5 for uploads.
 
     Every write-once object was stored at most once and results were never deleted; every PUT carried
     a checksum, and none was part of a multipart upload.
@@ -94,7 +94,7 @@ def examine_traffic(proxy: Proxy, job_id: str) -> Findings:
     ours = f"/{job_id}/"
     for path, count in proxy.stored.items():
         advisory = any(name in path for name in (keys.PROGRESS, keys.HISTORY))
-        # Staged rows may go after success, and come back with a driver that had not heard of it yet.
+        # Staged rows may be deleted after success, and written again by a driver that has not heard of it yet.
         if ours in path and count > 1 + proxy.deleted[path] and not advisory:
             wrong.append(f"I4: {path} was written {count} times")
     wrong += [f"I4: {path} was deleted" for path in proxy.deleted if ours in path and keys.STAGED not in path]
@@ -111,10 +111,10 @@ def examine_traffic(proxy: Proxy, job_id: str) -> Findings:
 
 
 def examine_words(ledger: Ledger, canaries: Mapping[str, str], said: Iterable[str], logs: Path) -> Findings:
-    """I8: no canary in what commands printed, in any log, or in what the job directory says about itself.
+    """Check I8: no canary in the output of commands, in any log, or in the job directory outside staged rows.
 
     Args:
-        canaries: what must not be seen, by what it is called here.
+        canaries: texts that must not be seen, by their names in violations.
         logs: folder of the cluster's logs.
     """
     wrong = []
@@ -135,7 +135,7 @@ def examine_words(ledger: Ledger, canaries: Mapping[str, str], said: Iterable[st
 
 
 def snapshot(ledger: Ledger) -> dict[str, tuple[object, str]]:
-    """Every object of the job with the store's time of its writing and its hash, to see that nothing changes."""
+    """Return every object of the job with its modification time and hash, to see that nothing changes."""
     return {
         info.key: (info.modified_at, hashlib.sha256(ledger.store.get(info.key) or b"").hexdigest())
         for info in ledger.objects()
@@ -143,11 +143,11 @@ def snapshot(ledger: Ledger) -> dict[str, tuple[object, str]]:
 
 
 def _checked(ledger: Ledger, plan: Plan | None, shard: int, data: bytes) -> list[int]:
-    """The row ids of one result object.
+    """Check one result object and return its row ids.
 
     Raises:
-        ValueError: it is not what its commit record and the plan say.
-        pa.ArrowException, OSError: it does not parse.
+        ValueError: the object does not match its commit record or the plan.
+        pa.ArrowException, OSError: the object does not parse.
     """
     if plan is None:
         raise ValueError("committed without a plan")

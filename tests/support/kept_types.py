@@ -1,4 +1,4 @@
-"""A column of every type that Parquet can hold, for what carries columns through a job."""
+"""A column of every type that Parquet can hold, for tests of what carries columns through a job."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _FULL = ("list_of_views", "map_of_views", "struct")
 
 
 def kept_columns(start: int, count: int) -> dict[str, pa.Array]:
-    """Columns of rows `start` to `start + count`, every fifth null; each file has dictionaries of its own."""
+    """Build columns of rows `start` to `start + count`, every fifth null; each file has dictionaries of its own."""
     numbers = range(start, start + count)
     columns = {
         # Arrow cannot write views beside null lists.
@@ -68,7 +68,7 @@ def kept_columns(start: int, count: int) -> dict[str, pa.Array]:
 
 
 def kept_type(name: str, type_: pa.DataType) -> pa.DataType:
-    """The type that one of these columns has in the results."""
+    """Return the type that one of these columns has in the results."""
     text = pa.string()
     changed = {
         "category": pa.dictionary(pa.int32(), text),

@@ -1,8 +1,8 @@
-"""KubeRay's `ray.io/v1` resources and the Prometheus operator's PodMonitor, as far as `deploy/` may use them.
+"""Models of KubeRay's `ray.io/v1` resources and the Prometheus operator's PodMonitor, as far as `deploy/` may use them.
 
-Written by hand after the field reference of KubeRay 1.6 (docs.ray.io, "KubeRay CRD API reference") and of the
-Prometheus operator's API v1, not generated from their CRDs: it catches slips, but the CRDs have the last word. No field
-outside it passes. Pod templates are checked against Kubernetes' own schemas (the package kubernetes-validate).
+Written by hand from the field reference of KubeRay 1.6 (docs.ray.io, "KubeRay CRD API reference") and of the Prometheus
+operator's API v1, not generated from their CRDs: they catch slips, but the CRDs are authoritative. Any other field is
+refused. Pod templates are checked against Kubernetes' own schemas (the package kubernetes-validate).
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ KUBERNETES = "1.32"
 
 
 def check_kubernetes(document: dict[str, Any]) -> None:
-    """Hold a document against Kubernetes' schema of its kind; unknown fields are refused.
+    """Check a document against Kubernetes' schema of its kind; unknown fields are refused.
 
     Raises:
-        ValueError: it does not fit.
+        ValueError: the document does not match.
     """
     try:
         kubernetes_validate.validate(document, KUBERNETES, strict=True)
@@ -43,7 +43,7 @@ Strings = dict[str, str]
 
 
 class Strict(BaseModel):
-    """No conversions, no unknown fields."""
+    """A model without conversions or unknown fields."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -178,10 +178,10 @@ CUSTOM = {each.__name__: each for each in (RayCluster, RayJob, RayCronJob, PodMo
 
 
 def check(document: dict[str, Any]) -> None:
-    """Hold any document of `deploy/` against the schema of its kind.
+    """Check any document of `deploy/` against the schema of its kind.
 
     Raises:
-        ValueError: it does not fit.
+        ValueError: the document does not match.
     """
     if model := CUSTOM.get(document["kind"]):
         model.model_validate(document)

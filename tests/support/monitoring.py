@@ -1,4 +1,4 @@
-"""What `deploy/monitoring` asks of Prometheus, and a Prometheus of a test's own."""
+"""The queries of `deploy/monitoring`, and a Prometheus server for tests."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ needs_prometheus = pytest.mark.skipif(
 
 
 def panel_queries(job: str) -> dict[str, str]:
-    """Every query of the dashboard by panel and letter, with its variables filled in."""
+    """Return every query of the dashboard by panel and letter, with its variables filled in."""
     dashboard = json.loads((MONITORING / "grafana-dashboard.json").read_text())
     values = {
         each["name"]: each["current"]["value"] for each in dashboard["templating"]["list"] if each["type"] == "textbox"
@@ -48,7 +48,7 @@ def panel_queries(job: str) -> dict[str, str]:
 
 
 def alert_selectors() -> dict[str, str]:
-    """The series that alerts look at, by alert and number: a comparison gives none while all is well."""
+    """Return the series that alerts look at, by alert and number: a comparison gives none while all is well."""
     (group,) = yaml.safe_load((MONITORING / "alerts.yml").read_text())["groups"]
     return {
         f"{rule['alert']} {number}": selector
@@ -59,12 +59,12 @@ def alert_selectors() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Prometheus:
-    """A running server."""
+    """A running Prometheus server."""
 
     url: str
 
     def query(self, expr: str) -> list[dict[str, Any]]:
-        """Series that an instant query gives now, without those that are not a number."""
+        """Return the series that an instant query gives now, without those that are NaN."""
         parameters = urllib.parse.urlencode({"query": expr})
         try:
             with urllib.request.urlopen(f"{self.url}/api/v1/query?{parameters}", timeout=10) as answer:
@@ -87,7 +87,7 @@ class Prometheus:
 
 @contextmanager
 def prometheus(folder: Path, targets: str) -> Iterator[Prometheus]:
-    """Run Prometheus with the shipped configuration; only the targets' file and the interval are a test's own."""
+    """Run Prometheus with the shipped configuration; only the targets' file and the interval differ."""
     config = (MONITORING / "prometheus.yml").read_text()
     shipped = "/var/lib/nightbatch/state/cluster/prometheus-targets.json"
     assert shipped in config

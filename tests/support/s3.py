@@ -28,7 +28,7 @@ server.start()
 print(server.get_host_and_port()[1], flush=True)
 sys.stdin.read()
 """
-"""Ends when its standard input closes, so it never outlives the tests, however they end."""
+"""The server's program. It ends when its standard input closes, so it never outlives the tests, however they end."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,13 @@ class S3Server:
 
     @cache  # noqa: B019 - one server, a handful of clients
     def client(self) -> Any:
-        """A plain boto3 client of this server, past any proxy."""
+        """Return a plain boto3 client of this server, past any proxy."""
         session = boto3.session.Session(aws_access_key_id=ACCESS_KEY, aws_secret_access_key=SECRET_KEY)
         return session.client("s3", endpoint_url=self.endpoint, region_name="us-east-1")
 
 
 def environment(endpoint: str) -> dict[str, str]:
-    """Variables that point a process at `endpoint` and at nothing else of this machine's AWS set-up."""
+    """Return variables that point a process at `endpoint` and at nothing else of this machine's AWS set-up."""
     return {
         "AWS_ENDPOINT_URL": endpoint,
         "AWS_ACCESS_KEY_ID": ACCESS_KEY,
@@ -67,7 +67,7 @@ def use(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
 
 @contextmanager
 def running(variables: Mapping[str, str] | None = None) -> Iterator[S3Server]:
-    """A server process of its own, with extra environment variables."""
+    """Run a server process with extra environment variables."""
     process = subprocess.Popen(
         [sys.executable, "-c", _SERVE],
         stdin=subprocess.PIPE,
@@ -108,7 +108,7 @@ def s3_bucket(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 def s3_proxy(s3_server: S3Server, s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    """A proxy before the server that makes conditional writes atomic and can inject faults; in use by this process."""
+    """A proxy before the server that makes conditional writes atomic and can inject faults; this process uses it."""
     with Proxy(s3_server.endpoint) as proxy:
         use(monkeypatch, proxy.endpoint)
         yield proxy

@@ -1,4 +1,4 @@
-"""Prompts and a tokenizer for tests: the real ones where they lie beside the repository, else small ones of our own.
+"""Prompts and a tokenizer for tests: the real ones if they lie beside the repository, else small ones of our own.
 
 The small tokenizer has the properties of InternLM2's that conversion and chat format depend on: BPE with byte fallback,
 the identity normaliser, no dummy prefix, whitespace kept, a literal NUL piece that is never used, user-defined pieces,
@@ -27,25 +27,25 @@ REAL_TOKENIZER, REAL_PROMPTS = REAL / "internlm2-tokenizer.model", REAL / "debia
 PROMPTS = REPOSITORY / "tests" / "fixtures" / "prompts.jsonl"
 
 needs_real_tokenizer = pytest.mark.skipif(not REAL_TOKENIZER.is_file(), reason=f"knows ids of {REAL_TOKENIZER}")
-"""For tests that name ids of InternLM2's own pieces."""
+"""Mark of tests that name ids of InternLM2's own pieces."""
 
 _TRAINED_PIECES = 1400
 _NUL_PLACE = 354
 _FULL_WIDTH = "ＡＢＣＤＥＦＧＨＩＪＫＬＭＮＯＰＱＲＳＴＵＶＷＸＹＺａｂｃｄｅｆｇｈｉｊｋｌｍｎｏｐｑｒｓｔｕｖｗｘｙｚ"
 _UNUSED_TOKENS = 147
 _FILLER = 0x20000
-"""First of the rare characters (CJK extension B and on) that fill the vocabulary up, a piece each."""
+"""First of the rare characters (CJK extension B and on) that fill the vocabulary up, one piece each."""
 
 
 @cache
 def tokenizer_model() -> bytes:
-    """Bytes of a `tokenizer.model`: the real one, or the small one."""
+    """Return the bytes of a `tokenizer.model`: the real one, or the small one."""
     return REAL_TOKENIZER.read_bytes() if REAL_TOKENIZER.is_file() else small_tokenizer_model()
 
 
 @cache
 def small_tokenizer_model() -> bytes:
-    """Bytes of a SentencePiece model like InternLM2's, trained on the sample prompts."""
+    """Train a SentencePiece model like InternLM2's on the sample prompts, and return its bytes."""
     texts = [message["content"] for row in sample_rows() for message in row["messages"]]
     trained = io.BytesIO()
     SentencePieceTrainer.train(
@@ -85,12 +85,12 @@ def small_tokenizer_model() -> bytes:
 
 @cache
 def sample_rows() -> list[dict[str, Any]]:
-    """The sample prompts: about a hundred chats in twenty languages."""
+    """Return the sample prompts: about a hundred chats in twenty languages."""
     return [json.loads(line) for line in PROMPTS.read_text("utf-8").splitlines()]
 
 
 def write_chats(path: Path, rows: int = 4000) -> Path:
-    """A Parquet dataset of so many chats with a `custom_id` and two columns to keep: real ones, or samples repeated."""
+    """Write a Parquet dataset of chats with a `custom_id` and two columns to keep: real ones, or samples repeated."""
     if REAL_PROMPTS.is_file():
         table = pq.read_table(REAL_PROMPTS)
     else:

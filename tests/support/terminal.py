@@ -21,13 +21,13 @@ class Terminal:
         subprocess.run([*self._tmux, "send-keys", *keys], check=True)
 
     def screen(self) -> str:
-        """What the window shows."""
+        """Return what the window shows."""
         return subprocess.run(
             [*self._tmux, "capture-pane", "-p"], text=True, capture_output=True, check=True
         ).stdout.rstrip()
 
     def until(self, *texts: str, timeout_s: float = 90) -> str:
-        """Wait until the window shows all of these at once."""
+        """Wait until the window shows all of these texts at once; return what it shows."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             if all(text in (screen := self.screen()) for text in texts):
