@@ -40,8 +40,9 @@ if TYPE_CHECKING:
 __all__ = ["BatchClient", "Job", "JobStatus"]
 
 
-FIRST_SIGN_S, LOOK_S = 10.0, 0.3
-"""How long a submission to a joined cluster is watched for a driver that cannot start there, and how often."""
+FIRST_SIGN_S, RUNNING_S, LOOK_S = 10.0, 3.0, 0.3
+"""How long a submission to a joined cluster is watched for a driver that cannot start there, in all and from the time
+that Ray calls it running, and how often."""
 
 CANCEL_GRACE_S = 30.0
 """A cancelled driver may take this long to end by itself before it is stopped: its replicas keep finished rows first.
@@ -242,8 +243,8 @@ class Job:
         Raises:
             ClusterError: the cluster cannot run it.
         """
-        deadline, running_for = time.monotonic() + FIRST_SIGN_S, 0
-        while time.monotonic() < deadline and running_for < 5:
+        deadline, running_s = time.monotonic() + FIRST_SIGN_S, 0.0
+        while time.monotonic() < deadline and running_s < RUNNING_S:
             newest = next(iter(self._known()), None)
             if newest is None or self.ledger.progress() is not None:
                 return
@@ -254,7 +255,7 @@ class Job:
                     raise ClusterError(f"Job {self.id} is submitted. {found.reason}", found.hint)
             if not newest.active:
                 return
-            running_for += newest.status == "RUNNING"
+            running_s += LOOK_S if newest.status == "RUNNING" else 0.0
             time.sleep(LOOK_S)
 
     def _keep(self, interruption: Interruption) -> None:
