@@ -36,7 +36,10 @@ def test_kept_columns_of_every_type_come_back_equal(user: User, tmp_path: Path) 
         assert table[name].to_pylist() == given, name
 
     user.run("results", job_id, str(tmp_path / "out.parquet"))
-    assert pq.read_table(tmp_path / "out.parquet").equals(table)
+    exported = pq.read_table(tmp_path / "out.parquet")
+    assert exported.schema.types == table.schema.types
+    # By values: the same categories may have other codes.
+    assert exported.to_pydict() == table.to_pydict()
     again = new_id()
     user.run(
         *("submit", str(tmp_path / "data"), "--engine", "fake", "--id", again, "--wait", "--reuse", job_id),
