@@ -27,8 +27,8 @@ from jobs.ledger import Ledger
 from jobs.models.encoding import BYTES_MODEL
 from jobs.store import open_store
 from schemas.spec import EngineSpec, InputSpec, JobSpec, ModelSpec, ReplicaRange
-from tests import s3
 from tests.bench.machine import machine
+from tests.support import s3
 from workers.messages import ShardDone
 
 BUCKET = "bench"

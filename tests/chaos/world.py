@@ -16,9 +16,9 @@ import psutil
 from jobs.client import BatchClient
 from jobs.cluster.submission import Submission, Submitter
 from jobs.settings import Settings
-from tests import s3
 from tests.chaos.cluster import RayNodes
 from tests.chaos.s3_proxy import Proxy, no_faults
+from tests.support import s3
 from tests.support.harness import User, new_id, write_prompts
 from tests.support.invariants import Findings, examine, examine_traffic, examine_words, snapshot
 

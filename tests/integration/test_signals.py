@@ -29,8 +29,8 @@ from jobs.errors import StoreError
 from jobs.store import open_store
 from jobs.store.base import ObjectStore
 from jobs.threads import in_threads
-from tests import s3
 from tests.chaos.s3_proxy import Fault, Proxy, Request
+from tests.support import s3
 from tests.support.harness import COMMAND
 from tests.unit.results.ledgers import make_job, succeed
 

@@ -24,7 +24,7 @@ from schemas.records import Cancelled, Manifest, Plan, Succeeded
 from tests.simulation.bucket import Bucket
 from tests.simulation.histories import draw
 from tests.simulation.runner import Broken, Simulator
-from workers.driver import driver
+from workers.driver import entry
 from workers.driver.dispatch import Dispatcher
 from workers.driver.driver import Driver
 from workers.driver.search import Search
@@ -114,7 +114,7 @@ async def finishes_without_counting(self: Driver) -> Any:
 
 def cancel_overwrites(self: Ledger, record: Any, *, writer: str) -> Any:
     if isinstance(record, Cancelled):
-        self.store.put(self._key(keys.TERMINAL), record.to_json())
+        self.store.put(self.key(keys.TERMINAL), record.to_json())
         return record
     return end(self, record, writer=writer)
 
@@ -137,7 +137,7 @@ def deletes_staged_before_the_record(self: Ledger, record: Any, *, writer: str) 
 
 
 def overwrites_the_plan(self: Ledger, plan: Plan, *, writer: str) -> Plan:
-    self.store.put(self._key(keys.PLAN), plan.to_json())
+    self.store.put(self.key(keys.PLAN), plan.to_json())
     return plan
 
 
@@ -262,7 +262,7 @@ MUTANTS = (
     ),
     Mutant(
         rule="an ended job is not run again",
-        where=driver,
+        where=entry,
         name="run_job",
         bug=runs_ended_jobs_again,
         noticed_as="I6: a rerun",
