@@ -30,7 +30,7 @@ class Sample(Document):
     generated_tokens: int = Field(0, ge=0, description="By this driver's engines.")
     cached_tokens: int = Field(0, ge=0, description="Of the input tokens, those found in a prefix cache.")
     gpu_s: float = Field(0.0, ge=0.0, description="GPU-seconds that this driver's replicas have held.")
-    eta_s: float | None = Field(None, ge=0.0, description="Seconds to the end, as it was foretold then.")
+    eta_s: float | None = Field(None, ge=0.0, description="Seconds to the end, as it was predicted then.")
     replicas: str = Field("", description="A letter of `Activity` for each place in the pool; of the first ones only.")
 
 

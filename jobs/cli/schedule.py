@@ -15,7 +15,7 @@ from jobs.cli.schedule_runs import render_schedule, run_schedule, serve_schedule
 from jobs.errors import Damaged, UsageError
 
 if TYPE_CHECKING:
-    from jobs.schedules.book import Book, Entry
+    from jobs.schedules.book import Book, StoredRun
     from schemas.schedules import Schedule
 
 app = typer.Typer(
@@ -100,7 +100,7 @@ def create(
     from jobs.buckets import check_bucket
     from jobs.schedules.calendar import Calendar
     from jobs.schedules.durations import seconds
-    from jobs.schedules.runner import check_target
+    from jobs.schedules.gateway import check_target
     from jobs.schedules.template import render, variables
     from jobs.spec.build import absolute_uri
     from jobs.store.probe import check_write_once
@@ -292,7 +292,7 @@ def _described(book: Book, schedule: Schedule, now: datetime) -> dict[str, Any]:
     }
 
 
-def _run(entry: Entry) -> dict[str, Any]:
+def _run(entry: StoredRun) -> dict[str, Any]:
     from schemas.schedules import utc
 
     run, outcome = entry.run, entry.outcome
@@ -311,14 +311,14 @@ def _run(entry: Entry) -> dict[str, Any]:
     }
 
 
-def _reason(entry: Entry) -> str | None:
+def _reason(entry: StoredRun) -> str | None:
     """How the run ended, or why its job was interrupted last."""
     if entry.outcome is not None:
         return entry.outcome.reason or None
     return (entry.retries[-1].reason or None) if entry.retries else None
 
 
-def _outcome(entry: Entry) -> str:
+def _outcome(entry: StoredRun) -> str:
     if entry.outcome is not None:
         return entry.outcome.kind
     return "late, not done" if entry.late is not None else "not done"

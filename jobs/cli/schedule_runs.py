@@ -183,7 +183,7 @@ def _begin(book: Book, scheduler: Scheduler, schedule: Schedule, date: str | Non
 def _scheduler(settings: Settings, commands: list[str] | None) -> tuple[Book, Scheduler]:
     from jobs.client import BatchClient
     from jobs.schedules.book import Book
-    from jobs.schedules.runner import ClientRunner
+    from jobs.schedules.gateway import ClientGateway
     from jobs.schedules.scheduler import Scheduler
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
@@ -196,7 +196,7 @@ def _scheduler(settings: Settings, commands: list[str] | None) -> tuple[Book, Sc
         raise UsageError(f"--notify-command cannot be read: {error}.", "Quote it as for a shell.") from error
     if not all(split):
         raise UsageError("--notify-command is empty.", "Give a program and its arguments.")
-    return book, Scheduler(book, ClientRunner(settings), commands=split)
+    return book, Scheduler(book, ClientGateway(settings), commands=split)
 
 
 def _settings(root: str | None, address: str | None, token_path: Path | None) -> Settings:

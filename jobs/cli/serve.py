@@ -81,7 +81,7 @@ def serve(
         from jobs.results.responses import model_name as name_of_model
         from jobs.serve.app import Limits, Service, make_app
         from jobs.serve.connections import most_connections
-        from jobs.serve.runner import Runner
+        from jobs.serve.runner import BatchRunner
         from jobs.serve.token import default_token_path, load_token
         from jobs.store import open_store
         from jobs.store.probe import check_write_once
@@ -92,7 +92,7 @@ def serve(
         name = model_name or name_of_model(base)
         service = Service(
             store=store,
-            runner=Runner(settings, base, name),
+            runner=BatchRunner(settings, base, name),
             model=name,
             token=load_token(token_file) if token_file else None,
             limits=Limits(file_bytes=max_file_mib * 2**20, requests=max_requests, waiting=most_connections() // 16),

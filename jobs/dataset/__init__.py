@@ -1,7 +1,7 @@
 """Datasets: from an address to pinned, sliced, readable rows."""
 
 from jobs.dataset.columns import Columns, resolve_columns
-from jobs.dataset.failures import faults_of
+from jobs.dataset.failures import failures_of
 from jobs.dataset.guarded import inspect, read_slice
 from jobs.dataset.inspection import DataFile, Dataset
 from jobs.dataset.pinning import InputChanged, check_unchanged, identity, pin
@@ -14,7 +14,7 @@ __all__ = [
     "InputChanged",
     "Slice",
     "check_unchanged",
-    "faults_of",
+    "failures_of",
     "identity",
     "inspect",
     "pin",

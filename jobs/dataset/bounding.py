@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
 
-from jobs.dataset.failures import faults_of, with_faults
-from jobs.values.cells import Fault
+from jobs.dataset.failures import failures_of, with_failures
+from jobs.values.cells import RowFailure
 from schemas.codes import RowError
 
 MAX_ROW_BYTES = 64 * 2**20
@@ -20,7 +20,7 @@ _SMALL_BYTES = 2**20
 def bounded(batches: Iterable[pa.RecordBatch], max_rows: int) -> Iterator[pa.RecordBatch]:
     """Yield the same rows in batches of at most `max_rows` rows and 64 MiB.
 
-    In a row over `MAX_ROW_BYTES` the large cells become null, and the row gets a fault.
+    In a row over `MAX_ROW_BYTES` the large cells become null, and the row gets a failure.
     """
     held: list[pa.RecordBatch] = []
     rows = size = 0
@@ -48,24 +48,24 @@ def _pieces(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
 
 
 def _part(batch: pa.RecordBatch, start: int, stop: int) -> pa.RecordBatch:
-    faults = {index - start: fault for index, fault in faults_of(batch).items() if start <= index < stop}
-    return with_faults(batch.slice(start, stop - start).replace_schema_metadata(None), faults)
+    failures = {index - start: failure for index, failure in failures_of(batch).items() if start <= index < stop}
+    return with_failures(batch.slice(start, stop - start).replace_schema_metadata(None), failures)
 
 
 def _cut(row: pa.RecordBatch) -> pa.RecordBatch:
     message = f"the row has {row.nbytes} bytes, more than {MAX_ROW_BYTES}"
     cells = [cell if cell.nbytes <= _SMALL_BYTES else pa.nulls(1, cell.type) for cell in row.columns]
     batch = pa.RecordBatch.from_arrays(cells, names=row.schema.names)
-    return with_faults(batch, {0: Fault(code=RowError.ROW_TOO_LARGE, message=message)})
+    return with_failures(batch, {0: RowFailure(code=RowError.ROW_TOO_LARGE, message=message)})
 
 
 def _joined(held: list[pa.RecordBatch]) -> pa.RecordBatch:
     if len(held) == 1:
         return held[0]
-    faults: dict[int, Fault] = {}
+    failures: dict[int, RowFailure] = {}
     start = 0
     for batch in held:
-        faults |= {start + index: fault for index, fault in faults_of(batch).items()}
+        failures |= {start + index: failure for index, failure in failures_of(batch).items()}
         start += len(batch)
     plain = [batch.replace_schema_metadata(None) for batch in held]
-    return with_faults(pa.concat_batches(plain), faults)
+    return with_failures(pa.concat_batches(plain), failures)

@@ -7,24 +7,24 @@ from collections.abc import Mapping
 
 import pyarrow as pa
 
-from jobs.values.cells import Fault
+from jobs.values.cells import RowFailure
 from schemas.codes import RowError
 
 _KEY, _CELLS_KEY = b"nightbatch.faults", b"nightbatch.cells"
 
 
-def with_faults(batch: pa.RecordBatch, faults: Mapping[int, Fault]) -> pa.RecordBatch:
-    """Attach faults of rows to a batch, by row index."""
-    if not faults:
+def with_failures(batch: pa.RecordBatch, failures: Mapping[int, RowFailure]) -> pa.RecordBatch:
+    """Attach failures of rows to a batch, by row index."""
+    if not failures:
         return batch
-    said = {index: [str(fault.code), fault.message] for index, fault in faults.items()}
+    said = {index: [str(failure.code), failure.message] for index, failure in failures.items()}
     return _said(batch, _KEY, said)
 
 
-def faults_of(batch: pa.RecordBatch | pa.Table) -> dict[int, Fault]:
-    """Return the faults that `with_faults` attached to this batch."""
+def failures_of(batch: pa.RecordBatch | pa.Table) -> dict[int, RowFailure]:
+    """Return the failures that `with_failures` attached to this batch."""
     said = json.loads((batch.schema.metadata or {}).get(_KEY, b"{}"))
-    return {int(index): Fault(code=RowError(code), message=message) for index, (code, message) in said.items()}
+    return {int(index): RowFailure(code=RowError(code), message=message) for index, (code, message) in said.items()}
 
 
 def with_other_kinds(batch: pa.RecordBatch, cells: Mapping[str, Mapping[int, str]]) -> pa.RecordBatch:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from jobs.values.cells import Fault
+from jobs.values.cells import RowFailure
 from schemas.codes import RowError
 
 UNIT = "us"
@@ -38,9 +38,9 @@ def joined(parts: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
     return batch
 
 
-def faults(batch: pa.RecordBatch) -> dict[int, Fault]:
-    """Return a fault for each row in which a value was not read exactly."""
-    found: dict[int, Fault] = {}
+def failures(batch: pa.RecordBatch) -> dict[int, RowFailure]:
+    """Return a failure for each row in which a value was not read exactly."""
+    found: dict[int, RowFailure] = {}
     for witness in batch.schema.names:
         if not witness.startswith(_PREFIX):
             continue
@@ -49,9 +49,9 @@ def faults(batch: pa.RecordBatch) -> dict[int, Fault]:
         if read.equals(batch[witness]):
             continue
         what = "has more than microseconds" if unit == "ns" else "lies out of the range of microseconds"
-        fault = Fault(code=RowError.TEMPLATE_ERROR, message=f"a timestamp of column {name!r} (INT96) {what}")
+        failure = RowFailure(code=RowError.TEMPLATE_ERROR, message=f"a timestamp of column {name!r} (INT96) {what}")
         found |= {
-            index: fault
+            index: failure
             for index in range(len(batch))
             if index not in found and not read.slice(index, 1).equals(batch[witness].slice(index, 1))
         }

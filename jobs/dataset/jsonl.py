@@ -1,7 +1,7 @@
 """JSON lines, plain or as OpenAI batch requests, read as a table.
 
 Types come from the values: whole numbers, numbers, booleans and text keep their kind; lists, objects and
-columns of several kinds become JSON text. A line that is not a JSON object is a row of nulls with a fault, so that
+columns of several kinds become JSON text. A line that is not a JSON object is a row of nulls with a failure, so that
 it costs one row. Columns in `OBJECTS` are JSON text whatever they hold, so that a line of another type costs only its
 row, too. Among equal names in a line the last counts. Blank lines are not rows.
 """
@@ -15,12 +15,12 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from jobs.dataset.failures import with_faults, with_other_kinds
+from jobs.dataset.failures import with_failures, with_other_kinds
 from jobs.dataset.foreign import no_lines
-from jobs.dataset.requests import UnsupportedEndpoint, is_request, request_fault, request_row
+from jobs.dataset.requests import UnsupportedEndpoint, is_request, request_failure, request_row
 from jobs.dataset.sources import InputChanged, Source, open_source
 from jobs.errors import InvalidInput
-from jobs.values.cells import Fault, is_encodable, is_shallow
+from jobs.values.cells import RowFailure, is_encodable, is_shallow
 from schemas.codes import RowError
 from schemas.tables import JSON_TEXT
 
@@ -64,11 +64,11 @@ def scan(source: Source) -> Scan:
         InvalidInput: no line is a JSON object, or there are too many columns.
         StoreError: S3 cannot be reached or refuses.
     """
-    found, block_rows, parsed, first_fault = Scan(), 0, False, None
+    found, block_rows, parsed, first_failure = Scan(), 0, False, None
     with open_source(source) as file:
         for line, end in _lines(file, 0, source.size_bytes):
-            row, fault = _parse(line)
-            parsed, first_fault = parsed or fault is None, first_fault or fault
+            row, failure = _parse(line)
+            parsed, first_failure = parsed or failure is None, first_failure or failure
             for name, value in row.items():
                 found.kinds.setdefault(name, set()).add(_kind(value))
             if len(found.kinds) > _MAX_COLUMNS:
@@ -85,9 +85,9 @@ def scan(source: Source) -> Scan:
         found.rows.append(block_rows)
         found.offsets.append(source.size_bytes)
     if found.rows and not parsed:
-        if isinstance(first_fault, UnsupportedEndpoint):
-            what = first_fault.message.removeprefix("url: ")
-            raise InvalidInput(f"{source.uri} cannot be answered: {what}.", first_fault.hint)
+        if isinstance(first_failure, UnsupportedEndpoint):
+            what = first_failure.message.removeprefix("url: ")
+            raise InvalidInput(f"{source.uri} cannot be answered: {what}.", first_failure.hint)
         if found.kinds:
             return found
         with open_source(source) as file:
@@ -114,7 +114,7 @@ def read_rows(
         InputChanged: the values do not fit the schema, which was made from them.
         StoreError: S3 cannot be reached or refuses.
     """
-    rows: list[tuple[dict[str, Any], Fault | None]] = []
+    rows: list[tuple[dict[str, Any], RowFailure | None]] = []
     size = 0
     with open_source(source) as file:
         for number, (line, _) in enumerate(_lines(file, start, end)):
@@ -147,29 +147,31 @@ def _lines(file: BinaryIO, start: int, end: int) -> Iterator[tuple[bytes, int]]:
             yield line, position
 
 
-def _parse(line: bytes) -> tuple[dict[str, Any], Fault | None]:
-    """Parse a line into a row, with a fault if something is wrong."""
+def _parse(line: bytes) -> tuple[dict[str, Any], RowFailure | None]:
+    """Parse a line into a row, with a failure if something is wrong."""
     if len(line) >= _MAX_LINE_BYTES and not line.endswith(b"\n"):
-        return {}, Fault(code=RowError.ROW_TOO_LARGE, message=f"the line has more than {_MAX_LINE_BYTES} bytes")
+        return {}, RowFailure(code=RowError.ROW_TOO_LARGE, message=f"the line has more than {_MAX_LINE_BYTES} bytes")
     try:
         row = json.loads(line.removeprefix(b"\xef\xbb\xbf").decode())
     except UnicodeDecodeError:
-        return {}, Fault(code=RowError.INVALID_TEXT, message="the line is not valid UTF-8")
+        return {}, RowFailure(code=RowError.INVALID_TEXT, message="the line is not valid UTF-8")
     except (ValueError, RecursionError):
-        return {}, Fault(code=RowError.INVALID_MESSAGES, message="the line is not JSON")
+        return {}, RowFailure(code=RowError.INVALID_MESSAGES, message="the line is not JSON")
     if not isinstance(row, dict):
-        return {}, Fault(code=RowError.INVALID_MESSAGES, message="the line is not a JSON object")
+        return {}, RowFailure(code=RowError.INVALID_MESSAGES, message="the line is not a JSON object")
     # Python may read deeper than it can write.
     if line.count(b"[") + line.count(b"{") > _MAX_DEPTH and not is_shallow(row, _MAX_DEPTH):
-        return {}, Fault(code=RowError.INVALID_MESSAGES, message=f"the line is nested over {_MAX_DEPTH} levels deep")
+        return {}, RowFailure(
+            code=RowError.INVALID_MESSAGES, message=f"the line is nested over {_MAX_DEPTH} levels deep"
+        )
     if not all(map(is_encodable, row)):
-        return {}, Fault(code=RowError.INVALID_TEXT, message="a name in the line holds a lone surrogate")
+        return {}, RowFailure(code=RowError.INVALID_TEXT, message="a name in the line holds a lone surrogate")
     if not is_request(row):
         return row, None
-    fault = request_fault(row)
-    if isinstance(fault, UnsupportedEndpoint):
-        return {"custom_id": row.get("custom_id")}, fault
-    return request_row(row), fault
+    failure = request_failure(row)
+    if isinstance(failure, UnsupportedEndpoint):
+        return {"custom_id": row.get("custom_id")}, failure
+    return request_row(row), failure
 
 
 def _kind(value: Any) -> str:
@@ -202,9 +204,9 @@ def _field(name: str, kinds: set[str]) -> pa.Field:
 
 
 def _batch(
-    found: Sequence[tuple[Mapping[str, Any], Fault | None]], schema: pa.Schema, source: Source
+    found: Sequence[tuple[Mapping[str, Any], RowFailure | None]], schema: pa.Schema, source: Source
 ) -> pa.RecordBatch:
-    faults = {index: fault for index, (_, fault) in enumerate(found) if fault is not None}
+    failures = {index: failure for index, (_, failure) in enumerate(found) if failure is not None}
     columns = {field.name: [row.get(field.name) for row, _ in found] for field in schema}
     try:
         arrays = [_array(columns[field.name], field) for field in schema]
@@ -220,7 +222,7 @@ def _batch(
         for field in schema
         if field.type == pa.string() and field.metadata is None
     }
-    return with_other_kinds(with_faults(batch, faults), others)
+    return with_other_kinds(with_failures(batch, failures), others)
 
 
 def _is_text(value: Any) -> bool:

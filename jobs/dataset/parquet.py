@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.dataset import int96
-from jobs.dataset.failures import with_faults
+from jobs.dataset.failures import with_failures
 from jobs.dataset.footer import Footer as Thrift
 from jobs.dataset.footer import NotAFooter, without_arrow_schema
 from jobs.dataset.foreign import foreign
@@ -97,8 +97,8 @@ def read_rows(
         rows = batch.slice(skip_rows, left)
         skip_rows = 0
         left -= len(rows)
-        faults = int96.faults(rows)
-        yield with_faults(_conformed(rows, wanted, source), faults)
+        failures = int96.failures(rows)
+        yield with_failures(_conformed(rows, wanted, source), failures)
         if left == 0:
             return
     raise _damaged(source)

@@ -18,7 +18,7 @@ def read_slice(piece: Slice, columns: Sequence[str] | None = None) -> Iterator[p
 
     The first batch starts at `piece.first_row_id`; the batches' lengths add up to `piece.num_rows`. Text of
     Parquet files is not checked here to be UTF-8: invalid text costs the row, not the file. Rows that could not be read
-    have nulls; `jobs.dataset.failures.faults_of` says why. Columns have the schema's types, except that dictionaries
+    have nulls; `jobs.dataset.failures.failures_of` says why. Columns have the schema's types, except that dictionaries
     and views become plain values.
 
     Args:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.values.cells import Fault
+from jobs.values.cells import RowFailure
 from schemas.codes import RowError
 
 _NO_EFFECT = frozenset({"model", "user", "metadata", "store", "safety_identifier", "prompt_cache_key"})
@@ -34,8 +34,8 @@ _ENDPOINTS = (CHAT, COMPLETIONS)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class UnsupportedEndpoint(Fault):
-    """The fault of a request for an endpoint that this system does not have."""
+class UnsupportedEndpoint(RowFailure):
+    """The failure of a request for an endpoint that this system does not have."""
 
     @property
     def hint(self) -> str:
@@ -48,7 +48,7 @@ def is_request(line: Mapping[str, Any]) -> bool:
     return isinstance(line.get("body"), dict) and ("custom_id" in line or "url" in line)
 
 
-def request_fault(line: Mapping[str, Any]) -> Fault | None:
+def request_failure(line: Mapping[str, Any]) -> RowFailure | None:
     """Return why a request cannot be answered, apart from reasons in single fields, which are checked later."""
     url, body = line.get("url"), line["body"]
     if url is not None and url not in _ENDPOINTS:
@@ -59,25 +59,27 @@ def request_fault(line: Mapping[str, Any]) -> Fault | None:
         )
     limits = [body[name] for name in ("max_tokens", "max_completion_tokens") if body.get(name) is not None]
     if len(limits) > 1 and (limits[0] != limits[1] or type(limits[0]) is not type(limits[1])):
-        return Fault(
+        return RowFailure(
             code=RowError.INVALID_SAMPLING,
             message="max_tokens: max_completion_tokens is another number; give one of them",
         )
     if _is_chat(line) and not isinstance(body.get("logprobs"), bool | None):
-        return Fault(
+        return RowFailure(
             code=RowError.INVALID_SAMPLING,
             message="logprobs: true or false is wanted in a chat, and top_logprobs for their number",
         )
     prompt = _only(body.get("prompt"))
     if not _is_chat(line) and isinstance(prompt, list) and not _is_token_ids(prompt):
-        return Fault(
+        return RowFailure(
             code=RowError.INVALID_MESSAGES,
             message="prompt: a request has one, as text or as token ids; write a request for each",
         )
     several = isinstance(body.get("n"), int | float) and body["n"] > 1
     if several and (asked_for_logprobs(body) or body.get("tools")):
         # The results have the log-probabilities and the calls of a row's first completion only.
-        return Fault(code=RowError.INVALID_SAMPLING, message="n: above 1 it cannot be combined with logprobs or tools")
+        return RowFailure(
+            code=RowError.INVALID_SAMPLING, message="n: above 1 it cannot be combined with logprobs or tools"
+        )
     return None
 
 

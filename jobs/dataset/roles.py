@@ -9,12 +9,12 @@ import pyarrow as pa
 
 from jobs.dataset.columns import Columns
 from jobs.dataset.types import as_text, conform, contains
-from jobs.values.cells import Fault
+from jobs.values.cells import RowFailure
 from schemas.codes import RowError
 
 
-def as_roles(table: pa.Table, columns: Columns) -> tuple[pa.Table, dict[int, Fault]]:
-    """Return the table with its prompt, id and options in plain types, and faults for rows whose values have none.
+def as_roles(table: pa.Table, columns: Columns) -> tuple[pa.Table, dict[int, RowFailure]]:
+    """Return the table with its prompt, id and options in plain types, and failures for rows whose values have none.
 
     Columns that a template reads stay unchanged: a template may do more with a value than print it.
     """
@@ -23,35 +23,35 @@ def as_roles(table: pa.Table, columns: Columns) -> tuple[pa.Table, dict[int, Fau
     codes |= {columns.choices: RowError.INVALID_CHOICES, columns.custom_id: RowError.INVALID_TEXT}
     if columns.kind != "template":
         codes[columns.prompt_columns[0]] = RowError.INVALID_MESSAGES
-    faults: dict[int, Fault] = {}
+    failures: dict[int, RowFailure] = {}
     for name, code in codes.items():
         if name is not None:
             column = conform(table[name], as_text(table[name].type))
             if contains(column.type, pa.types.is_map):
                 column, wrong = _objects(column, code)
-                faults |= wrong
+                failures |= wrong
             table = table.set_column(table.schema.get_field_index(name), name, column)
     if columns.max_tokens is not None and pa.types.is_decimal(table[columns.max_tokens].type):
         index = table.schema.get_field_index(columns.max_tokens)
         table = table.set_column(index, columns.max_tokens, _whole(table[columns.max_tokens]))
-    return table, faults
+    return table, failures
 
 
-def _objects(column: pa.ChunkedArray, code: RowError) -> tuple[pa.ChunkedArray, dict[int, Fault]]:
+def _objects(column: pa.ChunkedArray, code: RowError) -> tuple[pa.ChunkedArray, dict[int, RowFailure]]:
     """Convert values that contain maps to JSON text."""
     texts: list[str | None] = []
-    faults: dict[int, Fault] = {}
+    failures: dict[int, RowFailure] = {}
     for index, scalar in enumerate(column):
         try:
             value: Any = scalar.as_py(maps_as_pydicts="strict")
             texts.append(None if value is None else json.dumps(value, ensure_ascii=False))
         except UnicodeDecodeError:
             texts.append(None)
-            faults[index] = Fault(code=RowError.INVALID_TEXT, message="the text is not valid UTF-8")
+            failures[index] = RowFailure(code=RowError.INVALID_TEXT, message="the text is not valid UTF-8")
         except (ValueError, KeyError, TypeError, OverflowError, pa.ArrowException):
             texts.append(None)
-            faults[index] = Fault(code=code, message="a map in the row is not a JSON object, or has a key twice")
-    return pa.chunked_array([pa.array(texts, pa.string())]), faults
+            failures[index] = RowFailure(code=code, message="a map in the row is not a JSON object, or has a key twice")
+    return pa.chunked_array([pa.array(texts, pa.string())]), failures
 
 
 def _whole(column: pa.ChunkedArray) -> pa.ChunkedArray:

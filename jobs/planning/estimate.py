@@ -117,7 +117,7 @@ def estimate(
     work_tokens = scale * int(facts.work_tokens.sum()) - shared - unwritten
     rate = tokens_per_s or (observed.tokens_per_s if observed else None)
     start_s = observed.start_s if observed else None
-    times = foretell(work_tokens, rate, start_s, spec)
+    times = predict_times(work_tokens, rate, start_s, spec)
     codes = Counter(code for code in light["error_code"].to_pylist() if code is not None)
     return Estimate(
         rows=dataset.num_rows,
@@ -148,7 +148,7 @@ class Times(NamedTuple):
     gpu_hours: float
 
 
-def foretell(work_tokens: float, tokens_per_s: float | None, start_s: float | None, spec: JobSpec) -> Times | None:
+def predict_times(work_tokens: float, tokens_per_s: float | None, start_s: float | None, spec: JobSpec) -> Times | None:
     """Predict the time of a job that has all of its replicas from the start; None if no throughput is known.
 
     Args:

@@ -12,7 +12,7 @@ from jobs import __version__
 from jobs.errors import JobsError
 from jobs.report.charts import Line, histogram, over_time, short_number, timeline
 from jobs.report.past import Past
-from jobs.report.rows import RowFacts, Tokens
+from jobs.report.rows import RowStatistics, Tokens
 from jobs.results.read import open_results
 from jobs.status.display import outcome
 from jobs.status.summary import Summary, summarise
@@ -44,11 +44,11 @@ def report(job: Job, *, num_samples: int, gpu_hour_price: float | None) -> str:
     summary = summarise(status, job.ledger.committed(), gpu_hour_price=gpu_hour_price)
     past = Past(job.ledger.histories())
     try:
-        rows = RowFacts.of(open_results(job.ledger), num_samples=num_samples)
+        rows = RowStatistics.of(open_results(job.ledger), num_samples=num_samples)
     except JobsError:
         if summary.shards_committed:
             raise
-        rows = RowFacts()
+        rows = RowStatistics()
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
@@ -70,7 +70,7 @@ def report(job: Job, *, num_samples: int, gpu_hour_price: float | None) -> str:
     )
 
 
-def _tiles(summary: Summary, rows: RowFacts, past: Past) -> list[tuple[str, str, str]]:
+def _tiles(summary: Summary, rows: RowStatistics, past: Past) -> list[tuple[str, str, str]]:
     """List the headline numbers as (label, value, remark)."""
     total = summary.rows_total
     tiles = [("rows", f"{rows.rows:,}", f"of {total:,}" if total and total != rows.rows else "")]
@@ -88,7 +88,7 @@ def _tiles(summary: Summary, rows: RowFacts, past: Past) -> list[tuple[str, str,
             tiles.append(("peak", f"{short_number(peak)}/s", "tokens out"))
     if summary.planned_s is not None:
         error = "" if summary.plan_error is None else f"it took {summary.plan_error:+.0%}"
-        tiles.append(("foretold", duration(summary.planned_s), error))
+        tiles.append(("predicted", duration(summary.planned_s), error))
     if summary.engine_s:
         share = _percent(summary.engine_idle_s / summary.engine_s)
         tiles.append(("engines idle", share, f"{duration(summary.engine_idle_s)} without a row"))
@@ -105,7 +105,7 @@ def _tiles(summary: Summary, rows: RowFacts, past: Past) -> list[tuple[str, str,
     return tiles
 
 
-def _charts(rows: RowFacts, past: Past) -> dict[str, Any]:
+def _charts(rows: RowStatistics, past: Past) -> dict[str, Any]:
     charts: dict[str, Any] = {}
     if past:
         out = past.rate("tokens out per second", "out", lambda sample: sample.generated_tokens)
@@ -124,7 +124,7 @@ def _charts(rows: RowFacts, past: Past) -> dict[str, Any]:
     return charts
 
 
-def _token_lines(rows: RowFacts) -> dict[str, str]:
+def _token_lines(rows: RowStatistics) -> dict[str, str]:
     def line(tokens: Tokens) -> str:
         half, most, longest = (tokens.quantile(share) for share in (0.5, 0.9, 1.0))
         mean = tokens.total / tokens.rows
@@ -143,7 +143,7 @@ def _eta(summary: Summary, past: Past) -> dict[str, Any] | None:
     chart = over_time(
         [Line(label="size of the error, percent", style="out", pieces=[[(s * 100, abs(e) * 100) for s, e in errors]])],
         100.0,
-        title="Error of the foretold end, in percent of the time left, by percent of the run",
+        title="Error of the predicted end, in percent of the time left, by percent of the run",
         label=lambda share: f"{share:g}%",
     )
     late = sum(error > 0 for _, error in errors)

@@ -64,7 +64,7 @@ class Tokens:
 
 
 @dataclass(kw_only=True, slots=True)
-class RowFacts:
+class RowStatistics:
     """Counts and samples of a job's committed rows.
 
     Attributes:
@@ -82,7 +82,7 @@ class RowFacts:
     samples: list[dict[str, str]] = field(default_factory=list)
 
     @classmethod
-    def of(cls, results: Results, *, num_samples: int) -> RowFacts:
+    def of(cls, results: Results, *, num_samples: int) -> RowStatistics:
         """Count all rows. Raises like `Results.tables`."""
         facts = cls()
         names = ("row_id", "status", "error_code", "finish_reason", "num_input_tokens", "num_generated_tokens")

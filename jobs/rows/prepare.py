@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from jobs.dataset.columns import Columns
-from jobs.dataset.failures import faults_of, other_kinds
+from jobs.dataset.failures import failures_of, other_kinds
 from jobs.dataset.roles import as_roles
 from jobs.dataset.types import conform, plain
 from jobs.errors import UsageError
@@ -25,7 +25,7 @@ from jobs.rows.sizes import row_bytes
 from jobs.rows.tokens import row_tokens
 from jobs.rows.tools import row_tools
 from jobs.templates.prompt import render
-from jobs.values.cells import Fault, parsed, rows, size_bytes, values
+from jobs.values.cells import RowFailure, parsed, rows, size_bytes, values
 from jobs.values.utf8 import valid_columns
 from schemas.codes import RowError
 from schemas.records import RowColumn
@@ -72,10 +72,10 @@ class RowPreparer:
         given = batch if isinstance(batch, pa.Table) else pa.Table.from_batches([batch])
         table, unread = as_roles(given, self.columns)
         carried, no_text = self._carried(table, given)
-        inputs = [ids if isinstance(ids, Fault) else np.array(ids, np.int32) for ids in self._inputs(table, given)]
+        inputs = [ids if isinstance(ids, RowFailure) else np.array(ids, np.int32) for ids in self._inputs(table, given)]
         staged = [self._judge(*row) for row in zip(inputs, self._samplings(table), self._choices(table), strict=True)]
-        for index, fault in (no_text | unread | self._id_faults(given) | faults_of(given)).items():
-            staged[index] = _StagedRow(fault=fault)
+        for index, failure in (no_text | unread | self._id_failures(given) | failures_of(given)).items():
+            staged[index] = _StagedRow(failure=failure)
         tokens = np.concatenate([NO_TOKENS, *(row.token_ids for row in staged)])
         offsets = np.cumsum([0, *(len(row.token_ids) for row in staged)])
         prefixes = Prefixes.of(tokens, offsets)
@@ -89,8 +89,8 @@ class RowPreparer:
                 carried["custom_id"],
                 _lists(tokens, offsets),
                 pa.array([row.sampling for row in staged], pa.string()),
-                pa.array([row.fault and str(row.fault.code) for row in staged], pa.string()),
-                pa.array([row.fault and row.fault.message for row in staged], pa.string()),
+                pa.array([row.failure and str(row.failure.code) for row in staged], pa.string()),
+                pa.array([row.failure and row.failure.message for row in staged], pa.string()),
                 *(scored if self._spec.task == "score" else ()),
                 pa.array([row.fingerprint for row in staged], FINGERPRINT.type),
                 *(carried[KEPT + field.name] for field in self.columns.kept),
@@ -104,31 +104,31 @@ class RowPreparer:
         staged_columns = prepared.select(range(len(self.schema) - len(FACTS_FIELDS)))
         return prepared.append_column(self.schema.field(-1), pa.array(row_bytes(staged_columns), pa.int64()))
 
-    def _id_faults(self, table: pa.Table) -> dict[int, Fault]:
-        fault = Fault(code=RowError.INVALID_MESSAGES, message="custom_id: neither text nor a whole number")
+    def _id_failures(self, table: pa.Table) -> dict[int, RowFailure]:
+        failure = RowFailure(code=RowError.INVALID_MESSAGES, message="custom_id: neither text nor a whole number")
         name = self.columns.custom_id
-        return {index: fault for index, kind in (other_kinds(table, name) if name else {}).items() if kind != "int"}
+        return {index: failure for index, kind in (other_kinds(table, name) if name else {}).items() if kind != "int"}
 
-    def _carried(self, table: pa.Table, given: pa.Table) -> tuple[pa.Table, dict[int, Fault]]:
-        """Return custom ids and kept columns as staged, and faults for rows whose text in them is not UTF-8."""
+    def _carried(self, table: pa.Table, given: pa.Table) -> tuple[pa.Table, dict[int, RowFailure]]:
+        """Return custom ids and kept columns as staged, and failures for rows whose text in them is not UTF-8."""
         custom_id = self.columns.custom_id
         ids = conform(table[custom_id], pa.string()) if custom_id else pa.nulls(len(table), pa.string())
         columns = {"custom_id": ids}
         columns |= {KEPT + field.name: conform(given[field.name], plain(field.type)) for field in self.columns.kept}
         return valid_columns(pa.table(columns), columns)
 
-    def _inputs(self, table: pa.Table, given: pa.Table) -> list[list[int] | Fault]:
-        """Return each row's prompt token ids, or a Fault. A template sees the columns as they were given."""
+    def _inputs(self, table: pa.Table, given: pa.Table) -> list[list[int] | RowFailure]:
+        """Return each row's prompt token ids, or a RowFailure. A template sees the columns as they were given."""
         encoded = self._encoded(table, given)
         own_ids = row_tokens(table, self.columns.token_ids, self._encoder, chat=self._spec.input.chat)
         return [ids if own is None else own for ids, own in zip(encoded, own_ids, strict=True)]
 
-    def _encoded(self, table: pa.Table, given: pa.Table) -> list[list[int] | Fault]:
+    def _encoded(self, table: pa.Table, given: pa.Table) -> list[list[int] | RowFailure]:
         prompts = [self._check(value) for value in self._prompts(given if self.columns.template else table)]
         tools = row_tools(table, self.columns.tools, self._spec.input.tools)
         if (why := self._no_tools) is not None:
             # Only rows' own tools get here: `check_spec` has refused the job's.
-            refused = Fault(code=RowError.INVALID_MESSAGES, message=f"tools: {why}")
+            refused = RowFailure(code=RowError.INVALID_MESSAGES, message=f"tools: {why}")
             prompts = [refused if of else prompt for prompt, of in zip(prompts, tools, strict=True)]
         if not self._spec.input.chat:
             return self._encode(prompts, self._encoder.encode_prompts)
@@ -137,10 +137,10 @@ class RowPreparer:
             pairs, lambda valid: self._encoder.encode_chats([chat for chat, _ in valid], [of for _, of in valid])
         )
 
-    def _samplings(self, table: pa.Table) -> list[Sampling | Fault | None]:
+    def _samplings(self, table: pa.Table) -> list[Sampling | RowFailure | None]:
         return [None] * len(table) if self._spec.task == "score" else self._sampling.of(table)
 
-    def _choices(self, table: pa.Table) -> Sequence[Choices | Fault | None]:
+    def _choices(self, table: pa.Table) -> Sequence[Choices | RowFailure | None]:
         if self._spec.task != "score":
             return [None] * len(table)
         assert self.columns.choices is not None, "resolved with choices=True"
@@ -149,18 +149,18 @@ class RowPreparer:
     # -- prompts --------------------------------------------------------------------------------
 
     def _prompts(self, table: pa.Table) -> Iterable[Any]:
-        """Yield each row's prompt text, list of messages, or Fault."""
+        """Yield each row's prompt text, list of messages, or RowFailure."""
         columns = self.columns
         if columns.kind == "template":
             assert columns.template is not None
             for row in rows(table.select(list(columns.prompt_columns))):
                 limit = self._spec.input.max_row_bytes
-                yield row if isinstance(row, Fault) else render(columns.template, row, limit)
+                yield row if isinstance(row, RowFailure) else render(columns.template, row, limit)
         elif columns.kind == "prompt":
             yield from _texts(table, columns.prompt_columns[0])
         else:
             chats = [
-                value if isinstance(value, Fault) else parsed(value, RowError.INVALID_MESSAGES)
+                value if isinstance(value, RowFailure) else parsed(value, RowError.INVALID_MESSAGES)
                 for value in values(table, columns.prompt_columns[0])
             ]
             for name in columns.prompt_columns[1:]:
@@ -168,51 +168,56 @@ class RowPreparer:
             yield from chats
 
     def _check(self, prompt: Any) -> Any:
-        """Return the prompt as the encoder takes it, or a Fault."""
-        if isinstance(prompt, Fault):
+        """Return the prompt as the encoder takes it, or a RowFailure."""
+        if isinstance(prompt, RowFailure):
             return prompt
         if prompt is not None and not isinstance(prompt, str | list):
-            return Fault(code=RowError.INVALID_MESSAGES, message="the messages are not a list")
+            return RowFailure(code=RowError.INVALID_MESSAGES, message="the messages are not a list")
         if prompt is None or not _has_content(prompt):
-            return Fault(code=RowError.EMPTY_PROMPT, message="the prompt is empty")
+            return RowFailure(code=RowError.EMPTY_PROMPT, message="the prompt is empty")
         if (size := size_bytes(prompt)) > self._spec.input.max_row_bytes:
             limit = self._spec.input.max_row_bytes
-            return Fault(code=RowError.ROW_TOO_LARGE, message=f"the prompt has {size} bytes, the limit is {limit}")
+            return RowFailure(code=RowError.ROW_TOO_LARGE, message=f"the prompt has {size} bytes, the limit is {limit}")
         if not self._spec.input.chat:
             if isinstance(prompt, str):
                 return prompt
-            return Fault(code=RowError.INVALID_MESSAGES, message="messages need the chat format; drop --no-chat")
+            return RowFailure(code=RowError.INVALID_MESSAGES, message="messages need the chat format; drop --no-chat")
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
         system = self._spec.input.system
         return messages if system is None else [{"role": "system", "content": system}, *messages]
 
     def _with_tools(self, prompt: Any, tools: Any) -> Any:
-        """Return the prompt with its tools, or a Fault."""
-        if isinstance(prompt, Fault) or isinstance(tools, Fault):
-            return prompt if isinstance(prompt, Fault) else tools
+        """Return the prompt with its tools, or a RowFailure."""
+        if isinstance(prompt, RowFailure) or isinstance(tools, RowFailure):
+            return prompt if isinstance(prompt, RowFailure) else tools
         if tools and (size := size_bytes(tools)) > self._spec.input.max_row_bytes:
             limit = self._spec.input.max_row_bytes
-            return Fault(code=RowError.ROW_TOO_LARGE, message=f"the tools have {size} bytes, the limit is {limit}")
+            return RowFailure(code=RowError.ROW_TOO_LARGE, message=f"the tools have {size} bytes, the limit is {limit}")
         return prompt, tools
 
-    def _encode(self, prompts: Sequence[Any], encode: Callable[[list[Any]], Sequence[Any]]) -> list[list[int] | Fault]:
-        encoded = iter(encode([prompt for prompt in prompts if not isinstance(prompt, Fault)]))
-        return [prompt if isinstance(prompt, Fault) else _ids_or_fault(next(encoded)) for prompt in prompts]
+    def _encode(
+        self, prompts: Sequence[Any], encode: Callable[[list[Any]], Sequence[Any]]
+    ) -> list[list[int] | RowFailure]:
+        encoded = iter(encode([prompt for prompt in prompts if not isinstance(prompt, RowFailure)]))
+        return [prompt if isinstance(prompt, RowFailure) else _ids_or_failure(next(encoded)) for prompt in prompts]
 
     def _judge(
-        self, ids: npt.NDArray[np.int32] | Fault, sampling: Sampling | Fault | None, choices: Choices | Fault | None
+        self,
+        ids: npt.NDArray[np.int32] | RowFailure,
+        sampling: Sampling | RowFailure | None,
+        choices: Choices | RowFailure | None,
     ) -> _StagedRow:
         for part in (ids, sampling, choices):
-            if isinstance(part, Fault):
-                return _StagedRow(fault=part)
-        assert not isinstance(ids, Fault)
-        assert not isinstance(sampling, Fault)
-        assert not isinstance(choices, Fault)
+            if isinstance(part, RowFailure):
+                return _StagedRow(failure=part)
+        assert not isinstance(ids, RowFailure)
+        assert not isinstance(sampling, RowFailure)
+        assert not isinstance(choices, RowFailure)
         longest = max(map(len, choices.token_ids)) if choices else 0
         if len(ids) + longest >= self._max_model_len:
             what = f"the prompt has {len(ids)} tokens" + (f" and a choice {longest}" if choices else "")
             message = f"{what}; the limit is {self._max_model_len} with the answer"
-            return _StagedRow(fault=Fault(code=RowError.CONTEXT_LENGTH_EXCEEDED, message=message))
+            return _StagedRow(failure=RowFailure(code=RowError.CONTEXT_LENGTH_EXCEEDED, message=message))
         if choices:
             return _StagedRow(
                 token_ids=ids,
@@ -280,22 +285,22 @@ class _StagedRow:
     num_output_tokens: int = 0
     fingerprint: bytes | None = None
     repeatable: bool = False
-    fault: Fault | None = None
+    failure: RowFailure | None = None
 
 
 def _lists(flat: npt.NDArray[Any], starts: npt.NDArray[np.int64]) -> pa.ListArray:
     return pa.ListArray.from_arrays(pa.array(starts, pa.int32()), pa.array(flat))
 
 
-def _ids_or_fault(encoded: list[int] | InvalidMessages) -> list[int] | Fault:
-    return Fault(code=encoded.code, message=str(encoded)) if isinstance(encoded, InvalidMessages) else encoded
+def _ids_or_failure(encoded: list[int] | InvalidMessages) -> list[int] | RowFailure:
+    return RowFailure(code=encoded.code, message=str(encoded)) if isinstance(encoded, InvalidMessages) else encoded
 
 
 def _texts(table: pa.Table, column: str) -> list[Any]:
-    """Return the column's texts, with a Fault where a JSON line had another kind of value."""
+    """Return the column's texts, with a RowFailure where a JSON line had another kind of value."""
     found = values(table, column)
     for index, kind in other_kinds(table, column).items():
-        found[index] = Fault(code=RowError.INVALID_MESSAGES, message=f"the prompt is not text, but {_KINDS[kind]}")
+        found[index] = RowFailure(code=RowError.INVALID_MESSAGES, message=f"the prompt is not text, but {_KINDS[kind]}")
     return found
 
 
@@ -308,7 +313,7 @@ _KINDS = {
 
 
 def _has_content(prompt: Any) -> bool:
-    """Return whether a non-system message has content. Malformed messages pass: the encoder names their fault."""
+    """Return whether a non-system message has content. Malformed messages pass: the encoder names their failure."""
     if isinstance(prompt, str):
         return bool(prompt.strip())
     others = [m for m in prompt if not (isinstance(m, dict) and m.get("role") in ("system", "developer"))]

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from jobs.dataset.columns import Columns
 from jobs.rows.structured import compile_error, of_response_format
-from jobs.values.cells import Fault, is_encodable, parsed, values
+from jobs.values.cells import RowFailure, is_encodable, parsed, values
 from schemas.codes import RowError
 from schemas.sampling import Sampling
 from schemas.spec import JobSpec
@@ -29,7 +29,7 @@ _REMEMBERED_CHARS = 65_536
 class RowSampling:
     """Validator of what rows request in `sampling_params`, `max_tokens`, `structured_outputs` and `response_format`.
 
-    Fault messages begin with the name of the field and a colon.
+    RowFailure messages begin with the name of the field and a colon.
 
     Args:
         spec: the job's spec, whose sampling values are the defaults.
@@ -38,10 +38,10 @@ class RowSampling:
 
     def __init__(self, spec: JobSpec, columns: Columns, vocab_size: int) -> None:
         self._spec, self._columns, self._vocab_size = spec, columns, vocab_size
-        self._merged: dict[str, Sampling | Fault] = {}
+        self._merged: dict[str, Sampling | RowFailure] = {}
 
-    def of(self, table: pa.Table) -> list[Sampling | Fault | None]:
-        """Return each row's sampling values, None where a row sets none, or a Fault."""
+    def of(self, table: pa.Table) -> list[Sampling | RowFailure | None]:
+        """Return each row's sampling values, None where a row sets none, or a RowFailure."""
         columns = self._columns
         return [
             self._of_row(*row)
@@ -54,13 +54,15 @@ class RowSampling:
             )
         ]
 
-    def _of_row(self, params: Any, max_tokens: Any, structured: Any, response_format: Any) -> Sampling | Fault | None:
+    def _of_row(
+        self, params: Any, max_tokens: Any, structured: Any, response_format: Any
+    ) -> Sampling | RowFailure | None:
         if params is None and max_tokens is None and structured is None and response_format is None:
             return None
         key = repr((params, max_tokens, structured, response_format))
         if len(key) > _REMEMBERED_CHARS:
             if len(key) > self._spec.input.max_row_bytes:
-                return Fault(
+                return RowFailure(
                     code=RowError.ROW_TOO_LARGE,
                     message=f"the sampling values have over {self._spec.input.max_row_bytes} bytes",
                 )
@@ -71,7 +73,7 @@ class RowSampling:
             self._merged[key] = self._merge(params, max_tokens, structured, response_format)
         return self._merged[key]
 
-    def _merge(self, params: Any, max_tokens: Any, structured: Any, response_format: Any) -> Sampling | Fault:
+    def _merge(self, params: Any, max_tokens: Any, structured: Any, response_format: Any) -> Sampling | RowFailure:
         try:
             given = {name: value for name, value in _object(params, "sampling_params").items() if value is not None}
             if (own := _value(max_tokens)) is not None:
@@ -87,19 +89,19 @@ class RowSampling:
                 given, may_count=self._spec.has_outputs, may_ask_logprobs=self._spec.has_logprobs
             )
         except _NotReadable as error:
-            return error.fault
+            return error.failure
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False)[0]
             where = ".".join(map(str, first["loc"])) or "sampling_params"
-            return _fault(f"{where}: {first['msg'].removeprefix('Value error, ')}")
+            return _failure(f"{where}: {first['msg'].removeprefix('Value error, ')}")
         except ValueError as error:
-            return _fault(str(error))
+            return _failure(str(error))
         why = unusable(sampling, self._vocab_size)
         if why and response_format is not None:
             why = why.replace("structured_outputs: ", "response_format: ", 1)
         if self._spec.engine.speculative_ngram is not None and sampling.not_with_speculation:
             why = f"{sampling.not_with_speculation}: does not work with --speculative-ngram"
-        return sampling if why is None else _fault(why)
+        return sampling if why is None else _failure(why)
 
 
 def unusable(sampling: Sampling, vocab_size: int) -> str | None:
@@ -118,26 +120,26 @@ def as_json(sampling: Sampling) -> str:
 
 
 class _NotReadable(Exception):
-    def __init__(self, fault: Fault) -> None:
-        super().__init__(fault.message)
-        self.fault = fault
+    def __init__(self, failure: RowFailure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
 
 
 def _object(value: Any, column: str) -> Mapping[str, Any]:
-    found = value if isinstance(value, Fault) else parsed(value, RowError.INVALID_SAMPLING)
-    if isinstance(found, Fault):
+    found = value if isinstance(value, RowFailure) else parsed(value, RowError.INVALID_SAMPLING)
+    if isinstance(found, RowFailure):
         raise _NotReadable(found)
     if found is None:
         return {}
     if not isinstance(found, Mapping):
-        raise _NotReadable(_fault(f"{column}: {column} is not an object"))
+        raise _NotReadable(_failure(f"{column}: {column} is not an object"))
     return found
 
 
 def _value(max_tokens: Any) -> Any:
     """Return the column's value, which is JSON text if the column mixes kinds of values."""
-    found = max_tokens if isinstance(max_tokens, Fault) else parsed(max_tokens, RowError.INVALID_SAMPLING)
-    if isinstance(found, Fault):
+    found = max_tokens if isinstance(max_tokens, RowFailure) else parsed(max_tokens, RowError.INVALID_SAMPLING)
+    if isinstance(found, RowFailure):
         raise _NotReadable(found)
     return found
 
@@ -152,5 +154,5 @@ def _add(given: dict[str, Any], name: str, value: Any, twice: str) -> None:
     given[name] = value
 
 
-def _fault(message: str) -> Fault:
-    return Fault(code=RowError.INVALID_SAMPLING, message=message)
+def _failure(message: str) -> RowFailure:
+    return RowFailure(code=RowError.INVALID_SAMPLING, message=message)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from jobs.values.cells import MAX_DEPTH, Fault, is_shallow, parsed, values
+from jobs.values.cells import MAX_DEPTH, RowFailure, is_shallow, parsed, values
 from schemas.codes import RowError
 
 MAX_TOOLS = 1024
@@ -16,7 +16,7 @@ MAX_TOOLS = 1024
 
 
 def row_tools(table: pa.Table, column: str | None, defaults: Sequence[str]) -> list[Any]:
-    """Return each row's list of tools (the job's if it has none of its own), None for no tools, or a Fault.
+    """Return each row's list of tools (the job's if it has none of its own), None for no tools, or a RowFailure.
 
     Tools, and the `parameters` in them, may be JSON text: one Arrow type rarely fits the schemas of many tools.
 
@@ -28,19 +28,23 @@ def row_tools(table: pa.Table, column: str | None, defaults: Sequence[str]) -> l
 
 
 def _tools(value: Any) -> Any:
-    found = value if isinstance(value, Fault) else parsed(value, RowError.INVALID_MESSAGES)
-    if isinstance(found, Fault):
+    found = value if isinstance(value, RowFailure) else parsed(value, RowError.INVALID_MESSAGES)
+    if isinstance(found, RowFailure):
         return found
     if not isinstance(found, list):
-        return Fault(code=RowError.INVALID_MESSAGES, message="tools: not a list")
+        return RowFailure(code=RowError.INVALID_MESSAGES, message="tools: not a list")
     if len(found) > MAX_TOOLS:
-        return Fault(code=RowError.INVALID_MESSAGES, message=f"tools: {len(found):,} are given, at most {MAX_TOOLS}")
+        return RowFailure(
+            code=RowError.INVALID_MESSAGES, message=f"tools: {len(found):,} are given, at most {MAX_TOOLS}"
+        )
     try:
         tools = [_tool(tool) for tool in found]
     except (ValueError, RecursionError):
-        return Fault(code=RowError.INVALID_MESSAGES, message="tools: a tool is not JSON")
+        return RowFailure(code=RowError.INVALID_MESSAGES, message="tools: a tool is not JSON")
     if not is_shallow(tools):
-        return Fault(code=RowError.INVALID_MESSAGES, message=f"tools: a tool is nested over {MAX_DEPTH} levels deep")
+        return RowFailure(
+            code=RowError.INVALID_MESSAGES, message=f"tools: a tool is nested over {MAX_DEPTH} levels deep"
+        )
     return tools
 
 

@@ -40,7 +40,7 @@ _D = TypeVar("_D", bound=Document)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Entry:
+class StoredRun:
     """The stored documents of one run."""
 
     run: Run
@@ -109,7 +109,7 @@ class Book:
         """Return the logical dates that have runs, oldest first."""
         return list(self.store.list_folders(runs_key(name)))
 
-    def entry(self, name: str, logical_date: str) -> Entry | None:
+    def entry(self, name: str, logical_date: str) -> StoredRun | None:
         """Return the newest round of a logical date, or None."""
         found = [info.key for info in self.store.list(f"{runs_key(name)}{logical_date}/")]
         rounds = sorted(int(key.split("/")[-2]) for key in found if key.endswith("/run.json"))
@@ -127,7 +127,7 @@ class Book:
         for number in range(1, len(names) + 1):
             if (retry := read(f"retry-{number}", Retry)) is not None:
                 retries.append(read(f"retry-{number}-started", Retry) or retry)
-        return Entry(
+        return StoredRun(
             run=run,
             outcome=read("outcome", RunOutcome),
             late=read("late", Late),
@@ -135,7 +135,7 @@ class Book:
             sent=frozenset(_sent(each) for each in names if each.startswith("sent-")),
         )
 
-    def recent(self, name: str, limit: int) -> Iterator[Entry]:
+    def recent(self, name: str, limit: int) -> Iterator[StoredRun]:
         """Yield the newest runs, newest first."""
         for date in islice(reversed(self.dates(name)), limit):
             if (entry := self.entry(name, date)) is not None:
@@ -152,7 +152,7 @@ class Book:
         calendar = Calendar(schedule.cron, schedule.tz)
         return self._open(schedule, calendar, due, now, calendar.logical_date(due), 1, None, catch_up, by_hand)
 
-    def reopen(self, schedule: Schedule, entry: Entry, now: datetime, *, job_ended: bool) -> Run:
+    def reopen(self, schedule: Schedule, entry: StoredRun, now: datetime, *, job_ended: bool) -> Run:
         """Begin the next round of a run that has ended without success.
 
         Its job goes on if it can; a job with a terminal record stays ended, and the new round gets a job of its own.

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from jobs.errors import JobsError, StoreError, UsageError
 from jobs.failpoints import failpoint
-from jobs.schedules.book import Book, Entry
+from jobs.schedules.book import Book, StoredRun
 from jobs.schedules.calendar import Calendar
 from jobs.schedules.decide import (
     Action,
@@ -29,8 +29,8 @@ from jobs.schedules.decide import (
     decide,
     is_closed,
 )
+from jobs.schedules.gateway import JobGateway
 from jobs.schedules.notify import Hook, hooks_of
-from jobs.schedules.runner import Runner
 from schemas.schedules import Event, Pointer, Retry, Run, RunOutcome, Schedule, Sent, event_id
 
 POLL_S = 5.0
@@ -68,13 +68,13 @@ class Scheduler:
     def __init__(
         self,
         book: Book,
-        runner: Runner,
+        gateway: JobGateway,
         *,
         commands: Sequence[tuple[str, ...]] = (),
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._book, self._runner, self._commands, self._now = book, runner, tuple(commands), now
+        self._book, self._gateway, self._commands, self._now = book, gateway, tuple(commands), now
         self._monotonic = monotonic
         self._retries_seen: dict[tuple[str, str], tuple[int, tuple[Retry, ...], float]] = {}
         self._closed: dict[str, dict[str, RunView]] = {}
@@ -148,13 +148,13 @@ class Scheduler:
 
     def job_of(self, run: Run) -> JobView | None:
         """Return the state of a run's job, or None if it has not been submitted."""
-        return self._runner.view(run.job_id)
+        return self._gateway.view(run.job_id)
 
-    def view_of(self, entry: Entry) -> RunView:
+    def view_of(self, entry: StoredRun) -> RunView:
         """Combine a run with the state of its job."""
         run = entry.run
         ended = entry.outcome is not None and entry.outcome.kind in ("succeeded", "gate", "failed")
-        job = None if ended else self._runner.view(run.job_id)
+        job = None if ended else self._gateway.view(run.job_id)
         waits = job is None and entry.outcome is None
         return RunView(
             retry_seen_s=self._retry_seen_s(entry),
@@ -166,11 +166,11 @@ class Scheduler:
             sent=entry.sent,
             job=job,
             input_ready=waits
-            and self._runner.is_there(run.spec.input.uri)
-            and (run.wait_for is None or self._runner.is_there(run.wait_for)),
+            and self._gateway.is_there(run.spec.input.uri)
+            and (run.wait_for is None or self._gateway.is_there(run.wait_for)),
         )
 
-    def _retry_seen_s(self, entry: Entry) -> float:
+    def _retry_seen_s(self, entry: StoredRun) -> float:
         run = entry.run
         now, key = self._monotonic(), (run.schedule, run.logical_date)
         if not entry.retries or entry.outcome is not None:
@@ -217,13 +217,13 @@ class Scheduler:
         run = action.view.run
         if isinstance(action, Submit):
             failpoint("schedule.before_submit")
-            self._or_fail(action.view, lambda: self._runner.submit(run.spec, run.job_id))
+            self._or_fail(action.view, lambda: self._gateway.submit(run.spec, run.job_id))
         elif isinstance(action, NoteInterruption):
             self._book.note_interruption(run, Retry(number=action.number, noticed_at=now, reason=action.reason))
         elif isinstance(action, Resume):
             self._resume(action)
         elif isinstance(action, Cancel):
-            self._runner.cancel(run.job_id, f"the schedule {schedule.name}: {action.why}")
+            self._gateway.cancel(run.job_id, f"the schedule {schedule.name}: {action.why}")
         elif isinstance(action, MarkLate):
             self._book.mark_late(run, now)
         elif isinstance(action, Publish):
@@ -242,7 +242,7 @@ class Scheduler:
             return
         failpoint("schedule.before_resume")
         try:
-            self._runner.resume(run.job_id)
+            self._gateway.resume(run.job_id)
         except JobsError:
             # The cluster is unavailable: that costs time, not one of the job's retries.
             self._book.release_retry(run, action.number)
@@ -252,14 +252,14 @@ class Scheduler:
         run, job = view.run, view.job
         assert job is not None, "it has succeeded"
         if run.export is not None:
-            self._runner.export(run.job_id, run.export)
+            self._gateway.export(run.job_id, run.export)
         failpoint("schedule.before_publish")
         self._book.publish(
             Pointer(
                 schedule=run.schedule,
                 logical_date=run.logical_date,
                 job_id=run.job_id,
-                uri=self._runner.uri(run.job_id),
+                uri=self._gateway.uri(run.job_id),
                 export=run.export,
                 num_rows=job.num_rows or 0,
                 num_error_rows=job.num_error_rows or 0,
@@ -297,7 +297,7 @@ class Scheduler:
             logical_date=run.logical_date,
             round=run.round,
             job_id=run.job_id,
-            job_uri=self._runner.uri(run.job_id),
+            job_uri=self._gateway.uri(run.job_id),
             due_at=run.due_at,
             at=action.at,
             reason=outcome.reason if outcome else _late(view.job),

@@ -38,7 +38,7 @@ from jobs.serve.models import (
     Nothing,
 )
 from jobs.serve.own_pages import OwnPagesOnly
-from jobs.serve.runner import Runner
+from jobs.serve.runner import BatchRunner
 from jobs.serve.uploads import FORM, Upload, read_upload
 from jobs.store.base import ObjectStore
 from schemas.batches import StoredFile
@@ -82,7 +82,7 @@ class Service:
     """
 
     store: ObjectStore
-    runner: Runner
+    runner: BatchRunner
     model: str
     token: str | None
     limits: Limits = field(default_factory=Limits)

@@ -54,7 +54,7 @@ _CANCELLED_BY = "a request to cancel the batch"
 _log = logging.getLogger(__name__)
 
 
-class Runner:
+class BatchRunner:
     """Drives every batch under the settings' root, in threads of its own, between `start` and `stop`.
 
     Args:

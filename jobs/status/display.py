@@ -42,7 +42,7 @@ def facts(summary: Summary) -> dict[str, str]:
         "replicas": _replicas(summary.replicas),
         "engines": _engines(summary),
         "ETA": _eta(summary),
-        "foretold": _foretold(summary),
+        "predicted": _predicted(summary),
         "tail": _tail(summary),
         "cost": _cost(summary),
         "message": printable(summary.message),
@@ -206,7 +206,7 @@ def _engines(summary: Summary) -> str:
     return f"without a row for {duration(summary.engine_idle_s)} of {duration(summary.engine_s)} ({share:.1%})"
 
 
-def _foretold(summary: Summary) -> str:
+def _predicted(summary: Summary) -> str:
     """Format the run time predicted from earlier jobs, and the prediction's error."""
     if summary.planned_s is None:
         return ""

@@ -15,7 +15,7 @@ from jinja2 import Template, TemplateSyntaxError, UndefinedError, meta, nodes
 from jobs.errors import UsageError
 from jobs.templates.sandbox import Null, PromptEnvironment
 from jobs.templates.work import LEAST_BUDGET, Meter, TemplateFault, meter
-from jobs.values.cells import Fault
+from jobs.values.cells import RowFailure
 from jobs.values.text import NoText
 from schemas.codes import RowError
 
@@ -66,7 +66,7 @@ def template_columns(template: str, names: Collection[str]) -> tuple[str, ...]:
     return tuple(sorted(used))
 
 
-def render(template: str, row: Mapping[str, Any], max_bytes: int) -> str | Fault:
+def render(template: str, row: Mapping[str, Any], max_bytes: int) -> str | RowFailure:
     """Render the prompt of a row that has the template's columns.
 
     Args:
@@ -87,16 +87,16 @@ def render(template: str, row: Mapping[str, Any], max_bytes: int) -> str | Fault
         why = type(error).__name__
     finally:
         meter.reset(token)
-    return Fault(code=RowError.TEMPLATE_ERROR, message=f"the template failed on this row: {why}")
+    return RowFailure(code=RowError.TEMPLATE_ERROR, message=f"the template failed on this row: {why}")
 
 
-def _rendered(template: Template, values: Mapping[str, Any], max_bytes: int) -> str | Fault:
+def _rendered(template: Template, values: Mapping[str, Any], max_bytes: int) -> str | RowFailure:
     parts: list[str] = []
     size = 0
     for part in template.root_render_func(template.new_context(dict(values))):
         size += len(part)
         if size > max_bytes:
-            return Fault(code=RowError.ROW_TOO_LARGE, message=f"the prompt has over {max_bytes} bytes, the limit")
+            return RowFailure(code=RowError.ROW_TOO_LARGE, message=f"the prompt has over {max_bytes} bytes, the limit")
         parts.append(part)
     return "".join(parts)
 

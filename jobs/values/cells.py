@@ -1,4 +1,4 @@
-"""Values of input rows as Python objects; a value that cannot be read becomes a `Fault` of its row."""
+"""Values of input rows as Python objects; a value that cannot be read becomes a `RowFailure` of its row."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FORMS = Forms(bytes.decode, mapping)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Fault:
+class RowFailure:
     """The reason that a row becomes an error row. The message never quotes the row."""
 
     code: RowError
@@ -27,7 +27,7 @@ class Fault:
 
 
 def values(table: pa.Table, column: str | None) -> list[Any]:
-    """Return a column's Python values, all None without a column; a Fault where a value cannot be read.
+    """Return a column's Python values, all None without a column; a RowFailure where a value cannot be read.
 
     Binary is decoded as UTF-8: Impala and older Spark write text as binary. `jobs.values.text` lists what other
     values become, and their text.
@@ -40,16 +40,16 @@ def values(table: pa.Table, column: str | None) -> list[Any]:
         return [_value(scalar, column) for scalar in table[column]]
 
 
-def rows(table: pa.Table) -> Iterable[dict[str, Any] | Fault]:
-    """Yield each row as a dictionary, or the first Fault in it."""
+def rows(table: pa.Table) -> Iterable[dict[str, Any] | RowFailure]:
+    """Yield each row as a dictionary, or the first RowFailure in it."""
     columns = {name: values(table, name) for name in table.column_names}
     for index in range(len(table)):
         row = {name: column[index] for name, column in columns.items()}
-        yield next((value for value in row.values() if isinstance(value, Fault)), row)
+        yield next((value for value in row.values() if isinstance(value, RowFailure)), row)
 
 
 def parsed(value: Any, code: RowError) -> Any:
-    """Parse text as JSON, or return a Fault with that code; return other values as they are.
+    """Parse text as JSON, or return a RowFailure with that code; return other values as they are.
 
     Structs lose their null fields: Arrow adds them for fields that only other rows have.
     """
@@ -58,13 +58,17 @@ def parsed(value: Any, code: RowError) -> Any:
     try:
         found = json.loads(value)
     except (ValueError, RecursionError):
-        return Fault(code=code, message="the text is not JSON")
-    return found if is_shallow(found) else Fault(code=code, message=f"the JSON is nested over {MAX_DEPTH} levels deep")
+        return RowFailure(code=code, message="the text is not JSON")
+    return (
+        found
+        if is_shallow(found)
+        else RowFailure(code=code, message=f"the JSON is nested over {MAX_DEPTH} levels deep")
+    )
 
 
-def invalid_text(column: str) -> Fault:
-    """Return the Fault of a row with invalid text."""
-    return Fault(code=RowError.INVALID_TEXT, message=f"the text of column `{column}` is not valid UTF-8")
+def invalid_text(column: str) -> RowFailure:
+    """Return the RowFailure of a row with invalid text."""
+    return RowFailure(code=RowError.INVALID_TEXT, message=f"the text of column `{column}` is not valid UTF-8")
 
 
 def size_bytes(value: Any) -> int:
@@ -106,7 +110,7 @@ def _value(scalar: pa.Scalar, column: str) -> Any:
         return invalid_text(column)
     except (ValueError, OverflowError, pa.ArrowException) as error:
         why = f"the value of column `{column}` cannot be read: {type(error).__name__}"
-        return Fault(code=RowError.TEMPLATE_ERROR, message=why)
+        return RowFailure(code=RowError.TEMPLATE_ERROR, message=why)
 
 
 def _without_nulls(value: Any) -> Any:

@@ -6,23 +6,23 @@ from collections.abc import Iterable
 
 import pyarrow as pa
 
-from jobs.values.cells import Fault, invalid_text
+from jobs.values.cells import RowFailure, invalid_text
 from jobs.values.plain import is_binary, is_string
 from schemas.tables import KEPT
 
 
-def valid_columns(table: pa.Table, names: Iterable[str]) -> tuple[pa.Table, dict[int, Fault]]:
-    """Return the table with valid text in these columns, and a Fault for each row that had invalid text.
+def valid_columns(table: pa.Table, names: Iterable[str]) -> tuple[pa.Table, dict[int, RowFailure]]:
+    """Return the table with valid text in these columns, and a RowFailure for each row that had invalid text.
 
     In such a text U+FFFD replaces the invalid bytes; a list, struct or map that holds one becomes null.
     """
-    faults: dict[int, Fault] = {}
+    failures: dict[int, RowFailure] = {}
     for name in names:
         column, broken = valid(table[name])
         if broken:
             table = table.set_column(table.schema.get_field_index(name), table.schema.field(name), column)
-            faults |= {index: invalid_text(name.removeprefix(KEPT)) for index in broken if index not in faults}
-    return table, faults
+            failures |= {index: invalid_text(name.removeprefix(KEPT)) for index in broken if index not in failures}
+    return table, failures
 
 
 def valid(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, list[int]]:

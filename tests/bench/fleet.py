@@ -29,7 +29,7 @@ from schemas.records import ShardPlan
 from schemas.spec import ShardBudget
 from workers.driver.dispatch import Dispatcher, Work
 from workers.driver.driver import TICK_S
-from workers.driver.pool import MAX_OPEN_SHARDS, RESTART_PAUSE_S
+from workers.driver.replicas import MAX_OPEN_SHARDS, RESTART_PAUSE_S
 
 INPUT_TOKENS_PER_S, OUTPUT_TOKENS_PER_S = 40_000.0, 4_250.0
 """Of one replica, prefill and decoding by themselves: together they make the 13.7 rows/s of 512 in and 256 out that
@@ -158,7 +158,7 @@ class Fleet:
         self._feed(replica)
 
     def _feed(self, replica: _Replica) -> None:
-        """As `Pool`: the next shard as soon as the one before is inside the engine."""
+        """As `Replicas`: the next shard as soon as the one before is inside the engine."""
         self._waiting.discard(replica.number)
         if replica.up_since is None or replica.admitting or len(replica.opened) >= MAX_OPEN_SHARDS:
             return
@@ -195,7 +195,7 @@ class Fleet:
         self._wake(replica)
 
     def _abandon(self, shard: int) -> None:
-        """As `Pool`: who else works on a committed shard stops. What it has opened after that comes no sooner."""
+        """As `Replicas`: who else works on a committed shard stops. What it has opened after that comes no sooner."""
         for replica in self._replicas if self._dispatcher.num_copies else ():
             work = replica.opened.pop(shard, None)
             if work is None or replica.opened:

@@ -1,4 +1,4 @@
-"""The product's own way from rows to results in one process: plan, pool, dispatcher, replica, feed and commits are the
+"""The product from rows to results in one process: plan, replicas, dispatcher, replica, feed and commits are the
 real ones; only Ray is not there, so that one engine serves many jobs and arms can take turns.
 
 `python -m tests.bench.replica_arm MODEL` serves (see `tests.bench.arms`):
@@ -40,7 +40,7 @@ from schemas.sampling import Sampling
 from schemas.spec import EngineSpec, InputSpec, JobSpec, ModelSpec, ShardBudget
 from tests.bench.arms import serve
 from tests.bench.engine_arms import LIMITS
-from workers.driver import pool
+from workers.driver import replicas
 from workers.driver.dispatch import Dispatcher
 from workers.driver.resources import Resources
 from workers.engines.base import Engine, EngineInfo
@@ -74,7 +74,7 @@ class StandingEngine(VllmEngine):
 
 
 class LocalReplica(Replica):
-    """A replica that its pool reaches without Ray. See `workers.driver.cluster.ReplicaHandle`."""
+    """A replica that `Replicas` reaches without Ray. See `workers.driver.cluster.ReplicaHandle`."""
 
     engine: ClassVar[Engine]
 
@@ -145,7 +145,7 @@ async def _run(engine: StandingEngine, model: Path, arm: str, dataset: Path) -> 
         staged_s, began = time.monotonic() - began, time.monotonic()
         done: list[ShardDone] = []
         cluster = LocalCluster()
-        running = pool.Pool(ledger, spec, "bench", cluster, done.append)  # type: ignore[arg-type]
+        running = replicas.Replicas(ledger, spec, "bench", cluster, done.append)  # type: ignore[arg-type]
         dispatcher = Dispatcher(plan.shards)
         dispatcher.stage(range(len(plan.shards)))
         running.open(dispatcher)
@@ -221,7 +221,7 @@ def _order_off() -> Iterator[None]:
 
 @contextmanager
 def _feed_off() -> Iterator[None]:
-    with patch.object(pool, "MAX_OPEN_SHARDS", 1), patch.object(pool, "OPEN_ROWS_PER_SEQUENCE", 0):
+    with patch.object(replicas, "MAX_OPEN_SHARDS", 1), patch.object(replicas, "OPEN_ROWS_PER_SEQUENCE", 0):
         yield
 
 

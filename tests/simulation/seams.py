@@ -29,8 +29,8 @@ import jobs.store.probe
 import jobs.store.s3_client
 import jobs.threads
 import workers.driver.driver
-import workers.driver.pool
 import workers.driver.progress
+import workers.driver.replicas
 import workers.engines.fake
 import workers.replica.feed
 import workers.replica.replica

@@ -14,7 +14,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs.dataset import Slice, faults_of, slices
+from jobs.dataset import Slice, failures_of, slices
 from jobs.dataset.inspection import inspect
 from jobs.dataset.reading import read_slice
 
@@ -103,7 +103,7 @@ def read_all(uri: str) -> tuple[pa.Schema, list[dict[str, Any]], int]:
     for piece in pieces:
         for batch in batches_of(piece):
             rows += [{name: repr_of(batch[name][i]) for name in batch.schema.names} for i in range(len(batch))]
-            faults += len(faults_of(batch))
+            faults += len(failures_of(batch))
     assert len(rows) == dataset.num_rows, "every row is accounted for"
     return dataset.schema, rows, faults
 

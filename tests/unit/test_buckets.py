@@ -15,7 +15,7 @@ from jobs.cluster.submission import Submitter, driver_environment
 from jobs.dataset import sources
 from jobs.errors import Exit, UsageError
 from jobs.ledger import Ledger
-from jobs.schedules.runner import ClientRunner
+from jobs.schedules.gateway import ClientGateway
 from jobs.settings import Settings
 from jobs.store.local import LocalStore
 from jobs.store.s3_client import S3Client
@@ -99,7 +99,7 @@ def test_the_client_and_the_batch_service_refuse_too(tmp_path: Path) -> None:
 
 
 def test_a_schedule_is_refused_by_what_its_templates_become(tmp_path: Path) -> None:
-    runner = ClientRunner(Settings(root=str(tmp_path), allowed_buckets=("good",)))
+    runner = ClientGateway(Settings(root=str(tmp_path), allowed_buckets=("good",)))
     for step in (
         lambda: runner.is_there(BAD),
         lambda: runner.submit(SPEC, "x"),

@@ -26,8 +26,8 @@ from schemas.spec import JobSpec
 from workers.driver.cluster import Cluster
 from workers.driver.dispatch import Dispatcher, Killer
 from workers.driver.last_word import say_why
-from workers.driver.pool import Pool
 from workers.driver.progress import Reporter
+from workers.driver.replicas import Replicas
 from workers.failures import JobFailure, JobInterruption
 from workers.messages import ShardDone, ShardSalvaged
 
@@ -64,13 +64,13 @@ class Driver:
         self._salvage = Salvage(ledger)
         self._spec: JobSpec = ledger.spec()
         self._writer = f"{driver_id}/{uuid4().hex}"
-        self._pool = Pool(
+        self._replicas = Replicas(
             *(ledger, self._spec, driver_id, cluster),
             on_commit=self._on_commit,
             on_salvage=self._on_salvage,
             on_damage=self._on_damage,
         )
-        self._reporter = Reporter(ledger, driver_id, self._pool)
+        self._reporter = Reporter(ledger, driver_id, self._replicas)
         self._plan: Plan | None = None
         self._damaged: asyncio.Queue[int] = asyncio.Queue()
 
@@ -124,7 +124,7 @@ class Driver:
     async def _stop(self, *tasks: asyncio.Task[TerminalRecord]) -> None:
         """Cancel the work and end the replicas, which save their finished rows. Idempotent."""
         await _cancel(*tasks)
-        await self._pool.kill()
+        await self._replicas.kill()
 
     async def _work(self) -> TerminalRecord:
         """Stage and dispatch until every shard is committed, then finish."""
@@ -135,7 +135,7 @@ class Driver:
         self._reporter.phase = "staging"
         staging = asyncio.create_task(self._stage(staged.put_nowait))
         dispatching = asyncio.create_task(self._dispatch(staged))
-        running = asyncio.create_task(self._pool.run(resources))
+        running = asyncio.create_task(self._replicas.run(resources))
         pending: set[asyncio.Task[None]] = {staging, dispatching, running}
         try:
             while not running.done():
@@ -185,7 +185,7 @@ class Driver:
         return {shard.index for shard in self._plan.shards} <= self._ledger.committed() | set(lost)
 
     async def _dispatch(self, staged: asyncio.Queue[Plan | int]) -> None:
-        """Pass what staging reports on to the pool: the plan first, then each shard."""
+        """Pass what staging reports on to the replicas: the plan first, then each shard."""
         dispatcher: Dispatcher | None = None
         while True:
             event = await staged.get()
@@ -206,7 +206,7 @@ class Driver:
                 for record in kept.values():
                     self._reporter.salvaged(record.index, record.num_rows, record.num_error_rows)
                 self._reporter.phase = "running"
-                self._pool.open(dispatcher)
+                self._replicas.open(dispatcher)
             else:
                 assert dispatcher is not None, "the plan comes first"
                 assert self._plan is not None
@@ -216,7 +216,7 @@ class Driver:
                     dispatcher.stage([event])
                 elif dispatcher.commit(event):  # by staging, which copied it
                     self._reporter.committed(event, await asyncio.to_thread(self._ledger.shard_commit, event))
-                self._pool.wake()
+                self._replicas.wake()
 
     async def _watch(self) -> TerminalRecord:
         """Write the progress; return the terminal record once another process has ended the job."""

@@ -16,7 +16,7 @@ MAX_SAMPLES = 1024
 """Beyond this, every other sample is dropped: a job of a week keeps one about every ten minutes."""
 
 MAX_REPLICAS = 256
-"""Slots of the pool that samples cover."""
+"""Replica slots that samples cover."""
 
 WRITE_EVERY_S = 30.0
 
@@ -45,7 +45,7 @@ class Recorder:
         self.gpu_s = 0.0
 
     def look(self, sample: Sample, replicas: Sequence[ReplicaProgress]) -> None:
-        """Add one sample: counts, and the activity of each slot of the pool."""
+        """Add one sample: counts, and the activity of each slot of the replicas."""
         activities = [activity_of(replica) for replica in replicas]
         if self._last is not None:
             held = sum(activity in (Activity.LOADING, Activity.BUSY, Activity.IDLE) for activity in activities)

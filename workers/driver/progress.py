@@ -11,7 +11,7 @@ from typing import Literal
 
 from jobs.errors import JobsError, StoreError
 from jobs.ledger import Ledger
-from jobs.planning.estimate import foretell
+from jobs.planning.estimate import predict_times
 from jobs.planning.throughput import LEAST_ENGINE_S, find, remember
 from jobs.salvage import Salvage
 from jobs.status.liveness import this_process
@@ -20,8 +20,8 @@ from schemas.history import Sample
 from schemas.records import Plan, Progress, ShardCommit
 from schemas.throughput import Observation
 from workers.driver.history import Recorder
-from workers.driver.pool import Pool
 from workers.driver.rates import Rates, Tail
+from workers.driver.replicas import Replicas
 from workers.engines.base import EngineInfo
 from workers.metrics import DriverMetrics
 
@@ -39,8 +39,8 @@ class Reporter:
         phase: what the driver is doing.
     """
 
-    def __init__(self, ledger: Ledger, driver: str, pool: Pool) -> None:
-        self._ledger, self._driver, self._pool = ledger, driver, pool
+    def __init__(self, ledger: Ledger, driver: str, replicas: Replicas) -> None:
+        self._ledger, self._driver, self._replicas = ledger, driver, replicas
         self._metrics = DriverMetrics(ledger.job_id)
         self._rates, self._tail, self._recorder = Rates(), Tail(), Recorder(driver)
         self._started_at = _now()
@@ -55,7 +55,7 @@ class Reporter:
         self._began_s = time.monotonic()
         self._start_s: float | None = None
         self._engine: EngineInfo | None = None
-        self._foretold = False
+        self._predicted = False
         self._planned_s: float | None = None
         self._took_s: float | None = None
         self._process = this_process()
@@ -140,11 +140,11 @@ class Reporter:
         Returns:
             The progress; None if the reporting failed.
         """
-        await self._pool.refresh(REFRESH_TIMEOUT_S)
-        self._engine = self._pool.engine or self._engine
+        await self._replicas.refresh(REFRESH_TIMEOUT_S)
+        self._engine = self._replicas.engine or self._engine
         try:
             if self.phase != "ended":
-                await asyncio.to_thread(self._foretell)
+                await asyncio.to_thread(self._predict_end)
             progress = self._progress()
             self._export(progress)
             try:
@@ -156,33 +156,33 @@ class Reporter:
             log.exception("progress not written; the job goes on")
             return None
 
-    def _foretell(self) -> None:
+    def _predict_end(self) -> None:
         """Predict from earlier jobs how long this driver will take; once, when plan and hardware are known."""
         engine = self._engine
-        if self._foretold or self._plan is None or engine is None:
+        if self._predicted or self._plan is None or engine is None:
             return
-        self._foretold = True
+        self._predicted = True
         plan = self._plan
         try:
             spec = self._ledger.spec()
             known = [each for each in find(self._ledger.store, spec) if each.hardware == engine.device]
         except JobsError as error:
-            log.warning("no end is foretold: %s", error)
+            log.warning("no end is predicted: %s", error)
             return
         if not known:
-            log.info("no earlier job with this model and engine on %s: no end is foretold", engine.device)
+            log.info("no earlier job with this model and engine on %s: no end is predicted", engine.device)
             return
         share = known[0].output_share(spec.name)
         allowed = sum(each.num_output_tokens for each in plan.lengths)
         work = sum(shard.num_expected_tokens - shard.num_cached_tokens for shard in plan.shards)
         work -= 0 if share is None else round((1 - share) * allowed)
         left = 1 - self._rows / max(1, plan.num_rows)
-        times = foretell(left * work, known[0].tokens_per_s, known[0].start_s, spec)
+        times = predict_times(left * work, known[0].tokens_per_s, known[0].start_s, spec)
         self._planned_s = times and times.eta_s
-        log.info("foretold: %.0f s, from %d earlier jobs", self._planned_s or 0.0, len(known[0].observations))
+        log.info("predicted: %.0f s, from %d earlier jobs", self._planned_s or 0.0, len(known[0].observations))
 
     def _remember(self) -> None:
-        totals, engine, spec = self._pool.totals(), self._engine, self._ledger.spec()
+        totals, engine, spec = self._replicas.totals(), self._engine, self._ledger.spec()
         engine_s = totals.ready_s - totals.idle_s
         if engine is None or self._plan is None or self._start_s is None or engine_s < LEAST_ENGINE_S:
             return
@@ -207,10 +207,10 @@ class Reporter:
             progress = progress.evolve(gpu_s=progress.gpu_s + self._gpu_s_before)
         self._ledger.write_progress(progress)
         if self._recorder.due(time.time(), ended=self.phase == "ended"):
-            self._ledger.write_history(self._recorder.history(self._pool.losses))
+            self._ledger.write_history(self._recorder.history(self._replicas.losses))
 
     def _progress(self) -> Progress:
-        totals, slots = self._pool.totals(), self._pool.slots
+        totals, slots = self._replicas.totals(), self._replicas.slots
         total = self._plan.num_rows if self._plan else None
         rows_kept = self._rows + sum(rows for rows, _ in self._salvaged.values())
         errors_kept = self._errors + sum(errors for _, errors in self._salvaged.values())
@@ -237,7 +237,7 @@ class Reporter:
             cached_tokens=totals.cached_tokens,
             eta_s=eta and round(eta.likely_s, 1),
         )
-        self._recorder.resolved(self._pool.gpus_per_replica, self._engine)
+        self._recorder.resolved(self._replicas.gpus_per_replica, self._engine)
         self._recorder.look(sample, replicas)
         progress = Progress(
             driver=self._driver,
@@ -269,7 +269,7 @@ class Reporter:
             planned_s=self._planned_s and round(self._planned_s, 1),
             took_s=self._took_s and round(self._took_s, 1),
             tail_s=self._tail.seconds and round(self._tail.seconds, 1),
-            shard_copies=self._pool.num_copies,
+            shard_copies=self._replicas.num_copies,
             replicas=replicas,
         )
         return progress
@@ -284,12 +284,12 @@ class Reporter:
         by_status = {"ok": progress.rows_ok, "error": progress.rows_error, "open": progress.rows_uncommitted}
         for status, rows in (by_status | {"left": left}).items():
             metrics.rows.set(rows, {"status": status})
-        ready = sum(slot.state == "ready" for slot in self._pool.slots)
+        ready = sum(slot.state == "ready" for slot in self._replicas.slots)
         metrics.replicas_ready.set(ready)
-        metrics.gpus_ready.set(ready * (self._pool.gpus_per_replica or 0))
+        metrics.gpus_ready.set(ready * (self._replicas.gpus_per_replica or 0))
         metrics.gpu_s.set(progress.gpu_s)
         metrics.cached_share.set(progress.cached_tokens / max(1, progress.engine_input_tokens))
-        metrics.replicas_lost.set(self._pool.lost)
+        metrics.replicas_lost.set(self._replicas.lost)
         metrics.shard_copies.set(progress.shard_copies)
         metrics.input_rate.set(progress.input_tokens_per_s)
         metrics.generated_rate.set(progress.generated_tokens_per_s)

@@ -1,4 +1,4 @@
-"""Slots of the pool, and the counters of their replicas."""
+"""Slots of the replicas, and the counters of their replicas."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from workers.messages import Loaded, ReplicaCounters
 
 @dataclass(slots=True)
 class Slot:
-    """One slot of the pool, and the replica that fills it now."""
+    """One slot of the replicas, and the replica that fills it now."""
 
     number: int
     incarnation: int = 0

@@ -15,10 +15,11 @@ from contextlib import contextmanager
 from functools import partial
 from uuid import uuid4
 
+from jobs.values.cells import RowFailure
 from schemas.codes import RowError
 from workers.engines.base import Engine, EngineDead, Output, RowFailed
 from workers.replica.room import Room
-from workers.shards.outputs import Row, RowFault, check_output
+from workers.shards.outputs import Row, check_output
 
 
 class Feed:
@@ -58,8 +59,8 @@ class Feed:
             admitted.set()
 
     async def run(
-        self, ticket: str, rows: Sequence[Row], results: dict[int, Output | RowFault] | None = None
-    ) -> dict[int, Output | RowFault]:
+        self, ticket: str, rows: Sequence[Row], results: dict[int, Output | RowFailure] | None = None
+    ) -> dict[int, Output | RowFailure]:
         """Put the rows of one shard through the engine; return the outcome of each row id.
 
         When cancelled, it takes all of its rows out of the engine; only `results` keeps a trace of them.
@@ -85,14 +86,14 @@ class Feed:
             raise error.exceptions[0] from error
         return results
 
-    async def _answer(self, row: Row, place: int, results: dict[int, Output | RowFault]) -> None:
+    async def _answer(self, row: Row, place: int, results: dict[int, Output | RowFailure]) -> None:
         if not self.in_flight:
             self._idle_s += time.monotonic() - self._idle_since
         self.in_flight += 1
         try:
             output = await self._ask(f"{row.row_id}-{uuid4().hex[:8]}", row)
         except RowFailed as error:
-            results[row.row_id] = RowFault(code=error.code, message=str(error))
+            results[row.row_id] = RowFailure(code=error.code, message=str(error))
             self.failed += 1
         else:
             results[row.row_id] = output

@@ -18,6 +18,7 @@ from jobs.failpoints import failpoint
 from jobs.ledger import Commit, Ledger
 from jobs.models.encoding import load_encoder
 from jobs.salvage import Salvage
+from jobs.values.cells import RowFailure
 from schemas.codes import RowError
 from schemas.records import Attempt, Plan
 from schemas.spec import JobSpec
@@ -27,7 +28,7 @@ from workers.metrics import ReplicaMetrics
 from workers.replica.feed import Feed
 from workers.replica.loop_lag import LoopLag
 from workers.replica.room import Room
-from workers.shards.outputs import Row, RowFault, quarantined
+from workers.shards.outputs import Row, quarantined
 from workers.shards.results import (
     SalvagedRows,
     ShardMismatch,
@@ -51,7 +52,7 @@ class _OpenShard:
 
     shard: int
     staged: pa.Table
-    results: Mapping[int, Output | RowFault]
+    results: Mapping[int, Output | RowFailure]
     salvaged: SalvagedRows
 
 
@@ -122,7 +123,7 @@ class Replica:
 
     async def _run_shard(self, shard: int, attempt_id: str, excluded: Mapping[int, RowError]) -> ShardDone:
         feed, began = self._standing_feed(), time.monotonic()
-        results: dict[int, Output | RowFault] = {}
+        results: dict[int, Output | RowFailure] = {}
         with feed.admitting(attempt_id):
             plan = await self._standing_plan()
             if (commit := await asyncio.to_thread(self._ledger.find_commit, shard)) is not None:
@@ -138,7 +139,7 @@ class Replica:
             self._open[attempt_id] = _OpenShard(shard=shard, staged=staged, results=results, salvaged=salvaged)
             finished = await self._finishes(attempt_id, feed.run(attempt_id, wanted, results))
         failpoint("replica.after_rows")
-        num_answered, engine_errors = len(results), sum(isinstance(result, RowFault) for result in results.values())
+        num_answered, engine_errors = len(results), sum(isinstance(result, RowFailure) for result in results.values())
         if not finished:
             commit = await asyncio.to_thread(self._ledger.shard_commit, shard)
             log.info("shard %d is given up after %d rows: another replica was first", shard, num_answered)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from jobs.values.cells import RowFailure
 from schemas.codes import RowError
 from schemas.sampling import Sampling
 from workers.engines.base import ChoiceScore, Completion, Output, RowFailed
@@ -47,12 +48,12 @@ def check_output(output: Output, row: Row, vocab_size: int) -> None:
     Raises:
         RowFailed: the output is not a valid answer to the row.
     """
-    fault = _score_fault(output, row) if row.choices else _completions_fault(output, row, vocab_size)
-    if fault:
-        raise RowFailed(RowError.ENGINE_ERROR, f"the engine gave nonsense: {fault}")
+    failure = _score_failure(output, row) if row.choices else _completions_failure(output, row, vocab_size)
+    if failure:
+        raise RowFailed(RowError.ENGINE_ERROR, f"the engine gave nonsense: {failure}")
 
 
-def _score_fault(output: Output, row: Row) -> str:
+def _score_failure(output: Output, row: Row) -> str:
     if len(output.scores) != len(row.choices):
         return "not one score for each choice"
     for score, choice in zip(output.scores, row.choices, strict=True):
@@ -63,13 +64,13 @@ def _score_fault(output: Output, row: Row) -> str:
     return ""
 
 
-def _completions_fault(output: Output, row: Row, vocab_size: int) -> str:
+def _completions_failure(output: Output, row: Row, vocab_size: int) -> str:
     if len(output.completions) != row.sampling.n:
         return f"{len(output.completions)} completions, not {row.sampling.n}"
-    return next(filter(None, (_completion_fault(c, row.sampling, vocab_size) for c in output.completions)), "")
+    return next(filter(None, (_completion_failure(c, row.sampling, vocab_size) for c in output.completions)), "")
 
 
-def _completion_fault(completion: Completion, sampling: Sampling, vocab_size: int) -> str:
+def _completion_failure(completion: Completion, sampling: Sampling, vocab_size: int) -> str:
     if completion.finish_reason not in FINISH_REASONS:
         return "an unknown finish reason"
     if len(completion.token_ids) > sampling.max_tokens:
@@ -108,20 +109,12 @@ def _is_text(value: object) -> bool:
     return True
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RowFault:
-    """Reason why a row has no output."""
-
-    code: RowError
-    message: str
-
-
 _QUARANTINED = {
     RowError.ENGINE_CRASH: "the engine dies of this row: it was run alone to be sure",
     RowError.TIMEOUT: "the engine hangs on this row: it was run alone to be sure",
 }
 
 
-def quarantined(code: RowError) -> RowFault:
-    """Return the fault of a row that is not run, because it kills or hangs the engine."""
-    return RowFault(code=code, message=_QUARANTINED[code])
+def quarantined(code: RowError) -> RowFailure:
+    """Return the failure of a row that is not run, because it kills or hangs the engine."""
+    return RowFailure(code=code, message=_QUARANTINED[code])

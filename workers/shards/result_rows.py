@@ -42,7 +42,7 @@ def generated_row(
     return row
 
 
-def form_fault(row: Mapping[str, Any], output: Output, sampling: Sampling) -> str | None:
+def form_failure(row: Mapping[str, Any], output: Output, sampling: Sampling) -> str | None:
     """Return why a generated row is invalid, if it is: an answer claims to be complete but lacks the form asked for."""
     form = sampling.structured_outputs
     if form is None:

@@ -19,14 +19,14 @@ from jobs.dataset.types import conform
 from jobs.models.encoding import Encoder
 from jobs.planning.shards import row_ids_digest
 from jobs.rows.sizes import filled, row_bytes, taken
+from jobs.values.cells import RowFailure
 from schemas.codes import RowError
 from schemas.commits import ShardStats
 from schemas.records import Plan
 from schemas.spec import JobSpec
 from schemas.tables import KEPT, kept_fields, result_schema
 from workers.engines.base import Output
-from workers.shards.outputs import RowFault
-from workers.shards.result_rows import form_fault, generated_row, json_text, scored_row
+from workers.shards.result_rows import form_failure, generated_row, json_text, scored_row
 from workers.shards.staged_rows import num_input_tokens, repeats, samplings
 
 ROW_GROUP_ROWS, ROW_GROUP_BYTES = 8192, 4 * 2**20
@@ -53,7 +53,7 @@ def encode_results(
     plan: Plan,
     shard: int,
     staged: pa.Table,
-    results: Mapping[int, Output | RowFault],
+    results: Mapping[int, Output | RowFailure],
     encoder: Encoder,
     salvaged: SalvagedRows = MappingProxyType({}),
 ) -> tuple[bytes, ShardStats]:
@@ -75,7 +75,7 @@ def encode_salvage(
     spec: JobSpec,
     plan: Plan,
     staged: pa.Table,
-    results: Mapping[int, Output | RowFault],
+    results: Mapping[int, Output | RowFailure],
     encoder: Encoder,
     salvaged: SalvagedRows,
 ) -> tuple[bytes, ShardStats]:
@@ -233,7 +233,7 @@ def _rows(
     spec: JobSpec,
     plan: Plan,
     staged: pa.Table,
-    results: Mapping[int, Output | RowFault],
+    results: Mapping[int, Output | RowFailure],
     encoder: Encoder,
     salvaged: SalvagedRows,
     stands_for: Mapping[int, int] | None = None,
@@ -262,7 +262,7 @@ def _rows(
             rows.append(salvaged[row_id])
         elif result is None:
             raise ShardMismatch("a valid row came back without a result")
-        elif isinstance(result, RowFault):
+        elif isinstance(result, RowFailure):
             rows.append(_error_row(result.code, result.message, num_tokens, attempts=1))
         else:
             answer = (
@@ -270,7 +270,7 @@ def _rows(
                 if spec.task == "score"
                 else generated_row(result, sampling, plan.row_columns, encoder)
             )
-            if spec.task == "generate" and (why := form_fault(answer, result, sampling)):
+            if spec.task == "generate" and (why := form_failure(answer, result, sampling)):
                 rows.append(_error_row(RowError.INVALID_FORM, why, num_tokens, attempts=1))
             else:
                 rows.append({"num_input_tokens": num_tokens, "status": "ok", "attempts": 1, **answer})

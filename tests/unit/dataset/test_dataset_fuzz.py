@@ -22,7 +22,7 @@ import pytest
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
-from jobs.dataset import InputChanged, decoder, faults_of, inspect, read_slice, resolve_columns, slices
+from jobs.dataset import InputChanged, decoder, failures_of, inspect, read_slice, resolve_columns, slices
 from jobs.errors import InvalidInput, UsageError
 from jobs.models.encoding import BYTES_MODEL, load_encoder
 from jobs.rows.prepare import RowPreparer
@@ -94,7 +94,7 @@ def read(path: Path) -> str:
             first = piece.first_row_id
             for batch in read_slice(piece):
                 assert batch.schema.names == dataset.schema.names
-                assert all(0 <= index < len(batch) for index in faults_of(batch))
+                assert all(0 <= index < len(batch) for index in failures_of(batch))
                 row_ids += range(first, first + len(batch))
                 if columns is not None:
                     prepared = RowPreparer(spec, columns, load_encoder(BYTES_MODEL), 4096).prepare(

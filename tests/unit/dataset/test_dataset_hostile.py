@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.dataset import decoder, faults_of, guarded, inspect, read_slice, slices
+from jobs.dataset import decoder, failures_of, guarded, inspect, read_slice, slices
 from jobs.dataset.decoder import DecoderEnded, stream
 from jobs.dataset.sources import find_sources, open_source
 from jobs.errors import Exit, InvalidInput
@@ -98,7 +98,7 @@ def test_a_large_cell_costs_its_row(bad: Path, size_bytes: int) -> None:
         batches = list(rows_of(bad))
     table = pa.Table.from_batches([batch.replace_schema_metadata(None) for batch in batches])
     assert table.to_pydict() == {"prompt": ["before", None, "after"], "custom_id": ["a", "b", "c"]}
-    [fault] = [fault for batch in batches for fault in faults_of(batch).values()]
+    [fault] = [fault for batch in batches for fault in failures_of(batch).values()]
     assert fault.code == "ROW_TOO_LARGE"
     assert memory.own_growth_bytes < GIB / 4
     assert memory.children_bytes < GIB / 2 + 4 * size_bytes
@@ -109,7 +109,7 @@ def test_a_large_list_costs_its_row(bad: Path) -> None:
     with watched() as memory:
         [batch] = rows_of(bad)
     assert batch.to_pylist() == [{"prompt": "a", "kept": None}]
-    assert faults_of(batch)[0].code == "ROW_TOO_LARGE"
+    assert failures_of(batch)[0].code == "ROW_TOO_LARGE"
     assert memory.own_growth_bytes < GIB / 4
 
 

@@ -17,11 +17,11 @@ import pyarrow.orc
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.dataset import faults_of, footer, inspect, read_slice, resolve_columns, slices
+from jobs.dataset import failures_of, footer, inspect, read_slice, resolve_columns, slices
 from jobs.dataset.bounding import bounded
-from jobs.dataset.failures import with_faults
+from jobs.dataset.failures import with_failures
 from jobs.errors import InvalidInput
-from jobs.values.cells import Fault
+from jobs.values.cells import RowFailure
 from schemas.codes import RowError
 from schemas.spec import InputSpec
 
@@ -74,7 +74,7 @@ def test_an_old_timestamp_that_no_unit_holds_costs_its_row(path: Path) -> None:
     nano = (1_001).to_bytes(8, "little") + (2_440_588 + 1).to_bytes(4, "little")
     write_int96(path, [fine, nano, far, fine])
     [batch] = [batch for piece in slices(inspect(str(path))) for batch in read_slice(piece)]
-    assert {index: fault.message.rpartition(") ")[2] for index, fault in faults_of(batch).items()} == {
+    assert {index: fault.message.rpartition(") ")[2] for index, fault in failures_of(batch).items()} == {
         1: "has more than microseconds",
         2: "lies out of the range of microseconds",
     }
@@ -84,10 +84,10 @@ def test_an_old_timestamp_that_no_unit_holds_costs_its_row(path: Path) -> None:
 def test_the_rows_of_a_large_batch_that_is_cut_keep_their_faults() -> None:
     """Of a batch over 64 MiB, each piece says what is wrong with its own rows."""
     batch = pa.record_batch({"prompt": ["x" * 15 * 2**20] * 9, "n": range(9)})
-    fault = Fault(code=RowError.TEMPLATE_ERROR, message="wrong")
-    pieces = list(bounded([with_faults(batch, dict.fromkeys((1, 5, 8), fault))], 1024))
+    fault = RowFailure(code=RowError.TEMPLATE_ERROR, message="wrong")
+    pieces = list(bounded([with_failures(batch, dict.fromkeys((1, 5, 8), fault))], 1024))
     assert len(pieces) > 1
-    assert [piece["n"][index].as_py() for piece in pieces for index in faults_of(piece)] == [1, 5, 8]
+    assert [piece["n"][index].as_py() for piece in pieces for index in failures_of(piece)] == [1, 5, 8]
 
 
 def write_int96(path: Path, values: list[bytes]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from jobs.dataset.requests import UnsupportedEndpoint, is_request, request_fault, request_row
+from jobs.dataset.requests import UnsupportedEndpoint, is_request, request_failure, request_row
 from schemas.sampling import Sampling
 
 MESSAGES = [{"role": "user", "content": [{"type": "text", "text": "hi"}]}]
@@ -98,7 +98,7 @@ def test_tools_of_another_type_are_not_dropped() -> None:
 
 
 def fault(url: str | None = "/v1/chat/completions", **body: Any) -> str | None:
-    found = request_fault({"custom_id": "c", "method": "POST", "url": url, "body": body})
+    found = request_failure({"custom_id": "c", "method": "POST", "url": url, "body": body})
     return None if found is None else f"{found.code}: {found.message}"
 
 
@@ -116,7 +116,7 @@ def test_values_that_exclude_each_other_are_a_fault_that_names_the_field() -> No
 
 @pytest.mark.parametrize("url", ["/v1/responses", "/v1/embeddings", "https://x/v1/chat/completions", 5, ["a"]])
 def test_other_endpoints_are_named_as_unsupported(url: Any) -> None:
-    found = request_fault({"custom_id": "c", "url": url, "body": {"input": "hi"}})
+    found = request_failure({"custom_id": "c", "url": url, "body": {"input": "hi"}})
     assert isinstance(found, UnsupportedEndpoint)
     assert "not supported; /v1/chat/completions and /v1/completions are" in found.message
 

@@ -14,22 +14,22 @@ import pytest
 
 from jobs.errors import UsageError
 from jobs.templates.prompt import render, template_columns
-from jobs.values.cells import Fault, rows
+from jobs.values.cells import RowFailure, rows
 from schemas.codes import RowError
 
 
-def printed(template: str, **columns: Any) -> str | Fault:
+def printed(template: str, **columns: Any) -> str | RowFailure:
     """What a template makes of a row of these Arrow arrays, one value each."""
     table = pa.table(
         {name: value if isinstance(value, pa.Array) else pa.array([value]) for name, value in columns.items()}
     )
     [row] = rows(table.select(list(template_columns(template, table.schema.names))))
-    return row if isinstance(row, Fault) else render(template, row, 4 * 2**20)
+    return row if isinstance(row, RowFailure) else render(template, row, 4 * 2**20)
 
 
 def why(template: str, **columns: Any) -> str:
     found = printed(template, **columns)
-    assert isinstance(found, Fault), found
+    assert isinstance(found, RowFailure), found
     assert found.code is RowError.TEMPLATE_ERROR
     return found.message.removeprefix("the template failed on this row: ")
 
@@ -100,7 +100,7 @@ def test_numbers_that_are_none_are_refused(value: float) -> None:
 @pytest.mark.parametrize("what", ["v.upper", "v|map('upper')", "range", "range(3)", "dict", "cycler('a')", "v.encode"])
 def test_what_is_no_value_is_refused(what: str) -> None:
     found = printed("{{ " + what + " }}{{ v }}", v="text")
-    assert isinstance(found, Fault)
+    assert isinstance(found, RowFailure)
     assert "<" not in found.message
 
 
@@ -112,7 +112,7 @@ def test_the_sandbox_holds() -> None:
 def test_text_that_is_not_utf8_is_refused() -> None:
     for column in (pa.array([b"\xff"]), pa.array([[b"\xff"]]), pa.array([b"\xff"]).view(pa.string())):
         found = printed("{{ v }}", v=column)
-        assert isinstance(found, Fault)
+        assert isinstance(found, RowFailure)
         assert (found.code, found.message) == (RowError.INVALID_TEXT, "the text of column `v` is not valid UTF-8")
 
 
@@ -206,7 +206,7 @@ def test_work_without_end_costs_its_row_and_little_time(template: str) -> None:
 
 def test_a_prompt_beyond_its_bytes_is_too_large() -> None:
     found = render("{% for i in range(9999) %}{{ v }}{% endfor %}", {"v": "x" * 100}, 1000)
-    assert isinstance(found, Fault)
+    assert isinstance(found, RowFailure)
     assert found.code is RowError.ROW_TOO_LARGE
 
 

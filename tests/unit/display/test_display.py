@@ -102,11 +102,11 @@ def test_idle_engines_and_the_tail_are_told_when_there_is_something_to_tell() ->
     assert told["tail"] == "the last 5% of the rows took 12 s · 3 open shards given to an idle replica, too"
 
 
-def test_what_was_foretold_and_how_far_off_it_was() -> None:
+def test_what_was_predicted_and_how_far_off_it_was() -> None:
     running = replace(summary_of(), planned_s=120.0)
-    assert facts(running)["foretold"] == "2 min from start to end, by earlier jobs"
+    assert facts(running)["predicted"] == "2 min from start to end, by earlier jobs"
     ended = replace(running, took_s=132.0)
-    assert facts(ended)["foretold"] == "2 min from start to end, by earlier jobs; it took 2 min 12 s (+10%)"
+    assert facts(ended)["predicted"] == "2 min from start to end, by earlier jobs; it took 2 min 12 s (+10%)"
     assert ended.to_dict()["plan_error"] == pytest.approx(0.1)
     assert summary_of().to_dict()["plan_error"] is None
 

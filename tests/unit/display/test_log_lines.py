@@ -7,13 +7,13 @@ import pytest
 from jobs.cli.log_lines import LogLines, labelled
 
 RAW = (
-    "2026-03-01 02:00:00 INFO workers.driver.pool: replica-0 is ready\n"
+    "2026-03-01 02:00:00 INFO workers.driver.replicas: replica-0 is ready\n"
     "(replica-0 pid=71) shard 3 ours: 500 rows\n"
     "\n"
     "(replica-12.1 pid=72, ip=10.0.0.7) (EngineCore pid=9) INFO loaded\n"
 )
 LINES = [
-    "driver     | 2026-03-01 02:00:00 INFO workers.driver.pool: replica-0 is ready",
+    "driver     | 2026-03-01 02:00:00 INFO workers.driver.replicas: replica-0 is ready",
     "replica-0  | shard 3 ours: 500 rows",
     "replica-12.1 | (EngineCore pid=9) INFO loaded",
 ]

@@ -26,7 +26,7 @@ from schemas import FORMAT_VERSION
 from schemas.records import Plan
 from schemas.spec import JobSpec
 from tests.fixtures.make_jobs import ARCHIVES, ROWS
-from tests.unit.workers.test_pool_faults import LocalCluster
+from tests.unit.workers.test_replicas_faults import LocalCluster
 from workers.driver.entry import run_job
 from workers.staging import staging
 

@@ -112,7 +112,7 @@ def test_its_numbers_are_those_of_the_results(
     assert page.tiles["prefix cache"] == "33.3%"
     assert page.tiles["engines idle"] == "2.5%"
     assert page.tiles["last 5% of rows"] == "9 s"
-    assert page.tiles["foretold"] == "1 min 40 s"
+    assert page.tiles["predicted"] == "1 min 40 s"
     assert "it took +12%" in page.text
     fingerprint = {row[0]: row[1].strip() for row in page.tables["fingerprint"]}
     assert fingerprint["spec SHA-256"] == ledger.spec().digest()

@@ -231,7 +231,7 @@ def test_the_pause_of_a_failed_action_ends_by_a_clock_that_nobody_sets(monkeypat
     seconds = [0.0]
     now = [at("2026-03-10T01:30")]
     scheduler = Scheduler(
-        world.scheduler()._book, world.scheduler()._runner, now=lambda: now[0], monotonic=lambda: seconds[0]
+        world.scheduler()._book, world.scheduler()._gateway, now=lambda: now[0], monotonic=lambda: seconds[0]
     )
     tries: list[float] = []
 

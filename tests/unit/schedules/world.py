@@ -182,7 +182,7 @@ class _SteppedBucket(Bucket):
 
 
 class _Runner:
-    """The `Runner` of this world."""
+    """The `JobGateway` of this world."""
 
     def __init__(self, world: World) -> None:
         self._world = world

@@ -15,7 +15,7 @@ from openai import OpenAI
 
 from jobs.serve.app import Limits, Service, make_app
 from jobs.serve.connections import BoundedServer
-from jobs.serve.runner import Runner
+from jobs.serve.runner import BatchRunner
 from jobs.settings import Settings
 from jobs.store import open_store
 from jobs.store.base import ObjectStore
@@ -38,7 +38,7 @@ class Server:
 
     url: str
     store: ObjectStore
-    runner: Runner
+    runner: BatchRunner
 
     def client(self, token: str = TOKEN) -> OpenAI:
         """OpenAI's own client."""
@@ -51,7 +51,7 @@ def serving(
 ) -> Iterator[Server]:
     """A server that answers."""
     settings = Settings(root=str(root))
-    store, runner = open_store(settings.root), Runner(settings, BASE, "demo")
+    store, runner = open_store(settings.root), BatchRunner(settings, BASE, "demo")
     service = Service(store=store, runner=runner, model="demo", token=token, limits=limits or Limits())
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = BoundedServer(make_app(service), most=connections)

@@ -17,7 +17,7 @@ from jobs.ledger import Ledger
 from jobs.serve.batches import Batches, Standing
 from jobs.serve.files import Files
 from jobs.serve.outputs import EXPIRED_BY
-from jobs.serve.runner import SALVAGE_S, Runner
+from jobs.serve.runner import SALVAGE_S, BatchRunner
 from jobs.settings import Settings
 from jobs.store import open_store
 from jobs.store.base import ObjectStore
@@ -36,8 +36,8 @@ def store(root: Path) -> ObjectStore:
     return open_store(str(root))
 
 
-def runner(store: ObjectStore) -> Runner:
-    return Runner(Settings(root=store.uri), BASE, "demo")
+def runner(store: ObjectStore) -> BatchRunner:
+    return BatchRunner(Settings(root=store.uri), BASE, "demo")
 
 
 def job(store: ObjectStore, *, commit: Sequence[int] | None = None, window_s: float = 3600) -> Ledger:
@@ -269,7 +269,7 @@ def test_a_batch_whose_model_no_server_has_any_more_ends_all_the_same(
 
 def test_a_job_of_another_model_is_neither_started_nor_written(store: ObjectStore) -> None:
     succeed(job(store))
-    other = Runner(Settings(root=store.uri), BASE, "other")
+    other = BatchRunner(Settings(root=store.uri), BASE, "other")
     assert not other.advance(BATCH)
     assert counts(advance(store))[0] == "completed"
     assert other.advance(BATCH), "what has ended has ended for all"
@@ -297,7 +297,7 @@ def test_batches_that_wait_hold_up_no_other(store: ObjectStore, monkeypatch: pyt
     """Forty whose drivers do not end, and forty whose cluster does not answer; then one that is wrong."""
     job(store, commit=[])
     release = threading.Event()
-    monkeypatch.setattr(Runner, "_drive", lambda *_: release.wait(60))
+    monkeypatch.setattr(BatchRunner, "_drive", lambda *_: release.wait(60))
     batches = Batches(store)
     accepted = batches.read(BATCH, "accepted", Accepted)
     assert accepted is not None

@@ -16,12 +16,12 @@ from jobs.models.encoding import BytesEncoder
 from jobs.planning.facts import facts_of
 from jobs.planning.shards import row_ids_digest, split
 from jobs.rows.prepare import FACTS_FIELDS, RowPreparer
+from jobs.values.cells import RowFailure
 from schemas.codes import RowError
 from schemas.records import Plan
 from schemas.spec import EngineSpec, InputSpec, JobSpec, ModelSpec, ShardBudget
 from workers.engines.base import Completion, Output
 from workers.engines.fake import FakeEngine
-from workers.shards.outputs import RowFault
 from workers.shards.results import ShardMismatch, encode_results, read_parquet, write_parquet
 from workers.shards.staged_rows import valid_rows
 
@@ -63,11 +63,11 @@ def whole_dataset() -> tuple[Plan, list[pa.Table]]:
     return plan, [staged.take(order[cut.shard_of[order] == shard.index]) for shard in plan.shards]
 
 
-def answers(staged: pa.Table) -> dict[int, Output | RowFault]:
+def answers(staged: pa.Table) -> dict[int, Output | RowFailure]:
     engine = FakeEngine(SPEC.engine, BytesEncoder())
-    fault = RowFault(code=RowError.ENGINE_ERROR, message="no")
+    fault = RowFailure(code=RowError.ENGINE_ERROR, message="no")
 
-    async def answer() -> dict[int, Output | RowFault]:
+    async def answer() -> dict[int, Output | RowFailure]:
         return {
             row.row_id: fault if row.row_id in FAILED else await engine.generate("r", row.prompt, row.sampling)
             for row in valid_rows(staged, SPEC)
@@ -79,7 +79,7 @@ def answers(staged: pa.Table) -> dict[int, Output | RowFault]:
 PLAN, STAGED = whole_dataset()
 
 
-def encode(shard: int, staged: pa.Table, results: dict[int, Output | RowFault] | None = None) -> pa.Table:
+def encode(shard: int, staged: pa.Table, results: dict[int, Output | RowFailure] | None = None) -> pa.Table:
     data, stats = encode_results(
         SPEC, PLAN, shard, staged, answers(staged) if results is None else results, BytesEncoder()
     )
@@ -187,7 +187,7 @@ def test_answers_without_their_form_are_error_rows() -> None:
         sampling=SPEC.sampling.evolve(structured_outputs={"regex": "[a-f]{4}[0-9]{2}"}),
     )
     for shard, staged in enumerate(STAGED):
-        results: dict[int, Output | RowFault] = {}
+        results: dict[int, Output | RowFailure] = {}
         engine = FakeEngine(spec.engine, BytesEncoder())
         for row in valid_rows(staged, spec):
             results[row.row_id] = asyncio.run(engine.generate("r", row.prompt, row.sampling))

@@ -8,13 +8,14 @@ from types import SimpleNamespace
 
 import pytest
 
+from jobs.values.cells import RowFailure
 from schemas.codes import RowError
 from schemas.sampling import Sampling
 from workers.engines.base import ChoiceScore, Completion, EngineDead, EngineInfo, Output, RowFailed
 from workers.replica import feed as feeds
 from workers.replica.feed import Feed
 from workers.replica.room import Room
-from workers.shards.outputs import Row, RowFault
+from workers.shards.outputs import Row
 
 
 class ScriptedEngine:
@@ -109,7 +110,7 @@ async def test_one_bad_row_costs_one_row() -> None:
     shard = asyncio.create_task(feed.run("a", rows(0, 1, 2)))
     await engine.release(0, 1, 2)
     results = await shard
-    assert results[1] == RowFault(code=RowError.ENGINE_ERROR, message="no")
+    assert results[1] == RowFailure(code=RowError.ENGINE_ERROR, message="no")
     assert isinstance(results[0], Output)
     assert (feed.done, feed.failed, feed.in_flight) == (3, 1, 0)
 
@@ -147,7 +148,7 @@ async def test_a_row_to_score_takes_a_place_for_each_choice() -> None:
 async def test_a_cancelled_shard_leaves_the_engine_and_its_room_to_others() -> None:
     engine = ScriptedEngine()
     feed = feed_of(engine)
-    results: dict[int, Output | RowFault] = {}
+    results: dict[int, Output | RowFailure] = {}
     first = asyncio.create_task(feed.run("a", rows(*range(20)), results))
     await settle()
     await engine.release(0)

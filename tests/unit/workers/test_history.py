@@ -60,7 +60,7 @@ def test_the_document_tells_what_ran() -> None:
         1, EngineInfo(max_num_seqs=8, max_model_len=512, kv_tokens=4096, details={"dtype": "bfloat16", "sizes": [1, 2]})
     )
     recorder.look(Sample(at=2.0), [BUSY])
-    recorder.resolved(1, None)  # the pool has ended its replicas; what they were is still known
+    recorder.resolved(1, None)  # the replicas have ended; what they were is still known
     loss = Loss(at=1.5, slot=0, reason="killed by signal 9")
     history = recorder.history([loss])
     limits = {"max_num_seqs": 8, "max_model_len": 512, "kv_tokens": 4096, "dtype": "bfloat16", "sizes": "[1, 2]"}

@@ -20,7 +20,7 @@ from schemas.codes import JobError
 from schemas.markers import MARK
 from schemas.records import Failed, Interruption, Plan, Succeeded
 from schemas.spec import JobSpec, ModelSpec
-from tests.unit.workers.test_pool_faults import LocalCluster, spec_with, stage
+from tests.unit.workers.test_replicas_faults import LocalCluster, spec_with, stage
 from workers.driver import driver, entry
 from workers.driver.entry import run_job
 from workers.failures import JobFailure, JobInterruption, account_for, passing

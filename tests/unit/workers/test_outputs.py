@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from jobs.models.encoding import BytesEncoder
+from jobs.values.cells import RowFailure
 from schemas.codes import RowError
 from schemas.sampling import Sampling
 from schemas.spec import EngineSpec, FakeSpec
@@ -15,7 +16,7 @@ from workers.engines.base import ChoiceScore, Completion, EngineDead, Output, Ro
 from workers.engines.fake import FakeEngine
 from workers.replica.feed import Feed
 from workers.replica.room import Room
-from workers.shards.outputs import Row, RowFault, check_output
+from workers.shards.outputs import Row, check_output
 
 GOOD: dict[str, Any] = {"token_ids": [1, 2], "finish_reason": "stop", "text": "ab"}
 ROW = Row(row_id=0, token_ids=[1], sampling=Sampling(max_tokens=4))
@@ -81,7 +82,7 @@ async def fed(engine: FakeEngine, prompts: list[str]) -> list[str | None]:
         if isinstance(ids := encoder.encode_prompts([prompt])[0], list)
     ]
     results = await Feed(engine, Room(await engine.start(), lambda: engine.steps), encoder.vocab_size).run("a", rows)
-    return [r.code if isinstance(r := results[n], RowFault) else None for n in range(len(prompts))]
+    return [r.code if isinstance(r := results[n], RowFailure) else None for n in range(len(prompts))]
 
 
 async def test_whatever_nonsense_an_engine_gives_or_raises_costs_that_row() -> None:

@@ -15,9 +15,9 @@ from schemas.commits import ShardStats
 from schemas.records import LengthBin, Progress
 from tests.unit.results.ledgers import make_job, plan_of, spec_of
 from workers.driver import progress as progress_module
-from workers.driver.pool import Pool
 from workers.driver.progress import Reporter
 from workers.driver.ray_cluster import RayCluster
+from workers.driver.replicas import Replicas
 from workers.engines.base import EngineInfo
 from workers.messages import Loaded, ReplicaCounters
 from workers.replica.replica import Replica
@@ -25,14 +25,14 @@ from workers.replica.replica import Replica
 SHARDS = [range(10), range(10, 20), range(20, 30)]
 
 
-def reporter_of(tmp_path: Path, driver: str = "demo") -> tuple[Reporter, Pool]:
+def reporter_of(tmp_path: Path, driver: str = "demo") -> tuple[Reporter, Replicas]:
     ledger = make_job(LocalStore(tmp_path), SHARDS, commit=[0])
-    pool = Pool(ledger, ledger.spec(), driver, RayCluster(Replica), lambda _: None)
-    return Reporter(ledger, driver, pool), pool
+    replicas = Replicas(ledger, ledger.spec(), driver, RayCluster(Replica), lambda _: None)
+    return Reporter(ledger, driver, replicas), replicas
 
 
 async def test_progress_and_history_tell_rows_errors_by_code_tokens_and_gpu_time(tmp_path: Path) -> None:
-    reporter, pool = reporter_of(tmp_path)
+    reporter, replicas = reporter_of(tmp_path)
     reporter._ledger.write_progress(
         Progress(driver="earlier", updated_at="2026-03-01", started_at="2026-03-01", phase="running", gpu_s=500.0)
     )
@@ -41,7 +41,7 @@ async def test_progress_and_history_tell_rows_errors_by_code_tokens_and_gpu_time
     reporter.committed(
         1, ShardStats.of(b"", rows=10, error_codes={"ENGINE_ERROR": 2}, input_tokens=100, generated_tokens=50)
     )
-    slot = pool.slots[0]
+    slot = replicas.slots[0]
     slot.enter("ready")
     slot.loaded = Loaded(node="n1", pid=7, load_s=1.0, engine=EngineInfo(max_num_seqs=4, max_model_len=512))
     slot.counters = ReplicaCounters(
@@ -56,7 +56,7 @@ async def test_progress_and_history_tell_rows_errors_by_code_tokens_and_gpu_time
         idle_s=2.5,
         lag_s=0.125,
     )
-    pool.gpus_per_replica = 1
+    replicas.gpus_per_replica = 1
     await reporter.tick()
     reporter.phase = "ended"
     await reporter.tick()
@@ -80,7 +80,7 @@ async def test_progress_and_history_tell_rows_errors_by_code_tokens_and_gpu_time
 
 async def test_salvaged_rows_are_kept_ones_and_no_count_goes_back(tmp_path: Path) -> None:
     """Over two drivers: rows that are finished, salvaged at the first one's end, and committed by the second."""
-    first, pool = reporter_of(tmp_path, "first")
+    first, replicas = reporter_of(tmp_path, "first")
     seen = []
 
     async def look(reporter: Reporter) -> tuple[int, int, int | None]:
@@ -92,10 +92,10 @@ async def test_salvaged_rows_are_kept_ones_and_no_count_goes_back(tmp_path: Path
 
     first.plan(plan_of(SHARDS))
     first.committed(0, first._ledger.shard_commit(0))
-    pool.slots[0].counters = ReplicaCounters(rows_done=14, rows_failed=2)
-    pool.slots[0].rows_committed = 10
+    replicas.slots[0].counters = ReplicaCounters(rows_done=14, rows_failed=2)
+    replicas.slots[0].rows_committed = 10
     assert await look(first) == (10, 4, 0)
-    pool.slots[0].counters = None
+    replicas.slots[0].counters = None
     first.salvaged(1, 4, 1)
     first.salvaged(1, 3, 0)  # of a copy, that had come less far
     assert await look(first) == (14, 0, 4)
@@ -103,7 +103,7 @@ async def test_salvaged_rows_are_kept_ones_and_no_count_goes_back(tmp_path: Path
     kept = ShardStats.of(b"rows", rows=4, error_codes={"E": 1}, input_tokens=1, generated_tokens=1)
     Salvage(first._ledger).write(1, b"rows", kept, attempt_id="a")
 
-    second, pool = reporter_of(tmp_path, "second")
+    second, replicas = reporter_of(tmp_path, "second")
     await second.begin()
     assert await look(second) == (14, 0, 4), "what is kept counts before this driver has dispatched anything"
     second.plan(plan_of(SHARDS))
@@ -111,9 +111,9 @@ async def test_salvaged_rows_are_kept_ones_and_no_count_goes_back(tmp_path: Path
     second.committed(0, second._ledger.shard_commit(0))
     second.salvaged(1, 4, 1)
     assert await look(second) == (14, 0, 4)
-    pool.slots[0].counters = ReplicaCounters(rows_done=6)
+    replicas.slots[0].counters = ReplicaCounters(rows_done=6)
     assert await look(second) == (14, 6, 4), "rows that were salvaged do not go through an engine again"
-    pool.slots[0].rows_committed = 6
+    replicas.slots[0].rows_committed = 6
     second.committed(1, ShardStats.of(b"", rows=10, error_codes={"E": 1}, input_tokens=1, generated_tokens=1))
     assert await look(second) == (20, 0, 0)
     assert seen == sorted(seen)
@@ -134,12 +134,12 @@ async def one_run(tmp_path: Path, *, seconds: float, monkeypatch: pytest.MonkeyP
     """A driver whose one engine computes 600 tokens in ten seconds, by a clock of its own."""
     now = SimpleNamespace(s=0.0)
     monkeypatch.setattr(progress_module, "time", SimpleNamespace(monotonic=lambda: now.s, time=lambda: now.s))
-    reporter, pool = reporter_of(tmp_path)
+    reporter, replicas = reporter_of(tmp_path)
     bins = (LengthBin(upto_tokens=64, num_rows=30, num_input_tokens=500, num_output_tokens=400),)
     plan = plan_of(SHARDS)
     shards = tuple(shard.evolve(num_expected_tokens=300, num_cached_tokens=100) for shard in plan.shards)
     reporter.plan(plan.evolve(lengths=bins, shards=shards))
-    slot = pool.slots[0]
+    slot = replicas.slots[0]
     info = EngineInfo(max_num_seqs=4, max_model_len=512, device="H100")
     slot.loaded = Loaded(node="n1", pid=7, load_s=1.0, engine=info)
     slot.enter("ready")
@@ -158,7 +158,7 @@ async def one_run(tmp_path: Path, *, seconds: float, monkeypatch: pytest.MonkeyP
     return progress
 
 
-async def test_a_job_is_foretold_from_earlier_ones_and_the_error_is_told(
+async def test_a_job_is_predicted_from_earlier_ones_and_the_error_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = await one_run(tmp_path, seconds=15.0, monkeypatch=monkeypatch)
@@ -190,7 +190,7 @@ async def test_a_store_that_is_away_does_not_stop_the_driver(tmp_path: Path, mon
     assert len(reporter._ledger.histories()[0].samples) == 2
 
 
-async def test_an_end_that_cannot_be_foretold_costs_no_progress(
+async def test_an_end_that_cannot_be_predicted_costs_no_progress(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     reporter, _ = reporter_of(tmp_path)
@@ -202,5 +202,5 @@ async def test_an_end_that_cannot_be_foretold_costs_no_progress(
 
     monkeypatch.setattr(reporter._ledger, "spec", away)
     assert await reporter.tick() is not None
-    assert "no end is foretold: away" in caplog.text
+    assert "no end is predicted: away" in caplog.text
     assert "Traceback" not in caplog.text

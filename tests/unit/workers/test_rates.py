@@ -19,7 +19,7 @@ def rates_of(rows_per_s: list[float], step_s: float = 2.0) -> Rates:
     return rates
 
 
-def test_nothing_is_foretold_before_something_moves() -> None:
+def test_nothing_is_predicted_before_something_moves() -> None:
     assert Rates().per_second() == (0.0, 0.0, 0.0)
     assert Rates().eta(100) is None
     assert rates_of([]).eta(100) is None
@@ -66,7 +66,7 @@ def test_the_range_holds_the_real_end_about_as_often_as_it_says() -> None:
     assert held >= 170, "a range that is meant to hold 19 of 20 ends must not hold much fewer"
 
 
-def test_a_driver_that_stood_still_foretells_without_a_range() -> None:
+def test_a_driver_that_stood_still_predicts_without_a_range() -> None:
     """A stopped process goes on after minutes: its samples leave fewer slices than the time between them holds."""
     rates = Rates()
     for at_s in (0.0, 100.0):

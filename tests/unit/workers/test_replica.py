@@ -10,7 +10,7 @@ import pytest
 
 from jobs.ledger import Ledger
 from jobs.store.local import LocalStore
-from tests.unit.workers.test_pool_faults import spec_with, stage
+from tests.unit.workers.test_replicas_faults import spec_with, stage
 from workers.replica import replica as replicas
 from workers.replica.replica import Replica
 

@@ -12,7 +12,7 @@ import workers.demo
 from jobs.models.prompt_encoder import PromptEncoder
 from schemas.sampling import Sampling
 from workers.engines.base import ChoiceScore, Completion, Output
-from workers.shards.result_rows import form_fault, generated_row, scored_row
+from workers.shards.result_rows import form_failure, generated_row, scored_row
 
 MODEL = Path(workers.demo.__file__).parent / "model"
 START, END, PLUGIN = "<|action_start|>", "<|action_end|>", "<|plugin|>"
@@ -120,7 +120,7 @@ def test_an_answer_that_says_it_is_whole_has_its_form(
     def fault(*texts: str, reason: str = "stop", **values: Any) -> str | None:
         sampling = Sampling.model_validate({"structured_outputs": form, "n": len(texts), **values})
         output = Output(completions=[Completion(token_ids=[5], text=text, finish_reason=reason) for text in texts])
-        return form_fault(generated_row(output, sampling, (), encoder), output, sampling)
+        return form_failure(generated_row(output, sampling, (), encoder), output, sampling)
 
     assert fault(good) is None
     assert fault(good, good) is None
@@ -130,7 +130,7 @@ def test_an_answer_that_says_it_is_whole_has_its_form(
         assert "stop string" in str(fault(text, stop=["x"]))
         assert fault(text, reason="length") is None, "finish_reason says that it was cut"
     plain = Output(completions=[Completion(token_ids=[5], text="anything", finish_reason="stop")])
-    assert form_fault(generated_row(plain, Sampling(), (), encoder), plain, Sampling()) is None
+    assert form_failure(generated_row(plain, Sampling(), (), encoder), plain, Sampling()) is None
 
 
 def test_only_rows_that_asked_for_json_have_it_parsed(encoder: PromptEncoder) -> None:

@@ -16,11 +16,11 @@ from jobs.store.local import LocalStore
 from schemas import keys
 from schemas.codes import RowError
 from schemas.records import Plan
-from tests.unit.workers.test_pool_faults import ANYWHERE, LocalCluster, LocalReplica, results, run, spec_with, stage
-from workers.driver import pool as pools
+from tests.unit.workers.test_replicas_faults import ANYWHERE, LocalCluster, LocalReplica, results, run, spec_with, stage
+from workers.driver import replicas as replicas_module
 from workers.driver.cluster import ReplicaLost
 from workers.driver.dispatch import Dispatcher
-from workers.driver.pool import Pool
+from workers.driver.replicas import Replicas
 from workers.messages import ShardSalvaged
 from workers.replica.replica import Replica
 from workers.shards.results import read_parquet, write_parquet
@@ -217,7 +217,7 @@ async def test_a_store_that_refuses_costs_one_shard_and_raises_nothing(
     assert "rows of shard 0 are not salvaged: OSError" in caplog.text
 
 
-# -- the pool -----------------------------------------------------------------------------------------
+# -- Replicas -----------------------------------------------------------------------------------------
 
 
 class HalfwayCluster(LocalCluster):
@@ -244,7 +244,7 @@ class HalfwayCluster(LocalCluster):
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pools, "RESTART_PAUSE_S", 0.0)
+    monkeypatch.setattr(replicas_module, "RESTART_PAUSE_S", 0.0)
 
 
 async def until(condition: Any) -> None:
@@ -257,27 +257,27 @@ async def until(condition: Any) -> None:
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("loses_one", [False, True])
-async def test_a_pool_that_is_ended_keeps_the_finished_rows_of_its_open_shards(
+async def test_replicas_that_are_ended_keep_the_finished_rows_of_its_open_shards(
     ledger: Ledger, tmp_path: Path, *, loses_one: bool
 ) -> None:
     spec, shards = spec_with(stall_timeout_s=60.0), [[f"row {shard} {n}" for n in range(4)] for shard in range(4)]
     plan = stage(ledger, spec, shards)
     told: list[ShardSalvaged] = []
     cluster = HalfwayCluster()
-    pool = Pool(ledger, spec, "driver", cluster, lambda _: None, told.append)
+    replicas = Replicas(ledger, spec, "driver", cluster, lambda _: None, told.append)
     dispatcher = Dispatcher(plan.shards, max_strikes=2)
     dispatcher.stage(range(4))
-    pool.open(dispatcher)
-    running = asyncio.create_task(pool.run(ANYWHERE))
+    replicas.open(dispatcher)
+    running = asyncio.create_task(replicas.run(ANYWHERE))
     await until(lambda: sum(r._replica._feed.done for r in cluster.replicas if r._replica._feed) == 8)
     lost: set[int] = set()
     if loses_one:
-        # Its rows are gone with it; the pool ends before anybody has taken its shards over.
+        # Its rows are gone with it; `Replicas` ends before anybody has taken its shards over.
         lost = {opened.shard for opened in cluster.replicas[0]._replica._open.values()}
         cluster.replicas[0].kill()
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
-    await pool.kill()
+    await replicas.kill()
     assert sorted(each.shard for each in told) == sorted({0, 1, 2, 3} - lost)
     assert {each.num_rows for each in told} == {2}
     assert [each.shard for each in Salvage(ledger).find()] == sorted(each.shard for each in told)
@@ -295,20 +295,23 @@ async def test_a_pool_that_is_ended_keeps_the_finished_rows_of_its_open_shards(
 async def test_a_replica_that_does_not_answer_holds_the_end_up_for_a_bounded_time(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(pools, "SALVAGE_S", 0.1)
+    monkeypatch.setattr(replicas_module, "SALVAGE_S", 0.1)
     spec = spec_with(stall_timeout_s=60.0, token_s=SLOW)
     plan = stage(ledger, spec, [PROMPTS])
     cluster = LocalCluster()
-    pool, dispatcher = Pool(ledger, spec, "driver", cluster, lambda _: None), Dispatcher(plan.shards, max_strikes=2)
+    replicas, dispatcher = (
+        Replicas(ledger, spec, "driver", cluster, lambda _: None),
+        Dispatcher(plan.shards, max_strikes=2),
+    )
     dispatcher.stage([0])
-    pool.open(dispatcher)
-    running = asyncio.create_task(pool.run(ANYWHERE))
+    replicas.open(dispatcher)
+    running = asyncio.create_task(replicas.run(ANYWHERE))
     await until(lambda: any(r._replica._feed and r._replica._feed.in_flight for r in cluster.replicas))
     for replica in cluster.replicas:
         replica.salvage = asyncio.Event().wait  # type: ignore[assignment]
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
-    await asyncio.wait_for(pool.kill(), 5)
+    await asyncio.wait_for(replicas.kill(), 5)
     assert "are not salvaged: TimeoutError" in caplog.text
 
 
@@ -338,11 +341,11 @@ async def test_replicas_start_in_steps(ledger: Ledger, at_once: int | None, *, f
 
     spec = spec_with(stall_timeout_s=60.0, token_s=SLOW).evolve(replicas={"max": 12})
     stage(ledger, spec, [PROMPTS])
-    pool = Pool(ledger, spec, "driver", Counting(), lambda _: None)
-    running = asyncio.create_task(pool.run(replace(ANYWHERE, starts_at_once=at_once)))
-    await until(lambda: sum(slot.state == "ready" for slot in pool.slots) == 12)
+    replicas = Replicas(ledger, spec, "driver", Counting(), lambda _: None)
+    running = asyncio.create_task(replicas.run(replace(ANYWHERE, starts_at_once=at_once)))
+    await until(lambda: sum(slot.state == "ready" for slot in replicas.slots) == 12)
     assert most == (at_once or 12)
     assert started == 12 + fail
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
-    await pool.kill()
+    await replicas.kill()

@@ -9,7 +9,7 @@ import pytest
 from jobs.ledger import Ledger, Missing
 from jobs.store.local import LocalStore
 from schemas.records import Plan
-from tests.unit.workers.test_pool_faults import spec_with, stage
+from tests.unit.workers.test_replicas_faults import spec_with, stage
 from workers.shards.staged_shards import read_staged
 
 SPEC = spec_with()

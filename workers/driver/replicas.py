@@ -1,4 +1,4 @@
-"""The replica pool: starts as many replicas as the job may have, replaces those that die, feeds all with shards."""
+"""The replicas of one job: starts as many as the job may have, replaces those that die, feeds all with shards."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ STOP_GRACE_S = 8.0
 RESTART_PAUSE_S = 1.0
 
 
-class Pool:
+class Replicas:
     """Runs the replicas of one job until every shard is committed.
 
     Args:
@@ -127,7 +127,7 @@ class Pool:
         await asyncio.gather(*(self._ask(slot, replica, timeout_s) for slot, replica in ready))
 
     def totals(self) -> ReplicaCounters:
-        """Return the counters summed over all replicas that this pool has had."""
+        """Return the counters summed over all replicas that this job has had in this attempt."""
         return added([self._retired, *(slot.counters for slot in self.slots if slot.counters)])
 
     @property
@@ -161,8 +161,8 @@ class Pool:
                 await self._work(slot)
             except (JobFailure, JobInterruption):
                 raise
-            except Exception as error:  # noqa: BLE001 - the pool decides what follows any death of a replica
-                await self._mourn(slot, error)
+            except Exception as error:  # noqa: BLE001 - `_handle_loss` decides what follows the death of a replica
+                await self._handle_loss(slot, error)
                 self.wake()
                 await asyncio.sleep(RESTART_PAUSE_S)
             finally:
@@ -245,7 +245,7 @@ class Pool:
             JobFailure: the dispatcher has found that the job cannot go on.
         """
         work = self._dispatcher.take(slot.name) if self._dispatcher is not None else None
-        self._heed_verdict()
+        self._raise_on_verdict()
         return work
 
     async def _ended(self, slot: Slot, work: Work, task: asyncio.Task[ShardDone | int]) -> None:
@@ -270,7 +270,7 @@ class Pool:
             self._dispatcher.fail(slot.name, work)
             if self._dispatcher.verdict is not None and (interruption := passing(error)) is not None:
                 raise interruption from error
-            self._heed_verdict()
+            self._raise_on_verdict()
         else:
             if isinstance(done, int):
                 self._dispatcher.survived(slot.name, work, num_rows=done)
@@ -308,7 +308,7 @@ class Pool:
             except StoreError as error:
                 log.warning("not remembered: %s", error)
 
-    async def _mourn(self, slot: Slot, error: Exception) -> None:
+    async def _handle_loss(self, slot: Slot, error: Exception) -> None:
         """Put a lost replica's shards back, and raise if the job cannot go on.
 
         Raises:
@@ -335,7 +335,7 @@ class Pool:
             if self._dispatcher is not None:
                 stalled = isinstance(error, EngineStalled)
                 self._dispatcher.died(slot.name, RowError.TIMEOUT if stalled else RowError.ENGINE_CRASH)
-            self._heed_verdict()
+            self._raise_on_verdict()
             return
         self._start_failures += 1
         if self._start_failures >= MAX_START_FAILURES:
@@ -353,7 +353,7 @@ class Pool:
             log.info("no last words of %s: %s", slot.name, type(error).__name__)
             return ""
 
-    def _heed_verdict(self) -> None:
+    def _raise_on_verdict(self) -> None:
         if self._dispatcher is not None and (verdict := self._dispatcher.verdict) is not None:
             self._fail(verdict.code, verdict.reason)
 

@@ -1,4 +1,4 @@
-"""The pool with real replicas in this process, whose engines die, hang or talk nonsense: what comes of the rows."""
+"""`Replicas` with real replicas in this process, whose engines die, hang or talk nonsense: what comes of the rows."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from jobs.store.local import LocalStore
 from schemas.codes import RowError
 from schemas.records import Plan, ShardPlan
 from schemas.spec import FakeSpec, InputSpec, JobSpec, ModelSpec
-from workers.driver import pool as pools
+from workers.driver import replicas as pools
 from workers.driver.cluster import ReplicaLost
 from workers.driver.dispatch import Dispatcher
-from workers.driver.pool import Pool
+from workers.driver.replicas import Replicas
 from workers.driver.resources import Resources
 from workers.failures import JobFailure
 from workers.messages import Loaded, ReplicaCounters, ShardDone, ShardSalvaged
@@ -168,19 +168,19 @@ def stage(ledger: Ledger, spec: JobSpec, shards: list[list[str]]) -> Plan:
 async def run(
     tmp_path: Path, shards: list[list[str]], cluster: LocalCluster | None = None, *, replicas: int = 2, **fake: Any
 ) -> tuple[Ledger, LocalCluster]:
-    """Run the shards through a pool."""
+    """Run the shards through a replicas."""
     cluster = cluster or LocalCluster()
     ledger, spec = Ledger(LocalStore(tmp_path), "demo"), spec_with(**fake).evolve(replicas={"max": replicas})
     plan = stage(ledger, spec, shards)
-    pool = Pool(ledger, spec, "driver", cluster, lambda _: None)
+    replicas = Replicas(ledger, spec, "driver", cluster, lambda _: None)
     dispatcher = Dispatcher(plan.shards, max_strikes=spec.max_shard_strikes)
     dispatcher.stage(range(len(shards)))
-    pool.open(dispatcher)
+    replicas.open(dispatcher)
     try:
-        await asyncio.wait_for(pool.run(ANYWHERE), 60)
+        await asyncio.wait_for(replicas.run(ANYWHERE), 60)
     finally:
-        await pool.kill()
-    cluster.totals, cluster.copies = pool.totals(), pool.num_copies
+        await replicas.kill()
+    cluster.totals, cluster.copies = replicas.totals(), replicas.num_copies
     return ledger, cluster
 
 
@@ -237,15 +237,18 @@ class Lingering(LocalCluster):
 async def test_the_end_of_the_job_does_not_wait_for_engines_to_end(tmp_path: Path) -> None:
     cluster, ledger, spec = Lingering(), Ledger(LocalStore(tmp_path), "demo"), spec_with(stall_timeout_s=60.0)
     plan = stage(ledger, spec, [["a"], ["b"], ["c"]])
-    pool, dispatcher = Pool(ledger, spec, "driver", cluster, lambda _: None), Dispatcher(plan.shards, max_strikes=3)
+    replicas, dispatcher = (
+        Replicas(ledger, spec, "driver", cluster, lambda _: None),
+        Dispatcher(plan.shards, max_strikes=3),
+    )
     dispatcher.stage(range(3))
-    pool.open(dispatcher)
-    await asyncio.wait_for(pool.run(ANYWHERE), 30)
+    replicas.open(dispatcher)
+    await asyncio.wait_for(replicas.run(ANYWHERE), 30)
     assert ledger.committed() == {0, 1, 2}
     assert not any(replica.stopped for replica in cluster.replicas)
-    ending = asyncio.create_task(pool.kill())
+    ending = asyncio.create_task(replicas.kill())
     await asyncio.sleep(0.1)
-    assert not ending.done(), "but whoever ends the pool does"
+    assert not ending.done(), "but whoever ends the replicas does"
     for replica in cluster.replicas:
         replica.may_stop.set()
     await asyncio.wait_for(ending, 10)
@@ -288,14 +291,14 @@ async def test_damaged_staged_rows_are_asked_for_again_and_the_rest_goes_on(tmp_
         assert ledger.stage(shard, sound, writer="again")
         dispatcher.stage([shard])
 
-    pool = Pool(ledger, spec, "driver", cluster, lambda _: None, on_damage=on_damage)
+    replicas = Replicas(ledger, spec, "driver", cluster, lambda _: None, on_damage=on_damage)
     dispatcher = Dispatcher(plan.shards)
     dispatcher.stage(range(3))
-    pool.open(dispatcher)
+    replicas.open(dispatcher)
     try:
-        await asyncio.wait_for(pool.run(ANYWHERE), 60)
+        await asyncio.wait_for(replicas.run(ANYWHERE), 60)
     finally:
-        await pool.kill()
+        await replicas.kill()
     assert asked == [1]
     assert ledger.committed() == {0, 1, 2}
     assert cluster.num_started == 2, "no engine had to die for it"

@@ -17,7 +17,7 @@ from schemas.records import Failed, Succeeded
 from schemas.spec import JobSpec
 
 
-class Runner(Protocol):
+class JobGateway(Protocol):
     """Operations on jobs. Methods may raise `StoreError` or `ClusterError` (transient), or `UsageError` (permanent)."""
 
     def view(self, job_id: str) -> JobView | None:
@@ -42,7 +42,7 @@ class Runner(Protocol):
         """Return the address of the job directory."""
 
 
-class ClientRunner:
+class ClientGateway:
     """Runs jobs through the client, on the cluster of the settings."""
 
     def __init__(self, settings: Settings) -> None:

@@ -10,8 +10,8 @@ from jobs.store.local import LocalStore
 from schemas.records import ShardPlan
 from schemas.spec import InputSpec, JobSpec, ModelSpec
 from workers.driver.dispatch import Dispatcher, Work
-from workers.driver.pool import MAX_OPEN_BYTES, MAX_OPEN_SHARDS, Pool, _wants_more
 from workers.driver.ray_cluster import RayCluster
+from workers.driver.replicas import MAX_OPEN_BYTES, MAX_OPEN_SHARDS, Replicas, _wants_more
 from workers.driver.resources import Resources
 from workers.engines.base import EngineInfo
 from workers.messages import Loaded
@@ -33,21 +33,21 @@ def dispatcher_of(count: int) -> Dispatcher:
 
 async def test_replicas_leave_staging_its_cpus_until_the_last_shard_is_staged(tmp_path: Path) -> None:
     spec = JobSpec(name="n", input=InputSpec(uri="/d"), model=ModelSpec(path="builtin:bytes"))
-    pool = Pool(Ledger(LocalStore(tmp_path), "demo"), spec, "driver", RayCluster(Replica), lambda _: None)
+    replicas = Replicas(Ledger(LocalStore(tmp_path), "demo"), spec, "driver", RayCluster(Replica), lambda _: None)
     dispatcher = dispatcher_of(3)
-    running = asyncio.create_task(pool.run(ON_CPUS))
+    running = asyncio.create_task(replicas.run(ON_CPUS))
     await asyncio.sleep(0)
-    pool.open(dispatcher)
+    replicas.open(dispatcher)
     dispatcher.stage([0, 1])
-    pool.wake()
+    replicas.wake()
     for _ in range(20):
         await asyncio.sleep(0)
-    assert [slot.note for slot in pool.slots] == ["starts after staging, which needs the CPUs"]
-    assert pool.slots[0].replica is None
+    assert [slot.note for slot in replicas.slots] == ["starts after staging, which needs the CPUs"]
+    assert replicas.slots[0].replica is None
     # Another driver commits everything: there is nothing to start for any more.
     for shard in range(3):
         dispatcher.commit(shard)
-    pool.wake()
+    replicas.wake()
     await asyncio.wait_for(running, 5)
 
 
