@@ -17,6 +17,7 @@ from jobs.dataset.reading import read_slice
 from jobs.errors import Exit, InvalidInput, StoreError
 from jobs.store.s3_client import S3Client
 from tests.chaos.s3_proxy import Fault, Proxy, always, seeded
+from tests.support.bounds import LOADED_S
 from tests.support.s3 import S3Server, use
 
 
@@ -133,7 +134,7 @@ def test_refusals_and_outages_are_the_stores_fault(
     started = time.monotonic()
     with pytest.raises(StoreError, match=sentence) as caught:
         inspect(f"s3://{bucket}/data")
-    assert time.monotonic() - started < 4
+    assert time.monotonic() - started < 3 + LOADED_S
     assert caught.value.exit_code == Exit.UNREACHABLE
     assert caught.value.hint
 
