@@ -10,6 +10,8 @@ import typer
 from jobs import signals
 from jobs.cli.output import Output, with_output
 
+_ORIGIN = "InternEvo ('Origin') checkpoints"
+
 app = typer.Typer(help="Model snapshots: self-contained, hashed, free of remote code.", no_args_is_help=True)
 
 
@@ -17,22 +19,58 @@ app = typer.Typer(help="Model snapshots: self-contained, hashed, free of remote 
 @with_output
 def prepare_model(
     out: Output,
-    source: Annotated[Path, typer.Argument(help="Downloaded InternLM2/2.5 directory.", metavar="SRC")],
+    source: Annotated[Path, typer.Argument(help="Directory of an InternLM2/2.5 model.", metavar="SRC")],
     target: Annotated[Path, typer.Argument(help="New directory for the snapshot.", metavar="DST")],
     chat: Annotated[
         bool | None,
         typer.Option("--chat/--base", help="End answers at <|im_end|> or not. Default: as the download says."),
     ] = None,
     copy: Annotated[bool, typer.Option("--copy", help="Copy the weights even where they could be linked.")] = False,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="config.json of the same model.", rich_help_panel=_ORIGIN)
+    ] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option("--tokenizer", help="tokenizer.model of the same model.", rich_help_panel=_ORIGIN)
+    ] = None,
+    qk_interleaved: Annotated[
+        bool | None,
+        typer.Option(
+            "--qk-interleaved/--no-qk-interleaved",
+            help="Rows of q and k are interleaved in pairs. Default: as model_config.pt says.",
+            rich_help_panel=_ORIGIN,
+        ),
+    ] = None,
+    norm_head: Annotated[
+        bool | None,
+        typer.Option(
+            "--norm-head/--no-norm-head",
+            help="The output layer is normalised. Default: as model_config.pt says.",
+            rich_help_panel=_ORIGIN,
+        ),
+    ] = None,
+    qkv_fusion: Annotated[
+        bool | None,
+        typer.Option(
+            "--qkv-fusion/--no-qkv-fusion",
+            help="Trained with one matrix for q, k and v. Only for files with wq, wk and wv. "
+            "Default: as model_config.pt says.",
+            rich_help_panel=_ORIGIN,
+        ),
+    ] = None,
 ) -> None:
-    """Turn a downloaded InternLM2/2.5 model into a snapshot that needs none of its code.
+    """Turn an InternLM2/2.5 model into a snapshot that needs none of its code.
 
     The tokenizer is converted and compared with SentencePiece. Other models that vLLM supports need no preparation.
+    SRC is a download from Hugging Face or ModelScope, or an InternEvo ("Origin") checkpoint (model_tp*_pp*.pt), which
+    is merged and converted; nothing that its pickle files might hold is run.
 
-    Example:
+    Examples:
 
       jobs model prepare ./internlm2_5-20b-chat ./models/internlm2_5-20b-chat
+
+      jobs model prepare ./origin DST --chat --config config.json --tokenizer tokenizer.model
     """
+    from jobs.models.origin import OriginOptions
     from jobs.models.prepare import prepare
     from jobs.models.snapshot import fingerprint
 
@@ -42,6 +80,13 @@ def prepare_model(
         target,
         chat=chat,
         copy=copy,
+        origin=OriginOptions(
+            config=config,
+            tokenizer=tokenizer,
+            qk_interleaved=qk_interleaved,
+            norm_head=norm_head,
+            qkv_fusion=qkv_fusion,
+        ),
         report=out.note,
         finished=lambda: signals.stands(f"The snapshot {target} is whole."),
     )

@@ -1,12 +1,12 @@
-"""Preparation of a downloaded InternLM2/2.5 directory as a snapshot: native, complete, hashed, free of remote code."""
+"""Preparation of an InternLM2/2.5 directory as a snapshot: native, complete, hashed, free of remote code."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from jobs.errors import InvalidModel, UsageError
 from jobs.models import internlm2
 from jobs.models.config import INTERNLM2, load_info, read_json
 from jobs.models.convert import convert_sentencepiece, parse_sentencepiece
+from jobs.models.origin import OriginOptions, convert_origin, is_origin
 from jobs.models.parity import check_parity
 from jobs.models.snapshot import INDEX, Snapshot, check_model, weight_files, write_snapshot
 
@@ -30,26 +31,51 @@ def prepare(
     *,
     chat: bool | None = None,
     copy: bool = False,
+    origin: OriginOptions = OriginOptions(),  # noqa: B008 - it is frozen
     report: Callable[[str], None] = lambda _: None,
     finished: Callable[[], None] = lambda: None,
 ) -> Snapshot:
     """Write a snapshot of `source` to `target`, which must not exist or be empty.
 
     The tokenizer is converted from `tokenizer.model` and compared with SentencePiece first. Weights are
-    hard-linked where the file system allows it, unless `copy`; the rest is small.
+    hard-linked where the file system allows it, unless `copy`; the rest is small. InternEvo ("Origin") checkpoints
+    are converted first, beside the target.
 
     Args:
         chat: whether answers end at `<|im_end|>` too. None: see `is_chat_model`.
+        origin: options for InternEvo checkpoints.
         report: called with each step, for progress on a terminal.
         finished: called once the snapshot is in its place.
 
     Raises:
         InvalidModel: the source is incomplete, of another kind, or its tokenizer does not convert exactly.
-        UsageError: the target is in use.
+        UsageError: the target is in use, or an option is missing or does not belong to this kind of source.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError(f"{target} exists and is not empty.", "Give a new directory.")
-    _refuse_origin(source)
+    if not is_origin(source):
+        if origin != OriginOptions():
+            raise UsageError(
+                f"{source} is not an InternEvo ('Origin') checkpoint, so its own config.json and tokenizer are used.",
+                "Leave out --config, --tokenizer and the other options for such checkpoints.",
+            )
+        return _prepare(source, target, chat=chat, copy=copy, report=report, finished=finished)
+    if chat is None:
+        raise UsageError("An InternEvo checkpoint does not say whether it is a chat model.", "Give --chat or --base.")
+    with _unfinished(target.with_name(f".{target.name}.converted")) as converted:
+        convert_origin(source, converted, origin, report=report)
+        return _prepare(converted, target, chat=chat, copy=copy, report=report, finished=finished)
+
+
+def _prepare(
+    source: Path,
+    target: Path,
+    *,
+    chat: bool | None,
+    copy: bool,
+    report: Callable[[str], None],
+    finished: Callable[[], None],
+) -> Snapshot:
     info = load_info(source)
     if info.model_type != INTERNLM2:
         raise InvalidModel(
@@ -60,13 +86,7 @@ def prepare(
     tokenizer_path = source / "tokenizer.model"
     if not tokenizer_path.is_file():
         raise InvalidModel(f"{source} has no tokenizer.model.", "Finish the download.")
-    unfinished = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    with ExitStack() as ending:
-        with signals.at_once():
-            unfinished.mkdir(parents=True)
-            ending.callback(shutil.rmtree, unfinished, ignore_errors=True)
-            ending.enter_context(signals.leftover(partial(signals.remove_folder, unfinished)))
+    with _unfinished(target.with_name(f".{target.name}.partial")) as unfinished:
         report("Converting the tokenizer and comparing it with SentencePiece.")
         write_tokenizer(unfinished, tokenizer_path.read_bytes(), vocab_size=info.vocab_size)
         config = read_json(source / "config.json")
@@ -83,6 +103,18 @@ def prepare(
             unfinished.replace(target)
             finished()
     return snapshot
+
+
+@contextmanager
+def _unfinished(folder: Path) -> Iterator[Path]:
+    """Make a new folder; remove it at the end, also if a signal ends the command."""
+    shutil.rmtree(folder, ignore_errors=True)
+    with ExitStack() as ending:
+        with signals.at_once():
+            folder.mkdir(parents=True)
+            ending.callback(shutil.rmtree, folder, ignore_errors=True)
+            ending.enter_context(signals.leftover(partial(signals.remove_folder, folder)))
+        yield folder
 
 
 def is_chat_model(source: Path) -> bool:
@@ -143,16 +175,6 @@ def write_configs(target: Path, config: Mapping[str, Any], *, chat: bool) -> Non
             "eos_token_id": [ids[name] for name in eos],
         },
     )
-
-
-def _refuse_origin(source: Path) -> None:
-    if not (source / "config.json").is_file() and (
-        any(source.glob("model_tp*_pp*.pt")) or (source / "model_config.pt").is_file()
-    ):
-        raise InvalidModel(
-            f"{source} is an InternEvo ('Origin') checkpoint, whose weights are pickle files.",
-            "Download the Hugging Face version of the model (safetensors).",
-        )
 
 
 def _place(source: Path, target: Path, *, copy: bool) -> None:

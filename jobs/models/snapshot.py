@@ -86,8 +86,8 @@ def weight_files(model_dir: Path) -> list[Path]:
     if any(any(model_dir.glob(pattern)) for pattern in _PICKLES):
         raise InvalidModel(
             f"{model_dir} has its weights in pickle files, which can run code when they are loaded.",
-            "Download the safetensors version of the model; an InternEvo ('Origin') checkpoint has to be "
-            "converted to Hugging Face format first.",
+            "Download the safetensors version of the model. An InternEvo ('Origin') checkpoint is converted by "
+            "`jobs model prepare SRC DST --config config.json --tokenizer tokenizer.model`.",
         )
     raise MissingModel(f"{model_dir} has no weights (*.safetensors).", "Finish the download.")
 

@@ -115,12 +115,6 @@ def test_pickles_are_refused(download: Path, tmp_path: Path) -> None:
     check_refused(download, tmp_path / "t", "pickle")
 
 
-def test_an_origin_checkpoint_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "origin").mkdir()
-    (tmp_path / "origin" / "model_tp0_pp0.pt").touch()
-    check_refused(tmp_path / "origin", tmp_path / "t", "InternEvo")
-
-
 def test_another_architecture_is_told_to_go_on(download: Path, tmp_path: Path) -> None:
     config = json.loads((download / "config.json").read_text())
     (download / "config.json").write_text(
