@@ -19,6 +19,7 @@ FAILPOINTS = (
     *("ledger.before_plan", "ledger.after_plan", "ledger.before_terminal", "ledger.after_terminal"),
     *("ledger.before_success", "ledger.after_success"),
     *("staging.before_tokenise", "staging.before_write", "staging.after_write"),
+    *("staging.before_commit", "staging.after_commit"),
     *("replica.before_load", "replica.after_load", "replica.before_attempt", "replica.after_attempt"),
     *("replica.before_rows", "replica.after_rows", "replica.before_commit", "replica.after_commit"),
     *("replica.before_salvage", "replica.after_salvage"),

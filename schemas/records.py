@@ -39,6 +39,11 @@ class ShardPlan(Document):
     )
     row_ids_sha256: str = Field(description="SHA-256 of the sorted row ids as little-endian int64.")
 
+    @property
+    def num_runnable_rows(self) -> int:
+        """Rows that an engine can run: neither refused by staging nor answered by an earlier job."""
+        return self.num_rows - self.num_invalid_rows - self.num_reused_rows
+
 
 class LengthBin(Document):
     """Rows of similar length among those that an engine computes. Their answers are as long as they may be."""

@@ -19,6 +19,10 @@ class Observation(Document):
     computed_tokens: int = Field(ge=0, description="Input tokens that no prefix cache had, plus generated ones.")
     generated_tokens: int = Field(ge=0)
     allowed_tokens: int = Field(ge=0, description="Tokens that the same rows might have generated.")
+    num_rows: int = Field(0, ge=0, description="Rows that engines computed; 0: an older version did not count.")
+    prompt: str = Field("", description="Fingerprint of what was asked of every row; empty by older versions.")
+    scores: bool = Field(False, description="Choices were scored instead of answers generated.")
+    has_form: bool = Field(False, description="Answers had to have a form.")
 
 
 class Throughput(Document):
@@ -32,15 +36,13 @@ class Throughput(Document):
 
     @property
     def tokens_per_s(self) -> float:
-        """Computed tokens per second of one replica, over all observations: long jobs count for more."""
+        """Computed tokens per second of one replica over all observations, whatever their work: long jobs count more.
+
+        See `jobs.planning.comparable` for what to expect of a certain job.
+        """
         return sum(o.computed_tokens for o in self.observations) / sum(o.engine_s for o in self.observations)
 
     @property
     def start_s(self) -> float:
         """Seconds from the start of a job until rows are computed, on average."""
         return sum(o.start_s for o in self.observations) / len(self.observations)
-
-    def output_share(self, name: str) -> float | None:
-        """Generated tokens as a share of those allowed, in earlier jobs of this name; None if there were none."""
-        mine = [o for o in self.observations if o.name == name and o.allowed_tokens]
-        return sum(o.generated_tokens for o in mine) / sum(o.allowed_tokens for o in mine) if mine else None

@@ -44,10 +44,13 @@ class Output:
     def __init__(self, form: Format = Format.TABLE) -> None:
         self.format = form
 
-    def table(self, rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str] | Sequence[str]) -> None:
+    def table(
+        self, rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str] | Sequence[str], *, exact: bool = False
+    ) -> None:
         """Print rows. `columns` names the keys to show, in order; as a mapping, key to title.
 
-        JSON prints all keys of the rows, as a list of objects; quiet the first column, a line each.
+        `exact` prints titles as they are, for columns that people name in commands. JSON prints all keys of the rows,
+        as a list of objects; quiet the first column, a line each.
         """
         rows = list(rows)
         titles = columns if isinstance(columns, Mapping) else {name: name.replace("_", " ") for name in columns}
@@ -58,7 +61,8 @@ class Output:
             self._lines(_cell(row.get(first)) for row in rows)
         else:
             cells = [[_cell(row.get(key)) for key in titles] for row in rows]
-            self._aligned([printable(title).upper() for title in titles.values()], cells)
+            header = [printable(title) if exact else printable(title).upper() for title in titles.values()]
+            self._aligned(header, cells)
 
     def record(self, values: Mapping[str, Any]) -> None:
         """Print one thing: a line for each field, or a JSON object, or the first field's value alone."""

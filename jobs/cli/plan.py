@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from schemas.spec import JobSpec
 
 
+MOST_NAMED = 3
+"""Earlier jobs that are named as the source of a rate."""
+
+
 @with_output
 @with_spec
 def plan(
@@ -116,15 +120,28 @@ def _times(result: Estimate) -> dict[str, str]:
     if result.tokens_per_s is None or result.gpu_hours is None or result.eta_s is None:
         return {"throughput": "not observed yet", "GPU-hours": "not known", "ETA": "not known"}
     given = f"{result.tokens_per_s:,.0f} tokens/s per replica"
-    jobs = f"{result.observed_jobs} earlier job{'' if result.observed_jobs == 1 else 's'}"
     start = f"after {_duration(result.start_s)} to start" if result.start_s is not None else "its start not counted"
     about = "at most" if result.output_share is None else "about"
     return {
-        "throughput": f"{given}, {start}" + (f" ({jobs} on {result.observed_on})" if result.observed_on else ""),
+        "throughput": f"{given}, {start}" + (f" ({_source(result)})" if result.observed_on else ""),
         "GPU-hours": f"{about} {result.gpu_hours:,.2f}",
-        "ETA": f"{about} {_duration(result.eta_s)}",
+        "ETA": f"{about} {_duration(result.eta_s)}" + _range(result),
         **({"cost": f"{about} {result.cost:,.2f}"} if result.cost is not None else {}),
     }
+
+
+def _source(result: Estimate) -> str:
+    """Name the earlier jobs that the rate comes from."""
+    first, more = ", ".join(result.observed_in[:MOST_NAMED]), len(result.observed_in) - MOST_NAMED
+    named = f"{first} and {more} more" if more > 0 else first
+    alike = "" if result.comparable else "; their rows were of another length or kind, so the range is wide"
+    return f"as in {named} on {result.observed_on}{alike}"
+
+
+def _range(result: Estimate) -> str:
+    if result.eta_low_s is None or result.eta_high_s is None:
+        return ""
+    return f" ({_duration(result.eta_low_s)} to {_duration(result.eta_high_s)}, as rates of earlier jobs vary)"
 
 
 def _duration(seconds: float) -> str:

@@ -30,7 +30,7 @@ def columns_of(schema: pa.Schema) -> list[str]:
 
 
 def preview(table: pa.Table, width: int, *, drop_empty: bool) -> tuple[list[dict[str, str]], dict[str, str]]:
-    """Rows of short, printable cells that fit `width` characters, and the columns with their titles.
+    """Rows of short, printable cells that fit `width` characters, and the columns with their names to print.
 
     Args:
         drop_empty: leave out columns that are null in all of these rows.
@@ -41,7 +41,7 @@ def preview(table: pa.Table, width: int, *, drop_empty: bool) -> tuple[list[dict
     limits = dict(zip(names, widths, strict=True))
     short = {name: [_shortened(cell, limits[name]) for cell in cells[name]] for name in names}
     rows = [{name: short[name][row] for name in names} for row in range(table.num_rows)]
-    return rows, {name: _shortened(printable(name.replace("_", " ")), limits[name]) for name in names}
+    return rows, {name: _shortened(printable(name), limits[name]) for name in names}
 
 
 def _fitted(widths: Sequence[int], total: int) -> list[int]:

@@ -145,7 +145,7 @@ def _show(
         return
     table = pa.concat_tables(tables)
     rows, columns = preview(table, Console().width, drop_empty=names is None)
-    output.table(rows, columns)
+    output.table(rows, columns, exact=True)
     if where:
         output.note(f"{table.num_rows:,} rows" + (", there may be more." if table.num_rows == limit else "."))
     else:

@@ -72,6 +72,6 @@ def sql(
         rows.append(batch)
     table = pa.Table.from_batches(rows, reader.schema)
     shown, columns = preview(table.slice(0, SHOWN_ROWS), Console().width, drop_empty=False)
-    output.table(shown, columns)
+    output.table(shown, columns, exact=True)
     if table.num_rows > SHOWN_ROWS:
         output.note(f"There are more than {SHOWN_ROWS} rows; --format csv gives all of them.")

@@ -17,6 +17,7 @@ from jobs.dataset import Dataset, inspect, read_slice, resolve_columns, slices
 from jobs.ledger import Ledger
 from jobs.models.encoding import load_encoder
 from jobs.models.pinning import pin_model
+from jobs.planning.comparable import Work, expected_rate, output_share
 from jobs.planning.facts import RowFacts, facts_of, fingerprints_of, light_columns
 from jobs.planning.reuse import Warn, open_sources, source_jobs
 from jobs.planning.shards import count_shards, shared_tokens, split
@@ -42,8 +43,12 @@ class Estimate:
         tokens_per_s: computed tokens per second of one replica, observed or given; None if neither, and then so
             is everything that follows from it.
         start_s: seconds from the job's start until rows are computed, as observed.
-        observed_on: the hardware that `tokens_per_s` was observed on, in `observed_jobs` jobs; None if it was given.
+        observed_on: the hardware that `tokens_per_s` was observed on, in `observed_in`; None if it was given.
+        observed_in: the earlier jobs that it comes from.
+        comparable: whether their work was like this job's; otherwise they are the nearest, and the range of the time
+            is wide.
         gpu_hours, eta_s, cost: with all replicas; upper bounds where `output_share` is unknown.
+        eta_low_s, eta_high_s: range of the time as rates of earlier jobs vary; None if the rate was given.
     """
 
     rows: int
@@ -60,9 +65,12 @@ class Estimate:
     tokens_per_s: float | None
     start_s: float | None
     observed_on: str | None
-    observed_jobs: int
+    observed_in: tuple[str, ...]
+    comparable: bool
     gpu_hours: float | None
     eta_s: float | None
+    eta_low_s: float | None
+    eta_high_s: float | None
     cost: float | None
 
     @property
@@ -111,13 +119,19 @@ def estimate(
         found = reused.find(fingerprints_of(ordered, sampled=spec.reuse_sampled))
         facts = facts_of(ordered.filter(pa.array(found < 0)))
     output_tokens = round(scale * int(facts.num_output_tokens[~facts.repeated].sum()))
-    share = None if observed is None else observed.output_share(spec.name)
-    unwritten = 0.0 if share is None else (1 - share) * output_tokens
     shared = scale * shared_tokens(facts)
-    work_tokens = scale * int(facts.work_tokens.sum()) - shared - unwritten
-    rate = tokens_per_s or (observed.tokens_per_s if observed else None)
+    work_tokens = scale * int(facts.work_tokens.sum()) - shared
+    work = Work.of(
+        spec,
+        num_rows=scale * int((facts.work_tokens > 0).sum()),
+        input_tokens=work_tokens - output_tokens,
+        output_tokens=output_tokens,
+    )
+    share = None if observed is None else output_share(observed.observations, work)
+    work_tokens -= 0.0 if share is None else (1 - share) * output_tokens
+    rate = expected_rate(observed.observations, work) if observed and tokens_per_s is None else None
     start_s = observed.start_s if observed else None
-    times = predict_times(work_tokens, rate, start_s, spec)
+    times = predict_times(work_tokens, rate.tokens_per_s if rate else tokens_per_s, start_s, spec)
     codes = Counter(code for code in light["error_code"].to_pylist() if code is not None)
     return Estimate(
         rows=dataset.num_rows,
@@ -131,12 +145,15 @@ def estimate(
         reused_rows=round(scale * (len(measured) - len(facts))),
         repeated_rows=round(scale * int(facts.repeated.sum())),
         output_share=share,
-        tokens_per_s=rate,
+        tokens_per_s=rate.tokens_per_s if rate else tokens_per_s,
         start_s=start_s,
-        observed_on=observed.hardware if observed and tokens_per_s is None else None,
-        observed_jobs=len(observed.observations) if observed and tokens_per_s is None else 0,
+        observed_on=observed.hardware if observed and rate else None,
+        observed_in=rate.jobs if rate else (),
+        comparable=rate is not None and rate.comparable,
         gpu_hours=times and times.gpu_hours,
         eta_s=times and times.eta_s,
+        eta_low_s=None if rate is None else _eta_s(work_tokens, rate.high, start_s, spec),
+        eta_high_s=None if rate is None else _eta_s(work_tokens, rate.low, start_s, spec),
         cost=None if times is None or gpu_hour_price is None else times.gpu_hours * gpu_hour_price,
     )
 
@@ -156,11 +173,16 @@ def predict_times(work_tokens: float, tokens_per_s: float | None, start_s: float
         tokens_per_s: computed tokens per second of one replica.
         start_s: seconds until rows are computed, in which replicas hold their GPUs, too. None: unknown, not counted.
     """
-    if not tokens_per_s:  # 0: an earlier job did nothing but fail on its rows
+    if tokens_per_s is None:
         return None
     replicas = spec.replicas.max
     eta_s = (start_s or 0.0) + work_tokens / tokens_per_s / replicas
     return Times(eta_s=eta_s, gpu_hours=eta_s * replicas * spec.engine.tensor_parallel_size / 3600)
+
+
+def _eta_s(work_tokens: float, tokens_per_s: float, start_s: float | None, spec: JobSpec) -> float | None:
+    times = predict_times(work_tokens, tokens_per_s, start_s, spec)
+    return times and times.eta_s
 
 
 def _count_shards(measured: RowFacts, found: npt.NDArray[np.int64] | None, budget: ShardBudget, scale: float) -> int:

@@ -19,8 +19,11 @@ from jobs import signals
 from jobs.dataset.sources import find_sources, open_source
 from jobs.errors import JobsError, StoreError, UsageError
 from jobs.results.read import Results
+from jobs.results.values import is_json
+from jobs.values.plain import is_string
 from schemas import keys
 from schemas.spec import RESERVED_COLUMNS, SCORE_COLUMNS
+from schemas.tables import JSON_TEXT
 
 BATCH_ROWS = 16_384
 _MOST_DIGITS = 38
@@ -69,8 +72,11 @@ def query(results: Results, statement: str) -> pa.RecordBatchReader:
     except BaseException:
         ending.close()
         raise
+    schema = _with_json(reader.schema, results.schema)
     batches = _translated(reader, ending, duckdb.Error)
-    return pa.RecordBatchReader.from_batches(reader.schema, batches)
+    return pa.RecordBatchReader.from_batches(
+        schema, (pa.RecordBatch.from_arrays(batch.columns, schema=schema) for batch in batches)
+    )
 
 
 def dataset_of(results: Results) -> ds.Dataset:
@@ -153,6 +159,13 @@ def _translated(reader: Any, ending: ExitStack, fault: type[Exception]) -> Itera
             yield from reader
         except (fault, pa.ArrowException) as error:
             raise UsageError(f"DuckDB: {str(error).strip()}", "Correct the statement.") from error
+
+
+def _with_json(answer: pa.Schema, results: pa.Schema) -> pa.Schema:
+    """Mark the answer's columns that have the name of a JSON column of the results: DuckDB drops the mark."""
+    marked = {view for view, field in zip(view_columns(results), results, strict=True) if is_json(field)}
+    text = [field.name in marked and is_string(field.type) for field in answer]
+    return pa.schema([f.with_metadata(JSON_TEXT) if is_text else f for f, is_text in zip(answer, text, strict=True)])
 
 
 def _columns(results: Results) -> str:

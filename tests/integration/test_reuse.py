@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from schemas import keys
+from schemas.history import Activity
 from tests.support.harness import User, check_invariants, new_id, write_prompts
 
 pytestmark = pytest.mark.timeout(600)
@@ -61,7 +63,7 @@ def test_a_table_that_grew_costs_its_growth(s3_user: User, tmp_path: Path) -> No
     assert {number: row for number, row in new.items() if int(number) < 100} == old
     assert {new[number]["status"] for number in ("100", "101", "102")} == {"ok"}
     assert attempts(user, second, staging=True) > 0
-    assert attempts(user, second, staging=False) == sum(not shard.num_reused_rows for shard in plan.shards)
+    assert attempts(user, second, staging=False) == sum(shard.num_runnable_rows > 0 for shard in plan.shards)
     assert rows(user, second, 103)["tag"].to_pylist() == pq.read_table(grown)["tag"].to_pylist()
 
     # The third night takes all from the second, which took most from the first: that one may go.
@@ -72,6 +74,63 @@ def test_a_table_that_grew_costs_its_growth(s3_user: User, tmp_path: Path) -> No
     assert user.json("status", third)["rows_reused"] == 102
     shown = user.json("plan", str(grown), "--engine", "fake", "--keep", "tag", "--reuse", second)
     assert (shown["reused_rows"], shown["rows"]) == (102, 103)
+
+
+def check_no_engine(user: User, job_id: str) -> None:
+    """Check that no replica ever started: by its attempts, and by what its drivers saw over time."""
+    assert attempts(user, job_id, staging=False) == 0
+    histories = user.ledger(job_id).histories()
+    assert histories
+    for history in histories:
+        assert history.engine == {}
+        assert {activity for sample in history.samples for activity in sample.replicas} <= {Activity.WAITING}
+        assert (history.samples[-1].gpu_s, history.losses) == (0.0, ())
+    progress = user.ledger(job_id).progress()
+    assert progress is not None
+    assert [(each.state, each.pid, each.restarts) for each in progress.replicas] == [("waiting", 0, 0)]
+
+
+def test_a_night_with_nothing_new_starts_no_replica(s3_user: User, tmp_path: Path) -> None:
+    user = s3_user
+    numbers = [0, *range(1, 60), 0]
+    first = submit(user, write(tmp_path / "monday.parquet", numbers), "--max-error-rate", "0.1")
+    again = write(tmp_path / "tuesday.parquet", numbers[::-1])
+    second = submit(user, again, "--reuse", "auto", "--max-error-rate", "0.1")
+
+    plan = user.ledger(second).plan()
+    assert plan is not None
+    assert (plan.num_reused_rows, plan.num_invalid_rows) == (59, 2)
+    check_no_engine(user, second)
+    assert by_prompt(rows(user, second, 61)) == by_prompt(rows(user, first, 61))
+    status = user.json("status", second)
+    assert (status["state"], status["rows_reused"]) == ("SUCCEEDED", 59)
+    assert (status["rows_ok"], status["rows_error"], status["shards_committed"]) == (59, 2, len(plan.shards))
+    assert status["error_codes"] == {"EMPTY_PROMPT": 2}
+    assert "replica-0" not in user.run("logs", second).stdout
+    # Its gates judge the rows that staging has refused.
+    user.run(
+        *("submit", str(again), "--engine", "fake", "--keep", "tag", "--reuse", second, "--wait", *SHARDS),
+        *("--max-error-rate", "0.01", "--id", new_id("gate")),
+        code=3,
+    )
+
+
+def test_a_driver_that_dies_over_a_job_without_work_for_an_engine(s3_user: User, tmp_path: Path) -> None:
+    user = s3_user
+    first = submit(user, write(tmp_path / "monday.parquet", list(range(60))))
+    dataset = write(tmp_path / "tuesday.parquet", list(range(60)))
+    job_id = user.submit(
+        *(str(dataset), "--engine", "fake", "--keep", "tag", "--reuse", first, "--id", new_id("dies"), *SHARDS)
+    )
+    deadline = time.monotonic() + 60
+    while user.ledger(job_id).plan() is None:
+        assert time.monotonic() < deadline, user.logs(job_id)
+        time.sleep(0.05)
+    user.kill_driver(job_id)
+    assert user.ledger(job_id).terminal() is None
+    user.run("resume", job_id, "--wait")
+    check_no_engine(user, job_id)
+    assert by_prompt(rows(user, job_id, 60)) == by_prompt(rows(user, first, 60))
 
 
 @pytest.mark.nightly

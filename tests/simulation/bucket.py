@@ -59,6 +59,10 @@ class Bucket:
         """Return the writer's metadata of an object."""
         return self._objects[key][1]
 
+    def load(self, objects: Mapping[str, tuple[bytes, Mapping[str, str]]]) -> None:
+        """Add objects that are there before anything happens, with their writers' metadata."""
+        self._objects |= {key: (data, dict(metadata), self._clock()) for key, (data, metadata) in objects.items()}
+
     def damage(self, key: str, how: Literal["flip", "cut", "empty", "delete"], place: int) -> None:
         """Damage an object as no request does: bits rot, files are cut, objects are lost."""
         data, metadata, at = self._objects.pop(key)

@@ -16,6 +16,7 @@ from jobs.cluster.submission import STOP_GRACE_S, Submission
 from jobs.errors import StoreError
 from jobs.ledger import Ledger
 from jobs.store import open_store
+from schemas import keys
 from schemas.codes import InterruptionCode, RowError
 from schemas.records import Plan
 from schemas.spec import JobSpec
@@ -220,7 +221,7 @@ class SimReplica:
 
     async def _run_shard(self, shard: int, attempt_id: str, excluded: Mapping[int, RowError]) -> ShardDone:
         done = await self._replica.run_shard(shard, attempt_id, excluded)
-        key = next(key for key in self._world.bucket.objects() if key.endswith(f"/results/part-{shard:05d}.parquet"))
+        key = f"root/{self._replica._ledger.job_id}/{keys.result(shard)}"
         if done.ours != (self._world.bucket.metadata(key)["attempt-id"] == attempt_id):
             self._world.violation(f"I1: shard {shard} is taken for ours={done.ours} by an attempt where it is not so")
         return done

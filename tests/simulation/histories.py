@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from random import Random
@@ -141,6 +141,8 @@ class Case:
         killers: rows that kill the engine, and the codes that they get.
         results: the bytes of each result and of each record of a killer, by key.
         shards: killers and valid rows of each shard.
+        earlier: objects of jobs that ended before, with their metadata, by key.
+        needs_engine: whether the job has a row that an engine can run.
     """
 
     spec: JobSpec
@@ -148,6 +150,8 @@ class Case:
     killers: dict[int, str] = field(default_factory=dict)
     results: dict[str, bytes] = field(default_factory=dict)
     shards: tuple[tuple[int, int], ...] = ()
+    earlier: Mapping[str, tuple[bytes, Mapping[str, str]]] = field(default_factory=dict)
+    needs_engine: bool = True
 
 
 class Run:
@@ -157,6 +161,7 @@ class Run:
         self.history, self.case = history, case
         self.world = World(history.seed, history.faults)
         seams.enter(self.world, history.seed)
+        self.world.bucket.load(case.earlier)
         self.clusters = [JobApi(self.world, name) for name in ("a", "b")]
         self.records: list[Any] = []
         self.cancelled = False

@@ -72,6 +72,8 @@ def check(run: Run) -> Outcome:
         violation("I1: a row is there twice")
     for key in [key for key in objects if key.startswith(keys.ATTEMPTS)]:
         Attempt.from_json(objects[key])
+    if not case.needs_engine and any("/replica-" in process.name for process in world.processes):
+        violation("engines: a replica is started although no row needs one")
     if case.shards:
         _check_killers(run, objects)
     _check_salvage(run, objects, plan)

@@ -15,6 +15,7 @@ from jobs.dataset import inspect, resolve_columns
 from jobs.models.encoding import BYTES_MODEL, load_encoder
 from jobs.rows.prepare import RowPreparer
 from schemas import keys
+from schemas.records import Plan
 from schemas.spec import EngineSpec, FakeSpec, InputSpec, JobSpec, ModelSpec, ReplicaRange, ShardBudget
 from tests.simulation.cluster import SimStaging
 from tests.simulation.histories import Case, History, Run, draw
@@ -29,6 +30,10 @@ STALL_S = 20.0
 
 _MARKERS = {"dead_marker": "dies", "crash_marker": "crashes", "hang_marker": "hangs", "freeze_marker": "freezes"}
 _KILLERS = {"killers": {2: "dies", 3: "crashes", 8: "crashes"}, "hangers": {1: "hangs", 4: "freezes"}}
+
+
+_EARLIER = "wide"
+"""The case that other cases take results over from, under the same name as a job."""
 
 
 class Broken(AssertionError):
@@ -77,10 +82,21 @@ def simulator(folder: Path) -> Iterator[Simulator]:
     """Yield a simulator; the program runs in its worlds until the end of the block."""
     cases = _cases(folder)
     SimStaging.blocks = {case.spec.digest(): _tokenised(case.spec) for case in cases}
+    earlier: dict[str, tuple[bytes, dict[str, str]]] = {}
     with seams() as held:
         simulation = Simulator(held, cases)
         for number, case in enumerate(cases):
+            if case.spec.reuse:
+                assert earlier
+                simulation.cases[number] = case = replace(case, earlier=earlier)
             _, run = simulation.run(History(seed=0, case=number))
+            if case.spec.name == _EARLIER:
+                bucket = run.world.bucket
+                earlier |= {
+                    key.replace("/job/", f"/{_EARLIER}/", 1): (data, bucket.metadata(key))
+                    for key, data in bucket.objects().items()
+                    if key.startswith("root/job/")
+                }
             objects = {key.removeprefix("root/job/"): data for key, data in run.world.bucket.objects().items()}
             kept = {key: data for key, data in objects.items() if key.startswith((keys.RESULTS, keys.QUARANTINE))}
             tables = [rows_of(data) for key, data in kept.items() if key.startswith(keys.RESULTS)]
@@ -90,6 +106,11 @@ def simulator(folder: Path) -> Iterator[Simulator]:
                 (sum(row in found for row in table), sum(code is None or row in found for row, code in table.items()))
                 for table in tables
             )
+            if case.spec.reuse:
+                plan = Plan.from_json(objects[keys.PLAN])
+                assert plan.num_reused_rows == 8, "all rows that the earlier job has answered"
+                assert any(shard.num_invalid_rows == shard.num_rows for shard in plan.shards), "of refused rows only"
+                assert any(shard.num_runnable_rows for shard in plan.shards) == case.needs_engine
             simulation.cases[number] = replace(case, results=kept, shards=shards)
         yield simulation
 
@@ -104,12 +125,15 @@ def _cases(folder: Path) -> list[Case]:
         ("gated", 5, 2, 2, 0.1, {"max_error_rate": 0.0}),
         ("killers", 12, 6, 2, 0.1, {}),
         ("hangers", 6, 3, 2, 0.1, {}),
+        ("again", 9, 2, 2, 0.2, {"reuse": (_EARLIER,)}),
+        ("grown", 12, 2, 2, 0.2, {"reuse": (_EARLIER,)}),
         ("halfway", 13, 7, 2, 0.2, {}),
     ):
         shards = 2 if name in ("killers", "halfway") else 8
-        prompts = [f"{CANARY} {name} {number}" for number in range(rows)]
-        if name in ("wide", "gated", "halfway"):
+        prompts = [f"{CANARY} {_EARLIER if 'reuse' in options else name} {number}" for number in range(rows)]
+        if name in ("wide", "gated", "again", "grown", "halfway"):
             prompts[1] = ""
+        if name in ("wide", "gated", "halfway"):
             prompts[-1] += " fails"
         if name == "halfway":
             prompts[5] = prompts[4]
@@ -136,7 +160,7 @@ def _cases(folder: Path) -> list[Case]:
             }
         )
         codes = {row: "TIMEOUT" if does in ("hangs", "freezes") else "ENGINE_CRASH" for row, does in killers.items()}
-        found.append(Case(spec=spec, rows=rows, killers=codes))
+        found.append(Case(spec=spec, rows=rows, killers=codes, needs_engine=name != "again"))
     return found
 
 

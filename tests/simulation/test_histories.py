@@ -71,13 +71,13 @@ def test_a_crash_at_every_step_of_a_job(simulation: Simulator) -> None:
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("case", range(7))
+@pytest.mark.parametrize("case", range(9))
 def test_a_crash_at_every_step_of_each_job(simulation: Simulator, case: int) -> None:
     _sweep(simulation, case=case, fate="kill", seconds=0.0)
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("case", range(7))
+@pytest.mark.parametrize("case", range(9))
 def test_a_zombie_from_every_step_of_each_job(simulation: Simulator, case: int) -> None:
     """The process stops there until another driver has ended the job, then goes on."""
     _sweep(simulation, case=case, fate="stop", seconds=600.0)
@@ -91,6 +91,11 @@ def _sweep(simulation: Simulator, *, case: int, fate: str, seconds: float) -> No
     for step in range(1, quiet.steps + 1):
         faults = Faults(crashes={step: (fate, seconds)})  # type: ignore[dict-item]
         simulation.run(History(seed=1, case=case, actions=actions, faults=faults))
+
+
+def test_a_crash_at_every_step_of_a_job_that_needs_no_engine(simulation: Simulator) -> None:
+    (case,) = (number for number, case in enumerate(simulation.cases) if not case.needs_engine)
+    _sweep(simulation, case=case, fate="kill", seconds=0.0)
 
 
 @pytest.mark.parametrize("ends", ["tell driver", "cancel"])

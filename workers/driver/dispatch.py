@@ -130,6 +130,7 @@ class Dispatcher:
         self._queue = Queue(shards)
         self._suspects: set[int] = set()
         self._unstaged = set(range(len(shards)))
+        self._for_engines = {shard.index for shard in shards if shard.num_runnable_rows}
         self._left = len(self._shards)
         self._open: dict[str, dict[int, Work]] = {}
         self._health = _Health()
@@ -163,6 +164,11 @@ class Dispatcher:
         return not self._unstaged
 
     @property
+    def needs_engine(self) -> bool:
+        """True while a shard is not committed that staging does not commit itself."""
+        return bool(self._for_engines)
+
+    @property
     def num_killers(self) -> int:
         """Number of rows known to kill the engine."""
         return sum(len(self._shards[number].search.killers) for number in self._with_killers)
@@ -172,6 +178,8 @@ class Dispatcher:
         for number in shards:
             self._shards[number].staged = True
             self._unstaged.discard(number)
+            if not self._shards[number].committed:
+                self._for_engines.add(number)
             self._offer(number)
 
     def unstage(self, replica: str, work: Work) -> bool:
@@ -226,6 +234,7 @@ class Dispatcher:
         shard.committed = True
         self._discard(number)
         self._unstaged.discard(number)
+        self._for_engines.discard(number)
         self._left -= 1
         return True
 

@@ -130,12 +130,13 @@ class Driver:
         """Stage and dispatch until every shard is committed, then finish."""
         await asyncio.to_thread(self._check_model)
         resources = await asyncio.to_thread(self._cluster.resolve_resources, self._spec)
+        before_plan = await asyncio.to_thread(self._has_runnable_rows)
         staged: asyncio.Queue[Plan | int] = asyncio.Queue()
 
         self._reporter.phase = "staging"
         staging = asyncio.create_task(self._stage(staged.put_nowait))
         dispatching = asyncio.create_task(self._dispatch(staged))
-        running = asyncio.create_task(self._replicas.run(resources))
+        running = asyncio.create_task(self._replicas.run(resources, before_plan=before_plan))
         pending: set[asyncio.Task[None]] = {staging, dispatching, running}
         try:
             while not running.done():
@@ -147,6 +148,13 @@ class Driver:
         self._reporter.finish()
         failpoint("driver.before_finish")
         return await self._finish()
+
+    def _has_runnable_rows(self) -> bool:
+        """Return whether rows are left for an engine: as the plan says or, before there is one, in all likelihood."""
+        if (plan := self._ledger.plan()) is None:
+            return not self._spec.reuse  # earlier jobs may have answered everything
+        committed = self._ledger.committed()
+        return any(shard.num_runnable_rows and shard.index not in committed for shard in plan.shards)
 
     async def _stage(self, report: Callable[[Plan | int], None]) -> None:
         """Stage everything, then restage shards that turn out to be damaged or gone.
@@ -212,11 +220,19 @@ class Driver:
                 assert self._plan is not None
                 failpoint("driver.shard_staged")
                 self._reporter.staged(event)
-                if not self._plan.shards[event].num_reused_rows:
+                by_staging = await asyncio.to_thread(self._commit_of_staging, event)
+                if by_staging is None:
                     dispatcher.stage([event])
-                elif dispatcher.commit(event):  # by staging, which copied it
-                    self._reporter.committed(event, await asyncio.to_thread(self._ledger.shard_commit, event))
+                elif dispatcher.commit(event):
+                    self._reporter.committed(event, by_staging)
                 self._replicas.wake()
+
+    def _commit_of_staging(self, shard: int) -> ShardCommit | None:
+        """Return the commit of a shard that staging has just committed itself; None if a replica is to do it."""
+        assert self._plan is not None
+        if self._plan.shards[shard].num_runnable_rows:
+            return None
+        return self._ledger.find_commit(shard)  # None: an older version has staged it
 
     async def _watch(self) -> TerminalRecord:
         """Write the progress; return the terminal record once another process has ended the job."""

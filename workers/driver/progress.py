@@ -11,6 +11,7 @@ from typing import Literal
 
 from jobs.errors import JobsError, StoreError
 from jobs.ledger import Ledger
+from jobs.planning.comparable import Work, expected_rate, output_share, prompt_of
 from jobs.planning.estimate import predict_times
 from jobs.planning.throughput import LEAST_ENGINE_S, find, remember
 from jobs.salvage import Salvage
@@ -172,14 +173,17 @@ class Reporter:
         if not known:
             log.info("no earlier job with this model and engine on %s: no end is predicted", engine.device)
             return
-        share = known[0].output_share(spec.name)
         allowed = sum(each.num_output_tokens for each in plan.lengths)
-        work = sum(shard.num_expected_tokens - shard.num_cached_tokens for shard in plan.shards)
-        work -= 0 if share is None else round((1 - share) * allowed)
+        tokens = sum(shard.num_expected_tokens - shard.num_cached_tokens for shard in plan.shards)
+        num_rows = sum(each.num_rows for each in plan.lengths)
+        work = Work.of(spec, num_rows=num_rows, input_tokens=tokens - allowed, output_tokens=allowed)
+        earlier = known[0].observations
+        share, rate = output_share(earlier, work), expected_rate(earlier, work)
+        tokens -= 0 if share is None else round((1 - share) * allowed)
         left = 1 - self._rows / max(1, plan.num_rows)
-        times = predict_times(left * work, known[0].tokens_per_s, known[0].start_s, spec)
+        times = predict_times(left * tokens, rate.tokens_per_s if rate else None, known[0].start_s, spec)
         self._planned_s = times and times.eta_s
-        log.info("predicted: %.0f s, from %d earlier jobs", self._planned_s or 0.0, len(known[0].observations))
+        log.info("predicted: %.0f s, from %s", self._planned_s or 0.0, ", ".join(rate.jobs) if rate else "no job")
 
     def _remember(self) -> None:
         totals, engine, spec = self._replicas.totals(), self._engine, self._ledger.spec()
@@ -197,6 +201,10 @@ class Reporter:
             computed_tokens=max(0, totals.input_tokens - totals.cached_tokens) + totals.generated_tokens,
             generated_tokens=totals.generated_tokens,
             allowed_tokens=round(allowed * min(1.0, totals.rows_done / max(1, rows))),
+            num_rows=totals.rows_done,
+            prompt=prompt_of(spec),
+            scores=spec.task == "score",
+            has_form=spec.sampling.structured_outputs is not None,
         )
         remember(self._ledger.store, spec, engine.device, observation)
 

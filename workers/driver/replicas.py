@@ -46,6 +46,9 @@ their results are written."""
 MAX_LOSSES = 256
 """Most recent deaths of replicas that are kept, for people."""
 
+NOT_NEEDED = "starts once rows need an engine"
+"""Note on a slot without a replica, for people."""
+
 LAST_LINES_S = 10.0
 LAST_COUNTERS_S = 1.0
 SALVAGE_S = 10.0
@@ -96,17 +99,20 @@ class Replicas:
         news, self._news = self._news, asyncio.Event()
         news.set()
 
-    async def run(self, resources: Resources) -> None:
+    async def run(self, resources: Resources, *, before_plan: bool = True) -> None:
         """Keep all slots filled until every shard is committed. Replicas may still be ending then: see `kill`.
+
+        No replica starts while the plan has no uncommitted shard that needs an engine.
 
         Args:
             resources: of each replica.
+            before_plan: start replicas while the plan is being made, so that they load the model meanwhile.
 
         Raises:
             JobFailure: the engine cannot start or keeps dying, or a shard fails.
             StoreError: the store stays unreachable.
         """
-        self._resources = resources
+        self._resources, self._before_plan = resources, before_plan
         self._starting = asyncio.Semaphore(resources.starts_at_once or len(self.slots))
         self.gpus_per_replica = resources.num_gpus
         # A slot that waits for resources must not hold up a job whose last shard is committed elsewhere.
@@ -155,7 +161,7 @@ class Replicas:
             slot.enter("waiting", "starts after staging, which needs the CPUs")
             while self._dispatcher is None or not self._dispatcher.staged:
                 await self._news.wait()
-        while not self._done:
+        while await self._is_needed(slot):
             try:
                 await self._load(slot)
                 await self._work(slot)
@@ -171,6 +177,16 @@ class Replicas:
                 ending.add_done_callback(self._ending.discard)
             # A cancelled slot does not get here; one that is cancelled here lets its replica finish ending.
             await asyncio.shield(ending)
+
+    async def _is_needed(self, slot: Slot) -> bool:
+        """Wait until a shard needs an engine; return False once every shard is committed."""
+        while not self._done:
+            if self._before_plan if self._dispatcher is None else self._dispatcher.needs_engine:
+                return True
+            if slot.state == "waiting":
+                slot.note = NOT_NEEDED
+            await self._news.wait()
+        return False
 
     async def _load(self, slot: Slot) -> None:
         if slot.state == "lost":

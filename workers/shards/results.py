@@ -71,6 +71,21 @@ def encode_results(
         return _encoded(spec, plan, staged, _rows(spec, plan, staged, results, encoder, salvaged))
 
 
+def encode_refused(spec: JobSpec, plan: Plan, shard: int, staged: pa.Table) -> tuple[bytes, ShardStats]:
+    """Build the result Parquet of a shard of which staging has refused every row, as `encode_results` would.
+
+    Raises:
+        ShardMismatch: the rows are not those of the plan, or one of them is valid.
+    """
+    staged = by_row_id(staged)
+    _check_rows(plan, shard, staged)
+    if staged["error_code"].null_count:
+        raise ShardMismatch(f"shard {shard} has valid rows")
+    codes, messages = (staged[name].to_pylist() for name in ("error_code", "error_message"))
+    errors = zip(codes, messages, num_input_tokens(staged), strict=True)
+    return _encoded(spec, plan, staged, [_error_row(*error, attempts=0) for error in errors])
+
+
 def encode_salvage(
     spec: JobSpec,
     plan: Plan,

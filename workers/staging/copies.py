@@ -1,12 +1,8 @@
-"""Copies of shards whose rows all have a result in an earlier job: made by staging, without an engine."""
+"""Results of shards whose rows all have a result in an earlier job, put together without an engine."""
 
 from __future__ import annotations
 
-import logging
-import os
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
@@ -14,40 +10,27 @@ import pyarrow.compute as pc
 
 from jobs.ledger import Ledger
 from jobs.planning.reuse import read_source, source_lost
-from schemas.records import Attempt, Plan
+from schemas.commits import ShardStats
+from schemas.records import Plan
 from schemas.spec import JobSpec
 from schemas.tables import result_schema
 from workers.shards.results import by_row_id, result_table, shard_stats, write_parquet
-
-log = logging.getLogger(__name__)
 
 SOURCE_COLUMNS = ("source_job", "source_shard", "source_row")
 """Extra columns of rows to copy: index into the plan's `reused_jobs`, and the shard and row id in that job."""
 
 
-def copy_shard(ledger: Ledger, spec: JobSpec, plan: Plan, shard: int, staged: pa.Table, driver: str) -> None:
-    """Commit a shard with the results that its rows have in earlier jobs.
+def encode_copies(ledger: Ledger, spec: JobSpec, plan: Plan, shard: int, staged: pa.Table) -> tuple[bytes, ShardStats]:
+    """Build the result Parquet of a shard from the results that its rows have in earlier jobs.
 
     Args:
-        staged: its staged rows with `SOURCE_COLUMNS`.
-        driver: submission id of the driver, for the record.
+        ledger: ledger of the job that reuses them.
+        staged: the shard's staged rows with `SOURCE_COLUMNS`.
 
     Raises:
         SourceLost: the results are gone or damaged.
     """
     staged = by_row_id(staged)
-    attempt_id = uuid4().hex
-    ledger.record_attempt(
-        Attempt(
-            attempt_id=attempt_id,
-            shard=shard,
-            driver=driver,
-            replica="staging",
-            node=os.uname().nodename,
-            pid=os.getpid(),
-            started_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        )
-    )
     sources = [Ledger(ledger.store, job_id) for job_id in plan.reused_jobs]
     rows = staged.drop_columns(list(SOURCE_COLUMNS))
     own = [name for name in result_schema(spec, [], plan.row_columns).names if name not in ("row_id", "custom_id")]
@@ -57,11 +40,8 @@ def copy_shard(ledger: Ledger, spec: JobSpec, plan: Plan, shard: int, staged: pa
         known = field.name in found.schema.names  # results of an older version may lack it
         return found[field.name].cast(field.type) if known else pa.nulls(len(found), field.type)
 
-    table = result_table(spec, plan, shard, rows, column)
-    data = write_parquet(table)
-    stats = shard_stats(spec, data, found.to_pylist())
-    outcome = ledger.commit(shard, data, stats, attempt_id=attempt_id)
-    log.info("shard %d %s: %d rows taken from earlier jobs", shard, outcome.value, len(table))
+    data = write_parquet(result_table(spec, plan, shard, rows, column))
+    return data, shard_stats(spec, data, found.to_pylist())
 
 
 def _results(

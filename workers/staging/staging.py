@@ -57,7 +57,8 @@ from schemas.spec import JobSpec
 from schemas.tables import FINGERPRINT_FIELDS, with_kept_types
 from workers.failures import JobFailure, JobInterruption, find_cause, passing
 from workers.shards.results import write_parquet
-from workers.staging.copies import SOURCE_COLUMNS, copy_shard
+from workers.staging.commits import commit_shard
+from workers.staging.copies import SOURCE_COLUMNS
 from workers.staging.shuffle import TASK_RETRIES, bundles_of, shuffle
 
 log = logging.getLogger(__name__)
@@ -368,15 +369,15 @@ def _assign(rows: pa.Table, lookup: ray.ObjectRef, wanted: set[int]) -> pa.Table
 
 
 def _write_shard(rows: pa.Table, target: ray.ObjectRef) -> None:
-    """Write one shard's rows in the order of work, or their results if earlier jobs have them."""
+    """Write one shard's rows in the order of work; commit its results if none of its rows needs an engine."""
     root_uri, job_id, writer, spec, plan, kept = _target(target)
     ledger = Ledger(open_store(root_uri), job_id)
     shard, order = rows["shard"][0].as_py(), np.argsort(rows["position"].to_numpy())
     rows = with_kept_types(rows.drop_columns(["shard", "position"]), kept)
     prints = rows.select([field.name for field in FINGERPRINT_FIELDS]).sort_by("row_id")
     ledger.write_fingerprints(shard, write_parquet(prints), writer=writer)
-    if plan.shards[shard].num_reused_rows:
-        copy_shard(ledger, spec, plan, shard, rows, driver=writer.partition("/")[0])
+    if not plan.shards[shard].num_runnable_rows:
+        commit_shard(ledger, spec, plan, shard, rows, driver=writer.partition("/")[0])
     else:
         failpoint("staging.before_write")
         staged = rows.select([name for name in rows.column_names if name not in SOURCE_COLUMNS])

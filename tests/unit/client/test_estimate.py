@@ -111,10 +111,12 @@ def test_earlier_jobs_tell_rate_start_and_the_length_of_answers_of_their_name(tm
     known = estimate(spec.evolve(name="nightly"), observed=OBSERVED)
     assert known.output_share == 0.25
     assert known.eta_s == pytest.approx(30 + 6_250 / 200 / 2)
-    assert (known.observed_on, known.observed_jobs) == ("H100", 2)
+    assert (known.observed_on, known.observed_in, known.comparable) == ("H100", ("b", "a"), False)
+    assert known.eta_low_s == pytest.approx(30 + 6_250 / 400 / 2)
+    assert known.eta_high_s == pytest.approx(30 + 6_250 / 100 / 2)
     given = estimate(spec, observed=OBSERVED, tokens_per_s=100.0)
     assert given.eta_s == pytest.approx(30 + 10_000 / 100 / 2)
-    assert given.observed_on is None
+    assert (given.observed_on, given.observed_in, given.eta_low_s, given.eta_high_s) == (None, (), None, None)
 
 
 def test_a_replica_of_two_gpus_costs_twice(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from jobs.results.sql import query
 from jobs.store import open_store
 from jobs.store.base import ObjectStore
 from schemas.commits import ShardStats
+from schemas.records import RowColumn
 from schemas.spec import InputSpec
 from schemas.tables import result_schema
 from tests.unit.results.ledgers import is_error, make_job, spec_of, succeed
@@ -57,10 +59,13 @@ def test_answers(store: ObjectStore, capfd: pytest.CaptureFixture[str]) -> None:
     # The view may be read twice by one statement.
     twice = "select count(*) as n from results a join results b on a.row_id = b.row_id + 1 where a.kind = 'kind 1'"
     assert main(["sql", "demo", twice]) == 0
-    assert capfd.readouterr().out.split() == ["N", "60"]
+    assert capfd.readouterr().out.split() == ["n", "60"]
+    # What a column is called is what a statement calls it.
+    assert main(["sql", "demo", "select count(*), max(num_input_tokens) from results"]) == 0
+    assert capfd.readouterr().out.splitlines()[0].split() == ["count_star()", "max(num_input_tokens)"]
     assert main(["sql", "demo", "select row_id from results order by row_id"]) == 0
     captured = capfd.readouterr()
-    assert captured.out.split() == ["ROW", "ID", *map(str, range(100))]
+    assert captured.out.split() == ["row_id", *map(str, range(100))]
     assert "more than 100 rows" in captured.err
 
 
@@ -109,10 +114,11 @@ def test_only_columns_that_are_asked_for_are_read(store: ObjectStore) -> None:
     assert query(found, "select sum(num_input_tokens) as n from results").read_all().to_pylist() == [{"n": 3}]
 
 
-def kept_job(store: ObjectStore, kept: dict[str, pa.Array]) -> Ledger:
+def kept_job(store: ObjectStore, kept: dict[str, pa.Array], row_columns: Sequence[RowColumn] = ()) -> Ledger:
     """A job of two rows, as an earlier version could leave it: it kept these columns, whatever their names."""
     spec = spec_of(input=InputSpec(uri="/data/demo.parquet"))
-    schema = result_schema(spec, [pa.field(name, array.type) for name, array in kept.items()])
+    fields = [pa.field(name, array.type) for name, array in kept.items() if name not in row_columns]
+    schema = result_schema(spec, fields, row_columns)
     values: dict[str, Any] = {
         "row_id": [0, 1],
         "status": ["ok", "error"],
@@ -126,6 +132,32 @@ def kept_job(store: ObjectStore, kept: dict[str, pa.Array]) -> Ledger:
     stats = ShardStats.of(data, rows=2, error_codes=Counter(["TIMEOUT"]), input_tokens=0, generated_tokens=0)
     ledger.commit(0, data, stats, attempt_id="attempt")
     return ledger
+
+
+OBJECT = {"city": "Köln", "tags": ["a", None]}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("results", "demo", "-"),
+        ("results", "demo", "out.jsonl"),
+        ("results", "demo", "out.json"),
+        ("results", "demo", "--json"),
+        ("results", "demo", "-", "--format", "json", "--columns", "row_id,parsed"),
+        ("sql", "demo", "select * from results order by row_id", "--json"),
+        ("sql", "demo", "select row_id, parsed from results order by row_id", "--format", "jsonl"),
+    ],
+)
+def test_parsed_answers_are_objects_wherever_json_is_written(
+    store: ObjectStore, command: tuple[str, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    kept_job(store, {"parsed": pa.array([json.dumps(OBJECT), None])}, ["parsed"])
+    assert main(list(command)) == 0
+    text, target = capfd.readouterr().out, Path(command[2])
+    text = target.read_text() if target.suffix.startswith(".json") else text
+    rows = json.loads(text) if text.startswith("[") else [json.loads(line) for line in text.splitlines()]
+    assert [(row["row_id"], row["parsed"]) for row in rows] == [(0, OBJECT), (1, None)]
 
 
 @pytest.mark.parametrize("name", ["Status", "STATUS", "sTaTuS"])

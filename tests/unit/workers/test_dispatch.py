@@ -301,6 +301,29 @@ def test_staging_is_over_when_every_shard_is_staged_or_committed() -> None:
     assert dispatcher.staged
 
 
+def test_engines_are_needed_for_runnable_rows_only() -> None:
+    plan = [shard.evolve(num_rows=2) for shard in plan_of(4)]
+    plan[1], plan[2] = plan[1].evolve(num_invalid_rows=2), plan[2].evolve(num_invalid_rows=0, num_reused_rows=2)
+    assert not Dispatcher(plan[1:3]).needs_engine
+    dispatcher = Dispatcher(plan)
+    for number in (0, 3):
+        assert dispatcher.needs_engine
+        dispatcher.stage([number])
+        assert dispatcher.needs_engine
+        dispatcher.commit(number)
+    assert not dispatcher.needs_engine
+    assert not dispatcher.done
+    # An older version has staged rows that this one would not: a replica turns them into results.
+    dispatcher.stage([1])
+    assert dispatcher.needs_engine
+    assert taken(dispatcher, "a") == 1
+    dispatcher.commit(1)
+    dispatcher.stage([1])
+    assert not dispatcher.needs_engine
+    dispatcher.commit(2)
+    assert dispatcher.done
+
+
 def test_a_thousand_idle_replicas_ask_for_copies_at_little_cost() -> None:
     dispatcher = Dispatcher(plan_of(1000))
     dispatcher.stage(range(1000))

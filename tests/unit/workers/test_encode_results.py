@@ -20,9 +20,19 @@ from jobs.values.cells import RowFailure
 from schemas.codes import RowError
 from schemas.records import Plan
 from schemas.spec import EngineSpec, InputSpec, JobSpec, ModelSpec, ShardBudget
+from schemas.tables import with_kept_types
+from tests.support.kept_types import kept_columns
 from workers.engines.base import Completion, Output
 from workers.engines.fake import FakeEngine
-from workers.shards.results import ShardMismatch, encode_results, read_parquet, write_parquet
+from workers.shards import results
+from workers.shards.results import (
+    ShardMismatch,
+    by_row_id,
+    encode_refused,
+    encode_results,
+    read_parquet,
+    write_parquet,
+)
 from workers.shards.staged_rows import valid_rows
 
 SPEC = JobSpec(
@@ -209,3 +219,37 @@ def test_several_greedy_answers_are_equal() -> None:
     assert len({completion.text for completion in output.completions}) == 1
     warm = asyncio.run(FakeEngine(SPEC.engine, BytesEncoder()).generate("r", [65], sampling.evolve(temperature=1.0)))
     assert len({completion.text for completion in warm.completions}) == 3
+
+
+@pytest.mark.parametrize("task", ["generate", "score"])
+def test_staging_commits_refused_rows_with_the_bytes_of_a_replica(monkeypatch: pytest.MonkeyPatch, task: str) -> None:
+    """A replica reads the rows from the store, in the order of work; staging has them at hand, from many blocks."""
+    monkeypatch.setattr(results, "ROW_GROUP_ROWS", 64)
+    kept = pa.concat_tables([pa.table(kept_columns(0, 100))] * 3)
+    count, names = len(kept), kept.schema.names
+    spec = SPEC.evolve(
+        task=task,
+        input=SPEC.input.evolve(keep=tuple(names)),
+        min_valid_json_rate=None if task == "score" else 0.5,
+    )
+    choices = {"choices": [["a", "b"]] * count} if task == "score" else {}
+    source = pa.table({"prompt": [""] * count, **choices, **dict(zip(names, kept.columns, strict=True))})
+    columns = resolve_columns(source.schema, spec.input, choices=task == "score")
+    preparer = RowPreparer(spec, columns, BytesEncoder(), 1000)
+    blocks = [preparer.prepare(source.slice(start, 90), start) for start in range(0, count, 90)]
+    prepared = pa.concat_tables(blocks[::-1])
+    facts = facts_of(prepared)
+    assert facts.invalid.all()
+    cut = split(facts, spec.shards.evolve(max_rows=count))
+    plan = PLAN.evolve(shards=cut.shards, num_rows=count, num_invalid_rows=count)
+    staged = with_kept_types(prepared.drop_columns([field.name for field in FACTS_FIELDS]), columns.kept)
+    read = by_row_id(read_parquet(write_parquet(staged, np.argsort(cut.position)[::-1])))
+    data, stats = encode_refused(spec, plan, 0, staged)
+    assert (data, stats) == encode_results(spec, plan, 0, read, {}, BytesEncoder())
+    assert stats.error_codes == {"EMPTY_PROMPT": count}
+    assert read_parquet(data)["double"].to_pylist() == kept["double"].to_pylist()
+
+
+def test_rows_that_an_engine_can_run_are_not_committed_as_refused() -> None:
+    with pytest.raises(ShardMismatch, match="has valid rows"):
+        encode_refused(SPEC, PLAN, 0, STAGED[0])

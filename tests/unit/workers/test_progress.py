@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from jobs.errors import StoreError
+from jobs.planning.comparable import prompt_of
 from jobs.planning.throughput import find
 from jobs.salvage import Salvage
 from jobs.store.local import LocalStore
@@ -165,7 +166,9 @@ async def test_a_job_is_predicted_from_earlier_ones_and_the_error_is_told(
     assert (first.planned_s, first.took_s) == (None, 15.0)
     (known,) = find(LocalStore(tmp_path), spec_of())
     assert (known.hardware, known.tokens_per_s, known.start_s) == ("H100", 60.0, 5.0)
-    assert known.output_share("demo") == 0.5
+    (observed,) = known.observations
+    assert (observed.generated_tokens, observed.allowed_tokens, observed.num_rows) == (200, 400, 30)
+    assert observed.prompt == prompt_of(spec_of())
     second = await one_run(tmp_path, seconds=22.0, monkeypatch=monkeypatch)
     # 3 shards of 200 tokens to compute, less the half of 400 that answers leave out, at 60 tokens/s.
     assert (second.planned_s, second.took_s) == (pytest.approx(5 + 400 / 60, abs=0.1), 22.0)

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from jobs.ledger import Ledger
 from jobs.store.local import LocalStore
 from schemas.records import ShardPlan
 from schemas.spec import InputSpec, JobSpec, ModelSpec
+from workers.driver.cluster import ReplicaLost
 from workers.driver.dispatch import Dispatcher, Work
 from workers.driver.ray_cluster import RayCluster
-from workers.driver.replicas import MAX_OPEN_BYTES, MAX_OPEN_SHARDS, Replicas, _wants_more
+from workers.driver.replicas import (
+    MAX_OPEN_BYTES,
+    MAX_OPEN_SHARDS,
+    NOT_NEEDED,
+    RESTART_PAUSE_S,
+    Replicas,
+    _wants_more,
+)
 from workers.driver.resources import Resources
 from workers.engines.base import EngineInfo
 from workers.messages import Loaded
@@ -20,15 +31,17 @@ from workers.replica.replica import Replica
 ON_CPUS = Resources(on_gpu=False, num_gpus=0, num_cpus=1.0, after_staging=True)
 
 
-def dispatcher_of(count: int) -> Dispatcher:
-    return Dispatcher(
-        [
-            ShardPlan(
-                index=i, num_rows=1, num_invalid_rows=0, num_input_tokens=1, num_expected_tokens=2, row_ids_sha256=""
-            )
-            for i in range(count)
-        ]
+ON_GPU = Resources(on_gpu=True, num_gpus=1, num_cpus=0, after_staging=False)
+
+
+def shard_of(index: int) -> ShardPlan:
+    return ShardPlan(
+        index=index, num_rows=1, num_invalid_rows=0, num_input_tokens=1, num_expected_tokens=2, row_ids_sha256=""
     )
+
+
+def dispatcher_of(count: int) -> Dispatcher:
+    return Dispatcher([shard_of(index) for index in range(count)])
 
 
 async def test_replicas_leave_staging_its_cpus_until_the_last_shard_is_staged(tmp_path: Path) -> None:
@@ -45,6 +58,49 @@ async def test_replicas_leave_staging_its_cpus_until_the_last_shard_is_staged(tm
     assert [slot.note for slot in replicas.slots] == ["starts after staging, which needs the CPUs"]
     assert replicas.slots[0].replica is None
     # Another driver commits everything: there is nothing to start for any more.
+    for shard in range(3):
+        dispatcher.commit(shard)
+    replicas.wake()
+    await asyncio.wait_for(running, 5)
+
+
+@pytest.mark.parametrize("before_plan", [True, False])
+async def test_replicas_start_for_runnable_rows_only(tmp_path: Path, before_plan: bool) -> None:
+    """Before there is a plan they start if told so; then it decides, for the first start and for every other."""
+    started: list[str] = []
+
+    class Nowhere(RayCluster):
+        def start_replica(self, ledger: Ledger, name: str, driver: str, resources: Resources) -> Any:
+            started.append(name)
+            raise ReplicaLost("the node is gone", node_lost=True)
+
+    spec = JobSpec(name="n", input=InputSpec(uri="/d"), model=ModelSpec(path="builtin:bytes"))
+    replicas = Replicas(Ledger(LocalStore(tmp_path), "demo"), spec, "driver", Nowhere(Replica), lambda _: None)
+    plan = [shard_of(0), shard_of(1).evolve(num_reused_rows=1), shard_of(2).evolve(num_invalid_rows=1)]
+    running = asyncio.create_task(replicas.run(ON_GPU, before_plan=before_plan))
+    await asyncio.sleep(0.05)
+    assert len(started) == before_plan
+    dispatcher = Dispatcher(plan)
+    dispatcher.commit(0)
+    replicas.open(dispatcher)
+    await asyncio.sleep(RESTART_PAUSE_S + 0.2)
+    assert len(started) == before_plan, "nothing is left for a replica"
+    if not before_plan:
+        assert replicas.slots[0].note == NOT_NEEDED
+    for shard in (1, 2):
+        assert not running.done()
+        dispatcher.commit(shard)
+        replicas.wake()
+    await asyncio.wait_for(running, 5)
+
+    dispatcher, replicas = (
+        Dispatcher(plan),
+        Replicas(Ledger(LocalStore(tmp_path), "demo"), spec, "driver", Nowhere(Replica), lambda _: None),
+    )
+    running = asyncio.create_task(replicas.run(ON_GPU, before_plan=False))
+    replicas.open(dispatcher)
+    await asyncio.sleep(0.05)
+    assert len(started) == before_plan + 1
     for shard in range(3):
         dispatcher.commit(shard)
     replicas.wake()
