@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 from uuid import uuid4
@@ -21,6 +21,7 @@ from jobs.results.gates import judged
 from jobs.salvage import Salvage
 from schemas import keys
 from schemas.codes import InterruptionCode, JobError
+from schemas.logs import LogLine
 from schemas.records import Cancelled, Failed, Manifest, Plan, ShardCommit, Succeeded
 from schemas.spec import JobSpec
 from workers.driver.cluster import Cluster
@@ -57,9 +58,16 @@ class Driver:
 
     Args:
         driver_id: Ray's submission id; names this driver in records.
+        on_log: called with the lines that replicas log.
     """
 
-    def __init__(self, ledger: Ledger, driver_id: str, cluster: Cluster) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        driver_id: str,
+        cluster: Cluster,
+        on_log: Callable[[Iterable[LogLine]], None] = lambda _: None,
+    ) -> None:
         self._ledger, self._cluster, self._driver_id = ledger, cluster, driver_id
         self._salvage = Salvage(ledger)
         self._spec: JobSpec = ledger.spec()
@@ -69,6 +77,7 @@ class Driver:
             on_commit=self._on_commit,
             on_salvage=self._on_salvage,
             on_damage=self._on_damage,
+            on_log=on_log,
         )
         self._reporter = Reporter(ledger, driver_id, self._replicas)
         self._plan: Plan | None = None

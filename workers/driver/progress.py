@@ -207,7 +207,7 @@ class Reporter:
             progress = progress.evolve(gpu_s=progress.gpu_s + self._gpu_s_before)
         self._ledger.write_progress(progress)
         if self._recorder.due(time.time(), ended=self.phase == "ended"):
-            self._ledger.write_history(self._recorder.history(self._replicas.losses))
+            self._ledger.write_history(self._recorder.history(self._replicas.losses.recent))
 
     def _progress(self) -> Progress:
         totals, slots = self._replicas.totals(), self._replicas.slots
@@ -289,7 +289,7 @@ class Reporter:
         metrics.gpus_ready.set(ready * (self._replicas.gpus_per_replica or 0))
         metrics.gpu_s.set(progress.gpu_s)
         metrics.cached_share.set(progress.cached_tokens / max(1, progress.engine_input_tokens))
-        metrics.replicas_lost.set(self._replicas.lost)
+        metrics.replicas_lost.set(self._replicas.losses.count)
         metrics.shard_copies.set(progress.shard_copies)
         metrics.input_rate.set(progress.input_tokens_per_s)
         metrics.generated_rate.set(progress.generated_tokens_per_s)

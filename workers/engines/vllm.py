@@ -142,6 +142,10 @@ class VllmEngine:
         log.info(
             "%d steps; %d times a row was pushed out of the KV cache and computed anew", self.steps, self._pushed_out
         )
+        # vLLM's task that receives outputs logs a traceback if the engine's process ends before it.
+        if (receiving := getattr(self._llm, "output_handler", None)) is not None:
+            receiving.cancel()
+            await asyncio.wait({receiving}, timeout=STOP_S)
         with suppress(TimeoutError):
             await within(STOP_S, asyncio.to_thread(self._llm.shutdown))
         for process in self._processes:

@@ -22,8 +22,9 @@ from jobs.values.cells import RowFailure
 from schemas.codes import RowError
 from schemas.records import Attempt, Plan
 from schemas.spec import JobSpec
+from workers import logs
 from workers.engines.base import Engine, Output
-from workers.messages import Loaded, ReplicaCounters, ShardDone, ShardSalvaged
+from workers.messages import Loaded, LogBatch, ReplicaCounters, ShardDone, ShardSalvaged
 from workers.metrics import ReplicaMetrics
 from workers.replica.feed import Feed
 from workers.replica.loop_lag import LoopLag
@@ -67,7 +68,8 @@ class Replica:
     """
 
     def __init__(self, ledger: Ledger, name: str, driver: str, *, on_gpu: bool) -> None:
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        logs.set_up()
+        self._recent = logs.recent_lines(name)
         self._ledger = ledger
         self._name, self._driver, self._on_gpu = name, driver, on_gpu
         self._engine: Engine | None = None
@@ -244,6 +246,10 @@ class Replica:
             idle_s=feed.idle_s,
             lag_s=self._lag.total_s,
         )
+
+    async def log_lines(self, number: int) -> LogBatch:
+        """Return what this process has logged, from the line with this number on."""
+        return self._recent.since(number)
 
     async def stop(self) -> None:
         """Free the device; the actor can be killed afterwards without leaving processes behind."""

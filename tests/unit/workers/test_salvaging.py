@@ -17,6 +17,7 @@ from schemas import keys
 from schemas.codes import RowError
 from schemas.records import Plan
 from tests.unit.workers.test_replicas_faults import ANYWHERE, LocalCluster, LocalReplica, results, run, spec_with, stage
+from workers.driver import asking
 from workers.driver import replicas as replicas_module
 from workers.driver.cluster import ReplicaLost
 from workers.driver.dispatch import Dispatcher
@@ -295,7 +296,7 @@ async def test_replicas_that_are_ended_keep_the_finished_rows_of_its_open_shards
 async def test_a_replica_that_does_not_answer_holds_the_end_up_for_a_bounded_time(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(replicas_module, "SALVAGE_S", 0.1)
+    monkeypatch.setattr(asking, "SALVAGE_S", 0.1)
     spec = spec_with(stall_timeout_s=60.0, token_s=SLOW)
     plan = stage(ledger, spec, [PROMPTS])
     cluster = LocalCluster()
@@ -312,7 +313,7 @@ async def test_a_replica_that_does_not_answer_holds_the_end_up_for_a_bounded_tim
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     await asyncio.wait_for(replicas.kill(), 5)
-    assert "are not salvaged: TimeoutError" in caplog.text
+    assert "could not be saved: TimeoutError" in caplog.text
 
 
 @pytest.mark.usefixtures("quick")
