@@ -49,7 +49,7 @@ async def ask_last_lines(slot: Slot) -> str:
     try:
         return await within(LAST_LINES_S, slot.replica.last_lines())
     except Exception as error:  # noqa: BLE001 - see above
-        log.info("The last output of %s cannot be read: %s", slot.name, type(error).__name__)
+        log.info("the last output of %s cannot be read: %s", slot.name, type(error).__name__)
         return ""
 
 
@@ -58,5 +58,5 @@ async def save_finished_rows(slot: Slot, replica: ReplicaHandle) -> list[ShardSa
     try:
         return await within(SALVAGE_S, replica.salvage())
     except Exception as error:  # noqa: BLE001 - see above
-        log.warning("Finished rows of %s could not be saved: %s", slot.name, type(error).__name__)
+        log.warning("finished rows of %s could not be salvaged: %s", slot.name, type(error).__name__)
         return []

@@ -26,7 +26,7 @@ from schemas.records import Cancelled, Failed, Manifest, Plan, ShardCommit, Succ
 from schemas.spec import JobSpec
 from workers.driver.cluster import Cluster
 from workers.driver.dispatch import Dispatcher, Killer
-from workers.driver.last_word import say_why
+from workers.driver.interruption import record_interruption
 from workers.driver.progress import Reporter
 from workers.driver.replicas import Replicas
 from workers.failures import JobFailure, JobInterruption
@@ -233,7 +233,7 @@ class Driver:
         while True:
             await self._reporter.tick()
             if (record := await asyncio.to_thread(self._ledger.terminal)) is not None:
-                log.info("the job has ended: %s", record.state)
+                log.info("the job has a terminal record: %s", record.state)
                 return record
             await asyncio.sleep(TICK_S)
 
@@ -265,7 +265,7 @@ class Driver:
 
     async def _interrupted(self, error: Exception) -> None:
         """Record the reason before the replicas are ended: a driver told to stop may lack time for both."""
-        await asyncio.to_thread(say_why, self._ledger, self._driver_id, error)
+        await asyncio.to_thread(record_interruption, self._ledger, self._driver_id, error)
 
     def _check_model(self) -> None:
         """Check that the model is usable here and matches the submitted fingerprint.

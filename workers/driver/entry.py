@@ -25,8 +25,8 @@ from schemas.records import Failed, Succeeded
 from workers import logs
 from workers.driver.cluster import Cluster
 from workers.driver.driver import Driver, TerminalRecord
+from workers.driver.interruption import record_interruption
 from workers.driver.job_log import LAST_WRITE_S, JobLog
-from workers.driver.last_word import say_why
 from workers.failures import JobInterruption, account_for
 from workers.messages import STORE_PATIENCE_S
 
@@ -93,20 +93,20 @@ def _run(
         if isinstance(error, JobsError):
             log.error("%s %s", error, error.hint)
         else:
-            log.exception("The driver has failed. Nothing committed is lost; go on with: jobs resume %s", job_id)
+            log.exception("the driver has failed; nothing committed is lost, go on with: jobs resume %s", job_id)
         if ledger is None:
             interruption = account_for(error, driver=driver_id, job_id=job_id)
         else:
-            interruption = say_why(ledger, driver_id, error)
+            interruption = record_interruption(ledger, driver_id, error)
         # Printed last: Ray keeps the end of a driver's output in its own record of the job.
         print(f"{MARK}{interruption.model_dump_json()}", flush=True)
         if isinstance(error, JobInterruption) and error.code is InterruptionCode.STOPPED:
             return TOLD_TO_STOP
         return error.exit_code if isinstance(error, JobsError) else Exit.JOB_FAILED
     if isinstance(record, Failed):
-        log.error("Job %s has ended: %s: %s: %s", job_id, record.state, record.code, record.reason)
+        log.error("job %s has ended: %s: %s: %s", job_id, record.state, record.code, record.reason)
         return Exit.JOB_FAILED
-    log.info("Job %s has ended: %s", job_id, record.state)
+    log.info("job %s has ended: %s", job_id, record.state)
     if isinstance(record, Succeeded) and record.manifest.crossed_gates:
         log.warning("%s", describe(record.manifest.crossed_gates))
         return Exit.GATE_CROSSED

@@ -66,7 +66,7 @@ class Reporter:
         try:
             earlier, plan, committed, salvaged = await asyncio.to_thread(self._look_back)
         except JobsError as error:
-            log.warning("what earlier drivers have come to is not known yet: %s", error)
+            log.warning("the counts of earlier drivers cannot be read yet: %s", error)
             return
         self._gpu_s_before = earlier.gpu_s if earlier else 0.0
         if plan is None or self._plan is not None:
@@ -129,9 +129,9 @@ class Reporter:
             try:
                 await asyncio.to_thread(self._remember)
             except StoreError as error:
-                log.warning("how fast the job went is not remembered: %s", error)
+                log.warning("the job's speed is not recorded for later estimates: %s", error)
             except Exception:
-                log.exception("how fast the job went is not remembered")
+                log.exception("the job's speed is not recorded for later estimates")
         await self.tick()
 
     async def tick(self) -> Progress | None:
@@ -150,10 +150,10 @@ class Reporter:
             try:
                 await asyncio.to_thread(self._write, progress)
             except StoreError as error:
-                log.warning("progress not written: %s", error)
+                log.warning("the progress report could not be written: %s", error)
             return progress
         except Exception:
-            log.exception("progress not written; the job goes on")
+            log.exception("the progress report failed; the job goes on")
             return None
 
     def _predict_end(self) -> None:
@@ -167,10 +167,10 @@ class Reporter:
             spec = self._ledger.spec()
             known = [each for each in find(self._ledger.store, spec) if each.hardware == engine.device]
         except JobsError as error:
-            log.warning("no end is predicted: %s", error)
+            log.warning("the duration cannot be predicted: %s", error)
             return
         if not known:
-            log.info("no earlier job with this model and engine on %s: no end is predicted", engine.device)
+            log.info("the duration cannot be predicted: no earlier job ran this model and engine on %s", engine.device)
             return
         share = known[0].output_share(spec.name)
         allowed = sum(each.num_output_tokens for each in plan.lengths)
@@ -179,7 +179,7 @@ class Reporter:
         left = 1 - self._rows / max(1, plan.num_rows)
         times = predict_times(left * work, known[0].tokens_per_s, known[0].start_s, spec)
         self._planned_s = times and times.eta_s
-        log.info("predicted: %.0f s, from %d earlier jobs", self._planned_s or 0.0, len(known[0].observations))
+        log.info("predicted duration: %.0f s, from %d earlier jobs", self._planned_s or 0.0, len(known[0].observations))
 
     def _remember(self) -> None:
         totals, engine, spec = self._replicas.totals(), self._engine, self._ledger.spec()

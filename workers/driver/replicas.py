@@ -280,18 +280,20 @@ class Replicas:
     def _asked(self, asking: asyncio.Task[None]) -> None:
         self._asking.discard(asking)
         if not asking.cancelled() and (error := asking.exception()) is not None:
-            log.debug("not abandoned: %s", type(error).__name__)  # a dead replica is noticed where its work is awaited
+            log.debug(
+                "a replica was not told to abandon a shard: %s", type(error).__name__
+            )  # a dead replica is noticed where its work is awaited
 
     async def _remember(self) -> None:
         """Record confirmed killers, to spare later drivers the search for them."""
         assert self._dispatcher is not None
         for killer in self._dispatcher.confirmed():
-            log.warning("a row of shard %d (place %d) is quarantined: %s", killer.shard, killer.place, killer.code)
+            log.warning("a row that kills the engine is quarantined: shard %d, place %d", killer.shard, killer.place)
             row = Quarantine(shard=killer.shard, place=killer.place, code=killer.code)
             try:
                 await asyncio.to_thread(self._ledger.quarantine, row, writer=f"{self._driver}/{uuid4().hex}")
             except StoreError as error:
-                log.warning("not remembered: %s", error)
+                log.warning("the next driver will have to search for this row again: %s", error)
 
     async def _handle_loss(self, slot: Slot, error: Exception) -> None:
         """Put a lost replica's shards back, and raise if the job cannot go on.
@@ -314,7 +316,7 @@ class Replicas:
             return
         lines = await ask_last_lines(slot)
         if lines:
-            log.warning("Last output of %s:\n%s", slot.name, lines)
+            log.warning("last output of %s:\n%s", slot.name, lines)
         self.losses.last_report = f"{reason}\n{lines}" if lines else reason
         if was_ready:
             if self._dispatcher is not None:

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jobs.ledger import Ledger
+from jobs.ledger import Commit, Ledger
 from jobs.planning.reuse import read_source, source_lost
 from schemas.records import Attempt, Plan
 from schemas.spec import JobSpec
@@ -61,7 +61,8 @@ def copy_shard(ledger: Ledger, spec: JobSpec, plan: Plan, shard: int, staged: pa
     data = write_parquet(table)
     stats = shard_stats(spec, data, found.to_pylist())
     outcome = ledger.commit(shard, data, stats, attempt_id=attempt_id)
-    log.info("shard %d %s: %d rows taken from earlier jobs", shard, outcome.value, len(table))
+    how = "committed" if outcome is Commit.OURS else "discarded, because another process has committed it"
+    log.info("shard %d %s: %d rows taken from earlier jobs", shard, how, len(table))
 
 
 def _results(

@@ -178,7 +178,7 @@ async def test_salvage_that_cannot_be_used_costs_only_time(
     found, asked = await commit_of(ledger)
     assert asked == PROMPTS
     assert found == (await commit_of(undisturbed))[0]
-    assert ("is left out" in caplog.text) == (damage != "gone")
+    assert ("cannot be read" in caplog.text) == (damage != "gone")
     assert "prompt 1" not in caplog.text
 
 
@@ -215,7 +215,7 @@ async def test_a_store_that_refuses_costs_one_shard_and_raises_nothing(
     stage(ledger, spec_with(), [PROMPTS])
     monkeypatch.setattr(Salvage, "write", lambda *_, **__: (_ for _ in ()).throw(OSError("disk full")))
     assert await salvaged(ledger, "first", 3) == []
-    assert "rows of shard 0 are not salvaged: OSError" in caplog.text
+    assert "finished rows of shard 0 could not be salvaged: OSError" in caplog.text
 
 
 # -- Replicas -----------------------------------------------------------------------------------------
@@ -313,7 +313,7 @@ async def test_a_replica_that_does_not_answer_holds_the_end_up_for_a_bounded_tim
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     await asyncio.wait_for(replicas.kill(), 5)
-    assert "could not be saved: TimeoutError" in caplog.text
+    assert "could not be salvaged: TimeoutError" in caplog.text
 
 
 @pytest.mark.usefixtures("quick")
