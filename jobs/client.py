@@ -35,6 +35,7 @@ from schemas.spec import JobSpec
 
 if TYPE_CHECKING:
     from jobs.cluster.submission import Submission, Submitter
+    from jobs.logs.reader import LogReader
     from jobs.results.read import Results
 
 __all__ = ["BatchClient", "Job", "JobStatus"]
@@ -210,26 +211,34 @@ class Job:
         known = {submission.submission_id for submission in submissions}
         return progress is not None and progress.phase != "ended" and progress.driver not in known
 
-    def logs(self, *, follow: bool = False) -> Iterator[str]:
-        """Yield the output of the drivers and their replicas, oldest driver first.
+    def logs(self, *, follow: bool = False, everything: bool = False) -> Iterator[str]:
+        """Yield the lines that the drivers and their replicas have logged, oldest driver first, each with who says it.
+
+        Args:
+            follow: go on until no driver is at work.
+            everything: include what other libraries have printed, where the cluster that ran the job still has it.
 
         Raises:
-            ClusterError: the cluster that ran the job cannot be asked.
+            ClusterError: nothing is kept of the job's log.
         """
+        log = self.open_log(everything=everything)
+        yield from map(str, log.so_far())
+        if follow:
+            yield from map(str, log.following(self.is_idle))
+
+    def open_log(self, *, everything: bool = False) -> LogReader:
+        """Open the job's log; see `logs`."""
+        from jobs.logs.reader import LogReader
+
         self.ledger.spec()
-        submitter = self.client.running_submitter()
-        submissions = submitter.find(self.ledger.uri) if submitter else []
-        if not submissions or submitter is None:
-            raise ClusterError(
-                f"No running cluster that this command knows has logs of job {self.id}.",
-                "Logs live on the cluster that ran the job and go with it. If it runs elsewhere, name it: "
-                f"JOBS_ADDRESS=http://HOST:8265 jobs logs {self.id}. Why the job is not at work: jobs status {self.id}",
-            )
-        for submission in reversed(submissions):
-            if follow and submission.active:
-                yield from submitter.tail(submission.submission_id)
-            else:
-                yield submitter.logs(submission.submission_id)
+        submissions = self._submissions()
+        submitter = self.client.running_submitter() if submissions else None
+        return LogReader(self.ledger, submitter, submissions, everything=everything)
+
+    def is_idle(self) -> bool:
+        """Return whether no driver is at work: the job has ended or is interrupted."""
+        status = self.status()
+        return status.ended or status.state is State.INTERRUPTED
 
     def dashboard_url(self, submissions: list[Submission] | None = None) -> str | None:
         """Return the URL of the job's page in the Ray dashboard, if a cluster knows the job."""

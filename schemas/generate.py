@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 
 from schemas.batches import BatchRequest, Outcome, StoredFile
 from schemas.history import History
+from schemas.logs import LogLine
 from schemas.records import Attempt, Interruption, Manifest, Plan, Progress, Terminal
 from schemas.schedules import Event, Pointer, Run, RunOutcome, Schedule
 from schemas.spec import JobSpec
@@ -25,6 +26,7 @@ DOCUMENTS: dict[str, Any] = {
     "terminal": Terminal,
     "interruption": Interruption,
     "history": History,
+    "log_line": LogLine,
     "throughput": Throughput,
     "stored_file": StoredFile,
     "batch_request": BatchRequest,

@@ -11,6 +11,7 @@ STAGED = "_job/staged/"
 ATTEMPTS = "_job/attempts/"
 QUARANTINE = "_job/quarantine/"
 HISTORY = "_job/history/"
+LOGS = "_job/logs/"
 FINGERPRINTS = "_job/fingerprints/"
 INTERRUPTIONS = "_job/interruptions/"
 SALVAGE = "_job/salvage/"
@@ -45,6 +46,19 @@ def quarantine(shard: int, place: int) -> str:
 def history(driver: str) -> str:
     """What one driver saw over time."""
     return f"{HISTORY}{driver}.json"
+
+
+def log(driver: str, segment: int) -> str:
+    """A segment of what one driver and its replicas logged."""
+    return f"{LOGS}{driver}/{segment:05d}.jsonl"
+
+
+def log_of(key: str) -> tuple[str, int] | None:
+    """Driver and segment in a key that `log` makes, or None for any other."""
+    *_, driver, name = ("", *key.split("/"))
+    if name.endswith(".jsonl") and name[:-6].isdecimal() and f"/{key}".endswith(f"/{log(driver, int(name[:-6]))}"):
+        return driver, int(name[:-6])
+    return None
 
 
 def interruption(driver: str) -> str:

@@ -11,7 +11,7 @@ from jobs.errors import ClusterError, Damaged, JobsError, MissingInput, MissingM
 from schemas.codes import InterruptionCode, JobError
 from schemas.records import Interruption
 
-LAST_WORDS_CHARS = 2000
+MAX_DESCRIPTION_CHARS = 2000
 
 _E = TypeVar("_E", bound=BaseException)
 
@@ -110,10 +110,10 @@ def find_cause(error: BaseException, kind: type[_E]) -> _E | None:
     return next((each for each in _chain(error) if isinstance(each, kind)), None)
 
 
-def last_words(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """Format the error, short enough for a record."""
     text = f"{type(error).__name__}: {error}".strip()
-    return text if len(text) <= LAST_WORDS_CHARS else "… " + text[-LAST_WORDS_CHARS:]
+    return text if len(text) <= MAX_DESCRIPTION_CHARS else "… " + text[-MAX_DESCRIPTION_CHARS:]
 
 
 def _chain(error: BaseException) -> list[BaseException]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from schemas.commits import ShardStats
+from schemas.logs import LogLine
 from schemas.records import ShardCommit
 from workers.engines.base import EngineInfo
 
@@ -68,3 +69,17 @@ class ReplicaCounters:
     ready_s: float = 0.0
     idle_s: float = 0.0
     lag_s: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LogBatch:
+    """Log lines of a replica.
+
+    Attributes:
+        next: number of the line that comes next.
+        num_missing: lines asked for that the replica no longer has.
+    """
+
+    lines: tuple[LogLine, ...] = ()
+    next: int = 0
+    num_missing: int = 0

@@ -213,7 +213,7 @@ def _wait(cluster: Cluster, head: subprocess.Popen[bytes]) -> Cluster:
     address_file = cluster.temp_dir / "ray" / "ray_current_cluster"
     while time.monotonic() < deadline:
         if head.poll() is not None:
-            raise ClusterError(f"The embedded Ray cluster ended while it started:\n{_last_words()}", hint=_LOG_HINT)
+            raise ClusterError(f"The embedded Ray cluster ended while it started:\n{_last_lines()}", hint=_LOG_HINT)
         try:
             with opener.open(request, timeout=5):
                 # Ray opens the file before it writes to it, so for a moment it is there and empty.
@@ -223,14 +223,14 @@ def _wait(cluster: Cluster, head: subprocess.Popen[bytes]) -> Cluster:
             pass
         time.sleep(0.2)
     raise ClusterError(
-        f"The embedded Ray cluster gave no answer within {START_S:.0f} s:\n{_last_words()}", hint=_LOG_HINT
+        f"The embedded Ray cluster gave no answer within {START_S:.0f} s:\n{_last_lines()}", hint=_LOG_HINT
     )
 
 
 _LOG_HINT = "Run `jobs doctor`, or join a cluster that runs with --address http://HOST:8265."
 
 
-def _last_words() -> str:
+def _last_lines() -> str:
     return "\n".join(log_path().read_text(errors="replace").splitlines()[-15:])
 
 

@@ -68,4 +68,6 @@ def _no_report(said: str) -> ClusterError:
             hint=f"Install nightbatch {__version__} in the image of the cluster's nodes.",
         )
     last = next((line for line in reversed(said.splitlines()) if line.strip()), "nothing")
-    return ClusterError(f"The cluster gave no report; its last words: {last}", hint="See the dashboard's Jobs page.")
+    return ClusterError(
+        f"The cluster gave no report. The last line of its output: {last}", hint="See the dashboard's Jobs page."
+    )

@@ -29,7 +29,8 @@ from schemas.records import ShardPlan
 from schemas.spec import ShardBudget
 from workers.driver.dispatch import Dispatcher, Work
 from workers.driver.driver import TICK_S
-from workers.driver.replicas import MAX_OPEN_SHARDS, RESTART_PAUSE_S
+from workers.driver.replicas import RESTART_PAUSE_S
+from workers.driver.slots import MAX_OPEN_SHARDS
 
 INPUT_TOKENS_PER_S, OUTPUT_TOKENS_PER_S = 40_000.0, 4_250.0
 """Of one replica, prefill and decoding by themselves: together they make the 13.7 rows/s of 512 in and 256 out that

@@ -40,7 +40,7 @@ from schemas.sampling import Sampling
 from schemas.spec import EngineSpec, InputSpec, JobSpec, ModelSpec, ShardBudget
 from tests.bench.arms import serve
 from tests.bench.engine_arms import LIMITS
-from workers.driver import replicas
+from workers.driver import replicas, slots
 from workers.driver.dispatch import Dispatcher
 from workers.driver.resources import Resources
 from workers.engines.base import Engine, EngineInfo
@@ -221,7 +221,7 @@ def _order_off() -> Iterator[None]:
 
 @contextmanager
 def _feed_off() -> Iterator[None]:
-    with patch.object(replicas, "MAX_OPEN_SHARDS", 1), patch.object(replicas, "OPEN_ROWS_PER_SEQUENCE", 0):
+    with patch.object(slots, "MAX_OPEN_SHARDS", 1), patch.object(slots, "OPEN_ROWS_PER_SEQUENCE", 0):
         yield
 
 

@@ -149,12 +149,23 @@ def test_input_that_changes_between_attempts_is_noticed(user: User, tmp_path: Pa
     assert terminal.code == "INPUT_CHANGED"
 
 
-def test_logs_show_driver_and_replicas_and_no_prompt(user: User, tmp_path: Path) -> None:
+def test_logs_show_driver_and_replicas_and_no_prompt_and_outlive_the_cluster(user: User, tmp_path: Path) -> None:
     dataset = write_prompts(tmp_path / "logs.parquet", ["canary-of-the-prompt"] * 3)
     user.run("submit", str(dataset), "--engine", "fake", "--id", "logs", "--wait")
     text = user.run("logs", "logs").stdout
     assert "replica-0 is ready" in text
-    assert "canary" not in text
+    assert "replica-0  | " in text, "a replica's own lines"
+    assert "SUCCEEDED" in text.splitlines()[-1]
+    everything = user.run("logs", "logs", "--all").stdout
+    assert "canary" not in text + everything
+    of_replica = [line for line in text.splitlines() if line.startswith("replica-0")]
+    assert user.run("logs", "logs", "--replica", "0").stdout.splitlines() == of_replica
+    assert user.run("logs", "logs", "--tail", "1").stdout == text.splitlines(keepends=True)[-1]
+    assert user.run("logs", "logs", "--level", "error").stdout == ""
+    elsewhere = User(root=user.root, env={"JOBS_STATE_DIR": str(tmp_path / "another machine")})
+    assert elsewhere.run("logs", "logs").stdout == text
+    assert elsewhere.run("logs", "logs", "-f", "--tail", "1").stdout == text.splitlines(keepends=True)[-1]
+    assert "went with the cluster" in elsewhere.run("logs", "logs", "--all").stderr
 
 
 def test_results_are_found_by_other_tools(user: User, tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_a_process_that_freezes_is_ended_and_its_row_found(user: User, tmp_path:
     assert table["error_code"].to_pylist() == [None, None, "TIMEOUT", *[None] * 5]
 
 
-def test_an_engine_that_dies_of_everything_fails_the_job_with_its_own_last_words(user: User, tmp_path: Path) -> None:
+def test_an_engine_that_dies_of_everything_fails_the_job_with_its_own_last_lines(user: User, tmp_path: Path) -> None:
     dataset = write_prompts(tmp_path / "broken.parquet", ["canary-of-the-prompt EXIT"] * 40)
     job_id = new_id("broken")
     done = user.run("submit", str(dataset), "--id", job_id, *FAKE, *SHARDS, *MARKERS, "--wait", code=1)

@@ -38,6 +38,8 @@ def test_no_secret_and_no_prompt_is_where_it_should_not_be(
     s3_user.run("wait", job_id, "--timeout", "200")
     for command in ("status", "logs", "results"):
         s3_user.run(command, job_id)
+    s3_user.run("logs", job_id, "--all")
+    assert any(keys.LOGS in info.key for info in s3_user.ledger(job_id).objects())
     s3_user.run("doctor", code=None)
     ledger = s3_user.ledger(job_id)
     terminal = ledger.terminal()

@@ -26,7 +26,7 @@ from workers.driver import entry
 from workers.driver.cluster import ReplicaLost
 from workers.driver.resources import Resources, resolve_resources
 from workers.failures import JobInterruption
-from workers.messages import STORE_PATIENCE_S, Loaded, ReplicaCounters, ShardDone, ShardSalvaged
+from workers.messages import STORE_PATIENCE_S, Loaded, LogBatch, ReplicaCounters, ShardDone, ShardSalvaged
 from workers.replica.replica import Replica
 from workers.staging import staging
 
@@ -208,6 +208,10 @@ class SimReplica:
     async def counters(self) -> ReplicaCounters:
         counters: ReplicaCounters = await self._call("counters", self._replica.counters)
         return counters
+
+    async def log_lines(self, number: int) -> LogBatch:
+        batch: LogBatch = await self._call("log_lines", partial(self._replica.log_lines, number))
+        return batch
 
     async def stop(self) -> None:
         await self._call("stop", self._replica.stop)

@@ -15,7 +15,7 @@ from jobs.dataset import inspect, resolve_columns
 from jobs.models.encoding import BYTES_MODEL, load_encoder
 from jobs.rows.prepare import RowPreparer
 from schemas import keys
-from schemas.records import Plan
+from schemas.records import Plan, Quarantine
 from schemas.spec import EngineSpec, FakeSpec, InputSpec, JobSpec, ModelSpec, ReplicaRange, ShardBudget
 from tests.simulation.cluster import SimStaging
 from tests.simulation.histories import Case, History, Run, draw
@@ -98,7 +98,13 @@ def simulator(folder: Path) -> Iterator[Simulator]:
                     if key.startswith("root/job/")
                 }
             objects = {key.removeprefix("root/job/"): data for key, data in run.world.bucket.objects().items()}
-            kept = {key: data for key, data in objects.items() if key.startswith((keys.RESULTS, keys.QUARANTINE))}
+            kept = {key: data for key, data in objects.items() if key.startswith(keys.RESULTS)}
+            # Not the records in the store: the job may succeed before its driver has written the last one.
+            kept |= {
+                keys.quarantine(shard, place): Quarantine(shard=shard, place=place, code=code).to_json()
+                for shard, state in enumerate(run.world.dispatchers[-1]._shards)
+                for place, code in state.search.killers.items()
+            }
             tables = [rows_of(data) for key, data in kept.items() if key.startswith(keys.RESULTS)]
             found = {row: code for table in tables for row, code in table.items() if code in KILLED}
             assert found == case.killers, "in an undisturbed run the rows that kill are found, and no others"

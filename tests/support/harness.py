@@ -94,8 +94,8 @@ class User:
             time.sleep(0.3)
 
     def logs(self, job_id: str) -> str:
-        """Return the end of the drivers' logs, for a failing test's message."""
-        done = self.run("logs", job_id, code=None)
+        """Return the end of all that the drivers and their replicas have printed."""
+        done = self.run("logs", job_id, "--all", code=None)
         return (done.stdout + done.stderr)[-8000:]
 
 

@@ -10,19 +10,19 @@ from schemas.codes import RowError
 from schemas.records import Plan
 from schemas.spec import JobSpec
 from workers.driver.resources import Resources
-from workers.messages import Loaded, ReplicaCounters, ShardDone, ShardSalvaged
+from workers.messages import Loaded, LogBatch, ReplicaCounters, ShardDone, ShardSalvaged
 
 
 class ReplicaLost(Exception):
     """Raised when the replica's process is gone, and its unfinished work with it.
 
     Args:
-        words: what is known about how it died.
+        reason: what is known about how it died.
         node_lost: the whole node was lost, so neither the engine nor the rows are at fault.
     """
 
-    def __init__(self, words: str, *, node_lost: bool = False) -> None:
-        super().__init__(words)
+    def __init__(self, reason: str, *, node_lost: bool = False) -> None:
+        super().__init__(reason)
         self.node_lost = node_lost
 
 
@@ -52,6 +52,9 @@ class ReplicaHandle(Protocol):
 
     async def counters(self) -> ReplicaCounters:
         """See `Replica.counters`."""
+
+    async def log_lines(self, number: int) -> LogBatch:
+        """See `Replica.log_lines`."""
 
     async def stop(self) -> None:
         """See `Replica.stop`."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 from uuid import uuid4
@@ -21,11 +21,12 @@ from jobs.results.gates import judged
 from jobs.salvage import Salvage
 from schemas import keys
 from schemas.codes import InterruptionCode, JobError
+from schemas.logs import LogLine
 from schemas.records import Cancelled, Failed, Manifest, Plan, ShardCommit, Succeeded
 from schemas.spec import JobSpec
 from workers.driver.cluster import Cluster
 from workers.driver.dispatch import Dispatcher, Killer
-from workers.driver.last_word import say_why
+from workers.driver.interruption import record_interruption
 from workers.driver.progress import Reporter
 from workers.driver.replicas import Replicas
 from workers.failures import JobFailure, JobInterruption
@@ -57,9 +58,16 @@ class Driver:
 
     Args:
         driver_id: Ray's submission id; names this driver in records.
+        on_log: called with the lines that replicas log.
     """
 
-    def __init__(self, ledger: Ledger, driver_id: str, cluster: Cluster) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        driver_id: str,
+        cluster: Cluster,
+        on_log: Callable[[Iterable[LogLine]], None] = lambda _: None,
+    ) -> None:
         self._ledger, self._cluster, self._driver_id = ledger, cluster, driver_id
         self._salvage = Salvage(ledger)
         self._spec: JobSpec = ledger.spec()
@@ -69,6 +77,7 @@ class Driver:
             on_commit=self._on_commit,
             on_salvage=self._on_salvage,
             on_damage=self._on_damage,
+            on_log=on_log,
         )
         self._reporter = Reporter(ledger, driver_id, self._replicas)
         self._plan: Plan | None = None
@@ -240,7 +249,7 @@ class Driver:
         while True:
             await self._reporter.tick()
             if (record := await asyncio.to_thread(self._ledger.terminal)) is not None:
-                log.info("the job has ended: %s", record.state)
+                log.info("the job has a terminal record: %s", record.state)
                 return record
             await asyncio.sleep(TICK_S)
 
@@ -272,7 +281,7 @@ class Driver:
 
     async def _interrupted(self, error: Exception) -> None:
         """Record the reason before the replicas are ended: a driver told to stop may lack time for both."""
-        await asyncio.to_thread(say_why, self._ledger, self._driver_id, error)
+        await asyncio.to_thread(record_interruption, self._ledger, self._driver_id, error)
 
     def _check_model(self) -> None:
         """Check that the model is usable here and matches the submitted fingerprint.

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 from collections.abc import Iterable, Mapping
 
-log = logging.getLogger(__name__)
+from workers.masking import Masking
 
 TAIL_LINES = 200
 """Printed lines that are searched."""
@@ -20,11 +19,6 @@ _ERROR = re.compile(
     r"^(?:[A-Za-z_]\w*\.)*\w*(?:Error|Exception|Interrupt|Exit|Failure|Dead|Warning)\b(?::|$)|^(?:Fatal|CUDA|NCCL)\b"
 )
 _FRAME = re.compile(r'^\s*File "([^"]+)", line (\d+)')
-_SECRET_NAME = re.compile(r"SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL|ACCESS_KEY|API_KEY")
-_SECRET = re.compile(
-    r"(?i)(secret|token|password|passwd|credential|access_?key|api_?key|authorization)(\W{1,4}(?:bearer\s+)?)\S+"
-)
-_MIN_SECRET_CHARS = 6
 
 
 def last_lines(actor_id: str) -> str:
@@ -45,11 +39,7 @@ def telling(lines: Iterable[str], environment: Mapping[str, str]) -> str:
     Other lines are dropped: a dying engine also prints its current requests. Values that look like secrets, or that
     are in environment variables with such names, are masked.
     """
-    secrets = sorted(
-        (value for name, value in environment.items() if _SECRET_NAME.search(name) and len(value) >= _MIN_SECRET_CHARS),
-        key=len,
-        reverse=True,
-    )
+    masking = Masking(environment)
     told: list[str] = []
     for raw in lines:
         line = _PREFIX.sub("", _COLOUR.sub("", raw), count=1).rstrip()
@@ -61,9 +51,7 @@ def telling(lines: Iterable[str], environment: Mapping[str, str]) -> str:
             line = line.strip()
         else:
             continue
-        for secret in secrets:
-            line = line.replace(secret, "***")
-        line = _SECRET.sub(r"\1\2***", line)[:MAX_LINE_CHARS]
+        line = masking.masked(line)[:MAX_LINE_CHARS]
         if not told or told[-1] != line:
             told.append(line)
     return "\n".join(told[-MAX_LINES:])

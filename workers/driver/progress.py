@@ -67,7 +67,7 @@ class Reporter:
         try:
             earlier, plan, committed, salvaged = await asyncio.to_thread(self._look_back)
         except JobsError as error:
-            log.warning("what earlier drivers have come to is not known yet: %s", error)
+            log.warning("the counts of earlier drivers cannot be read yet: %s", error)
             return
         self._gpu_s_before = earlier.gpu_s if earlier else 0.0
         if plan is None or self._plan is not None:
@@ -130,9 +130,9 @@ class Reporter:
             try:
                 await asyncio.to_thread(self._remember)
             except StoreError as error:
-                log.warning("how fast the job went is not remembered: %s", error)
+                log.warning("the job's speed is not recorded for later estimates: %s", error)
             except Exception:
-                log.exception("how fast the job went is not remembered")
+                log.exception("the job's speed is not recorded for later estimates")
         await self.tick()
 
     async def tick(self) -> Progress | None:
@@ -151,10 +151,10 @@ class Reporter:
             try:
                 await asyncio.to_thread(self._write, progress)
             except StoreError as error:
-                log.warning("progress not written: %s", error)
+                log.warning("the progress report could not be written: %s", error)
             return progress
         except Exception:
-            log.exception("progress not written; the job goes on")
+            log.exception("the progress report failed; the job goes on")
             return None
 
     def _predict_end(self) -> None:
@@ -168,10 +168,10 @@ class Reporter:
             spec = self._ledger.spec()
             known = [each for each in find(self._ledger.store, spec) if each.hardware == engine.device]
         except JobsError as error:
-            log.warning("no end is predicted: %s", error)
+            log.warning("the duration cannot be predicted: %s", error)
             return
         if not known:
-            log.info("no earlier job with this model and engine on %s: no end is predicted", engine.device)
+            log.info("the duration cannot be predicted: no earlier job ran this model and engine on %s", engine.device)
             return
         allowed = sum(each.num_output_tokens for each in plan.lengths)
         tokens = sum(shard.num_expected_tokens - shard.num_cached_tokens for shard in plan.shards)
@@ -183,7 +183,9 @@ class Reporter:
         left = 1 - self._rows / max(1, plan.num_rows)
         times = predict_times(left * tokens, rate.tokens_per_s if rate else None, known[0].start_s, spec)
         self._planned_s = times and times.eta_s
-        log.info("predicted: %.0f s, from %s", self._planned_s or 0.0, ", ".join(rate.jobs) if rate else "no job")
+        log.info(
+            "predicted duration: %.0f s, from %s", self._planned_s or 0.0, ", ".join(rate.jobs) if rate else "no job"
+        )
 
     def _remember(self) -> None:
         totals, engine, spec = self._replicas.totals(), self._engine, self._ledger.spec()
@@ -215,7 +217,7 @@ class Reporter:
             progress = progress.evolve(gpu_s=progress.gpu_s + self._gpu_s_before)
         self._ledger.write_progress(progress)
         if self._recorder.due(time.time(), ended=self.phase == "ended"):
-            self._ledger.write_history(self._recorder.history(self._replicas.losses))
+            self._ledger.write_history(self._recorder.history(self._replicas.losses.recent))
 
     def _progress(self) -> Progress:
         totals, slots = self._replicas.totals(), self._replicas.slots
@@ -297,7 +299,7 @@ class Reporter:
         metrics.gpus_ready.set(ready * (self._replicas.gpus_per_replica or 0))
         metrics.gpu_s.set(progress.gpu_s)
         metrics.cached_share.set(progress.cached_tokens / max(1, progress.engine_input_tokens))
-        metrics.replicas_lost.set(self._replicas.lost)
+        metrics.replicas_lost.set(self._replicas.losses.count)
         metrics.shard_copies.set(progress.shard_copies)
         metrics.input_rate.set(progress.input_tokens_per_s)
         metrics.generated_rate.set(progress.generated_tokens_per_s)

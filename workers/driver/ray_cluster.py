@@ -18,7 +18,7 @@ from schemas.spec import JobSpec
 from workers.driver.cluster import ReplicaHandle, ReplicaLost
 from workers.driver.last_lines import last_lines
 from workers.driver.resources import Resources, resolve_resources
-from workers.messages import Loaded, ReplicaCounters, ShardDone, ShardSalvaged
+from workers.messages import Loaded, LogBatch, ReplicaCounters, ShardDone, ShardSalvaged
 
 _T = TypeVar("_T")
 
@@ -85,6 +85,10 @@ class RayReplica:
     async def counters(self) -> ReplicaCounters:
         counters: ReplicaCounters = await _result(self._actor.counters.remote())
         return counters
+
+    async def log_lines(self, number: int) -> LogBatch:
+        batch: LogBatch = await _result(self._actor.log_lines.remote(number))
+        return batch
 
     async def stop(self) -> None:
         await _result(self._actor.stop.remote())

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import NoReturn
 from uuid import uuid4
@@ -14,17 +13,19 @@ from uuid import uuid4
 from jobs.errors import MissingModel, StoreError
 from jobs.ledger import Ledger, Missing
 from schemas.codes import JobError, RowError
-from schemas.history import Loss
+from schemas.logs import LogLine
 from schemas.records import Quarantine
 from schemas.spec import JobSpec
+from workers.driver.asking import ask_counters, ask_last_lines, collect_log, save_finished_rows
 from workers.driver.cluster import Cluster, ReplicaHandle, ReplicaLost
 from workers.driver.dispatch import Dispatcher, Work
+from workers.driver.losses import Losses
 from workers.driver.resources import Resources
 from workers.driver.slots import Slot, added
 from workers.driver.watchdog import Watchdog
 from workers.engines.base import EngineDead, EngineInfo, EngineStalled
-from workers.failures import JobFailure, JobInterruption, find_cause, last_words, passing
-from workers.messages import Loaded, ReplicaCounters, ShardDone, ShardSalvaged
+from workers.failures import JobFailure, JobInterruption, describe_error, find_cause, passing
+from workers.messages import ReplicaCounters, ShardDone, ShardSalvaged
 from workers.within import within
 
 log = logging.getLogger(__name__)
@@ -32,26 +33,10 @@ log = logging.getLogger(__name__)
 MAX_START_FAILURES = 3
 """Failed engine starts in a row, over all replicas, before the job fails."""
 
-MAX_OPEN_SHARDS = 8
-"""Shards that one replica has admitted but not committed: bounds what it holds in memory."""
-
-OPEN_ROWS_PER_SEQUENCE = 4
-"""Beyond MAX_OPEN_SHARDS, admit another only while fewer than this many rows are open per sequence of the engine: it
-must not run empty because small shards wait for their longest row."""
-
-MAX_OPEN_BYTES = 2**29
-"""Once the open shards take this much, no other is opened: a replica holds open shards about three times at most, while
-their results are written."""
-
-MAX_LOSSES = 256
-"""Most recent deaths of replicas that are kept, for people."""
-
 NOT_NEEDED = "starts once rows need an engine"
 """Note on a slot without a replica, for people."""
 
-LAST_LINES_S = 10.0
 LAST_COUNTERS_S = 1.0
-SALVAGE_S = 10.0
 STOP_GRACE_S = 8.0
 RESTART_PAUSE_S = 1.0
 
@@ -63,6 +48,7 @@ class Replicas:
         on_commit: called with each committed shard.
         on_salvage: called with each shard whose finished rows are kept because its replica has to end.
         on_damage: called with each shard to stage again, because its staged rows are damaged or gone.
+        on_log: called with the lines that replicas log.
     """
 
     def __init__(
@@ -74,19 +60,17 @@ class Replicas:
         on_commit: Callable[[ShardDone], None],
         on_salvage: Callable[[ShardSalvaged], None] = lambda _: None,
         on_damage: Callable[[int], None] = lambda _: None,
+        on_log: Callable[[Iterable[LogLine]], None] = lambda _: None,
     ) -> None:
         self._ledger, self._spec, self._driver, self._cluster = ledger, spec, driver, cluster
-        self._on_commit, self._on_salvage, self._on_damage = on_commit, on_salvage, on_damage
+        self._on_commit, self._on_salvage, self._on_damage, self._on_log = on_commit, on_salvage, on_damage, on_log
         self._dispatcher: Dispatcher | None = None
         self._news = asyncio.Event()
-        self._start_failures = 0
-        self._last_words = ""
         self._asking: set[asyncio.Task[None]] = set()
         self._ending: set[asyncio.Task[None]] = set()
         self.slots = [Slot(number) for number in range(spec.replicas.max)]
         self._retired = ReplicaCounters()
-        self.lost = 0
-        self.losses: deque[Loss] = deque(maxlen=MAX_LOSSES)
+        self.losses = Losses()
         self.gpus_per_replica: int | None = None
 
     def open(self, dispatcher: Dispatcher) -> None:
@@ -130,7 +114,7 @@ class Replicas:
     async def refresh(self, timeout_s: float) -> None:
         """Ask the ready replicas for their counters; a replica that does not answer in time keeps its last ones."""
         ready = [(slot, slot.replica) for slot in self.slots if slot.state == "ready" and slot.replica is not None]
-        await asyncio.gather(*(self._ask(slot, replica, timeout_s) for slot, replica in ready))
+        await asyncio.gather(*(ask_counters(slot, replica, timeout_s) for slot, replica in ready))
 
     def totals(self) -> ReplicaCounters:
         """Return the counters summed over all replicas that this job has had in this attempt."""
@@ -202,7 +186,7 @@ class Replicas:
                 slot.loaded = loaded = await within(timeout_s, slot.replica.load())
             except TimeoutError as error:
                 raise EngineStalled(f"the engine has not started within {timeout_s:g} s") from error
-        self._start_failures = 0
+        self.losses.start_failures = 0
         slot.enter("ready")
         log.info("%s is ready on %s (pid %d) after %.1f s", slot.name, loaded.node, loaded.pid, loaded.load_s)
 
@@ -216,7 +200,7 @@ class Replicas:
         try:
             while running or not self._done:
                 news = self._news  # taken before looking for work, so that nothing is missed in between
-                wants = admission is None and _wants_more(running.values(), slot.loaded)
+                wants = admission is None and slot.wants_more(running.values())
                 if wants and (work := self._take(slot)) is not None:
                     attempt_id = slot.shards[work.shard] = uuid4().hex
                     running[asyncio.create_task(_run(replica, work, attempt_id))] = work
@@ -253,6 +237,7 @@ class Replicas:
             elapsed_s, looked_at = time.monotonic() - looked_at, time.monotonic()
             if watchdog.is_stalled(counters if slot.shards else ReplicaCounters(), elapsed_s):
                 raise EngineStalled(f"no row and no step of the engine for {self._spec.engine.stall_timeout_s:g} s")
+            await collect_log(slot, replica, self._on_log)
 
     def _take(self, slot: Slot) -> Work | None:
         """Return the next work for this replica, if any.
@@ -281,8 +266,8 @@ class Replicas:
                 return
             if find_cause(error, StoreError) is not None:
                 raise
-            self._last_words = last_words(error)
-            log.warning("%s failed on shard %d: %s", slot.name, work.shard, self._last_words)
+            self.losses.last_report = describe_error(error)
+            log.warning("%s failed on shard %d: %s", slot.name, work.shard, self.losses.last_report)
             self._dispatcher.fail(slot.name, work)
             if self._dispatcher.verdict is not None and (interruption := passing(error)) is not None:
                 raise interruption from error
@@ -311,18 +296,20 @@ class Replicas:
     def _asked(self, asking: asyncio.Task[None]) -> None:
         self._asking.discard(asking)
         if not asking.cancelled() and (error := asking.exception()) is not None:
-            log.debug("not abandoned: %s", type(error).__name__)  # a dead replica is noticed where its work is awaited
+            log.debug(
+                "a replica was not told to abandon a shard: %s", type(error).__name__
+            )  # a dead replica is noticed where its work is awaited
 
     async def _remember(self) -> None:
         """Record confirmed killers, to spare later drivers the search for them."""
         assert self._dispatcher is not None
         for killer in self._dispatcher.confirmed():
-            log.warning("a row of shard %d (place %d) is quarantined: %s", killer.shard, killer.place, killer.code)
+            log.warning("a row that kills the engine is quarantined: shard %d, place %d", killer.shard, killer.place)
             row = Quarantine(shard=killer.shard, place=killer.place, code=killer.code)
             try:
                 await asyncio.to_thread(self._ledger.quarantine, row, writer=f"{self._driver}/{uuid4().hex}")
             except StoreError as error:
-                log.warning("not remembered: %s", error)
+                log.warning("the next driver will have to search for this row again: %s", error)
 
     async def _handle_loss(self, slot: Slot, error: Exception) -> None:
         """Put a lost replica's shards back, and raise if the job cannot go on.
@@ -332,58 +319,51 @@ class Replicas:
             JobFailure: too many starts failed, or engines keep dying.
             JobInterruption: too many starts failed because the model is missing.
         """
-        words = last_words(error)
+        reason = describe_error(error)
         slot.shards, was_ready = {}, slot.loaded is not None
-        log.warning("%s is lost: %s", slot.name, words)
-        slot.enter("lost", words[:200])
-        node = slot.loaded.node if slot.loaded else ""
-        self.losses.append(Loss(at=round(time.time(), 1), slot=slot.number, node=node, reason=words[:200]))
+        log.warning("%s is lost: %s", slot.name, reason)
+        self.losses.add(slot, reason)
         if (outage := find_cause(error, StoreError)) is not None:
             raise outage
-        self.lost += was_ready
+        self.losses.count += was_ready
         if isinstance(error, ReplicaLost) and error.node_lost:
             if self._dispatcher is not None:
                 self._dispatcher.give_back(slot.name)
             return
-        lines = await self._last_lines(slot)
-        self._last_words = f"{words}\n{lines}" if lines else words
+        lines = await ask_last_lines(slot)
+        if lines:
+            log.warning("last output of %s:\n%s", slot.name, lines)
+        self.losses.last_report = f"{reason}\n{lines}" if lines else reason
         if was_ready:
             if self._dispatcher is not None:
                 stalled = isinstance(error, EngineStalled)
                 self._dispatcher.died(slot.name, RowError.TIMEOUT if stalled else RowError.ENGINE_CRASH)
             self._raise_on_verdict()
             return
-        self._start_failures += 1
-        if self._start_failures >= MAX_START_FAILURES:
+        self.losses.start_failures += 1
+        if self.losses.start_failures >= MAX_START_FAILURES:
             if find_cause(error, MissingModel) is not None and (interruption := passing(error)) is not None:
                 raise interruption from error
-            self._fail(JobError.ENGINE_START_FAILED, f"The engine did not start, {self._start_failures} times in a row")
-
-    async def _last_lines(self, slot: Slot) -> str:
-        """Return the last output of the engine's processes; empty if unavailable."""
-        if slot.replica is None:
-            return ""
-        try:
-            return await within(LAST_LINES_S, slot.replica.last_lines())
-        except Exception as error:  # noqa: BLE001 - they are only for people
-            log.info("no last words of %s: %s", slot.name, type(error).__name__)
-            return ""
+            reason = f"The engine did not start, {self.losses.start_failures} times in a row"
+            self._fail(JobError.ENGINE_START_FAILED, reason)
 
     def _raise_on_verdict(self) -> None:
         if self._dispatcher is not None and (verdict := self._dispatcher.verdict) is not None:
             self._fail(verdict.code, verdict.reason)
 
     def _fail(self, code: JobError, reason: str) -> NoReturn:
-        raise JobFailure(code, f"{reason}. See: jobs logs {self._ledger.job_id}. Its last words: {self._last_words}")
+        seen = f"See: jobs logs {self._ledger.job_id}. Last report: {self.losses.last_report}"
+        raise JobFailure(code, f"{reason}. {seen}")
 
     async def _end(self, slot: Slot) -> None:
         """Let the engine free its device, then kill the process. Prepares the slot for its next replica."""
         replica, slot.replica = slot.replica, None
         was_ready, slot.loaded = slot.loaded is not None, None
         if replica is not None and was_ready:  # one that is loading answers nothing until it has loaded
-            await self._ask(slot, replica, LAST_COUNTERS_S)  # its last rows may have come since it was asked
+            await ask_counters(slot, replica, LAST_COUNTERS_S)  # its last rows may have come since it was asked
             if slot.shards and not self._done:
-                await self._salvage(slot, replica)
+                for salvaged in await save_finished_rows(slot, replica):
+                    self._on_salvage(salvaged)
         if slot.counters is not None:
             self._retired = added([self._retired, slot.counters])
         slot.counters, slot.rows_committed, slot.errors_committed = None, 0, 0
@@ -393,34 +373,14 @@ class Replicas:
             try:
                 await within(STOP_GRACE_S, replica.stop())
             except Exception as error:  # noqa: BLE001 - it is killed either way
-                log.info("%s did not stop by itself: %s", slot.name, type(error).__name__)
+                log.info("%s did not stop in time and is killed: %s", slot.name, type(error).__name__)
+            await collect_log(slot, replica, self._on_log)
+        slot.log_position = 0
         replica.kill()
-
-    async def _salvage(self, slot: Slot, replica: ReplicaHandle) -> None:
-        """Save finished rows of uncommitted shards from a live replica that has to end."""
-        try:
-            for salvaged in await within(SALVAGE_S, replica.salvage()):
-                self._on_salvage(salvaged)
-        except Exception as error:  # noqa: BLE001 - it ends either way
-            log.warning("finished rows of %s are not salvaged: %s", slot.name, type(error).__name__)
-
-    async def _ask(self, slot: Slot, replica: ReplicaHandle, timeout_s: float) -> None:
-        try:
-            slot.counters = await within(timeout_s, replica.counters())
-        except Exception as error:  # noqa: BLE001 - a dead replica is noticed where its work is awaited
-            log.debug("%s does not answer: %s", slot.name, type(error).__name__)
 
     @property
     def _done(self) -> bool:
         return self._dispatcher is not None and self._dispatcher.done
-
-
-def _wants_more(opened: Collection[Work], loaded: Loaded | None) -> bool:
-    """Return whether a replica with this work takes another shard."""
-    most_rows = OPEN_ROWS_PER_SEQUENCE * loaded.engine.max_num_seqs if loaded else 0
-    if sum(work.num_bytes for work in opened) >= MAX_OPEN_BYTES:
-        return False
-    return len(opened) < MAX_OPEN_SHARDS or sum(work.num_rows for work in opened) < most_rows
 
 
 async def _run(replica: ReplicaHandle, work: Work, attempt_id: str) -> ShardDone | int:

@@ -1,14 +1,26 @@
-"""Slots of the replicas, and the counters of their replicas."""
+"""Slots of the replicas: what each one is doing, what it has counted, and whether it takes more work."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, fields
 
 from schemas.records import ReplicaProgress, ReplicaState
 from workers.driver.cluster import ReplicaHandle
+from workers.driver.dispatch import Work
 from workers.messages import Loaded, ReplicaCounters
+
+MAX_OPEN_SHARDS = 8
+"""Shards that one replica has admitted but not committed: bounds what it holds in memory."""
+
+OPEN_ROWS_PER_SEQUENCE = 4
+"""Beyond MAX_OPEN_SHARDS, admit another only while fewer than this many rows are open per sequence of the engine: it
+must not run empty because small shards wait for their longest row."""
+
+MAX_OPEN_BYTES = 2**29
+"""Once the open shards take this much, no other is opened: a replica holds open shards about three times at most, while
+their results are written."""
 
 
 @dataclass(slots=True)
@@ -25,6 +37,7 @@ class Slot:
     counters: ReplicaCounters | None = None
     rows_committed: int = 0
     errors_committed: int = 0
+    log_position: int = 0
     shards: dict[int, str] = field(default_factory=dict)
 
     @property
@@ -35,6 +48,13 @@ class Slot:
     def enter(self, state: ReplicaState, note: str = "") -> None:
         """Change state; `note` says why, for people."""
         self.state, self.note, self.since = state, note, time.monotonic()
+
+    def wants_more(self, opened: Collection[Work]) -> bool:
+        """Return whether the replica, with this work open, takes another shard."""
+        most_rows = OPEN_ROWS_PER_SEQUENCE * self.loaded.engine.max_num_seqs if self.loaded else 0
+        if sum(work.num_bytes for work in opened) >= MAX_OPEN_BYTES:
+            return False
+        return len(opened) < MAX_OPEN_SHARDS or sum(work.num_rows for work in opened) < most_rows
 
     @property
     def rows_uncommitted(self) -> int:

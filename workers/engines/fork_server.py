@@ -41,7 +41,7 @@ def use() -> None:
     import vllm.v1.engine.utils as processes
 
     if not hasattr(processes, "get_mp_context"):  # private to vLLM: without it, the start takes longer
-        log.warning("this version of vLLM does not let its engine's process be forked")
+        log.warning("this version of vLLM cannot fork its engine's process; the engine starts more slowly")
         return
     processes.get_mp_context = _Context
 

@@ -54,7 +54,7 @@ class VllmEngine:
         self._scores = scores
         self._llm: Any = None
         self._processes: set[psutil.Process] = set()
-        self.steps = self.waiting = self._pushed_out = 0
+        self.steps = self.waiting = self._preemptions = 0
 
     async def start(self) -> EngineInfo:
         import_vllm(on_gpu=self._on_gpu)
@@ -69,7 +69,7 @@ class VllmEngine:
             model_max_len=self._encoder.max_model_len,
             scores=self._scores,
         )
-        log.info("limits %s: %s", "of the plan" if self._plan else "without a plan", limits)
+        log.info("engine limits for %s: %s", "the planned rows" if self._plan else "rows of any length", limits)
         args = AsyncEngineArgs(**self._arguments(limits))
         fork_server.use()
         others = set(psutil.Process().children(recursive=True))
@@ -140,8 +140,12 @@ class VllmEngine:
         if self._llm is None:
             return
         log.info(
-            "%d steps; %d times a row was pushed out of the KV cache and computed anew", self.steps, self._pushed_out
+            "the engine took %d steps and preempted rows %d times for want of KV cache", self.steps, self._preemptions
         )
+        # vLLM's task that receives outputs logs a traceback if the engine's process ends before it.
+        if (receiving := getattr(self._llm, "output_handler", None)) is not None:
+            receiving.cancel()
+            await asyncio.wait({receiving}, timeout=STOP_S)
         with suppress(TimeoutError):
             await within(STOP_S, asyncio.to_thread(self._llm.shutdown))
         for process in self._processes:
@@ -171,7 +175,7 @@ class VllmEngine:
         if scheduler_stats is not None:
             self.waiting = scheduler_stats.num_waiting_reqs
         if iteration_stats is not None:
-            self._pushed_out += iteration_stats.num_preempted_reqs
+            self._preemptions += iteration_stats.num_preempted_reqs
 
     def _device(self) -> Device:
         if not self._on_gpu:
@@ -285,7 +289,7 @@ def _stat_loggers() -> list[Any]:
     try:
         from ray import serve  # noqa: F401
     except ImportError as error:
-        log.warning("no vLLM metrics in Ray's endpoint: %s (pip install 'ray[serve]')", error)
+        log.warning("vLLM's metrics are missing from Ray's endpoint: %s (pip install 'ray[serve]')", error)
         return []
     from vllm.v1.metrics.ray_wrappers import RayPrometheusStatLogger
 

@@ -22,8 +22,9 @@ from jobs.values.cells import RowFailure
 from schemas.codes import RowError
 from schemas.records import Attempt, Plan
 from schemas.spec import JobSpec
+from workers import logs
 from workers.engines.base import Engine, Output
-from workers.messages import Loaded, ReplicaCounters, ShardDone, ShardSalvaged
+from workers.messages import Loaded, LogBatch, ReplicaCounters, ShardDone, ShardSalvaged
 from workers.metrics import ReplicaMetrics
 from workers.replica.feed import Feed
 from workers.replica.loop_lag import LoopLag
@@ -67,7 +68,8 @@ class Replica:
     """
 
     def __init__(self, ledger: Ledger, name: str, driver: str, *, on_gpu: bool) -> None:
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        logs.set_up()
+        self._recent = logs.recent_lines(name)
         self._ledger = ledger
         self._name, self._driver, self._on_gpu = name, driver, on_gpu
         self._engine: Engine | None = None
@@ -102,7 +104,7 @@ class Replica:
         self._watching = asyncio.create_task(self._lag.watch())
         load_s = time.monotonic() - began
         failpoint("replica.after_load")
-        log.info("%s ready after %.1f s: %s", self._name, load_s, info)
+        log.info("the engine is ready after %.1f s: %s", load_s, info)
         return Loaded(node=os.uname().nodename, pid=os.getpid(), load_s=load_s, engine=info)
 
     async def run_shard(self, shard: int, attempt_id: str, excluded: Mapping[int, RowError]) -> ShardDone:
@@ -142,7 +144,7 @@ class Replica:
         num_answered, engine_errors = len(results), sum(isinstance(result, RowFailure) for result in results.values())
         if not finished:
             commit = await asyncio.to_thread(self._ledger.shard_commit, shard)
-            log.info("shard %d is given up after %d rows: another replica was first", shard, num_answered)
+            log.info("shard %d is given up after %d rows: another replica has committed it", shard, num_answered)
             return ShardDone(
                 shard=shard, ours=False, stats=commit, engine_rows=num_answered, engine_errors=engine_errors
             )
@@ -156,7 +158,8 @@ class Replica:
         ours = outcome is Commit.OURS
         if ours:
             self._metrics.committed(stats, took_s=time.monotonic() - began)
-        log.info("shard %d %s: %d rows, %d errors", shard, outcome.value, stats.num_rows, stats.num_error_rows)
+        how = "committed" if ours else "discarded, because another replica has committed it"
+        log.info("shard %d %s: %d rows, %d errors", shard, how, stats.num_rows, stats.num_error_rows)
         return ShardDone(shard=shard, ours=ours, stats=stats, engine_rows=num_answered, engine_errors=engine_errors)
 
     async def probe(self, shard: int, attempt_id: str, places: Sequence[int]) -> int:
@@ -204,9 +207,9 @@ class Replica:
             await asyncio.to_thread(Salvage(self._ledger).write, opened.shard, data, stats, attempt_id=attempt_id)
             failpoint("replica.after_salvage")
         except Exception as error:  # noqa: BLE001 - one shard's rows must not cost the others'
-            log.warning("rows of shard %d are not salvaged: %s", opened.shard, type(error).__name__)
+            log.warning("finished rows of shard %d could not be salvaged: %s", opened.shard, type(error).__name__)
             return None
-        log.info("shard %d salvaged: %d rows, %d errors", opened.shard, stats.num_rows, stats.num_error_rows)
+        log.info("shard %d: %d finished rows salvaged, %d errors", opened.shard, stats.num_rows, stats.num_error_rows)
         return ShardSalvaged(shard=opened.shard, num_rows=stats.num_rows, num_error_rows=stats.num_error_rows)
 
     def _salvaged(self, shard: int, staged: pa.Table) -> SalvagedRows:
@@ -217,7 +220,7 @@ class Replica:
                 data = salvage.read(each)
                 rows = rows if data is None else {**salvaged_rows(staged, read_parquet(data)), **rows}
             except (Damaged, ShardMismatch, OSError, pa.ArrowException) as error:
-                log.warning("%s is left out and its rows are computed again: %s", each.key, type(error).__name__)
+                log.warning("%s cannot be read, so its rows are computed again: %s", each.key, type(error).__name__)
         if rows:
             log.info("shard %d: %d rows were finished by earlier attempts", shard, len(rows))
         return rows
@@ -244,6 +247,10 @@ class Replica:
             idle_s=feed.idle_s,
             lag_s=self._lag.total_s,
         )
+
+    async def log_lines(self, number: int) -> LogBatch:
+        """Return what this process has logged, from the line with this number on."""
+        return self._recent.since(number)
 
     async def stop(self) -> None:
         """Free the device; the actor can be killed afterwards without leaving processes behind."""

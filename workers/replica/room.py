@@ -32,6 +32,11 @@ MEMORY = 4
 LOOK_AGAIN_S = 0.25
 """Seconds between checks for room: as rows inside near their end, another may fit although none has left."""
 
+_Facts = np.dtype(
+    [("sequences", "f8"), ("prompt_tokens", "f8"), ("max_answer_tokens", "f8"), ("entered_at_step", "f8")]
+)
+"""Facts of a row: its sequences, its input tokens, the most tokens that each sequence may generate, and the engine's
+steps when the row entered. All are 0 for a place without a row."""
 
 Floats = NDArray[np.float64]
 
@@ -53,7 +58,7 @@ class Room:
         self._max_sequences = engine.max_num_seqs + max(1, int(engine.max_num_seqs * QUEUE_AHEAD))
         self._kv_block_tokens = engine.kv_block_tokens
         self._kv_tokens = None if engine.kv_tokens is None else KV_SHARE * engine.kv_tokens
-        self._inside = np.zeros((4, self._max_sequences))  # by place: the row's `_facts`
+        self._inside = np.zeros(self._max_sequences, _Facts)  # by place
         self._free = list(range(self._max_sequences))
         self._freed = asyncio.Event()
         self._lengths = AnswerLengths()
@@ -73,46 +78,49 @@ class Room:
                 async with asyncio.timeout(LOOK_AGAIN_S):  # `wait_for` can lose a cancellation (Python 3.11)
                     await self._freed.wait()
         place = self._free.pop()
-        self._inside[:, place] = self._facts(row)
+        self._inside[place] = self._facts(row)
         return place
 
     def leave(self, place: int) -> None:
         """Free the place of a row that has left the engine."""
-        self._inside[:, place] = 0
+        self._inside[place] = np.zeros((), _Facts)
         self._free.append(place)
         self._freed.set()
 
     def learn(self, place: int, output: Output) -> None:
         """Update the estimates from a finished row."""
-        _, prompt, most, entered = self._inside[:, place]
+        row = self._inside[place]
+        most = row["max_answer_tokens"]
         kept = 1 - 1 / (MEMORY * (self._max_sequences - len(self._free)))
-        self._prompt_tokens = kept * self._prompt_tokens + prompt
+        self._prompt_tokens = kept * self._prompt_tokens + row["prompt_tokens"]
         self._cached_tokens = kept * self._cached_tokens + output.num_cached_tokens
         if most and output.completions:
             written = max(len(completion.token_ids) for completion in output.completions)
             self._written_tokens = kept * self._written_tokens + written
-            self._written_steps = kept * self._written_steps + max(1, self._steps() - entered)
+            self._written_steps = kept * self._written_steps + max(1, self._steps() - row["entered_at_step"])
             self._lengths.learn(min(1.0, written / most))
 
-    def _facts(self, row: Row) -> tuple[int, int, int, int]:
-        """Return the row's sequences, its input tokens, the most that each may generate, and the engine's steps now."""
+    def _facts(self, row: Row) -> NDArray[np.void]:
+        """Return the facts of a row that enters now."""
         if row.choices:
-            return len(row.choices), row.num_tokens, 0, self._steps()
+            return np.array((len(row.choices), row.num_tokens, 0, self._steps()), _Facts)
         most = max(0, min(row.sampling.max_tokens, self._max_model_len - row.num_tokens))
-        return row.sampling.n, row.num_tokens, most, self._steps()
+        return np.array((row.sampling.n, row.num_tokens, most, self._steps()), _Facts)
 
     def _fits(self, row: Row) -> bool:
-        facts = self._facts(row)
-        if self._inside[0].sum() + facts[0] > self._max_sequences:
+        rows = np.append(self._inside, self._facts(row))
+        sequences, prompt, most = rows["sequences"], rows["prompt_tokens"], rows["max_answer_tokens"]
+        if sequences.sum() > self._max_sequences:
             return False
         if self._kv_tokens is None:
             return True
-        sequences, prompt, most, entered = np.column_stack((self._inside, facts))
         unfilled = (self._kv_block_tokens - 1) / 2  # mean free tokens in a sequence's last block
         held = prompt * (1 - self._cached_tokens / self._prompt_tokens) + sequences * unfilled
         if held.sum() + sequences @ most <= self._kv_tokens:
             return True
-        written = np.minimum(most, (self._steps() - entered) * self._written_tokens / self._written_steps)
+        written = np.minimum(
+            most, (self._steps() - rows["entered_at_step"]) * self._written_tokens / self._written_steps
+        )
         left, answers = np.zeros_like(most), most > 0
         left[answers] = most[answers] * self._lengths.expected(written[answers] / most[answers]) - written[answers]
         return _peak(held + sequences * written, sequences, np.maximum(left, 0)) <= self._kv_tokens

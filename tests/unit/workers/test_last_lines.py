@@ -1,4 +1,4 @@
-"""An engine's last words tell what it died of, and no prompt and no secret."""
+"""An engine's last lines tell what it died of, and no prompt and no secret."""
 
 from __future__ import annotations
 

@@ -205,5 +205,5 @@ async def test_an_end_that_cannot_be_predicted_costs_no_progress(
 
     monkeypatch.setattr(reporter._ledger, "spec", away)
     assert await reporter.tick() is not None
-    assert "no end is predicted: away" in caplog.text
+    assert "the duration cannot be predicted: away" in caplog.text
     assert "Traceback" not in caplog.text

@@ -15,15 +15,9 @@ from schemas.spec import InputSpec, JobSpec, ModelSpec
 from workers.driver.cluster import ReplicaLost
 from workers.driver.dispatch import Dispatcher, Work
 from workers.driver.ray_cluster import RayCluster
-from workers.driver.replicas import (
-    MAX_OPEN_BYTES,
-    MAX_OPEN_SHARDS,
-    NOT_NEEDED,
-    RESTART_PAUSE_S,
-    Replicas,
-    _wants_more,
-)
+from workers.driver.replicas import NOT_NEEDED, RESTART_PAUSE_S, Replicas
 from workers.driver.resources import Resources
+from workers.driver.slots import MAX_OPEN_BYTES, MAX_OPEN_SHARDS, Slot
 from workers.engines.base import EngineInfo
 from workers.messages import Loaded
 from workers.replica.replica import Replica
@@ -108,24 +102,26 @@ async def test_replicas_start_for_runnable_rows_only(tmp_path: Path, before_plan
 
 
 def test_small_shards_do_not_leave_the_engine_half_empty() -> None:
-    loaded = Loaded(node="n", pid=1, load_s=0.0, engine=EngineInfo(max_num_seqs=100, max_model_len=512))
+    slot = Slot(0, loaded=Loaded(node="n", pid=1, load_s=0.0, engine=EngineInfo(max_num_seqs=100, max_model_len=512)))
 
     def opened(count: int, rows: int) -> list[Work]:
         return [
             Work(shard=n, num_rows=rows, kind="commit", places=None, excluded={}, alone=False) for n in range(count)
         ]
 
-    assert _wants_more(opened(MAX_OPEN_SHARDS - 1, 10_000), loaded), "the next shard opens before this one drains"
-    assert not _wants_more(opened(MAX_OPEN_SHARDS, 10_000), loaded)
-    assert _wants_more(opened(3 * MAX_OPEN_SHARDS, 10), loaded), "their 240 rows may all wait for a few long ones"
-    assert not _wants_more(opened(40, 10), loaded)
+    assert slot.wants_more(opened(MAX_OPEN_SHARDS - 1, 10_000)), "the next shard opens before this one drains"
+    assert not slot.wants_more(opened(MAX_OPEN_SHARDS, 10_000))
+    assert slot.wants_more(opened(3 * MAX_OPEN_SHARDS, 10)), "their 240 rows may all wait for a few long ones"
+    assert not slot.wants_more(opened(40, 10))
 
 
 def test_open_shards_are_bounded_by_their_bytes() -> None:
-    loaded = Loaded(node="n", pid=1, load_s=0.0, engine=EngineInfo(max_num_seqs=10_000, max_model_len=512))
+    slot = Slot(
+        0, loaded=Loaded(node="n", pid=1, load_s=0.0, engine=EngineInfo(max_num_seqs=10_000, max_model_len=512))
+    )
     heavy = Work(
         shard=0, num_rows=128, kind="commit", places=None, excluded={}, alone=False, num_bytes=MAX_OPEN_BYTES // 4
     )
-    assert _wants_more([heavy] * 3, loaded)
-    assert not _wants_more([heavy] * 4, loaded), "though the engine has room for many more rows"
-    assert _wants_more([], loaded), "one is always open, however heavy"
+    assert slot.wants_more([heavy] * 3)
+    assert not slot.wants_more([heavy] * 4), "though the engine has room for many more rows"
+    assert slot.wants_more([]), "one is always open, however heavy"

@@ -23,7 +23,7 @@ from workers.driver.dispatch import Dispatcher
 from workers.driver.replicas import Replicas
 from workers.driver.resources import Resources
 from workers.failures import JobFailure
-from workers.messages import Loaded, ReplicaCounters, ShardDone, ShardSalvaged
+from workers.messages import Loaded, LogBatch, ReplicaCounters, ShardDone, ShardSalvaged
 from workers.replica.replica import Replica
 from workers.shards.results import read_parquet, write_parquet
 
@@ -68,6 +68,9 @@ class LocalReplica:
 
     async def counters(self) -> ReplicaCounters:
         return await self._call(self._replica.counters())
+
+    async def log_lines(self, number: int) -> LogBatch:
+        return await self._call(self._replica.log_lines(number))
 
     async def stop(self) -> None:
         await self.may_stop.wait()
@@ -255,13 +258,13 @@ async def test_the_end_of_the_job_does_not_wait_for_engines_to_end(tmp_path: Pat
     assert [(replica.stopped, replica._killed.is_set()) for replica in cluster.replicas] == [(True, True)] * 2
 
 
-async def test_an_engine_that_dies_of_everything_fails_the_job_with_its_last_words(tmp_path: Path) -> None:
+async def test_an_engine_that_dies_of_everything_fails_the_job_with_its_last_lines(tmp_path: Path) -> None:
     with pytest.raises(JobFailure, match=r"(?s)answered no row at all.*jobs logs demo.*device-side assert") as raised:
         await run(tmp_path, [["DEAD 1", "DEAD 2", "DEAD 3"]] * 5)
     assert raised.value.code == "ENGINE_DIED"
 
 
-async def test_an_engine_that_does_not_start_fails_the_job_with_its_last_words(tmp_path: Path) -> None:
+async def test_an_engine_that_does_not_start_fails_the_job_with_its_last_lines(tmp_path: Path) -> None:
     with pytest.raises(JobFailure, match=r"(?s)did not start, \d times in a row.*device-side assert") as raised:
         await run(tmp_path, [["a"]], start_error="no GPU")
     assert raised.value.code == "ENGINE_START_FAILED"

@@ -17,6 +17,7 @@ from schemas import keys
 from schemas.codes import RowError
 from schemas.records import Plan
 from tests.unit.workers.test_replicas_faults import ANYWHERE, LocalCluster, LocalReplica, results, run, spec_with, stage
+from workers.driver import asking
 from workers.driver import replicas as replicas_module
 from workers.driver.cluster import ReplicaLost
 from workers.driver.dispatch import Dispatcher
@@ -177,7 +178,7 @@ async def test_salvage_that_cannot_be_used_costs_only_time(
     found, asked = await commit_of(ledger)
     assert asked == PROMPTS
     assert found == (await commit_of(undisturbed))[0]
-    assert ("is left out" in caplog.text) == (damage != "gone")
+    assert ("cannot be read" in caplog.text) == (damage != "gone")
     assert "prompt 1" not in caplog.text
 
 
@@ -214,7 +215,7 @@ async def test_a_store_that_refuses_costs_one_shard_and_raises_nothing(
     stage(ledger, spec_with(), [PROMPTS])
     monkeypatch.setattr(Salvage, "write", lambda *_, **__: (_ for _ in ()).throw(OSError("disk full")))
     assert await salvaged(ledger, "first", 3) == []
-    assert "rows of shard 0 are not salvaged: OSError" in caplog.text
+    assert "finished rows of shard 0 could not be salvaged: OSError" in caplog.text
 
 
 # -- Replicas -----------------------------------------------------------------------------------------
@@ -295,7 +296,7 @@ async def test_replicas_that_are_ended_keep_the_finished_rows_of_its_open_shards
 async def test_a_replica_that_does_not_answer_holds_the_end_up_for_a_bounded_time(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(replicas_module, "SALVAGE_S", 0.1)
+    monkeypatch.setattr(asking, "SALVAGE_S", 0.1)
     spec = spec_with(stall_timeout_s=60.0, token_s=SLOW)
     plan = stage(ledger, spec, [PROMPTS])
     cluster = LocalCluster()
@@ -312,7 +313,7 @@ async def test_a_replica_that_does_not_answer_holds_the_end_up_for_a_bounded_tim
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     await asyncio.wait_for(replicas.kill(), 5)
-    assert "are not salvaged: TimeoutError" in caplog.text
+    assert "could not be salvaged: TimeoutError" in caplog.text
 
 
 @pytest.mark.usefixtures("quick")

@@ -1,0 +1,62 @@
+"""Questions to a replica that may be dead or busy: an answer that does not come is only missing.
+
+A dead replica is noticed where its work is awaited, not here.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+
+from schemas.logs import LogLine
+from workers.driver.cluster import ReplicaHandle
+from workers.driver.slots import Slot
+from workers.messages import ShardSalvaged
+from workers.within import within
+
+log = logging.getLogger(__name__)
+
+LAST_LINES_S = 10.0
+LOG_S = 1.0
+SALVAGE_S = 10.0
+
+
+async def ask_counters(slot: Slot, replica: ReplicaHandle, timeout_s: float) -> None:
+    """Update the slot's counters."""
+    try:
+        slot.counters = await within(timeout_s, replica.counters())
+    except Exception as error:  # noqa: BLE001 - see above
+        log.debug("%s does not answer: %s", slot.name, type(error).__name__)
+
+
+async def collect_log(slot: Slot, replica: ReplicaHandle, keep: Callable[[Iterable[LogLine]], None]) -> None:
+    """Pass on what the replica has logged since it was last asked."""
+    try:
+        batch = await within(LOG_S, replica.log_lines(slot.log_position))
+    except Exception as error:  # noqa: BLE001 - see above
+        log.debug("%s does not say what it has logged: %s", slot.name, type(error).__name__)
+        return
+    slot.log_position = batch.next
+    if batch.num_missing:
+        log.info("%s logged %d more lines, which were not collected in time", slot.name, batch.num_missing)
+    keep(batch.lines)
+
+
+async def ask_last_lines(slot: Slot) -> str:
+    """Return the last output of the engine's processes, without prompts and secrets; empty if unavailable."""
+    if slot.replica is None:
+        return ""
+    try:
+        return await within(LAST_LINES_S, slot.replica.last_lines())
+    except Exception as error:  # noqa: BLE001 - see above
+        log.info("the last output of %s cannot be read: %s", slot.name, type(error).__name__)
+        return ""
+
+
+async def save_finished_rows(slot: Slot, replica: ReplicaHandle) -> list[ShardSalvaged]:
+    """Let a replica that has to end save the finished rows of its uncommitted shards."""
+    try:
+        return await within(SALVAGE_S, replica.salvage())
+    except Exception as error:  # noqa: BLE001 - see above
+        log.warning("finished rows of %s could not be salvaged: %s", slot.name, type(error).__name__)
+        return []
