@@ -26,7 +26,7 @@ class LineFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        lines = [f"{at} {record.levelname} {record.name}: {line}" for line in record.getMessage().splitlines()]
+        lines = [f"{at} {record.levelname} {record.name}: {line}" for line in record.getMessage().splitlines() or [""]]
         if record.exc_info:
             lines.append(self.formatException(record.exc_info))
         return "\n".join(lines)

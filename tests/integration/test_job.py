@@ -152,6 +152,7 @@ def test_input_that_changes_between_attempts_is_noticed(user: User, tmp_path: Pa
 def test_logs_show_driver_and_replicas_and_no_prompt_and_outlive_the_cluster(user: User, tmp_path: Path) -> None:
     dataset = write_prompts(tmp_path / "logs.parquet", ["canary-of-the-prompt"] * 3)
     user.run("submit", str(dataset), "--engine", "fake", "--id", "logs", "--wait")
+    user.driver_ended("logs")
     text = user.run("logs", "logs").stdout
     assert "replica-0 is ready" in text
     assert "replica-0  | " in text, "a replica's own lines"

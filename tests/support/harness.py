@@ -93,6 +93,17 @@ class User:
             assert time.monotonic() < deadline, "a dead driver still counts as alive after 30 s"
             time.sleep(0.3)
 
+    def driver_ended(self, job_id: str, timeout_s: float = 60) -> None:
+        """Wait until the process that runs the job has ended, which is some time after the job has."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                driver_pid(job_id)
+            except AssertionError:
+                return
+            assert time.monotonic() < deadline, f"the driver of {job_id} is still there after {timeout_s} s"
+            time.sleep(0.2)
+
     def logs(self, job_id: str) -> str:
         """Return the end of all that the drivers and their replicas have printed."""
         done = self.run("logs", job_id, "--all", code=None)

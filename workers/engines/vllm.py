@@ -99,7 +99,7 @@ class VllmEngine:
         if sampling.structured_outputs and any(c.finish_reason == "error" for c in completions):
             # vLLM ends an answer like this if the form's compiler gives up on its next token.
             raise RowFailed(
-                RowError.INVALID_FORM, "structured_outputs: the engine gave up holding the answer to its form"
+                RowError.INVALID_FORM, "structured_outputs: the engine could not keep the answer in its form"
             )
         if sampling.deterministic:
             completions *= sampling.n

@@ -50,7 +50,7 @@ def check_output(output: Output, row: Row, vocab_size: int) -> None:
     """
     failure = _score_failure(output, row) if row.choices else _completions_failure(output, row, vocab_size)
     if failure:
-        raise RowFailed(RowError.ENGINE_ERROR, f"the engine gave nonsense: {failure}")
+        raise RowFailed(RowError.ENGINE_ERROR, f"the engine gave an invalid answer: {failure}")
 
 
 def _score_failure(output: Output, row: Row) -> str:
