@@ -66,6 +66,7 @@ def follow(job: Job, output: Output, timeout_s: float | None = None) -> int:
         StoreError: the store cannot be reached.
     """
     from jobs.status.display import next_steps, outcome
+    from jobs.status.quality import describe_finish_reasons, describe_json
     from jobs.status.summary import summarise
 
     signals.stands(f"Job {job.id} goes on without you: jobs watch {job.id}, or end it: jobs cancel {job.id}")
@@ -82,6 +83,13 @@ def follow(job: Job, output: Output, timeout_s: float | None = None) -> int:
     signals.stands(f"Nothing was changed; how job {job.id} stands: jobs status {job.id}")
     final = summarise(status, job.ledger.committed())
     output.note(outcome(final))
+    if final.quality is not None:
+        parts = [f"Finish reasons: {describe_finish_reasons(final.quality)}."]
+        if valid := describe_json(final.quality):
+            parts.append(f"JSON: {valid}.")
+        output.note(" ".join(parts))
+        for warning in final.quality.warnings:
+            output.warn(warning)
     for step in next_steps(final):
         output.hint(step)
     return final.exit_code

@@ -15,6 +15,7 @@ from jobs.errors import Exit, JobsError
 from jobs.failpoints import failpoint
 from jobs.ledger import Ledger
 from jobs.results.gates import describe
+from jobs.status.job_status import ended_state
 from jobs.store import open_store
 from schemas.codes import InterruptionCode
 from schemas.environment import SUBMISSION_ID
@@ -94,7 +95,9 @@ def main(job_uri: str, connect: Callable[[str], Cluster], *, store_patience_s: f
         if isinstance(error, JobInterruption) and error.code is InterruptionCode.STOPPED:
             return TOLD_TO_STOP
         return error.exit_code if isinstance(error, JobsError) else Exit.JOB_FAILED
-    print(f"{job_id}: {record.state}" + (f": {record.code}: {record.reason}" if isinstance(record, Failed) else ""))
+    print(
+        f"{job_id}: {ended_state(record)}" + (f": {record.code}: {record.reason}" if isinstance(record, Failed) else "")
+    )
     if isinstance(record, Succeeded) and record.manifest.crossed_gates:
         print(f"{job_id}: {describe(record.manifest.crossed_gates)}")
         return Exit.GATE_CROSSED

@@ -59,7 +59,7 @@ def copy_shard(ledger: Ledger, spec: JobSpec, plan: Plan, shard: int, staged: pa
 
     table = result_table(spec, plan, shard, rows, column)
     data = write_parquet(table)
-    stats = shard_stats(spec, data, found.to_pylist())
+    stats = shard_stats(spec, data, found.to_pylist(), rows)
     outcome = ledger.commit(shard, data, stats, attempt_id=attempt_id)
     log.info("shard %d %s: %d rows taken from earlier jobs", shard, outcome.value, len(table))
 

@@ -196,7 +196,7 @@ class _Runner:
         if job.state is not None:
             good = job.state is State.SUCCEEDED
             return JobView(
-                state=job.state,
+                state=State.GATE_FAILED if good and job.plan.gates else job.state,
                 reason=job.cancelled_by or ("" if good else "ENGINE_DIED: no"),
                 num_rows=100 if good else None,
                 num_error_rows=1 if good else None,
