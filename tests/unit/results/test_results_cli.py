@@ -293,7 +293,7 @@ def test_watching_times_out(root: Path, capsys: pytest.CaptureFixture[str], monk
     assert main(["watch", "demo", "--timeout", "2"]) == 124
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "RUNNING · 12 of 60 rows (20 %) · 0 of 3 shards"
-    assert lines[1] == "Job demo has not ended after 2 s; it goes on.", "nothing has changed, so no second line"
+    assert lines[1] == "Job demo has not ended after 2 s. It goes on.", "nothing has changed, so no second line"
     assert main(["watch", "demo", "--timeout", "0", "-q"]) == 124
     assert capsys.readouterr().err == ""
 
