@@ -22,7 +22,7 @@ from jobs.spec.build import new_job_id
 from jobs.spec.options import SubmitOptions, spec_of
 from jobs.spec.preflight import checked
 from jobs.status.interruptions import by_cluster
-from jobs.status.job_status import JobStatus
+from jobs.status.job_status import JobStatus, ended_state
 from jobs.status.liveness import PROGRESS_FRESH_S, Pulse, is_alive
 from jobs.status.standing import look
 from jobs.store import open_store
@@ -169,7 +169,7 @@ class Job:
         return open_results(self.ledger)
 
     def cancel(
-        self, by: str | None = None, *, recorded: Callable[[str], None] = _nothing
+        self, by: str | None = None, *, recorded: Callable[[State], None] = _nothing
     ) -> Succeeded | Failed | Cancelled:
         """End the job now. Committed results stay, and so do finished rows of other shards: replicas save them while
         this call waits for the driver to end, for half a minute at most.
@@ -184,7 +184,7 @@ class Job:
         self.ledger.spec()
         failpoint("cancel.before_record")
         record = self.ledger.end(Cancelled(by=by or getpass.getuser()), writer=f"cancel/{uuid4().hex}")
-        recorded(record.state)
+        recorded(ended_state(record))
         failpoint("cancel.after_record")
         try:
             submitter = self.client.running_submitter()

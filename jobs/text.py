@@ -1,4 +1,4 @@
-"""Formatting for terminals. Foreign text loses its control characters, so that it cannot control the terminal."""
+"""Formatting for people. Foreign text loses its control characters, so that it cannot control the terminal."""
 
 from __future__ import annotations
 
@@ -11,6 +11,13 @@ def printable(text: str) -> str:
 def printable_lines(text: str) -> str:
     """Apply `printable` to each line."""
     return "\n".join(map(printable, text.split("\n")))
+
+
+def percent(share: float) -> str:
+    """Format a share as a percentage: `1.7 %`. 0 % and 100 % are never the result of rounding."""
+    if 0 < share < 0.001:
+        return "under 0.1 %"
+    return "over 99.9 %" if 0.999 < share < 1 else f"{100 * share:.1f}".removesuffix(".0") + " %"
 
 
 def duration(seconds: float) -> str:

@@ -54,12 +54,24 @@ class InterruptionCode(StrEnum):
 
 
 class State(StrEnum):
-    """State of a job, derived from the ledger."""
+    """State of a job, derived from the ledger.
+
+    GATE_FAILED: every row has its result, but the results cross a quality gate. Its terminal record is `Succeeded`,
+    as that of SUCCEEDED.
+    """
 
     QUEUED = "QUEUED"
     PLANNING = "PLANNING"
     RUNNING = "RUNNING"
     INTERRUPTED = "INTERRUPTED"
     SUCCEEDED = "SUCCEEDED"
+    GATE_FAILED = "GATE_FAILED"
     FAILED = "FAILED"
     CANCELLED = "CANCELLED"
+
+
+ENDED = frozenset({State.SUCCEEDED, State.GATE_FAILED, State.FAILED, State.CANCELLED})
+"""States of a job that has a terminal record."""
+
+COMPLETE = frozenset({State.SUCCEEDED, State.GATE_FAILED})
+"""States of a job that has a result for every row."""

@@ -26,6 +26,8 @@ class ShardStats:
     num_length_rows: int = 0
     num_empty_rows: int = 0
     num_valid_json_rows: int = 0
+    num_json_rows: int = 0
+    num_not_json_rows: int = 0
     error_codes: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
@@ -40,6 +42,8 @@ class ShardStats:
         cut: int = 0,
         empty: int = 0,
         valid_json: int = 0,
+        json: int = 0,
+        not_json: int = 0,
     ) -> ShardStats:
         """Statistics of encoded result bytes."""
         return cls(
@@ -49,6 +53,8 @@ class ShardStats:
             num_length_rows=cut,
             num_empty_rows=empty,
             num_valid_json_rows=valid_json,
+            num_json_rows=json,
+            num_not_json_rows=not_json,
             num_input_tokens=input_tokens,
             num_generated_tokens=generated_tokens,
             sha256=hashlib.sha256(data).hexdigest(),
@@ -65,6 +71,8 @@ class ShardStats:
             "length-rows": str(self.num_length_rows),
             "empty-rows": str(self.num_empty_rows),
             "valid-json-rows": str(self.num_valid_json_rows),
+            "json-rows": str(self.num_json_rows),
+            "not-json-rows": str(self.num_not_json_rows),
             **({"error-codes": codes} if codes else {}),
             "input-tokens": str(self.num_input_tokens),
             "generated-tokens": str(self.num_generated_tokens),
@@ -87,10 +95,12 @@ def commit_of(shard: int, metadata: Mapping[str, str], size_bytes: int, key: str
         key=keys.result(shard) if key is None else key,
         num_rows=int(metadata["rows"]),
         num_error_rows=int(metadata["error-rows"]),
-        # Shards of jobs from before there were such gates do not count these.
+        # Older versions did not count these.
         num_length_rows=int(metadata.get("length-rows", 0)),
         num_empty_rows=int(metadata.get("empty-rows", 0)),
         num_valid_json_rows=int(metadata.get("valid-json-rows", 0)),
+        num_json_rows=int(metadata.get("json-rows", 0)),
+        num_not_json_rows=int(metadata.get("not-json-rows", 0)),
         error_codes=_error_codes(metadata.get("error-codes", "")),
         num_input_tokens=int(metadata["input-tokens"]),
         num_generated_tokens=int(metadata["generated-tokens"]),

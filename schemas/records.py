@@ -101,6 +101,19 @@ class CrossedGate(Document):
     of_rows: int = Field(ge=1)
 
 
+class Quality(Document):
+    """How the rows of committed shards were answered."""
+
+    finish_reasons: dict[str, int] = Field(
+        default_factory=dict, description="Rows by `finish_reason`: stop, length, error."
+    )
+    num_empty_rows: int = Field(0, ge=0, description="Answers without text and tool calls.")
+    num_json_rows: int = Field(0, ge=0, description="Answers that had to be JSON, with those of INVALID_FORM.")
+    num_not_json_rows: int = Field(0, ge=0, description="Of these, the ones that are not: cut or invalid.")
+    num_invalid_form_rows: int = Field(0, ge=0, description="Error rows with INVALID_FORM, of JSON or another form.")
+    warnings: tuple[str, ...] = Field((), description="What a person should look at, with what mends it.")
+
+
 class Quarantine(Document):
     """A row that kills or hangs the engine. Advisory: spares later drivers the search."""
 
@@ -119,6 +132,8 @@ class ShardCommit(Document):
     num_length_rows: int = Field(0, ge=0, description="Answers that were cut by their length.")
     num_empty_rows: int = Field(0, ge=0, description="Answers without text and tool calls.")
     num_valid_json_rows: int = Field(0, ge=0, description="Answers that are JSON; counted if the job has that gate.")
+    num_json_rows: int = Field(0, ge=0, description="Answers that had to be JSON, with those of INVALID_FORM.")
+    num_not_json_rows: int = Field(0, ge=0, description="Of these, the ones that are not: cut or invalid.")
     error_codes: dict[str, int] = Field(default_factory=dict, description="The error rows by their code.")
     num_input_tokens: int = Field(ge=0)
     num_generated_tokens: int = Field(ge=0)
@@ -232,6 +247,7 @@ class Progress(Document):
     )
     rows_uncommitted: int = Field(0, description="Finished rows that wait for their shard's commit: not kept yet.")
     error_codes: dict[str, int] = Field(default_factory=dict, description="Committed error rows by their code.")
+    quality: Quality | None = Field(None, description="Of committed rows, without warnings; null by older versions.")
     shards_total: int | None = None
     shards_committed: int = 0
     input_tokens: int = 0

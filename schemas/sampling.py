@@ -168,6 +168,11 @@ class Sampling(Document):
         return self.temperature == 0.0
 
     @property
+    def wants_json(self) -> bool:
+        """Whether the answer must be JSON."""
+        return self.structured_outputs is not None and self.structured_outputs.json_schema is not None
+
+    @property
     def not_with_speculation(self) -> str | None:
         """The value that vLLM refuses with speculative decoding, if any."""
         return "min_p" if self.min_p > 0 else "logit_bias" if self.logit_bias else None

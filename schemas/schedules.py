@@ -25,7 +25,7 @@ from pydantic import AwareDatetime, Field, field_validator
 
 from schemas import FORMAT_VERSION
 from schemas.base import Document
-from schemas.records import CrossedGate
+from schemas.records import CrossedGate, Quality
 from schemas.spec import JobSpec
 
 SCHEDULES = "_schedules/"
@@ -34,6 +34,8 @@ SCHEDULE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,58}[a-z0-9])?")
 
 LOGICAL_DATE = re.compile(r"\d{4}-\d{2}-\d{2}(t\d{4}z)?")
 """`2026-03-29`, or `2026-03-29t0130z` (UTC) where a schedule runs several times a day."""
+
+_JOB_OF_RUN = re.compile(rf"(?P<name>{SCHEDULE_NAME.pattern})-(?P<date>{LOGICAL_DATE.pattern})(-r(?P<round>\d+))?")
 
 Overlap = Literal["skip", "queue", "cancel-previous"]
 CatchUp = Literal["none", "latest", "all"]
@@ -123,6 +125,7 @@ class RunOutcome(Document):
     num_rows: int | None = None
     num_error_rows: int | None = None
     crossed_gates: tuple[CrossedGate, ...] = ()
+    quality: Quality | None = Field(None, description="Of a run whose job has a result for every row.")
 
 
 class Pointer(Document):
@@ -162,6 +165,7 @@ class Event(Document):
     num_rows: int | None = None
     num_error_rows: int | None = None
     crossed_gates: tuple[CrossedGate, ...] = ()
+    quality: Quality | None = Field(None, description="Finish reasons, JSON validity, warnings about both.")
     export: str | None = None
 
 
@@ -198,6 +202,12 @@ def latest_key(name: str) -> str:
 def job_id_of(name: str, logical_date: str, round_: int = 1) -> str:
     """Job id of a run. The first round's follows from the date alone, so that two schedulers submit one job."""
     return f"{name}-{logical_date}" + (f"-r{round_}" if round_ > 1 else "")
+
+
+def run_of_job(job_id: str) -> tuple[str, str, int] | None:
+    """Return schedule, logical date and round that `job_id_of` gives this id; None if there are none."""
+    found = _JOB_OF_RUN.fullmatch(job_id)
+    return (found["name"], found["date"], int(found["round"] or 1)) if found else None
 
 
 def event_id(run: Run, kind: End) -> str:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 
+_GAP, _NARROW_GAP = "   ", "  "
+
 
 class Format(StrEnum):
     """How a command prints its data."""
@@ -29,7 +31,7 @@ class Format(StrEnum):
     QUIET = "quiet"
 
 
-_OutputOption = Annotated[Format | None, typer.Option("--output", "-o", help="How to print.", show_default=False)]
+_OutputOption = Annotated[Format | None, typer.Option("--output", "-o", help="Output format.", show_default=False)]
 _JsonOption = Annotated[bool, typer.Option("--json", help="Short for -o json.")]
 _QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Short for -o quiet: ids and values only.")]
 
@@ -45,12 +47,20 @@ class Output:
         self.format = form
 
     def table(
-        self, rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str] | Sequence[str], *, exact: bool = False
+        self,
+        rows: Iterable[Mapping[str, Any]],
+        columns: Mapping[str, str] | Sequence[str],
+        *,
+        exact: bool = False,
+        optional: Sequence[str] = (),
     ) -> None:
-        """Print rows. `columns` names the keys to show, in order; as a mapping, key to title.
+        """Print rows. JSON prints all keys of the rows, as a list of objects; quiet the first column, a line each.
 
-        `exact` prints titles as they are, for columns that people name in commands. JSON prints all keys of the rows,
-        as a list of objects; quiet the first column, a line each.
+        Args:
+            columns: the keys to show, in order; as a mapping, key to title.
+            exact: print titles as they are, for columns that people name in commands.
+            optional: columns that are left out, the first one first, if the table is wider than the terminal; with
+                any, columns stand closer.
         """
         rows = list(rows)
         titles = columns if isinstance(columns, Mapping) else {name: name.replace("_", " ") for name in columns}
@@ -60,9 +70,11 @@ class Output:
             first = next(iter(titles))
             self._lines(_cell(row.get(first)) for row in rows)
         else:
-            cells = [[_cell(row.get(key)) for key in titles] for row in rows]
-            header = [printable(title) if exact else printable(title).upper() for title in titles.values()]
-            self._aligned(header, cells)
+            lines = [[printable(title) if exact else printable(title).upper() for title in titles.values()]]
+            lines += [[_cell(row.get(key)) for key in titles] for row in rows]
+            gap = _NARROW_GAP if optional else _GAP
+            header, *cells = _fitting(lines, list(titles), optional, gap)
+            self._aligned(header, cells, gap)
 
     def record(self, values: Mapping[str, Any]) -> None:
         """Print one thing: a line for each field, or a JSON object, or the first field's value alone."""
@@ -86,35 +98,35 @@ class Output:
         sys.stdout.flush()
 
     def hint(self, text: str) -> None:
-        """A next step, for people."""
+        """Print a next step, for people."""
         if self.format is Format.TABLE:
             self._remark(f"→ {text}", "dim")
 
     def note(self, text: str) -> None:
-        """What is going on, for people."""
+        """Print a remark, for people."""
         if self.format is not Format.QUIET:
             self._remark(text, "")
 
     def warn(self, text: str) -> None:
-        """What a person should know before relying on the result."""
+        """Print what a person should know before relying on the result."""
         self._remark(f"Warning: {text}", "yellow")
 
     def error(self, error: JobsError) -> None:
-        """What went wrong and what to do next."""
+        """Print what went wrong and what to do next."""
         self._remark(f"Error: {error}", "red")
         if error.hint:
             self._remark(f"  {error.hint}", "")
 
-    def _aligned(self, header: list[str], rows: list[list[str]]) -> None:
+    def _aligned(self, header: list[str], rows: list[list[str]], gap: str = _GAP) -> None:
         # Never cut to the terminal's width: an id that is cut cannot be copied.
         from rich.cells import cell_len
 
         lines = [header, *rows] if header else rows
-        widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
+        widths = _widths(lines)
         for number, line in enumerate(lines):
             padded = [cell + " " * (width - cell_len(cell)) for cell, width in zip(line, widths, strict=True)]
             style = "bold" if header and number == 0 else ""
-            _console(stderr=False).print("   ".join(padded).rstrip(), style=style)
+            _console(stderr=False).print(gap.join(padded).rstrip(), style=style)
 
     def _lines(self, lines: Iterable[str]) -> None:
         for line in lines:
@@ -167,6 +179,24 @@ def _chosen(output: Format | None, as_json: bool, quiet: bool) -> Format:
     return Format(settings.load().output)
 
 
+def _fitting(lines: list[list[str]], names: Sequence[str], optional: Sequence[str], gap: str) -> list[list[str]]:
+    """Leave out optional columns, the first one first, until the lines fit the terminal."""
+    width, dropped = _console(stderr=False).width, set[str]()
+    for name in (None, *optional):
+        dropped |= {name} if name else set()
+        kept = [[cell for cell, of in zip(line, names, strict=True) if of not in dropped] for line in lines]
+        widths = _widths(kept)
+        if sum(widths) + len(gap) * (len(widths) - 1) <= width:
+            break
+    return kept
+
+
+def _widths(lines: Sequence[Sequence[str]]) -> list[int]:
+    from rich.cells import cell_len
+
+    return [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
+
+
 def _cell(value: Any) -> str:
     if value is None:
         return "-"
@@ -176,7 +206,7 @@ def _cell(value: Any) -> str:
 
 
 def _console(*, stderr: bool) -> Console:
-    """Colours only on a terminal and never under NO_COLOR: Rich sees to both."""
+    """Return a console. Rich sees to it that colours appear only on a terminal and never under NO_COLOR."""
     from rich.console import Console
 
     return Console(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True)

@@ -8,6 +8,7 @@ import typer
 
 from jobs.cli.options import Request, with_spec
 from jobs.cli.output import Format, Output, with_output
+from jobs.text import duration, percent
 
 if TYPE_CHECKING:
     from jobs.planning.estimate import Estimate
@@ -24,21 +25,26 @@ def plan(
     output: Output,
     *,
     request: Request,
-    sample: Annotated[int, typer.Option("--sample", min=1, help="Rows to tokenise; more are scaled up.")] = 20_000,
+    sample: Annotated[
+        int, typer.Option("--sample", min=1, help="Tokenise at most this many rows, and extrapolate.")
+    ] = 20_000,
     tokens_per_s: Annotated[
         float | None,
         typer.Option(
-            "--tokens-per-s", min=0.001, help="Throughput of a replica. Default: as observed.", show_default=False
+            "--tokens-per-s",
+            min=0.001,
+            help="Throughput of a replica. Default: that of earlier jobs.",
+            show_default=False,
         ),
     ] = None,
     gpu_price: Annotated[
-        float | None, typer.Option("--gpu-price", help="Price of a GPU for an hour.", show_default=False)
+        float | None, typer.Option("--gpu-price", help="Price of one GPU-hour.", show_default=False)
     ] = None,
 ) -> None:
-    """Tell what a job would be: rows, tokens, errors, GPU-hours and cost. Starts nothing.
+    """Estimate a job without running it: rows, tokens, errors, GPU-hours and cost.
 
-    Takes the same options as `jobs submit`. Time and cost follow from how fast earlier jobs with the same model and
-    engine under the same root went; where there were none, none are told.
+    Takes the same options as `jobs submit`. Time and cost come from the throughput of earlier jobs with the same model
+    and engine under the same root; without such a job they are unknown.
 
     Example:
 
@@ -62,7 +68,7 @@ def plan(
         known = find(store, spec)
     except StoreError as error:
         known = []
-        output.warn(f"How fast earlier jobs went is not known: {error}")
+        output.warn(f"The throughput of earlier jobs cannot be read: {error}")
     result = estimate(
         spec,
         sample_rows=sample,
@@ -80,52 +86,54 @@ def plan(
     output.record(
         {
             "rows": f"{result.rows:,}",
-            "measured": "every row" if result.exact else f"{result.measured_rows:,} rows, scaled up",
+            "measured": "every row" if result.exact else f"{result.measured_rows:,} rows, extrapolated",
             "error rows": invalid or "none",
-            **({"reused rows": f"{result.reused_rows:,} have their result in an earlier job"} if spec.reuse else {}),
-            **({"repeated rows": f"{result.repeated_rows:,} equal another row"} if result.repeated_rows else {}),
+            **({"reused rows": f"{result.reused_rows:,} have a result in an earlier job"} if spec.reuse else {}),
+            **({"repeated rows": f"{result.repeated_rows:,} repeat another row"} if result.repeated_rows else {}),
             "shards": f"{result.shards:,}",
             "input tokens": f"{result.input_tokens:,} (longest prompt {result.max_input_tokens:,})",
-            "shared prefixes": f"{share:.0%} of the input tokens are in an earlier row's prefix",
+            "shared prefixes": f"{percent(share)} of the input tokens repeat the prefix of an earlier row",
             "output tokens": _outputs(result),
             "replicas": _replicas(spec),
             **_times(result),
         }
     )
     if spec.engine.tensor_parallel_size > 1:
-        output.note("Where one GPU holds the model, leave --tensor-parallel out and take as many more replicas:")
+        output.note("If one GPU holds the model, use more replicas instead of --tensor-parallel:")
         output.note("on two H200, two replicas were 1.13 to 1.20 times as fast as one over both.")
     if len(known) > 1:
         others = ", ".join(f"{other.tokens_per_s:,.0f} on {other.hardware}" for other in known[1:])
-        output.note(f"On other hardware, tokens/s per replica: {others}. Set what you expect with --tokens-per-s.")
+        output.note(
+            f"On other hardware, tokens/s per replica: {others}. Set the rate that you expect with --tokens-per-s."
+        )
     if result.tokens_per_s is None:
-        output.note("No earlier job under this root tells how fast this model is: time and cost are not known.")
+        output.note("No earlier job under this root has used this model and engine: time and cost are unknown.")
         output.note("Run a small job first, or give the rate that you expect with --tokens-per-s.")
 
 
 def _replicas(spec: JobSpec) -> str:
     size = spec.engine.tensor_parallel_size
-    return f"{spec.replicas.max}, each over {size} GPUs" if size > 1 else f"{spec.replicas.max}"
+    return f"{spec.replicas.max}, each on {size} GPUs" if size > 1 else f"{spec.replicas.max}"
 
 
 def _outputs(result: Estimate) -> str:
     if result.output_share is None:
-        return f"at most {result.output_tokens:,}: every row generates as much as it may"
+        return f"up to {result.output_tokens:,} (if all rows reach max_tokens)"
     expected = result.output_share * result.output_tokens
-    return f"about {expected:,.0f}: {result.output_share:.0%} of the most, as in earlier jobs of this name"
+    return f"about {expected:,.0f} ({percent(result.output_share)} of max_tokens, as in earlier jobs of this name)"
 
 
 def _times(result: Estimate) -> dict[str, str]:
-    """GPU-hours, time and cost, and what they follow from."""
+    """Format GPU-hours, time and cost, and the throughput that they are computed from."""
     if result.tokens_per_s is None or result.gpu_hours is None or result.eta_s is None:
-        return {"throughput": "not observed yet", "GPU-hours": "not known", "ETA": "not known"}
+        return {"throughput": "unknown", "GPU-hours": "unknown", "time": "unknown"}
     given = f"{result.tokens_per_s:,.0f} tokens/s per replica"
-    start = f"after {_duration(result.start_s)} to start" if result.start_s is not None else "its start not counted"
-    about = "at most" if result.output_share is None else "about"
+    start = f"{duration(result.start_s)} to start" if result.start_s is not None else "time to start not included"
+    about = "up to" if result.output_share is None else "about"
     return {
         "throughput": f"{given}, {start}" + (f" ({_source(result)})" if result.observed_on else ""),
         "GPU-hours": f"{about} {result.gpu_hours:,.2f}",
-        "ETA": f"{about} {_duration(result.eta_s)}" + _range(result),
+        "time": f"{about} {duration(result.eta_s)}" + _range(result),
         **({"cost": f"{about} {result.cost:,.2f}"} if result.cost is not None else {}),
     }
 
@@ -141,9 +149,4 @@ def _source(result: Estimate) -> str:
 def _range(result: Estimate) -> str:
     if result.eta_low_s is None or result.eta_high_s is None:
         return ""
-    return f" ({_duration(result.eta_low_s)} to {_duration(result.eta_high_s)}, as rates of earlier jobs vary)"
-
-
-def _duration(seconds: float) -> str:
-    minutes, hours = round(seconds / 60), round(seconds / 3600, 1)
-    return f"{seconds:.0f} s" if seconds < 120 else f"{minutes} min" if minutes < 120 else f"{hours} h"
+    return f" ({duration(result.eta_low_s)} to {duration(result.eta_high_s)}, as rates of earlier jobs vary)"

@@ -79,6 +79,7 @@ def results(
       jobs results reviews-20260301 --columns custom_id,generated_text | jq -r .generated_text
     """
     from jobs.results.read import open_results
+    from jobs.status.job_status import ended_state
 
     if head is not None and (target is not None or form is not None or limit is not None):
         raise UsageError("--head shows rows and writes nothing.", "For a file or a format, give --limit instead.")
@@ -91,7 +92,7 @@ def results(
     conditions = [*(where or ()), *(["status=error"] if failed else [])]
     names = [name for part in columns for name in part.split(",") if name] if columns else None
     found = open_results(job.ledger)
-    warn_if_partial(output, job_id, found)
+    warn_of_results(output, job_id, found)
     if form is None:
         if verify:
             rows = sum(table.num_rows for table in found.tables(columns=["row_id"], verify=True))
@@ -100,7 +101,10 @@ def results(
         return
     written = _write(found, target, form, names, conditions, limit if head is None else head, verify)
     if target not in (None, "-"):
-        output.record({"file": target, "rows": written, "format": str(form), "complete": found.complete})
+        state = str(ended_state(found.terminal)) if found.terminal else None
+        output.record(
+            {"file": target, "rows": written, "format": str(form), "complete": found.complete, "state": state}
+        )
 
 
 def _format(target: str | None, form: FileFormat | None, output: Output, *, preview: bool) -> FileFormat | None:
@@ -115,9 +119,15 @@ def _format(target: str | None, form: FileFormat | None, output: Output, *, prev
     return form
 
 
-def warn_if_partial(output: Output, job_id: str, found: Results) -> None:
-    """Say that rows are missing, if any are."""
-    if found.complete:
+def warn_of_results(output: Output, job_id: str, found: Results) -> None:
+    """Say why the results should not be taken for good: a gate is crossed, or rows are missing."""
+    from jobs.results.gates import describe
+    from jobs.status.job_status import ended_state
+    from schemas.records import Succeeded
+
+    if isinstance(found.terminal, Succeeded):
+        if gates := describe(found.terminal.manifest.crossed_gates):
+            output.warn(f"Job {job_id} is {ended_state(found.terminal)}: {gates}.")
         return
     how = f"has ended as {found.terminal.state}" if found.terminal else "has not ended"
     output.warn(

@@ -11,7 +11,7 @@ from jobs import signals
 from jobs.cli.options import Request, with_spec
 from jobs.cli.output import Format, Output, with_output
 from jobs.cli.reference import Root
-from jobs.cli.schedule_runs import render_schedule, run_schedule, serve_schedules
+from jobs.cli.schedule_runs import outcome_word, render_schedule, run_schedule, serve_schedules
 from jobs.errors import Damaged, UsageError
 
 if TYPE_CHECKING:
@@ -320,7 +320,7 @@ def _reason(entry: StoredRun) -> str | None:
 
 def _outcome(entry: StoredRun) -> str:
     if entry.outcome is not None:
-        return entry.outcome.kind
+        return outcome_word(entry.outcome.kind)
     return "late, not done" if entry.late is not None else "not done"
 
 

@@ -16,6 +16,7 @@ from jobs import signals
 from jobs.cli.output import Output, with_output
 from jobs.cli.reference import Root
 from jobs.errors import Exit, UsageError
+from schemas.codes import State
 
 if TYPE_CHECKING:
     from jobs.schedules.book import Book
@@ -81,7 +82,7 @@ def run_schedule(
             "job_id": run.job_id,
             "logical_date": run.logical_date,
             "round": view.run.round,
-            "outcome": outcome.kind if outcome else "not done",
+            "outcome": outcome_word(outcome.kind) if outcome else "not done",
             "state": str(view.job.state) if view.job else None,
             "reason": (outcome.reason or None) if outcome else (view.job.reason or None) if view.job else None,
         }
@@ -158,6 +159,11 @@ def render_schedule(
         output.text(systemd_units(schedule, settings.root, settings.address, sys.executable))
     else:
         raise UsageError(f"--for {kind} is not known.", "Give cronjob or systemd.")
+
+
+def outcome_word(kind: End) -> str:
+    """Return how views name the end of a run: a crossed gate by the state of its job, as everywhere."""
+    return State.GATE_FAILED if kind == "gate" else kind
 
 
 def _begin(book: Book, scheduler: Scheduler, schedule: Schedule, date: str | None) -> Run:

@@ -43,7 +43,7 @@ def sql(
     import pyarrow as pa
 
     from jobs.cli.preview import preview
-    from jobs.cli.results import warn_if_partial
+    from jobs.cli.results import warn_of_results
     from jobs.results.export import write_results
     from jobs.results.read import open_results
     from jobs.results.sql import query
@@ -53,7 +53,7 @@ def sql(
     if form is FileFormat.PARQUET and sys.stdout.isatty():
         raise UsageError("Parquet is not for a terminal.", "Send it into a file: --format parquet > answer.parquet")
     found = open_results(open_job(job_id, root).ledger)
-    warn_if_partial(output, job_id, found)
+    warn_of_results(output, job_id, found)
     reader = query(found, statement)
     if form is None and output.format is Format.JSON:
         form = FileFormat.JSON

@@ -1,17 +1,30 @@
-"""`jobs status` and `jobs list`: how jobs stand."""
+"""`jobs status` and `jobs list`: the state of one job, and of all."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from jobs.cli.output import Format, Output, with_output
 from jobs.cli.reference import JobId, Root, open_job
-from schemas.codes import State
+from schemas.codes import ENDED, State
 
 if TYPE_CHECKING:
+    from jobs.status.listing import Entry
     from jobs.status.summary import Summary
+
+_COLUMNS = {
+    "job_id": "id",
+    **{key: key for key in ("state", "rows", "computing", "errors", "duration", "gate", "schedule")},
+    "created": "created (UTC)",
+    "name": "name",
+}
+_RARE = frozenset({"computing", "gate", "schedule"})
+"""Columns that are shown only if a job has a value for them."""
+
+_OPTIONAL = ("name", "created", "schedule", "computing", "gate", "duration")
+"""Columns that give way on a narrow terminal, the first one first."""
 
 
 @with_output
@@ -23,7 +36,7 @@ def status(
         bool, typer.Option("--exit-status", help="Exit 1 if it has failed, 3 if it has crossed a quality gate.")
     ] = False,
 ) -> None:
-    """Show how a job stands. The exit code is 0 whatever it shows, unless --exit-status is given.
+    """Show the state of a job. The exit code is 0 whatever the state, unless --exit-status is given.
 
     Examples:
 
@@ -48,7 +61,7 @@ def status(
         output.record(_described(summary))
         for step in next_steps(summary):
             output.hint(step)
-    if exit_status and summary.state in (State.SUCCEEDED, State.FAILED, State.CANCELLED, State.INTERRUPTED):
+    if exit_status and summary.state in ENDED | {State.INTERRUPTED}:
         raise typer.Exit(summary.exit_code)
 
 
@@ -56,8 +69,10 @@ def status(
 def list_jobs(
     output: Output,
     root: Root = None,
-    state: Annotated[list[State] | None, typer.Option("--state", help="Only these; may be repeated.")] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Show at most so many.")] = 50,
+    state: Annotated[
+        list[State] | None, typer.Option("--state", help="Only jobs in this state; may be repeated.")
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Show at most this many jobs.")] = 50,
 ) -> None:
     """List the jobs under the root, newest first.
 
@@ -78,37 +93,57 @@ def list_jobs(
         output.warn(f"Job {job_id} is left out: {reason}")
     if output.format is Format.TABLE and not listing.entries:
         if not listing.unreadable:
-            output.note(f"No jobs under {client.store.uri}." if not state else "No job is in such a state.")
+            output.note(f"No jobs under {client.store.uri}." if not state else "No job is in that state.")
             output.hint("jobs submit dataset.parquet")
         return
-    rows = [entry.to_dict() | _shown(entry.rows_done, entry.rows_total) for entry in listing.entries]
-    if output.format is Format.JSON:
-        rows = [entry.to_dict() for entry in listing.entries]
-    output.table(rows, {"job_id": "id", "state": "state", "rows": "rows", "created_at": "created", "name": "name"})
+    rows = [entry.to_dict() for entry in listing.entries]
+    if output.format is not Format.JSON:
+        rows = [_row(entry) for entry in listing.entries]
+    columns = {key: title for key, title in _COLUMNS.items() if key not in _RARE or any(row.get(key) for row in rows)}
+    output.table(rows, columns, optional=[key for key in _OPTIONAL if key in columns])
     for entry in listing.entries:
-        if entry.state is State.INTERRUPTED and entry.reason:
+        if entry.state in (State.INTERRUPTED, State.GATE_FAILED) and entry.reason:
             output.note(f"{entry.job_id}: {printable(entry.reason)} {printable(entry.hint or '')}")
     if listing.more:
-        output.note(f"There are more; show them with --limit {2 * limit}.")
+        output.note(f"There are more jobs; show them with --limit {2 * limit}.")
 
 
-def _shown(done: int, total: int | None) -> dict[str, Any]:
-    return {"rows": None if total is None else f"{total:,}" if done == total else f"{done:,} of {total:,}"}
+def _row(entry: Entry) -> dict[str, str | None]:
+    """Format a job as a row of the list."""
+    from jobs.results.gates import short
+    from jobs.text import duration
+
+    done, total = entry.rows_done, entry.rows_total
+    return {
+        "job_id": entry.job_id,
+        "state": entry.state,
+        "rows": None if total is None else f"{total:,}" if done == total else f"{done:,} of {total:,}",
+        "computing": f"{entry.rows_computing:,}" if entry.rows_computing else None,
+        "errors": f"{entry.rows_error:,}" if total is not None else None,
+        "duration": None if entry.duration_s is None else duration(entry.duration_s),
+        "gate": short(entry.crossed_gates) or None,
+        "schedule": entry.schedule,
+        "created": entry.created_at[:16].replace("T", " "),
+        "name": entry.name,
+    }
 
 
 def _described(summary: Summary) -> dict[str, str]:
+    from jobs.results.gates import describe
     from jobs.status.display import facts
 
     rows: dict[str, str | None] = {
         "job": summary.job_id,
         "state": summary.state,
         "reason": f"{summary.failure_code}: {summary.failure_reason}" if summary.failure_code else None,
+        "gate crossed": describe(summary.crossed_gates),
         "next": summary.hint,
         "damaged": summary.damage,
         "cancelled by": summary.cancelled_by,
         "name": summary.name if summary.name != summary.job_id else None,
         "dataset": summary.dataset,
         "model": f"{summary.model} ({summary.engine})",
+        "schedule": summary.schedule,
         "created": summary.created_at,
         **facts(summary),
         "last seen": summary.updated_at if summary.state is State.INTERRUPTED else None,

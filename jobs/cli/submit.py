@@ -10,6 +10,7 @@ from jobs import signals
 from jobs.cli.options import Request, with_spec
 from jobs.cli.output import Output, with_output
 from jobs.cli.reference import JobId, Root, open_job
+from schemas.codes import State
 
 if TYPE_CHECKING:
     from jobs.client import Job
@@ -90,7 +91,7 @@ def resume(
     status = job.status()
     output.record({"job_id": job.id, "state": str(status.state), "started": started, "dashboard": status.dashboard_url})
     if not started:
-        output.note("It has succeeded already." if status.ended else "A driver is at work already.")
+        output.note(f"The job has ended: {status.state}." if status.ended else "A driver is at work already.")
     if wait:
         raise typer.Exit(_follow(job, output, None))
     output.hint(f"jobs watch {job.id}")
@@ -104,17 +105,20 @@ def cancel(output: Output, job_id: JobId, root: Root = None) -> None:
 
       jobs cancel reviews-20260301-020000-5f3a
     """
+    from jobs.status.job_status import ended_state
+
     job = open_job(job_id, root)
     signals.stands(f"Job {job_id} may have been cancelled: jobs status {job_id}; the same command again does no harm.")
     record = job.cancel(
         recorded=lambda state: signals.stands(
             f"Job {job_id} is {state}; its driver may still be ending."
-            if state == "CANCELLED"
+            if state is State.CANCELLED
             else f"Job {job_id} had ended before: {state}."
         )
     )
-    output.record({"job_id": job.id, "state": record.state})
-    if record.state != "CANCELLED":
+    state = ended_state(record)
+    output.record({"job_id": job.id, "state": str(state)})
+    if state is not State.CANCELLED:
         output.note("The job had ended before.")
     output.hint(f"jobs results {job.id}")
 

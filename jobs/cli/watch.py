@@ -1,4 +1,4 @@
-"""`jobs watch`: follow a job until it ends. `follow` is what every command does that waits for one."""
+"""`jobs watch`: follow a job until it ends. Every command that waits for a job uses `follow`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from jobs.status.summary import Summary
 
 LINE_INTERVAL_S = 5.0
-"""Off a terminal, progress is at most one line in this time."""
+"""Off a terminal, at most one line of progress is printed in this time."""
 
 
 @with_output
@@ -30,12 +30,14 @@ def watch(
     job_id: JobId,
     root: Root = None,
     timeout: Annotated[
-        float | None, typer.Option("--timeout", help="Seconds to watch at most; then exit 124.", show_default=False)
+        float | None,
+        typer.Option("--timeout", help="Watch for at most this many seconds, then exit 124.", show_default=False),
     ] = None,
 ) -> None:
     """Show a job's progress until it ends. Ctrl-C stops watching; the job goes on.
 
-    On a terminal the display is live, elsewhere a line at a time on stderr; --json prints the final status.
+    On a terminal the display is live; elsewhere progress is printed line by line on stderr. --json prints the final
+    status.
     The exit code tells how the job ended: 0 ok, 1 failed, cancelled or interrupted, 3 a quality gate crossed.
 
     Example:
@@ -66,6 +68,7 @@ def follow(job: Job, output: Output, timeout_s: float | None = None) -> int:
         StoreError: the store cannot be reached.
     """
     from jobs.status.display import next_steps, outcome
+    from jobs.status.quality import describe_finish_reasons, describe_json
     from jobs.status.summary import summarise
 
     signals.stands(f"Job {job.id} goes on without you: jobs watch {job.id}, or end it: jobs cancel {job.id}")
@@ -76,12 +79,19 @@ def follow(job: Job, output: Output, timeout_s: float | None = None) -> int:
                 if summary.at_work or summary.state is State.QUEUED:
                     show(summary)
     except TimeoutError:
-        output.note(f"Job {job.id} has not ended after {timeout_s:g} s; it goes on.")
+        output.note(f"Job {job.id} has not ended after {timeout_s:g} s. It goes on.")
         output.hint(f"jobs watch {job.id}")
         return Exit.WAIT_TIMEOUT
-    signals.stands(f"Nothing was changed; how job {job.id} stands: jobs status {job.id}")
+    signals.stands(f"Nothing was changed. The job's state: jobs status {job.id}")
     final = summarise(status, job.ledger.committed())
     output.note(outcome(final))
+    if final.quality is not None:
+        parts = [f"Finish reasons: {describe_finish_reasons(final.quality)}."]
+        if valid := describe_json(final.quality):
+            parts.append(f"JSON: {valid}.")
+        output.note(" ".join(parts))
+        for warning in final.quality.warnings:
+            output.warn(warning)
     for step in next_steps(final):
         output.hint(step)
     return final.exit_code
@@ -89,7 +99,7 @@ def follow(job: Job, output: Output, timeout_s: float | None = None) -> int:
 
 @contextmanager
 def _screen(output: Output) -> Iterator[Callable[[Summary], None]]:
-    """What takes each summary: a live picture on a terminal, else a line now and then, or nothing when quiet."""
+    """Yield the function that shows a summary: as a live picture on a terminal, else as a line now and then."""
     from rich.console import Console
     from rich.live import Live
 
@@ -109,7 +119,7 @@ def _screen(output: Output) -> Iterator[Callable[[Summary], None]]:
 
 
 class _Lines:
-    """Progress as plain lines: not too many, and none that says nothing new."""
+    """Prints progress as plain lines: at intervals, and only if something has changed."""
 
     def __init__(self, output: Output) -> None:
         self._output = output

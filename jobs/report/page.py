@@ -14,10 +14,10 @@ from jobs.report.charts import Line, histogram, over_time, short_number, timelin
 from jobs.report.past import Past
 from jobs.report.rows import RowStatistics, Tokens
 from jobs.results.read import open_results
-from jobs.status.display import outcome
+from jobs.status.display import describe_idle, outcome
 from jobs.status.summary import Summary, summarise
-from jobs.text import duration, printable
-from schemas.codes import State
+from jobs.text import duration, percent, printable
+from schemas.codes import COMPLETE
 from schemas.records import Plan
 from schemas.spec import JobSpec
 
@@ -52,12 +52,15 @@ def report(job: Job, *, num_samples: int, gpu_hour_price: float | None) -> str:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters |= {"number": lambda value: f"{value:,}", "percent": _percent, "duration": duration}
+    environment.filters |= {"number": lambda value: f"{value:,}", "percent": percent, "duration": duration}
     return environment.get_template("page.html.j2").render(
         summary=summary,
         made_at=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         version=__version__,
-        outcome=outcome(summary) if not summary.at_work else f"Job {summary.job_id} is {summary.state}: a part of it.",
+        outcome=outcome(summary)
+        if not summary.at_work
+        else f"Job {summary.job_id} is {summary.state}; this report covers what has finished so far.",
+        quality=summary.quality,
         tiles=_tiles(summary, rows, past),
         rows=rows,
         past=past,
@@ -74,9 +77,14 @@ def _tiles(summary: Summary, rows: RowStatistics, past: Past) -> list[tuple[str,
     """List the headline numbers as (label, value, remark)."""
     total = summary.rows_total
     tiles = [("rows", f"{rows.rows:,}", f"of {total:,}" if total and total != rows.rows else "")]
-    tiles.append(("ok", f"{rows.ok:,}", _percent(rows.ok / rows.rows) if rows.rows else ""))
+    tiles.append(("ok", f"{rows.ok:,}", percent(rows.ok / rows.rows) if rows.rows else ""))
     failed = rows.rows - rows.ok
-    tiles.append(("failed", f"{failed:,}", _percent(failed / rows.rows) if rows.rows else ""))
+    tiles.append(("failed", f"{failed:,}", percent(failed / rows.rows) if rows.rows else ""))
+    if cut := rows.finish_reasons["length"]:
+        tiles.append(("cut at token limit", f"{cut:,}", f"{percent(cut / rows.ok)} of the answers"))
+    if summary.quality is not None and (asked := summary.quality.num_json_rows):
+        valid = asked - summary.quality.num_not_json_rows
+        tiles.append(("valid JSON", percent(valid / asked), f"{valid:,} of {asked:,} answers"))
     tiles.append(("tokens in", short_number(rows.input_tokens.total), f"{rows.input_tokens.total:,}"))
     if rows.output_tokens.rows:
         tiles.append(("tokens out", short_number(rows.output_tokens.total), f"{rows.output_tokens.total:,}"))
@@ -87,16 +95,16 @@ def _tiles(summary: Summary, rows: RowStatistics, past: Past) -> list[tuple[str,
         if peak:
             tiles.append(("peak", f"{short_number(peak)}/s", "tokens out"))
     if summary.planned_s is not None:
-        error = "" if summary.plan_error is None else f"it took {summary.plan_error:+.0%}"
-        tiles.append(("predicted", duration(summary.planned_s), error))
+        took = "" if summary.took_s is None else f"took {duration(summary.took_s)}"
+        tiles.append(("predicted", duration(summary.planned_s), took))
     if summary.engine_s:
-        share = _percent(summary.engine_idle_s / summary.engine_s)
-        tiles.append(("engines idle", share, f"{duration(summary.engine_idle_s)} without a row"))
+        times, _, _ = describe_idle(summary).partition(" (")
+        tiles.append(("GPU idle", percent(summary.engine_idle_s / summary.engine_s), times))
     if summary.tail_s is not None:
-        copies = f"{summary.shard_copies:,} shards copied" if summary.shard_copies else ""
-        tiles.append(("last 5% of rows", duration(summary.tail_s), copies))
+        copies = f"{summary.shard_copies:,} shards copied to idle replicas" if summary.shard_copies else ""
+        tiles.append(("slowest 5 %", duration(summary.tail_s), copies))
     if past.cached_share is not None:
-        tiles.append(("prefix cache", _percent(past.cached_share), "of input tokens"))
+        tiles.append(("prefix cache", percent(past.cached_share), "of input tokens"))
     gpu_s = max(past.gpu_s, summary.gpu_s)
     if gpu_s:
         tiles.append(("GPU time", duration(gpu_s), ""))
@@ -128,7 +136,7 @@ def _token_lines(rows: RowStatistics) -> dict[str, str]:
     def line(tokens: Tokens) -> str:
         half, most, longest = (tokens.quantile(share) for share in (0.5, 0.9, 1.0))
         mean = tokens.total / tokens.rows
-        return f"mean {mean:,.1f} · half of the rows up to {half:,} · nine of ten up to {most:,} · longest {longest:,}"
+        return f"mean {mean:,.1f} · p50 {half:,} · p90 {most:,} · max {longest:,}"
 
     both = {"input": rows.input_tokens, "output": rows.output_tokens}
     return {name: line(tokens) if tokens.rows else "" for name, tokens in both.items()}
@@ -136,7 +144,7 @@ def _token_lines(rows: RowStatistics) -> dict[str, str]:
 
 def _eta(summary: Summary, past: Past) -> dict[str, Any] | None:
     """Describe how good the predicted end of a succeeded job was; None if nothing was predicted."""
-    typical = past.typical_eta_error() if summary.state is State.SUCCEEDED else None
+    typical = past.typical_eta_error() if summary.state in COMPLETE else None
     if typical is None:
         return None
     errors = past.eta_errors()
@@ -144,7 +152,7 @@ def _eta(summary: Summary, past: Past) -> dict[str, Any] | None:
         [Line(label="size of the error, percent", style="out", pieces=[[(s * 100, abs(e) * 100) for s, e in errors]])],
         100.0,
         title="Error of the predicted end, in percent of the time left, by percent of the run",
-        label=lambda share: f"{share:g}%",
+        label=lambda share: f"{share:g} %",
     )
     late = sum(error > 0 for _, error in errors)
     lean = "later" if late > len(errors) / 2 else "earlier"
@@ -187,10 +195,3 @@ def _spec_text(spec: JobSpec, *, private: bool) -> str:
         values["input"] = {name: "(left out)" if name in _TEXTS else value for name, value in given.items()}
         values.pop("sampling", None)
     return json.dumps(values, indent=2, ensure_ascii=False)
-
-
-def _percent(share: float) -> str:
-    """Format a share as a percentage; 100 % and 0 % are never the result of rounding."""
-    if 0 < share < 0.001:
-        return "under 0.1%"
-    return "over 99.9%" if 0.999 < share < 1 else f"{share:.1%}".replace(".0%", "%")

@@ -84,17 +84,17 @@ class RowStatistics:
     @classmethod
     def of(cls, results: Results, *, num_samples: int) -> RowStatistics:
         """Count all rows. Raises like `Results.tables`."""
-        facts = cls()
+        found = cls()
         names = ("row_id", "status", "error_code", "finish_reason", "num_input_tokens", "num_generated_tokens")
         for table in results.tables(columns=[name for name in names if name in results.schema.names]):
-            facts._count(table)
+            found._count(table)
         if num_samples:
             shown = [name for name in results.schema.names if name not in _INNER]
             for table in results.tables(columns=shown, limit=num_samples):
-                facts.samples += _as_text(table)
-            filled = {name for row in facts.samples for name, text in row.items() if text}
-            facts.samples = [{name: text for name, text in row.items() if name in filled} for row in facts.samples]
-        return facts
+                found.samples += _as_text(table)
+            filled = {name for row in found.samples for name, text in row.items() if text}
+            found.samples = [{name: text for name, text in row.items() if name in filled} for row in found.samples]
+        return found
 
     def _count(self, table: pa.Table) -> None:
         ok = pc.equal(table["status"], "ok")

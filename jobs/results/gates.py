@@ -5,15 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import get_args
 
+from jobs.text import percent
 from schemas.codes import RowError
 from schemas.records import CrossedGate, Gate, Manifest
 from schemas.spec import JobSpec
 
 _COUNTED: dict[Gate, str] = {
     "max_error_rate": "rows are errors",
-    "max_length_finish_rate": "answers were cut by their length",
+    "max_length_finish_rate": "answers were cut at their token limit",
     "max_empty_rate": "answers are empty",
     "min_valid_json_rate": "answers are valid JSON",
+}
+
+
+_SHORT: dict[Gate, str] = {
+    "max_error_rate": "errors",
+    "max_length_finish_rate": "cut",
+    "max_empty_rate": "empty",
+    "min_valid_json_rate": "valid JSON",
 }
 
 
@@ -25,6 +34,11 @@ def judged(spec: JobSpec, manifest: Manifest) -> Manifest:
 def describe(gates: Iterable[CrossedGate]) -> str:
     """Format crossed gates with their numbers, for people; empty if there are none."""
     return "; ".join(_describe(gate) for gate in gates)
+
+
+def short(gates: Iterable[CrossedGate]) -> str:
+    """Format crossed gates for a table: `errors 15 %`; empty if there are none."""
+    return ", ".join(f"{_SHORT[gate.gate]} {percent(gate.rate)}" for gate in gates)
 
 
 def _crossed(spec: JobSpec, manifest: Manifest) -> Iterator[CrossedGate]:

@@ -12,8 +12,8 @@ from datetime import datetime, timedelta
 
 from jobs.results.gates import describe
 from jobs.schedules.calendar import Calendar
-from schemas.codes import State
-from schemas.records import CrossedGate
+from schemas.codes import ENDED, State
+from schemas.records import CrossedGate, Quality
 from schemas.schedules import End, Late, Retry, Run, RunOutcome, Schedule
 
 START_GRACE_S = 600.0
@@ -25,7 +25,6 @@ RESUME_GRACE_S = 120.0
 NOTIFY_FOR_S = 24 * 3600.0
 """A notification that cannot be delivered is given up after this time."""
 
-_ENDED = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED})
 _NEVER_RUN = frozenset({"cancelled", "skipped", "late"})
 
 
@@ -43,11 +42,12 @@ class JobView:
     num_rows: int | None = None
     num_error_rows: int | None = None
     crossed_gates: tuple[CrossedGate, ...] = ()
+    quality: Quality | None = None
 
     @property
     def ended(self) -> bool:
         """Return whether the job has a terminal record."""
-        return self.state in _ENDED
+        return self.state in ENDED
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -298,7 +298,7 @@ def _has_passed(seconds: float, since: datetime, view: RunView, now: datetime) -
 
 def _ending(schedule: Schedule, view: RunView, job: JobView) -> Action:
     """Return the action that the end of the job calls for."""
-    if job.state is State.SUCCEEDED and job.crossed_gates:
+    if job.state is State.GATE_FAILED:
         return Settle(view=view, kind="gate", reason=f"{describe(job.crossed_gates)}.")
     if job.state is State.SUCCEEDED:
         return Settle(view=view, kind="succeeded") if view.published else Publish(view=view)

@@ -114,6 +114,7 @@ def view_of(status: JobStatus) -> JobView:
             num_rows=manifest.num_rows,
             num_error_rows=manifest.num_error_rows,
             crossed_gates=manifest.crossed_gates,
+            quality=status.quality,
         )
     reason = f"{status.reason} {status.hint}".strip()
     if isinstance(terminal, Failed):

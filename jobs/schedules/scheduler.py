@@ -283,6 +283,7 @@ class Scheduler:
             num_rows=job.num_rows if job else None,
             num_error_rows=job.num_error_rows if job else None,
             crossed_gates=job.crossed_gates if job else (),
+            quality=job.quality if job else None,
         )
         if self._book.settle(view.run, outcome):
             _log.info("%s of %s: %s %s", view.run.logical_date, view.run.schedule, settle.kind, settle.reason)
@@ -304,6 +305,7 @@ class Scheduler:
             num_rows=outcome.num_rows if outcome else None,
             num_error_rows=outcome.num_error_rows if outcome else None,
             crossed_gates=outcome.crossed_gates if outcome else (),
+            quality=outcome.quality if outcome else None,
             export=run.export if action.kind == "succeeded" else None,
         )
         hook.send(event, self._now())

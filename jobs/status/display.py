@@ -7,10 +7,11 @@ from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
 from jobs.results.gates import describe
+from jobs.status.quality import describe_finish_reasons, describe_json
 from jobs.status.summary import Summary
-from jobs.text import duration, printable
-from schemas.codes import State
-from schemas.records import ReplicaProgress
+from jobs.text import duration, percent, printable
+from schemas.codes import COMPLETE, State
+from schemas.records import Quality, ReplicaProgress
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -18,16 +19,18 @@ if TYPE_CHECKING:
 _STYLES = {
     State.RUNNING: "bold cyan",
     State.SUCCEEDED: "bold green",
+    State.GATE_FAILED: "bold red",
     State.FAILED: "bold red",
     State.CANCELLED: "bold yellow",
     State.INTERRUPTED: "bold yellow",
 }
+_FACT_STYLES = {"errors": "red", "warning": "yellow"}
 _PHASES = {
     "starting": "the driver is starting",
     "staging": "reading and tokenising the dataset",
     "finishing": "all rows are done; writing the manifest",
 }
-_REPLICAS = {"ready": "up", "loading": "loading", "waiting": "waiting", "lost": "lost"}
+_REPLICAS = {"ready": "ready", "loading": "loading", "waiting": "waiting", "lost": "lost"}
 _NOTE_CHARACTERS = 80
 
 
@@ -36,17 +39,19 @@ def facts(summary: Summary) -> dict[str, str]:
     found = {
         "phase": _phase(summary),
         "rows": _rows(summary),
+        "in progress": _in_progress(summary),
         "errors": _errors(summary),
+        **_quality(summary.quality),
         "shards": f"{summary.shards_committed:,} of {summary.shards_total:,} committed" if summary.shards_total else "",
         "tokens": _tokens(summary),
         "replicas": _replicas(summary.replicas),
-        "engines": _engines(summary),
+        "GPU idle": describe_idle(summary),
         "ETA": _eta(summary),
         "predicted": _predicted(summary),
-        "tail": _tail(summary),
+        "slowest 5 %": _tail(summary),
+        "duration": "" if summary.duration_s is None else duration(summary.duration_s),
         "cost": _cost(summary),
         "message": printable(summary.message),
-        "gates crossed": describe(summary.crossed_gates),
     }
     return {label: text for label, text in found.items() if text}
 
@@ -57,9 +62,9 @@ def one_line(summary: Summary) -> str:
     if phase := _phase(summary):
         parts.append(phase)
     if summary.rows_total:
-        parts.append(f"{summary.rows_done:,} of {summary.rows_total:,} rows ({_percent(summary)}%)")
+        parts.append(f"{summary.rows_done:,} of {summary.rows_total:,} rows ({_percent(summary)} %)")
     if summary.rows_uncommitted:
-        parts.append(f"{summary.rows_uncommitted:,} more in open shards")
+        parts.append(f"{summary.rows_uncommitted:,} finished, not committed")
     if summary.rows_error:
         codes = _errors(summary)
         parts.append(f"{summary.rows_error:,} failed" + (f" ({codes})" if codes else ""))
@@ -101,33 +106,34 @@ def picture(summary: Summary) -> RenderableType:
     grid.add_column()
     grid.add_row("", ProgressBar(total=summary.rows_total or None, completed=summary.rows_done, width=48))
     for label, text in facts(summary).items():
-        grid.add_row(label, Text(text, style="red" if label == "errors" else ""))
+        grid.add_row(label, Text(text, style=_FACT_STYLES.get(label.split()[0], "")))
     return Group(head, grid)
 
 
 def outcome(summary: Summary) -> str:
     """Describe a job that no driver works on any more, in one sentence."""
     job, done = f"Job {summary.job_id}", _committed(summary)
+    if summary.state is State.GATE_FAILED:
+        gates = "gate" if len(summary.crossed_gates) == 1 else "gates"
+        return f"{job} did not pass its {gates}: {describe(summary.crossed_gates)}. All results are kept."
     if summary.state is State.SUCCEEDED:
         rows = f"{job} succeeded: {summary.rows_total:,} rows"
-        if summary.crossed_gates:
-            return f"{job} did not pass its gates: {describe(summary.crossed_gates)}. All results are kept."
         if not summary.rows_error:
             return f"{rows}, all ok."
-        return f"{rows}, {summary.rows_error:,} of them failed ({summary.error_rate:.2%})."
+        return f"{rows}, {summary.rows_error:,} of them failed ({percent(summary.error_rate)})."
     if summary.state is State.FAILED:
         return f"{job} failed{done}. {summary.failure_code}: {printable(summary.failure_reason or '')}"
     if summary.state is State.CANCELLED:
         return f"{job} was cancelled by {printable(summary.cancelled_by or '')}{done}."
     if summary.state is State.INTERRUPTED:
-        return " ".join([f"{job} was interrupted{done}; nothing that is kept is done again.", *_why(summary)])
+        return " ".join([f"{job} was interrupted{done}. Rows done are kept and not computed again.", *_why(summary)])
     return f"{job} is {summary.state}."
 
 
 def next_steps(summary: Summary) -> list[str]:
     """List the commands that make sense now, most likely first."""
     job = summary.job_id
-    if summary.state is State.SUCCEEDED:
+    if summary.state in COMPLETE:
         return [f"jobs results {job}", *([f"jobs results {job} --failed"] if summary.rows_error else [])]
     if summary.state is State.INTERRUPTED:
         return [f"jobs resume {job}", f"jobs logs {job}"]
@@ -154,7 +160,7 @@ def _phase(summary: Summary) -> str:
 
 
 def _percent(summary: Summary) -> int:
-    # Rounded down: 100% must mean all rows.
+    # Rounded down: 100 % must mean all rows.
     return math.floor(100 * summary.rows_done / summary.rows_total) if summary.rows_total else 0
 
 
@@ -167,16 +173,21 @@ def _committed(summary: Summary) -> str:
 def _rows(summary: Summary) -> str:
     if summary.rows_total is None:
         return f"{summary.rows_staged:,} staged" if summary.rows_staged else ""
-    text = f"{summary.rows_done:,} of {summary.rows_total:,} ({_percent(summary)}%): {summary.rows_ok:,} ok"
+    text = f"{summary.rows_done:,} of {summary.rows_total:,} ({_percent(summary)} %): {summary.rows_ok:,} ok"
     if summary.rows_error:
         text += f", {summary.rows_error:,} failed"
     if left := summary.rows_total - summary.rows_done:
         text += f", {left:,} left"
-    if summary.rows_uncommitted:
-        text += f" ({summary.rows_uncommitted:,} of them finished, but not committed yet)"
     if summary.rows_reused:
-        text += f"; {summary.rows_reused:,} taken from earlier jobs"
+        text += f"; {summary.rows_reused:,} reused from earlier jobs"
     return text
+
+
+def _in_progress(summary: Summary) -> str:
+    """Format the rows that are not done yet but worked on."""
+    parts = [f"{summary.rows_computing:,} being computed"] if summary.rows_computing else []
+    parts += [f"{summary.rows_uncommitted:,} finished, not committed yet"] if summary.rows_uncommitted else []
+    return ", ".join(parts)
 
 
 def _errors(summary: Summary) -> str:
@@ -189,7 +200,7 @@ def _eta(summary: Summary) -> str:
     """Format the ETA as `12 min (10 min to 15 min)`, or say why there is none."""
     if summary.eta_s is None:
         left = (summary.rows_total or 0) - summary.rows_done
-        return "not known before rows are done" if summary.phase == "running" and left else ""
+        return "unknown until rows are done" if summary.phase == "running" and left else ""
     if summary.eta_low_s is None:
         return f"about {duration(summary.eta_s)}"
     low, high = duration(summary.eta_low_s), summary.eta_high_s
@@ -198,29 +209,32 @@ def _eta(summary: Summary) -> str:
     return duration(summary.eta_s) + ("" if low == duration(high) else f" ({low} to {duration(high)})")
 
 
-def _engines(summary: Summary) -> str:
-    """Format how long the engines waited for rows."""
+def describe_idle(summary: Summary) -> str:
+    """Format how long the engines had no row: `0.2 of 12 s (1.7 %)`; "" if unknown."""
     if not summary.engine_s:
         return ""
-    share = summary.engine_idle_s / summary.engine_s
-    return f"without a row for {duration(summary.engine_idle_s)} of {duration(summary.engine_s)} ({share:.1%})"
+    idle_s, ready_s = summary.engine_idle_s, summary.engine_s
+    if ready_s < 60:
+        times = f"{idle_s:.2g} of {ready_s:.0f} s"
+    else:
+        times = f"{f'{idle_s:.1f} s' if idle_s < 10 else duration(idle_s)} of {duration(ready_s)}"
+    return f"{times} ({percent(idle_s / ready_s)})"
 
 
 def _predicted(summary: Summary) -> str:
     """Format the run time predicted from earlier jobs, and the prediction's error."""
     if summary.planned_s is None:
         return ""
-    text = f"{duration(summary.planned_s)} from start to end, by earlier jobs"
-    if summary.took_s is None or summary.plan_error is None:
-        return text
-    return f"{text}; it took {duration(summary.took_s)} ({summary.plan_error:+.0%})"
+    if summary.took_s is None:
+        return f"{duration(summary.planned_s)}, from earlier jobs"
+    return f"{duration(summary.planned_s)}; took {duration(summary.took_s)}"
 
 
 def _tail(summary: Summary) -> str:
     """Format how long the last rows took, and how many open shards were copied to idle replicas."""
-    parts = [] if summary.tail_s is None else [f"the last 5% of the rows took {duration(summary.tail_s)}"]
+    parts = [] if summary.tail_s is None else [duration(summary.tail_s)]
     if copies := summary.shard_copies:
-        parts.append(f"{copies:,} open shard{'' if copies == 1 else 's'} given to an idle replica, too")
+        parts.append(f"{copies:,} shard{'' if copies == 1 else 's'} copied to idle replicas")
     return " · ".join(parts)
 
 
@@ -231,6 +245,13 @@ def _cost(summary: Summary) -> str:
     return time if summary.cost is None else f"{summary.cost:,.2f} for {time}"
 
 
+def _quality(quality: Quality | None) -> dict[str, str]:
+    if quality is None:
+        return {}
+    found = {"finish reasons": describe_finish_reasons(quality), "JSON": describe_json(quality)}
+    return found | {"warning" if n == 1 else f"warning {n}": text for n, text in enumerate(quality.warnings, 1)}
+
+
 def _tokens(summary: Summary) -> str:
     parts = []
     if summary.input_tokens or summary.generated_tokens:
@@ -238,14 +259,14 @@ def _tokens(summary: Summary) -> str:
     if summary.input_tokens_per_s or summary.generated_tokens_per_s:
         parts.append(f"{summary.input_tokens_per_s:,.0f}/s in, {summary.generated_tokens_per_s:,.0f}/s out")
     if summary.cached_share is not None:
-        parts.append(f"{summary.cached_share:.0%} of input from prefix cache")
+        parts.append(f"{percent(summary.cached_share)} of the input from the prefix cache")
     return " · ".join(parts)
 
 
 def _replicas(replicas: tuple[ReplicaProgress, ...]) -> str:
     """Format replicas by state, with the longest wait and its note for each state but up.
 
-    For example `2 up · 1 loading model, 38 s · 1 lost, 4 s (worker killed)`.
+    For example `2 ready · 1 loading model, 38 s · 1 lost, 4 s (worker killed)`.
     """
     parts = []
     for state, word in _REPLICAS.items():

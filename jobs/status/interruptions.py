@@ -29,7 +29,7 @@ _SHELL_SIGNALS = 128
 
 _KILLED = {
     -9: "The driver was killed (SIGKILL): by hand, or because its node ran out of memory.",
-    -15: "The driver was ended by SIGTERM before it could say anything.",
+    -15: "The driver was ended by SIGTERM before it could report why.",
     -11: "The driver crashed (SIGSEGV).",
     -6: "The driver aborted (SIGABRT).",
     -7: "The driver crashed (SIGBUS): a disk may be full or a file gone.",
@@ -78,7 +78,7 @@ def why(
     return Interruption(
         driver=driver,
         code=InterruptionCode.DRIVER_LOST,
-        reason="The driver is gone without a word: it was killed, or its node or cluster is gone.",
+        reason="The driver ended without a report: it was killed, or its node or cluster is gone.",
         hint=f"The cluster that ran it may know more: jobs logs {job_id}. {resume}",
     )
 
@@ -124,7 +124,7 @@ def _read(submission: Submission, job_id: str) -> tuple[InterruptionCode, str, s
         return InterruptionCode.DRIVER_LOST, f"{_KILLED[exit_code]} (exit code {exit_code})", ""
     if exit_code is not None and exit_code < 0:
         return InterruptionCode.DRIVER_LOST, f"The driver was ended by signal {-exit_code}.", ""
-    logs = f"See all that it said: jobs logs {job_id}."
+    logs = f"See its log: jobs logs {job_id}."
     if submission.error_type == "RUNTIME_ENV_SETUP_FAILURE" or "runtime_env setup failed" in message.lower():
         said = "The driver could not start: Ray could not set up its environment."
         return InterruptionCode.DRIVER_NOT_STARTED, _with(said, message), logs
@@ -134,7 +134,7 @@ def _read(submission: Submission, job_id: str) -> tuple[InterruptionCode, str, s
     if exit_code:
         return InterruptionCode.UNEXPECTED, _with(f"The driver ended with exit code {exit_code}.", message), logs
     if submission.status == "SUCCEEDED":
-        return InterruptionCode.UNEXPECTED, "The driver ended without having ended the job.", logs
+        return InterruptionCode.UNEXPECTED, "The driver exited before the job had ended.", logs
     said = "The node that ran the driver is gone, or Ray's processes on it."
     return InterruptionCode.DRIVER_LOST, said, ""
 

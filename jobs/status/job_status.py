@@ -1,4 +1,4 @@
-"""The status of a job at one moment, as a value."""
+"""The status of a job at one moment, as a value, and how its state follows from the ledger. Pure."""
 
 from __future__ import annotations
 
@@ -6,9 +6,37 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from jobs.results.gates import describe
+from jobs.status.quality import quality_of
 from schemas.codes import State
-from schemas.records import Cancelled, Failed, Interruption, Manifest, Plan, Progress, Succeeded
+from schemas.records import Cancelled, Failed, Interruption, Manifest, Plan, Progress, Quality, Succeeded
 from schemas.spec import JobSpec
+
+
+def derive_state(
+    terminal: Succeeded | Failed | Cancelled | None, *, planned: bool, driver_seen: bool, driver_alive: bool
+) -> State:
+    """Derive the state of a job.
+
+    Args:
+        terminal: the terminal record, which decides alone if there is one.
+        planned: whether the plan is written.
+        driver_seen: whether a driver has ever started or been asked for.
+        driver_alive: whether a driver works on the job now, by the best evidence available (the
+            cluster's list, or fresh progress). For display only: no decision depends on it.
+    """
+    if terminal is not None:
+        return ended_state(terminal)
+    if not driver_alive:
+        return State.INTERRUPTED if driver_seen or planned else State.QUEUED
+    return State.RUNNING if planned else State.PLANNING if driver_seen else State.QUEUED
+
+
+def ended_state(terminal: Succeeded | Failed | Cancelled) -> State:
+    """Return the state of a job that has this terminal record; a crossed gate stands in its manifest."""
+    if isinstance(terminal, Succeeded) and terminal.manifest.crossed_gates:
+        return State.GATE_FAILED
+    return State(terminal.state)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,6 +48,9 @@ class JobStatus:
         driver: submission id of the driver at work, if the cluster knows it; the progress may still be another's.
         interruption: why an interrupted job has no driver.
         damage: which of the job's documents is damaged, and what to do about it; "" if none is.
+        duration_s: seconds from the submission to the end, or to the driver's last report, by the store's clock; None
+            before there is one.
+        schedule: name of the schedule that has submitted the job; None if none has.
         salvaged: number of salvaged rows by shard, committed or not, while no driver is at work: see `jobs.salvage`.
     """
 
@@ -36,11 +67,15 @@ class JobStatus:
     dashboard_url: str | None
     interruption: Interruption | None = None
     damage: str = ""
+    duration_s: float | None = None
+    schedule: str | None = None
     salvaged: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def reason(self) -> str:
-        """Why the job failed, was cancelled or is interrupted; "" in every other state."""
+        """Why the job failed, did not pass its gates, was cancelled or is interrupted; "" in every other state."""
+        if isinstance(self.terminal, Succeeded):
+            return describe(self.terminal.manifest.crossed_gates)
         if isinstance(self.terminal, Failed):
             return self.terminal.reason
         if isinstance(self.terminal, Cancelled):
@@ -52,15 +87,20 @@ class JobStatus:
         """The next step for a job that has not ended and has no driver at work; "" in every other state."""
         if self.state is State.QUEUED and not self.driver_alive:
             return (
-                "No driver has been seen: its cluster may be gone, or be another one than this command's. "
-                f"Start one: jobs resume {self.job_id}"
+                "No driver has been seen: its cluster may be gone, or this command may ask another one. "
+                f"Start a driver: jobs resume {self.job_id}"
             )
         return self.interruption.hint if self.interruption else ""
 
     @property
     def terminal_manifest(self) -> Manifest | None:
-        """The manifest of a succeeded job; None in every other state."""
+        """The manifest of a job that has a result for every row; None in every other state."""
         return self.terminal.manifest if isinstance(self.terminal, Succeeded) else None
+
+    @property
+    def quality(self) -> Quality | None:
+        """How the rows that are committed were answered; None if nothing is known about it."""
+        return quality_of(self.spec, self.terminal, self.progress)
 
     @property
     def ended(self) -> bool:
@@ -69,7 +109,7 @@ class JobStatus:
 
     @property
     def error_rate(self) -> float:
-        """Share of error rows of a succeeded job; 0 before."""
+        """Share of error rows of a job that has a result for every row; 0 before."""
         if not isinstance(self.terminal, Succeeded) or not self.terminal.manifest.num_rows:
             return 0.0
         return self.terminal.manifest.num_error_rows / self.terminal.manifest.num_rows

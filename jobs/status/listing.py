@@ -16,6 +16,7 @@ from jobs.status.standing import look
 from jobs.status.summary import summarise
 from jobs.threads import threads
 from schemas.codes import State
+from schemas.records import CrossedGate
 
 if TYPE_CHECKING:
     from jobs.cluster.submission import Submission, Submitter
@@ -39,10 +40,14 @@ class Entry:
     uri: str
     reason: str | None = None
     hint: str | None = None
+    rows_computing: int = 0
+    duration_s: float | None = None
+    crossed_gates: tuple[CrossedGate, ...] = ()
+    schedule: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form. Keys are stable."""
-        return asdict(self)
+        return asdict(self) | {"crossed_gates": [gate.model_dump(mode="json") for gate in self.crossed_gates]}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,6 +121,10 @@ def _entry(ledger: Ledger, created_at: datetime, submitter: Submitter | None) ->
         uri=ledger.uri,
         reason=summary.reason,
         hint=summary.hint,
+        rows_computing=summary.rows_computing,
+        duration_s=summary.duration_s,
+        crossed_gates=summary.crossed_gates,
+        schedule=summary.schedule,
     )
 
 

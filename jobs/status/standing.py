@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from jobs.errors import Damaged
 from jobs.ledger import Ledger
 from jobs.salvage import Salvage
 from jobs.status.interruptions import why
-from jobs.status.job_status import JobStatus
+from jobs.status.job_status import JobStatus, derive_state
 from jobs.status.liveness import Pulse, is_alive
-from jobs.status.states import derive_state
 from schemas import keys
 from schemas.codes import State
 from schemas.records import Plan, Succeeded
+from schemas.schedules import run_key, run_of_job
 
 if TYPE_CHECKING:
     from jobs.cluster.submission import Submission
@@ -69,12 +70,13 @@ def look(
         interruption = why(said, submissions, progress, info, job_id=ledger.job_id)
     # A driver at work counts salvaged rows itself.
     salvaged = {} if alive or isinstance(terminal, Succeeded) else Salvage(ledger).counts(())
+    created_at = ledger.created_at()
     return JobStatus(
         job_id=ledger.job_id,
         uri=ledger.uri,
         state=state,
         spec=spec,
-        created_at=ledger.created_at(),
+        created_at=created_at,
         terminal=terminal,
         plan=plan,
         progress=progress,
@@ -83,5 +85,21 @@ def look(
         dashboard_url=dashboard_url,
         interruption=interruption,
         damage=damage,
+        duration_s=_duration_s(ledger, created_at, ended=terminal is not None),
+        schedule=_schedule(ledger),
         salvaged={shard: record.num_rows for shard, record in salvaged.items()},
     )
+
+
+def _duration_s(ledger: Ledger, created_at: datetime | None, *, ended: bool) -> float | None:
+    """Measure from the submission to the end, or to the driver's last report, by the store's clock alone."""
+    last = ledger.store.head(ledger.key(keys.TERMINAL if ended else keys.PROGRESS))
+    return None if last is None or created_at is None else max(0.0, (last.modified_at - created_at).total_seconds())
+
+
+def _schedule(ledger: Ledger) -> str | None:
+    """Find the schedule that has submitted the job: its id names one, and that has such a run."""
+    run = run_of_job(ledger.job_id)
+    if run is None or ledger.store.head(run_key(*run, "run")) is None:
+        return None
+    return run[0]

@@ -11,7 +11,7 @@ from jobs.errors import Exit
 from jobs.status.job_status import JobStatus
 from schemas import keys
 from schemas.codes import State
-from schemas.records import Cancelled, CrossedGate, Failed, Interruption, Progress, ReplicaProgress, Succeeded
+from schemas.records import Cancelled, CrossedGate, Failed, Interruption, Progress, Quality, ReplicaProgress, Succeeded
 
 _AT_WORK = frozenset({State.PLANNING, State.RUNNING})
 
@@ -33,7 +33,10 @@ class Summary:
         eta_low_s: lower bound of the ETA if the job goes on at its pace so far; `eta_high_s`: the upper bound, None if
             there is none.
         planned_s: seconds predicted from earlier jobs for the last driver's run; None if no earlier job was similar.
-        reason: why the job failed, was cancelled or is interrupted; None in every other state.
+        quality: how the committed rows were answered, with warnings; None if unknown.
+        duration_s: seconds from the submission to the end, or to the driver's last report; None before there is one.
+        schedule: name of the schedule that has submitted the job; None if none has.
+        reason: why the job failed, did not pass its gates, was cancelled or is interrupted; None in every other state.
         hint: what to do about an interruption.
         damage: which of the job's documents is damaged, and what to do about it.
         took_s: seconds that the run took until every row was committed.
@@ -86,10 +89,13 @@ class Summary:
     cost: float | None = None
     error_rate: float = 0.0
     max_error_rate: float = 1.0
+    quality: Quality | None = None
     crossed_gates: tuple[CrossedGate, ...] = ()
     failure_code: str | None = None
     failure_reason: str | None = None
     cancelled_by: str | None = None
+    duration_s: float | None = None
+    schedule: str | None = None
     reason: str | None = None
     hint: str | None = None
     damage: str | None = None
@@ -101,6 +107,11 @@ class Summary:
     def at_work(self) -> bool:
         """Whether a driver works on the job now."""
         return self.state in _AT_WORK
+
+    @property
+    def rows_computing(self) -> int:
+        """Rows inside engines: taken by a replica and not finished."""
+        return sum(replica.rows_in_flight for replica in self.replicas)
 
     @property
     def plan_error(self) -> float | None:
@@ -115,17 +126,17 @@ class Summary:
     @property
     def exit_code(self) -> Exit:
         """Exit code of a command that has waited for this job."""
-        if self.state is not State.SUCCEEDED:
-            return Exit.JOB_FAILED
-        return Exit.GATE_CROSSED if self.crossed_gates else Exit.OK
+        return {State.SUCCEEDED: Exit.OK, State.GATE_FAILED: Exit.GATE_CROSSED}.get(self.state, Exit.JOB_FAILED)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form. Keys are stable."""
         documents = {
             "replicas": [replica.model_dump(mode="json") for replica in self.replicas],
             "crossed_gates": [gate.model_dump(mode="json") for gate in self.crossed_gates],
+            "quality": self.quality and self.quality.model_dump(mode="json"),
         }
-        computed = {"replica_counts": self.replica_counts, "plan_error": self.plan_error}
+        computed = {"rows_computing": self.rows_computing, "replica_counts": self.replica_counts}
+        computed |= {"plan_error": self.plan_error}
         return asdict(self) | computed | documents
 
 
@@ -163,6 +174,9 @@ def summarise(
         results_uri=f"{status.uri}/{keys.RESULTS}",
         dashboard_url=status.dashboard_url,
         max_error_rate=status.spec.max_error_rate,
+        quality=status.quality,
+        duration_s=status.duration_s,
+        schedule=status.schedule,
         reason=status.reason or None,
         hint=status.hint or None,
         damage=status.damage or None,

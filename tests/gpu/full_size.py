@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+ENDED = ("SUCCEEDED", "GATE_FAILED", "FAILED")
 CONFIG: dict[str, Any] = {
     "architectures": ["InternLM2ForCausalLM"],
     "model_type": "internlm2",
@@ -76,7 +77,7 @@ def with_a_kill(model: Path, dataset: Path) -> dict[str, Any]:
     began = time.monotonic()
     jobs("submit", str(dataset), "--model", str(model), "--id", "killed", "--max-tokens", "64", *ENGINE, "-q")
     seen: dict[str, Any] = {}
-    while (status := json.loads(jobs("status", "killed", "--json")))["state"] not in ("SUCCEEDED", "FAILED"):
+    while (status := json.loads(jobs("status", "killed", "--json")))["state"] not in ENDED:
         progress = read("killed/_job/progress.json")
         ready = [r for r in progress.get("replicas", ()) if r["state"] == "ready"]
         if ready and "ready_s" not in seen:
@@ -104,7 +105,7 @@ def steady(model: Path, work: Path) -> dict[str, Any]:
         *(*ENGINE, "--set", "shards.target_count=16", "-q"),
     )
     ready = None
-    while json.loads(jobs("status", "steady", "--json"))["state"] not in ("SUCCEEDED", "FAILED"):
+    while json.loads(jobs("status", "steady", "--json"))["state"] not in ENDED:
         replicas = read("steady/_job/progress.json").get("replicas", ())
         if ready is None and any(r["state"] == "ready" for r in replicas):
             ready = elapsed(began)

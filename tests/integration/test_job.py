@@ -185,7 +185,7 @@ def test_a_job_that_crosses_a_gate_keeps_its_results_and_says_which_with_numbers
         *("--max-tokens", "4", "--max-length-finish-rate", "0.1", "--max-empty-rate", "0"),
         code=3,
     )
-    said = "20 of 20 answers were cut by their length (100 %; max_length_finish_rate allows at most 10 %)"
+    said = "20 of 20 answers were cut at their token limit (100 %; max_length_finish_rate allows at most 10 %)"
     assert said in ended.stderr
     table = check_invariants(user.ledger("gate"), 20)
     assert set(table["finish_reason"].to_pylist()) == {"length"}

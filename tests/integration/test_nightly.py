@@ -152,8 +152,8 @@ def test_a_night_that_crosses_a_gate_is_not_published_and_can_be_run_again(user:
     create = ("schedule", "create", "gated", str(tmp_path / "rows.parquet"), "--engine", "fake", "--cron", "0 2 * * *")
     user.run(*create, "--max-tokens", "4", "--max-length-finish-rate", "0.5")
     crossed = user.json("schedule", "run", "gated", "--wait", code=3)
-    assert (crossed["outcome"], crossed["job_id"]) == ("gate", f"gated-{crossed['logical_date']}")
-    assert "3 of 3 answers were cut by their length (100 %" in crossed["reason"]
+    assert (crossed["outcome"], crossed["job_id"]) == ("GATE_FAILED", f"gated-{crossed['logical_date']}")
+    assert "3 of 3 answers were cut at their token limit (100 %" in crossed["reason"]
     assert user.run("schedule", "latest", "gated", code=1).stdout == ""
     assert user.run("results", crossed["job_id"]).stdout.count("\n") == 3
 

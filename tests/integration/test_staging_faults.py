@@ -171,7 +171,7 @@ def test_jobs_of_next_to_nothing(user: User, tmp_path: Path, prompts: list[str])
         check_invariants(user.ledger(job_id), rows)
         for command in (
             ("status", job_id),
-            ("report", job_id, "-o", str(tmp_path / "report.html")),
+            ("report", job_id, str(tmp_path / "report.html")),
             ("results", job_id),
         ):
             user.run(*command)

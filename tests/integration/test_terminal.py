@@ -37,7 +37,7 @@ def test_watching_shows_the_job_live_and_ctrl_c_lets_it_go_on(user: User, termin
 
     terminal.type(f"clear; {jobs} watch {job_id}; echo code=$?", "Enter")
     terminal.until("1 loading model, ", " s")
-    running = terminal.until("RUNNING", "of 301", "1 up", "EMPTY_PROMPT", "/s out", "ETA", "left", timeout_s=150)
+    running = terminal.until("RUNNING", "of 301", "1 ready", "EMPTY_PROMPT", "/s out", "ETA", "left", timeout_s=150)
     assert running.count(job_id) <= 3, f"frames replace each other:\n{running}"
 
     terminal.type("C-c")
@@ -68,7 +68,7 @@ def test_off_a_terminal_there_are_plain_lines(user: User, tmp_path: Path) -> Non
     assert "succeeded: 40 rows, all ok." in done.stderr
 
     # What its driver kept of the past is in the report.
-    page = user.run("report", job_id, "-o", "-").stdout
+    page = user.run("report", job_id, "-").stdout
     assert 'aria-label="What each replica did"' in page
     assert re.search(r'<rect class="busy"', page)
     assert "engine: max_num_seqs" in page

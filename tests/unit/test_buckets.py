@@ -61,7 +61,7 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("resume", "x", "--root", "s3://bad/jobs"),
         ("results", "x", "--root", "s3://bad/jobs"),
         ("results", "x", BAD),
-        ("report", "x", "--out", "s3://bad/x.html"),
+        ("report", "x", "s3://bad/x.html"),
         ("compare", "x", "y", "--out", BAD),
         ("doctor", "--root", "s3://bad/jobs"),
         ("serve", "--root", "s3://bad/jobs", "--port", "0"),

@@ -19,6 +19,7 @@ from jobs.ledger import Ledger, Missing
 from jobs.models.pinning import pin_model
 from jobs.results.gates import judged
 from jobs.salvage import Salvage
+from jobs.status.job_status import ended_state
 from schemas import keys
 from schemas.codes import InterruptionCode, JobError
 from schemas.logs import LogLine
@@ -249,7 +250,7 @@ class Driver:
         while True:
             await self._reporter.tick()
             if (record := await asyncio.to_thread(self._ledger.terminal)) is not None:
-                log.info("the job has a terminal record: %s", record.state)
+                log.info("the job has ended: %s", ended_state(record))
                 return record
             await asyncio.sleep(TICK_S)
 

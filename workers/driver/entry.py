@@ -16,6 +16,7 @@ from jobs.errors import Exit, JobsError
 from jobs.failpoints import failpoint
 from jobs.ledger import Ledger
 from jobs.results.gates import describe
+from jobs.status.job_status import ended_state
 from jobs.store import open_store
 from schemas.codes import InterruptionCode
 from schemas.environment import SUBMISSION_ID
@@ -106,7 +107,7 @@ def _run(
     if isinstance(record, Failed):
         log.error("job %s has ended: %s: %s: %s", job_id, record.state, record.code, record.reason)
         return Exit.JOB_FAILED
-    log.info("job %s has ended: %s", job_id, record.state)
+    log.info("job %s has ended: %s", job_id, ended_state(record))
     if isinstance(record, Succeeded) and record.manifest.crossed_gates:
         log.warning("%s", describe(record.manifest.crossed_gates))
         return Exit.GATE_CROSSED

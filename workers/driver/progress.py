@@ -16,9 +16,10 @@ from jobs.planning.estimate import predict_times
 from jobs.planning.throughput import LEAST_ENGINE_S, find, remember
 from jobs.salvage import Salvage
 from jobs.status.liveness import this_process
+from jobs.status.quality import add_shard
 from schemas.commits import ShardStats
 from schemas.history import Sample
-from schemas.records import Plan, Progress, ShardCommit
+from schemas.records import Plan, Progress, Quality, ShardCommit
 from schemas.throughput import Observation
 from workers.driver.history import Recorder
 from workers.driver.rates import Rates, Tail
@@ -50,6 +51,7 @@ class Reporter:
         self._rows_staged = self._rows = self._errors = self._shards = 0
         self._input_tokens = self._generated_tokens = 0
         self._error_codes: Counter[str] = Counter()
+        self._quality = Quality()
         self._rows_staged_before = 0
         self._salvaged: dict[int, tuple[int, int]] = {}
         self._gpu_s_before: float | None = None
@@ -77,6 +79,7 @@ class Reporter:
         self._salvaged = {each.index: (each.num_rows, each.num_error_rows) for each in salvaged}
         if earlier is not None:
             self._error_codes = Counter(earlier.error_codes)
+            self._quality = earlier.quality or Quality()
             self._errors = min(self._rows, self._error_codes.total())
             self._rows_staged_before = min(earlier.rows_staged, plan.num_rows)
             self._input_tokens, self._generated_tokens = earlier.input_tokens, earlier.generated_tokens
@@ -90,7 +93,7 @@ class Reporter:
     def recount(self) -> None:
         """Reset the counts: the caller reports all commits next."""
         self._rows = self._errors = self._shards = self._input_tokens = self._generated_tokens = 0
-        self._error_codes, self._salvaged = Counter(), {}
+        self._error_codes, self._quality, self._salvaged = Counter(), Quality(), {}
 
     def plan(self, plan: Plan) -> None:
         """Set the plan. Commits and salvaged rows are reported next; until then the last driver's counts stand."""
@@ -110,6 +113,7 @@ class Reporter:
         self._rows += shard.num_rows
         self._errors += shard.num_error_rows
         self._error_codes.update(shard.error_codes)
+        self._quality = add_shard(self._quality, shard)
         self._input_tokens += shard.num_input_tokens
         self._generated_tokens += shard.num_generated_tokens
 
@@ -262,6 +266,7 @@ class Reporter:
             rows_salvaged=rows_kept - self._rows,
             rows_uncommitted=rows_live - rows_kept,
             error_codes=dict(self._error_codes),
+            quality=self._quality,
             shards_total=len(self._plan.shards) if self._plan else None,
             shards_committed=self._shards,
             input_tokens=self._input_tokens,

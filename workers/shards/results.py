@@ -23,6 +23,7 @@ from jobs.values.cells import RowFailure
 from schemas.codes import RowError
 from schemas.commits import ShardStats
 from schemas.records import Plan
+from schemas.sampling import Sampling
 from schemas.spec import JobSpec
 from schemas.tables import KEPT, kept_fields, result_schema
 from workers.engines.base import Output
@@ -130,7 +131,7 @@ def _encoded(
     """Encode a shard's rows and compute their statistics; `rows` has the columns of each staged row."""
     table = _table(spec, plan, staged, lambda field: pa.array([row.get(field.name) for row in rows], field.type))
     data = write_parquet(table)
-    return data, shard_stats(spec, data, rows)
+    return data, shard_stats(spec, data, rows, staged)
 
 
 def result_table(
@@ -170,12 +171,13 @@ def _table(spec: JobSpec, plan: Plan, staged: pa.Table, column: Callable[[pa.Fie
     )
 
 
-def shard_stats(spec: JobSpec, data: bytes, rows: Sequence[Mapping[str, Any]]) -> ShardStats:
+def shard_stats(spec: JobSpec, data: bytes, rows: Sequence[Mapping[str, Any]], staged: pa.Table) -> ShardStats:
     """Compute the statistics of a shard for its commit.
 
     Args:
         data: the result object's bytes.
         rows: its rows as in the result columns.
+        staged: the same rows as they were staged.
     """
     return ShardStats.of(
         data,
@@ -183,12 +185,16 @@ def shard_stats(spec: JobSpec, data: bytes, rows: Sequence[Mapping[str, Any]]) -
         error_codes=Counter(row["error_code"] for row in rows if row["status"] == "error"),
         input_tokens=sum(row["num_input_tokens"] for row in rows),
         generated_tokens=sum(row.get("num_generated_tokens", 0) for row in rows),
-        **({} if spec.task == "score" else _quality(spec, rows)),
+        **({} if spec.task == "score" else _quality(spec, rows, samplings(staged, spec.sampling))),
     )
 
 
-def _quality(spec: JobSpec, rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """Count what the job's quality gates look at, among the answered rows."""
+def _quality(spec: JobSpec, rows: Sequence[Mapping[str, Any]], asked: Sequence[Sampling]) -> dict[str, int]:
+    """Count what the job's quality gates and its status look at, among the answered rows.
+
+    Args:
+        asked: sampling values of each row.
+    """
     answers = [row for row in rows if row["status"] == "ok"]
     counts = {
         "cut": sum(row["finish_reason"] == "length" for row in answers),
@@ -198,7 +204,12 @@ def _quality(spec: JobSpec, rows: Sequence[Mapping[str, Any]]) -> dict[str, int]
         counts["valid_json"] = sum(
             json_text(row["generated_text"], row["finish_reason"]) is not None for row in answers
         )
-    return counts
+    valid = [
+        row["status"] == "ok" and json_text(row["generated_text"], row["finish_reason"]) is not None
+        for row, sampling in zip(rows, asked, strict=True)
+        if sampling.wants_json and (row["status"] == "ok" or row["error_code"] == RowError.INVALID_FORM)
+    ]
+    return counts | {"json": len(valid), "not_json": valid.count(False)}
 
 
 def write_parquet(table: pa.Table, order: npt.NDArray[np.int64] | None = None) -> bytes:

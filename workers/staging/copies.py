@@ -41,7 +41,7 @@ def encode_copies(ledger: Ledger, spec: JobSpec, plan: Plan, shard: int, staged:
         return found[field.name].cast(field.type) if known else pa.nulls(len(found), field.type)
 
     data = write_parquet(result_table(spec, plan, shard, rows, column))
-    return data, shard_stats(spec, data, found.to_pylist())
+    return data, shard_stats(spec, data, found.to_pylist(), rows)
 
 
 def _results(

@@ -50,9 +50,9 @@ def test_where_nothing_was_observed_no_time_and_no_cost_are_told(
     told = capsys.readouterr()
     lines = {line.split("  ")[0]: line for line in told.out.splitlines()}
     assert "1 CONTEXT_LENGTH_EXCEEDED" in lines["error rows"]
-    assert "at most 10,000: every row generates as much as it may" in lines["output tokens"]
-    assert "not observed yet" in lines["throughput"]
-    assert lines["ETA"].endswith("not known")
+    assert "up to 10,000 (if all rows reach max_tokens)" in lines["output tokens"]
+    assert lines["throughput"].endswith("unknown")
+    assert lines["time"].endswith("unknown")
     assert "cost" not in lines
     assert "--tokens-per-s" in told.err
 
@@ -66,11 +66,11 @@ def test_earlier_jobs_are_what_time_and_cost_follow_from(
     told = capsys.readouterr()
     lines = {line.split("  ")[0]: line for line in told.out.splitlines()}
     assert (
-        "10 tokens/s per replica, after 30 s to start (as in job-H100 on H100; their rows were of another length"
+        "10 tokens/s per replica, 30 s to start (as in job-H100 on H100; their rows were of another length"
         in lines["throughput"]
     )
-    assert "about 5,000: 50% of the most, as in earlier jobs of this name" in lines["output tokens"]
-    assert "about" in lines["ETA"]
+    assert "about 5,000 (50 % of max_tokens, as in earlier jobs of this name" in lines["output tokens"]
+    assert "about" in lines["time"]
     assert "about" in lines["cost"]
     assert "10 on H200" in told.err
     assert main(["plan", dataset, *PLAN, "--replicas", "2", "--json"]) == 0
@@ -91,5 +91,5 @@ def test_a_model_over_several_gpus_is_told_with_what_was_measured(
     assert main(["plan", dataset, *PLAN, "--replicas", "3", "--tensor-parallel", "2", "--output", "table"]) == 0
     told = capsys.readouterr()
     lines = {line.split("  ")[0]: line for line in told.out.splitlines()}
-    assert lines["replicas"].endswith("3, each over 2 GPUs")
-    assert "leave --tensor-parallel out" in told.err
+    assert lines["replicas"].endswith("3, each on 2 GPUs")
+    assert "instead of --tensor-parallel" in told.err

@@ -68,7 +68,7 @@ def progress(driver: str, after_s: float) -> tuple[Progress, ObjectInfo]:
             "UNEXPECTED",
             "Its last error: ImportError: libcuda.so",
         ),
-        ({"status": "SUCCEEDED", "exit_code": 0}, "UNEXPECTED", "without having ended the job"),
+        ({"status": "SUCCEEDED", "exit_code": 0}, "UNEXPECTED", "exited before the job had ended"),
     ],
 )
 def test_the_clusters_record_of_an_end(submission: dict[str, Any], code: str, words: str) -> None:
@@ -99,6 +99,6 @@ def test_the_latest_drivers_end_counts() -> None:
     # A later driver has worked and is gone: the reason of the one before it is not its own.
     gone = why([first], [], *progress("d9", 5), job_id="j")
     assert (gone.driver, gone.code) == ("d9", "DRIVER_LOST")
-    assert "without a word" in gone.reason
+    assert "without a report" in gone.reason
     assert "jobs resume j" in gone.hint
     assert why([], [], *nothing, job_id="j").code == "DRIVER_LOST"

@@ -13,6 +13,7 @@ from jobs.client import JobStatus
 from jobs.errors import Exit
 from jobs.results.gates import judged
 from jobs.status.display import facts, next_steps, one_line, outcome, picture, signature
+from jobs.status.job_status import ended_state
 from jobs.status.summary import Summary, summarise
 from jobs.text import duration, printable
 from schemas.codes import State
@@ -96,36 +97,39 @@ def test_durations(seconds: float, text: str) -> None:
 
 def test_idle_engines_and_the_tail_are_told_when_there_is_something_to_tell() -> None:
     quiet = summary_of()
-    assert not {"engines", "tail"} & facts(quiet).keys()
+    assert not {"GPU idle", "slowest 5 %"} & facts(quiet).keys()
     told = facts(replace(quiet, engine_s=600.0, engine_idle_s=6.0, tail_s=12.2, shard_copies=3))
-    assert told["engines"] == "without a row for 6 s of 10 min (1.0%)"
-    assert told["tail"] == "the last 5% of the rows took 12 s · 3 open shards given to an idle replica, too"
+    assert told["GPU idle"] == "6.0 s of 10 min (1 %)"
+    assert told["slowest 5 %"] == "12 s · 3 shards copied to idle replicas"
+    assert facts(replace(quiet, engine_s=12.0, engine_idle_s=0.2))["GPU idle"] == "0.2 of 12 s (1.7 %)"
+    assert facts(replace(quiet, engine_s=4000.0, engine_idle_s=70.0))["GPU idle"] == "1 min 10 s of 1 h 6 min (1.8 %)"
 
 
 def test_what_was_predicted_and_how_far_off_it_was() -> None:
     running = replace(summary_of(), planned_s=120.0)
-    assert facts(running)["predicted"] == "2 min from start to end, by earlier jobs"
+    assert facts(running)["predicted"] == "2 min, from earlier jobs"
     ended = replace(running, took_s=132.0)
-    assert facts(ended)["predicted"] == "2 min from start to end, by earlier jobs; it took 2 min 12 s (+10%)"
+    assert facts(ended)["predicted"] == "2 min; took 2 min 12 s"
     assert ended.to_dict()["plan_error"] == pytest.approx(0.1)
     assert summary_of().to_dict()["plan_error"] is None
 
 
 def test_a_running_job() -> None:
     replicas = (
-        "2 up · 1 loading model, 38 s · 2 waiting, up to 1 min 35 s (for 1 GPU) · 1 lost, 2 s (killed�[31m by signal 9)"
+        "2 ready · 1 loading model, 38 s · 2 waiting, up to 1 min 35 s (for 1 GPU) · "
+        "1 lost, 2 s (killed�[31m by signal 9)"
     )
     assert facts(summary_of()) == {
-        "rows": "19 of 30 (63%): 17 ok, 2 failed, 11 left",
+        "rows": "19 of 30 (63 %): 17 ok, 2 failed, 11 left",
         "shards": "1 of 3 committed",
         "errors": "1 EMPTY_PROMPT, 1 ENGINE_ERROR",
-        "tokens": "120,000 in, 4,500 out · 1,204/s in, 310/s out · 38% of input from prefix cache",
+        "tokens": "120,000 in, 4,500 out · 1,204/s in, 310/s out · 38 % of the input from the prefix cache",
         "replicas": replicas,
         "ETA": "1 min 40 s (1 min 20 s to 2 min 20 s)",
         "cost": "1 h 30 min of GPU time",
     }
     assert one_line(summary_of()) == (
-        "RUNNING · 19 of 30 rows (63%) · 2 failed (1 EMPTY_PROMPT, 1 ENGINE_ERROR) · 1 of 3 shards · "
+        "RUNNING · 19 of 30 rows (63 %) · 2 failed (1 EMPTY_PROMPT, 1 ENGINE_ERROR) · 1 of 3 shards · "
         f"1,204 tokens/s in, 310 out · replicas: {replicas} · ETA 1 min 40 s (1 min 20 s to 2 min 20 s)"
     )
     assert next_steps(summary_of()) == ["jobs watch demo", "jobs logs -f demo", "jobs cancel demo"]
@@ -143,11 +147,11 @@ def test_the_live_picture() -> None:
     assert frame(summarise(status_of(progress=three), gpu_hour_price=2.5)) == [
         "RUNNING  demo  http://127.0.0.1:8265/#/jobs/demo",
         "          ━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━",
-        "rows      19 of 30 (63%): 17 ok, 2 failed, 11 left",
+        "rows      19 of 30 (63 %): 17 ok, 2 failed, 11 left",
         "errors    1 EMPTY_PROMPT, 1 ENGINE_ERROR",
         "shards    1 of 3 committed",
         "tokens    120,000 in, 4,500 out · 1,204/s in, 310/s out",
-        "replicas  2 up · 1 loading model, 38 s · 1 replaced so far",
+        "replicas  2 ready · 1 loading model, 38 s · 1 replaced so far",
         "ETA       1 min 40 s (1 min 20 s to 2 min 20 s)",
         "cost      3.75 for 1 h 30 min of GPU time",
     ]
@@ -161,10 +165,10 @@ def test_the_live_picture_while_there_is_nothing_yet() -> None:
     assert frame(summary_of(progress=young)) == [
         "RUNNING  demo  http://127.0.0.1:8265/#/jobs/demo",
         "",
-        "rows      0 of 30 (0%): 0 ok, 30 left",
+        "rows      0 of 30 (0 %): 0 ok, 30 left",
         "shards    0 of 3 committed",
         "replicas  1 loading model, 38 s",
-        "ETA       not known before rows are done",
+        "ETA       unknown until rows are done",
     ]
 
 
@@ -195,32 +199,33 @@ def test_before_there_is_a_plan() -> None:
 def test_words_of_an_earlier_driver_are_not_the_present() -> None:
     resumed = summary_of(driver="demo-a1b2c3")
     assert one_line(resumed) == (
-        "RUNNING · the driver is starting · 19 of 30 rows (63%) · 2 failed (1 EMPTY_PROMPT, 1 ENGINE_ERROR) · "
+        "RUNNING · the driver is starting · 19 of 30 rows (63 %) · 2 failed (1 EMPTY_PROMPT, 1 ENGINE_ERROR) · "
         "1 of 3 shards"
     )
 
 
 def test_all_rows_mean_100_percent_and_nothing_less() -> None:
     nearly = PROGRESS.evolve(rows_total=1000, rows_ok=999, rows_error=0)
-    assert "999 of 1,000 (99%)" in facts(summary_of(plan=None, progress=nearly))["rows"]
+    assert "999 of 1,000 (99 %)" in facts(summary_of(plan=None, progress=nearly))["rows"]
 
 
 @pytest.mark.parametrize(
     ("errors", "code", "words"),
     [
         (0, Exit.OK, "Job demo succeeded: 30 rows, all ok."),
-        (1, Exit.OK, "Job demo succeeded: 30 rows, 1 of them failed (3.33%)."),
+        (1, Exit.OK, "Job demo succeeded: 30 rows, 1 of them failed (3.3 %)."),
         (
             2,
             Exit.GATE_CROSSED,
-            "Job demo did not pass its gates: 2 of 30 rows are errors (6.667 %; max_error_rate allows at most 5 %). "
+            "Job demo did not pass its gate: 2 of 30 rows are errors (6.667 %; max_error_rate allows at most 5 %). "
             "All results are kept.",
         ),
     ],
 )
 def test_success_with_and_without_errors(errors: int, code: Exit, words: str) -> None:
-    manifest = judged(spec_of(), MANIFEST.evolve(num_error_rows=errors))
-    ended = summary_of(State.SUCCEEDED, terminal=Succeeded(manifest=manifest))
+    terminal = Succeeded(manifest=judged(spec_of(), MANIFEST.evolve(num_error_rows=errors)))
+    ended = summary_of(ended_state(terminal), terminal=terminal)
+    assert ended.state is (State.GATE_FAILED if code is Exit.GATE_CROSSED else State.SUCCEEDED)
     assert (ended.exit_code, outcome(ended)) == (code, words)
     assert (ended.rows_done, ended.rows_error, ended.replicas, ended.eta_s) == (30, errors, (), None)
     assert next_steps(ended) == ["jobs results demo"] + ["jobs results demo --failed"] * bool(errors)
@@ -232,7 +237,7 @@ def test_other_ends() -> None:
     cancelled = summary_of(State.CANCELLED, terminal=Cancelled(by="ada"))
     assert outcome(cancelled) == "Job demo was cancelled by ada, 1 of 3 shards committed."
     interrupted = summary_of(State.INTERRUPTED)
-    assert outcome(interrupted).startswith("Job demo was interrupted, 1 of 3 shards committed;")
+    assert outcome(interrupted).startswith("Job demo was interrupted, 1 of 3 shards committed. Rows done are kept")
     assert next_steps(interrupted)[0] == "jobs resume demo"
     assert {s.exit_code for s in (failed, cancelled, interrupted)} == {Exit.JOB_FAILED}
 
@@ -247,8 +252,13 @@ def test_rows_done_are_those_that_are_kept() -> None:
     progress = PROGRESS.evolve(rows_ok=11, rows_error=2, rows_salvaged=3, rows_uncommitted=6)
     running = summarise(status_of(progress=progress), committed={0})
     assert (running.rows_done, running.rows_uncommitted) == (13, 6)
-    assert facts(running)["rows"].endswith("17 left (6 of them finished, but not committed yet)")
-    assert "13 of 30 rows (43%) · 6 more in open shards" in one_line(running)
+    assert facts(running)["rows"].endswith("17 left")
+    assert facts(running)["in progress"] == "6 finished, not committed yet"
+    busy = progress.evolve(replicas=(PROGRESS.replicas[0].evolve(rows_in_flight=9),))
+    assert (
+        facts(summarise(status_of(progress=busy)))["in progress"] == "9 being computed, 6 finished, not committed yet"
+    )
+    assert "13 of 30 rows (43 %) · 6 finished, not committed" in one_line(running)
     assert signature(running) != signature(summarise(status_of(progress=progress.evolve(rows_uncommitted=7))))
     ahead = summarise(status_of(progress=progress), committed={0, 1})
     assert ahead.rows_done == 20, "the store knows of a commit before the driver says so"
@@ -295,13 +305,14 @@ def test_json_form_is_complete_and_stable() -> None:
         *(
             "error_rate",
             "max_error_rate",
+            "quality",
             "crossed_gates",
             "failure_code",
             "failure_reason",
             "cancelled_by",
-            *("reason", "hint", "damage"),
+            *("duration_s", "schedule", "reason", "hint", "damage"),
             "message",
             "updated_at",
         ),
-        *("replicas", "replica_counts", "plan_error"),
+        *("replicas", "rows_computing", "replica_counts", "plan_error"),
     ]

@@ -39,7 +39,7 @@ COUNTS = Manifest(
             "max_length_finish_rate",
             0.1,
             0.05,
-            "80 of 800 answers were cut by their length (10 %; max_length_finish_rate allows at most 5 %)",
+            "80 of 800 answers were cut at their token limit (10 %; max_length_finish_rate allows at most 5 %)",
         ),
         ("max_empty_rate", 0.01, 0.0, "8 of 800 answers are empty (1 %; max_empty_rate allows at most 0 %)"),
         (

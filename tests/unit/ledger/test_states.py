@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from jobs.status.states import derive_state
+from jobs.status.job_status import derive_state
 from schemas.codes import State
-from schemas.records import Cancelled, Failed, Manifest, Succeeded
+from schemas.records import Cancelled, CrossedGate, Failed, Manifest, Succeeded
 
 MANIFEST = Manifest(
     job_id="j",
@@ -17,6 +17,7 @@ MANIFEST = Manifest(
     num_input_tokens=0,
     num_generated_tokens=0,
 )
+GATE = CrossedGate(gate="max_empty_rate", limit=0.01, rate=0.5, num_rows=50, of_rows=100)
 
 
 @pytest.mark.parametrize("planned", [False, True])
@@ -26,6 +27,7 @@ MANIFEST = Manifest(
     ("terminal", "state"),
     [
         (Succeeded(manifest=MANIFEST), State.SUCCEEDED),
+        (Succeeded(manifest=MANIFEST.evolve(crossed_gates=(GATE,))), State.GATE_FAILED),
         (Failed(code="X", reason="y"), State.FAILED),
         (Cancelled(by="me"), State.CANCELLED),
     ],

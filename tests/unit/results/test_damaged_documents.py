@@ -64,7 +64,7 @@ def test_what_cannot_be_made_again_is_named(root: Path, capsys: pytest.CaptureFi
     succeed(ledger)
     damaged(ledger, key, how)
     for command in ("status", "report", "results", "resume", "cancel", "wait"):
-        code, _, err = said(capsys, command, "demo", *(["--out", "-"] if command == "report" else []))
+        code, _, err = said(capsys, command, "demo", *(["-"] if command == "report" else []))
         if (command, key) == ("results", keys.SPEC):
             assert code == 0, "rows need no spec to be read"
             continue
@@ -85,12 +85,12 @@ def test_a_job_that_has_succeeded_needs_no_plan(root: Path, capsys: pytest.Captu
     damaged(ledger, keys.PLAN, how)
     code, out, _ = said(capsys, "status", "demo")
     assert code == 0
-    assert "SUCCEEDED" in out
+    assert "GATE_FAILED" in out
     assert "60 of 60" in out
     assert f"{keys.PLAN} is damaged" in out
-    assert said(capsys, "report", "demo", "--out", "-")[0] == 0
+    assert said(capsys, "report", "demo", "-")[0] == 0
     assert said(capsys, "results", "demo", "-q")[0] == 0
-    assert json.loads(said(capsys, "list", "--json")[1])[0]["state"] == "SUCCEEDED"
+    assert json.loads(said(capsys, "list", "--json")[1])[0]["state"] == "GATE_FAILED"
 
 
 @pytest.mark.parametrize("how", DAMAGE)
@@ -119,7 +119,7 @@ def test_what_is_advisory_may_be_damaged(root: Path, capsys: pytest.CaptureFixtu
     told = json.loads(said(capsys, "status", "demo", "--json")[1])
     assert (told["state"], told["rows_done"]) == ("INTERRUPTED", 20)
     assert list(ledger.attempts()) == []
-    assert said(capsys, "report", "demo", "--out", "-")[0] == 0
+    assert said(capsys, "report", "demo", "-")[0] == 0
 
 
 def test_a_newer_version_is_no_damage(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ from jobs.cli import main
 from jobs.ledger import Ledger
 from jobs.store import open_store
 from schemas.records import Cancelled, Failed, Progress
+from schemas.schedules import run_key
 from tests.unit.results.ledgers import is_error, make_job, result_rows, spec_of, succeed
 
 SHARDS = [list(range(i, 60, 3)) for i in range(3)]
@@ -158,7 +160,7 @@ def test_status_tells_why_and_exits_0(root: Path, capsys: pytest.CaptureFixture[
 def test_status_of_a_job_with_too_many_errors(done: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status", done]) == 0
     assert main(["status", done, "--exit-status"]) == 3
-    assert "60 of 60 (100%): 51 ok, 9 failed" in capsys.readouterr().out
+    assert "60 of 60 (100 %): 51 ok, 9 failed" in capsys.readouterr().out
 
 
 @pytest.fixture
@@ -185,7 +187,7 @@ def some_jobs(root: Path, request: pytest.FixtureRequest) -> Callable[[], list[d
 def test_list_is_newest_first(some_jobs: Callable[..., list[dict[str, object]]]) -> None:
     assert [(job["job_id"], job["state"]) for job in some_jobs()] == [
         ("d-running", "RUNNING"),
-        ("a-done", "SUCCEEDED"),
+        ("a-done", "GATE_FAILED"),
         ("e-stopped", "INTERRUPTED"),
         ("b-waiting", "QUEUED"),
         ("c-cancelled", "CANCELLED"),
@@ -199,18 +201,53 @@ def test_list_is_newest_first(some_jobs: Callable[..., list[dict[str, object]]])
     ]
     assert list(running) == [
         *("job_id", "state", "rows_total", "rows_done", "rows_error", "created_at", "name", "dataset", "uri"),
-        *("reason", "hint"),
+        *("reason", "hint", "rows_computing", "duration_s", "crossed_gates", "schedule"),
     ]
+
+
+def test_list_and_status_agree(
+    some_jobs: Callable[..., list[dict[str, object]]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for listed in some_jobs():
+        assert main(["status", str(listed["job_id"]), "--json"]) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert {key: told[key] for key in listed} == listed
 
 
 def test_list_as_a_table(some_jobs: Callable[..., list[dict[str, object]]], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "--limit", "2"]) == 0
     captured = capsys.readouterr()
-    assert [line.split()[:5] for line in captured.out.splitlines()[1:]] == [
-        ["d-running", "RUNNING", "12", "of", "60"],
-        ["a-done", "SUCCEEDED", "60", captured.out.splitlines()[2].split()[3], "demo"],
+    lines = [re.split("  +", line) for line in captured.out.splitlines()]
+    created = [job["created_at"][:16].replace("T", " ") for job in some_jobs("--limit", "2")]  # type: ignore[index]
+    assert lines == [
+        ["ID", "STATE", "ROWS", "ERRORS", "DURATION", "GATE", "CREATED (UTC)", "NAME"],
+        ["d-running", "RUNNING", "12 of 60", "0", "0 s", "-", created[0], "demo"],
+        ["a-done", "GATE_FAILED", "60", "9", "1 min", "errors 15 %", created[1], "demo"],
     ]
     assert "There are more" in captured.err
+
+
+def test_list_fits_80_columns_and_never_cuts_an_id(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = open_store(str(root))
+    night = "nightly-customer-reviews-2026-03-01"
+    succeed(make_job(store, SHARDS, job_id=night))
+    store.put_new(run_key("nightly-customer-reviews", "2026-03-01", 1, "run"), b"{}", writer="test")
+    make_job(store, SHARDS, job_id="by-hand-2026-03-01")
+    lines = {}
+    for width in ("80", "200"):
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setenv("COLUMNS", width)
+            assert main(["list"]) == 0
+        lines[width] = capsys.readouterr().out.splitlines()
+        assert any(line.startswith(f"{night}  GATE_FAILED  60") for line in lines[width])
+    assert max(map(len, lines["80"])) <= 80
+    assert "SCHEDULE" in lines["200"][0]
+    assert sum("nightly-customer-reviews  20" in line for line in lines["200"]) == 1
+    assert main(["list", "--json"]) == 0
+    listed = {job["job_id"]: job["schedule"] for job in json.loads(capsys.readouterr().out)}
+    assert listed == {night: "nightly-customer-reviews", "by-hand-2026-03-01": None}
+    assert main(["status", night]) == 0
+    assert re.search("^schedule +nightly-customer-reviews$", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_a_job_of_another_version_does_not_hide_the_others(
@@ -236,7 +273,7 @@ def test_watching_an_ended_job(done: str, capsys: pytest.CaptureFixture[str]) ->
     assert main(["watch", done]) == 3
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.startswith("Job demo did not pass its gates: 9 of 60 rows are errors (15 %; max_error")
+    assert captured.err.startswith("Job demo did not pass its gate: 9 of 60 rows are errors (15 %; max_error")
 
 
 def test_watching_an_interrupted_job(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -255,8 +292,8 @@ def test_watching_times_out(root: Path, capsys: pytest.CaptureFixture[str], monk
     ledger.write_progress(progress_of(datetime.now(UTC), rows_ok=12, shards_total=3))
     assert main(["watch", "demo", "--timeout", "2"]) == 124
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "RUNNING · 12 of 60 rows (20%) · 0 of 3 shards"
-    assert lines[1] == "Job demo has not ended after 2 s; it goes on.", "nothing has changed, so no second line"
+    assert lines[0] == "RUNNING · 12 of 60 rows (20 %) · 0 of 3 shards"
+    assert lines[1] == "Job demo has not ended after 2 s. It goes on.", "nothing has changed, so no second line"
     assert main(["watch", "demo", "--timeout", "0", "-q"]) == 124
     assert capsys.readouterr().err == ""
 
@@ -283,10 +320,34 @@ def test_lines_come_slowly(root: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert [line.startswith("RUNNING") for line in lines[:2]] == [True, False]
 
 
+def test_a_crossed_gate_is_one_state_everywhere(done: str, capsys: pytest.CaptureFixture[str]) -> None:
+    gate = "9 of 60 rows are errors (15 %; max_error_rate allows at most 5 %)"
+
+    def said(*command: str, code: int = 0) -> tuple[str, str]:
+        assert main(list(command)) == code
+        return tuple(capsys.readouterr())  # type: ignore[return-value]
+
+    told = json.loads(said("status", done, "--json")[0])
+    assert (told["state"], told["reason"], told["crossed_gates"][0]["gate"]) == ("GATE_FAILED", gate, "max_error_rate")
+    assert said("status", done, "-q", "--exit-status", code=3)[0] == "GATE_FAILED\n"
+    assert gate in said("status", done)[0]
+    assert json.loads(said("watch", done, "--json", code=3)[0])["state"] == "GATE_FAILED"
+    assert [job["reason"] for job in json.loads(said("list", "--state", "GATE_FAILED", "--json")[0])] == [gate]
+    assert json.loads(said("list", "--state", "SUCCEEDED", "--json")[0]) == []
+    assert json.loads(said("cancel", done, "--json")[0])["state"] == "GATE_FAILED"
+    warning = f"Warning: Job {done} is GATE_FAILED: {gate}.\n"
+    for command in (("results", done, "--head", "1"), ("results", done, "-q"), ("sql", done, "select 1")):
+        assert said(*command)[1].startswith(warning)
+    assert '<span class="state GATE_FAILED">GATE_FAILED</span>' in said("report", done, "-")[0]
+
+
 def test_results_go_to_s3_whole(done: str, s3_bucket: str, capsys: pytest.CaptureFixture[str]) -> None:
     target = f"s3://{s3_bucket}/exports/out.jsonl"
     assert main(["results", done, target, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"file": target, "rows": 60, "format": "jsonl", "complete": True}
+    out, err = capsys.readouterr()
+    written = {"file": target, "rows": 60, "format": "jsonl", "complete": True, "state": "GATE_FAILED"}
+    assert json.loads(out) == written
+    assert err.startswith("Warning: Job demo is GATE_FAILED: 9 of 60 rows are errors (15 %; max_error_rate allows")
     data = open_store(f"s3://{s3_bucket}/exports").get("out.jsonl")
     assert data is not None
     assert [json.loads(line)["row_id"] for line in data.splitlines()] == list(range(60))

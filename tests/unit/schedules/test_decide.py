@@ -14,7 +14,7 @@ from jobs.schedules.decide import JobView, MarkLate, NoteInterruption, Open, Res
 from jobs.schedules.scheduler import Scheduler
 from schemas.codes import State
 from schemas.schedules import Late, Pointer, Retry, Run, latest_key
-from tests.unit.schedules.world import Plan, World, at, schedule_of
+from tests.unit.schedules.world import GATE, QUALITY, Plan, World, at, schedule_of
 
 SINCE = at("2026-03-01T12:00")
 DUE = at("2026-03-10T01:30")
@@ -186,6 +186,21 @@ def test_another_round_goes_on_with_an_interrupted_job_and_has_a_new_one_after_a
     # Without any retries: a person asked for it.
     assert (world.jobs["nightly-2026-03-02"].drivers, world.jobs["nightly-2026-03-02"].state) == (2, State.SUCCEEDED)
     assert world.outcomes() == {"2026-03-02": "succeeded", "2026-03-03": "succeeded"}
+
+
+def test_events_tell_how_the_rows_were_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    plans = {"2026-03-02": Plan(gates=(GATE,)), "2026-03-03": Plan(), "2026-03-04": Plan(end=State.FAILED)}
+    world = World(monkeypatch, SINCE, plans)
+    world.book.create(schedule_of(SINCE))
+    scheduler = world.scheduler()
+    while world.now < at("2026-03-04T12:00"):
+        scheduler.tick()
+        world.now += timedelta(minutes=10)
+    assert [(event.type, event.quality) for event in world.delivered] == [
+        ("gate", QUALITY),
+        ("succeeded", QUALITY),
+        ("failed", None),
+    ]
 
 
 def test_a_suspended_week_is_not_made_up_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,11 +19,12 @@ from jobs.schedules.notify import DeliveryFailed, Hook
 from jobs.schedules.scheduler import Scheduler
 from jobs.store import open_store
 from schemas.codes import State
-from schemas.records import CrossedGate
+from schemas.records import CrossedGate, Quality
 from schemas.schedules import Event, Pointer, Schedule, latest_key
 from schemas.spec import EngineSpec, InputSpec, JobSpec, ModelSpec
 from tests.simulation.bucket import Bucket
 
+QUALITY = Quality(finish_reasons={"stop": 60, "length": 39, "error": 1}, warnings=("39 of 99 answers were cut.",))
 GATE = CrossedGate(gate="max_empty_rate", limit=0.01, rate=0.5, num_rows=50, of_rows=100)
 
 
@@ -196,11 +197,12 @@ class _Runner:
         if job.state is not None:
             good = job.state is State.SUCCEEDED
             return JobView(
-                state=job.state,
+                state=State.GATE_FAILED if good and job.plan.gates else job.state,
                 reason=job.cancelled_by or ("" if good else "ENGINE_DIED: no"),
                 num_rows=100 if good else None,
                 num_error_rows=1 if good else None,
                 crossed_gates=job.plan.gates if good else (),
+                quality=QUALITY if good else None,
             )
         alive = job.driver_since is not None
         return JobView(state=State.RUNNING if alive else State.INTERRUPTED, driver_alive=alive)

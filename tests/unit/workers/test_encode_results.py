@@ -18,6 +18,7 @@ from jobs.planning.shards import row_ids_digest, split
 from jobs.rows.prepare import FACTS_FIELDS, RowPreparer
 from jobs.values.cells import RowFailure
 from schemas.codes import RowError
+from schemas.commits import commit_of
 from schemas.records import Plan
 from schemas.spec import EngineSpec, InputSpec, JobSpec, ModelSpec, ShardBudget
 from schemas.tables import with_kept_types
@@ -189,6 +190,26 @@ def test_stats_count_what_the_gates_judge() -> None:
 
     assert counted(SPEC) == (1, 2, 0)
     assert counted(SPEC.evolve(min_valid_json_rate=0.5)) == (1, 2, 2)
+
+
+def test_stats_count_which_answers_are_the_json_asked_for() -> None:
+    """Cut or invalid: an answer that had to be JSON and is not counts; one that had not does not."""
+    spec = SPEC.evolve(sampling=SPEC.sampling.evolve(structured_outputs={"json_schema": {"type": "object"}}))
+    endings = [("{}", "stop"), ('{"a": 1', "length"), ("nonsense", "stop"), ("{}", "length")]
+    staged, results = STAGED[0], dict(answers(STAGED[0]))
+    answered = [row_id for row_id, result in sorted(results.items()) if isinstance(result, Output)]
+    for row_id, (text, reason) in zip(answered, endings + [("{}", "stop")] * len(answered), strict=False):
+        completion = Completion(text=text, token_ids=[1], finish_reason=reason, cumulative_logprob=0.0)
+        results[row_id] = Output(completions=[completion])
+    _, stats = encode_results(spec, PLAN, 0, staged, results, BytesEncoder())
+    assert (stats.num_json_rows, stats.num_not_json_rows) == (len(answered), 2), (
+        "the last one was cut right behind its form"
+    )
+    assert (stats.num_length_rows, stats.error_codes["INVALID_FORM"]) == (2, 1)
+    read = commit_of(0, stats.to_metadata("attempt"), size_bytes=1)
+    assert (read.num_json_rows, read.num_not_json_rows) == (len(answered), 2)
+    _, stats = encode_results(SPEC, PLAN, 0, staged, results, BytesEncoder())
+    assert (stats.num_json_rows, stats.num_not_json_rows) == (0, 0)
 
 
 def test_answers_without_their_form_are_error_rows() -> None:

@@ -13,7 +13,7 @@ from jobs.planning.throughput import find
 from jobs.salvage import Salvage
 from jobs.store.local import LocalStore
 from schemas.commits import ShardStats
-from schemas.records import LengthBin, Progress
+from schemas.records import LengthBin, Progress, Quality
 from tests.unit.results.ledgers import make_job, plan_of, spec_of
 from workers.driver import progress as progress_module
 from workers.driver.progress import Reporter
@@ -39,9 +39,17 @@ async def test_progress_and_history_tell_rows_errors_by_code_tokens_and_gpu_time
     )
     reporter.plan(plan_of(SHARDS))
     reporter.committed(0, reporter._ledger.shard_commit(0))
-    reporter.committed(
-        1, ShardStats.of(b"", rows=10, error_codes={"ENGINE_ERROR": 2}, input_tokens=100, generated_tokens=50)
+    stats = ShardStats.of(
+        b"",
+        rows=10,
+        error_codes={"ENGINE_ERROR": 2},
+        input_tokens=100,
+        generated_tokens=50,
+        cut=3,
+        json=8,
+        not_json=3,
     )
+    reporter.committed(1, stats)
     slot = replicas.slots[0]
     slot.enter("ready")
     slot.loaded = Loaded(node="n1", pid=7, load_s=1.0, engine=EngineInfo(max_num_seqs=4, max_model_len=512))
@@ -68,6 +76,9 @@ async def test_progress_and_history_tell_rows_errors_by_code_tokens_and_gpu_time
     assert (progress.rows_ok, progress.rows_error, progress.rows_total) == (17, 3, 30)
     assert (progress.rows_uncommitted, progress.rows_salvaged) == (5, 0)
     assert progress.error_codes == {"EMPTY_PROMPT": 1, "ENGINE_ERROR": 2}
+    assert progress.quality == Quality(
+        finish_reasons={"stop": 14, "length": 3, "error": 3}, num_json_rows=8, num_not_json_rows=3
+    )
     assert (progress.engine_input_tokens, progress.cached_tokens) == (400, 100)
     assert progress.gpu_s >= 500.0
     assert (progress.engine_s, progress.engine_idle_s) == (50.0, 2.5)
