@@ -211,7 +211,7 @@ def latest(output: Output, name: Name, root: Root = None) -> None:
 
     Example:
 
-      jobs results $(jobs schedule latest nightly -q) out.parquet
+      batchjobs results $(batchjobs schedule latest nightly -q) out.parquet
     """
     pointer = _book(root).latest(name)
     if pointer is None:

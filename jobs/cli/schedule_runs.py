@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs import signals
+from jobs.cli.diary import log_to_stderr
 from jobs.cli.output import Output, with_output
 from jobs.cli.reference import Root
 from jobs.errors import Exit, UsageError
@@ -143,7 +144,7 @@ def render_schedule(
 
     Examples:
 
-      jobs schedule render nightly --image registry/nightbatch:1 | kubectl apply -f -
+      batchjobs schedule render nightly --image registry/nightbatch:1 | kubectl apply -f -
 
       jobs schedule render nightly --for systemd
     """
@@ -186,9 +187,7 @@ def _scheduler(settings: Settings, commands: list[str] | None) -> tuple[Book, Sc
     from jobs.schedules.gateway import ClientGateway
     from jobs.schedules.scheduler import Scheduler
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    for noisy in ("botocore", "urllib3", "ray"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    log_to_stderr(logging.INFO)
     book = Book(BatchClient(settings).store)
     try:
         split = [tuple(shlex.split(command)) for command in commands or ()]

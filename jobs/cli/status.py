@@ -8,6 +8,7 @@ import typer
 
 from jobs.cli.output import Format, Output, with_output
 from jobs.cli.reference import JobId, Root, open_job
+from jobs.shell import as_called
 from schemas.codes import State
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def list_jobs(
         return
     rows = [entry.to_dict() | _shown(entry.rows_done, entry.rows_total) for entry in listing.entries]
     if output.format is Format.JSON:
-        rows = [entry.to_dict() for entry in listing.entries]
+        rows = [entry.to_dict() | {"hint": entry.hint and as_called(entry.hint)} for entry in listing.entries]
     output.table(rows, {"job_id": "id", "state": "state", "rows": "rows", "created_at": "created", "name": "name"})
     for entry in listing.entries:
         if entry.state is State.INTERRUPTED and entry.reason:
