@@ -60,7 +60,9 @@ def run_schedule(
 
       jobs schedule run nightly --date 2026-03-29
     """
+    from jobs.cli.run_progress import RunProgress
     from jobs.schedules.scheduler import POLL_S
+    from jobs.schedules.waiting import waits_for
 
     settings = _settings(root, address, token_path)
     book, scheduler = _scheduler(settings, notify_command)
@@ -71,11 +73,13 @@ def run_schedule(
         f"The run {run.logical_date} has begun, job {run.job_id}; the same command again, or `jobs schedule serve`, "
         "carries it on."
     )
-    while True:
-        view = scheduler.advance(schedule, run.logical_date)
-        if view.outcome is not None or not wait:
-            break
-        time.sleep(POLL_S)
+    with RunProgress(output, schedule, settings) as progress:
+        while True:
+            view = scheduler.advance(schedule, run.logical_date)
+            if view.outcome is not None or not wait:
+                break
+            progress.show(view)
+            time.sleep(POLL_S)
     outcome = view.outcome
     output.record(
         {
@@ -89,8 +93,10 @@ def run_schedule(
     )
     if outcome is not None:
         raise typer.Exit(_EXITS.get(outcome.kind, Exit.JOB_FAILED))
-    output.note("A `jobs schedule serve` carries it on; or stay with --wait.")
-    output.hint(f"jobs watch {run.job_id}" if view.job else f"Its input is not there yet: {run.spec.input.uri}")
+    if waits := waits_for(schedule, view, ()):
+        output.note(f"The run {waits}.")
+    output.note("`jobs schedule serve` carries it on; or stay with --wait.")
+    output.hint(f"jobs watch {run.job_id}" if view.job else f"jobs schedule run {name} --wait")
 
 
 @with_output
