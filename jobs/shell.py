@@ -1,14 +1,32 @@
-"""The shell function that makes bare `jobs` reach this program, although `jobs` is a shell builtin, and completion."""
+"""The program's names: `batchjobs` everywhere, and `jobs` where a shell function leads it past the shell's builtin.
+
+Texts in the source say `jobs status X`; `as_called` gives them the name that works where they are read.
+"""
 
 from __future__ import annotations
 
+import os
+import re
 import shlex
+import shutil
 import sys
-from collections.abc import Iterable
+from pathlib import Path
+
+COMMANDS = (
+    *("cancel", "cluster", "compare", "config", "doctor", "list", "logs", "model", "plan", "report", "results"),
+    *("resume", "schedule", "serve", "shell-init", "sql", "status", "submit", "wait", "watch"),
+)
+"""All commands, sorted. They stand here and not in `jobs.cli`, because messages are printed before that is loaded."""
 
 SHELLS = ("bash", "zsh", "fish")
 MARK = "JOBS_SHELL_FUNCTION"
-"""Variable set to 1 in calls through the function, so that `jobs doctor` can detect it."""
+"""Variable set to 1 in calls through the function: the program then calls itself `jobs` in what it prints."""
+
+_CALL = re.compile(
+    # What a command follows: a line's start, a backtick, punctuation, or a variable that is set for it.
+    rf"(^\s*|[`(]|[:;→|&]\s|\b[A-Z_]+=\S+\s)jobs(?= (?:{'|'.join(COMMANDS)})(?![\w-]))",
+    re.MULTILINE,
+)
 
 _OPTIONS = ("-h", "--help", "--version", "--debug", "--install-completion", "--show-completion")
 
@@ -52,14 +70,35 @@ end
 """
 
 
-def function(commands: Iterable[str], shell: str = "bash") -> str:
+def program() -> str:
+    """Return the name or the path, quoted, by which a person can call this program again.
+
+    `jobs` under the shell function, `batchjobs` if that is on PATH, else the path that was typed.
+    """
+    if os.environ.get(MARK):
+        return "jobs"
+    called = Path(sys.argv[0])
+    if called.name in ("batchjobs", "jobs") and called.parent != Path():
+        found = shutil.which("batchjobs")
+        if found is None or Path(found).parent.resolve() != called.parent.resolve():
+            return shlex.quote(str(called))
+    return "batchjobs"
+
+
+def as_called(text: str) -> str:
+    """Replace `jobs` by `program()` wherever a text tells a person to type one of the commands."""
+    name = program()
+    return _CALL.sub(lambda found: found[1] + name, text)
+
+
+def function(shell: str = "bash") -> str:
     """Return the source of the function, and of completion for `jobs` and `batchjobs`.
 
-    Calls whose first word is one of `commands` go to the program, by the path of the Python that runs
+    Calls whose first word is one of `COMMANDS` go to the program, by the path of the Python that runs
     now; all others (`jobs`, `jobs -l`, `jobs %1`) go to the builtin. In bash, `command jobs` would still
     find the builtin: it skips functions only.
     """
-    words = [*sorted(commands), *_OPTIONS]
+    words = [*COMMANDS, *_OPTIONS]
     # -P keeps Python from importing a `jobs` folder of the working directory in place of this program.
     program = f"{shlex.quote(sys.executable)} -P -m jobs"
     if shell == "fish":

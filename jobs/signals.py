@@ -20,6 +20,8 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from jobs.shell import as_called
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 _PROMPTLY_S = 0.3
@@ -65,6 +67,7 @@ def run(command: Callable[[], int], *, last: bool = False) -> int:
 def stands(text: str) -> None:
     """Set the text that a signal prints from now on: the state that the command leaves, in one or two sentences."""
     global _standing
+    text = as_called(text)
     with _lock:
         _standing = text
 

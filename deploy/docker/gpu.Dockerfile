@@ -1,6 +1,6 @@
 # The image of GPU workers. Python and Ray have the versions of the head's image, or Ray refuses to join them. From the root:
 #   docker build -f deploy/docker/gpu.Dockerfile -t nightbatch:gpu .
-# The head of a cluster with GPU workers runs this image too: `jobs doctor` compares the versions.
+# The head of a cluster with GPU workers runs this image too: `batchjobs doctor` compares the versions.
 FROM nvidia/cuda:13.0.1-runtime-ubuntu24.04
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 # gcc and python3-dev: Triton compiles its launchers at run time. wget: KubeRay's probes.

@@ -58,16 +58,24 @@ def _run_and_report(arguments: list[str], debug: bool) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    from jobs.cli.commands import app
+    from jobs.cli.commands import command
 
     try:
-        # Completion of `batchjobs` asks under that name.
-        app(arguments, prog_name="batchjobs" if Path(sys.argv[0]).name == "batchjobs" else "jobs")
+        command()(arguments, prog_name=_program_name(arguments))
     except SystemExit as end:
         if isinstance(end.__context__, OSError) and end.__context__.errno == errno.EPIPE:
             raise end.__context__ from None  # Typer and Rich make an exit code of it.
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     return Exit.OK
+
+
+def _program_name(arguments: list[str]) -> str:
+    """Return the name for usage lines; completion asks, and is installed, under a bare name."""
+    from jobs.shell import program
+
+    asked = next((name for name in ("jobs", "batchjobs") if f"_{name.upper()}_COMPLETE" in os.environ), None)
+    name = asked or program()
+    return Path(name).name if {"--show-completion", "--install-completion"} & {*arguments} else name
 
 
 def _forget_streams() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -25,6 +25,7 @@ from jobs.cli import (
     submit,
     watch,
 )
+from jobs.cli.help_text import present
 
 app = typer.Typer(
     name="jobs",
@@ -69,3 +70,10 @@ def _options(
     ] = False,
 ) -> None:
     """Options of every command. `jobs.cli.main` reads --debug itself, so that it works after a command too."""
+
+
+def command() -> Any:
+    """Return the command line, ready to be called; its help says the name under which the program was called."""
+    whole = typer.main.get_command(app)
+    present(whole)
+    return whole

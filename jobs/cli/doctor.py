@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from jobs.cli.output import Format, Output, with_output
+from jobs.shell import as_called
 
 
 @with_output
@@ -31,7 +32,8 @@ def run_doctor(
 
     flags = {"address": address, "token_path": token_path, "root": root, "model": model}
     findings = list(doctor.examine(settings.load(flags)))
-    out.table([asdict(finding) for finding in findings], ["check", "level", "detail"])
+    rows = [{name: as_called(text) for name, text in asdict(finding).items()} for finding in findings]
+    out.table(rows, ["check", "level", "detail"])
     if out.format is not Format.JSON:
         for finding in findings:
             if finding.fix:

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
 
 import typer
 
+from jobs.cli.wrapping import wrapped
 from jobs.errors import JobsError, UsageError
+from jobs.shell import as_called
 from jobs.text import printable, printable_lines
 
 if TYPE_CHECKING:
@@ -21,6 +23,10 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 
 _GAP, _NARROW_GAP = "   ", "  "
+
+
+_ADVICE = ("damage", "damaged", "hint", "next", "reason")
+"""Fields of a record that may tell a person what to type."""
 
 
 class Format(StrEnum):
@@ -78,12 +84,13 @@ class Output:
 
     def record(self, values: Mapping[str, Any]) -> None:
         """Print one thing: a line for each field, or a JSON object, or the first field's value alone."""
+        values = {name: as_called(value) if name in _ADVICE and value else value for name, value in values.items()}
         if self.format is Format.JSON:
             self._json(values)
         elif self.format is Format.QUIET:
             self._lines([_cell(next(iter(values.values())))])
         else:
-            self._aligned([], [[printable(name.replace("_", " ")), _cell(value)] for name, value in values.items()])
+            self._fields({printable(name.replace("_", " ")): _cell(value) for name, value in values.items()})
 
     def value(self, value: Any) -> None:
         """Print one value, such as an id, alone on its line."""
@@ -128,6 +135,15 @@ class Output:
             style = "bold" if header and number == 0 else ""
             _console(stderr=False).print(gap.join(padded).rstrip(), style=style)
 
+    def _fields(self, fields: Mapping[str, str]) -> None:
+        from rich.cells import cell_len
+
+        console, indent = _console(stderr=False), max(map(cell_len, fields), default=0) + 3
+        for name, text in fields.items():
+            if console.is_terminal:
+                text = wrapped(text, console.width, indent)
+            console.print(name + " " * (indent - cell_len(name)) + text)
+
     def _lines(self, lines: Iterable[str]) -> None:
         for line in lines:
             sys.stdout.write(line + "\n")
@@ -138,7 +154,8 @@ class Output:
         sys.stdout.write(escaped(json.dumps(value, indent=2, ensure_ascii=False, default=str)) + "\n")
 
     def _remark(self, text: str, style: str) -> None:
-        _console(stderr=True).print(printable_lines(text), style=style)
+        console, text = _console(stderr=True), as_called(printable_lines(text))
+        console.print(wrapped(text, console.width) if console.is_terminal else text, style=style)
 
 
 def with_output(command: Callable[Concatenate[Output, P], None]) -> Callable[..., None]:

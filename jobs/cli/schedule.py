@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
@@ -12,6 +13,7 @@ from jobs.cli.options import Request, with_spec
 from jobs.cli.output import Format, Output, with_output
 from jobs.cli.reference import Root
 from jobs.cli.schedule_runs import outcome_word, render_schedule, run_schedule, serve_schedules
+from jobs.cli.schedule_settings import settings_of
 from jobs.errors import Damaged, UsageError
 
 if TYPE_CHECKING:
@@ -53,7 +55,7 @@ def create(
     overlap: Annotated[
         str, typer.Option("--overlap", help="If a run is not done when the next is due: skip, queue, cancel-previous.")
     ] = "skip",
-    catch_up: Annotated[str, typer.Option("--catch-up", help="Missed runs to make up for: none, latest, all.")] = (
+    catch_up: Annotated[str, typer.Option("--catch-up", help="Missed runs to catch up: none, latest, all.")] = (
         "latest"
     ),
     max_catch_up: Annotated[int, typer.Option("--max-catch-up", help="With all: at most so many, the newest.")] = 7,
@@ -98,9 +100,9 @@ def create(
       --deadline 6h --max-empty-rate 0.01 --webhook https://example.com/hook --webhook-secret-env HOOK_SECRET
     """
     from jobs.buckets import check_bucket
+    from jobs.results.targets import check_target, check_writable
     from jobs.schedules.calendar import Calendar
     from jobs.schedules.durations import seconds
-    from jobs.schedules.gateway import check_target
     from jobs.schedules.template import render, variables
     from jobs.spec.build import absolute_uri
     from jobs.store.probe import check_write_once
@@ -133,11 +135,15 @@ def create(
     )
     calendar = Calendar(cron, tz)
     due = next(calendar.after(now))
-    for text in filter(None, (schedule.spec.input.uri, schedule.wait_for, export)):
-        rendered = render(text, variables(calendar, due))
-        check_bucket(rendered, request.settings.allowed_buckets)
-        if text is export:
-            check_target(rendered)
+    values = variables(calendar, due)
+    render(schedule.spec.name, values)
+    for text in filter(None, (schedule.spec.input.uri, schedule.wait_for)):
+        check_bucket(render(text, values), request.settings.allowed_buckets)
+    if export:
+        check_target(target := render(export, values), request.settings.allowed_buckets, later=True)
+        if Path(target).parent == Path(export).parent:
+            # A directory that is named after the date may still come.
+            check_writable(target)
     book = _book(request.settings.root)
     check_write_once(book.store)
     signals.stands(f"The schedule may have been written: jobs schedule show {schedule_name}")
@@ -200,7 +206,7 @@ def show(
         output.record(about | {"schedule": schedule.model_dump(mode="json"), "runs": runs})
         return
     if output.format is Format.TABLE:
-        output.record(about | {"overlap": schedule.overlap, "catch_up": schedule.catch_up})
+        output.record(about | settings_of(schedule))
     output.table(runs, ["logical_date", "round", "outcome", "job_id", "rows", "reason"])
 
 
@@ -211,10 +217,12 @@ def latest(output: Output, name: Name, root: Root = None) -> None:
 
     Example:
 
-      jobs results $(jobs schedule latest nightly -q) out.parquet
+      batchjobs results $(batchjobs schedule latest nightly -q) out.parquet
     """
-    pointer = _book(root).latest(name)
+    book = _book(root)
+    pointer = book.latest(name)
     if pointer is None:
+        book.schedule(name)
         output.note(f"Nothing of {name} has been published yet.")
         raise typer.Exit(1)
     shown = pointer.model_dump(mode="json", exclude={"format_version"})
@@ -224,7 +232,7 @@ def latest(output: Output, name: Name, root: Root = None) -> None:
 @app.command("suspend")
 @with_output
 def suspend(output: Output, name: Name, root: Root = None) -> None:
-    """Begin no more runs. Those that have begun go on; what is due meanwhile is not made up for.
+    """Begin no more runs. Those that have begun go on; runs missed meanwhile are not caught up.
 
     Example:
 
@@ -265,7 +273,7 @@ def _set_suspended(output: Output, name: str, root: str | None, suspended: bool)
     book, now = _book(root), datetime.now(UTC).replace(microsecond=0)
     schedule = book.schedule(name)
     if schedule.suspended != suspended:
-        # A schedule that comes back does not make up for the time in which it was told to rest.
+        # Runs missed while it was suspended are not caught up.
         schedule = schedule.evolve(suspended=suspended, since=schedule.since if suspended else now)
         signals.stands(f"The schedule may have been changed: jobs schedule show {name}")
         book.write(schedule)

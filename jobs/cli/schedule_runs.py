@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs import signals
+from jobs.cli.diary import log_to_stderr
 from jobs.cli.output import Output, with_output
 from jobs.cli.reference import Root
 from jobs.errors import Exit, UsageError
@@ -60,7 +61,9 @@ def run_schedule(
 
       jobs schedule run nightly --date 2026-03-29
     """
+    from jobs.cli.run_progress import RunProgress
     from jobs.schedules.scheduler import POLL_S
+    from jobs.schedules.waiting import waits_for
 
     settings = _settings(root, address, token_path)
     book, scheduler = _scheduler(settings, notify_command)
@@ -71,11 +74,13 @@ def run_schedule(
         f"The run {run.logical_date} has begun, job {run.job_id}; the same command again, or `jobs schedule serve`, "
         "carries it on."
     )
-    while True:
-        view = scheduler.advance(schedule, run.logical_date)
-        if view.outcome is not None or not wait:
-            break
-        time.sleep(POLL_S)
+    with RunProgress(output, schedule, settings) as progress:
+        while True:
+            view = scheduler.advance(schedule, run.logical_date)
+            if view.outcome is not None or not wait:
+                break
+            progress.show(view)
+            time.sleep(POLL_S)
     outcome = view.outcome
     output.record(
         {
@@ -89,8 +94,10 @@ def run_schedule(
     )
     if outcome is not None:
         raise typer.Exit(_EXITS.get(outcome.kind, Exit.JOB_FAILED))
-    output.note("A `jobs schedule serve` carries it on; or stay with --wait.")
-    output.hint(f"jobs watch {run.job_id}" if view.job else f"Its input is not there yet: {run.spec.input.uri}")
+    if waits := waits_for(schedule, view, ()):
+        output.note(f"The run {waits}.")
+    output.note("`jobs schedule serve` carries it on; or stay with --wait.")
+    output.hint(f"jobs watch {run.job_id}" if view.job else f"jobs schedule run {name} --wait")
 
 
 @with_output
@@ -144,7 +151,7 @@ def render_schedule(
 
     Examples:
 
-      jobs schedule render nightly --image registry/nightbatch:1 | kubectl apply -f -
+      batchjobs schedule render nightly --image registry/nightbatch:1 | kubectl apply -f -
 
       jobs schedule render nightly --for systemd
     """
@@ -192,9 +199,7 @@ def _scheduler(settings: Settings, commands: list[str] | None) -> tuple[Book, Sc
     from jobs.schedules.gateway import ClientGateway
     from jobs.schedules.scheduler import Scheduler
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    for noisy in ("botocore", "urllib3", "ray"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    log_to_stderr(logging.INFO)
     book = Book(BatchClient(settings).store)
     try:
         split = [tuple(shlex.split(command)) for command in commands or ()]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jobs import signals
+from jobs.cli.diary import log_to_stderr
 from jobs.cli.output import Output, with_output
 from jobs.errors import JobsError, UsageError
 
@@ -101,7 +102,7 @@ def serve(
         output.record({"url": url, "model": name, "token_file": str(token_file or ""), "root": store.uri})
         output.hint(f"export OPENAI_BASE_URL={url}" + (f" OPENAI_API_KEY=$(cat {token_file})" if token_file else ""))
         sys.stdout.flush()
-        logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+        log_to_stderr(logging.WARNING)
         _run(make_app(service), listener)
 
 

@@ -11,11 +11,11 @@ from jobs.errors import UsageError
 
 
 def shell_init(shell: Annotated[str, typer.Argument(help="bash, zsh or fish.")]) -> None:
-    """Print the shell function that lets you type `jobs submit …`, and completion for it.
+    """Print a shell function that makes `jobs` a short name of `batchjobs`, and completion for both.
 
     `jobs` is a builtin of the shell, so it never reaches a program of that name. The function sends known
-    commands to this program and everything else to the builtin. The examples go into ~/.bashrc, ~/.zshrc
-    (after compinit) and ~/.config/fish/config.fish.
+    commands to this program and everything else to the builtin. Scripts do not see it: they say `batchjobs`.
+    The examples go into ~/.bashrc, ~/.zshrc (after compinit) and ~/.config/fish/config.fish.
 
     Examples:
 
@@ -25,10 +25,8 @@ def shell_init(shell: Annotated[str, typer.Argument(help="bash, zsh or fish.")])
 
       batchjobs shell-init fish | source
     """
-    from jobs.cli.commands import app
     from jobs.shell import SHELLS, function
 
     if shell not in SHELLS:
         raise UsageError(f"There is no shell function for {shell!r}.", hint=f"Give one of: {', '.join(SHELLS)}.")
-    names = [each.name for each in app.registered_commands] + [each.name for each in app.registered_groups]
-    Output().text(function((name for name in names if name), shell))
+    Output().text(function(shell))

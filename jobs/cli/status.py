@@ -8,6 +8,7 @@ import typer
 
 from jobs.cli.output import Format, Output, with_output
 from jobs.cli.reference import JobId, Root, open_job
+from jobs.shell import as_called
 from schemas.codes import ENDED, State
 
 if TYPE_CHECKING:
@@ -96,8 +97,9 @@ def list_jobs(
             output.note(f"No jobs under {client.store.uri}." if not state else "No job is in that state.")
             output.hint("jobs submit dataset.parquet")
         return
-    rows = [entry.to_dict() for entry in listing.entries]
-    if output.format is not Format.JSON:
+    if output.format is Format.JSON:
+        rows = [entry.to_dict() | {"hint": entry.hint and as_called(entry.hint)} for entry in listing.entries]
+    else:
         rows = [_row(entry) for entry in listing.entries]
     columns = {key: title for key, title in _COLUMNS.items() if key not in _RARE or any(row.get(key) for row in rows)}
     output.table(rows, columns, optional=[key for key in _OPTIONAL if key in columns])

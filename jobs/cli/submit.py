@@ -129,7 +129,7 @@ def wait(output: Output, job_id: JobId, root: Root = None, timeout: Timeout = No
 
     Example:
 
-      id=$(jobs submit reviews.parquet -q) && jobs wait $id --timeout 3600
+      id=$(batchjobs submit reviews.parquet -q) && batchjobs wait $id --timeout 3600
     """
     raise typer.Exit(_follow(open_job(job_id, root), output, timeout))
 

@@ -73,7 +73,7 @@ def follow(job: Job, output: Output, timeout_s: float | None = None) -> int:
 
     signals.stands(f"Job {job.id} goes on without you: jobs watch {job.id}, or end it: jobs cancel {job.id}")
     try:
-        with _screen(output) as show:
+        with screen(output) as show:
             for status in job.watch(timeout_s=timeout_s):
                 summary = summarise(status, gpu_hour_price=job.client.settings.gpu_hour_price)
                 if summary.at_work or summary.state is State.QUEUED:
@@ -98,7 +98,7 @@ def follow(job: Job, output: Output, timeout_s: float | None = None) -> int:
 
 
 @contextmanager
-def _screen(output: Output) -> Iterator[Callable[[Summary], None]]:
+def screen(output: Output) -> Iterator[Callable[[Summary], None]]:
     """Yield the function that shows a summary: as a live picture on a terminal, else as a line now and then."""
     from rich.console import Console
     from rich.live import Live

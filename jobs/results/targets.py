@@ -21,21 +21,59 @@ from jobs.results.formats import FileFormat, format_of
 _S3 = "s3://"
 
 
-def check_target(target: str, allowed_buckets: Collection[str] | None = None) -> None:
+def check_target(target: str, allowed_buckets: Collection[str] | None = None, *, later: bool = False) -> None:
     """Refuse an address that cannot be written to, before anything is read.
 
     Args:
         allowed_buckets: the buckets that the address may name; None allows all.
+        later: the target is written by another process, at another time: it must say where and in which format.
 
     Raises:
-        UsageError: the address is neither a path nor `s3://bucket/key`, or its bucket is not allowed.
+        UsageError: the address is neither a path nor `s3://bucket/key`, or its bucket is not allowed. If it is for
+            later: the path is relative, or the name's extension is unknown.
     """
     if "://" not in target:
-        return
+        if later and not target.startswith("/"):
+            raise UsageError(f"{target} depends on where it is written from.", "Give an absolute path, or s3://…")
+    else:
+        _check_address(target, allowed_buckets)
+    if later:
+        target_format(target)
+
+
+def _check_address(target: str, allowed_buckets: Collection[str] | None) -> None:
     parts = urlsplit(target)
     if not target.startswith(_S3) or not parts.netloc or not _key(target) or target.endswith("/"):
         raise UsageError(f"{target} is not a place to write to.", "Give a file, s3://bucket/key, or - for stdout.")
     check_bucket(target, allowed_buckets)
+
+
+def check_writable(target: str) -> None:
+    """Try whether a target can be written, without a trace.
+
+    Raises:
+        UsageError: the directory is missing or not writable, or the path is a directory.
+        StoreError: S3 cannot be reached or refuses.
+    """
+    if target.startswith(_S3):
+        from jobs.store.s3_client import S3Client
+
+        S3Client().call(target, partial(_begin_and_abort, target))
+        return
+    path = Path(os.path.realpath(target))
+    if path.is_dir():
+        raise UsageError(f"{path} is a directory.", "Give the name of a file in it.")
+    if not path.parent.is_dir():
+        raise UsageError(f"The directory {path.parent} is missing.", "Make it, or give a file in one that exists.")
+    if not os.access(path if path.exists() and not path.is_file() else path.parent, os.W_OK):
+        raise UsageError(f"{path.parent} is not writable for this user.", "Give a file in a directory that is yours.")
+
+
+def _begin_and_abort(target: str, client: Any) -> None:
+    """Begin an upload, which needs the right to write, and drop it: no object appears."""
+    where = {"Bucket": urlsplit(target).netloc, "Key": _key(target)}
+    begun = client.create_multipart_upload(**where)
+    client.abort_multipart_upload(**where, UploadId=begun["UploadId"])
 
 
 def target_format(target: str) -> FileFormat:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
-from typing import TypeVar
+from typing import Literal, TypeVar
 from uuid import uuid4
 
 from jobs.documents import read_document
@@ -35,6 +35,7 @@ from schemas.schedules import (
     runs_key,
     schedule_key,
 )
+from schemas.spec import JobSpec
 
 _D = TypeVar("_D", bound=Document)
 
@@ -48,6 +49,53 @@ class StoredRun:
     late: Late | None
     retries: tuple[Retry, ...]
     sent: frozenset[tuple[End, str]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Opening:
+    """What a run begins with.
+
+    Attributes:
+        continues: the earlier round whose job goes on, with the spec that it has.
+    """
+
+    schedule: Schedule
+    due: datetime
+    now: datetime
+    date: str
+    round: int = 1
+    by: Literal["hand", "schedule"]
+    catch_up: bool = False
+    continues: Run | None = None
+
+    def run(self) -> Run:
+        """Return the run, its templates filled in."""
+        schedule, old = self.schedule, self.continues
+        values = variables(Calendar(schedule.cron, schedule.tz), self.due)
+        job_id = old.job_id if old else job_id_of(schedule.name, self.date, self.round)
+        return Run(
+            schedule=schedule.name,
+            logical_date=self.date,
+            round=self.round,
+            due_at=self.due,
+            opened_at=self.now,
+            by=self.by,
+            catch_up=self.catch_up,
+            job_id=job_id,
+            spec=old.spec if old else _rendered(schedule.spec, values, job_id),
+            wait_for=render(schedule.wait_for, values) if schedule.wait_for else None,
+            export=render(schedule.export, values) if schedule.export else None,
+        )
+
+
+def _rendered(spec: JobSpec, values: dict[str, str], job_id: str) -> JobSpec:
+    """Fill in the dataset's address and the job's name; a name that was made of a templated address is the job's id."""
+    from jobs.spec.build import MAX_NAME_CHARS, dataset_stem
+
+    uri, name = render(spec.input.uri, values), spec.name
+    if uri != spec.input.uri and name == dataset_stem(spec.input.uri)[:MAX_NAME_CHARS]:
+        name = job_id
+    return spec.evolve(name=render(name, values)[:MAX_NAME_CHARS], input=spec.input.evolve(uri=uri))
 
 
 class Book:
@@ -149,18 +197,27 @@ class Book:
         Raises:
             UsageError: a template is not valid.
         """
-        calendar = Calendar(schedule.cron, schedule.tz)
-        return self._open(schedule, calendar, due, now, calendar.logical_date(due), 1, None, catch_up, by_hand)
+        date = Calendar(schedule.cron, schedule.tz).logical_date(due)
+        by: Literal["hand", "schedule"] = "hand" if by_hand else "schedule"
+        return self._open(_Opening(schedule=schedule, due=due, now=now, date=date, by=by, catch_up=catch_up))
 
     def reopen(self, schedule: Schedule, entry: StoredRun, now: datetime, *, job_ended: bool) -> Run:
         """Begin the next round of a run that has ended without success.
 
-        Its job goes on if it can; a job with a terminal record stays ended, and the new round gets a job of its own.
+        Its job goes on if it can; a finished job cannot, and the new round gets a job of its own.
         """
         old = entry.run
-        job_id = None if job_ended else old.job_id
-        calendar = Calendar(schedule.cron, schedule.tz)
-        run = self._open(schedule, calendar, old.due_at, now, old.logical_date, old.round + 1, job_id, False, True, old)
+        run = self._open(
+            _Opening(
+                schedule=schedule,
+                due=old.due_at,
+                now=now,
+                date=old.logical_date,
+                round=old.round + 1,
+                by="hand",
+                continues=None if job_ended else old,
+            )
+        )
         self.store.put_new(reopened_key(run.schedule, f"{run.logical_date}.{run.round}"), b"{}\n", writer=_writer())
         return run
 
@@ -172,36 +229,8 @@ class Book:
             found[date] = max(int(round_), found.get(date, 1))
         return found
 
-    def _open(
-        self,
-        schedule: Schedule,
-        calendar: Calendar,
-        due: datetime,
-        now: datetime,
-        logical_date: str,
-        round_: int,
-        job_id: str | None,
-        catch_up: bool,
-        by_hand: bool,
-        old: Run | None = None,
-    ) -> Run:
-        values = variables(calendar, due)
-        uri = render(schedule.spec.input.uri, values)
-        # A job that goes on keeps the spec that it has.
-        spec = old.spec if old and job_id else schedule.spec.evolve(input=schedule.spec.input.evolve(uri=uri))
-        run = Run(
-            schedule=schedule.name,
-            logical_date=logical_date,
-            round=round_,
-            due_at=due,
-            opened_at=now,
-            by="hand" if by_hand else "schedule",
-            catch_up=catch_up,
-            job_id=job_id or job_id_of(schedule.name, logical_date, round_),
-            spec=spec,
-            wait_for=render(schedule.wait_for, values) if schedule.wait_for else None,
-            export=render(schedule.export, values) if schedule.export else None,
-        )
+    def _open(self, opening: _Opening) -> Run:
+        run = opening.run()
         failpoint("schedule.before_open")
         if self._write(run, "run", run):
             failpoint("schedule.after_open")

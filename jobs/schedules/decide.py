@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
 
 from jobs.results.gates import describe
 from jobs.schedules.calendar import Calendar
+from jobs.text import duration
 from schemas.codes import ENDED, State
 from schemas.records import CrossedGate, Quality
 from schemas.schedules import End, Late, Retry, Run, RunOutcome, Schedule
@@ -57,6 +59,7 @@ class RunView:
     Attributes:
         job: None if it has not been submitted.
         input_ready: whether the files that the run waits for exist; checked only before its job is submitted.
+        missing: the addresses, of those that it waits for, at which there is nothing yet.
         sent: notifications delivered, as (kind, id of the hook).
         retry_seen_s: how long this scheduler has seen the newest of the retries, by the monotonic clock.
     """
@@ -69,6 +72,7 @@ class RunView:
     sent: frozenset[tuple[End, str]] = frozenset()
     job: JobView | None = None
     input_ready: bool = False
+    missing: tuple[str, ...] = ()
     retry_seen_s: float = 0.0
 
 
@@ -228,8 +232,7 @@ def _start(schedule: Schedule, view: RunView, before: Sequence[RunView], now: da
     run = view.run
     waited_s = (now - run.opened_at).total_seconds()
     if schedule.deadline_s is not None and waited_s >= schedule.deadline_s:
-        what = "earlier runs are not done" if before else "its input is missing" if not view.input_ready else "no start"
-        yield Settle(view=view, kind="late", reason=f"It had not started by its deadline: {what}.")
+        yield Settle(view=view, kind="late", reason=_not_started(schedule, view, before))
     elif before and (run.catch_up or schedule.overlap == "queue"):
         return
     elif before and schedule.overlap == "skip":
@@ -247,8 +250,22 @@ def _start(schedule: Schedule, view: RunView, before: Sequence[RunView], now: da
         yield Settle(
             view=view,
             kind="late",
-            reason=f"{run.wait_for or run.spec.input.uri} did not appear within {schedule.input_deadline_s:,.0f} s.",
+            reason=f"{_missing(view)} did not appear within {duration(schedule.input_deadline_s)}.",
         )
+
+
+def _not_started(schedule: Schedule, view: RunView, before: Sequence[RunView]) -> str:
+    """Say that a run has not started before its deadline, and why not as far as known."""
+    assert schedule.deadline_s is not None
+    opened = view.run.opened_at.astimezone(ZoneInfo(schedule.tz))
+    said = f"Not started before its deadline ({duration(schedule.deadline_s)} after {opened:%H:%M})."
+    if before:
+        return f"{said} The run of {before[-1].run.logical_date} was not done."
+    return said if view.input_ready else f"{said} Its input was missing: {_missing(view)}."
+
+
+def _missing(view: RunView) -> str:
+    return " and ".join(view.missing) or view.run.wait_for or view.run.spec.input.uri
 
 
 def _carry_on(schedule: Schedule, view: RunView, job: JobView, now: datetime) -> Iterator[Action]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from contextlib import suppress
 from typing import Protocol
 
 from jobs.buckets import check_bucket
 from jobs.client import BatchClient, JobStatus
 from jobs.dataset.sources import find_sources
-from jobs.errors import Conflict, InvalidInput, UsageError
+from jobs.errors import Conflict, InvalidInput
 from jobs.ledger import Ledger
 from jobs.schedules.decide import JobView
 from jobs.settings import Settings
@@ -34,6 +33,9 @@ class JobGateway(Protocol):
 
     def cancel(self, job_id: str, by: str) -> None:
         """End a job."""
+
+    def check_export(self, target: str) -> None:
+        """Raise if results cannot be written there."""
 
     def export(self, job_id: str, target: str) -> None:
         """Write a job's results to a file or an object, whole or not at all."""
@@ -76,6 +78,12 @@ class ClientGateway:
 
     def cancel(self, job_id: str, by: str) -> None:
         self._client().job(job_id).cancel(by)
+
+    def check_export(self, target: str) -> None:
+        from jobs.results.targets import check_target, check_writable
+
+        check_target(target, self._settings.allowed_buckets, later=True)
+        check_writable(target)
 
     def export(self, job_id: str, target: str) -> None:
         from jobs.results.export import write_results
@@ -120,19 +128,3 @@ def view_of(status: JobStatus) -> JobView:
     if isinstance(terminal, Failed):
         reason = f"{terminal.code}: {reason}"
     return JobView(state=status.state, driver_alive=status.driver_alive, reason=reason)
-
-
-def check_target(target: str, allowed_buckets: Collection[str] | None = None) -> None:
-    """Refuse a target that results cannot be exported to.
-
-    Raises:
-        UsageError: the target is neither a file nor an object, has no known format, is a relative path, or lies in a
-            bucket that is not allowed.
-    """
-    from jobs.results.targets import check_target as check
-    from jobs.results.targets import target_format
-
-    check(target, allowed_buckets)
-    target_format(target)
-    if "://" not in target and not target.startswith("/"):
-        raise UsageError(f"--export {target} depends on where the scheduler runs.", "Give an absolute path, or s3://…")

@@ -16,7 +16,7 @@ _MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT",
 
 def cron_job(schedule: Schedule, root: str, address: str | None, image: str) -> str:
     """Return a batch/v1 CronJob as YAML. Its credentials are those of its service account, `nightbatch`."""
-    command = ["jobs", "schedule", "run", schedule.name, "--wait", "--root", root]
+    command = ["batchjobs", "schedule", "run", schedule.name, "--wait", "--root", root]
     if address:
         command += ["--address", address]
     # JSON is YAML, and quotes whatever needs it.

@@ -26,11 +26,13 @@ from jobs.schedules.decide import (
     Settle,
     Submit,
     advance,
+    blockers,
     decide,
     is_closed,
 )
 from jobs.schedules.gateway import JobGateway
 from jobs.schedules.notify import Hook, hooks_of
+from jobs.schedules.waiting import waits_for
 from schemas.schedules import Event, Pointer, Retry, Run, RunOutcome, Schedule, Sent, event_id
 
 POLL_S = 5.0
@@ -79,6 +81,7 @@ class Scheduler:
         self._retries_seen: dict[tuple[str, str], tuple[int, tuple[Retry, ...], float]] = {}
         self._closed: dict[str, dict[str, RunView]] = {}
         self._pauses: dict[tuple[object, ...], _Pause] = {}
+        self._told: dict[tuple[str, str], str] = {}
 
     def serve(self, wait: Callable[[float], bool]) -> None:
         """Tick until `wait`, which is given the seconds to the next tick, returns true."""
@@ -123,7 +126,19 @@ class Scheduler:
             views = self._views(schedule, list(hooks))
             actions = decide(schedule, calendar, views, self._now(), list(hooks))
             if not self._perform_all(schedule, actions, hooks):
-                return
+                break
+        for view in views:
+            self._tell(schedule, view, blockers(view, views))
+
+    def _tell(self, schedule: Schedule, view: RunView, before: Sequence[RunView]) -> None:
+        """Log what a run waits for, whenever that changes."""
+        identity, waits = (schedule.name, view.run.logical_date), waits_for(schedule, view, before)
+        if waits is not None and self._told.get(identity) != waits:
+            _log.info("%s of %s %s", view.run.logical_date, schedule.name, waits)
+        if waits is None:
+            self._told.pop(identity, None)
+        else:
+            self._told[identity] = waits
 
     def _views(self, schedule: Schedule, hook_ids: Sequence[str]) -> list[RunView]:
         closed = self._closed.setdefault(schedule.name, {})
@@ -156,6 +171,8 @@ class Scheduler:
         ended = entry.outcome is not None and entry.outcome.kind in ("succeeded", "gate", "failed")
         job = None if ended else self._gateway.view(run.job_id)
         waits = job is None and entry.outcome is None
+        needed = [run.spec.input.uri, *([run.wait_for] if run.wait_for else [])] if waits else []
+        missing = tuple(uri for uri in needed if not self._gateway.is_there(uri))
         return RunView(
             retry_seen_s=self._retry_seen_s(entry),
             run=run,
@@ -165,9 +182,8 @@ class Scheduler:
             published=not ended and job is not None and self._book.is_published(run.schedule, run.logical_date),
             sent=entry.sent,
             job=job,
-            input_ready=waits
-            and self._gateway.is_there(run.spec.input.uri)
-            and (run.wait_for is None or self._gateway.is_there(run.wait_for)),
+            input_ready=waits and not missing,
+            missing=missing,
         )
 
     def _retry_seen_s(self, entry: StoredRun) -> float:
@@ -212,12 +228,12 @@ class Scheduler:
         now = self._now()
         if isinstance(action, Open):
             run = self._book.open(schedule, action.due_at, now, catch_up=action.catch_up)
-            _log.info("%s is open: job %s", run.logical_date, run.job_id)
+            _log.info("%s of %s has begun: job %s", run.logical_date, schedule.name, run.job_id)
             return
         run = action.view.run
         if isinstance(action, Submit):
             failpoint("schedule.before_submit")
-            self._or_fail(action.view, lambda: self._gateway.submit(run.spec, run.job_id))
+            self._or_fail(action.view, lambda: self._submit(run))
         elif isinstance(action, NoteInterruption):
             self._book.note_interruption(run, Retry(number=action.number, noticed_at=now, reason=action.reason))
         elif isinstance(action, Resume):
@@ -234,6 +250,12 @@ class Scheduler:
             failpoint("schedule.after_settle")
         else:
             self._notify(action, hooks[action.hook_id])
+
+    def _submit(self, run: Run) -> None:
+        if run.export is not None:
+            # Found now and not when the GPUs have done their work.
+            self._gateway.check_export(run.export)
+        self._gateway.submit(run.spec, run.job_id)
 
     def _resume(self, action: Resume) -> None:
         run, noted = action.view.run, action.view.retries[-1]

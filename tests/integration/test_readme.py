@@ -153,7 +153,7 @@ def test_a_schedule_is_made_and_kept_as_shown(reader: Reader, s3_user: User) -> 
     reader.user.env = {**reader.user.env, "HOOK_SECRET": "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0"}
     spec = fences("Configuration", "toml", GUIDE)
     (reader.directory / "nightly.toml").write_text(spec)
-    [create] = re.findall(r"^    (jobs schedule create .*?[^\\])$", text, flags=re.MULTILINE | re.DOTALL)
+    [create] = re.findall(r"^    (batchjobs schedule create .*?[^\\])$", text, flags=re.MULTILINE | re.DOTALL)
     done = reader.types(re.sub(r"^    ", "", create, flags=re.MULTILINE))
     assert done.returncode == 0, done.stdout
     for command in ("list", "show NAME", "suspend NAME", "resume NAME", "render NAME", "render NAME --for systemd"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -15,6 +16,9 @@ from jobs.cli.output import Output
 from workers.demo.dataset import is_right, write_dataset
 
 COMMAND = Path(sys.executable).with_name("batchjobs")
+COMMAND_SHOWN = shlex.quote(os.path.relpath(COMMAND))
+"""The program as it can be typed in the folder of the demo, whatever PATH is."""
+
 MODEL = Path(__file__).with_name("model")
 ROWS, SEED, SHOWN = 1000, 7, 8
 
@@ -40,15 +44,15 @@ def main(folder: Path = Path(".demo")) -> int:
     right = sum(is_right(row["expected"], row["generated_text"] or "") for row in rows)
     took_s = time.monotonic() - began
     print(f"\n{right} of {len(rows)} answers are right ({right / len(rows):.1%}), {took_s:.0f} s in all.")
-    print(f"\nResults    {answers}\nDashboard  {dashboard}\nNext       jobs status {job_id}")
-    print("           jobs list\n           jobs cluster down")
-    print("           source .venv/bin/activate   # puts `jobs` on PATH")
+    print(f"\nResults    {answers}\nDashboard  {dashboard}\nNext       {COMMAND_SHOWN} status {job_id}")
+    print(f"           {COMMAND_SHOWN} list\n           {COMMAND_SHOWN} cluster down")
+    print("           source .venv/bin/activate   # puts batchjobs on PATH")
     return 0 if len(rows) == ROWS else 1
 
 
 def _jobs(*arguments: str, capture: bool = True) -> str:
     """Show a command as it would be typed, run it, and return its output if that is not shown."""
-    print(f"$ jobs {shlex.join(arguments)}", flush=True)
+    print(f"$ {COMMAND_SHOWN} {shlex.join(arguments)}", flush=True)
     done = subprocess.run([COMMAND, *arguments], check=False, text=True, stdout=subprocess.PIPE if capture else None)
     if done.returncode:
         sys.exit(done.returncode)

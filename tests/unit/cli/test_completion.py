@@ -106,4 +106,4 @@ def test_the_installers_own_script(shell: str, tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "_JOBS_COMPLETE" in done.stdout
+    assert "_BATCHJOBS_COMPLETE" in done.stdout

@@ -29,15 +29,20 @@ def test_the_scan_sees_what_runs() -> None:
         "batchjobs schedule serve",
         "batchjobs schedule run nightly --wait",
         "/opt/nightbatch/bin/batchjobs cluster up",
-        "jobs doctor --root s3://nightbatch/jobs",
+        "batchjobs doctor --root s3://nightbatch/jobs",
     } <= seen
     assert any(each.startswith("batchjobs submit s3://") for each in seen)
 
 
-@pytest.mark.parametrize("words", [["jobs", "sumbit", "x"], ["jobs", "submit", "x", "--replica-count", "2"]])
+@pytest.mark.parametrize("words", [["batchjobs", "sumbit", "x"], ["batchjobs", "submit", "x", "--replica-count", "2"]])
 def test_a_wrong_command_is_noticed(words: list[str]) -> None:
     with pytest.raises(AssertionError, match=r"sumbit|replica-count"):
         check(words)
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_commands_of_the_deployment_reach_the_program_in_any_shell(words: list[str]) -> None:
+    assert Path(words[0]).name == "batchjobs", "a bare `jobs` reaches the shell's builtin"
 
 
 @pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(DEPLOY)))

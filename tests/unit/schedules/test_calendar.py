@@ -108,7 +108,11 @@ def test_other_templates_are_refused(text: str) -> None:
 
 
 def test_durations() -> None:
-    assert [seconds(text, "--x") for text in ("90", "90s", "1h30m", "0.5d")] == [90, 90, 5400, 43_200]
+    assert [seconds(text, "--x") for text in ("90s", "1h30m", "0.5d", " 2m ")] == [90, 5400, 43_200, 120]
+    for text in ("6", "0.5", " 0 "):
+        with pytest.raises(UsageError, match=f"--x {text.strip()} has no unit") as refused:
+            seconds(text, "--x")
+        assert f"{text.strip()}h" in refused.value.hint
     for text in ("", "soon", "1x", "-5m", "5 m"):
         with pytest.raises(UsageError, match="not a duration"):
             seconds(text, "--x")

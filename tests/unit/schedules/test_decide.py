@@ -108,9 +108,16 @@ def test_a_run_that_cannot_start_by_its_deadline_is_given_up() -> None:
     assert decided([waiting], DUE + timedelta(minutes=59), deadline_s=3600) == []
     (settle,) = decided([waiting], DUE + timedelta(hours=1), deadline_s=3600)
     assert isinstance(settle, Settle)
-    assert (settle.kind, settle.reason) == ("late", "It had not started by its deadline: its input is missing.")
+    assert settle.kind == "late"
+    said = "Not started before its deadline (1 h after 02:30)."
+    assert settle.reason == f"{said} Its input was missing: s3://in/{{{{ date }}}}/."
+    marker = "s3://in/x/_SUCCESS"
+    (settle,) = decided([view_of(ready=False, missing=(marker,))], DUE + timedelta(hours=1), deadline_s=3600)
+    assert settle.reason == f"{said} Its input was missing: {marker}."
+    (settle,) = decided([view_of()], DUE + timedelta(hours=1), deadline_s=3600)
+    assert settle.reason == said
     (settle,) = decided([waiting], DUE + timedelta(hours=2), input_deadline_s=7200)
-    assert (settle.kind, settle.reason) == ("late", "s3://in/{{ date }}/ did not appear within 7,200 s.")
+    assert (settle.kind, settle.reason) == ("late", "s3://in/{{ date }}/ did not appear within 2 h.")
 
 
 def test_retries_wait_longer_each_time_and_then_end_the_run() -> None:

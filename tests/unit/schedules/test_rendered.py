@@ -36,7 +36,7 @@ def test_cron_job() -> None:
     assert spec["suspend"] is False
     (container,) = spec["jobTemplate"]["spec"]["template"]["spec"]["containers"]
     assert container["command"] == [
-        *("jobs", "schedule", "run", "nightly", "--wait", "--root", ROOT, "--address", "http://head:8265")
+        *("batchjobs", "schedule", "run", "nightly", "--wait", "--root", ROOT, "--address", "http://head:8265")
     ]
     assert options_exist(container["command"][1:])
 

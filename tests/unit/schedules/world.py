@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from greenlet import getcurrent, greenlet
 
-from jobs.errors import ClusterError
+from jobs.errors import ClusterError, UsageError
 from jobs.schedules.book import Book
 from jobs.schedules.decide import JobView
 from jobs.schedules.notify import DeliveryFailed, Hook
@@ -105,6 +105,7 @@ class World:
         self.jobs: dict[str, Job] = {}
         self.submits: list[str] = []
         self.exports: list[str] = []
+        self.unwritable: set[str] = set()
         self.missing: Callable[[str, datetime], bool] = lambda uri, now: False
         self.cluster_away: Callable[[datetime], bool] = lambda now: False
         self.delivered: list[Event] = []
@@ -240,6 +241,11 @@ class _Runner:
         if job.state is None:
             job.stop(self._world.now)
             job.state, job.cancelled_by = State.CANCELLED, f"Cancelled by {by}."
+
+    def check_export(self, target: str) -> None:
+        step()
+        if target in self._world.unwritable:
+            raise UsageError(f"The directory of {target} is missing.")
 
     def export(self, job_id: str, target: str) -> None:
         step()
