@@ -6,16 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.cli.options import Request, with_spec
-from jobs.cli.output import Format, Output, with_output
+from jobs.cli.options import Request
+from jobs.cli.output import Format, Output
 
 if TYPE_CHECKING:
     from jobs.planning.estimate import Estimate
     from schemas.spec import JobSpec
 
 
-@with_output
-@with_spec
 def plan(
     output: Output,
     *,

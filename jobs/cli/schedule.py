@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from jobs import signals
-from jobs.cli.options import Request, with_spec
+from jobs.cli.options import Request, add_spec_command
 from jobs.cli.output import Format, Output, with_output
 from jobs.cli.reference import Root
 from jobs.cli.schedule_runs import render_schedule, run_schedule, serve_schedules
@@ -29,9 +29,6 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="The schedule's name."
 _WHEN, _LATE, _NEWS = "When", "Late and interrupted runs", "Notifications"
 
 
-@app.command("create")
-@with_output
-@with_spec
 def create(
     output: Output,
     schedule_name: Name,
@@ -149,6 +146,9 @@ def create(
     output.record(_described(book, book.schedule(schedule_name), now))
     output.hint("jobs schedule serve")
     output.hint(f"jobs schedule run {schedule_name}")
+
+
+add_spec_command(app, "create", create)
 
 
 @app.command("list")

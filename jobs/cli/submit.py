@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs import signals
-from jobs.cli.options import Request, with_spec
+from jobs.cli.options import Request
 from jobs.cli.output import Output, with_output
 from jobs.cli.reference import JobId, Root, open_job
 
@@ -19,8 +19,6 @@ Timeout = Annotated[
 ]
 
 
-@with_output
-@with_spec
 def submit(
     output: Output,
     *,

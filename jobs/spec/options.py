@@ -9,6 +9,7 @@ from typing import Any, Literal, TypedDict
 from jobs.errors import UsageError
 from jobs.settings import Settings
 from jobs.spec.build import build_spec
+from jobs.spec.fields import spec_options
 from schemas.spec import JobSpec
 
 
@@ -66,44 +67,9 @@ class SubmitOptions(TypedDict, total=False):
     fields: Mapping[str, Any]
 
 
-FIELDS: Mapping[str, str] = {
-    **{
-        name: f"input.{name}"
-        for name in (
-            "prompt_column",
-            "messages_column",
-            "template",
-            "choices_column",
-            "system",
-            "chat",
-            "tools",
-            "keep",
-        )
-    },
-    "model": "model.path",
-    "engine": "engine.name",
-    "replicas": "replicas",
-    "tensor_parallel": "engine.tensor_parallel_size",
-    **{
-        name: f"engine.{name}"
-        for name in (
-            *("device", "dtype", "max_model_len", "max_num_seqs"),
-            *("quantization", "kv_cache_dtype", "speculative_ngram"),
-        )
-    },
-    **{
-        name: f"sampling.{name}"
-        for name in (
-            *("max_tokens", "min_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty"),
-            *("presence_penalty", "frequency_penalty", "seed", "stop", "n", "logprobs"),
-        )
-    },
-    "bad_word": "sampling.bad_words",
-    **{name: f"sampling.structured_outputs.{name}" for name in ("json_schema", "regex", "choice")},
-    **{name: name for name in ("task", "name", "output_tokens", "keep_staged", "reuse", "reuse_sampled")},
-    **{name: name for name in ("max_error_rate", "max_length_finish_rate", "max_empty_rate", "min_valid_json_rate")},
-}
-"""Dotted name of the spec's field for each option."""
+def field_names() -> dict[str, str]:
+    """Return the dotted name of the spec's field for each option."""
+    return {name: option.field for name, option in spec_options().items()}
 
 
 def spec_of(
@@ -121,18 +87,18 @@ def spec_of(
         UsageError: an unknown option, no dataset, no model, or a form or a tool that cannot be used.
         pydantic.ValidationError: a value is unknown or out of range.
     """
-    file_values = file_values or {}
+    file_values, names = file_values or {}, field_names()
     given = {name: value for name, value in options.items() if value is not None}
     fields = given.pop("fields", {})
-    if unknown := sorted(given.keys() - FIELDS.keys()):
-        raise UsageError(f"There is no option {unknown[0]!r}.", f"Options are: {', '.join(FIELDS)}, fields.")
+    if unknown := sorted(given.keys() - names.keys()):
+        raise UsageError(f"There is no option {unknown[0]!r}.", f"Options are: {', '.join(names)}, fields.")
     if not isinstance(given.get("json_schema", ""), str):
         given["json_schema"] = json.dumps(given["json_schema"], ensure_ascii=False)
-    flags = {FIELDS[name]: value for name, value in given.items()} | dict(fields)
+    flags = {names[name]: value for name, value in given.items()} | dict(fields)
     # Settings fill in what neither an option nor the spec file sets.
     for name in ("model", "engine", "replicas"):
-        if FIELDS[name] not in flags and not _says(file_values, FIELDS[name]):
-            flags[FIELDS[name]] = getattr(settings, name)
+        if names[name] not in flags and not _says(file_values, names[name]):
+            flags[names[name]] = getattr(settings, name)
     return build_spec(dataset, flags, file_values)
 
 
