@@ -191,7 +191,7 @@ class ReplicaRange(Document):
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.min > self.max:
-            raise ValueError(f"replicas {self.min}..{self.max}: the first number is larger than the second")
+            raise ValueError(f"{self.min}..{self.max}: the first number is larger than the second")
         return self
 
     @classmethod

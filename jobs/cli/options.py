@@ -163,7 +163,8 @@ def _resolve(given: dict[str, Any]) -> Request:
     file_values = read_spec_file(given["spec_file"]) if given["spec_file"] else {}
     flags = {name: _value(option, given[name]) for name, option in spec_options().items()}
     flags["fields"] = dict(assignment(text) for text in given["assign"] or ())
-    return Request(spec_of(given["dataset"], flags, settings, file_values), settings)
+    spec = spec_of(given["dataset"], flags, settings, file_values, file=str(given["spec_file"] or ""), as_flags=True)
+    return Request(spec, settings)
 
 
 def _value(option: SpecOption, given: Any) -> Any:

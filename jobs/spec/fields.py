@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from types import MappingProxyType, NoneType, UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from types import MappingProxyType
+from typing import Any
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from jobs.field_types import document_in, plain_types
 from schemas.base import Document
 from schemas.options import Option, Panel
 from schemas.spec import JobSpec
@@ -48,34 +49,19 @@ def spec_options() -> Mapping[str, SpecOption]:
     return MappingProxyType({option.name: option for option in found})
 
 
-def plain_type(annotation: Any) -> Any:
-    """Return a field's type without None and without constraints: `int` for `Annotated[int, …] | None`."""
-    if get_origin(annotation) is Annotated:
-        return plain_type(get_args(annotation)[0])
-    if get_origin(annotation) in (Union, UnionType):
-        kinds = [each for each in get_args(annotation) if each is not NoneType]
-        return plain_type(kinds[0]) if len(kinds) == 1 else annotation
-    return annotation
-
-
-def nested(field: FieldInfo) -> type[BaseModel] | None:
-    """Return the document that a field holds, if it holds one."""
-    kind = plain_type(field.annotation)
-    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
-
-
 def _options(document: type[BaseModel], prefix: str) -> Iterator[SpecOption]:
     for name, field in document.model_fields.items():
         declared = next((each for each in field.metadata if isinstance(each, Option)), None)
         if declared is not None:
+            [kind] = plain_types(field.annotation)
             yield SpecOption(
                 name=declared.name or name,
                 field=prefix + name,
-                type=plain_type(field.annotation),
+                type=kind,
                 declared=declared,
                 help=_help(declared, field),
             )
-        elif (inside := nested(field)) is not None:
+        elif (inside := document_in(field.annotation)) is not None:
             yield from _options(inside, f"{prefix}{name}.")
 
 

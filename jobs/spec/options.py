@@ -10,6 +10,7 @@ from jobs.errors import UsageError
 from jobs.settings import Settings
 from jobs.spec.build import build_spec
 from jobs.spec.fields import spec_options
+from jobs.text import did_you_mean
 from schemas.spec import JobSpec
 
 
@@ -67,39 +68,51 @@ class SubmitOptions(TypedDict, total=False):
     fields: Mapping[str, Any]
 
 
-def field_names() -> dict[str, str]:
-    """Return the dotted name of the spec's field for each option."""
-    return {name: option.field for name, option in spec_options().items()}
-
-
 def spec_of(
     dataset: str | None,
     options: Mapping[str, Any],
     settings: Settings,
     file_values: Mapping[str, Any] | None = None,
+    *,
+    file: str = "",
+    as_flags: bool = False,
 ) -> JobSpec:
     """Build the spec of a job: options override a spec file's values, which override settings, then defaults.
 
     Args:
         options: as `SubmitOptions`; None means not given.
+        file: name of the spec file, for errors.
+        as_flags: errors name options as the command line does.
 
     Raises:
-        UsageError: an unknown option, no dataset, no model, or a form or a tool that cannot be used.
-        pydantic.ValidationError: a value is unknown or out of range.
+        UsageError: an unknown option or field, a value out of range, no dataset, no model, or a form or a tool that
+            cannot be used.
     """
-    file_values, names = file_values or {}, field_names()
+    file_values, known = file_values or {}, spec_options()
     given = {name: value for name, value in options.items() if value is not None}
-    fields = given.pop("fields", {})
-    if unknown := sorted(given.keys() - names.keys()):
-        raise UsageError(f"There is no option {unknown[0]!r}.", f"Options are: {', '.join(names)}, fields.")
+    fields: Mapping[str, Any] = given.pop("fields", {})
+    if unknown := sorted(given.keys() - known.keys()):
+        near = did_you_mean(unknown[0], known)
+        raise UsageError(
+            f"There is no option {unknown[0]!r}{f'; {near}' if near else '.'}",
+            f"Options are: {', '.join(known)}, fields.",
+        )
     if not isinstance(given.get("json_schema", ""), str):
         given["json_schema"] = json.dumps(given["json_schema"], ensure_ascii=False)
-    flags = {names[name]: value for name, value in given.items()} | dict(fields)
+    labels = {known[name].field: known[name].flag if as_flags else f"`{name}`" for name in given}
+    labels |= {field: f"--set {field}" if as_flags else f"`{field}`" for field in fields}
+    flags = {known[name].field: value for name, value in given.items()} | dict(fields)
     # Settings fill in what neither an option nor the spec file sets.
     for name in ("model", "engine", "replicas"):
-        if names[name] not in flags and not _says(file_values, names[name]):
-            flags[names[name]] = getattr(settings, name)
-    return build_spec(dataset, flags, file_values)
+        if (field := known[name].field) not in flags and not _says(file_values, field):
+            flags[field], labels[field] = getattr(settings, name), f"setting `{name}`"
+
+    def label(field: str) -> str:
+        if said := next((said for start, said in labels.items() if f"{field}.".startswith(f"{start}.")), None):
+            return said
+        return f"{file}: `{field}`" if file and _says(file_values, field) else f"`{field}`"
+
+    return build_spec(dataset, flags, file_values, label)
 
 
 def _says(values: Mapping[str, Any], dotted: str) -> bool:
@@ -107,4 +120,5 @@ def _says(values: Mapping[str, Any], dotted: str) -> bool:
     head, _, rest = dotted.partition(".")
     if head not in values:
         return False
-    return not rest or not isinstance(values[head], dict) or rest in values[head]
+    inside = values[head]
+    return not rest or not isinstance(inside, dict) or _says(inside, rest)
