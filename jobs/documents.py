@@ -9,6 +9,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from jobs.errors import Damaged, UsageError
+from jobs.validation import problem
 from schemas import FORMAT_VERSION
 
 _T = TypeVar("_T")
@@ -44,7 +45,8 @@ def read_document(data: bytes, where: str, parse: Callable[[bytes], _T], remedy:
             first = unknown[0]
             # Never quote a mapping's key or a value: they may come from a row.
             field = next((str(part) for part in first["loc"] if isinstance(part, str)), "")
-            said = f"{field}: {first['msg']}" if field else str(first["msg"])
+            what = problem([first]).what
+            said = f"{field}: {what}" if field else what
             raise Damaged(f"{where} is damaged: {said}.", remedy) from None
         raise _newer(where, f"this version does not know its field {errors[0]['loc'][-1]!r}") from None
 

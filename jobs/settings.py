@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import tomllib
 from collections.abc import Mapping
@@ -13,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from jobs.buckets import check_bucket, parse
 from jobs.errors import UsageError
+from jobs.text import did_you_mean
+from jobs.validation import problem, sentence
 from schemas.spec import ReplicaRange
 
 PREFIX = "JOBS_"
@@ -127,13 +128,8 @@ def _resolve(flags: Mapping[str, Any]) -> tuple[Settings, dict[str, str]]:
     try:
         return Settings.model_validate(values), sources
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        name = str(first["loc"][0])
-        reason = first["msg"].removeprefix("Value error, ")
-        raise UsageError(
-            f"{name} = {first['input']!r} ({sources.get(name, 'default')}) is not valid: {reason}.",
-            hint="`jobs config` lists every setting and where its value comes from.",
-        ) from error
+        what = sentence(problem(error, Settings), lambda name: f"{name} ({sources.get(name, 'default')})")
+        raise UsageError(what, hint="`jobs config` lists every setting and where its value comes from.") from error
 
 
 def _from_flags(flags: Mapping[str, Any]) -> list[Explained]:
@@ -161,9 +157,9 @@ def _from_file() -> list[Explained]:
         raise UsageError(f"Cannot read the settings in {path}: {error}.", hint="Correct the file.") from error
     for name in table:
         if name not in Settings.model_fields:
-            near = difflib.get_close_matches(name, Settings.model_fields, n=1)
+            near = did_you_mean(name, Settings.model_fields)
             raise UsageError(
-                f"{path} sets {name!r}, which is not a setting.",
-                hint=f"Did you mean {near[0]!r}?" if near else f"Settings are: {', '.join(Settings.model_fields)}.",
+                f"{path} sets {name!r}, which is not a setting{f'; {near}' if near else '.'}",
+                hint=f"Settings are: {', '.join(Settings.model_fields)}.",
             )
     return [Explained(name, value, str(path)) for name, value in table.items()]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
+
 
 def printable(text: str) -> str:
     """Return the text as one line without control characters."""
@@ -29,3 +31,26 @@ def duration(seconds: float) -> str:
         if count or parts or unit == "s":
             parts.append((count, unit))
     return " ".join(f"{count} {unit}" for count, unit in parts[:2] if count) or "0 s"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return "did you mean `text`?" for a misspelt name of one of these, or ""."""
+    import difflib
+
+    spelt = {each.casefold(): each for each in known}
+    near = difflib.get_close_matches(name.casefold(), spelt, n=1)
+    return f"did you mean `{printable(spelt[near[0]])}`?" if near else ""
+
+
+def columns_there(wanted: str, names: Collection[str]) -> str:
+    """Return a clause, with its full stop, that leads from a missing column to the one that is meant, or lists all."""
+    if not names:
+        return "there are no columns."
+    near = did_you_mean(wanted, names)
+    return f"{near} The columns are {', '.join(names)}." if near else f"the columns are {', '.join(names)}."
+
+
+def listed(names: Iterable[str], conjunction: str = "and") -> str:
+    """Return `a, b and c`."""
+    *others, last = names
+    return f"{', '.join(others)} {conjunction} {last}" if others else last

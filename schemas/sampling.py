@@ -10,6 +10,7 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, Field, Strict, ValidationInfo, field_validator, model_validator
 
 from schemas.base import Document
+from schemas.options import Option, Panel
 
 ANY_OBJECT = '{"type": "object"}'
 """JSON schema of OpenAI's `{"type": "json_object"}`."""
@@ -47,11 +48,15 @@ class StructuredOutputs(Document):
     Whether a schema or an expression compiles is not known here; see `jobs.rows.structured`.
     """
 
-    json_schema: str | None = Field(None, min_length=1, description="JSON schema, as text: the order of keys counts.")
-    regex: str | None = Field(None, min_length=1, description="Regular expression that the whole text matches.")
-    choice: tuple[str, ...] | None = Field(
-        None, min_length=1, max_length=MAX_CHOICES, description="The texts to choose from."
+    json_schema: Annotated[
+        str | None, Option(panel=Panel.FORM, form="json_file", help="File with the answer's JSON schema.")
+    ] = Field(None, min_length=1, description="JSON schema, as text: the order of keys counts.")
+    regex: Annotated[str | None, Option(panel=Panel.FORM)] = Field(
+        None, min_length=1, description="Regular expression that the whole answer matches."
     )
+    choice: Annotated[
+        tuple[str, ...] | None, Option(panel=Panel.FORM, help="An answer to choose from; repeat it for each.")
+    ] = Field(None, min_length=1, max_length=MAX_CHOICES, description="The texts to choose from.")
 
     @model_validator(mode="before")
     @classmethod
@@ -102,25 +107,53 @@ class Sampling(Document):
     job that is run twice gives the same text twice.
     """
 
-    max_tokens: Whole = Field(256, ge=1, le=1_000_000, description="Most tokens to generate per completion.")
-    min_tokens: Whole = Field(0, ge=0, description="Tokens to generate before a stop is honoured.")
-    temperature: Number = Field(0.0, ge=0.0, le=2.0, description="0 is greedy decoding.")
-    top_p: Number = Field(1.0, gt=0.0, le=1.0, description="Nucleus sampling mass.")
-    top_k: Whole = Field(0, ge=0, description="Sample from the k likeliest tokens; 0 means all.")
-    min_p: Number = Field(0.0, ge=0.0, le=1.0, description="Least probability relative to the likeliest token.")
-    repetition_penalty: Number = Field(1.0, gt=0.0, le=10.0, description="Above 1 discourages repeats.")
-    presence_penalty: Number = Field(0.0, ge=-2.0, le=2.0, description="Penalty on tokens that appeared.")
-    frequency_penalty: Number = Field(0.0, ge=-2.0, le=2.0, description="Penalty by how often a token appeared.")
-    seed: Whole | None = Field(None, ge=0, lt=2**63, description="Seed of each row's own random generator.")
-    stop: tuple[str, ...] = Field((), max_length=MAX_STOPS, description="Strings that end the text; not part of it.")
-    bad_words: tuple[str, ...] = Field((), max_length=MAX_BAD_WORDS, description="Words that are not generated.")
+    max_tokens: Annotated[Whole, Option(panel=Panel.SAMPLING)] = Field(
+        256, ge=1, le=1_000_000, description="Most tokens to generate per completion."
+    )
+    min_tokens: Annotated[Whole, Option(panel=Panel.SAMPLING)] = Field(
+        0, ge=0, description="Tokens to generate before a stop is honoured."
+    )
+    temperature: Annotated[Number, Option(panel=Panel.SAMPLING)] = Field(
+        0.0, ge=0.0, le=2.0, description="0 is greedy decoding; at most 2."
+    )
+    top_p: Annotated[Number, Option(panel=Panel.SAMPLING)] = Field(
+        1.0, gt=0.0, le=1.0, description="Nucleus sampling mass, 0 to 1."
+    )
+    top_k: Annotated[Whole, Option(panel=Panel.SAMPLING)] = Field(
+        0, ge=0, description="Sample from the k likeliest tokens; 0 means all."
+    )
+    min_p: Annotated[Number, Option(panel=Panel.SAMPLING)] = Field(
+        0.0, ge=0.0, le=1.0, description="Least probability relative to the likeliest token."
+    )
+    repetition_penalty: Annotated[Number, Option(panel=Panel.SAMPLING)] = Field(
+        1.0, gt=0.0, le=10.0, description="Above 1 discourages repeats."
+    )
+    presence_penalty: Annotated[Number, Option(panel=Panel.SAMPLING)] = Field(
+        0.0, ge=-2.0, le=2.0, description="Penalty on tokens that appeared, -2 to 2."
+    )
+    frequency_penalty: Annotated[Number, Option(panel=Panel.SAMPLING)] = Field(
+        0.0, ge=-2.0, le=2.0, description="Penalty by how often a token appeared, -2 to 2."
+    )
+    seed: Annotated[Whole | None, Option(panel=Panel.SAMPLING)] = Field(
+        None, ge=0, lt=2**63, description="Seed of each row's own random generator."
+    )
+    stop: Annotated[
+        tuple[str, ...],
+        Option(panel=Panel.SAMPLING, help="Text that ends the answer and is not part of it; may be repeated."),
+    ] = Field((), max_length=MAX_STOPS, description="Strings that end the text; not part of it.")
+    bad_words: Annotated[
+        tuple[str, ...],
+        Option(panel=Panel.SAMPLING, name="bad_word", help="Word that is not generated; may be repeated."),
+    ] = Field((), max_length=MAX_BAD_WORDS, description="Words that are not generated.")
     logit_bias: dict[int, Number] = Field(
         {}, max_length=MAX_BIASES, description="Added to logits, by token id; -100 to 100."
     )
     structured_outputs: StructuredOutputs | None = Field(None, description="The form that the text must have.")
     ignore_eos: Flag = Field(False, description="Go on after the end-of-sequence token (benchmarks).")
-    logprobs: Whole | None = Field(None, ge=0, le=20, description="Report this many likeliest tokens per position.")
-    n: Whole = Field(1, ge=1, le=128, description="Completions per row.")
+    logprobs: Annotated[Whole | None, Option(panel=Panel.SAMPLING)] = Field(
+        None, ge=0, le=20, description="Report this many likeliest tokens per position."
+    )
+    n: Annotated[Whole, Option(panel=Panel.SAMPLING)] = Field(1, ge=1, le=128, description="Completions per row.")
 
     @field_validator("logit_bias", mode="before")
     @classmethod

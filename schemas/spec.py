@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from schemas import FORMAT_VERSION
 from schemas.base import Document
+from schemas.options import Option, Panel
 from schemas.sampling import Sampling
 
 JOB_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,98}[a-z0-9]|[a-z0-9]")
@@ -20,9 +21,21 @@ AUTO = "auto"
 
 RESERVED_COLUMNS = frozenset(
     {
-        *("row_id", "custom_id", "generated_text", "finish_reason", "num_input_tokens", "num_generated_tokens"),
-        *("outputs", "logprobs", "generated_tokens", "tool_calls", "parsed"),
-        *("status", "error_code", "error_message", "attempts"),
+        "row_id",
+        "custom_id",
+        "generated_text",
+        "finish_reason",
+        "num_input_tokens",
+        "num_generated_tokens",
+        "outputs",
+        "logprobs",
+        "generated_tokens",
+        "tool_calls",
+        "parsed",
+        "status",
+        "error_code",
+        "error_message",
+        "attempts",
     }
 )
 """Names of output columns, which `keep` must not collide with."""
@@ -35,14 +48,33 @@ class InputSpec(Document):
     """Where the rows are and which columns make a prompt."""
 
     uri: str = Field(min_length=1, description="Absolute path, directory, glob or s3:// URI of Parquet or JSONL files.")
-    messages_column: str | None = Field(None, description="Column of chat messages. Default: `messages` if present.")
-    prompt_column: str | None = Field(None, description="Column of prompt text. Default: `prompt` if present.")
-    template: str | None = Field(None, description="Jinja template over the row's columns that gives the prompt text.")
-    system: str | None = Field(None, description="System message put before every row's messages.")
-    chat: bool = Field(True, description="Wrap prompts in the model's chat format; false for base models.")
-    tools: tuple[str, ...] = Field((), description="Tools of rows without any of their own: JSON text of each.")
-    choices_column: str | None = Field(None, description="Column of choices to score. Default: `choices`.")
-    keep: tuple[str, ...] = Field((), description="Input columns carried to the results.")
+    prompt_column: Annotated[str | None, Option(panel=Panel.INPUT)] = Field(
+        None, description="Column of prompt text. Default: `prompt`."
+    )
+    messages_column: Annotated[str | None, Option(panel=Panel.INPUT)] = Field(
+        None, description="Column of chat messages. Default: `messages`."
+    )
+    template: Annotated[str | None, Option(panel=Panel.INPUT)] = Field(
+        None,
+        description="Jinja template that makes the prompt of a row's columns: 'Summarise: {{ text }}', or "
+        "{{ row['my column'] }}.",
+    )
+    system: Annotated[str | None, Option(panel=Panel.INPUT)] = Field(
+        None, description="System message put before every row's messages."
+    )
+    chat: Annotated[
+        bool, Option(panel=Panel.INPUT, form="negated", help="Send prompts as they are, for base models.")
+    ] = Field(True, description="Wrap prompts in the model's chat format; false for base models.")
+    tools: Annotated[
+        tuple[str, ...],
+        Option(panel=Panel.INPUT, form="json_file", help="File with a JSON list of the tools to offer."),
+    ] = Field((), description="Tools of rows without any of their own: JSON text of each.")
+    choices_column: Annotated[str | None, Option(panel=Panel.INPUT)] = Field(
+        None, description="Column of choices to score. Default: `choices`."
+    )
+    keep: Annotated[
+        tuple[str, ...], Option(panel=Panel.INPUT, form="names", help="Input columns carried to the results: a,b.")
+    ] = Field((), description="Input columns carried to the results.")
     max_row_bytes: int = Field(4 * 2**20, ge=1, description="A row whose prompt is larger becomes an error row.")
 
     @field_validator("tools", mode="before")
@@ -72,7 +104,9 @@ class InputSpec(Document):
 class ModelSpec(Document):
     """Which model, proved by fingerprint to be the same on every attempt."""
 
-    path: str = Field(min_length=1, description="Model directory as the cluster's nodes see it.")
+    path: Annotated[str, Option(panel=Panel.ENGINE, name="model")] = Field(
+        min_length=1, description="Model directory as the cluster's nodes see it."
+    )
     fingerprint: str | None = Field(None, description="Hash of config, tokenizer and weights, pinned at submit.")
 
 
@@ -97,25 +131,35 @@ class FakeSpec(Document):
 class EngineSpec(Document):
     """The engine and its limits. A limit left out is chosen for the hardware and recorded."""
 
-    name: Literal["vllm", "fake"] = "vllm"
-    device: Literal["auto", "gpu", "cpu"] = Field(
+    name: Annotated[Literal["vllm", "fake"], Option(panel=Panel.ENGINE, name="engine")] = Field(
+        "vllm", description="What runs the model; fake: made-up answers without a model, to try the pipeline."
+    )
+    device: Annotated[Literal["auto", "gpu", "cpu"], Option(panel=Panel.ENGINE)] = Field(
         "auto", description="auto: GPUs if the cluster has any or the model is large."
     )
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    dtype: Annotated[Literal["auto", "bfloat16", "float16", "float32"], Option(panel=Panel.ENGINE)] = Field(
+        "auto", description="Type of the weights; auto: the model's own."
+    )
     load_format: Literal["auto", "safetensors", "dummy"] = Field("auto", description="dummy: random weights.")
-    max_model_len: int | None = Field(None, ge=2, description="Longest sequence, prompt and output, in tokens.")
-    max_num_seqs: int | None = Field(None, ge=1, le=8192, description="Sequences decoded at once by a replica.")
+    max_model_len: Annotated[int | None, Option(panel=Panel.ENGINE)] = Field(
+        None, ge=2, description="Longest sequence, prompt plus answer, in tokens."
+    )
+    max_num_seqs: Annotated[int | None, Option(panel=Panel.ENGINE)] = Field(
+        None, ge=1, le=8192, description="Most rows decoded at once by a replica."
+    )
     max_num_batched_tokens: int | None = Field(None, ge=1, description="Tokens per engine step.")
     gpu_memory_utilization: float = Field(0.90, gt=0.0, le=1.0, description="Share of GPU memory for the engine.")
-    tensor_parallel_size: int = Field(
-        1, ge=1, le=64, description="GPUs that share one model copy, which one GPU does not hold."
+    tensor_parallel_size: Annotated[int, Option(panel=Panel.ENGINE, name="tensor_parallel")] = Field(
+        1, ge=1, le=64, description="GPUs that share a model copy, for models that one GPU does not hold."
     )
-    quantization: Literal["fp8"] | None = Field(None, description="Weights in 8 bits: faster, other results. GPU only.")
-    kv_cache_dtype: Literal["auto", "fp8"] = Field(
-        "auto", description="fp8: twice the KV cache, other results. GPU only."
+    quantization: Annotated[Literal["fp8"] | None, Option(panel=Panel.ENGINE)] = Field(
+        None, description="fp8: weights in 8 bits, which is faster and changes results. GPU only."
     )
-    speculative_ngram: int | None = Field(
-        None, ge=1, le=16, description="Tokens per step guessed from the row's own text: faster where answers quote it."
+    kv_cache_dtype: Annotated[Literal["auto", "fp8"], Option(panel=Panel.ENGINE)] = Field(
+        "auto", description="fp8: room for twice the tokens, which changes results. GPU only."
+    )
+    speculative_ngram: Annotated[int | None, Option(panel=Panel.ENGINE)] = Field(
+        None, ge=1, le=16, description="Tokens guessed per step from the row's own text: faster where answers quote it."
     )
     start_timeout_s: float = Field(3600.0, gt=0.0, description="Longest start of a replica, model loading included.")
     stall_timeout_s: float = Field(600.0, gt=0.0, description="A replica that computes nothing for so long is ended.")
@@ -147,7 +191,7 @@ class ReplicaRange(Document):
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.min > self.max:
-            raise ValueError(f"replicas {self.min}..{self.max}: the first number is larger than the second")
+            raise ValueError(f"{self.min}..{self.max}: the first number is larger than the second")
         return self
 
     @classmethod
@@ -185,17 +229,32 @@ class JobSpec(Document):
     """One dataset and everything that decides what its rows become."""
 
     format_version: int = FORMAT_VERSION
-    name: str = Field(min_length=1, max_length=200, description="Shown in lists and in the Ray dashboard.")
-    task: Literal["generate", "score"] = Field("generate", description="score: how likely each of a row's choices is.")
+    name: Annotated[
+        str,
+        Option(panel=Panel.JOB, help="Shown in lists and in the Ray dashboard. Default: the dataset's name."),
+    ] = Field(min_length=1, max_length=200, description="Shown in lists and in the Ray dashboard.")
+    task: Annotated[Literal["generate", "score"], Option(panel=Panel.JOB)] = Field(
+        "generate", description="generate text, or score: how likely each of a row's choices is."
+    )
     input: InputSpec
     model: ModelSpec
+    replicas: Annotated[
+        ReplicaRange,
+        Option(panel=Panel.ENGINE, form="text", help="8, or 2..16 to start with 2 and use what joins. Default: 1."),
+    ] = ReplicaRange()
     engine: EngineSpec = EngineSpec()
     sampling: Sampling = Sampling()
-    replicas: ReplicaRange = ReplicaRange()
     shards: ShardBudget = ShardBudget()
-    reuse: tuple[str, ...] = Field((), description="Earlier jobs whose results are taken for equal rows, or `auto`.")
-    reuse_sampled: bool = Field(False, description="Take results that were sampled at random, too.")
-    output_tokens: bool = Field(False, description="Add the column `generated_tokens` to the results.")
+    reuse: Annotated[
+        tuple[str, ...],
+        Option(panel=Panel.JOB, help="Take equal rows' results from this earlier job, or `auto`; may be repeated."),
+    ] = Field((), description="Earlier jobs whose results are taken for equal rows, or `auto`.")
+    reuse_sampled: Annotated[bool, Option(panel=Panel.JOB)] = Field(
+        False, description="With `reuse`: take results that were sampled at random, too."
+    )
+    output_tokens: Annotated[bool, Option(panel=Panel.JOB)] = Field(
+        False, description="Add the column `generated_tokens` to the results."
+    )
     output_completions: bool = Field(
         False,
         description="Add the column `outputs`: rows may set `n`, as the job's own `n` above 1 allows, too. A row that "
@@ -204,16 +263,20 @@ class JobSpec(Document):
     output_logprobs: bool = Field(
         False, description="Add the column `logprobs`: rows may ask for them. The job's own `logprobs` add it too."
     )
-    keep_staged: bool = Field(False, description="Keep the staged shards after success.")
-    max_error_rate: float = Field(0.05, ge=0.0, le=1.0, description="Gate: most error rows, as a share of all rows.")
-    max_length_finish_rate: float | None = Field(
-        None, ge=0.0, le=1.0, description="Gate: most answers that were cut by their length, as a share of the answers."
+    keep_staged: Annotated[bool, Option(panel=Panel.JOB)] = Field(
+        False, description="Keep the staged shards after success."
     )
-    max_empty_rate: float | None = Field(
-        None, ge=0.0, le=1.0, description="Gate: most answers without text and tool calls, as a share of the answers."
+    max_error_rate: Annotated[float, Option(panel=Panel.GATES)] = Field(
+        0.05, ge=0.0, le=1.0, description="Most error rows, as a share of all rows."
     )
-    min_valid_json_rate: float | None = Field(
-        None, ge=0.0, le=1.0, description="Gate: least answers that are valid JSON, as a share of the answers."
+    max_length_finish_rate: Annotated[float | None, Option(panel=Panel.GATES)] = Field(
+        None, ge=0.0, le=1.0, description="Most answers that were cut by their length, as a share of the answers."
+    )
+    max_empty_rate: Annotated[float | None, Option(panel=Panel.GATES)] = Field(
+        None, ge=0.0, le=1.0, description="Most answers without text and tool calls, as a share of the answers."
+    )
+    min_valid_json_rate: Annotated[float | None, Option(panel=Panel.GATES)] = Field(
+        None, ge=0.0, le=1.0, description="Least answers that are valid JSON, as a share of the answers."
     )
     max_shard_strikes: int = Field(
         2, ge=1, description="Engine deaths over one shard before the rows that cause them are searched."

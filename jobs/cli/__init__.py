@@ -104,11 +104,9 @@ def _presentable(error: Exception) -> JobsError:
     from pydantic import ValidationError
 
     if isinstance(error, ValidationError):
-        reasons = [
-            f"{'.'.join(map(str, each['loc'])) or error.title}: {each['msg'].removeprefix('Value error, ')}"
-            for each in error.errors(include_url=False, include_input=False)
-        ]
-        return UsageError("; ".join(reasons) + ".")
+        from jobs.validation import problem, sentence
+
+        return UsageError(sentence(problem(error)))
     first = str(error).partition("\n")[0]
     return JobsError(
         f"Unexpected {type(error).__name__}: {first}", hint="This is a fault of the program; --debug shows where."

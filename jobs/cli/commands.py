@@ -26,6 +26,7 @@ from jobs.cli import (
     watch,
 )
 from jobs.cli.help_text import present
+from jobs.cli.options import add_spec_command
 
 app = typer.Typer(
     name="jobs",
@@ -34,8 +35,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("submit")(submit.submit)
-app.command("plan")(plan.plan)
+add_spec_command(app, "submit", submit.submit)
+add_spec_command(app, "plan", plan.plan)
 app.command("list")(status.list_jobs)
 app.command("status")(status.status)
 app.command("watch")(watch.watch)

@@ -1,107 +1,96 @@
-"""The options that make a spec, shared by `submit` and `plan`."""
+"""The options that make a spec, shared by `submit`, `plan` and `schedule create`: those that the spec's fields declare.
+
+They are built when a command that has them is used: the fields need pydantic, and `jobs --help` should not wait for it.
+"""
 
 from __future__ import annotations
 
 import functools
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, get_args, get_origin
 
 import typer
+from typer.core import TyperCommand
 
+from jobs.cli.output import with_output
 from jobs.errors import UsageError
 
 if TYPE_CHECKING:
     from jobs.settings import Settings
+    from jobs.spec.fields import SpecOption
     from schemas.spec import JobSpec
+
+_OTHERS = "Spec, store and cluster"
+_WIDEST_CHOICES = 18
+"""Most characters of an option's choices in the column of types: it leaves the rest of the line to all help texts."""
 
 
 class Request(NamedTuple):
-    """What the options came to."""
+    """The spec and settings resolved from the command line."""
 
     spec: JobSpec
     settings: Settings
 
 
-class _SpecOption(NamedTuple):
-    """One option; `jobs.spec.options.FIELDS` has the field of `JobSpec` that it sets."""
+def add_spec_command(app: typer.Typer, name: str, command: Callable[..., None]) -> None:
+    """Add a command that takes the argument DATASET and every option of a spec.
 
-    kind: Any
-    flag: str
-    help: str
-    panel: str
+    Args:
+        command: takes an `Output` first, then its own arguments, and `request` by keyword.
+    """
 
+    class Built(_SpecCommand):
+        function = staticmethod(command)
 
-_INPUT, _SAMPLING, _FORM, _ENGINE, _JOB = "Input", "Sampling", "Form of the answer", "Engine", "Job"
-_GATES = "Quality gates: shares from 0 to 1; exit 3 and no _SUCCESS if one is crossed"
+    def later() -> None:
+        """Stand for the command until its options are known."""
 
-_OPTIONS = [
-    _SpecOption(str, "--prompt-column", "Column of prompt text. Default: `prompt`.", _INPUT),
-    _SpecOption(str, "--messages-column", "Chat messages. Default: `messages`.", _INPUT),
-    _SpecOption(
-        str, "--template", "Jinja text over the columns: 'Summarise: {{ text }}', or {{ row['my column'] }}.", _INPUT
-    ),
-    _SpecOption(str, "--choices-column", "Choices to score. Default: `choices`.", _INPUT),
-    _SpecOption(str, "--system", "System message put before every row.", _INPUT),
-    _SpecOption(int, "--max-tokens", "Most tokens to generate per row. Default: 256.", _SAMPLING),
-    _SpecOption(int, "--min-tokens", "Least tokens to generate per row.", _SAMPLING),
-    _SpecOption(float, "--temperature", "0 (default) is greedy decoding.", _SAMPLING),
-    _SpecOption(float, "--top-p", "Nucleus sampling mass, 0 to 1.", _SAMPLING),
-    _SpecOption(int, "--top-k", "Sample from the k likeliest tokens; 0: all.", _SAMPLING),
-    _SpecOption(float, "--min-p", "Least probability relative to the likeliest.", _SAMPLING),
-    _SpecOption(float, "--repetition-penalty", "Above 1 discourages repeats.", _SAMPLING),
-    _SpecOption(float, "--presence-penalty", "-2 to 2.", _SAMPLING),
-    _SpecOption(float, "--frequency-penalty", "-2 to 2.", _SAMPLING),
-    _SpecOption(int, "--seed", "Seed of each row's random generator.", _SAMPLING),
-    _SpecOption(list[str], "--stop", "Text that ends the answer; may be repeated.", _SAMPLING),
-    _SpecOption(list[str], "--bad-word", "Word never generated; may be repeated.", _SAMPLING),
-    _SpecOption(int, "--n", "Completions per row.", _SAMPLING),
-    _SpecOption(int, "--logprobs", "Report the likeliest tokens per position.", _SAMPLING),
-    _SpecOption(str, "--regex", "Expression that the whole answer matches.", _FORM),
-    _SpecOption(list[str], "--choice", "An answer to choose from; repeat it.", _FORM),
-    _SpecOption(int, "--tensor-parallel", "GPUs that share a model copy.", _ENGINE),
-    _SpecOption(str, "--device", "auto (default), gpu or cpu.", _ENGINE),
-    _SpecOption(str, "--dtype", "auto (default), bfloat16, float16 or float32.", _ENGINE),
-    _SpecOption(int, "--max-model-len", "Longest prompt plus answer, in tokens.", _ENGINE),
-    _SpecOption(int, "--max-num-seqs", "Rows decoded at once by a replica.", _ENGINE),
-    _SpecOption(str, "--quantization", "fp8: weights in 8 bits, on GPUs. Changes results.", _ENGINE),
-    _SpecOption(str, "--kv-cache-dtype", "fp8: room for twice the tokens, on GPUs. Changes results.", _ENGINE),
-    _SpecOption(int, "--speculative-ngram", "Guess so many tokens a step from the row's own text.", _ENGINE),
-    _SpecOption(list[str], "--reuse", "Take equal rows' results from this earlier job, or `auto`; repeat it.", _JOB),
-    _SpecOption(str, "--task", "generate (default), or score: how likely each of a row's choices is.", _JOB),
-    _SpecOption(str, "--name", "Shown in lists and in the dashboard. Default: the dataset's name.", _JOB),
-    _SpecOption(float, "--max-error-rate", "Most error rows, of all rows. Default: 0.05.", _GATES),
-    _SpecOption(float, "--max-length-finish-rate", "Most answers cut by length.", _GATES),
-    _SpecOption(float, "--max-empty-rate", "Most answers without text and tool calls.", _GATES),
-    _SpecOption(float, "--min-valid-json-rate", "Least answers that are JSON.", _GATES),
-]
+    later.__doc__ = command.__doc__
+    app.command(name, cls=Built)(later)
 
 
-def with_spec(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the argument DATASET and every spec option; it receives `request` by keyword."""
+class _SpecCommand(TyperCommand):
+    """A command whose options are built the first time that they are asked for."""
+
+    function: ClassVar[Callable[..., None]]
+    _is_built = False
+
+    def get_params(self, ctx: Any) -> Any:
+        self.build()
+        return super().get_params(ctx)
+
+    def build(self) -> None:
+        """Take over the parameters and the callback of the whole command."""
+        if self._is_built:
+            return
+        app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+        app.command()(with_output(_with_spec(self.function)))
+        whole = typer.main.get_command(app)
+        self.params, self.callback, self._is_built = whole.params, whole.callback, True
+
+
+def _with_spec(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the argument DATASET and every option of a spec; it receives `request` by keyword."""
 
     @functools.wraps(command)
     def wrapper(*args: Any, **kwargs: Any) -> None:
         command(*args, request=_resolve({option.name: kwargs.pop(option.name) for option in extra}), **kwargs)
 
     own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "request"]
-    extra = _parameters()
+    extra = list(_parameters())
     first = [p for p in own if p.kind is p.POSITIONAL_OR_KEYWORD]
     rest = [p for p in own if p.kind is p.KEYWORD_ONLY]
     wrapper.__signature__ = inspect.Signature([*first, *extra, *rest])  # type: ignore[attr-defined]
     return wrapper
 
 
-def _parameters() -> list[inspect.Parameter]:
-    def option(
-        name: str, kind: Any, *flags: str, default: Any = None, panel: str = _JOB, **more: Any
-    ) -> inspect.Parameter:
-        annotation = Annotated[kind, typer.Option(*flags, rich_help_panel=panel, show_default=False, **more)]
-        return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+def _parameters() -> Iterator[inspect.Parameter]:
+    from jobs.spec.fields import spec_options
 
-    dataset = inspect.Parameter(
+    yield inspect.Parameter(
         "dataset",
         inspect.Parameter.POSITIONAL_OR_KEYWORD,
         default=None,
@@ -110,62 +99,93 @@ def _parameters() -> list[inspect.Parameter]:
             typer.Argument(help="Parquet or JSONL file, directory, glob or s3:// URI.", show_default=False),
         ],
     )
-    keep_help = "Input columns carried to the results: a,b."
-    return [
-        dataset,
-        option("spec_file", Path | None, "--spec", help="TOML file with a spec; options override it."),
-        option("model", str | None, "--model", help="Model directory.", panel=_ENGINE),
-        option("engine", str | None, "--engine", help="vllm (default) or fake.", panel=_ENGINE),
-        option("replicas", str | None, "--replicas", help="8 or 2..16. Default: 1.", panel=_ENGINE),
-        option("keep", list[str] | None, "--keep", help=keep_help, panel=_INPUT),
-        option("no_chat", bool, "--no-chat", default=False, help="Prompts as they are, for base models.", panel=_INPUT),
-        option("json_schema", Path | None, "--json-schema", help="File with the answer's JSON schema.", panel=_FORM),
-        option("tools", Path | None, "--tools", help="File with a JSON list of the tools to offer.", panel=_INPUT),
-        *(option(_keyword(o.flag), o.kind | None, o.flag, help=o.help, panel=o.panel) for o in _OPTIONS),
-        option("output_tokens", bool, "--output-tokens", default=False, help="Add the column generated_tokens."),
-        option("keep_staged", bool, "--keep-staged", default=False, help="Keep the staged rows after success."),
-        option(
-            *("reuse_sampled", bool, "--reuse-sampled"),
-            default=False,
-            help="With --reuse: take results that were sampled at random, too.",
-        ),
-        option("assign", list[str] | None, "--set", help="Any field of the spec: engine.max_num_batched_tokens=8192."),
-        option("root", str | None, "--root", help="Where job directories live: s3://… or a directory."),
-        option("address", str | None, "--address", help="Dashboard of the Ray cluster to use."),
-        option("token_path", Path | None, "--token-path", help="File with that cluster's token."),
-    ]
+    for option in spec_options().values():
+        yield _option(option.name, _kind(option), option.flag, option.help, option.declared.panel)
+    yield _option("spec_file", Path, "--spec", "TOML file with a spec; options override it.", _OTHERS)
+    set_help = "Any field of the spec: engine.max_num_batched_tokens=8192."
+    yield _option("assign", list[str], "--set", set_help, _OTHERS)
+    yield _option("root", str, "--root", "Where job directories live: s3://… or a directory.", _OTHERS)
+    yield _option("address", str, "--address", "Dashboard of the Ray cluster to use.", _OTHERS)
+    yield _option("token_path", Path, "--token-path", "File with that cluster's token.", _OTHERS)
+
+
+def _option(name: str, kind: Any, flag: str, text: str, panel: str) -> inspect.Parameter:
+    more: dict[str, Any] = {}
+    if get_origin(kind) is Literal:
+        # Taken as text: the spec says what is wrong with it in the same words as for a file and for the client.
+        choices, kind = get_args(kind), str
+        more["autocompletion"] = _completion(choices)
+        more["metavar"] = f"<{'|'.join(choices)}>"
+        if len(more["metavar"]) > _WIDEST_CHOICES:
+            more["metavar"], text = "<choice>", f"{text} One of {', '.join(choices)}."
+    is_flag = kind is bool
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=False if is_flag else None,
+        annotation=Annotated[
+            kind if is_flag else kind | None,
+            typer.Option(flag, help=text, rich_help_panel=panel, show_default=False, **more),
+        ],
+    )
+
+
+def _completion(choices: Sequence[str]) -> Callable[[str], list[str]]:
+    def beginning(incomplete: str) -> list[str]:
+        return [each for each in choices if each.startswith(incomplete)]
+
+    return beginning
+
+
+def _kind(option: SpecOption) -> Any:
+    """Return the type that an option has on the command line."""
+    match option.declared.form:
+        case "text":
+            return str
+        case "names":
+            return list[str]
+        case "json_file":
+            return Path
+        case "negated":
+            return bool
+        case "value":
+            return list[str] if option.type == tuple[str, ...] else option.type
 
 
 def _resolve(given: dict[str, Any]) -> Request:
     """Flags over the spec file over settings over defaults."""
     from jobs import settings as settings_module
-    from jobs.spec.build import read_json_file, read_spec_file
+    from jobs.spec.build import read_spec_file
+    from jobs.spec.fields import spec_options
     from jobs.spec.options import spec_of
 
     settings = settings_module.load({name: given[name] for name in ("root", "address", "token_path")})
     file_values = read_spec_file(given["spec_file"]) if given["spec_file"] else {}
-    flags: dict[str, Any] = {_keyword(option.flag): given[_keyword(option.flag)] for option in _OPTIONS}
-    flags |= {name: given[name] for name in ("model", "engine", "replicas")}
-    flags |= {
-        "keep": [name for part in given["keep"] for name in part.split(",") if name] if given["keep"] else None,
-        "chat": False if given["no_chat"] else None,
-        "tools": read_json_file(given["tools"], "--tools") if given["tools"] else None,
-        "output_tokens": given["output_tokens"] or None,
-        "keep_staged": given["keep_staged"] or None,
-        "reuse_sampled": given["reuse_sampled"] or None,
-        "fields": dict(assignment(text) for text in given["assign"] or ()),
-    }
-    if given["json_schema"]:
-        flags["json_schema"] = json.dumps(read_json_file(given["json_schema"], "--json-schema"), ensure_ascii=False)
-    return Request(spec_of(given["dataset"], flags, settings, file_values), settings)
+    flags = {name: _value(option, given[name]) for name, option in spec_options().items()}
+    flags["fields"] = dict(assignment(text) for text in given["assign"] or ())
+    spec = spec_of(given["dataset"], flags, settings, file_values, file=str(given["spec_file"] or ""), as_flags=True)
+    return Request(spec, settings)
 
 
-def _keyword(flag: str) -> str:
-    return flag.removeprefix("--").replace("-", "_")
+def _value(option: SpecOption, given: Any) -> Any:
+    """Return the value that the client takes for this option; None if it is not given."""
+    from jobs.spec.build import read_json_file
+
+    if given is None or given is False:
+        return None
+    match option.declared.form:
+        case "names":
+            return [name for part in given for name in part.split(",") if name]
+        case "json_file":
+            return read_json_file(given, option.flag)
+        case "negated":
+            return False
+        case _:
+            return given
 
 
 def assignment(text: str) -> tuple[str, Any]:
-    """The field and the value of `--set FIELD=VALUE`; a value that is not JSON is text."""
+    """Return the field and the value of `--set FIELD=VALUE`; a value that is not JSON is text."""
     field, separator, value = text.partition("=")
     if not separator or not field:
         raise UsageError(

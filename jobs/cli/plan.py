@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.cli.options import Request, with_spec
-from jobs.cli.output import Format, Output, with_output
+from jobs.cli.options import Request
+from jobs.cli.output import Format, Output
 from jobs.text import duration, percent
 
 if TYPE_CHECKING:
@@ -19,8 +19,6 @@ MOST_NAMED = 3
 """Earlier jobs that are named as the source of a rate."""
 
 
-@with_output
-@with_spec
 def plan(
     output: Output,
     *,

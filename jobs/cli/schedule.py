@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from jobs import signals
-from jobs.cli.options import Request, with_spec
+from jobs.cli.options import Request, add_spec_command
 from jobs.cli.output import Format, Output, with_output
 from jobs.cli.reference import Root
 from jobs.cli.schedule_runs import outcome_word, render_schedule, run_schedule, serve_schedules
@@ -31,9 +31,6 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="The schedule's name."
 _WHEN, _LATE, _NEWS = "When", "Late and interrupted runs", "Notifications"
 
 
-@app.command("create")
-@with_output
-@with_spec
 def create(
     output: Output,
     schedule_name: Name,
@@ -106,33 +103,35 @@ def create(
     from jobs.schedules.template import render, variables
     from jobs.spec.build import absolute_uri
     from jobs.store.probe import check_write_once
-    from schemas.schedules import CatchUp, End, Overlap, Schedule, Webhook
+    from jobs.validation import validated
+    from schemas.schedules import CatchUp, End, Overlap, Schedule
 
     now = datetime.now(UTC).replace(microsecond=0)
     if (webhook_secret_env or webhook_secret_file) and not webhook:
         raise UsageError("A webhook's secret is given, but no webhook.", "Add --webhook URL.")
-    schedule = Schedule(
-        name=schedule_name,
-        cron=cron,
-        tz=tz,
-        spec=request.spec,
-        wait_for=absolute_uri(wait_for) if wait_for else None,
-        export=export,
-        overlap=_one_of("--overlap", overlap, Overlap),
-        catch_up=_one_of("--catch-up", catch_up, CatchUp),
-        max_catch_up=max_catch_up,
-        deadline_s=seconds(deadline, "--deadline") if deadline else None,
-        cancel_late=cancel_late,
-        input_deadline_s=seconds(input_deadline, "--input-deadline"),
-        retries=retries,
-        retry_backoff_s=seconds(retry_backoff, "--retry-backoff"),
-        webhooks=tuple(
-            Webhook(url=url, secret_env=webhook_secret_env, secret_path=webhook_secret_file) for url in webhook or ()
+    values = {
+        "name": schedule_name,
+        "cron": cron,
+        "tz": tz,
+        "spec": request.spec,
+        "wait_for": absolute_uri(wait_for) if wait_for else None,
+        "export": export,
+        "overlap": _one_of("--overlap", overlap, Overlap),
+        "catch_up": _one_of("--catch-up", catch_up, CatchUp),
+        "max_catch_up": max_catch_up,
+        "deadline_s": seconds(deadline, "--deadline") if deadline else None,
+        "cancel_late": cancel_late,
+        "input_deadline_s": seconds(input_deadline, "--input-deadline"),
+        "retries": retries,
+        "retry_backoff_s": seconds(retry_backoff, "--retry-backoff"),
+        "webhooks": tuple(
+            {"url": url, "secret_env": webhook_secret_env, "secret_path": webhook_secret_file} for url in webhook or ()
         ),
-        notify_on=tuple(_one_of("--notify-on", each.strip(), End) for each in notify_on.split(",") if each.strip()),
-        since=now,
-        created_at=now,
-    )
+        "notify_on": tuple(_one_of("--notify-on", each.strip(), End) for each in notify_on.split(",") if each.strip()),
+        "since": now,
+        "created_at": now,
+    }
+    schedule = validated(Schedule, values, _flag)
     calendar = Calendar(cron, tz)
     due = next(calendar.after(now))
     values = variables(calendar, due)
@@ -155,6 +154,9 @@ def create(
     output.record(_described(book, book.schedule(schedule_name), now))
     output.hint("jobs schedule serve")
     output.hint(f"jobs schedule run {schedule_name}")
+
+
+add_spec_command(app, "create", create)
 
 
 @app.command("list")
@@ -267,6 +269,12 @@ def delete(output: Output, name: Name, root: Root = None) -> None:
     signals.stands(f"The schedule may have been deleted: jobs schedule show {name}")
     book.delete(name)
     output.record({"name": name, "state": "deleted"})
+
+
+def _flag(field: str) -> str:
+    """Return the option that sets a field of a schedule."""
+    name = field.partition(".")[0].removesuffix("_s")
+    return "NAME" if name == "name" else f"--{name.removesuffix('s') if name == 'webhooks' else name}".replace("_", "-")
 
 
 def _set_suspended(output: Output, name: str, root: str | None, suspended: bool) -> None:

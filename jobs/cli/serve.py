@@ -136,7 +136,14 @@ def _spec(settings: Settings, spec_file: Path | None, flags: dict[str, Any], ass
 
     fields = dict(assignment(text) for text in assign or ())
     file_values = read_spec_file(spec_file) if spec_file else {}
-    spec = spec_of(settings.root, flags | {"fields": fields}, settings, file_values)
+    spec = spec_of(
+        settings.root,
+        flags | {"fields": fields},
+        settings,
+        file_values,
+        file=str(spec_file or ""),
+        as_flags=True,
+    )
     if spec.task == "score":
         raise UsageError("OpenAI's Batch API has no requests that score.", "Drop task = 'score'.")
     return spec

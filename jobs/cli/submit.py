@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs import signals
-from jobs.cli.options import Request, with_spec
+from jobs.cli.options import Request
 from jobs.cli.output import Output, with_output
 from jobs.cli.reference import JobId, Root, open_job
 from schemas.codes import State
@@ -20,8 +20,6 @@ Timeout = Annotated[
 ]
 
 
-@with_output
-@with_spec
 def submit(
     output: Output,
     *,

@@ -12,6 +12,7 @@ from jobs.dataset.types import as_text, is_storable, storable
 from jobs.dataset.uniting import check_usable, unmarked
 from jobs.errors import InvalidInput, UsageError
 from jobs.templates.prompt import template_columns
+from jobs.text import columns_there
 from jobs.values.plain import is_binary, is_string
 from schemas.spec import InputSpec
 from schemas.tables import JSON_TEXT
@@ -123,7 +124,7 @@ def _prompt(schema: pa.Schema, spec: InputSpec) -> tuple[Literal["messages", "pr
             prompt = "prompt"
         else:
             raise InvalidInput(
-                f"There is no column 'messages' or 'prompt'; {_columns_there(schema)}.",
+                f"There is no column 'messages' or 'prompt'; {_columns_there(schema)}",
                 "Name the column with --messages-column or --prompt-column, or build the prompt with "
                 "--template 'Summarise: {{ text }}'.",
             )
@@ -167,7 +168,7 @@ def _choices(schema: pa.Schema, spec: InputSpec) -> str:
     name = spec.choices_column or "choices"
     if name not in schema.names:
         raise InvalidInput(
-            f"There is no column {name!r} of choices to score; {_columns_there(schema)}.",
+            f"There is no column {name!r} of choices to score; {_columns_there(schema, name)}",
             "Name the column with --choices-column; each row holds a list of texts.",
         )
     check_usable(schema.field(name), everywhere=True)
@@ -237,10 +238,10 @@ def _kept(schema: pa.Schema, name: str) -> pa.Field:
 
 def _given(schema: pa.Schema, name: str, option: str) -> pa.Field:
     if name not in schema.names:
-        raise UsageError(f"There is no column {name!r}; {_columns_there(schema)}.", f"Correct {option}.")
+        raise UsageError(f"There is no column {name!r}; {_columns_there(schema, name)}", f"Correct {option}.")
     check_usable(schema.field(name))
     return schema.field(name)
 
 
-def _columns_there(schema: pa.Schema) -> str:
-    return f"the columns are {', '.join(schema.names)}" if schema.names else "there are no columns"
+def _columns_there(schema: pa.Schema, wanted: str = "") -> str:
+    return columns_there(wanted, schema.names)

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from jobs.dataset.types import as_text, conform, plain
 from jobs.errors import UsageError
+from jobs.text import did_you_mean
 
 _CONDITION = re.compile(r"\s*(?P<column>[^=!<>]*?)\s*(?P<operator>==|!=|<=|>=|=|<|>)\s*(?P<value>.*?)\s*", re.DOTALL)
 _HOW = "Write COLUMN=VALUE, or with !=, <, <=, > or >= for =; for example status=error"
@@ -77,7 +78,11 @@ def known_column(schema: pa.Schema, name: str) -> pa.Field:
         UsageError: there is no such column; the hint lists the columns.
     """
     if name not in schema.names:
-        raise UsageError(f"The results have no column {name!r}.", f"Columns are: {', '.join(schema.names)}.")
+        near = did_you_mean(name, schema.names)
+        raise UsageError(
+            f"The results have no column {name!r}{f'; {near}' if near else '.'}",
+            f"Columns are: {', '.join(schema.names)}.",
+        )
     return schema.field(name)
 
 

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from jobs.dataset.columns import Columns
 from jobs.rows.structured import compile_error, of_response_format
+from jobs.validation import problem
 from jobs.values.cells import RowFailure, is_encodable, parsed, values
 from schemas.codes import RowError
 from schemas.sampling import Sampling
@@ -91,9 +92,8 @@ class RowSampling:
         except _NotReadable as error:
             return error.failure
         except ValidationError as error:
-            first = error.errors(include_input=False, include_url=False)[0]
-            where = ".".join(map(str, first["loc"])) or "sampling_params"
-            return _failure(f"{where}: {first['msg'].removeprefix('Value error, ')}")
+            found = problem(error, Sampling)
+            return _failure(f"{found.field or 'sampling_params'}: {found.after_colon}")
         except ValueError as error:
             return _failure(str(error))
         why = unusable(sampling, self._vocab_size)

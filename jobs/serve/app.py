@@ -41,6 +41,7 @@ from jobs.serve.own_pages import OwnPagesOnly
 from jobs.serve.runner import BatchRunner
 from jobs.serve.uploads import FORM, Upload, read_upload
 from jobs.store.base import ObjectStore
+from jobs.validation import problem
 from schemas.batches import StoredFile
 
 _log = logging.getLogger(__name__)
@@ -369,9 +370,9 @@ async def _on_invalid(_: Request, error: Exception) -> JSONResponse:
         message, code = f"Unknown parameter: {param!r}.", "unknown_parameter"
     elif first["type"].startswith("model_"):
         sent_as = ", sent as application/json" if param == "body" else ""
-        message, code = f"{param}: Input should be a JSON object{sent_as}", "invalid_value"
+        message, code = f"{param}: must be a JSON object{sent_as}", "invalid_value"
     else:
-        message, code = f"{param}: {first['msg']}", "invalid_value"
+        message, code = f"{param}: {problem([first]).what}", "invalid_value"
     found = ApiError(400, message, code=code, param=param)
     return JSONResponse(found.to_dict(), found.status_code)
 

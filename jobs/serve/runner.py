@@ -26,6 +26,7 @@ from jobs.serve.leftovers import Leftovers
 from jobs.serve.outputs import EXPIRED_BY, ended_as, write_outputs
 from jobs.serve.requests import check_requests, job_spec
 from jobs.settings import Settings
+from jobs.validation import problem, sentence
 from schemas.batches import Accepted, BatchError, BatchRequest, Outcome
 from schemas.codes import JobError
 from schemas.records import Cancelled, Failed, Succeeded
@@ -211,8 +212,8 @@ class BatchRunner:
         try:
             spec = job_spec(self._base, request.id, self._files.uri(file), request.endpoint, checked)
         except ValidationError as error:
-            first = error.errors(include_input=False, include_url=False)[0]
-            unfit = BatchError(code="unsupported_value", message=f"This server's settings do not fit: {first['msg']}.")
+            what = sentence(problem(error, JobSpec))
+            unfit = BatchError(code="unsupported_value", message=f"This server's settings do not fit: {what}")
             return self._end(request.id, Outcome(status="failed", at=now, errors=(unfit,)))
         accepted = Accepted(spec=spec, model=self._model, total=checked.total, at=now)
         self._batches.write(request.id, "accepted", accepted)

@@ -7,7 +7,7 @@ import re
 import secrets
 import tomllib
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,6 +18,7 @@ from jobs.errors import InvalidModel, UsageError
 from jobs.models.encoding import BYTES_MODEL
 from jobs.models.errors import InvalidMessages
 from jobs.models.tools import declare_tools
+from jobs.validation import problem, validated
 from schemas.spec import RESERVED_COLUMNS, SCORE_COLUMNS, JobSpec, ReplicaRange
 
 MAX_NAME_CHARS = 200
@@ -36,17 +37,23 @@ def read_spec_file(path: Path) -> dict[str, Any]:
         raise UsageError(f"Cannot read the spec file {path}: {error}.", "It is a TOML file; see the README.") from error
 
 
-def build_spec(dataset: str | None, flags: Mapping[str, Any], file_values: Mapping[str, Any] | None = None) -> JobSpec:
+def build_spec(
+    dataset: str | None,
+    flags: Mapping[str, Any],
+    file_values: Mapping[str, Any] | None = None,
+    label: Callable[[str], str] = lambda field: f"`{field}`",
+) -> JobSpec:
     """Build one validated spec.
 
     Args:
         dataset: path or URI of the input; overrides the spec file's `input.uri`.
         flags: values by dotted field name (`sampling.max_tokens`); None means not given.
         file_values: values from `read_spec_file`.
+        label: returns what errors call the field of a dotted name: the option, or the file and the field in it.
 
     Raises:
-        UsageError: no dataset or no model, or a kept column, a form or a tool that cannot be used.
-        pydantic.ValidationError: a value is unknown or out of range.
+        UsageError: no dataset or no model, a value that is unknown or out of range, or a kept column, a form or a tool
+            that cannot be used.
     """
     values: dict[str, Any] = {**(file_values or {})}
     if isinstance(model := values.get("model"), str):
@@ -62,9 +69,9 @@ def build_spec(dataset: str | None, flags: Mapping[str, Any], file_values: Mappi
     _set(values, "input.uri", absolute_uri(uri))
     values.setdefault("name", dataset_stem(uri)[:MAX_NAME_CHARS])
     if isinstance(values.get("replicas"), str | int):
-        values["replicas"] = _replicas(str(values["replicas"]))
+        values["replicas"] = _replicas(str(values["replicas"]), label("replicas"))
     _resolve_model(values)
-    spec = JobSpec.model_validate(values)
+    spec = validated(JobSpec, values, label)
     check_kept(spec)
     check_forms(spec)
     return spec
@@ -166,16 +173,15 @@ def _table(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return nested
 
 
-def _replicas(text: str) -> ReplicaRange:
+def _replicas(text: str, label: str) -> ReplicaRange:
     try:
         return ReplicaRange.parse(text)
+    except ValidationError as error:
+        found = problem(error, ReplicaRange)
+        which = "" if found.own else "the number of replicas "
+        raise UsageError(f"{label}: {which}{found.what}.") from error
     except ValueError as error:
-        reason = str(error)
-        if isinstance(error, ValidationError):
-            first = error.errors(include_url=False)[0]
-            ordered = first["type"] == "value_error"
-            reason = first["msg"].removeprefix("Value error, ") if ordered else "a job needs at least one"
-        raise UsageError(f"--replicas {text} is not valid: {reason}.") from error
+        raise UsageError(f"{label} must be a number of replicas, such as 8, or a range, such as 2..16.") from error
 
 
 def _resolve_model(values: dict[str, Any]) -> None:

@@ -9,6 +9,8 @@ from typing import Any, Literal, TypedDict
 from jobs.errors import UsageError
 from jobs.settings import Settings
 from jobs.spec.build import build_spec
+from jobs.spec.fields import spec_options
+from jobs.text import did_you_mean
 from schemas.spec import JobSpec
 
 
@@ -66,74 +68,51 @@ class SubmitOptions(TypedDict, total=False):
     fields: Mapping[str, Any]
 
 
-FIELDS: Mapping[str, str] = {
-    **{
-        name: f"input.{name}"
-        for name in (
-            "prompt_column",
-            "messages_column",
-            "template",
-            "choices_column",
-            "system",
-            "chat",
-            "tools",
-            "keep",
-        )
-    },
-    "model": "model.path",
-    "engine": "engine.name",
-    "replicas": "replicas",
-    "tensor_parallel": "engine.tensor_parallel_size",
-    **{
-        name: f"engine.{name}"
-        for name in (
-            *("device", "dtype", "max_model_len", "max_num_seqs"),
-            *("quantization", "kv_cache_dtype", "speculative_ngram"),
-        )
-    },
-    **{
-        name: f"sampling.{name}"
-        for name in (
-            *("max_tokens", "min_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty"),
-            *("presence_penalty", "frequency_penalty", "seed", "stop", "n", "logprobs"),
-        )
-    },
-    "bad_word": "sampling.bad_words",
-    **{name: f"sampling.structured_outputs.{name}" for name in ("json_schema", "regex", "choice")},
-    **{name: name for name in ("task", "name", "output_tokens", "keep_staged", "reuse", "reuse_sampled")},
-    **{name: name for name in ("max_error_rate", "max_length_finish_rate", "max_empty_rate", "min_valid_json_rate")},
-}
-"""Dotted name of the spec's field for each option."""
-
-
 def spec_of(
     dataset: str | None,
     options: Mapping[str, Any],
     settings: Settings,
     file_values: Mapping[str, Any] | None = None,
+    *,
+    file: str = "",
+    as_flags: bool = False,
 ) -> JobSpec:
     """Build the spec of a job: options override a spec file's values, which override settings, then defaults.
 
     Args:
         options: as `SubmitOptions`; None means not given.
+        file: name of the spec file, for errors.
+        as_flags: errors name options as the command line does.
 
     Raises:
-        UsageError: an unknown option, no dataset, no model, or a form or a tool that cannot be used.
-        pydantic.ValidationError: a value is unknown or out of range.
+        UsageError: an unknown option or field, a value out of range, no dataset, no model, or a form or a tool that
+            cannot be used.
     """
-    file_values = file_values or {}
+    file_values, known = file_values or {}, spec_options()
     given = {name: value for name, value in options.items() if value is not None}
-    fields = given.pop("fields", {})
-    if unknown := sorted(given.keys() - FIELDS.keys()):
-        raise UsageError(f"There is no option {unknown[0]!r}.", f"Options are: {', '.join(FIELDS)}, fields.")
+    fields: Mapping[str, Any] = given.pop("fields", {})
+    if unknown := sorted(given.keys() - known.keys()):
+        near = did_you_mean(unknown[0], known)
+        raise UsageError(
+            f"There is no option {unknown[0]!r}{f'; {near}' if near else '.'}",
+            f"Options are: {', '.join(known)}, fields.",
+        )
     if not isinstance(given.get("json_schema", ""), str):
         given["json_schema"] = json.dumps(given["json_schema"], ensure_ascii=False)
-    flags = {FIELDS[name]: value for name, value in given.items()} | dict(fields)
+    labels = {known[name].field: known[name].flag if as_flags else f"`{name}`" for name in given}
+    labels |= {field: f"--set {field}" if as_flags else f"`{field}`" for field in fields}
+    flags = {known[name].field: value for name, value in given.items()} | dict(fields)
     # Settings fill in what neither an option nor the spec file sets.
     for name in ("model", "engine", "replicas"):
-        if FIELDS[name] not in flags and not _says(file_values, FIELDS[name]):
-            flags[FIELDS[name]] = getattr(settings, name)
-    return build_spec(dataset, flags, file_values)
+        if (field := known[name].field) not in flags and not _says(file_values, field):
+            flags[field], labels[field] = getattr(settings, name), f"setting `{name}`"
+
+    def label(field: str) -> str:
+        if said := next((said for start, said in labels.items() if f"{field}.".startswith(f"{start}.")), None):
+            return said
+        return f"{file}: `{field}`" if file and _says(file_values, field) else f"`{field}`"
+
+    return build_spec(dataset, flags, file_values, label)
 
 
 def _says(values: Mapping[str, Any], dotted: str) -> bool:
@@ -141,4 +120,5 @@ def _says(values: Mapping[str, Any], dotted: str) -> bool:
     head, _, rest = dotted.partition(".")
     if head not in values:
         return False
-    return not rest or not isinstance(values[head], dict) or rest in values[head]
+    inside = values[head]
+    return not rest or not isinstance(inside, dict) or _says(inside, rest)

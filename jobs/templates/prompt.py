@@ -13,8 +13,10 @@ from typing import Any
 from jinja2 import Template, TemplateSyntaxError, UndefinedError, meta, nodes
 
 from jobs.errors import UsageError
+from jobs.templates.reasons import MISSING, reason
 from jobs.templates.sandbox import Null, PromptEnvironment
 from jobs.templates.work import LEAST_BUDGET, Meter, TemplateFault, meter
+from jobs.text import columns_there
 from jobs.values.cells import RowFailure
 from jobs.values.text import NoText
 from schemas.codes import RowError
@@ -62,7 +64,7 @@ def template_columns(template: str, names: Collection[str]) -> tuple[str, ...]:
         )
     for name in sorted(used):
         if name not in names:
-            raise UsageError(f"There is no column {name!r}; the columns are {', '.join(names)}.", _correct(names))
+            raise UsageError(f"There is no column {name!r}; {columns_there(name, names)}", _correct(names))
     return tuple(sorted(used))
 
 
@@ -84,7 +86,7 @@ def render(template: str, row: Mapping[str, Any], max_bytes: int) -> str | RowFa
     except UndefinedError as error:
         why = _why_undefined(error, template)
     except Exception as error:  # noqa: BLE001 - a template can raise anything on a row's values
-        why = type(error).__name__
+        why = reason(error)
     finally:
         meter.reset(token)
     return RowFailure(code=RowError.TEMPLATE_ERROR, message=f"the template failed on this row: {why}")
@@ -161,6 +163,4 @@ def _why_undefined(error: UndefinedError, template: str) -> str:
     """Return Jinja's message if the names that it quotes are in the template: others could come from the row."""
     message = error.message or ""
     quoted = message.split("'")[1::2]
-    return (
-        message if quoted and all(part in template or part.endswith("object") for part in quoted) else "UndefinedError"
-    )
+    return message if quoted and all(part in template or part.endswith("object") for part in quoted) else MISSING

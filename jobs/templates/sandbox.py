@@ -20,6 +20,8 @@ from jinja2.runtime import BlockReference, Context, LoopContext, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
 from markupsafe import escape
 
+from jobs.templates.names import ABSENT, COMPARING, FREE, OF_ELEMENTS, OF_NULL, OF_TEXT
+from jobs.templates.reasons import reason
 from jobs.templates.work import (
     OPERATION,
     Counted,
@@ -35,30 +37,6 @@ from jobs.values.text import NoText, as_json, text_of
 
 MAX_CALLS = 40
 """Most nested macros, blocks and recursive loops: Python's own limit would depend on the caller's stack."""
-
-_ABSENT = frozenset({"pprint", "random", "urlize", "xmlattr"})
-_FREE = frozenset({"attr", "count", "d", "default", "first", "last", "length", "truncate"})
-"""Filters whose work does not grow with the value."""
-
-_OF_TEXT = frozenset(
-    {
-        *("capitalize", "center", "format", "indent", "lower", "replace", "title", "trim", "truncate", "upper"),
-        *("wordcount", "wordwrap"),
-    }
-)
-"""Filters of text: other values are converted to their text first."""
-
-_OF_NULL = frozenset({"d", "default", "list", "tojson"})
-"""Filters that accept a null."""
-
-_OF_ELEMENTS = frozenset({"dictsort", "groupby", "max", "min", "sort", "sum", "unique"})
-_COMPARING = frozenset(
-    {
-        *("==", "eq", "equalto", "!=", "ne", "<", "lt", "lessthan", "<=", "le", ">", "gt", "greaterthan"),
-        *(">=", "ge", "in"),
-    }
-)
-"""Tests that read both values completely."""
 
 _WIDTH = re.compile(r"\d+")
 _PERCENT = re.compile(r"%(?:\([^)]*\))?[#0\- +]*(\*|\d*)(?:\.(\*|\d*))?")
@@ -112,7 +90,7 @@ class PromptEnvironment(ImmutableSandboxedEnvironment):
             "sum": _sum,
             "tojson": _tojson,
         }
-        filters = {name: each for name, each in {**self.filters, **own}.items() if name not in _ABSENT}
+        filters = {name: each for name, each in {**self.filters, **own}.items() if name not in ABSENT}
         self.filters = {name: _metered(name, each) for name, each in filters.items()}
         self.filters |= {"_counted": Counted, "_weighed": _weighed, "_slice": slice}
         tests: dict[str, Any] = dict(self.tests)
@@ -247,19 +225,19 @@ def _metered(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         counter.charge(OPERATION)
         first, (value, *rest) = args[:skipped], args[skipped:]
         try:
-            if isinstance(value, Null) and name not in _OF_NULL:
+            if isinstance(value, Null) and name not in OF_NULL:
                 str(value)
-            if name in _OF_TEXT and not isinstance(value, str):
+            if name in OF_TEXT and not isinstance(value, str):
                 value = _text(value)
             if name == "replace":
                 rest = [_text(part) if index < 2 else part for index, part in enumerate(rest)]
                 kwargs = {key: part if key == "count" else _text(part) for key, part in kwargs.items()}
             if name == "format":
                 return _percent(value, kwargs or tuple(rest))
-            if name not in _FREE:
+            if name not in FREE:
                 for part in (value, *rest, *kwargs.values()):
                     counter.weigh(part)
-            if name in _OF_ELEMENTS and hasattr(value, "__len__") and not isinstance(value, Counted):
+            if name in OF_ELEMENTS and hasattr(value, "__len__") and not isinstance(value, Counted):
                 counter.charge(OPERATION * len(value))
             foresee(name, value, tuple(rest), kwargs)
             return _paid(function(*first, value, *rest, **kwargs))
@@ -268,7 +246,7 @@ def _metered(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         except NoText as error:
             raise TemplateFault(f"the filter `{name}` was given no text: {error}") from error
         except Exception as error:
-            raise TemplateFault(f"the filter `{name}` failed: {type(error).__name__}") from error
+            raise TemplateFault(f"the filter `{name}` failed: {reason(error)}") from error
 
     return update_wrapper(run, function)
 
@@ -277,7 +255,7 @@ def _metered_test(name: str, function: Callable[..., Any]) -> Callable[..., Any]
     def run(*args: Any) -> Any:
         counter = meter.get()
         counter.charge(OPERATION)
-        if name in _COMPARING:
+        if name in COMPARING:
             for part in args:
                 counter.weigh(part)
         return function(*(None if isinstance(arg, Null) else arg for arg in args))

@@ -33,11 +33,17 @@ def surface() -> str:
     return "\n".join(line for path, command in commands() for line in _described(path, command)) + "\n"
 
 
+def parameters(command: Any) -> list[Any]:
+    """The arguments and options of a command, which some build when they are asked for; without `--help`."""
+    context = command.make_context("", [], resilient_parsing=True)
+    return [each for each in command.get_params(context) if each.name != "help"]
+
+
 def _described(path: list[str], command: Any) -> Iterator[str]:
     if len(path) > 1:
         yield ""
     yield " ".join(path)
-    for each in command.params:
+    for each in parameters(command):
         argument = each.param_type_name == "argument"
         names = each.metavar or each.name.upper() if argument else ", ".join([*each.opts, *each.secondary_opts])
         default = "" if each.default in (None, False) else f" = {each.default}"

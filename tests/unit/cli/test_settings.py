@@ -45,9 +45,8 @@ def test_working_directory_file_hides_the_users(tmp_path: Path) -> None:
 
 def test_unknown_key_names_file_and_nearest_setting() -> None:
     Path("jobs.toml").write_text('replcas = "2"\n')
-    with pytest.raises(UsageError, match=r"jobs\.toml sets 'replcas'") as caught:
+    with pytest.raises(UsageError, match=r"jobs\.toml sets 'replcas', .*; did you mean `replicas`\?"):
         settings.load()
-    assert caught.value.hint == "Did you mean 'replicas'?"
 
 
 def test_broken_file_is_named() -> None:
@@ -61,10 +60,10 @@ def test_broken_file_is_named() -> None:
     [
         ("replicas", "many", "write 8 or 2..16"),
         ("replicas", "4..2", "larger than the second"),
-        ("engine", "cuda", "'vllm' or 'fake'"),
+        ("engine", "cuda", "must be vllm or fake"),
         ("address", "ray://head:10001", "is not the dashboard"),
         ("root", "  ", "it is empty"),
-        ("gpu_hour_price", "-1", "greater than or equal to 0"),
+        ("gpu_hour_price", "-1", "of at least 0"),
     ],
 )
 def test_wrong_value_says_source_and_reason(

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.cli.surface import GOLDEN, commands, surface
+from tests.unit.cli.surface import GOLDEN, commands, parameters, surface
 
 LEAVES = [
     pytest.param(path, command, id=" ".join(path[1:]))
@@ -57,6 +57,6 @@ def arguments_of(line: str, words: list[str]) -> list[str] | None:
 
 @pytest.mark.parametrize(("path", "command"), LEAVES)
 def test_every_option_is_explained(path: list[str], command: Any) -> None:
-    silent = [each.name for each in command.params if not each.help and each.name != "help"]
+    silent = [each.name for each in parameters(command) if not each.help]
     assert not silent
     assert (command.help or "").strip()

@@ -5,19 +5,23 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 import pytest
 
 import jobs
 from jobs import BatchClient, JobsError
-from jobs.cli import options as cli_options
 from jobs.errors import UsageError
 from jobs.settings import Settings
 from jobs.spec.build import build_spec
-from jobs.spec.options import FIELDS, SubmitOptions, spec_of
+from jobs.spec.fields import SpecOption, spec_options
+from jobs.spec.options import SubmitOptions, spec_of
 from jobs.store import open_store
+from schemas.sampling import Sampling
+from schemas.spec import EngineSpec
+from tests.unit.cli.surface import commands, parameters
 from tests.unit.results.ledgers import make_job, succeed
 from tests.unit.results.ledgers import spec_of as some_spec
 
@@ -35,23 +39,37 @@ def test_it_is_typed() -> None:
     assert all(getattr(jobs, name) is not None for name in jobs.__all__)
 
 
-def test_every_option_of_the_command_line_is_one_of_the_client() -> None:
-    flags = {cli_options._keyword(option.flag) for option in cli_options._OPTIONS}
-    assert flags <= FIELDS.keys()
-    assert get_type_hints(SubmitOptions).keys() == {*FIELDS, "fields"}
-    beyond = FIELDS.keys() - flags
-    assert beyond == {
-        "model",
-        "engine",
-        "replicas",
-        "keep",
-        "chat",
-        "tools",
-        "json_schema",
-        "output_tokens",
-        "keep_staged",
-        "reuse_sampled",
+def test_every_option_is_a_keyword_of_the_client_and_a_flag_of_the_commands_and_sets_its_field() -> None:
+    options = spec_options()
+    assert get_type_hints(SubmitOptions) == {
+        **{option.name: client_type(option) for option in options.values()},
+        "fields": Mapping[str, Any],
     }
+    for words in (["submit"], ["plan"], ["schedule", "create"]):
+        [command] = [command for path, command in commands() if path[1:] == words]
+        shown = {each.name: each for each in parameters(command)}
+        assert options.keys() <= shown.keys()
+        for option in options.values():
+            assert shown[option.name].opts == [option.flag]
+            assert shown[option.name].help.startswith(option.help)
+
+
+def client_type(option: SpecOption) -> Any:
+    """The type that the client takes for an option."""
+    of_form = {
+        "replicas": int | str,
+        "tools": Sequence[Mapping[str, Any]],
+        "json_schema": Mapping[str, Any],
+    }
+    return of_form.get(option.name, Sequence[str] if option.type == tuple[str, ...] else option.type)
+
+
+def test_help_is_the_fields_own_text_and_default() -> None:
+    options = spec_options()
+    assert options["max_tokens"].help == f"{Sampling.model_fields['max_tokens'].description} Default: 256."
+    assert options["quantization"].help == EngineSpec.model_fields["quantization"].description
+    assert options["temperature"].help.endswith("Default: 0.")
+    assert (options["chat"].flag, options["bad_word"].field) == ("--no-chat", "sampling.bad_words")
 
 
 def test_options_make_the_spec_that_fields_make(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from pydantic import ValidationError
 
 from jobs.dataset import resolve_columns
 from jobs.errors import InvalidModel, UsageError
@@ -63,9 +62,9 @@ def test_the_files_values_are_not_changed(dataset: str | None) -> None:
     "values", [{"sampling": {"max_token": 5}}, {"colour": 1}, {"engine": {"name": "fake", "fake": {"speed": 1}}}]
 )
 def test_an_unknown_key_is_refused(values: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
+    with pytest.raises(UsageError, match="Unknown field"):
         build_spec("/d.parquet", FAKE, values)
-    with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
+    with pytest.raises(UsageError, match=r"Unknown field `sampling\.max_token`; did you mean `max_tokens`\?$"):
         build_spec("/d.parquet", {**FAKE, "sampling.max_token": 5})
 
 
@@ -121,7 +120,7 @@ def test_replicas_are_a_number_or_a_range(given: str | int, low: int, high: int)
 
 @pytest.mark.parametrize("given", ["0", "5..2", "many", "-1", "1...2", "", "1.5", True, "99999"])
 def test_replicas_that_are_neither_are_refused(given: object) -> None:
-    with pytest.raises(UsageError, match="--replicas"):
+    with pytest.raises(UsageError, match="`replicas`"):
         build_spec("/d.parquet", {**FAKE, "replicas": given})
 
 
@@ -185,21 +184,21 @@ def test_new_job_ids_start_with_the_name_and_do_not_repeat() -> None:
     [
         (
             {"engine.name": "fake", "engine.quantization": "fp8"},
-            "the fake engine computes nothing; drop --quantization",
+            "The fake engine computes nothing; drop --quantization",
         ),
         ({"engine.name": "fake", "engine.kv_cache_dtype": "fp8"}, "drop --kv-cache-dtype fp8"),
         ({"engine.name": "fake", "engine.speculative_ngram": 4}, "drop --speculative-ngram"),
         ({"engine.device": "cpu", "engine.quantization": "fp8"}, "needs a GPU"),
         ({"engine.device": "cpu", "engine.kv_cache_dtype": "fp8"}, "needs a GPU"),
         ({"engine.quantization": "fp4"}, "fp8"),
-        ({"engine.speculative_ngram": 0}, "greater than or equal to 1"),
-        ({"engine.speculative_ngram": 4, "task": "score"}, "scoring generates nothing"),
+        ({"engine.speculative_ngram": 0}, "a whole number from 1 to 16"),
+        ({"engine.speculative_ngram": 4, "task": "score"}, "Scoring generates nothing"),
         ({"engine.speculative_ngram": 4, "sampling.min_p": 0.1, "sampling.temperature": 1.0}, "min_p does not work"),
         ({"engine.speculative_ngram": 4, "sampling.logit_bias": {"7": 1.0}}, "logit_bias does not work"),
     ],
 )
 def test_speed_that_cannot_be_had_is_refused(tmp_path: Path, flags: dict[str, Any], reason: str) -> None:
-    with pytest.raises(ValidationError, match=reason):
+    with pytest.raises(UsageError, match=reason):
         build_spec("/d.parquet", {"model.path": str(tmp_path), **flags})
 
 

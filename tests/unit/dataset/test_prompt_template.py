@@ -105,8 +105,12 @@ def test_what_is_no_value_is_refused(what: str) -> None:
 
 
 def test_the_sandbox_holds() -> None:
-    assert why("{{ v.__class__.__mro__ }}", v="a") == why("{{ v.__class__ }}", v="a") == "SecurityError"
-    assert why("{{ v|attr('__class__') }}", v="a") == "SecurityError"
+    assert (
+        why("{{ v.__class__.__mro__ }}", v="a")
+        == why("{{ v.__class__ }}", v="a")
+        == "it uses something that prompts may not use"
+    )
+    assert why("{{ v|attr('__class__') }}", v="a") == "it uses something that prompts may not use"
 
 
 def test_text_that_is_not_utf8_is_refused() -> None:
@@ -149,7 +153,9 @@ def test_refused_templates_say_what_to_write(template: str, hint: str) -> None:
 
 
 def test_faults_name_the_filter_and_never_the_value() -> None:
-    assert why("{{ v|round(1) }}", v="canary") == "the filter `round` failed: TypeError"
+    assert why("{{ v|round(1) }}", v="canary") == (
+        "the filter `round` failed: a value is of the wrong kind: text for a number, say, or a null in a list"
+    )
     assert "nope" in why("{{ v.nope }}", v={"a": 1})
     assert "canary" not in why("{{ d[v] }}", v="canary", d={"a": 1})
 
