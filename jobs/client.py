@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import cached_property
+from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 from uuid import uuid4
@@ -27,6 +28,7 @@ from schemas.spec import JobSpec
 
 if TYPE_CHECKING:
     from jobs.cluster.submission import Submitter
+    from jobs.frames import Frame, WrittenFrame
 
 __all__ = ["BatchClient", "Job", "JobStatus"]
 
@@ -77,13 +79,19 @@ class BatchClient:
             yield Job(self, ledger)
 
     def submit(
-        self, dataset: str | Path | JobSpec, *, job_id: str | None = None, **options: Unpack[SubmitOptions]
+        self,
+        dataset: str | PathLike[str] | Frame | JobSpec,
+        *,
+        job_id: str | None = None,
+        **options: Unpack[SubmitOptions],
     ) -> Job:
         """Submit a dataset, with the options of `jobs submit`: `client.submit("data.parquet", model="/models/x")`.
 
         Args:
-            dataset: Parquet or JSONL file, directory, glob or s3:// URI; or a whole spec, which takes no options.
-            job_id: default: made of the dataset's name and the time. The same spec under the same id attaches.
+            dataset: Parquet or JSONL file, directory, glob or s3:// URI; a data frame of pandas or polars, or an Arrow
+                table, which is written below the root; or a whole spec, which takes no options.
+            job_id: default: made of the dataset's name and the time. The same spec under the same id attaches, and so
+                does the same data frame.
 
         Raises:
             UsageError, pydantic.ValidationError: bad options, bad input or bad model.
@@ -93,19 +101,30 @@ class BatchClient:
         if isinstance(dataset, JobSpec):
             if options:
                 raise UsageError("A spec takes no options beside it.", "Change it: spec.evolve(…).")
-            spec = dataset
-        else:
-            spec = spec_of(str(dataset), options, self.settings)
-        return self.submit_spec(spec, job_id or new_job_id(spec.name))[0]
+            return self.submit_spec(dataset, job_id or new_job_id(dataset.name))[0]
+        if isinstance(dataset, str | PathLike):
+            spec = spec_of(fspath(dataset), options, self.settings)
+            return self.submit_spec(spec, job_id or new_job_id(spec.name))[0]
+        from jobs.frames import NAME, as_parquet
+
+        with as_parquet(dataset) as frame:
+            spec = spec_of(str(frame.folder), {"name": NAME, **options}, self.settings)
+            return self.submit_spec(spec, job_id or new_job_id(spec.name), frame=frame)[0]
 
     def submit_spec(
-        self, spec: JobSpec, job_id: str, *, before_writing: Callable[[], None] = _nothing
+        self,
+        spec: JobSpec,
+        job_id: str,
+        *,
+        frame: WrittenFrame | None = None,
+        before_writing: Callable[[], None] = _nothing,
     ) -> tuple[Job, bool]:
         """Check everything that can be checked before a replica starts, write the spec, start a driver.
 
         Submitting the same spec under the same id again attaches to the job, and resumes it if it was interrupted.
 
         Args:
+            frame: the rows that the spec's input names, on this machine; they are written to the root.
             before_writing: called when all checks have passed; before that, nothing of the job is in the store.
 
         Returns:
@@ -123,6 +142,10 @@ class BatchClient:
         check_write_once(self.store)
         self.submitter()
         before_writing()
+        if frame is not None:
+            spec = spec.evolve(input=spec.input.evolve(uri=frame.uri(self.store)))
+            if job.ledger.created_at() is None:  # else the job has its input, or the id is another job's
+                frame.upload(self.store, writer=f"submit/{uuid4().hex}")
         failpoint("submit.before_spec")
         created = job.ledger.create(spec, writer=f"submit/{uuid4().hex}")
         failpoint("submit.after_spec")
