@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from jobs.buckets import check_bucket, parse
 from jobs.errors import UsageError
+from jobs.text import quoted
 from schemas.spec import ReplicaRange
 
 PREFIX = "JOBS_"
@@ -131,7 +132,7 @@ def _resolve(flags: Mapping[str, Any]) -> tuple[Settings, dict[str, str]]:
         name = str(first["loc"][0])
         reason = first["msg"].removeprefix("Value error, ")
         raise UsageError(
-            f"{name} = {first['input']!r} ({sources.get(name, 'default')}) is not valid: {reason}.",
+            f"{name} = {quoted(first['input'])} ({sources.get(name, 'default')}) is not valid: {reason}.",
             hint="`jobs config` lists every setting and where its value comes from.",
         ) from error
 

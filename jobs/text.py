@@ -13,6 +13,12 @@ def printable_lines(text: str) -> str:
     return "\n".join(map(printable, text.split("\n")))
 
 
+def quoted(value: object, most: int = 80) -> str:
+    """Quote the value of an option, cut to `most` characters: a prompt may have got there by mistake."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
 def duration(seconds: float) -> str:
     """Format a duration by its two largest units: `8 s`, `1 min 40 s`, `2 h 5 min`, `3 d 4 h`."""
     rest = max(0, round(seconds))

@@ -16,6 +16,7 @@ from jobs import signals
 from jobs.cli.output import Output, with_output
 from jobs.cli.reference import Root
 from jobs.errors import Exit, UsageError
+from jobs.traces import hide_messages_in_logs
 
 if TYPE_CHECKING:
     from jobs.schedules.book import Book
@@ -187,6 +188,7 @@ def _scheduler(settings: Settings, commands: list[str] | None) -> tuple[Book, Sc
     from jobs.schedules.scheduler import Scheduler
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    hide_messages_in_logs()
     for noisy in ("botocore", "urllib3", "ray"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     book = Book(BatchClient(settings).store)

@@ -15,6 +15,7 @@ import typer
 from jobs import signals
 from jobs.cli.output import Output, with_output
 from jobs.errors import JobsError, UsageError
+from jobs.traces import hide_messages_in_logs
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -102,6 +103,7 @@ def serve(
         output.hint(f"export OPENAI_BASE_URL={url}" + (f" OPENAI_API_KEY=$(cat {token_file})" if token_file else ""))
         sys.stdout.flush()
         logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+        hide_messages_in_logs()
         _run(make_app(service), listener)
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from jobs.dataset.columns import Columns
-from jobs.rows.structured import compile_error, of_response_format
+from jobs.rows.structured import compile_error, name_of, of_response_format
 from jobs.values.cells import RowFailure, is_encodable, parsed, values
 from schemas.codes import RowError
 from schemas.sampling import Sampling
@@ -92,7 +92,7 @@ class RowSampling:
             return error.failure
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False)[0]
-            where = ".".join(map(str, first["loc"])) or "sampling_params"
+            where = ".".join(name_of(str(part)).strip("'") for part in first["loc"]) or "sampling_params"
             return _failure(f"{where}: {first['msg'].removeprefix('Value error, ')}")
         except ValueError as error:
             return _failure(str(error))

@@ -16,6 +16,7 @@ from jobs.failpoints import failpoint
 from jobs.ledger import Ledger
 from jobs.results.gates import describe
 from jobs.store import open_store
+from jobs.traces import hide_messages_in_logs
 from schemas.codes import InterruptionCode
 from schemas.environment import SUBMISSION_ID
 from schemas.markers import MARK
@@ -36,6 +37,7 @@ def _set_up_logging() -> None:
     """Log one line per event, from driver and replicas."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    hide_messages_in_logs()
 
 
 def run_job(

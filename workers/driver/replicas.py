@@ -13,6 +13,7 @@ from uuid import uuid4
 
 from jobs.errors import MissingModel, StoreError
 from jobs.ledger import Ledger, Missing
+from jobs.traces import describe
 from schemas.codes import JobError, RowError
 from schemas.history import Loss
 from schemas.records import Quarantine
@@ -265,7 +266,7 @@ class Replicas:
                 return
             if find_cause(error, StoreError) is not None:
                 raise
-            self._last_words = last_words(error)
+            self._last_words = describe(error)
             log.warning("%s failed on shard %d: %s", slot.name, work.shard, self._last_words)
             self._dispatcher.fail(slot.name, work)
             if self._dispatcher.verdict is not None and (interruption := passing(error)) is not None:

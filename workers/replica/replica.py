@@ -18,6 +18,7 @@ from jobs.failpoints import failpoint
 from jobs.ledger import Commit, Ledger
 from jobs.models.encoding import load_encoder
 from jobs.salvage import Salvage
+from jobs.traces import hide_messages_in_logs
 from jobs.values.cells import RowFailure
 from schemas.codes import RowError
 from schemas.records import Attempt, Plan
@@ -68,6 +69,7 @@ class Replica:
 
     def __init__(self, ledger: Ledger, name: str, driver: str, *, on_gpu: bool) -> None:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        hide_messages_in_logs()
         self._ledger = ledger
         self._name, self._driver, self._on_gpu = name, driver, on_gpu
         self._engine: Engine | None = None
