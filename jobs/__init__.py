@@ -3,17 +3,19 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jobs.client import BatchClient, Job, JobStatus
+    from jobs.client import BatchClient
     from jobs.errors import JobsError
+    from jobs.job import Job
     from jobs.results.read import Results
+    from jobs.status.job_status import JobStatus
 
 __version__ = "0.1.0"
 __all__ = ["BatchClient", "Job", "JobStatus", "JobsError", "Results"]
 
 _HOMES = {
     "BatchClient": "jobs.client",
-    "Job": "jobs.client",
-    "JobStatus": "jobs.client",
+    "Job": "jobs.job",
+    "JobStatus": "jobs.status.job_status",
     "JobsError": "jobs.errors",
     "Results": "jobs.results.read",
 }

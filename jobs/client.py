@@ -2,288 +2,39 @@
 
 from __future__ import annotations
 
-import getpass
-import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from functools import cached_property
+from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 from uuid import uuid4
 
 from jobs import settings as settings_module
 from jobs.buckets import check_bucket
-from jobs.errors import ClusterError, Conflict, JobsError, StoreError, UsageError
+from jobs.errors import ClusterError, UsageError
 from jobs.failpoints import failpoint
+from jobs.job import Job
 from jobs.ledger import Ledger, list_jobs
-from jobs.salvage import Salvage
 from jobs.settings import Settings
 from jobs.spec.build import new_job_id
 from jobs.spec.options import SubmitOptions, spec_of
 from jobs.spec.preflight import checked
-from jobs.status.interruptions import by_cluster
-from jobs.status.job_status import JobStatus, ended_state
-from jobs.status.liveness import PROGRESS_FRESH_S, Pulse, is_alive
-from jobs.status.standing import look
+from jobs.status.job_status import JobStatus
 from jobs.store import open_store
 from jobs.store.base import ObjectStore
 from jobs.store.probe import check_write_once
-from schemas.codes import InterruptionCode, State
 from schemas.environment import SUBMISSION_ID
-from schemas.records import Cancelled, Failed, Interruption, Plan, Succeeded
 from schemas.spec import JobSpec
 
 if TYPE_CHECKING:
-    from jobs.cluster.submission import Submission, Submitter
-    from jobs.logs.reader import LogReader
-    from jobs.results.read import Results
+    from jobs.cluster.submission import Submitter
+    from jobs.frames import Frame, WrittenFrame
 
 __all__ = ["BatchClient", "Job", "JobStatus"]
 
 
-FIRST_SIGN_S, RUNNING_S, LOOK_S = 10.0, 3.0, 0.3
-"""How long a submission to a joined cluster is watched for a driver that cannot start there, in all and from the time
-that Ray calls it running, and how often."""
-
-CANCEL_GRACE_S = 30.0
-"""A cancelled driver may take this long to end by itself before it is stopped: its replicas keep finished rows first.
-"""
-
-
 def _nothing(*_: object) -> None:
     """Do nothing: the default callback."""
-
-
-class Job:
-    """One job, by id. Cheap to make: it reads nothing until a method is called."""
-
-    def __init__(self, client: BatchClient, ledger: Ledger) -> None:
-        self.client, self.ledger = client, ledger
-        self._plan: Plan | None = None
-        self._pulse = Pulse()
-
-    @property
-    def id(self) -> str:
-        """The job id."""
-        return self.ledger.job_id
-
-    @property
-    def uri(self) -> str:
-        """Address of the job directory."""
-        return self.ledger.uri
-
-    def status(self) -> JobStatus:
-        """Return the job's state and progress now.
-
-        Raises:
-            UsageError: no such job.
-            StoreError: the store cannot be reached, or the spec or the terminal record is damaged.
-        """
-        submissions = self._submissions()
-        status = look(
-            self.ledger, submissions, self._pulse, plan=self._plan, dashboard_url=self.dashboard_url(submissions)
-        )
-        # Write-once and large: read until it is there, then never again.
-        self._plan = status.plan
-        return status
-
-    def wait(self, timeout_s: float | None = None, poll_s: float = 1.0) -> JobStatus:
-        """Wait until the job has ended.
-
-        Raises:
-            TimeoutError: it has not ended after `timeout_s` seconds; the job goes on.
-            JobsError: its driver is gone and has not ended the job.
-        """
-        for status in self.watch(poll_s, timeout_s):
-            last = status
-        if not last.ended:
-            raise JobsError(f"Job {self.id} was interrupted. {last.reason}", last.hint)
-        return last
-
-    def watch(self, poll_s: float = 1.0, timeout_s: float | None = None) -> Iterator[JobStatus]:
-        """Yield the status every `poll_s` seconds until the job has ended or is interrupted; that status comes last.
-
-        Raises:
-            TimeoutError: neither has happened after `timeout_s` seconds.
-        """
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        while True:
-            status = self.status()
-            if status.interruption is not None:
-                self._keep(status.interruption)
-            yield status
-            if status.ended or status.state is State.INTERRUPTED:
-                return
-            if deadline is not None and time.monotonic() >= deadline:
-                raise TimeoutError(f"Job {self.id} is {status.state} after {timeout_s:g} s")
-            time.sleep(poll_s)
-
-    def resume(self) -> bool:
-        """Start a driver if the job has not ended and no driver is at work; it continues from the ledger.
-
-        Takes up to 15 s where only the store can tell whether a driver is at work: see `jobs.status.liveness`.
-
-        Returns:
-            Whether a driver was started.
-
-        Raises:
-            Conflict: the job has failed or was cancelled.
-            UsageError: its input is in a bucket that is not allowed.
-        """
-        spec, terminal = self.ledger.spec(), self.ledger.terminal()
-        if isinstance(terminal, Succeeded):
-            # Its driver may have died between the record and these last steps.
-            self.ledger.publish(terminal.manifest, writer=f"resume/{uuid4().hex}")
-            Salvage(self.ledger).delete()
-            if not spec.keep_staged:
-                self.ledger.delete_staged(self.ledger.staged_shards())
-            return False
-        if terminal is not None:
-            raise Conflict(
-                f"Job {self.id} has ended: {terminal.state}. A finished job cannot be resumed.",
-                f"See why: jobs status {self.id}. Submit it under a new id; --reuse {self.id} takes over its rows.",
-            )
-        check_bucket(spec.input.uri, self.client.settings.allowed_buckets)
-        submissions = self._known()
-        if is_alive(self.ledger, submissions, self.ledger.progress(), Pulse(PROGRESS_FRESH_S), must_move=True):
-            return False
-        # Ray never takes an id twice. The first driver has the job's own, unless a job of another root has it.
-        if not submissions:
-            if self.client.start_driver(self.ledger, spec, self.id):
-                return True
-            if self._known():
-                return False  # Somebody else has just started it.
-        return self.client.start_driver(self.ledger, spec, f"{self.id}-{uuid4().hex[:6]}")
-
-    def results(self) -> Results:
-        """Open the rows that are committed now: all rows once the job has succeeded. For a job that was cancelled or
-        has failed, finished rows of uncommitted shards are included.
-
-        Raises:
-            UsageError: no such job.
-            JobsError: nothing is committed yet.
-            StoreError: the store cannot be reached, or a shard is damaged.
-        """
-        from jobs.results.read import open_results
-
-        return open_results(self.ledger)
-
-    def cancel(
-        self, by: str | None = None, *, recorded: Callable[[State], None] = _nothing
-    ) -> Succeeded | Failed | Cancelled:
-        """End the job now. Committed results stay, and so do finished rows of other shards: replicas save them while
-        this call waits for the driver to end, for half a minute at most.
-
-        Args:
-            by: who ends it, for people; default: this user.
-            recorded: called with the state as soon as it is recorded, before the wait for the driver.
-
-        Returns:
-            The record in force: the job may have ended by itself just before.
-        """
-        self.ledger.spec()
-        failpoint("cancel.before_record")
-        record = self.ledger.end(Cancelled(by=by or getpass.getuser()), writer=f"cancel/{uuid4().hex}")
-        recorded(ended_state(record))
-        failpoint("cancel.after_record")
-        try:
-            submitter = self.client.running_submitter()
-        except ClusterError:
-            return record  # No cluster, no driver there; one elsewhere sees the record by itself.
-        if submitter is not None:
-            deadline = time.monotonic() + CANCEL_GRACE_S
-            # One that the cluster has not started yet has nothing to keep, and will find the record.
-            while any(s.running for s in submitter.find(self.ledger.uri)) and time.monotonic() < deadline:
-                time.sleep(0.3)
-            for submission in submitter.find(self.ledger.uri):
-                if submission.active:
-                    submitter.stop(submission.submission_id)
-        return record
-
-    def may_keep_rows(self) -> bool:
-        """Return whether a driver may still be at work on an ended job, while its replicas save finished rows.
-
-        A driver that no known cluster runs counts as alive until it has reported its end.
-        """
-        submissions, progress = self._submissions(), self.ledger.progress()
-        if any(submission.running for submission in submissions):
-            return True
-        known = {submission.submission_id for submission in submissions}
-        return progress is not None and progress.phase != "ended" and progress.driver not in known
-
-    def logs(self, *, follow: bool = False, everything: bool = False) -> Iterator[str]:
-        """Yield the lines that the drivers and their replicas have logged, oldest driver first, each with who says it.
-
-        Args:
-            follow: go on until no driver is at work.
-            everything: include what other libraries have printed, where the cluster that ran the job still has it.
-
-        Raises:
-            ClusterError: nothing is kept of the job's log.
-        """
-        log = self.open_log(everything=everything)
-        yield from map(str, log.so_far())
-        if follow:
-            yield from map(str, log.following(self.is_idle))
-
-    def open_log(self, *, everything: bool = False) -> LogReader:
-        """Open the job's log; see `logs`."""
-        from jobs.logs.reader import LogReader
-
-        self.ledger.spec()
-        submissions = self._submissions()
-        submitter = self.client.running_submitter() if submissions else None
-        return LogReader(self.ledger, submitter, submissions, everything=everything)
-
-    def is_idle(self) -> bool:
-        """Return whether no driver is at work: the job has ended or is interrupted."""
-        status = self.status()
-        return status.ended or status.state is State.INTERRUPTED
-
-    def dashboard_url(self, submissions: list[Submission] | None = None) -> str | None:
-        """Return the URL of the job's page in the Ray dashboard, if a cluster knows the job."""
-        submissions = self._submissions() if submissions is None else submissions
-        submitter = self.client.running_submitter() if submissions else None
-        return submitter.dashboard_job_url(submissions[0].submission_id) if submitter and submissions else None
-
-    def check_start(self) -> None:
-        """Watch a driver that was just submitted until it runs or has failed to start.
-
-        Raises:
-            ClusterError: the cluster cannot run it.
-        """
-        deadline, running_s = time.monotonic() + FIRST_SIGN_S, 0.0
-        while time.monotonic() < deadline and running_s < RUNNING_S:
-            newest = next(iter(self._known()), None)
-            if newest is None or self.ledger.progress() is not None:
-                return
-            if newest.status == "FAILED" and not self.ledger.has_interruption(newest.submission_id):
-                found = by_cluster(newest, self.id)
-                if found.code is InterruptionCode.DRIVER_NOT_STARTED:
-                    self._keep(found)
-                    raise ClusterError(f"Job {self.id} is submitted. {found.reason}", found.hint)
-            if not newest.active:
-                return
-            running_s += LOOK_S if newest.status == "RUNNING" else 0.0
-            time.sleep(LOOK_S)
-
-    def _keep(self, interruption: Interruption) -> None:
-        """Write the cluster's knowledge of a driver's end into the store: it is lost with the cluster."""
-        with suppress(StoreError):
-            if interruption.driver in {each.submission_id for each in self._submissions()}:
-                self.ledger.interrupt(interruption)
-
-    def _known(self) -> list[Submission]:
-        """List the cluster's submissions of this job, newest first."""
-        return self.client.submitter().find(self.ledger.uri)
-
-    def _submissions(self) -> list[Submission]:
-        """List the cluster's submissions of this job; empty if no cluster can be reached."""
-        try:
-            submitter = self.client.running_submitter()
-            return submitter.find(self.ledger.uri) if submitter else []
-        except ClusterError:
-            return []
 
 
 class BatchClient:
@@ -328,13 +79,19 @@ class BatchClient:
             yield Job(self, ledger)
 
     def submit(
-        self, dataset: str | Path | JobSpec, *, job_id: str | None = None, **options: Unpack[SubmitOptions]
+        self,
+        dataset: str | PathLike[str] | Frame | JobSpec,
+        *,
+        job_id: str | None = None,
+        **options: Unpack[SubmitOptions],
     ) -> Job:
         """Submit a dataset, with the options of `jobs submit`: `client.submit("data.parquet", model="/models/x")`.
 
         Args:
-            dataset: Parquet or JSONL file, directory, glob or s3:// URI; or a whole spec, which takes no options.
-            job_id: default: made of the dataset's name and the time. The same spec under the same id attaches.
+            dataset: Parquet or JSONL file, directory, glob or s3:// URI; a data frame of pandas or polars, or an Arrow
+                table, which is written below the root; or a whole spec, which takes no options.
+            job_id: default: made of the dataset's name and the time. The same spec under the same id attaches, and so
+                does the same data frame.
 
         Raises:
             UsageError, pydantic.ValidationError: bad options, bad input or bad model.
@@ -344,19 +101,30 @@ class BatchClient:
         if isinstance(dataset, JobSpec):
             if options:
                 raise UsageError("A spec takes no options beside it.", "Change it: spec.evolve(…).")
-            spec = dataset
-        else:
-            spec = spec_of(str(dataset), options, self.settings)
-        return self.submit_spec(spec, job_id or new_job_id(spec.name))[0]
+            return self.submit_spec(dataset, job_id or new_job_id(dataset.name))[0]
+        if isinstance(dataset, str | PathLike):
+            spec = spec_of(fspath(dataset), options, self.settings)
+            return self.submit_spec(spec, job_id or new_job_id(spec.name))[0]
+        from jobs.frames import NAME, as_parquet
+
+        with as_parquet(dataset) as frame:
+            spec = spec_of(str(frame.folder), {"name": NAME, **options}, self.settings)
+            return self.submit_spec(spec, job_id or new_job_id(spec.name), frame=frame)[0]
 
     def submit_spec(
-        self, spec: JobSpec, job_id: str, *, before_writing: Callable[[], None] = _nothing
+        self,
+        spec: JobSpec,
+        job_id: str,
+        *,
+        frame: WrittenFrame | None = None,
+        before_writing: Callable[[], None] = _nothing,
     ) -> tuple[Job, bool]:
         """Check everything that can be checked before a replica starts, write the spec, start a driver.
 
         Submitting the same spec under the same id again attaches to the job, and resumes it if it was interrupted.
 
         Args:
+            frame: the rows that the spec's input names, on this machine; they are written to the root.
             before_writing: called when all checks have passed; before that, nothing of the job is in the store.
 
         Returns:
@@ -374,6 +142,10 @@ class BatchClient:
         check_write_once(self.store)
         self.submitter()
         before_writing()
+        if frame is not None:
+            spec = spec.evolve(input=spec.input.evolve(uri=frame.uri(self.store)))
+            if job.ledger.created_at() is None:  # else the job has its input, or the id is another job's
+                frame.upload(self.store, writer=f"submit/{uuid4().hex}")
         failpoint("submit.before_spec")
         created = job.ledger.create(spec, writer=f"submit/{uuid4().hex}")
         failpoint("submit.after_spec")

@@ -19,6 +19,7 @@ from jobs.documents import read_document
 from jobs.errors import Conflict, Damaged, StoreError, UsageError
 from jobs.failpoints import failpoint
 from jobs.store.base import ObjectInfo, ObjectStore
+from jobs.text import quoted
 from schemas import FORMAT_VERSION, keys
 from schemas.commits import ShardStats, commit_of
 from schemas.history import History
@@ -76,7 +77,7 @@ class Ledger:
     def __init__(self, store: ObjectStore, job_id: str) -> None:
         if not JOB_ID.fullmatch(job_id):
             raise UsageError(
-                f"{job_id!r} is not a job id.",
+                f"{quoted(job_id)} is not a job id.",
                 "Use at most 100 lower-case letters, digits, '.', '_' and '-', with a letter or digit at both ends.",
             )
         self.store = store

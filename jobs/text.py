@@ -22,6 +22,12 @@ def percent(share: float) -> str:
     return "over 99.9 %" if 0.999 < share < 1 else f"{100 * share:.1f}".removesuffix(".0") + " %"
 
 
+def quoted(value: object, most: int = 80) -> str:
+    """Quote the value of an option, cut to `most` characters: a prompt may have got there by mistake."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
 def duration(seconds: float) -> str:
     """Format a duration by its two largest units: `8 s`, `1 min 40 s`, `2 h 5 min`, `3 d 4 h`."""
     rest = max(0, round(seconds))

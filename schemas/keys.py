@@ -15,6 +15,8 @@ LOGS = "_job/logs/"
 FINGERPRINTS = "_job/fingerprints/"
 INTERRUPTIONS = "_job/interruptions/"
 SALVAGE = "_job/salvage/"
+INPUTS = "_inputs/"
+"""Beside the job directories, not in one: rows that were submitted as data frames."""
 RESULTS = "results/"
 
 
@@ -41,6 +43,11 @@ def attempt(shard: int, attempt_id: str) -> str:
 def quarantine(shard: int, place: int) -> str:
     """The record of a row that kills the engine."""
     return f"{QUARANTINE}{shard:05d}/{place:05d}.json"
+
+
+def frame(digest: str) -> str:
+    """The folder with the rows of one data frame. Relative to the root of all jobs: several jobs may read it."""
+    return f"{INPUTS}{digest}/"
 
 
 def history(driver: str) -> str:

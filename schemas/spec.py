@@ -203,7 +203,7 @@ class ReplicaRange(Document):
         """
         match = re.fullmatch(r"\s*(\d+)\s*(?:\.\.\s*(\d+)\s*)?", text)
         if match is None:
-            raise ValueError(f"{text!r} is not a number of replicas; write 8 or 2..16")
+            raise ValueError(f"{text[:40]!r} is not a number of replicas; write 8 or 2..16")
         low = int(match[1])
         return cls(min=low, max=int(match[2]) if match[2] else low)
 
@@ -309,7 +309,7 @@ class JobSpec(Document):
     def _are_job_ids(cls, jobs: tuple[str, ...]) -> tuple[str, ...]:
         for job in jobs:
             if not JOB_ID.fullmatch(job):
-                raise ValueError(f"{job!r} is not a job id")
+                raise ValueError(f"{job[:100]!r} is not a job id")
         if AUTO in jobs and len(jobs) > 1:
             raise ValueError(f"{AUTO!r} stands alone: it takes every earlier job of the same model and task")
         return jobs

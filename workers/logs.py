@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import traceback
 from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cache
 
+from jobs.traces import describe, hide_messages_in_logs
 from schemas.logs import LEVELS, MAX_MESSAGE_CHARS, Level, LogLine
 from workers.masking import Masking
 from workers.messages import LogBatch
@@ -37,6 +37,7 @@ def set_up() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(LineFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
+    hide_messages_in_logs()
 
 
 class LineHandler(logging.Handler):
@@ -102,14 +103,9 @@ def recent_lines(source: str) -> RecentLines:
 
 
 def _message(record: logging.LogRecord) -> str:
-    """Return the record's message; of an exception only its type and place, since its text could quote a row."""
-    message = record.getMessage()
+    """Return the record's message, and its exception without what could quote a row."""
     error = record.exc_info[1] if record.exc_info else None
-    if error is None:
-        return message
-    frame = traceback.extract_tb(error.__traceback__)[-1:]
-    place = f" in {os.path.basename(frame[0].filename)}, line {frame[0].lineno}" if frame else ""
-    return f"{message} ({type(error).__name__}{place})"
+    return record.getMessage() if error is None else f"{record.getMessage()} ({describe(error)})"
 
 
 def _level(record: logging.LogRecord) -> Level:

@@ -107,7 +107,6 @@ def _presentable(error: Exception) -> JobsError:
         from jobs.validation import problem, sentence
 
         return UsageError(sentence(problem(error)))
-    first = str(error).partition("\n")[0]
-    return JobsError(
-        f"Unexpected {type(error).__name__}: {first}", hint="This is a fault of the program; --debug shows where."
-    )
+    from jobs.traces import describe
+
+    return JobsError(f"Unexpected {describe(error)}.", hint="This is a fault of the program; --debug shows all of it.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from jobs.shell import as_called
+from jobs.traces import hide_messages_in_logs
 
 
 def log_to_stderr(level: int) -> None:
@@ -12,6 +13,7 @@ def log_to_stderr(level: int) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=level, handlers=[handler])
+    hide_messages_in_logs()
     for noisy in ("botocore", "urllib3", "ray"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 

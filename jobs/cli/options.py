@@ -17,6 +17,7 @@ from typer.core import TyperCommand
 
 from jobs.cli.output import with_output
 from jobs.errors import UsageError
+from jobs.text import quoted
 
 if TYPE_CHECKING:
     from jobs.settings import Settings
@@ -189,7 +190,8 @@ def assignment(text: str) -> tuple[str, Any]:
     field, separator, value = text.partition("=")
     if not separator or not field:
         raise UsageError(
-            f"--set {text} is not an assignment.", "Write --set FIELD=VALUE, for example --set shards.max_rows=500"
+            f"--set {quoted(text)} is not an assignment.",
+            "Write --set FIELD=VALUE, for example --set shards.max_rows=500",
         )
     try:
         return field, json.loads(value)

@@ -19,6 +19,8 @@ from jobs.values.cells import is_encodable
 PARQUET_SUFFIXES = (".parquet", ".parq", ".pq")
 JSONL_SUFFIXES = (".jsonl", ".ndjson")
 
+_MAX_SHOWN = 300
+
 
 class InputChanged(InvalidInput):
     """The dataset is not the one that was planned."""
@@ -77,8 +79,10 @@ def find_sources(uri: str, *, part_of_table: bool = False) -> tuple[list[Source]
         found = [name for name in _matches(path, base) if os.path.isfile(name)]
         if sources := [_local(name) for name in sorted(found) if not _is_hidden(name.removeprefix(base))]:
             return sources, 0
-        raise MissingInput(f"No file matches {uri}.", "Check the pattern; quote it, so that the shell leaves it alone.")
-    raise MissingInput(f"There is no file or directory {uri}.", "Check the path.")
+        raise MissingInput(
+            f"No file matches {_shown(uri)}.", "Check the pattern; quote it, so that the shell leaves it alone."
+        )
+    raise MissingInput(f"There is no file or directory {_shown(uri)}.", "Check the path.")
 
 
 def open_source(source: Source) -> io.BufferedReader:
@@ -118,13 +122,20 @@ def _local_path(uri: str) -> str:
     if uri.startswith("file://"):
         host, slash, path = uri.removeprefix("file://").partition("/")
         if host not in ("", "localhost") or not slash:
-            raise InvalidInput(f"{uri!r} names no file of this machine.", "Give a path, or file:///PATH.")
+            raise InvalidInput(f"{_shown(uri)} names no file of this machine.", "Give a path, or file:///PATH.")
         uri = f"/{unquote(path)}"
     elif "://" in uri:
-        raise InvalidInput(f"{uri!r} is not an address this program reads.", "Give a path or s3://bucket/prefix.")
+        raise InvalidInput(f"{_shown(uri)} is not an address this program reads.", "Give a path or s3://bucket/prefix.")
     if "\0" in uri or not is_encodable(uri):
-        raise InvalidInput(f"{uri!r} is not a path: it holds what is no character.", "Check the path.")
+        raise InvalidInput(f"{_shown(uri)} is not a path: it holds what is no character.", "Check the path.")
     return os.path.abspath(os.path.expanduser(uri))
+
+
+def _shown(uri: str) -> str:
+    """Return an address that names nothing, for messages: text that can be no path may be a prompt."""
+    if len(uri) <= _MAX_SHOWN and uri.isprintable():
+        return uri
+    return f"<a text of {len(uri):,} characters>"
 
 
 def _walk(root: str) -> Iterator[str]:
@@ -190,7 +201,7 @@ def _find_on_s3(uri: str, part_of_table: bool) -> tuple[list[Source], int]:
         # Not quoted: an invalid bucket name may be a key and its secret.
         raise InvalidInput("The address names no bucket.", "Write s3://bucket/prefix.")
     if not is_encodable(uri):
-        raise InvalidInput(f"{uri!r} is not an address: it holds what is no character.", "Check the address.")
+        raise InvalidInput(f"{_shown(uri)} is not an address: it holds what is no character.", "Check the address.")
     if (size_and_etag := s3_files.describe(uri)) is not None:
         return [Source(uri=uri, size_bytes=size_and_etag[0], etag=size_and_etag[1])], 0
     if not glob.has_magic(uri):
@@ -205,14 +216,16 @@ def _find_on_s3(uri: str, part_of_table: bool) -> tuple[list[Source], int]:
     found = _visible(_listed(fixed, uri), fixed[: fixed.rindex("/") + 1])
     if sources := [source for source in found if pattern.fullmatch(source.uri)]:
         return sources, 0
-    raise MissingInput(f"No object matches {uri}.", "Check the pattern; quote it, so that the shell leaves it alone.")
+    raise MissingInput(
+        f"No object matches {_shown(uri)}.", "Check the pattern; quote it, so that the shell leaves it alone."
+    )
 
 
 def _listed(prefix: str, uri: str) -> list[Source]:
     """List every object whose address starts with a prefix."""
     found = [Source(uri=name, size_bytes=size, etag=etag) for name, size, etag in s3_files.list_objects(prefix)]
     if not found:
-        raise MissingInput(f"There is nothing at {uri}.", "Check the address.")
+        raise MissingInput(f"There is nothing at {_shown(uri)}.", "Check the address.")
     return found
 
 

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from jobs.dataset.types import as_text, conform, plain
 from jobs.errors import UsageError
-from jobs.text import did_you_mean
+from jobs.text import did_you_mean, quoted
 
 _CONDITION = re.compile(r"\s*(?P<column>[^=!<>]*?)\s*(?P<operator>==|!=|<=|>=|=|<|>)\s*(?P<value>.*?)\s*", re.DOTALL)
 _HOW = "Write COLUMN=VALUE, or with !=, <, <=, > or >= for =; for example status=error"
@@ -80,7 +80,7 @@ def known_column(schema: pa.Schema, name: str) -> pa.Field:
     if name not in schema.names:
         near = did_you_mean(name, schema.names)
         raise UsageError(
-            f"The results have no column {name!r}{f'; {near}' if near else '.'}",
+            f"The results have no column {quoted(name)}{f'; {near}' if near else '.'}",
             f"Columns are: {', '.join(schema.names)}.",
         )
     return schema.field(name)
@@ -89,12 +89,12 @@ def known_column(schema: pa.Schema, name: str) -> pa.Field:
 def _parse(text: str, schema: pa.Schema) -> Condition:
     match = _CONDITION.fullmatch(text)
     if match is None or not match["column"]:
-        raise UsageError(f"{text!r} is not a condition.", _HOW)
+        raise UsageError(f"{quoted(text)} is not a condition.", _HOW)
     name, operator, value = match["column"], match["operator"].replace("==", "="), match["value"]
     kind = as_text(known_column(schema, name).type)
     if not value:
         if operator not in ("=", "!="):
-            raise UsageError(f"{text!r} compares with nothing.", _HOW)
+            raise UsageError(f"{quoted(text)} compares with nothing.", _HOW)
         return Condition(name, operator, None)
     if pa.types.is_nested(kind):
         raise UsageError(f"Column {name} holds {kind}, which cannot be compared with a text.", "Filter the export.")
@@ -104,7 +104,9 @@ def _parse(text: str, schema: pa.Schema) -> Condition:
     except pa.ArrowNotImplementedError as error:
         raise UsageError(f"Column {name} holds {kind}, which has no order.", "Use = or !=.") from error
     except pa.ArrowException as error:
-        raise UsageError(f"{value!r} is not a value of column {name} ({kind}).", "Correct the condition.") from error
+        raise UsageError(
+            f"{quoted(value)} is not a value of column {name} ({kind}).", "Correct the condition."
+        ) from error
     return Condition(name, operator, scalar)
 
 

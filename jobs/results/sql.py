@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import tempfile
 from collections.abc import Iterator
@@ -29,6 +30,10 @@ BATCH_ROWS = 16_384
 _MOST_DIGITS = 38
 """Largest precision of a decimal in DuckDB."""
 
+_OF_STATEMENT = frozenset(
+    {"ParserException", "SyntaxException", "BinderException", "CatalogException", "PermissionException"}
+)
+_CAST_COLUMN = re.compile(r"when casting from source column (\w+)")
 _READS = frozenset({"SELECT", "EXPLAIN"})
 
 
@@ -68,7 +73,7 @@ def query(results: Results, statement: str) -> pa.RecordBatchReader:
         reader: Any = connection.sql(parsed[0].query).to_arrow_reader(BATCH_ROWS)
     except duckdb.Error as error:
         ending.close()
-        raise UsageError(f"DuckDB: {str(error).strip()}", _columns(results)) from error
+        raise _explained(error, _columns(results)) from None
     except BaseException:
         ending.close()
         raise
@@ -158,7 +163,17 @@ def _translated(reader: Any, ending: ExitStack, fault: type[Exception]) -> Itera
         try:
             yield from reader
         except (fault, pa.ArrowException) as error:
-            raise UsageError(f"DuckDB: {str(error).strip()}", "Correct the statement.") from error
+            raise _explained(error, "Correct the statement; try_cast gives null where a value does not fit.") from None
+
+
+def _explained(error: Exception, hint: str) -> UsageError:
+    """Return the error for users. What DuckDB says about a statement quotes it alone; anything else may quote rows."""
+    kind = type(error).__name__
+    if kind in _OF_STATEMENT:
+        return UsageError(f"DuckDB: {str(error).strip()}", hint)
+    column = _CAST_COLUMN.search(str(error))
+    where = f" in column {column[1]}" if column else ""
+    return UsageError(f"DuckDB: a value{where} does not fit the statement ({kind}).", hint)
 
 
 def _with_json(answer: pa.Schema, results: pa.Schema) -> pa.Schema:

@@ -10,7 +10,7 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from jobs.dataset.columns import Columns
-from jobs.rows.structured import compile_error, of_response_format
+from jobs.rows.structured import compile_error, name_of, of_response_format
 from jobs.validation import problem
 from jobs.values.cells import RowFailure, is_encodable, parsed, values
 from schemas.codes import RowError
@@ -93,7 +93,8 @@ class RowSampling:
             return error.failure
         except ValidationError as error:
             found = problem(error, Sampling)
-            return _failure(f"{found.field or 'sampling_params'}: {found.after_colon}")
+            where = ".".join(name_of(part).strip("'") for part in found.field.split(".") if part)
+            return _failure(f"{where or 'sampling_params'}: {found.after_colon}")
         except ValueError as error:
             return _failure(str(error))
         why = unusable(sampling, self._vocab_size)

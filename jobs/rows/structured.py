@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ MEMORY_BYTES = 2**30
 """Address space that compiling one form may take."""
 
 _CPU_S = 60.0
+_NAME = re.compile(r"[\w.-]{1,60}", re.ASCII)
 _NO_TEXT = "there is no text of this form"
 _TRIAL_STEPS, _SAMPLE_BYTES = 256, 1000
 
@@ -47,7 +49,7 @@ def of_response_format(response_format: Mapping[str, Any]) -> dict[str, Any] | N
     kind, described = given.get("type"), given.get("json_schema")
     known = {"type", "json_schema"} if kind == "json_schema" else {"type"}
     if unknown := sorted(map(str, given.keys() - known)):
-        raise ValueError(f"response_format: {unknown[0]!r} is not known beside type {kind!r}"[:200])
+        raise ValueError(f"response_format: {name_of(unknown[0])} is not known beside type {name_of(kind)}")
     if kind == "text":
         return None
     if kind == "json_object":
@@ -55,10 +57,15 @@ def of_response_format(response_format: Mapping[str, Any]) -> dict[str, Any] | N
     if kind != "json_schema" or not isinstance(described, Mapping) or described.get("schema") is None:
         raise ValueError("response_format is neither text, json_object nor json_schema with a schema")
     if unknown := sorted(map(str, described.keys() - _DESCRIPTION)):
-        raise ValueError(f"response_format.json_schema: {unknown[0]!r} is not known"[:200])
+        raise ValueError(f"response_format.json_schema: {name_of(unknown[0])} is not known")
     if not isinstance(described.get("strict"), bool | None):
         raise ValueError("response_format.json_schema.strict: true or false is wanted")
     return {"json_schema": described["schema"]}
+
+
+def name_of(given: object) -> str:
+    """Quote the name of a field that a row gives; text that is hardly a name may be a prompt."""
+    return repr(given) if given is None or (isinstance(given, str) and _NAME.fullmatch(given)) else "a name"
 
 
 def guided_schema(json_schema: str) -> str:

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 from jobs.errors import UsageError
 from jobs.schedules.calendar import Calendar
+from jobs.text import quoted
 
 
 def variables(calendar: Calendar, due: datetime) -> dict[str, str]:
@@ -36,5 +37,5 @@ def render(text: str, values: dict[str, str]) -> str:
         return SandboxedEnvironment(undefined=StrictUndefined).from_string(text).render(values)
     except TemplateError as error:
         raise UsageError(
-            f"The template {text!r} is not valid: {error}.", f"A schedule's addresses know: {', '.join(values)}."
+            f"The template {quoted(text)} is not valid: {error}.", f"A schedule's addresses know: {', '.join(values)}."
         ) from error

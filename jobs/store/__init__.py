@@ -7,6 +7,7 @@ from urllib.parse import unquote, urlsplit
 
 from jobs.errors import UsageError
 from jobs.store.base import ObjectStore
+from jobs.text import quoted
 
 
 def open_store(uri: str, *, patience_s: float = 50.0) -> ObjectStore:
@@ -35,4 +36,6 @@ def open_store(uri: str, *, patience_s: float = 50.0) -> ObjectStore:
         from jobs.store.local import LocalStore
 
         return LocalStore(Path(unquote(parts.path)))
-    raise UsageError(f"{uri!r} is not a store that this program knows.", "Give a directory or s3://bucket/prefix.")
+    raise UsageError(
+        f"{quoted(uri, 300)} is not a store that this program knows.", "Give a directory or s3://bucket/prefix."
+    )

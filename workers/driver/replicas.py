@@ -12,6 +12,7 @@ from uuid import uuid4
 
 from jobs.errors import MissingModel, StoreError
 from jobs.ledger import Ledger, Missing
+from jobs.traces import describe
 from schemas.codes import JobError, RowError
 from schemas.logs import LogLine
 from schemas.records import Quarantine
@@ -266,7 +267,7 @@ class Replicas:
                 return
             if find_cause(error, StoreError) is not None:
                 raise
-            self.losses.last_report = describe_error(error)
+            self.losses.last_report = describe(error)
             log.warning("%s failed on shard %d: %s", slot.name, work.shard, self.losses.last_report)
             self._dispatcher.fail(slot.name, work)
             if self._dispatcher.verdict is not None and (interruption := passing(error)) is not None:

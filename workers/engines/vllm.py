@@ -127,9 +127,9 @@ class VllmEngine:
         except EngineDeadError as error:
             raise EngineDead(str(error)) from error
         except Exception as error:
+            # The message can quote the values of a request: report only the error's type.
             if self._llm.errored:
-                raise EngineDead(str(error)) from error
-            # The message of a refused request can quote its values: report only the error's type.
+                raise EngineDead(f"the engine failed with {type(error).__name__}") from error
             raise RowFailed(RowError.ENGINE_ERROR, f"the engine refused the row ({type(error).__name__})") from error
         if final is None:
             raise RowFailed(RowError.ENGINE_ERROR, "the engine gave no output")

@@ -89,7 +89,7 @@ def test_a_job_that_runs_says_so(store: ObjectStore, capfd: pytest.CaptureFixtur
         ("install httpfs", "Only one statement"),
         ("select * from read_csv('/etc/passwd')", "disabled"),
         ("select * from '/etc/passwd'", "/etc/passwd"),
-        ("select cast(custom_id as int) from results", "id-"),
+        ("select cast(custom_id as int) from results", "column custom_id"),
     ],
 )
 def test_what_is_refused(store: ObjectStore, statement: str, words: str, capfd: pytest.CaptureFixture[str]) -> None:
@@ -99,6 +99,25 @@ def test_what_is_refused(store: ObjectStore, statement: str, words: str, capfd: 
     assert words in captured.err
     assert "root:" not in captured.out + captured.err
     assert "Traceback" not in captured.err
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "select cast(generated_text as int) from results where status = 'ok'",
+        "select error(generated_text) from results where status = 'ok'",
+        "select strptime(generated_text, '%Y') from results where status = 'ok'",
+    ],
+)
+def test_what_duckdb_says_about_rows_is_not_shown(
+    store: ObjectStore, statement: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    succeed(make_job(store, SHARDS))
+    answer = open_results(Ledger(store, "demo")).to_table(where="status=ok", limit=1)["generated_text"][0].as_py()
+    assert main(["sql", "demo", statement]) == 2
+    said = capfd.readouterr().err
+    assert "does not fit the statement" in said
+    assert answer.split()[0] not in said
 
 
 def test_without_duckdb(store: ObjectStore, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:

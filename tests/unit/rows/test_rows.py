@@ -422,3 +422,18 @@ def test_sampling_values_have_a_limit_of_bytes() -> None:
     staged = prepare(prompts(2, structured_outputs=[form, None]), input={"uri": "/x", "max_row_bytes": 90_000})
     assert fault_of(staged).startswith("ROW_TOO_LARGE: the sampling values have over 90000 bytes")
     assert staged["error_code"][1].as_py() is None
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"sampling_params": json.dumps({"Tell me a secret": 1})},
+        {"sampling_params": json.dumps({"logit_bias": {"Tell me a secret": 1}})},
+        {"response_format": json.dumps({"type": "Tell me a secret", "strict": True})},
+        {"response_format": json.dumps({"type": "text", "Tell me a secret": True})},
+    ],
+)
+def test_text_in_place_of_a_field_s_name_is_not_quoted(given: dict[str, Any]) -> None:
+    said = fault_of(prepare(prompts(1, **{name: [text] for name, text in given.items()})))
+    assert said.startswith("INVALID_SAMPLING: ")
+    assert "secret" not in said

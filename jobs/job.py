@@ -1,0 +1,272 @@
+"""One job: its status, its results, and the calls that end it or make it go on."""
+
+from __future__ import annotations
+
+import getpass
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from jobs.buckets import check_bucket
+from jobs.errors import ClusterError, Conflict, JobsError, StoreError
+from jobs.failpoints import failpoint
+from jobs.ledger import Ledger
+from jobs.salvage import Salvage
+from jobs.status.interruptions import by_cluster
+from jobs.status.job_status import JobStatus, ended_state
+from jobs.status.liveness import PROGRESS_FRESH_S, Pulse, is_alive
+from jobs.status.standing import look
+from schemas.codes import InterruptionCode, State
+from schemas.records import Cancelled, Failed, Interruption, Plan, Succeeded
+
+if TYPE_CHECKING:
+    from jobs.client import BatchClient
+    from jobs.cluster.submission import Submission
+    from jobs.logs.reader import LogReader
+    from jobs.results.read import Results
+
+FIRST_SIGN_S, RUNNING_S, LOOK_S = 10.0, 3.0, 0.3
+"""How long a submission to a joined cluster is watched for a driver that cannot start there, in all and from the time
+that Ray calls it running, and how often."""
+
+CANCEL_GRACE_S = 30.0
+"""A cancelled driver may take this long to end by itself before it is stopped: its replicas keep finished rows first.
+"""
+
+
+def _nothing(*_: object) -> None:
+    """Do nothing: the default callback."""
+
+
+class Job:
+    """One job, by id. Cheap to make: it reads nothing until a method is called."""
+
+    def __init__(self, client: BatchClient, ledger: Ledger) -> None:
+        self.client, self.ledger = client, ledger
+        self._plan: Plan | None = None
+        self._pulse = Pulse()
+
+    @property
+    def id(self) -> str:
+        """The job id."""
+        return self.ledger.job_id
+
+    @property
+    def uri(self) -> str:
+        """Address of the job directory."""
+        return self.ledger.uri
+
+    def status(self) -> JobStatus:
+        """Return the job's state and progress now.
+
+        Raises:
+            UsageError: no such job.
+            StoreError: the store cannot be reached, or the spec or the terminal record is damaged.
+        """
+        submissions = self._submissions()
+        status = look(
+            self.ledger, submissions, self._pulse, plan=self._plan, dashboard_url=self.dashboard_url(submissions)
+        )
+        # Write-once and large: read until it is there, then never again.
+        self._plan = status.plan
+        return status
+
+    def wait(self, timeout_s: float | None = None, poll_s: float = 1.0) -> JobStatus:
+        """Wait until the job has ended.
+
+        Raises:
+            TimeoutError: it has not ended after `timeout_s` seconds; the job goes on.
+            JobsError: its driver is gone and has not ended the job.
+        """
+        for status in self.watch(poll_s, timeout_s):
+            last = status
+        if not last.ended:
+            raise JobsError(f"Job {self.id} was interrupted. {last.reason}", last.hint)
+        return last
+
+    def watch(self, poll_s: float = 1.0, timeout_s: float | None = None) -> Iterator[JobStatus]:
+        """Yield the status every `poll_s` seconds until the job has ended or is interrupted; that status comes last.
+
+        Raises:
+            TimeoutError: neither has happened after `timeout_s` seconds.
+        """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            status = self.status()
+            if status.interruption is not None:
+                self._keep(status.interruption)
+            yield status
+            if status.ended or status.state is State.INTERRUPTED:
+                return
+            if deadline is not None and time.monotonic() >= deadline:
+                raise TimeoutError(f"Job {self.id} is {status.state} after {timeout_s:g} s")
+            time.sleep(poll_s)
+
+    def resume(self) -> bool:
+        """Start a driver if the job has not ended and no driver is at work; it continues from the ledger.
+
+        Takes up to 15 s where only the store can tell whether a driver is at work: see `jobs.status.liveness`.
+
+        Returns:
+            Whether a driver was started.
+
+        Raises:
+            Conflict: the job has failed or was cancelled.
+            UsageError: its input is in a bucket that is not allowed.
+        """
+        spec, terminal = self.ledger.spec(), self.ledger.terminal()
+        if isinstance(terminal, Succeeded):
+            # Its driver may have died between the record and these last steps.
+            self.ledger.publish(terminal.manifest, writer=f"resume/{uuid4().hex}")
+            Salvage(self.ledger).delete()
+            if not spec.keep_staged:
+                self.ledger.delete_staged(self.ledger.staged_shards())
+            return False
+        if terminal is not None:
+            raise Conflict(
+                f"Job {self.id} has ended: {terminal.state}. A finished job cannot be resumed.",
+                f"See why: jobs status {self.id}. Submit it under a new id; --reuse {self.id} takes over its rows.",
+            )
+        check_bucket(spec.input.uri, self.client.settings.allowed_buckets)
+        submissions = self._known()
+        if is_alive(self.ledger, submissions, self.ledger.progress(), Pulse(PROGRESS_FRESH_S), must_move=True):
+            return False
+        # Ray never takes an id twice. The first driver has the job's own, unless a job of another root has it.
+        if not submissions:
+            if self.client.start_driver(self.ledger, spec, self.id):
+                return True
+            if self._known():
+                return False  # Somebody else has just started it.
+        return self.client.start_driver(self.ledger, spec, f"{self.id}-{uuid4().hex[:6]}")
+
+    def results(self) -> Results:
+        """Open the rows that are committed now: all rows once the job has succeeded. For a job that was cancelled or
+        has failed, finished rows of uncommitted shards are included.
+
+        Raises:
+            UsageError: no such job.
+            JobsError: nothing is committed yet.
+            StoreError: the store cannot be reached, or a shard is damaged.
+        """
+        from jobs.results.read import open_results
+
+        return open_results(self.ledger)
+
+    def cancel(
+        self, by: str | None = None, *, recorded: Callable[[State], None] = _nothing
+    ) -> Succeeded | Failed | Cancelled:
+        """End the job now. Committed results stay, and so do finished rows of other shards: replicas save them while
+        this call waits for the driver to end, for half a minute at most.
+
+        Args:
+            by: who ends it, for people; default: this user.
+            recorded: called with the state as soon as it is recorded, before the wait for the driver.
+
+        Returns:
+            The record in force: the job may have ended by itself just before.
+        """
+        self.ledger.spec()
+        failpoint("cancel.before_record")
+        record = self.ledger.end(Cancelled(by=by or getpass.getuser()), writer=f"cancel/{uuid4().hex}")
+        recorded(ended_state(record))
+        failpoint("cancel.after_record")
+        try:
+            submitter = self.client.running_submitter()
+        except ClusterError:
+            return record  # No cluster, no driver there; one elsewhere sees the record by itself.
+        if submitter is not None:
+            deadline = time.monotonic() + CANCEL_GRACE_S
+            # One that the cluster has not started yet has nothing to keep, and will find the record.
+            while any(s.running for s in submitter.find(self.ledger.uri)) and time.monotonic() < deadline:
+                time.sleep(0.3)
+            for submission in submitter.find(self.ledger.uri):
+                if submission.active:
+                    submitter.stop(submission.submission_id)
+        return record
+
+    def may_keep_rows(self) -> bool:
+        """Return whether a driver may still be at work on an ended job, while its replicas save finished rows.
+
+        A driver that no known cluster runs counts as alive until it has reported its end.
+        """
+        submissions, progress = self._submissions(), self.ledger.progress()
+        if any(submission.running for submission in submissions):
+            return True
+        known = {submission.submission_id for submission in submissions}
+        return progress is not None and progress.phase != "ended" and progress.driver not in known
+
+    def logs(self, *, follow: bool = False, everything: bool = False) -> Iterator[str]:
+        """Yield the lines that the drivers and their replicas have logged, oldest driver first, each with who says it.
+
+        Args:
+            follow: go on until no driver is at work.
+            everything: include what other libraries have printed, where the cluster that ran the job still has it.
+
+        Raises:
+            ClusterError: nothing is kept of the job's log.
+        """
+        log = self.open_log(everything=everything)
+        yield from map(str, log.so_far())
+        if follow:
+            yield from map(str, log.following(self.is_idle))
+
+    def open_log(self, *, everything: bool = False) -> LogReader:
+        """Open the job's log; see `logs`."""
+        from jobs.logs.reader import LogReader
+
+        self.ledger.spec()
+        submissions = self._submissions()
+        submitter = self.client.running_submitter() if submissions else None
+        return LogReader(self.ledger, submitter, submissions, everything=everything)
+
+    def is_idle(self) -> bool:
+        """Return whether no driver is at work: the job has ended or is interrupted."""
+        status = self.status()
+        return status.ended or status.state is State.INTERRUPTED
+
+    def dashboard_url(self, submissions: list[Submission] | None = None) -> str | None:
+        """Return the URL of the job's page in the Ray dashboard, if a cluster knows the job."""
+        submissions = self._submissions() if submissions is None else submissions
+        submitter = self.client.running_submitter() if submissions else None
+        return submitter.dashboard_job_url(submissions[0].submission_id) if submitter and submissions else None
+
+    def check_start(self) -> None:
+        """Watch a driver that was just submitted until it runs or has failed to start.
+
+        Raises:
+            ClusterError: the cluster cannot run it.
+        """
+        deadline, running_s = time.monotonic() + FIRST_SIGN_S, 0.0
+        while time.monotonic() < deadline and running_s < RUNNING_S:
+            newest = next(iter(self._known()), None)
+            if newest is None or self.ledger.progress() is not None:
+                return
+            if newest.status == "FAILED" and not self.ledger.has_interruption(newest.submission_id):
+                found = by_cluster(newest, self.id)
+                if found.code is InterruptionCode.DRIVER_NOT_STARTED:
+                    self._keep(found)
+                    raise ClusterError(f"Job {self.id} is submitted. {found.reason}", found.hint)
+            if not newest.active:
+                return
+            running_s += LOOK_S if newest.status == "RUNNING" else 0.0
+            time.sleep(LOOK_S)
+
+    def _keep(self, interruption: Interruption) -> None:
+        """Write the cluster's knowledge of a driver's end into the store: it is lost with the cluster."""
+        with suppress(StoreError):
+            if interruption.driver in {each.submission_id for each in self._submissions()}:
+                self.ledger.interrupt(interruption)
+
+    def _known(self) -> list[Submission]:
+        """List the cluster's submissions of this job, newest first."""
+        return self.client.submitter().find(self.ledger.uri)
+
+    def _submissions(self) -> list[Submission]:
+        """List the cluster's submissions of this job; empty if no cluster can be reached."""
+        try:
+            submitter = self.client.running_submitter()
+            return submitter.find(self.ledger.uri) if submitter else []
+        except ClusterError:
+            return []
