@@ -28,12 +28,13 @@ unexport PYTHONDONTWRITEBYTECODE
 demo: .venv
 	$(BIN)/python -m workers.demo
 
+# Tests of whole jobs mostly wait for processes to start, so there are more of pytest's processes than cores.
 test: .venv
-	$(BIN)/python -m pytest $(or $(ARGS),-n 2)
+	$(BIN)/python -m pytest $(or $(ARGS),-n 4)
 
-# What to run while working: style, types, contracts, unit tests and a sample of the simulation.
+# What to run while working: style, types, contracts, unit tests with fewer examples and a sample of the simulation.
 check: lint
-	$(BIN)/python -m pytest -n 2 -m "not nightly and not vllm" tests/unit tests/simulation/test_histories.py $(ARGS)
+	QUICK_TESTS=1 $(BIN)/python -m pytest -n 3 -m "not nightly and not vllm" tests/simulation/test_histories.py tests/unit $(ARGS)
 
 # The long simulations: thousands of histories.
 simulate: .venv

@@ -118,7 +118,10 @@ def _stop_at(run: Run, stage: Stage) -> None:
 
 def _damage(world: World, run: Run, cell: Cell) -> Callable[[], Any]:
     """Damage the object, past the proxy and the program; return a function that undoes it."""
-    client, key = world.server.client(), f"jobs/{run.job_id}/{_key(run, cell.kind)}"
+    client, damaged = world.server.client(), _key(run, cell.kind)
+    key = f"jobs/{run.job_id}/{damaged}"
+    if cell.kind == "attempt":
+        run.damaged.add(damaged)  # Nothing depends on it, so nobody mends it.
     found = client.get_object(Bucket=BUCKET, Key=key)
     data, metadata = found["Body"].read(), found["Metadata"]
     if cell.way == "delete":

@@ -16,11 +16,13 @@ import psutil
 from jobs.client import BatchClient
 from jobs.cluster.submission import Submission, Submitter
 from jobs.settings import Settings
+from schemas import keys
 from tests.chaos.cluster import RayNodes
 from tests.chaos.s3_proxy import Proxy, no_faults
 from tests.support import s3
 from tests.support.harness import User, new_id, write_prompts
 from tests.support.invariants import Findings, examine, examine_traffic, examine_words, snapshot
+from tests.support.stored import Stored
 
 NUM_ROWS = 24
 CANARY = "kiwi-quartz-umbra"
@@ -41,13 +43,13 @@ class World:
 
     Attributes:
         nodes: the cluster; a run that loses it replaces it here.
-        reference: result objects of a fault-free run, by shard.
+        reference: result objects of a fault-free run, by key.
     """
 
     server: s3.S3Server
     proxy: Proxy
     folder: Path
-    reference: dict[int, bytes] = field(default_factory=dict)
+    reference: dict[str, bytes] = field(default_factory=dict)
     nodes: RayNodes = field(init=False)
 
     @property
@@ -99,12 +101,17 @@ class World:
 
 @dataclass
 class Run:
-    """One job, from its submission to the check of everything that must hold of it."""
+    """One job, from its submission to the check of everything that must hold of it.
+
+    Attributes:
+        damaged: keys below the job directory of objects that were damaged and need not be mended.
+    """
 
     world: World
     user: User
     job_id: str
     token_s: float
+    damaged: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.ledger = self.user.ledger(self.job_id)
@@ -186,7 +193,13 @@ class Run:
 
     def check(self) -> Findings:
         """Check everything that must hold now that the job has ended and all faults are over."""
-        findings = examine(self.ledger, num_rows=NUM_ROWS, reference=self.world.reference)
+        stored, reference = Stored.of(self.ledger), self.world.reference
+        findings = examine(
+            stored,
+            num_rows=NUM_ROWS,
+            as_undisturbed=lambda key, data: not reference or data == reference.get(key),
+            damaged=self.damaged,
+        )
         findings += Findings(violations=tuple(f"I5: left over: {each}" for each in self._left_over()))
         findings += Findings(violations=tuple(self._unfinished_uploads()))
         before, stored = snapshot(self.ledger), sum(self.world.proxy.stored.values())
@@ -201,7 +214,7 @@ class Run:
             "the cluster's token": self.world.nodes.token_path.read_text(),
         }
         said = [*self.user.said, repr(self.submissions())]
-        return findings + examine_words(self.ledger, canaries, said, self.world.nodes.logs_dir)
+        return findings + examine_words(stored, canaries, said, self.world.nodes.logs_dir)
 
     def _left_over(self) -> list[str]:
         """Return the processes of any job that still run after a while (I5)."""
@@ -248,10 +261,8 @@ def fault_free(world: World) -> Findings:
     run.submit()
     run.finish()
     findings = run.check()
-    for shard in run.ledger.committed():
-        data = run.ledger.read_result(shard)
-        assert data is not None
-        world.reference[shard] = data
+    stored = Stored.of(run.ledger)
+    world.reference |= {key: stored.objects[key] for key in stored.below(keys.RESULTS)}
     return findings
 
 

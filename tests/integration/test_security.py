@@ -17,6 +17,7 @@ from tests.integration.conftest import SECRETS
 from tests.support.harness import User, new_id, write_prompts
 from tests.support.invariants import examine_words
 from tests.support.s3 import ACCESS_KEY, SECRET_KEY
+from tests.support.stored import Stored
 
 PROMPT = "medlar-canary-of-a-prompt"
 OTHER = "medlar-canary-of-another-column"
@@ -61,7 +62,7 @@ def test_no_secret_and_no_prompt_is_where_it_should_not_be(
     }
     logs = running.temp_dir / "ray" / "session_latest" / "logs"
     assert any(job_id in path.read_text(errors="replace") for path in logs.glob("job-driver-*.log"))
-    findings = examine_words(ledger, canaries, s3_user.said, logs)
+    findings = examine_words(Stored.of(ledger), canaries, s3_user.said, logs)
     assert findings.violations == ()
     assert any(keys.RESULTS in info.key for info in ledger.objects())
 
@@ -81,9 +82,9 @@ def test_no_secret_and_no_prompt_is_where_it_should_not_be(
     # Where a column is asked for, it is in the results and nowhere else.
     kept = s3_user.submit(str(dataset), "--id", new_id("kept"), "--engine", "fake", "--keep", "note")
     s3_user.run("wait", kept, "--timeout", "100", code=None)
-    wrong = examine_words(s3_user.ledger(kept), {"an input column": OTHER}, s3_user.said, logs).violations
+    wrong = examine_words(Stored.of(s3_user.ledger(kept)), {"an input column": OTHER}, s3_user.said, logs).violations
     assert wrong
-    assert all(f"/{keys.RESULTS}" in violation for violation in wrong)
+    assert all(f" {keys.RESULTS}" in violation for violation in wrong)
 
 
 def _get(url: str, token: str) -> str:

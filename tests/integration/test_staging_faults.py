@@ -61,9 +61,11 @@ def test_damaged_staged_rows_are_staged_again_while_the_job_goes_on(user: User, 
     staged = Path(user.root) / job_id / keys.STAGED
     for shard, how in zip(waiting, ("flip", "cut", "empty", "delete"), strict=False):
         spoil(staged / f"part-{shard:05d}.parquet", how)
-    spoil(next((Path(user.root) / job_id / keys.ATTEMPTS).glob("*/*.json")), "cut")
+    job = Path(user.root) / job_id
+    attempt = next((job / keys.ATTEMPTS).glob("*/*.json"))
+    spoil(attempt, "cut")
     user.run("wait", job_id, timeout_s=240)
-    check_invariants(ledger, 120)
+    check_invariants(ledger, 120, damaged={str(attempt.relative_to(job))})
     assert "It is staged again" in user.logs(job_id)
 
 

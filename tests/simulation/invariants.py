@@ -1,9 +1,10 @@
-"""Invariants of every history, numbered as in section 10 of the design."""
+"""Invariants of every history: those of tests/README.md that `tests.support.invariants` checks on what is stored, and
+what only the simulation can see: every change of the bucket, every process, every blow from outside.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass
 from math import ceil, log2
 from typing import TYPE_CHECKING
@@ -11,20 +12,19 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pydantic import TypeAdapter
 
 from schemas import keys
-from schemas.records import Attempt, Cancelled, Failed, Manifest, Plan, Progress, Quarantine, Succeeded, Terminal
+from schemas.records import Cancelled, Failed, Manifest, Succeeded
 from schemas.spec import JobSpec
+from tests.simulation.seams import CANARY
+from tests.simulation.world import SECRET
+from tests.support.invariants import examine, examine_words, is_written_once
+from tests.support.stored import TERMINAL, Stored, read_rows
 from workers.driver.dispatch import MAX_REPLICAS_PER_SHARD
 
 if TYPE_CHECKING:
     from tests.simulation.histories import Run
 
-_TERMINAL: TypeAdapter[Succeeded | Failed | Cancelled] = TypeAdapter(Terminal)
-_ONCE = re.compile(
-    r"_job/(spec|plan|terminal)\.json|_SUCCESS|results/.*|_job/(attempts|staged|fingerprints|quarantine|salvage)/.*"
-)
 _PREFIX = "root/job/"
 
 KILLED = ("ENGINE_CRASH", "TIMEOUT")
@@ -45,57 +45,37 @@ def check(run: Run) -> Outcome:
     """Check I1 to I5, I7, I8 and the promises about rows that kill, of a history whose job has ended."""
     world, case = run.world, run.case
     violation = world.violation
-    objects = {
-        key.removeprefix(_PREFIX): data for key, data in world.bucket.objects().items() if key.startswith(_PREFIX)
-    }
+    stored = _stored(run)
     _check_changes(run)
-    if keys.TERMINAL not in objects or keys.SPEC not in objects:
+    crashes = sum("is killed" in line for line in world.trace)
+    if keys.TERMINAL not in stored.objects or keys.SPEC not in stored.objects:
         violation("liveness: no terminal record")
         return Outcome(state="NONE", steps=world.steps, drivers=len(run.drivers), crashes=0)
-    terminal = _TERMINAL.validate_json(objects[keys.TERMINAL])
-    plan = Plan.from_json(objects[keys.PLAN]) if keys.PLAN in objects else None
-    if JobSpec.from_json(objects[keys.SPEC]).input != case.spec.input:
+    terminal = TERMINAL.validate_json(stored.objects[keys.TERMINAL])
+    if JobSpec.from_json(stored.objects[keys.SPEC]).input != case.spec.input:
         violation("I2: the spec is not the one that was submitted")
 
-    # I1, I2, I7: every visible result is whole, is what the plan wants, and has the bytes of an undisturbed run.
-    seen: list[int] = []
-    for key in [key for key in objects if key.startswith(keys.RESULTS)]:
-        data, metadata = objects[key], world.bucket.metadata(_PREFIX + key)
-        if hashlib.sha256(data).hexdigest() != metadata["sha256"]:
-            violation(f"I2: {key} does not match its hash")
-        if case.results and not _is_as_undisturbed(run, key, data):
-            violation(f"I7: {key} is not what an undisturbed run gives")
-        seen += pq.read_table(pa.BufferReader(data), columns=["row_id"], page_checksum_verification=True)[
-            "row_id"
-        ].to_pylist()
-    if len(seen) != len(set(seen)):
+    # I1, I2, I3, I5, I7, I8 on what is stored.
+    found = examine(
+        stored,
+        num_rows=case.rows,
+        as_undisturbed=lambda key, data: not case.results or _is_as_undisturbed(run, key, data),
+        damaged={key.removeprefix(_PREFIX) for key in world.bucket.damaged},
+        may_fail=True,
+    )
+    if found.rows_lost:
+        violation("I1: the job has succeeded and rows are missing")
+    if found.rows_doubled:
         violation("I1: a row is there twice")
-    for key in [key for key in objects if key.startswith(keys.ATTEMPTS)]:
-        Attempt.from_json(objects[key])
+    quoted = examine_words(stored, {"a prompt": CANARY, "a secret": SECRET}, secrets={"a secret"})
+    for each in (*found.violations, *quoted.violations):
+        violation(each)
     if not case.needs_engine and any("/replica-" in process.name for process in world.processes):
         violation("engines: a replica is started although no row needs one")
-    if case.shards:
-        _check_killers(run, objects)
-    _check_salvage(run, objects, plan)
-    if keys.PROGRESS in objects:
-        Progress.from_json(objects[keys.PROGRESS])
 
-    if isinstance(terminal, Succeeded):
-        assert plan is not None
-        if sorted(seen) != list(range(case.rows)):
-            violation("I1: the job has succeeded and rows are missing")
-        _check_manifest(run, terminal.manifest, plan)
-        if terminal.manifest.crossed_gates:
-            if keys.SUCCESS in objects:
-                violation("order: _SUCCESS although a gate is crossed")
-        elif objects.get(keys.SUCCESS) != terminal.manifest.to_json():
-            violation("order: _SUCCESS is not the manifest")
-        left = [key for key in objects if key.startswith((keys.STAGED, keys.SALVAGE))]
-        left = [key for key in left if not (case.spec.keep_staged and key.startswith(keys.STAGED))]
-        if left:
-            violation(f"I5: staged or salvaged rows are left behind: {left}")
-    elif keys.SUCCESS in objects:
-        violation("order: _SUCCESS without success")
+    if case.shards:
+        _check_killers(run, stored)
+    _check_salvage(run, stored)
     if isinstance(terminal, Cancelled) and not run.cancelled:
         violation("the job is cancelled and nobody did it")
     if isinstance(terminal, Failed):
@@ -114,22 +94,25 @@ def check(run: Run) -> Outcome:
     # I5
     if world.alive:
         violation(f"I5: {world.alive} still run")
-    # I8
-    for key, data in objects.items():
-        if b"CANARY-SECRET" in data or (
-            b"CANARY-PROMPT" in data and not key.startswith((keys.STAGED, keys.RESULTS, keys.SALVAGE))
-        ):
-            violation(f"I8: {key} quotes a canary")
-    crashes = sum("is killed" in line for line in world.trace)
     return Outcome(state=terminal.state, steps=world.steps, drivers=len(run.drivers), crashes=crashes)
 
 
-def _check_salvage(run: Run, objects: dict[str, bytes], plan: Plan | None) -> None:
+def _stored(run: Run) -> Stored:
+    """Return the job directory as it is in the bucket now."""
+    bucket = run.world.bucket
+    ours = {key: data for key, data in bucket.objects().items() if key.startswith(_PREFIX)}
+    return Stored(
+        objects={key.removeprefix(_PREFIX): data for key, data in ours.items()},
+        metadata={key.removeprefix(_PREFIX): bucket.metadata(key) for key in ours},
+    )
+
+
+def _check_salvage(run: Run, stored: Stored) -> None:
     """Check that everything ever salvaged is whole and has the rows of an undisturbed run.
 
     The results of a job that did not succeed must be its committed and its salvaged rows.
     """
-    violation, changes = run.world.violation, run.world.bucket.changes
+    violation, changes, objects = run.world.violation, run.world.bucket.changes, stored.objects
     kept: dict[int, set[int]] = {}
     for change in changes:
         key = change.key.removeprefix(_PREFIX)
@@ -138,18 +121,18 @@ def _check_salvage(run: Run, objects: dict[str, bytes], plan: Plan | None) -> No
             continue
         if hashlib.sha256(change.data).hexdigest() != change.metadata["sha256"]:
             violation(f"I2: {key} does not match its hash")
-        table = pq.read_table(pa.BufferReader(change.data), page_checksum_verification=True)
+        table = read_rows(change.data)
         expected = run.case.results.get(keys.result(named[0]))
         if expected is not None:
             whole = pq.read_table(pa.BufferReader(expected))
             wanted = whole.filter(pc.is_in(whole["row_id"], value_set=table["row_id"].combine_chunks()))
-            # A row that kills is never answered; one that was killed from outside may be taken for guilty by both.
+            # Verdicts on rows that kill are never salvaged, so blows from outside excuse no difference here.
             if not table.equals(wanted):
                 violation(f"salvage: {key} has rows that an undisturbed run has not")
         if key in objects:
             kept.setdefault(named[0], set()).update(table["row_id"].to_pylist())
-    if objects.get(keys.TERMINAL) and not isinstance(_TERMINAL.validate_json(objects[keys.TERMINAL]), Succeeded):
-        committed = {key for key in objects if key.startswith(keys.RESULTS)}
+    if not isinstance(TERMINAL.validate_json(objects[keys.TERMINAL]), Succeeded):
+        committed = set(stored.below(keys.RESULTS))
         done = [row for key in committed for row in rows_of(objects[key])]
         done += [row for shard, rows in kept.items() if keys.result(shard) not in committed for row in rows]
         found = run.results()
@@ -187,23 +170,20 @@ def _mistakes(run: Run) -> int:
     return run.world.blows if run.case.killers else max(0, run.world.blows - 1) // 2
 
 
-def _check_killers(run: Run, objects: dict[str, bytes]) -> None:
+def _check_killers(run: Run, stored: Stored) -> None:
     """Check that rows that kill are quarantined and, except for mistakes, no others, within the promised deaths."""
     case, blows, violation = run.case, run.world.blows, run.world.violation
     mistakes = _mistakes(run)
     found = {
         row: code
-        for key, data in objects.items()
-        if key.startswith(keys.RESULTS)
-        for row, code in rows_of(data).items()
+        for key in stored.below(keys.RESULTS)
+        for row, code in rows_of(stored.objects[key]).items()
         if code in KILLED or row in case.killers
     }
     wrong = {row: code for row, code in found.items() if code != case.killers.get(row)}
     if len(wrong) > mistakes or not all(code in KILLED for code in wrong.values()):
         violation(f"killers: rows {wrong} are taken for what they are not, after {blows} blows")
-    noted = {key: data for key, data in objects.items() if key.startswith(keys.QUARANTINE)}
-    for data in noted.values():
-        Quarantine.from_json(data)
+    noted = {key: stored.objects[key] for key in stored.below(keys.QUARANTINE)}
     if len(noted.items() - case.results.items()) > mistakes:
         violation(f"killers: {sorted(noted)} are quarantined, after {blows} blows")
     for dispatcher in run.world.dispatchers:
@@ -232,7 +212,7 @@ def _check_changes(run: Run) -> None:
                 violation(f"order: {key} is deleted by {change.by} before the job has succeeded")
             standing.discard(key)
             continue
-        if change.kind == "replaced" and _ONCE.fullmatch(key):
+        if change.kind == "replaced" and is_written_once(key):
             violation(f"{'I3' if key == keys.TERMINAL else 'I4'}: {key} is overwritten by {change.by}")
         if key.startswith((keys.STAGED, keys.RESULTS, keys.ATTEMPTS, keys.SALVAGE)) and keys.PLAN not in standing:
             violation(f"order: {key} is written before the plan stands")
@@ -241,25 +221,13 @@ def _check_changes(run: Run) -> None:
         if key == keys.SUCCESS and succeeded is None:
             violation(f"order: _SUCCESS is written by {change.by} before the job has succeeded")
         if key == keys.TERMINAL:
-            record = _TERMINAL.validate_json(change.data)
+            record = TERMINAL.validate_json(change.data)
             if isinstance(record, Succeeded):
                 succeeded = record.manifest
                 missing = [commit.key for commit in record.manifest.shards if commit.key not in standing]
                 if missing:
                     violation(f"I1: the job succeeds without {missing}")
         standing.add(key)
-
-
-def _check_manifest(run: Run, manifest: Manifest, plan: Plan) -> None:
-    """Check that the manifest lists the objects that exist."""
-    if manifest.plan_sha256 != plan.digest() or manifest.num_rows != plan.num_rows:
-        run.world.violation("I2: the manifest is not of this plan")
-    if len(manifest.shards) != len(plan.shards):
-        run.world.violation("I1: the manifest lacks shards")
-    for commit in manifest.shards:
-        metadata = run.world.bucket.metadata(_PREFIX + commit.key)
-        if (metadata["sha256"], metadata["attempt-id"]) != (commit.sha256, commit.attempt_id):
-            run.world.violation(f"I2: the manifest's {commit.key} is not the object that is there")
 
 
 def check_rerun(run: Run, before: int) -> None:

@@ -20,9 +20,10 @@ from tests.simulation.histories import Action, Damage, History, draw
 from tests.simulation.invariants import rows_of
 from tests.simulation.runner import SEED_VARIABLE, Simulator
 from tests.simulation.world import Faults
+from tests.support.quick import QUICK
 
 CHUNK = 50
-HISTORIES, NIGHTLY = range(500), range(500, 10_000)
+HISTORIES, NIGHTLY = range(100 if QUICK else 500), range(500, 10_000)
 
 ELSEWHERE = {"driver.start", "staging.before_tokenise", "store.before_link"}
 """Failpoints in code that the simulation replaces: the process's main, Ray Data's tasks, the local store."""

@@ -1,25 +1,51 @@
-"""Invariants of a job that has ended, whatever happened on the way: I1 to I8 of the design page.
+"""Invariants of a job that has ended, whatever happened on the way: I1 to I8 of tests/README.md.
 
-`examine` reads the job directory itself, past every proxy and every command; it reports rather than asserts,
-so that a chaos run can count.
+The one checker of simulation, chaos and integration tests. It reads the job directory itself, past every proxy and
+every command, and reports rather than asserts, so that a chaos run can count. What only one of its users can know,
+such as every change that a simulated bucket has ever seen, that user checks in addition.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+from pydantic import ValidationError
 
 from jobs.ledger import Ledger
 from jobs.planning.shards import row_ids_digest
 from schemas import keys
-from schemas.records import Failed, Manifest, Plan, Succeeded
+from schemas.commits import commit_of
+from schemas.history import History
+from schemas.logs import LogLine
+from schemas.records import Attempt, Failed, Interruption, Manifest, Plan, Progress, Quarantine, Succeeded
+from schemas.spec import JobSpec
 from tests.chaos.s3_proxy import Proxy
+from tests.support.stored import TERMINAL, Stored, read_rows
+
+_REPLACED = (keys.PROGRESS, keys.HISTORY, keys.LOGS)
+"""Written again and again, for people; every other object is written once."""
+
+_ROWS = (keys.STAGED, keys.RESULTS, keys.SALVAGE, keys.FINGERPRINTS)
+"""Objects that are Parquet files; the others are documents."""
+
+_PARSERS: Mapping[str, Callable[[bytes], object]] = {
+    keys.SPEC: JobSpec.from_json,
+    keys.PLAN: Plan.from_json,
+    keys.TERMINAL: TERMINAL.validate_json,
+    keys.SUCCESS: Manifest.from_json,
+    keys.PROGRESS: Progress.from_json,
+    keys.HISTORY: History.from_json,
+    keys.ATTEMPTS: Attempt.from_json,
+    keys.QUARANTINE: Quarantine.from_json,
+    keys.INTERRUPTIONS: Interruption.from_json,
+    keys.LOGS: lambda data: [LogLine.model_validate_json(line) for line in data.splitlines()],
+    **dict.fromkeys(_ROWS, read_rows),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,45 +69,56 @@ class Findings:
         )
 
 
-def examine(ledger: Ledger, *, num_rows: int, reference: Mapping[int, bytes]) -> Findings:
-    """Check I1 (rows once), I2 (objects parse and match their hashes), I3 (one end), I7 (bytes of a fault-free run).
+def examine(
+    stored: Stored,
+    *,
+    num_rows: int,
+    as_undisturbed: Callable[[str, bytes], bool] = lambda _key, _data: True,
+    damaged: Collection[str] = (),
+    may_fail: bool = False,
+    at_rest: bool = True,
+) -> Findings:
+    """Check I1 (rows once), I2 (objects parse and match hash and plan), I3 (one end), I7 (the bytes of a run without
+    faults), and the part of I5 that no rows are left behind.
 
     Args:
-        reference: result objects of that run, by shard; empty if there is none to compare with.
+        as_undisturbed: whether a result, by key and bytes, is what a run without faults gives.
+        damaged: keys of objects that were damaged from outside, which nobody has to notice.
+        may_fail: the job may have ended as FAILED.
+        at_rest: no process of the job is left, so that what follows the terminal record has been done, too.
     """
-    plan, terminal = ledger.plan(), ledger.terminal()
-    if terminal is None or isinstance(terminal, Failed):
-        return Findings(violations=(f"I3: the job has not ended well: {terminal}",))
-    wrong: list[str] = []
+    wrong = [fault for key in sorted(stored.objects.keys() - set(damaged)) for fault in _bad_object(stored, key)]
+    if keys.TERMINAL not in stored.objects or keys.SPEC not in stored.objects:
+        return Findings(violations=(*wrong, "I3: the job has no terminal record"))
+    if any(key in stored.objects and [*_bad_object(stored, key)] for key in (keys.SPEC, keys.PLAN, keys.TERMINAL)):
+        return Findings(violations=tuple(wrong))  # Nothing else can be judged without them.
+    terminal = TERMINAL.validate_json(stored.objects[keys.TERMINAL])
+    if isinstance(terminal, Failed) and not may_fail:
+        wrong.append(f"I3: the job has failed: {terminal.code} {terminal.reason}")
+    plan = Plan.from_json(stored.objects[keys.PLAN]) if keys.PLAN in stored.objects else None
     rows: Counter[int] = Counter()
-    for shard in sorted(ledger.committed()):
-        data = ledger.read_result(shard)
-        assert data is not None
-        try:
-            rows.update(_checked(ledger, plan, shard, data))
-        except (ValueError, OSError, IndexError, pa.ArrowException) as error:
-            wrong.append(f"I2: shard {shard}: {error}")
-        if reference and data != reference.get(shard):
-            wrong.append(f"I7: shard {shard} has other bytes than in a fault-free run")
-    wrong += _bad_staged(ledger)
-    published = ledger.store.get(f"{ledger.job_id}/{keys.SUCCESS}")
+    for key in stored.below(keys.RESULTS):
+        wrong += [f"I2: {key}: {fault}" for fault in _bad_result(stored, plan, key, rows)]
+        if not as_undisturbed(key, stored.objects[key]):
+            wrong.append(f"I7: {key} is not what an undisturbed run gives")
+    if strangers := rows.keys() - set(range(num_rows)):
+        wrong.append(f"I1: rows that the dataset does not have: {sorted(strangers)[:5]}")
     lost = 0
     if isinstance(terminal, Succeeded):
         lost = len(set(range(num_rows)) - rows.keys())
-        if published is None or Manifest.from_json(published) != terminal.manifest:
-            wrong.append("I3: _SUCCESS is not the manifest of the terminal record")
-        if [commit.sha256 for commit in terminal.manifest.shards] != [
-            ledger.shard_commit(commit.index).sha256 for commit in terminal.manifest.shards
-        ]:
-            wrong.append("I2: the manifest names other objects than those that are there")
-        if terminal.manifest.num_rows != num_rows:
-            wrong.append(f"I1: the manifest counts {terminal.manifest.num_rows} of {num_rows} rows")
-    elif published is not None:
-        wrong.append("I3: a cancelled job has a _SUCCESS")
+        wrong += _bad_manifest(stored, terminal.manifest, plan, num_rows)
+    wrong += _bad_success(stored, terminal.manifest if isinstance(terminal, Succeeded) else None, at_rest=at_rest)
+    if isinstance(terminal, Succeeded) and at_rest:
+        kept = (keys.STAGED,) if JobSpec.from_json(stored.objects[keys.SPEC]).keep_staged else ()
+        if left := [key for key in stored.below(keys.STAGED, keys.SALVAGE) if not key.startswith(kept)]:
+            wrong.append(f"I5: staged or salvaged rows are left behind: {left}")
     doubled = sum(count - 1 for count in rows.values())
-    if strangers := rows.keys() - set(range(num_rows)):
-        wrong.append(f"I1: rows that the dataset does not have: {sorted(strangers)[:5]}")
     return Findings(rows_lost=lost, rows_doubled=doubled, violations=tuple(wrong))
+
+
+def is_written_once(key: str) -> bool:
+    """Return whether an object, by its key below the job directory, must never be overwritten (I4)."""
+    return not key.startswith(_REPLACED)
 
 
 def examine_traffic(proxy: Proxy, job_id: str) -> Findings:
@@ -93,9 +130,8 @@ def examine_traffic(proxy: Proxy, job_id: str) -> Findings:
     wrong = []
     ours = f"/{job_id}/"
     for path, count in proxy.stored.items():
-        advisory = any(name in path for name in (keys.PROGRESS, keys.HISTORY))
         # Staged rows may be deleted after success, and written again by a driver that has not heard of it yet.
-        if ours in path and count > 1 + proxy.deleted[path] and not advisory:
+        if ours in path and count > 1 + proxy.deleted[path] and is_written_once(path.partition(ours)[2]):
             wrong.append(f"I4: {path} was written {count} times")
     wrong += [f"I4: {path} was deleted" for path in proxy.deleted if ours in path and keys.STAGED not in path]
     for request in list(proxy.requests):
@@ -110,27 +146,34 @@ def examine_traffic(proxy: Proxy, job_id: str) -> Findings:
     return Findings(violations=tuple(dict.fromkeys(wrong)))
 
 
-def examine_words(ledger: Ledger, canaries: Mapping[str, str], said: Iterable[str], logs: Path) -> Findings:
+def examine_words(
+    stored: Stored,
+    canaries: Mapping[str, str],
+    said: Iterable[str] = (),
+    logs: Path | None = None,
+    *,
+    secrets: Collection[str] = (),
+) -> Findings:
     """Check I8: no canary in the output of commands, in any log, or in the job directory outside staged rows.
 
     Args:
         canaries: texts that must not be seen, by their names in violations.
         logs: folder of the cluster's logs.
+        secrets: names of canaries that staged rows must not have either.
     """
     wrong = []
+    files = [path for path in logs.rglob("*") if path.is_file() and not path.is_symlink()] if logs else []
     for name, canary in canaries.items():
         wanted = canary.encode()
         if any(canary in text for text in said):
             wrong.append(f"I8: {name} was printed by a command")
-        wrong += [f"I8: {name} is in {path.name}" for path in _files(logs) if wanted in path.read_bytes()]
-        for info in ledger.objects():
-            found, data = ledger.store.head(info.key), ledger.store.get(info.key) or b""
-            if f"/{keys.STAGED}" in info.key:
-                data = b""  # The rows themselves.
-            elif f"/{keys.RESULTS}" in info.key:
-                data = repr(pq.read_table(pa.BufferReader(data)).to_pylist()).encode()
-            if wanted in data + repr(found.metadata if found else "").encode():
-                wrong.append(f"I8: {name} is in {info.key}")
+        wrong += [f"I8: {name} is in {path.name}" for path in files if wanted in path.read_bytes()]
+        for key, data in stored.objects.items():
+            seen = b"" if key.startswith(keys.STAGED) and name not in secrets else data  # They are the rows themselves.
+            if key.startswith((keys.RESULTS, keys.SALVAGE)):
+                seen += repr(read_rows(data).to_pylist()).encode()
+            if wanted in seen + repr(stored.metadata[key]).encode():
+                wrong.append(f"I8: {name} is in {key}")
     return Findings(violations=tuple(wrong))
 
 
@@ -142,38 +185,64 @@ def snapshot(ledger: Ledger) -> dict[str, tuple[object, str]]:
     }
 
 
-def _checked(ledger: Ledger, plan: Plan | None, shard: int, data: bytes) -> list[int]:
-    """Check one result object and return its row ids.
+def _bad_object(stored: Stored, key: str) -> Iterator[str]:
+    """Check that an object parses and has the bytes that its writer hashed."""
+    data, promised = stored.objects[key], stored.metadata[key].get("sha256")
+    if promised is not None and hashlib.sha256(data).hexdigest() != promised:
+        yield f"I2: {key} does not match its hash"
+    parse = next((parse for prefix, parse in _PARSERS.items() if key.startswith(prefix)), None)
+    try:
+        if parse is None:
+            yield f"I2: nobody knows what {key} is"
+        else:
+            parse(data)
+    except (ValidationError, ValueError, OSError, pa.ArrowException) as error:
+        yield f"I2: {key} does not parse: {type(error).__name__}"
 
-    Raises:
-        ValueError: the object does not match its commit record or the plan.
-        pa.ArrowException, OSError: the object does not parse.
-    """
-    if plan is None:
-        raise ValueError("committed without a plan")
-    commit, planned = ledger.shard_commit(shard), plan.shards[shard]
-    if hashlib.sha256(data).hexdigest() != commit.sha256:
-        raise ValueError("the bytes do not match the hash of the commit")
-    table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
-    row_ids = table["row_id"].to_numpy()
+
+def _bad_result(stored: Stored, plan: Plan | None, key: str, rows: Counter[int]) -> Iterator[str]:
+    """Check one result object against its commit record and the plan, and count its rows in `rows`."""
+    try:
+        row_ids = read_rows(stored.objects[key])["row_id"].to_numpy()
+    except (KeyError, OSError, pa.ArrowException) as error:
+        yield f"its rows cannot be read: {type(error).__name__}"
+        return
+    rows.update(map(int, row_ids))
     if list(row_ids) != sorted(row_ids):
-        raise ValueError("rows are out of order")
-    if len(row_ids) != planned.num_rows or row_ids_digest(row_ids) != planned.row_ids_sha256:
-        raise ValueError("rows are not those of the plan")
-    if len(row_ids) != commit.num_rows:
-        raise ValueError("the commit record counts other rows")
-    return [int(row_id) for row_id in row_ids]
+        yield "rows are out of order"
+    shard = keys.shard_of(key)
+    if plan is None or shard is None or shard >= len(plan.shards):
+        yield "it is no shard of a plan"
+    elif row_ids_digest(row_ids) != plan.shards[shard].row_ids_sha256 or len(row_ids) != plan.shards[shard].num_rows:
+        yield "rows are not those of the plan"
+    try:
+        commit = commit_of(shard or 0, stored.metadata[key], len(stored.objects[key]))
+    except (KeyError, ValueError):
+        yield "it has no commit record"
+    else:
+        if len(row_ids) != commit.num_rows:
+            yield "the commit record counts other rows"
 
 
-def _bad_staged(ledger: Ledger) -> list[str]:
-    wrong = []
-    for shard in sorted(ledger.staged_shards()):
-        try:
-            pq.read_table(pa.BufferReader(ledger.read_staged(shard)), page_checksum_verification=True)
-        except (OSError, pa.ArrowException) as error:
-            wrong.append(f"I2: staged shard {shard}: {error}")
-    return wrong
+def _bad_manifest(stored: Stored, manifest: Manifest, plan: Plan | None, num_rows: int) -> Iterator[str]:
+    """Check that the manifest is of this plan and lists the objects that exist."""
+    if plan is None or manifest.plan_sha256 != plan.digest() or manifest.num_rows != plan.num_rows:
+        yield "I2: the manifest is not of this plan"
+    if plan is not None and [commit.index for commit in manifest.shards] != list(range(len(plan.shards))):
+        yield "I1: the manifest lacks shards"
+    if manifest.num_rows != num_rows:
+        yield f"I1: the manifest counts {manifest.num_rows} of {num_rows} rows"
+    for commit in manifest.shards:
+        data = stored.objects.get(commit.key)
+        if data is None or commit_of(commit.index, stored.metadata[commit.key], len(data)) != commit:
+            yield f"I2: the manifest's {commit.key} is not the object that is there"
 
 
-def _files(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+def _bad_success(stored: Stored, manifest: Manifest | None, *, at_rest: bool) -> Iterator[str]:
+    """Check that `_SUCCESS` is the manifest of a job that has succeeded and crosses no gate; no other job has one."""
+    published = stored.objects.get(keys.SUCCESS)
+    if manifest is None or manifest.crossed_gates:
+        if published is not None:
+            yield "order: _SUCCESS although the job has not succeeded, or crosses a gate"
+    elif published != manifest.to_json() and (published is not None or at_rest):
+        yield "order: _SUCCESS is not the manifest of the terminal record"

@@ -27,6 +27,7 @@ from jobs.errors import InvalidInput, UsageError
 from jobs.models.encoding import BYTES_MODEL, load_encoder
 from jobs.rows.prepare import RowPreparer
 from schemas.spec import EngineSpec, InputSpec, JobSpec, ModelSpec
+from tests.support.quick import QUICK
 
 EXAMPLES = 50
 """Of one seed; the time is looked at in between."""
@@ -34,7 +35,7 @@ EXAMPLES = 50
 Mutation = tuple[str, int, int, bytes]
 
 SECONDS = [
-    pytest.param(10.0, id="short"),
+    pytest.param(2.0 if QUICK else 10.0, id="short"),
     pytest.param(100.0, id="long", marks=[pytest.mark.nightly, pytest.mark.timeout(600)]),
 ]
 

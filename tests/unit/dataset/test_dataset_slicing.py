@@ -18,6 +18,7 @@ from jobs.dataset.inspection import DataFile, inspect
 from jobs.dataset.reading import MAX_BATCH_ROWS, read_slice
 from jobs.dataset.slicing import MAX_CUTS
 from jobs.dataset.sources import Source
+from tests.support.quick import examples
 
 
 def read_ids(dataset: Dataset, max_rows: int) -> list[int]:
@@ -35,7 +36,7 @@ def read_ids(dataset: Dataset, max_rows: int) -> list[int]:
 file_layouts = st.lists(st.lists(st.integers(0, 40), max_size=6), min_size=1, max_size=4)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(layout=file_layouts, max_rows=st.integers(1, 60))
 def test_every_row_once_and_ids_independent_of_row_groups(layout: list[list[int]], max_rows: int) -> None:
     total = sum(map(sum, layout))
@@ -51,7 +52,7 @@ def test_every_row_once_and_ids_independent_of_row_groups(layout: list[list[int]
         assert read_ids(inspect(folder), max_rows) == list(range(total))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     lines=st.lists(st.sampled_from(["row", "blank", "long"]), min_size=1, max_size=60).filter(
         lambda x: set(x) != {"blank"}

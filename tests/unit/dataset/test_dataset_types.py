@@ -12,6 +12,7 @@ from hypothesis import given, settings
 
 from jobs.dataset.types import as_text, conform, is_storable, plain, storable, united
 from tests.support.kept_types import kept_columns, kept_type
+from tests.support.quick import examples
 
 TEXT = pa.string()
 CODED = pa.dictionary(pa.int8(), TEXT)
@@ -110,7 +111,7 @@ _TYPES = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(_TYPES, _TYPES, _TYPES)
 def test_uniting_is_the_same_in_any_order_and_holds_the_null_of_each(
     one: pa.DataType, two: pa.DataType, three: pa.DataType

@@ -21,6 +21,7 @@ from jobs.serve.requests import check_requests, job_spec
 from schemas.batches import Endpoint
 from schemas.sampling import Sampling
 from schemas.spec import JobSpec
+from tests.support.quick import examples
 
 CHAT: Endpoint = "/v1/chat/completions"
 PLAIN: Endpoint = "/v1/completions"
@@ -87,7 +88,7 @@ def meaning(row: dict[str, Any]) -> tuple[Any, ...]:
 
 @pytest.mark.parametrize("endpoint", [CHAT, PLAIN])
 @given(field=st.sampled_from(OF_OPENAI), value=VALUES)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 def test_a_request_costs_no_other_request_and_changes_none(endpoint: Endpoint, field: str, value: Any) -> None:
     good = {"messages": MESSAGES} if endpoint == CHAT else {"prompt": "hi"}
     alone = of_batch(endpoint, [good])
@@ -103,7 +104,7 @@ def test_a_request_costs_no_other_request_and_changes_none(endpoint: Endpoint, f
 
 
 @given(field=st.sampled_from(OF_ROWS), value=VALUES, prompt=st.booleans(), chat=st.booleans())
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 def test_a_plain_line_costs_no_other_line(field: str, value: Any, prompt: bool, chat: bool) -> None:
     good: dict[str, Any] = {"prompt": "hi"} if prompt or not chat else {"messages": MESSAGES}
     spec = CHAT_JOB.evolve(input=CHAT_JOB.input.evolve(chat=chat))

@@ -16,6 +16,7 @@ from sentencepiece import SentencePieceProcessor
 from jobs.models.errors import EmptyPrompt, InvalidMessages, InvalidText
 from jobs.models.internlm2 import MARKERS
 from jobs.models.prompt_encoder import PromptEncoder
+from tests.support.quick import examples
 from tests.support.samples import needs_real_tokenizer
 
 PLUGIN, INTERPRETER, ACTION_END, ACTION_START, IM_END, IM_START = range(92538, 92544)
@@ -141,7 +142,7 @@ def test_marker_text_in_content_cannot_forge_a_turn(encoder: PromptEncoder, role
     assert attack in encoder.decode(ids, skip_special=False)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(300), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     parts=st.lists(st.sampled_from([*MARKERS.values(), "<|im_", "start|>", "[UNUSED_TOKEN_146]", "user\n", "\n", "é"]))
 )

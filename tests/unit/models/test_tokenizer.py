@@ -19,9 +19,10 @@ from jobs.models.convert import convert_sentencepiece, parse_sentencepiece
 from jobs.models.internlm2 import MARKERS, markers_of
 from jobs.models.parity import check_parity
 from jobs.models.prompt_encoder import PromptEncoder
+from tests.support.quick import examples
 from tests.support.samples import REAL_PROMPTS, needs_real_tokenizer, sample_rows
 
-EXAMPLES = int(os.environ.get("TOKENIZER_EXAMPLES", "2000"))
+EXAMPLES = int(os.environ.get("TOKENIZER_EXAMPLES", examples(2000)))
 """The nightly run sets 20000."""
 
 PIECE_NAMES_OF_MARKERS = [f"[UNUSED_TOKEN_{number}]" for number in range(141, 147)]

@@ -22,6 +22,7 @@ from jobs.results.formats import FileFormat
 from jobs.results.values import json_rows
 from jobs.values.text import as_json
 from schemas.tables import JSON_TEXT
+from tests.support.quick import examples
 from tests.unit.rows.test_row_prompts import codes, prepare
 
 duckdb = pytest.importorskip("duckdb")
@@ -84,7 +85,7 @@ def written(table: pa.Table, form: FileFormat) -> bytes:
     return sink.getvalue()
 
 
-@settings(max_examples=300, deadline=timedelta(seconds=5), suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(300), deadline=timedelta(seconds=5), suppress_health_check=list(HealthCheck))
 @given(columns())
 def test_any_value_can_be_read_in_every_format(column: pa.Array) -> None:
     table = pa.table({"row_id": range(len(column)), "kept": column, "last": ["end"] * len(column)})
@@ -109,7 +110,7 @@ def _has_nan(column: pa.Array) -> bool:
     return "nan" in str(column) or "float" in str(column.type) or "date" in str(column.type) or "[s" in str(column.type)
 
 
-@settings(max_examples=100, deadline=timedelta(seconds=5))
+@settings(max_examples=examples(100), deadline=timedelta(seconds=5))
 @given(st.lists(st.none() | st.binary(max_size=6), min_size=1, max_size=5), st.booleans())
 def test_whatever_bytes_a_text_has_its_row_stays_and_is_utf8(cells: list[bytes | None], as_list: bool) -> None:
     raw = pa.array(cells, pa.binary()).view(pa.string())
@@ -202,7 +203,7 @@ def nanoseconds(text: str) -> int:
     return (days * 86_400 + seconds) * 10**9 + int((match[7] or "0").ljust(9, "0"))
 
 
-@settings(max_examples=300, deadline=timedelta(seconds=5))
+@settings(max_examples=examples(300), deadline=timedelta(seconds=5))
 @given(
     INT64 | st.integers(-(10**11), 10**11),
     st.sampled_from(["s", "ms", "us", "ns"]),

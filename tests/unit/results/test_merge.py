@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.results.merge import RowMerger
+from tests.support.quick import examples
 
 
 def merged(tables: list[pa.Table], *, window_rows: int, memory_bytes: int) -> list[pa.Table]:
@@ -20,7 +21,7 @@ def merged(tables: list[pa.Table], *, window_rows: int, memory_bytes: int) -> li
         return found
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=examples(40))
 @given(
     st.lists(st.integers(0, 3000), min_size=1, max_size=80),
     st.integers(1, 6),

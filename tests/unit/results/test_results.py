@@ -15,6 +15,7 @@ from jobs.results.read import iter_results, open_results
 from jobs.store import open_store
 from jobs.store.base import ObjectStore
 from schemas import keys
+from tests.support.quick import examples
 from tests.unit.results.ledgers import is_error, make_job, result_rows, succeed, text_of
 
 
@@ -37,7 +38,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
     )
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=examples(40), suppress_health_check=[HealthCheck.too_slow])
 @given(layouts(), st.integers(1, 64), st.sampled_from([1, 2_000, 20_000, 10**9]))
 def test_every_row_once_and_in_order(shards: list[list[int]], window_rows: int, memory_bytes: int) -> None:
     with tempfile.TemporaryDirectory() as root:

@@ -12,10 +12,12 @@ import time
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from jobs.serve import body_limit, connections
 from jobs.serve.app import Limits
+from tests.support.bounds import LOADED_S
 from tests.unit.serve.conftest import TOKEN, serving
 from tests.unit.serve.wire import connect, head, status, upload_head
 
@@ -32,6 +34,12 @@ def is_closed(client: socket.socket, timeout_s: float) -> bool:
     except ConnectionError:
         pass
     return True
+
+
+def is_held(client: socket.socket) -> bool:
+    """Whether the server, a thread of this process, has its end of the connection open."""
+    own_port = client.getsockname()[1]
+    return any(each.raddr and each.raddr.port == own_port for each in psutil.Process().net_connections("tcp"))
 
 
 @pytest.mark.timeout(180)
@@ -127,10 +135,13 @@ def test_an_answer_that_nobody_reads_ends_the_connection(root: Path, monkeypatch
         data = b"".join(b'{"custom_id": "%d"}\n' % n for n in range(49_000)) + (b" " * 2**20 + b"\n") * 30
         file = server.client().files.create(file=("f.jsonl", data), purpose="batch")
         unread = connect(server.url, head(f"GET /v1/files/{file.id}/content"))
-        time.sleep(4)
+        unread.settimeout(10 + LOADED_S)
+        seen = len(unread.recv(1))  # The answer has begun.
+        deadline = time.monotonic() + 5 + LOADED_S
+        while is_held(unread):
+            assert time.monotonic() < deadline, "the server holds on to the connection"
+            time.sleep(0.1)
         # What the two kernels hold can still be read; the rest was never sent.
-        unread.settimeout(10)
-        seen = 0
         while some := unread.recv(2**20):
             seen += len(some)
         assert 0 < seen < len(data)
@@ -147,7 +158,7 @@ def test_a_body_that_does_not_come_is_408(root: Path, monkeypatch: pytest.Monkey
         trickle = connect(server.url, upload_head(10**6) + part)
         began = time.monotonic()
         trickle.setblocking(False)
-        while time.monotonic() - began < 5:
+        while time.monotonic() - began < 5 + LOADED_S:
             try:
                 trickle.send(b"-")
                 assert trickle.recv(100).startswith(b"HTTP/1.1 408")
@@ -164,7 +175,7 @@ def test_a_connection_too_many_takes_the_place_of_the_one_that_has_waited_longes
         silent = [connect(server.url) for _ in range(30)]
         time.sleep(0.5)
         assert httpx.get(f"{server.url}/healthz").status_code == 200
-        assert is_closed(silent[0], 5)
+        assert is_closed(silent[0], 5 + LOADED_S)
         assert not is_closed(silent[-1], 0.2)
 
 

@@ -23,6 +23,7 @@ from jobs.store import open_store
 from jobs.store.base import ObjectStore
 from schemas.batches import Accepted, BatchRequest, CancelRequest, Outcome
 from schemas.records import Cancelled, Failed, Progress
+from tests.support.bounds import LOADED_S
 from tests.unit.results.ledgers import is_error, make_job, salvage, spec_of, succeed
 from tests.unit.serve.conftest import BASE
 
@@ -312,7 +313,7 @@ def test_batches_that_wait_hold_up_no_other(store: ObjectStore, monkeypatch: pyt
         time.sleep(2)
         batches.write("batch_z", "request", request_of("demo", id="batch_z", input_file_id="file-9"))
         current.wake()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 10 + LOADED_S
         while batches.standing("batch_z").outcome is None:
             assert time.monotonic() < deadline
             time.sleep(0.05)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from schemas.codes import JobError, RowError
 from schemas.records import ShardPlan
+from tests.support.quick import examples
 from workers.driver.dispatch import CONTROL_DEATHS, DOUBT_DEATHS, MAX_FAULTS, Dispatcher, Killer, Work
 
 CRASH = RowError.ENGINE_CRASH
@@ -173,7 +174,7 @@ def datasets(draw: st.DrawFn) -> tuple[list[int], set[tuple[int, int]]]:
 
 
 @given(datasets(), st.integers(1, 4), st.integers(0, 2**32))
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 def test_all_killers_are_found_and_every_other_row_commits_within_the_bound_of_restarts(
     dataset: tuple[list[int], set[tuple[int, int]]], replicas: int, seed: int
 ) -> None:
