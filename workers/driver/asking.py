@@ -5,6 +5,7 @@ A dead replica is noticed where its work is awaited, not here.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterable
 
@@ -18,6 +19,7 @@ log = logging.getLogger(__name__)
 
 LAST_LINES_S = 10.0
 LOG_S = 1.0
+ABANDON_S = 1.0
 SALVAGE_S = 10.0
 
 
@@ -60,3 +62,11 @@ async def save_finished_rows(slot: Slot, replica: ReplicaHandle) -> list[ShardSa
     except Exception as error:  # noqa: BLE001 - see above
         log.warning("finished rows of %s could not be salvaged: %s", slot.name, type(error).__name__)
         return []
+
+
+async def abandon_all(slot: Slot, replica: ReplicaHandle) -> None:
+    """Tell a replica to give up the shards that it still has open, because others have committed them all."""
+    try:
+        await within(ABANDON_S, asyncio.gather(*(replica.abandon(attempt) for attempt in slot.shards.values())))
+    except Exception as error:  # noqa: BLE001 - see above
+        log.debug("%s was not told to give up its shards: %s", slot.name, type(error).__name__)

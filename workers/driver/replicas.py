@@ -17,7 +17,7 @@ from schemas.codes import JobError, RowError
 from schemas.logs import LogLine
 from schemas.records import Quarantine
 from schemas.spec import JobSpec
-from workers.driver.asking import ask_counters, ask_last_lines, collect_log, save_finished_rows
+from workers.driver.asking import abandon_all, ask_counters, ask_last_lines, collect_log, save_finished_rows
 from workers.driver.cluster import Cluster, ReplicaHandle, ReplicaLost
 from workers.driver.dispatch import Dispatcher, Work
 from workers.driver.losses import Losses
@@ -362,7 +362,9 @@ class Replicas:
         was_ready, slot.loaded = slot.loaded is not None, None
         if replica is not None and was_ready:  # one that is loading answers nothing until it has loaded
             await ask_counters(slot, replica, LAST_COUNTERS_S)  # its last rows may have come since it was asked
-            if slot.shards and not self._done:
+            if self._done:
+                await abandon_all(slot, replica)
+            elif slot.shards:
                 for salvaged in await save_finished_rows(slot, replica):
                     self._on_salvage(salvaged)
         if slot.counters is not None:

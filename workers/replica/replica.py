@@ -7,6 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Coroutine, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -46,6 +47,9 @@ PLAN_PATIENCE_S, PLAN_LOOK_S = 30.0, 1.0
 """Longest wait for the plan, which decides the engine's limits, and the polling interval. Importing vLLM takes a third
 of the wait."""
 
+RETURN_S, RETURN_LOOK_S = 2.0, 0.05
+"""Longest wait for abandoned attempts before the engine is stopped, and the polling interval."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _OpenShard:
@@ -77,6 +81,8 @@ class Replica:
         self._plan: Plan | None = None
         self._running: dict[str, asyncio.Task[Any]] = {}
         self._abandoned: set[str] = set()
+        self._serving: set[str] = set()
+        self._told_to_abandon: set[str] = set()
         self._open: dict[str, _OpenShard] = {}
         self._lag = LoopLag()
 
@@ -118,10 +124,12 @@ class Replica:
             StoreError: the store stays unreachable.
             Exception: this shard cannot be read, run or written; the others can.
         """
+        self._serving.add(attempt_id)
         try:
             return await self._run_shard(shard, attempt_id, excluded)
         finally:
             self._open.pop(attempt_id, None)
+            self._serving.discard(attempt_id)
 
     async def _run_shard(self, shard: int, attempt_id: str, excluded: Mapping[int, RowError]) -> ShardDone:
         feed, began = self._standing_feed(), time.monotonic()
@@ -181,6 +189,7 @@ class Replica:
     async def abandon(self, attempt_id: str) -> None:
         """Give up an attempt whose shard another replica committed: `run_shard` takes its rows out of the engine."""
         self._abandoned.add(attempt_id)
+        self._told_to_abandon.add(attempt_id)
         if (running := self._running.get(attempt_id)) is not None:
             running.cancel()
 
@@ -253,7 +262,14 @@ class Replica:
         return self._recent.since(number)
 
     async def stop(self) -> None:
-        """Free the device; the actor can be killed afterwards without leaving processes behind."""
+        """Free the device; the actor can be killed afterwards without leaving processes behind.
+
+        Calls for abandoned attempts return first: Ray shows a call that ends with its actor as a failed task.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(RETURN_S):
+                while self._serving & self._told_to_abandon:
+                    await asyncio.sleep(RETURN_LOOK_S)
         if self._engine is not None:
             await self._engine.stop()
 
