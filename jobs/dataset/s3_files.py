@@ -48,15 +48,10 @@ def list_objects(uri: str) -> Iterator[tuple[str, int, str]]:
         StoreError: S3 cannot be reached or refuses.
     """
     bucket, prefix = _split(uri)
-    request = {"Bucket": bucket, "Prefix": prefix}
-    while True:
-        page = _LOOK.call(uri, lambda client: client.list_objects_v2(**request))
+    for page in _LOOK.pages(uri, bucket, prefix):
         for item in page.get("Contents", ()):
             if not item["Key"].endswith("/"):
                 yield f"s3://{bucket}/{item['Key']}", item["Size"], item["ETag"].strip('"')
-        if not page.get("IsTruncated"):
-            return
-        request["ContinuationToken"] = page["NextContinuationToken"]
 
 
 def names_in(folder: str) -> list[str]:

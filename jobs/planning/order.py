@@ -62,6 +62,15 @@ def kept_order(order: Order, kept: npt.NDArray[np.bool_]) -> Order:
     return Order(order.rows[places], np.minimum.reduceat(order.shared[: places[-1] + 1], after))
 
 
+def ties_of(order: Order, repeated: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
+    """Return the cost of cutting before each row of the order: its shared tokens, or the maximum if it is repeated.
+
+    Args:
+        repeated: shape (all rows,), by row id.
+    """
+    return np.where(repeated[order.rows], np.iinfo(np.int32).max, order.shared)
+
+
 def _first_of_equal(keys: npt.NDArray[np.uint32], rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Return for each row the smallest row with the same key."""
     order = np.lexsort((rows, keys))

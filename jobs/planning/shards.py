@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from jobs.planning.facts import RowFacts
-from jobs.planning.order import Order, kept_order, prefix_order
+from jobs.planning.order import Order, kept_order, prefix_order, ties_of
+from jobs.planning.short_last import short_last
 from jobs.rows.prefixes import BLOCK_TOKENS
 from jobs.rows.sizes import filled
 from schemas.records import LengthBin, ShardPlan
@@ -28,10 +29,6 @@ TAIL_SHARE = 1 / 8
 
 LEAST_TAIL_SHARD = 1 / 4
 """Size of the last shards, as a share of that of the first."""
-
-SHORT_SHARE = 1 / 4
-"""Share of the job's tokens in the rows with the shortest answers, which come last. If all rows were ordered by length,
-rows that start together would also grow together and fill a KV cache all at once."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,9 +63,9 @@ def split(facts: RowFacts, budget: ShardBudget, sources: npt.NDArray[np.int64] |
     """
     reused = np.zeros(len(facts), np.bool_) if sources is None else sources >= 0
     order = order_rows(facts)
-    order = _short_last(facts, kept_order(order, ~reused[order.rows]))
+    order = short_last(facts, kept_order(order, ~reused[order.rows]))
     weights, held = np.where(reused, 0, facts.work_tokens), facts.bytes_held
-    bounds = _cut(weights[order.rows], held[order.rows], _ties(facts, order), budget)
+    bounds = _cut(weights[order.rows], held[order.rows], ties_of(order, facts.repeated), budget)
     groups = _groups([int(order.shared[start]) for start, _ in bounds])
     cached = _cached_tokens(facts, order, [start for start, _ in bounds])
     rows_in_order = order.rows
@@ -142,51 +139,6 @@ def length_bins(facts: RowFacts, computed: npt.NDArray[np.bool_]) -> tuple[Lengt
 def row_ids_digest(sorted_row_ids: npt.NDArray[np.int64]) -> str:
     """Return the SHA-256 of sorted row ids as little-endian int64: proves that a shard has exactly its rows."""
     return hashlib.sha256(np.ascontiguousarray(sorted_row_ids, dtype="<i8").tobytes()).hexdigest()
-
-
-def _short_last(facts: RowFacts, order: Order) -> Order:
-    """Move `SHORT_SHARE` of the order to its end, where the rows with the longest answers come first.
-
-    An answer is written token by token: a row that starts late and may write a lot would hold up the end of the job.
-    Prefix groups are moved as a whole, by their longest answer; groups of the same length stay in order. If one group
-    is nearly everything, as when all rows have the same system message, this is done inside that group. Rows without
-    work come at the very end if anything is moved.
-    """
-    valid = ~facts.invalid[order.rows]
-    rows, shared = kept_order(order, valid)
-    if not len(rows):
-        return order
-    ties, work = _ties(facts, Order(rows, shared)), facts.work_tokens[rows]
-    first, end = 0, len(rows)
-    while True:
-        inner = ties[first + 1 : end]
-        least = inner.min(initial=np.iinfo(np.int32).max)
-        starts = np.append(first, np.flatnonzero(inner == least) + first + 1)
-        counts = np.diff(starts, append=end)
-        tokens = np.add.reduceat(work[:end], starts)
-        largest = int(tokens.argmax())
-        if len(starts) == 1 or tokens[largest] <= (1 - SHORT_SHARE) * tokens.sum():
-            break
-        first, end = int(starts[largest]), int(starts[largest] + counts[largest])
-    longest = np.maximum.reduceat(facts.num_output_tokens[rows[:end]], starts)
-    by_length = np.lexsort((np.arange(len(starts)), -longest))
-    head = int(np.searchsorted(np.cumsum(tokens[by_length]), (1 - SHORT_SHARE) * tokens.sum()))
-    groups = np.concatenate((np.sort(by_length[:head]), by_length[head:]))
-    if np.array_equal(groups, np.arange(len(groups))):
-        return order
-    begins = first + np.cumsum(counts[groups]) - counts[groups]
-    places = np.arange(len(rows))
-    places[first:end] += np.repeat(starts[groups] - begins, counts[groups])
-    moved = shared[places]
-    moved[begins] = least
-    moved[first] = shared[first]
-    idle = order.rows[~valid]
-    return Order(np.concatenate((rows[places], idle)), np.concatenate((moved, np.zeros(len(idle), np.int32))))
-
-
-def _ties(facts: RowFacts, order: Order) -> npt.NDArray[np.int32]:
-    """Return the cost of cutting before each row of the order: its shared tokens, or the maximum if it is repeated."""
-    return np.where(facts.repeated[order.rows], np.iinfo(np.int32).max, order.shared)
 
 
 def _cached_tokens(facts: RowFacts, order: Order, starts: Sequence[int]) -> npt.NDArray[np.int64]:

@@ -107,7 +107,10 @@ class S3Store:
         return {"Bucket": self._bucket, "Key": self._root + checked_key(key)}
 
     def _call(self, key: str, request: Callable[[Any], _T]) -> _T:
-        return self._s3.call(f"{self.uri}/{key}".rstrip("/"), request)
+        return self._s3.call(self._address(key), request)
+
+    def _address(self, key: str) -> str:
+        return f"{self.uri}/{key}".rstrip("/")
 
     def _get(self, what: dict[str, str], key: str) -> bytes | None:
         def attempt(client: Any) -> bytes | None:
@@ -138,13 +141,7 @@ class S3Store:
         )
 
     def _pages(self, prefix: str, delimiter: str) -> Iterator[Any]:
-        request = {"Bucket": self._bucket, "Prefix": self._root + prefix, "Delimiter": delimiter}
-        while True:
-            page = self._call(prefix, lambda client: client.list_objects_v2(**request))
-            yield page
-            if not page.get("IsTruncated"):
-                return
-            request["ContinuationToken"] = page["NextContinuationToken"]
+        return self._s3.pages(self._address(prefix), self._bucket, self._root + prefix, delimiter)
 
 
 def _seconds_between(modified_at: datetime, headers: Mapping[str, str]) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -69,6 +69,20 @@ class S3Client:
             return tries(attempt)
         except (BotoCoreError, ClientError, ResponseParserError) as error:
             raise explain(error, uri, endpoint) from error
+
+    def pages(self, uri: str, bucket: str, prefix: str, delimiter: str = "") -> Iterator[Mapping[str, Any]]:
+        """Yield every page of a listing, as boto3 gives it; each is a call of its own.
+
+        Raises:
+            StoreError: as `call`.
+        """
+        request = {"Bucket": bucket, "Prefix": prefix, "Delimiter": delimiter}
+        while True:
+            page: Mapping[str, Any] = self.call(uri, lambda client: client.list_objects_v2(**request))
+            yield page
+            if not page.get("IsTruncated"):
+                return
+            request["ContinuationToken"] = page["NextContinuationToken"]
 
 
 def _process_client(read_timeout_s: float) -> Any:

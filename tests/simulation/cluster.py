@@ -29,6 +29,7 @@ from workers.failures import JobInterruption
 from workers.messages import STORE_PATIENCE_S, Loaded, LogBatch, ReplicaCounters, ShardDone, ShardSalvaged
 from workers.replica.replica import Replica
 from workers.staging import staging
+from workers.staging.planning import Planning, assign
 
 if TYPE_CHECKING:
     from schemas.records import Cancelled, Failed, Succeeded
@@ -272,14 +273,14 @@ class SimStaging(staging._Staging):
     def materialize(self) -> Any:
         return self.blocks[self._spec.digest()]
 
-    def _plan(self, work: staging._Planning, blocks: Any) -> tuple[Plan, Any]:
+    def _plan(self, work: Planning, blocks: Any) -> tuple[Plan, Any]:
         return work.make(blocks)
 
     def _write(
         self, blocks: Any, plan: Plan, lookup: Any, wanted: set[int], kept: tuple[pa.Field, ...]
     ) -> Iterator[int]:
         world, loop = self.world, self.world.loop
-        rows = staging._assign(blocks, lookup, wanted)
+        rows = assign(blocks, lookup, wanted)
         target: Any = (self._ledger.store.uri, self._ledger.job_id, self._writer, self._spec, plan, kept)
         ready: list[int | Exception] = []
         news = [loop.create_future()]

@@ -34,6 +34,7 @@ import workers.driver.replicas
 import workers.engines.fake
 import workers.replica.feed
 import workers.replica.replica
+import workers.staging.planning
 import workers.staging.staging
 from tests.simulation.cluster import SimStaging
 from tests.simulation.loop import CURRENT, Killed
@@ -186,8 +187,9 @@ def seams() -> Iterator[Seams]:
     put(jobs.dataset, "inspect", inspect)
     put(workers.staging.staging, "inspect", inspect)
     put(workers.staging.staging, "pin", _cached_pin())
-    put(workers.staging.staging, "ray", SimpleNamespace(put=lambda value: value, get=lambda value: value))
-    put(workers.staging.staging, "_light_columns", lambda blocks: blocks)
+    for module in (workers.staging.staging, workers.staging.planning):
+        put(module, "ray", SimpleNamespace(put=lambda value: value, get=lambda value: value))
+    put(workers.staging.planning, "light_columns", lambda blocks: blocks)
     put(workers.staging.staging, "_target", lambda target: target)
     put(workers.staging.staging, "_Staging", SimStaging)
     handler = _Canaries(held)

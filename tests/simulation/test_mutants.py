@@ -174,6 +174,10 @@ def mixes_salvaged_rows_up(staged: Any, salvage: Any) -> Any:
     return dict(zip(rows, reversed(rows.values()), strict=True))
 
 
+def starts_replicas_at_once(_: Driver) -> bool:
+    return True
+
+
 MUTANTS = (
     Mutant(
         rule="a commit is created, never put",
@@ -259,6 +263,13 @@ MUTANTS = (
         name="create_plan",
         bug=overwrites_the_plan,
         noticed_as="I4: _job/plan.json is overwritten",
+    ),
+    Mutant(
+        rule="replicas start for runnable rows only",
+        where=Driver,
+        name="_has_runnable_rows",
+        bug=starts_replicas_at_once,
+        noticed_as="engines: a replica is started",
     ),
     Mutant(
         rule="an ended job is not run again",

@@ -8,31 +8,16 @@ plan; the driver sees no row.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import ray.data
-from ray.exceptions import (
-    NodeDiedError,
-    ObjectLostError,
-    ObjectStoreFullError,
-    OutOfDiskError,
-    OutOfMemoryError,
-    RayActorError,
-    RaySystemError,
-    RayTaskError,
-    WorkerCrashedError,
-)
+from ray.exceptions import RayTaskError
 
 from jobs.dataset import (
     Dataset,
-    InputChanged,
     Slice,
     check_unchanged,
     inspect,
@@ -41,24 +26,24 @@ from jobs.dataset import (
     resolve_columns,
     slices,
 )
-from jobs.errors import InvalidModel, JobsError, MissingInput, MissingModel, StoreError, UsageError
+from jobs.errors import InvalidModel, MissingModel
 from jobs.failpoints import failpoint
 from jobs.ledger import Ledger
 from jobs.models.encoding import load_encoder
 from jobs.models.pinning import pin_model
-from jobs.planning.facts import facts_of, fingerprints_of
-from jobs.planning.reuse import SourceLost, open_sources, source_jobs, source_lost
-from jobs.planning.shards import length_bins, split
-from jobs.rows.prepare import FACTS_FIELDS, RowPreparer, row_columns
+from jobs.planning.reuse import source_jobs, source_lost
+from jobs.rows.prepare import RowPreparer, row_columns
 from jobs.store import open_store
-from schemas.codes import InterruptionCode, JobError
-from schemas.records import InputFile, Plan, RowColumn
+from schemas.codes import JobError
+from schemas.records import Plan
 from schemas.spec import JobSpec
 from schemas.tables import FINGERPRINT_FIELDS, with_kept_types
-from workers.failures import JobFailure, JobInterruption, find_cause, passing
+from workers.failures import JobFailure, JobInterruption
 from workers.shards.results import write_parquet
 from workers.staging.commits import commit_shard
 from workers.staging.copies import SOURCE_COLUMNS
+from workers.staging.failures import told
+from workers.staging.planning import Planning, assign
 from workers.staging.shuffle import TASK_RETRIES, bundles_of, shuffle
 
 log = logging.getLogger(__name__)
@@ -94,74 +79,7 @@ def stage(ledger: Ledger, spec: JobSpec, writer: str, report: Callable[[Plan | i
     except (JobFailure, JobInterruption):
         raise
     except Exception as error:
-        raise _told(error, ledger.job_id) from error
-
-
-def _told(error: Exception, job_id: str) -> Exception:
-    """Translate an error in staging into one to raise: each has a code or a reason."""
-    # Ray and Ray Data wrap the errors of their tasks.
-    for kind in (JobFailure, JobInterruption, SourceLost):
-        if (told := find_cause(error, kind)) is not None:
-            return told
-    if any(find_cause(error, kind) for kind in (MissingInput, MissingModel)):
-        return passing(error) or error
-    if (changed := find_cause(error, InputChanged)) is not None:
-        return JobFailure(JobError.INPUT_CHANGED, f"{changed} {changed.hint}")
-    if (invalid := find_cause(error, UsageError)) is not None:
-        return JobFailure(JobError.INVALID_INPUT, f"{invalid} {invalid.hint}")
-    if (outage := find_cause(error, StoreError)) is not None:
-        return outage
-    if (lost := _lost(error)) is not None:
-        return JobInterruption(InterruptionCode.OUT_OF_RESOURCES, lost, _MORE_ROOM)
-    if (refused := find_cause(error, JobsError)) is not None:
-        return refused
-    # Our code failed on these rows and would again; the message could quote them.
-    return JobFailure(
-        JobError.STAGING_FAILED,
-        f"Staging failed on the dataset's rows: {type(_innermost(error)).__name__}. This is a fault of the program; "
-        f"see: jobs logs {job_id}",
-    )
-
-
-def _innermost(error: BaseException) -> BaseException:
-    """Return the innermost error that Ray, Ray Data and `raise … from` have wrapped."""
-    seen = {id(error)}
-    while (inner := getattr(error, "cause", None) or error.__cause__) is not None and id(inner) not in seen:
-        seen.add(id(inner))
-        error = inner
-    return error
-
-
-_LOST = (
-    WorkerCrashedError,
-    NodeDiedError,
-    ObjectLostError,
-    RayActorError,
-    OutOfMemoryError,
-    OutOfDiskError,
-    ObjectStoreFullError,
-    RaySystemError,
-)
-"""Ray's errors when a process or node died in every try of a task, or has no room."""
-
-
-def _lost(error: Exception) -> str | None:
-    """Describe the loss of memory, disk or processes behind an error in staging; None for other errors."""
-    if find_cause(error, MemoryError) is not None:
-        return "A process that prepared rows ran out of memory."
-    if (system := find_cause(error, OSError)) is not None and system.errno is not None:
-        return f"A process that prepared rows failed: {os.strerror(system.errno)}."
-    for kind in _LOST:
-        if (lost := find_cause(error, kind)) is not None:
-            tries = f"in {1 + TASK_RETRIES} tries"
-            return f"Processes that prepared rows were lost, {tries} of the same work: {type(lost).__name__}."
-    return None
-
-
-_MORE_ROOM = (
-    "Resume the job on nodes with more memory and disk. If it comes to this again, one of the dataset's rows may be "
-    "what breaks them: submit it in parts to find out which."
-)
+        raise told(error, ledger.job_id) from error
 
 
 class _Staging:
@@ -181,7 +99,7 @@ class _Staging:
             check_unchanged(standing.files, files)
         blocks = self._tokenise(dataset).materialize()
         columns = resolve_columns(dataset.schema, self._spec.input, choices=self._spec.task == "score")
-        work = _Planning(
+        work = Planning(
             ledger=self._ledger,
             spec=self._spec,
             # A newer version may write the same spec with more fields.
@@ -220,10 +138,10 @@ class _Staging:
             _tokenise, batch_size=1, batch_format="pyarrow", fn_kwargs={"task": task}, max_retries=TASK_RETRIES
         )
 
-    def _plan(self, work: _Planning, blocks: ray.data.Dataset) -> tuple[Plan, tuple[str, ...], ray.ObjectRef]:
-        """Make the plan; return it, jobs whose damaged results it could have used, and a reference to its `_Places`."""
+    def _plan(self, work: Planning, blocks: ray.data.Dataset) -> tuple[Plan, tuple[str, ...], ray.ObjectRef]:
+        """Make the plan; return it, jobs whose damaged results it could have used, and a reference to its `Places`."""
         # No CPU of its own: it waits for tasks that need them.
-        make = ray.remote(num_cpus=0, num_returns=3, max_retries=TASK_RETRIES)(_Planning.make)
+        make = ray.remote(num_cpus=0, num_returns=3, max_retries=TASK_RETRIES)(Planning.make)
         plan, hurt, places = make.remote(work, blocks)
         try:
             return ray.get(plan), ray.get(hurt), places
@@ -252,8 +170,8 @@ class _Staging:
             for shard in plan.shards
             if shard.index in wanted
         ]
-        assign, write = partial(_assign, lookup=lookup, wanted=wanted), partial(_write_shard, target=target)
-        return shuffle(blocks.to_arrow_refs(), bundles_of(shards), assign, write)
+        assigning, writing = partial(assign, lookup=lookup, wanted=wanted), partial(_write_shard, target=target)
+        return shuffle(blocks.to_arrow_refs(), bundles_of(shards), assigning, writing)
 
 
 def max_model_len(spec: JobSpec) -> int:
@@ -288,86 +206,6 @@ def _tokenise(batch: pa.Table, task: ray.ObjectRef) -> Iterator[pa.Table]:
         first_row_id += len(rows)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Planning:
-    """Planning inputs other than the rows.
-
-    Attributes:
-        sources: the jobs whose results may be reused; None without reuse.
-        standing: the plan to make again, if there is one.
-    """
-
-    ledger: Ledger
-    spec: JobSpec
-    spec_sha256: str
-    files: tuple[InputFile, ...]
-    row_columns: tuple[RowColumn, ...]
-    max_model_len: int
-    sources: tuple[str, ...] | None
-    standing: Plan | None
-
-    def make(self, blocks: ray.data.Dataset) -> tuple[Plan, tuple[str, ...], _Places]:
-        """Make the plan; return it, jobs whose damaged results it could have used, and where each row goes."""
-        reused = None if self.sources is None else open_sources(self.ledger, self.sources)
-        light = _light_columns(blocks)
-        facts = facts_of(light)
-        if self.standing is not None and self.standing.shards[0].num_bytes is None:
-            facts = replace(facts, num_bytes=None)
-        found = None
-        if reused is not None:
-            prints = fingerprints_of(light, sampled=self.spec.reuse_sampled)
-            reused = reused.readable(self.ledger, prints)
-            found = reused.find(prints)
-        result = split(facts, self.spec.shards, found)
-        rows = None if reused is None or found is None else reused.rows.take(pa.array(found, mask=found < 0))
-        plan = Plan(
-            # A newer version may write the same spec with more fields.
-            spec_sha256=self.standing.spec_sha256 if self.standing else self.spec_sha256,
-            files=self.files,
-            shards=result.shards,
-            row_columns=self.row_columns,
-            num_rows=len(facts),
-            num_invalid_rows=int(facts.invalid.sum()),
-            num_reused_rows=sum(shard.num_reused_rows for shard in result.shards),
-            num_repeated_rows=int((facts.repeated if found is None else facts.repeated & (found < 0)).sum()),
-            reused_jobs=() if reused is None else reused.jobs,
-            num_input_tokens=int(facts.num_input_tokens.sum()),
-            num_cached_tokens=sum(shard.num_cached_tokens for shard in result.shards),
-            max_input_tokens=int(facts.num_input_tokens.max()),
-            lengths=length_bins(facts, np.ones(len(facts), np.bool_) if found is None else found < 0),
-            max_model_len=self.max_model_len,
-        )
-        return plan, () if reused is None else reused.damaged, _Places(result.shard_of, result.position, rows)
-
-
-class _Places(NamedTuple):
-    """Destination of each row, and source of its result, indexed by row id.
-
-    Attributes:
-        sources: `job`, `shard` and `row_id` of the results of rows to copy; null for other rows.
-    """
-
-    shard_of: npt.NDArray[np.int32]
-    position: npt.NDArray[np.int64]
-    sources: pa.Table | None
-
-
-def _assign(rows: pa.Table, lookup: ray.ObjectRef, wanted: set[int]) -> pa.Table:
-    """Add each row's shard and position; drop the light columns and the rows of shards not wanted."""
-    places: _Places = ray.get(lookup)
-    row_ids = rows["row_id"].to_numpy()
-    shards = places.shard_of[row_ids]
-    rows = rows.drop_columns([field.name for field in FACTS_FIELDS])
-    rows = rows.append_column("shard", pa.array(shards, pa.int32()))
-    rows = rows.append_column("position", pa.array(places.position[row_ids], pa.int64()))
-    if places.sources is not None:
-        found = places.sources.take(row_ids)
-        for name, column in zip(SOURCE_COLUMNS, ("job", "shard", "row_id"), strict=True):
-            rows = rows.append_column(name, found[column])
-    chosen = np.isin(shards, list(wanted))
-    return rows if chosen.all() else rows.filter(pa.array(chosen))
-
-
 def _write_shard(rows: pa.Table, target: ray.ObjectRef) -> None:
     """Write one shard's rows in the order of work; commit its results if none of its rows needs an engine."""
     root_uri, job_id, writer, spec, plan, kept = _target(target)
@@ -393,10 +231,3 @@ def _target(target: ray.ObjectRef) -> tuple[str, str, str, JobSpec, Plan, tuple[
 @lru_cache(maxsize=2)
 def _task(task: ray.ObjectRef) -> tuple[JobSpec, pa.Schema, list[Slice], int]:
     return ray.get(task)  # type: ignore[no-any-return]
-
-
-def _light_columns(blocks: ray.data.Dataset) -> pa.Table:
-    """Read the columns of all rows that planning needs, sorted by row id."""
-    names = ["row_id", "error_code", "fingerprint", *(field.name for field in FACTS_FIELDS)]
-    light = blocks.select_columns(names, max_retries=TASK_RETRIES)
-    return pa.concat_tables(light.iter_batches(batch_size=None, batch_format="pyarrow")).sort_by("row_id")

@@ -24,6 +24,7 @@ from jobs.planning.reuse import SourceLost
 from schemas.codes import JobError
 from workers.failures import JobFailure, find_cause
 from workers.staging import staging
+from workers.staging.failures import told
 from workers.staging.shuffle import BUNDLE_BYTES, bundles_of
 
 
@@ -60,12 +61,12 @@ def wrapped(error: Exception) -> Exception:
     ],
 )
 def test_what_the_rows_do_to_the_program_ends_the_job_with_a_code(wrap: Any, error: Exception) -> None:
-    told = staging._told(wrap(error), "demo")
-    assert isinstance(told, JobFailure)
-    assert told.code == JobError.STAGING_FAILED
-    assert type(error).__name__ in str(told)
-    assert "jobs logs demo" in str(told)
-    assert CANARY not in str(told)
+    reported = told(wrap(error), "demo")
+    assert isinstance(reported, JobFailure)
+    assert reported.code == JobError.STAGING_FAILED
+    assert type(error).__name__ in str(reported)
+    assert "jobs logs demo" in str(reported)
+    assert CANARY not in str(reported)
 
 
 @pytest.mark.parametrize("wrap", [wrapped, lambda error: error])
@@ -79,11 +80,11 @@ def test_what_the_rows_do_to_the_program_ends_the_job_with_a_code(wrap: Any, err
     ],
 )
 def test_what_the_world_does_interrupts_the_job_with_a_reason_and_a_next_step(wrap: Any, error: Exception) -> None:
-    told = staging._told(wrap(error), "demo")
-    assert isinstance(told, JobsError)
-    assert str(told)
-    assert told.hint
-    assert CANARY not in f"{told} {told.hint}"
+    reported = told(wrap(error), "demo")
+    assert isinstance(reported, JobsError)
+    assert str(reported)
+    assert reported.hint
+    assert CANARY not in f"{reported} {reported.hint}"
 
 
 def test_bundles_hold_neighbours_and_no_more_than_a_task_may() -> None:

@@ -1,0 +1,109 @@
+"""Planning in one Ray task, which sees the light columns of all rows, and what a block's rows learn from the plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import ray
+import ray.data
+
+from jobs.ledger import Ledger
+from jobs.planning.facts import facts_of, fingerprints_of
+from jobs.planning.reuse import open_sources
+from jobs.planning.shards import length_bins, split
+from jobs.rows.prepare import FACTS_FIELDS
+from schemas.records import InputFile, Plan, RowColumn
+from schemas.spec import JobSpec
+from workers.staging.copies import SOURCE_COLUMNS
+from workers.staging.shuffle import TASK_RETRIES
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Planning:
+    """Planning inputs other than the rows.
+
+    Attributes:
+        sources: the jobs whose results may be reused; None without reuse.
+        standing: the plan to make again, if there is one.
+    """
+
+    ledger: Ledger
+    spec: JobSpec
+    spec_sha256: str
+    files: tuple[InputFile, ...]
+    row_columns: tuple[RowColumn, ...]
+    max_model_len: int
+    sources: tuple[str, ...] | None
+    standing: Plan | None
+
+    def make(self, blocks: ray.data.Dataset) -> tuple[Plan, tuple[str, ...], Places]:
+        """Make the plan; return it, jobs whose damaged results it could have used, and where each row goes."""
+        reused = None if self.sources is None else open_sources(self.ledger, self.sources)
+        light = light_columns(blocks)
+        facts = facts_of(light)
+        if self.standing is not None and self.standing.shards[0].num_bytes is None:
+            facts = replace(facts, num_bytes=None)
+        found = None
+        if reused is not None:
+            prints = fingerprints_of(light, sampled=self.spec.reuse_sampled)
+            reused = reused.readable(self.ledger, prints)
+            found = reused.find(prints)
+        result = split(facts, self.spec.shards, found)
+        rows = None if reused is None or found is None else reused.rows.take(pa.array(found, mask=found < 0))
+        plan = Plan(
+            # A newer version may write the same spec with more fields.
+            spec_sha256=self.standing.spec_sha256 if self.standing else self.spec_sha256,
+            files=self.files,
+            shards=result.shards,
+            row_columns=self.row_columns,
+            num_rows=len(facts),
+            num_invalid_rows=int(facts.invalid.sum()),
+            num_reused_rows=sum(shard.num_reused_rows for shard in result.shards),
+            num_repeated_rows=int((facts.repeated if found is None else facts.repeated & (found < 0)).sum()),
+            reused_jobs=() if reused is None else reused.jobs,
+            num_input_tokens=int(facts.num_input_tokens.sum()),
+            num_cached_tokens=sum(shard.num_cached_tokens for shard in result.shards),
+            max_input_tokens=int(facts.num_input_tokens.max()),
+            lengths=length_bins(facts, np.ones(len(facts), np.bool_) if found is None else found < 0),
+            max_model_len=self.max_model_len,
+        )
+        return plan, () if reused is None else reused.damaged, Places(result.shard_of, result.position, rows)
+
+
+class Places(NamedTuple):
+    """Destination of each row, and source of its result, indexed by row id.
+
+    Attributes:
+        sources: `job`, `shard` and `row_id` of the results of rows to copy; null for other rows.
+    """
+
+    shard_of: npt.NDArray[np.int32]
+    position: npt.NDArray[np.int64]
+    sources: pa.Table | None
+
+
+def assign(rows: pa.Table, lookup: ray.ObjectRef, wanted: set[int]) -> pa.Table:
+    """Add each row's shard and position; drop the light columns and the rows of shards not wanted."""
+    places: Places = ray.get(lookup)
+    row_ids = rows["row_id"].to_numpy()
+    shards = places.shard_of[row_ids]
+    rows = rows.drop_columns([field.name for field in FACTS_FIELDS])
+    rows = rows.append_column("shard", pa.array(shards, pa.int32()))
+    rows = rows.append_column("position", pa.array(places.position[row_ids], pa.int64()))
+    if places.sources is not None:
+        found = places.sources.take(row_ids)
+        for name, column in zip(SOURCE_COLUMNS, ("job", "shard", "row_id"), strict=True):
+            rows = rows.append_column(name, found[column])
+    chosen = np.isin(shards, list(wanted))
+    return rows if chosen.all() else rows.filter(pa.array(chosen))
+
+
+def light_columns(blocks: ray.data.Dataset) -> pa.Table:
+    """Read the columns of all rows that planning needs, sorted by row id."""
+    names = ["row_id", "error_code", "fingerprint", *(field.name for field in FACTS_FIELDS)]
+    light = blocks.select_columns(names, max_retries=TASK_RETRIES)
+    return pa.concat_tables(light.iter_batches(batch_size=None, batch_format="pyarrow")).sort_by("row_id")
