@@ -105,7 +105,7 @@ def list_jobs(
     output.table(rows, columns, optional=[key for key in _OPTIONAL if key in columns])
     for entry in listing.entries:
         if entry.state in (State.INTERRUPTED, State.GATE_FAILED) and entry.reason:
-            output.note(f"{entry.job_id}: {printable(entry.reason)} {printable(entry.hint or '')}")
+            output.note(f"{entry.job_id}: {printable(entry.reason)} {printable(entry.hint or '')}".rstrip())
     if listing.more:
         output.note(f"There are more jobs; show them with --limit {2 * limit}.")
 

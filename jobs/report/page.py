@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup, escape
 
 from jobs import __version__
 from jobs.errors import JobsError
@@ -53,6 +56,7 @@ def report(job: Job, *, num_samples: int, gpu_hour_price: float | None) -> str:
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters |= {"number": lambda value: f"{value:,}", "percent": percent, "duration": duration}
+    environment.filters |= {"whole_options": _whole_options, "with_breaks": _with_breaks}
     return environment.get_template("page.html.j2").render(
         summary=summary,
         made_at=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -71,6 +75,16 @@ def report(job: Job, *, num_samples: int, gpu_hour_price: float | None) -> str:
         spec=_spec_text(status.spec, private=num_samples == 0),
         with_samples=num_samples > 0,
     )
+
+
+def _whole_options(text: str) -> Markup:
+    """Keep options such as `--max-tokens` on one line: a browser breaks lines at their dashes."""
+    return Markup(re.sub(r"--[a-z-]+", r"<span>\g<0></span>", str(escape(text))))  # noqa: S704 - the text is escaped
+
+
+def _with_breaks(name: str) -> Markup:
+    """Let a browser break the name of a column after each underscore."""
+    return Markup(str(escape(name)).replace("_", "_<wbr>"))  # noqa: S704 - the name is escaped
 
 
 def _tiles(summary: Summary, rows: RowStatistics, past: Past) -> list[tuple[str, str, str]]:

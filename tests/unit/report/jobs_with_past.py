@@ -83,7 +83,8 @@ def make_job_with_past(store: LocalStore, job_id: str, *, commit: Sequence[int] 
         table = rows_of(SHARDS[index])
         data = write_parquet(table)
         codes = {code: count for code, count in _counts(table).items() if code is not None}
-        stats = ShardStats.of(data, rows=len(table), error_codes=codes, input_tokens=10, generated_tokens=20)
+        cut = table["finish_reason"].to_pylist().count("length")
+        stats = ShardStats.of(data, rows=len(table), error_codes=codes, input_tokens=10, generated_tokens=20, cut=cut)
         ledger.commit(index, data, stats, attempt_id=f"attempt-{index}")
     past = history(job_id, BEGAN_AT, seconds=900)
     ledger.write_history(past)

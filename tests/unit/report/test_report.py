@@ -21,6 +21,7 @@ import pytest
 from jobs.cli import main
 from jobs.ledger import Ledger
 from jobs.report.charts import nice_ticks
+from jobs.report.page import _whole_options, _with_breaks
 from jobs.report.past import Past
 from jobs.report.rows import BINS, Tokens
 from jobs.results.read import open_results
@@ -119,6 +120,26 @@ def test_its_numbers_are_those_of_the_results(
     assert (fingerprint["engine: max_num_seqs"], fingerprint["version: vllm"]) == ("512", "0.26.0")
     assert fingerprint["dataset identity"] == "sha256:0"
     assert len(page.tables["samples"]) == 1 + 10
+
+
+def test_its_head_says_what_went_wrong_in_silence(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut = open_results(ledger).to_table(where="finish_reason=length").num_rows
+    page = page_of(ledger, tmp_path / "r.html")
+    assert page.tiles["cut at token limit"] == str(cut)
+    assert "Raise it with" not in page.text
+    monkeypatch.setattr("jobs.status.quality.MAX_CUT_SHARE", 0.0)
+    page = page_of(ledger, tmp_path / "r.html")
+    assert f"{cut} of 1,029 answers" in page.text
+    assert "GATE_FAILED" in page.text
+    assert "171 of 1,200 rows are errors" in page.text
+    assert "<span>--max-tokens</span>" in (tmp_path / "r.html").read_text(), "a browser must not break it at its dashes"
+
+
+def test_names_of_columns_are_text_and_may_break() -> None:
+    assert _with_breaks("<b>_id") == "&lt;b&gt;_<wbr>id"
+    assert _whole_options("<b> --max-tokens") == "&lt;b&gt; <span>--max-tokens</span>"
 
 
 def test_markup_in_rows_and_reasons_is_text(ledger: Ledger, tmp_path: Path) -> None:
