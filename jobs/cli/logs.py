@@ -27,7 +27,8 @@ def logs(
     from jobs.cli.log_lines import LogLines
 
     output, lines = Output(), LogLines()
-    signals.stands(f"Not following any more; job {job_id} goes on." if follow else "These are not all lines.")
-    for piece in open_job(job_id, root).logs(follow=follow):
+    job = open_job(job_id, root)
+    signals.stands(f"Not following any more; job {job.id} goes on." if follow else "These are not all lines.")
+    for piece in job.logs(follow=follow):
         output.text("".join(f"{line}\n" for line in lines.feed(piece)))
     output.text("".join(f"{line}\n" for line in lines.flush()))

@@ -34,7 +34,10 @@ def complete_job_id(ctx: typer.Context, incomplete: str) -> list[str]:
 JobId = Annotated[
     str,
     typer.Argument(
-        metavar="ID", help="Job id, as `jobs list` shows it.", show_default=False, autocompletion=complete_job_id
+        metavar="ID",
+        help="Job id or the beginning of one, `latest`, or a job's name.",
+        show_default=False,
+        autocompletion=complete_job_id,
     ),
 ]
 Root = Annotated[
@@ -44,7 +47,7 @@ Root = Annotated[
 
 
 def open_job(job_id: str, root: str | None) -> Job:
-    """The job of that id; nothing is read yet."""
+    """Find the job that is meant by an id, the beginning of one, `latest` or a name; see `jobs.job_ids`."""
     from jobs import settings
     from jobs.client import BatchClient
 

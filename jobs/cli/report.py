@@ -38,8 +38,8 @@ def report(
     from jobs.report.page import report as render
     from jobs.results.targets import check_target, open_target
 
-    target = out or f"{job_id}.html"
     job = open_job(job_id, root)
+    target = out or f"{job.id}.html"
     check_target(target, job.client.settings.allowed_buckets)
     price = job.client.settings.gpu_hour_price
     page = render(job, num_samples=0 if no_samples else samples, gpu_hour_price=price)

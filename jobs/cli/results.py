@@ -83,6 +83,7 @@ def results(
     if head is not None and (target is not None or form is not None or limit is not None):
         raise UsageError("--head shows rows and writes nothing.", "For a file or a format, give --limit instead.")
     job = open_job(job_id, root)
+    job_id = job.id
     if target not in (None, "-"):
         check_target(target, job.client.settings.allowed_buckets)
     form = _format(target, form, output, preview=head is not None)

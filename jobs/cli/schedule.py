@@ -168,7 +168,7 @@ def list_schedules(output: Output, root: Root = None) -> None:
                 rows.append(_described(book, schedule, now))
         except (UsageError, Damaged) as error:
             unreadable = True
-            output.warn(f"Schedule {name} is left out: {error} {error.hint}")
+            output.warn(f"Schedule {name} is left out: {error}")
     if not rows and output.format is Format.TABLE:
         if not unreadable:
             output.note(f"No schedules under {book.store.uri}.")

@@ -105,9 +105,9 @@ def _told(error: Exception, job_id: str) -> Exception:
     if any(find_cause(error, kind) for kind in (MissingInput, MissingModel)):
         return passing(error) or error
     if (changed := find_cause(error, InputChanged)) is not None:
-        return JobFailure(JobError.INPUT_CHANGED, f"{changed} {changed.hint}")
+        return JobFailure(JobError.INPUT_CHANGED, str(changed))
     if (invalid := find_cause(error, UsageError)) is not None:
-        return JobFailure(JobError.INVALID_INPUT, f"{invalid} {invalid.hint}")
+        return JobFailure(JobError.INVALID_INPUT, str(invalid))
     if (outage := find_cause(error, StoreError)) is not None:
         return outage
     if (lost := _lost(error)) is not None:
@@ -267,7 +267,7 @@ def max_model_len(spec: JobSpec) -> int:
     except MissingModel:
         raise
     except InvalidModel as error:
-        raise JobFailure(JobError.INVALID_MODEL, f"{error} {error.hint}") from error
+        raise JobFailure(JobError.INVALID_MODEL, str(error)) from error
     return min(spec.engine.max_model_len or supported, supported)
 
 
