@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from jobs.client import Job
+    from jobs.client import BatchClient, Job
 
 MAX_COMPLETIONS = 50
 
@@ -46,9 +46,14 @@ Root = Annotated[
 ]
 
 
-def open_job(job_id: str, root: str | None) -> Job:
-    """Find the job that is meant by an id, the beginning of one, `latest` or a name; see `jobs.job_ids`."""
+def client_of(root: str | None) -> BatchClient:
+    """Return the client for a root. Nothing is contacted yet."""
     from jobs import settings
     from jobs.client import BatchClient
 
-    return BatchClient(settings.load({"root": root})).job(job_id)
+    return BatchClient(settings.load({"root": root}))
+
+
+def open_job(job_id: str, root: str | None) -> Job:
+    """Find the job that is meant by an id, the beginning of one, `latest` or a name; see `jobs.job_ids`."""
+    return client_of(root).job(job_id)

@@ -8,7 +8,7 @@ import typer
 
 from jobs import signals
 from jobs.cli.output import Output
-from jobs.cli.reference import JobId, Root, open_job
+from jobs.cli.reference import JobId, Root, client_of
 
 
 def report(
@@ -38,9 +38,11 @@ def report(
     from jobs.report.page import report as render
     from jobs.results.targets import check_target, open_target
 
-    job = open_job(job_id, root)
+    client = client_of(root)
+    if out:
+        check_target(out, client.settings.allowed_buckets)
+    job = client.job(job_id)
     target = out or f"{job.id}.html"
-    check_target(target, job.client.settings.allowed_buckets)
     price = job.client.settings.gpu_hour_price
     page = render(job, num_samples=0 if no_samples else samples, gpu_hour_price=price)
     output = Output()

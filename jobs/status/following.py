@@ -14,12 +14,16 @@ from jobs.status.summary import Summary
 def progress_shown() -> Iterator[Callable[[Summary], None]]:
     """Yield a function that shows the latest summary in place of the one before.
 
-    In a notebook the last one stays; on a terminal (stderr) it goes at the end.
+    At the end it goes: what was waited for shows itself, as a value or as an error.
     """
     from rich.console import Console
 
     if in_notebook():
-        yield _InNotebook().show
+        output = _InNotebook()
+        try:
+            yield output.show
+        finally:
+            output.clear()
         return
     console = Console(stderr=True, highlight=False, markup=False, emoji=False)
     if not sys.stderr.isatty() or console.is_dumb_terminal:
@@ -53,3 +57,18 @@ class _InNotebook:
             self._handle = sys.modules["IPython"].display.display(Picture(summary), display_id=True)
         else:
             self._handle.update(Picture(summary))
+
+    def clear(self) -> None:
+        """Empty the output."""
+        if self._handle is not None:
+            self._handle.update(_Nothing())
+
+
+class _Nothing:
+    """An empty output."""
+
+    def __repr__(self) -> str:
+        return ""
+
+    def _repr_html_(self) -> str:
+        return ""

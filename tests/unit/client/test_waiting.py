@@ -130,8 +130,9 @@ def test_a_notebook_shows_one_output_that_is_replaced(client: BatchClient, monke
     job.wait(progress=False)
     assert not shown
     job.wait()
-    assert "3 of 3" in _Tags(shown[-1]._repr_html_()).text
-    assert "SUCCEEDED" in repr(shown[-1])
+    assert "3 of 3" in _Tags(shown[-2]._repr_html_()).text
+    assert "SUCCEEDED" in repr(shown[-2])
+    assert (shown[-1]._repr_html_(), repr(shown[-1])) == ("", ""), "the value that is returned shows the end"
 
 
 @pytest.mark.parametrize("kind", ["good", "gate", "failed", "cancelled", "interrupted"])
