@@ -4,21 +4,27 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jobs.client import BatchClient
-    from jobs.errors import JobsError
+    from jobs.errors import GateFailed, JobFailed, JobsError
     from jobs.job import Job
     from jobs.results.read import Results
     from jobs.status.job_status import JobStatus
 
 __version__ = "0.1.0"
-__all__ = ["BatchClient", "Job", "JobStatus", "JobsError", "Results"]
+__all__ = ["BatchClient", "GateFailed", "Job", "JobFailed", "JobStatus", "JobsError", "Results"]
 
 _HOMES = {
     "BatchClient": "jobs.client",
     "Job": "jobs.job",
     "JobStatus": "jobs.status.job_status",
     "JobsError": "jobs.errors",
+    "JobFailed": "jobs.errors",
+    "GateFailed": "jobs.errors",
     "Results": "jobs.results.read",
 }
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
 
 
 def __getattr__(name: str) -> Any:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import warnings
 from collections.abc import Callable, Iterator
-from functools import cached_property
+from contextlib import contextmanager
+from functools import cached_property, partial
 from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
@@ -14,6 +17,7 @@ from jobs.buckets import check_bucket
 from jobs.errors import ClusterError, UsageError
 from jobs.failpoints import failpoint
 from jobs.job import Job
+from jobs.job_ids import find_job, resolve_reuse
 from jobs.ledger import Ledger, list_jobs
 from jobs.settings import Settings
 from jobs.spec.build import new_job_id
@@ -29,6 +33,8 @@ from schemas.spec import JobSpec
 if TYPE_CHECKING:
     from jobs.cluster.submission import Submitter
     from jobs.frames import Frame, WrittenFrame
+    from jobs.planning.estimate import Estimate
+    from jobs.schedules.client import Schedules
 
 __all__ = ["BatchClient", "Job", "JobStatus"]
 
@@ -69,8 +75,17 @@ class BatchClient:
         """The object store that holds the job directories."""
         return open_store(self.settings.root)
 
-    def job(self, job_id: str) -> Job:
-        """Return a job by id."""
+    def job(self, reference: str) -> Job:
+        """Find a job by its id, the beginning of its id, its name, or `latest`.
+
+        Raises:
+            UsageError: no job, or several, fit; the error names those that are near, or that fit.
+            StoreError: the store cannot be reached.
+        """
+        return Job(self, find_job(self.store, reference))
+
+    def exact_job(self, job_id: str) -> Job:
+        """Return the job of that very id, without a look whether it exists."""
         return Job(self, Ledger(self.store, job_id))
 
     def jobs(self) -> Iterator[Job]:
@@ -94,22 +109,79 @@ class BatchClient:
                 does the same data frame.
 
         Raises:
-            UsageError, pydantic.ValidationError: bad options, bad input or bad model.
+            UsageError: bad options, bad input or bad model.
             Conflict: the id is taken by another spec.
             StoreError, ClusterError: store or cluster cannot be used.
         """
+        with self._spec_of(dataset, options) as (spec, frame):
+            spec = resolve_reuse(self.store, spec)
+            return self.submit_spec(spec, job_id or new_job_id(spec.name), frame=frame)[0]
+
+    async def submit_async(
+        self,
+        dataset: str | PathLike[str] | Frame | JobSpec,
+        *,
+        job_id: str | None = None,
+        **options: Unpack[SubmitOptions],
+    ) -> Job:
+        """Submit in a thread, like `submit`: `await client.submit_async("data.parquet")`."""
+        return await asyncio.to_thread(self.submit, dataset, job_id=job_id, **options)
+
+    def plan(
+        self,
+        dataset: str | PathLike[str] | Frame | JobSpec,
+        *,
+        sample_rows: int = 20_000,
+        tokens_per_s: float | None = None,
+        gpu_hour_price: float | None = None,
+        **options: Unpack[SubmitOptions],
+    ) -> Estimate:
+        """Estimate a job without running it: rows, tokens, errors, GPU-hours and cost.
+
+        Args:
+            dataset, options: as for `submit`.
+            sample_rows: rows to tokenise; the estimate scales more rows up.
+            tokens_per_s: throughput of one replica; default: as observed with earlier jobs under the root.
+            gpu_hour_price: price of one GPU for one hour; default: the setting of that name.
+
+        Raises:
+            UsageError, StoreError: as `submit`.
+        """
+        from jobs.planning.dry_run import dry_run
+
+        with self._spec_of(dataset, options) as (spec, _):
+            return dry_run(
+                resolve_reuse(self.store, spec),
+                self.store,
+                allowed_buckets=self.settings.allowed_buckets,
+                sample_rows=sample_rows,
+                tokens_per_s=tokens_per_s,
+                gpu_hour_price=self.settings.gpu_hour_price if gpu_hour_price is None else gpu_hour_price,
+                warn=partial(warnings.warn, stacklevel=2),
+            ).estimate
+
+    def schedules(self) -> Schedules:
+        """Return the schedules under the root, to create, list, show and run."""
+        from jobs.schedules.client import Schedules
+
+        return Schedules(self.store, self.settings)
+
+    @contextmanager
+    def _spec_of(
+        self, dataset: str | PathLike[str] | Frame | JobSpec, options: SubmitOptions
+    ) -> Iterator[tuple[JobSpec, WrittenFrame | None]]:
+        """Yield the spec of a job, and its rows on this machine if they are a data frame's."""
         if isinstance(dataset, JobSpec):
             if options:
                 raise UsageError("A spec takes no options beside it.", "Change it: spec.evolve(…).")
-            return self.submit_spec(dataset, job_id or new_job_id(dataset.name))[0]
-        if isinstance(dataset, str | PathLike):
-            spec = spec_of(fspath(dataset), options, self.settings)
-            return self.submit_spec(spec, job_id or new_job_id(spec.name))[0]
-        from jobs.frames import NAME, as_parquet
+            yield dataset, None
+        elif isinstance(dataset, str | PathLike):
+            yield spec_of(fspath(dataset), options, self.settings), None
+        else:
+            from jobs.frames import NAME, as_parquet
 
-        with as_parquet(dataset) as frame:
-            spec = spec_of(str(frame.folder), {"name": NAME, **options}, self.settings)
-            return self.submit_spec(spec, job_id or new_job_id(spec.name), frame=frame)[0]
+            with as_parquet(dataset) as frame:
+                yield spec_of(str(frame.folder), {"name": NAME, **options}, self.settings), frame
 
     def submit_spec(
         self,
@@ -135,7 +207,7 @@ class BatchClient:
             Conflict: the id is taken by another spec.
             StoreError, ClusterError: store or cluster cannot be used.
         """
-        job = self.job(job_id)
+        job = self.exact_job(job_id)
         check_bucket(spec.input.uri, self.settings.allowed_buckets)
         # Where the cluster is elsewhere, a model directory may exist only there: its driver checks it first of all.
         spec = checked(spec, self.store, model_may_be_elsewhere=self.settings.address is not None)

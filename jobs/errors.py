@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import IntEnum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jobs.status.job_status import JobStatus
 
 
 class Exit(IntEnum):
@@ -18,9 +23,10 @@ class Exit(IntEnum):
 
 
 class JobsError(Exception):
-    """An error with a next step.
+    """An error with a next step. Its text is the message and the hint.
 
     Attributes:
+        message: what happened and why.
         hint: what to do next, one sentence, or "" if the message says it.
         exit_code: exit code of the command line.
     """
@@ -29,7 +35,14 @@ class JobsError(Exception):
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
-        self.hint = hint
+        self.message, self.hint = message, hint
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}".strip()
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        # Pickling as Python does it would call the class with the message alone.
+        return _restored, (type(self), self.args, self.__dict__)
 
 
 class UsageError(JobsError):
@@ -76,3 +89,35 @@ class ClusterError(JobsError):
     """The Ray cluster cannot be started, reached, or refuses the token."""
 
     exit_code = Exit.UNREACHABLE
+
+
+class JobFailed(JobsError):
+    """A job that was waited for has failed, was cancelled or is interrupted.
+
+    Attributes:
+        status: the job's status.
+    """
+
+    def __init__(self, message: str, hint: str, status: JobStatus) -> None:
+        super().__init__(message, hint)
+        self.status = status
+
+
+class GateFailed(JobsError):
+    """A job that was waited for has a result for every row, but did not pass a quality gate.
+
+    Attributes:
+        status: the job's status.
+    """
+
+    exit_code = Exit.GATE_CROSSED
+
+    def __init__(self, message: str, hint: str, status: JobStatus) -> None:
+        super().__init__(message, hint)
+        self.status = status
+
+
+def _restored(kind: type[JobsError], args: tuple[Any, ...], values: dict[str, Any]) -> JobsError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(values)
+    return error

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import getpass
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
+from html import escape
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from jobs.buckets import check_bucket
-from jobs.errors import ClusterError, Conflict, JobsError, StoreError
+from jobs.errors import ClusterError, Conflict, GateFailed, JobFailed, JobsError, StoreError
 from jobs.failpoints import failpoint
 from jobs.ledger import Ledger
+from jobs.results.gates import describe
 from jobs.salvage import Salvage
+from jobs.status.following import progress_shown
+from jobs.status.html import block
 from jobs.status.interruptions import by_cluster
 from jobs.status.job_status import JobStatus, ended_state
 from jobs.status.liveness import PROGRESS_FRESH_S, Pulse, is_alive
 from jobs.status.standing import look
+from jobs.status.summary import summarise
 from schemas.codes import InterruptionCode, State
 from schemas.records import Cancelled, Failed, Interruption, Plan, Succeeded
 
@@ -48,6 +54,15 @@ class Job:
         self._plan: Plan | None = None
         self._pulse = Pulse()
 
+    def __repr__(self) -> str:
+        return f"<Job {self.id} at {self.uri}>"
+
+    def _repr_html_(self) -> str:
+        try:
+            return self.status()._repr_html_()
+        except JobsError as error:
+            return block("unknown", "inherit", self.id, f"<div>{escape(str(error))}</div>")
+
     @property
     def id(self) -> str:
         """The job id."""
@@ -73,18 +88,44 @@ class Job:
         self._plan = status.plan
         return status
 
-    def wait(self, timeout_s: float | None = None, poll_s: float = 1.0) -> JobStatus:
-        """Wait until the job has ended.
+    def wait(
+        self,
+        timeout_s: float | None = None,
+        poll_s: float = 1.0,
+        *,
+        progress: bool = True,
+        raise_on_failure: bool = True,
+    ) -> JobStatus:
+        """Wait until the job has ended or is interrupted.
+
+        Args:
+            progress: show a progress bar in a notebook or on a terminal; elsewhere nothing is shown.
+            raise_on_failure: raise an error unless the job has succeeded within its quality gates.
 
         Raises:
             TimeoutError: it has not ended after `timeout_s` seconds; the job goes on.
-            JobsError: its driver is gone and has not ended the job.
+            JobFailed: it has failed, was cancelled or is interrupted; the error has the status.
+            GateFailed: it has a result for every row, but has not passed a quality gate; the error has the status.
         """
-        for status in self.watch(poll_s, timeout_s):
-            last = status
-        if not last.ended:
-            raise JobsError(f"Job {self.id} was interrupted. {last.reason}", last.hint)
-        return last
+        with progress_shown() if progress else nullcontext(_nothing) as show:
+            for status in self.watch(poll_s, timeout_s):
+                show(summarise(status, gpu_hour_price=self.client.settings.gpu_hour_price))
+        if raise_on_failure:
+            _check(status)
+        return status
+
+    async def wait_async(
+        self,
+        timeout_s: float | None = None,
+        poll_s: float = 1.0,
+        *,
+        progress: bool = True,
+        raise_on_failure: bool = True,
+    ) -> JobStatus:
+        """Wait in a thread, like `wait`: `await job.wait_async()`."""
+        return await asyncio.to_thread(
+            self.wait, timeout_s, poll_s, progress=progress, raise_on_failure=raise_on_failure
+        )
 
     def watch(self, poll_s: float = 1.0, timeout_s: float | None = None) -> Iterator[JobStatus]:
         """Yield the status every `poll_s` seconds until the job has ended or is interrupted; that status comes last.
@@ -270,3 +311,17 @@ class Job:
             return submitter.find(self.ledger.uri) if submitter else []
         except ClusterError:
             return []
+
+
+def _check(status: JobStatus) -> None:
+    """Raise unless the job has succeeded within its quality gates."""
+    job, terminal = f"Job {status.job_id}", status.terminal
+    kept = "Finished rows are kept: job.results()."
+    if isinstance(terminal, Failed):
+        raise JobFailed(f"{job} has failed. {terminal.code}: {terminal.reason}", kept, status)
+    if isinstance(terminal, Cancelled):
+        raise JobFailed(f"{job} was cancelled by {terminal.by}.", kept, status)
+    if terminal is None:
+        raise JobFailed(f"{job} was interrupted. {status.reason}", status.hint, status)
+    if crossed := terminal.manifest.crossed_gates:
+        raise GateFailed(f"{job} has not passed its quality gates: {describe(crossed)}.", kept, status)

@@ -17,7 +17,9 @@ _OWN_PACKAGES = ("jobs", "workers", "schemas")
 def describe(error: BaseException) -> str:
     """Describe an error by its type, and by its message if that is known not to quote a row; else by its place."""
     name = type(error).__name__
-    if isinstance(error, JobsError) or type(error).__module__.startswith("workers."):
+    if isinstance(error, JobsError):
+        return f"{name}: {error.message}"
+    if type(error).__module__.startswith("workers."):
         return f"{name}: {error}"
     if isinstance(error, OSError) and error.errno is not None:
         return f"{name}: {os.strerror(error.errno)}" + (f": {error.filename}" if error.filename else "")

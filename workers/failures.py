@@ -62,13 +62,13 @@ def passing(error: BaseException) -> JobInterruption | None:
     if (found := find_cause(error, JobInterruption)) is not None:
         return found
     if (no_input := find_cause(error, MissingInput)) is not None:
-        return JobInterruption(InterruptionCode.INPUT_UNAVAILABLE, str(no_input), no_input.hint)
+        return JobInterruption(InterruptionCode.INPUT_UNAVAILABLE, no_input.message, no_input.hint)
     if (no_model := find_cause(error, MissingModel)) is not None:
-        return JobInterruption(InterruptionCode.MODEL_UNAVAILABLE, str(no_model), no_model.hint)
+        return JobInterruption(InterruptionCode.MODEL_UNAVAILABLE, no_model.message, no_model.hint)
     if (damaged := find_cause(error, Damaged)) is not None:
-        return JobInterruption(InterruptionCode.DAMAGED, str(damaged), damaged.hint)
+        return JobInterruption(InterruptionCode.DAMAGED, damaged.message, damaged.hint)
     if (outage := find_cause(error, StoreError)) is not None:
-        return JobInterruption(InterruptionCode.STORE_UNAVAILABLE, str(outage), outage.hint)
+        return JobInterruption(InterruptionCode.STORE_UNAVAILABLE, outage.message, outage.hint)
     if find_cause(error, MemoryError) is not None:
         return JobInterruption(InterruptionCode.OUT_OF_RESOURCES, "A process of the job ran out of memory.")
     if (refused := find_cause(error, OSError)) is not None and refused.errno is not None:
@@ -87,7 +87,7 @@ def account_for(error: BaseException, *, driver: str, job_id: str) -> Interrupti
     found = passing(error)
     if found is None and isinstance(error, JobsError):
         code = InterruptionCode.INVALID_CLUSTER if isinstance(error, ClusterError) else InterruptionCode.UNEXPECTED
-        found = JobInterruption(code, str(error), error.hint)
+        found = JobInterruption(code, error.message, error.hint)
     if found is None:
         # Without the error's message, which could quote a row.
         where = traceback.extract_tb(error.__traceback__)[-1:]
@@ -102,7 +102,7 @@ def account_for(error: BaseException, *, driver: str, job_id: str) -> Interrupti
     if resume not in hint:
         hint = f"{hint} Then go on where it stopped: {resume}" if hint else f"Go on where it stopped: {resume}"
     at = datetime.now(UTC).isoformat(timespec="seconds")
-    return Interruption(driver=driver, code=found.code, reason=str(found), hint=hint, at=at)
+    return Interruption(driver=driver, code=found.code, reason=found.message, hint=hint, at=at)
 
 
 def find_cause(error: BaseException, kind: type[_E]) -> _E | None:

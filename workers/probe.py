@@ -47,7 +47,7 @@ def look_at_cluster(root: str, model: str | None) -> ClusterReport:
     try:
         check_write_once(open_store(root, patience_s=STORE_PATIENCE_S))
     except JobsError as error:
-        fault, fix = str(error), error.hint
+        fault, fix = error.message, error.hint
     return ClusterReport(nodes=tuple(ray.get(done)), store_fault=fault, store_fix=fix)
 
 

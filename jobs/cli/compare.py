@@ -9,7 +9,7 @@ import typer
 
 from jobs import signals
 from jobs.cli.output import Format, Output, with_output
-from jobs.cli.reference import Root, complete_job_id, open_job
+from jobs.cli.reference import Root, client_of, complete_job_id
 from jobs.errors import UsageError
 from jobs.results.formats import FileFormat
 
@@ -24,11 +24,16 @@ def compare(
     output: Output,
     a: Annotated[
         str,
-        typer.Argument(metavar="A", help="Job id, the one before.", show_default=False, autocompletion=complete_job_id),
+        typer.Argument(
+            metavar="A",
+            help="Job before: id, beginning of one, name, or `latest`.",
+            show_default=False,
+            autocompletion=complete_job_id,
+        ),
     ],
     b: Annotated[
         str,
-        typer.Argument(metavar="B", help="Job id, the one after.", show_default=False, autocompletion=complete_job_id),
+        typer.Argument(metavar="B", help="Job after, likewise.", show_default=False, autocompletion=complete_job_id),
     ],
     root: Root = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=0, help="Show so many of the changed rows.")] = 10,
@@ -50,12 +55,12 @@ def compare(
     from jobs.results.export import write_results
     from jobs.results.targets import check_target, open_target, target_format
 
-    jobs = open_job(a, root), open_job(b, root)
+    client = client_of(root)
     if out is not None:
-        check_target(out, jobs[0].client.settings.allowed_buckets)
+        check_target(out, client.settings.allowed_buckets)
         if target_format(out) is not FileFormat.PARQUET:
             raise UsageError(f"--out {out} is not Parquet.", "Give FILE.parquet.")
-    pair = Pair(*(job.ledger for job in jobs))
+    pair = Pair(client.job(a).ledger, client.job(b).ledger)
     first: list[dict[str, Any]] = []
     tables = _first_kept(pair.changed(), limit, first)
     if out is None:

@@ -62,7 +62,7 @@ def logs(
         raise UsageError("--level and --all do not go together.", "Lines that others print have no level of ours.")
     source = f"replica-{replica}" if replica and replica.replace(".", "").isdecimal() else replica
     job = open_job(job_id, root)
-    signals.stands(f"Not following any more; job {job_id} goes on." if follow else "These are not all lines.")
+    signals.stands(f"Not following any more; job {job.id} goes on." if follow else "These are not all lines.")
     log = job.open_log(everything=everything)
     lines = [line for line in log.so_far() if line.matches(level and level.name, source)]
     if everything and log.only_stored:

@@ -120,7 +120,7 @@ class Output:
 
     def error(self, error: JobsError) -> None:
         """Print what went wrong and what to do next."""
-        self._remark(f"Error: {error}", "red")
+        self._remark(f"Error: {error.message}", "red")
         if error.hint:
             self._remark(f"  {error.hint}", "")
 

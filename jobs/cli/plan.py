@@ -50,30 +50,19 @@ def plan(
     """
     from dataclasses import asdict
 
-    from jobs.buckets import check_bucket
-    from jobs.errors import StoreError
-    from jobs.ledger import Ledger
-    from jobs.planning.estimate import estimate
-    from jobs.planning.throughput import find
-    from jobs.spec.build import new_job_id
+    from jobs.job_ids import resolve_reuse
+    from jobs.planning.dry_run import dry_run
     from jobs.store import open_store
 
-    price = gpu_price if gpu_price is not None else request.settings.gpu_hour_price
-    spec = request.spec
-    check_bucket(spec.input.uri, request.settings.allowed_buckets)
     store = open_store(request.settings.root, patience_s=5.0)
-    try:
-        known = find(store, spec)
-    except StoreError as error:
-        known = []
-        output.warn(f"The throughput of earlier jobs cannot be read: {error}")
-    result = estimate(
+    spec = resolve_reuse(store, request.spec)
+    result, known = dry_run(
         spec,
+        store,
+        allowed_buckets=request.settings.allowed_buckets,
         sample_rows=sample,
         tokens_per_s=tokens_per_s,
-        observed=known[0] if known else None,
-        gpu_hour_price=price,
-        ledger=Ledger(store, new_job_id(spec.name)) if spec.reuse else None,
+        gpu_hour_price=gpu_price if gpu_price is not None else request.settings.gpu_hour_price,
         warn=output.warn,
     )
     if output.format is not Format.TABLE:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from jobs.client import Job
+    from jobs.client import BatchClient, Job
 
 MAX_COMPLETIONS = 50
 
@@ -34,7 +34,10 @@ def complete_job_id(ctx: typer.Context, incomplete: str) -> list[str]:
 JobId = Annotated[
     str,
     typer.Argument(
-        metavar="ID", help="Job id, as `jobs list` shows it.", show_default=False, autocompletion=complete_job_id
+        metavar="ID",
+        help="Job id or the beginning of one, `latest`, or a job's name.",
+        show_default=False,
+        autocompletion=complete_job_id,
     ),
 ]
 Root = Annotated[
@@ -43,9 +46,14 @@ Root = Annotated[
 ]
 
 
-def open_job(job_id: str, root: str | None) -> Job:
-    """The job of that id; nothing is read yet."""
+def client_of(root: str | None) -> BatchClient:
+    """Return the client for a root. Nothing is contacted yet."""
     from jobs import settings
     from jobs.client import BatchClient
 
-    return BatchClient(settings.load({"root": root})).job(job_id)
+    return BatchClient(settings.load({"root": root}))
+
+
+def open_job(job_id: str, root: str | None) -> Job:
+    """Find the job that is meant by an id, the beginning of one, `latest` or a name; see `jobs.job_ids`."""
+    return client_of(root).job(job_id)

@@ -8,7 +8,7 @@ import typer
 
 from jobs import signals
 from jobs.cli.output import Format, Output, with_output
-from jobs.cli.reference import JobId, Root, open_job
+from jobs.cli.reference import JobId, Root, client_of
 
 
 @with_output
@@ -39,9 +39,11 @@ def report(
     from jobs.report.page import report as render
     from jobs.results.targets import check_target, open_target
 
-    target = target or f"{job_id}.html"
-    job = open_job(job_id, root)
-    check_target(target, job.client.settings.allowed_buckets)
+    client = client_of(root)
+    if target:
+        check_target(target, client.settings.allowed_buckets)
+    job = client.job(job_id)
+    target = target or f"{job.id}.html"
     price = job.client.settings.gpu_hour_price
     page = render(job, num_samples=0 if no_samples else samples, gpu_hour_price=price)
     if target == "-":

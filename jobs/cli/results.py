@@ -10,7 +10,7 @@ import typer
 
 from jobs import signals
 from jobs.cli.output import Format, Output, with_output
-from jobs.cli.reference import JobId, Root, open_job
+from jobs.cli.reference import JobId, Root, client_of
 from jobs.errors import UsageError
 from jobs.results.formats import FileFormat
 from jobs.results.targets import check_target, open_target, target_format
@@ -83,9 +83,11 @@ def results(
 
     if head is not None and (target is not None or form is not None or limit is not None):
         raise UsageError("--head shows rows and writes nothing.", "For a file or a format, give --limit instead.")
-    job = open_job(job_id, root)
+    client = client_of(root)
     if target not in (None, "-"):
-        check_target(target, job.client.settings.allowed_buckets)
+        check_target(target, client.settings.allowed_buckets)
+    job = client.job(job_id)
+    job_id = job.id
     form = _format(target, form, output, preview=head is not None)
     if form is FileFormat.OPENAI and columns:
         raise UsageError("--columns has no meaning in OpenAI's batch format.", "Drop it, or write .jsonl.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
@@ -96,11 +95,8 @@ def create(
       jobs schedule create reviews 's3://in/{{ date }}/' --cron '0 2 * * *' --wait-for 's3://in/{{ date }}/_SUCCESS'
       --deadline 6h --max-empty-rate 0.01 --webhook https://example.com/hook --webhook-secret-env HOOK_SECRET
     """
-    from jobs.buckets import check_bucket
-    from jobs.results.targets import check_target, check_writable
-    from jobs.schedules.calendar import Calendar
+    from jobs.schedules.checks import check_schedule
     from jobs.schedules.durations import seconds
-    from jobs.schedules.template import render, variables
     from jobs.spec.build import absolute_uri
     from jobs.store.probe import check_write_once
     from jobs.validation import validated
@@ -132,17 +128,7 @@ def create(
         "created_at": now,
     }
     schedule = validated(Schedule, values, _flag)
-    calendar = Calendar(cron, tz)
-    due = next(calendar.after(now))
-    values = variables(calendar, due)
-    render(schedule.spec.name, values)
-    for text in filter(None, (schedule.spec.input.uri, schedule.wait_for)):
-        check_bucket(render(text, values), request.settings.allowed_buckets)
-    if export:
-        check_target(target := render(export, values), request.settings.allowed_buckets, later=True)
-        if Path(target).parent == Path(export).parent:
-            # A directory that is named after the date may still come.
-            check_writable(target)
+    check_schedule(schedule, request.settings.allowed_buckets, now)
     book = _book(request.settings.root)
     check_write_once(book.store)
     signals.stands(f"The schedule may have been written: jobs schedule show {schedule_name}")
@@ -176,7 +162,7 @@ def list_schedules(output: Output, root: Root = None) -> None:
                 rows.append(_described(book, schedule, now))
         except (UsageError, Damaged) as error:
             unreadable = True
-            output.warn(f"Schedule {name} is left out: {error} {error.hint}")
+            output.warn(f"Schedule {name} is left out: {error}")
     if not rows and output.format is Format.TABLE:
         if not unreadable:
             output.note(f"No schedules under {book.store.uri}.")

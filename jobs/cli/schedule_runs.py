@@ -6,7 +6,6 @@ import logging
 import shlex
 import sys
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from jobs.schedules.book import Book
     from jobs.schedules.scheduler import Scheduler
     from jobs.settings import Settings
-    from schemas.schedules import End, Run, Schedule
+    from schemas.schedules import End
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The schedule's name.", show_default=False)]
 Address = Annotated[str | None, typer.Option("--address", help="Dashboard of the Ray cluster to use.")]
@@ -62,6 +61,7 @@ def run_schedule(
       jobs schedule run nightly --date 2026-03-29
     """
     from jobs.cli.run_progress import RunProgress
+    from jobs.schedules.by_hand import begin
     from jobs.schedules.scheduler import POLL_S
     from jobs.schedules.waiting import waits_for
 
@@ -69,7 +69,7 @@ def run_schedule(
     book, scheduler = _scheduler(settings, notify_command)
     schedule = book.schedule(name)
     signals.stands(f"A run may have begun: jobs schedule show {name}; the same command again attaches to it.")
-    run = _begin(book, scheduler, schedule, date)
+    run = begin(book, scheduler, schedule, date)
     signals.stands(
         f"The run {run.logical_date} has begun, job {run.job_id}; the same command again, or `jobs schedule serve`, "
         "carries it on."
@@ -171,26 +171,6 @@ def render_schedule(
 def outcome_word(kind: End) -> str:
     """Return how views name the end of a run: a crossed gate by the state of its job, as everywhere."""
     return State.GATE_FAILED if kind == "gate" else kind
-
-
-def _begin(book: Book, scheduler: Scheduler, schedule: Schedule, date: str | None) -> Run:
-    """The run to attach to, opened if need be."""
-    from jobs.schedules.calendar import Calendar
-
-    calendar, now = Calendar(schedule.cron, schedule.tz), datetime.now(UTC).replace(microsecond=0)
-    due = calendar.due_at(date) if date else calendar.latest(now)
-    if due is None or due > now:
-        upcoming = next(calendar.after(now))
-        raise UsageError(
-            f"{date or schedule.name} is not due yet.", f"The next run is {calendar.logical_date(upcoming)}."
-        )
-    entry = book.entry(schedule.name, calendar.logical_date(due))
-    if entry is None:
-        return book.open(schedule, due, now, by_hand=True)
-    if entry.outcome is None or entry.outcome.kind == "succeeded":
-        return entry.run
-    job = scheduler.job_of(entry.run)
-    return book.reopen(schedule, entry, now, job_ended=job is not None and job.ended)
 
 
 def _scheduler(settings: Settings, commands: list[str] | None) -> tuple[Book, Scheduler]:

@@ -53,7 +53,7 @@ def sql(
     if form is FileFormat.PARQUET and sys.stdout.isatty():
         raise UsageError("Parquet is not for a terminal.", "Send it into a file: --format parquet > answer.parquet")
     found = open_results(open_job(job_id, root).ledger)
-    warn_of_results(output, job_id, found)
+    warn_of_results(output, found.ledger.job_id, found)
     reader = query(found, statement)
     if form is None and output.format is Format.JSON:
         form = FileFormat.JSON

@@ -41,11 +41,12 @@ def submit(
       jobs submit prompts.parquet --engine fake
     """
     from jobs.client import BatchClient
+    from jobs.job_ids import resolve_reuse
     from jobs.spec.build import new_job_id
 
-    spec = request.spec
-    job_id = job_id or new_job_id(spec.name)
     client = BatchClient(request.settings)
+    spec = resolve_reuse(client.store, request.spec)
+    job_id = job_id or new_job_id(spec.name)
     signals.stands("Nothing was submitted.")
     output.note(f"Checking {spec.input.uri} …")
     job, created = client.submit_spec(
@@ -83,6 +84,7 @@ def resume(
       jobs resume reviews-20260301-020000-5f3a --wait
     """
     job = open_job(job_id, root)
+    job_id = job.id
     signals.stands(f"Job {job_id} may have been resumed: jobs status {job_id}; the same command again does no harm.")
     started = job.resume()
     signals.stands(f"Job {job_id} goes on: jobs watch {job_id}" if started else f"See: jobs status {job_id}")
@@ -106,6 +108,7 @@ def cancel(output: Output, job_id: JobId, root: Root = None) -> None:
     from jobs.status.job_status import ended_state
 
     job = open_job(job_id, root)
+    job_id = job.id
     signals.stands(f"Job {job_id} may have been cancelled: jobs status {job_id}; the same command again does no harm.")
     record = job.cancel(
         recorded=lambda state: signals.stands(

@@ -76,7 +76,7 @@ def _cluster(settings: Settings) -> tuple[Submitter | None, Finding]:
         submitter = Submitter(address, token_path)
         found = submitter.ray_version
     except JobsError as error:
-        return None, Finding(check="cluster", level="fail", detail=str(error), fix=error.hint)
+        return None, Finding(check="cluster", level="fail", detail=error.message, fix=error.hint)
     return submitter, Finding(check="cluster", level="ok", detail=f"{address} answers and accepts us (Ray {found})")
 
 
@@ -85,7 +85,7 @@ def _inside(submitter: Submitter, settings: Settings) -> Iterator[Finding]:
     try:
         report = ask(submitter, settings.root, settings.model)
     except JobsError as error:
-        yield Finding(check="versions", level="fail", detail=str(error), fix=error.hint)
+        yield Finding(check="versions", level="fail", detail=error.message, fix=error.hint)
         return
     yield _versions(report)
     yield _gpus({node.node: [Gpu.model_validate(gpu) for gpu in node.gpus] for node in report.nodes})
@@ -164,7 +164,7 @@ def _clock(root: str) -> Finding:
     try:
         skew_s = clock_skew_s(open_store(root, patience_s=5.0))
     except JobsError as error:
-        return Finding(check="clock", level="fail", detail=str(error), fix=error.hint)
+        return Finding(check="clock", level="fail", detail=error.message, fix=error.hint)
     if abs(skew_s) <= MAX_SKEW_S:
         return Finding(check="clock", level="ok", detail="agrees with the store's")
     way = "ahead of" if skew_s > 0 else "behind"
@@ -183,7 +183,7 @@ def _store(root: str) -> Finding:
     try:
         check_write_once(open_store(root, patience_s=5.0))
     except JobsError as error:
-        return Finding(check="store", level="fail", detail=str(error), fix=error.hint)
+        return Finding(check="store", level="fail", detail=error.message, fix=error.hint)
     return Finding(check="store", level="ok", detail=f"{root} is writable and creates objects only once")
 
 
@@ -198,7 +198,7 @@ def _model(model: str) -> Finding:
     try:
         pinned, encoder = fingerprint(model), PromptEncoder.load(model)
     except JobsError as error:
-        return Finding(check="model", level="fail", detail=str(error), fix=error.hint)
+        return Finding(check="model", level="fail", detail=error.message, fix=error.hint)
     info = encoder.info
     built_in = "InternLM2's own" if info.model_type == "internlm2" else "chat template of the directory"
     detail = [

@@ -151,7 +151,7 @@ def is_sound(source: Ledger, warn: Warn = log.warning) -> bool:
     except (UsageError, Damaged) as error:
         if source.created_at() is None:
             raise
-        warn(f"Nothing is reused of job {source.job_id}: {error}")
+        warn(f"Nothing is reused of job {source.job_id}: {error.message}")
         return False
     return True
 

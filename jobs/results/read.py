@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from jobs.dataset.types import conform
 from jobs.errors import JobsError, StoreError
 from jobs.ledger import Ledger
+from jobs.results import shown
 from jobs.results.filters import Condition, known_column, parse_conditions, select
 from jobs.results.merge import RowMerger
 from jobs.salvage import Salvage, Salvaged
@@ -82,6 +83,15 @@ class Results:
         self.ledger, self.terminal, self._parts, self.schema = ledger, terminal, parts, schema
         commits = terminal.manifest.shards if isinstance(terminal, Succeeded) else ()
         self._sha256s = {commit.index: commit.sha256 for commit in commits}
+
+    def __len__(self) -> int:
+        return self.num_rows
+
+    def __repr__(self) -> str:
+        return f"<Results of {self.ledger.job_id}: {shown.describe(self)}>"
+
+    def _repr_html_(self) -> str:
+        return shown.to_html(self)
 
     @property
     def complete(self) -> bool:
@@ -277,13 +287,6 @@ def open_results(ledger: Ledger) -> Results:
     kept = in_threads(_FOOTERS_AT_ONCE, lambda each: _part(ledger, each.shard, each.key), salvaged)
     parts += _without_repeats(ledger, kept)
     return Results(ledger, terminal, parts, _footer(ledger, parts[0].key).schema_arrow)
-
-
-def iter_results(
-    ledger: Ledger, *, columns: Sequence[str] | None = None, window_rows: int = WINDOW_ROWS
-) -> Iterator[pa.Table]:
-    """Yield all committed rows in dataset order: short for `open_results(ledger).tables(…)`; raises like both."""
-    return open_results(ledger).tables(columns=columns, window_rows=window_rows)
 
 
 def _without_repeats(ledger: Ledger, parts: Sequence[Part]) -> list[Part]:

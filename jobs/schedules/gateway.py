@@ -53,7 +53,7 @@ class ClientGateway:
     def view(self, job_id: str) -> JobView | None:
         if self._ledger(job_id).created_at() is None:
             return None
-        return view_of(self._client().job(job_id).status())
+        return view_of(self._client().exact_job(job_id).status())
 
     def is_there(self, uri: str) -> bool:
         check_bucket(uri, self._settings.allowed_buckets)
@@ -74,10 +74,10 @@ class ClientGateway:
 
     def resume(self, job_id: str) -> None:
         with suppress(Conflict):
-            self._client().job(job_id).resume()
+            self._client().exact_job(job_id).resume()
 
     def cancel(self, job_id: str, by: str) -> None:
-        self._client().job(job_id).cancel(by)
+        self._client().exact_job(job_id).cancel(by)
 
     def check_export(self, target: str) -> None:
         from jobs.results.targets import check_target, check_writable

@@ -102,7 +102,7 @@ class Scheduler:
                 if (schedule := self._book.find(name)) is not None:
                     self._carry_on(schedule)
             except JobsError as error:
-                _log.warning("Schedule %s waits: %s %s", name, error, error.hint)
+                _log.warning("Schedule %s waits: %s", name, error)
             except Exception:  # noqa: BLE001 - one schedule must not end the others
                 _log.exception("Schedule %s", name)
 
@@ -211,7 +211,7 @@ class Scheduler:
             try:
                 self._perform(schedule, action, hooks)
             except JobsError as error:
-                _log.warning("%s: %s %s", " ".join(map(str, identity)), error, error.hint)
+                _log.warning("%s: %s", " ".join(map(str, identity)), error)
                 pause_s = _FIRST_PAUSE_S if last is None else min(2 * last.seconds, _MAX_PAUSE_S)
                 self._pauses[identity] = _Pause(self._now().timestamp(), self._monotonic(), pause_s)
             else:
@@ -294,7 +294,7 @@ class Scheduler:
         try:
             step()
         except UsageError as error:
-            self._settle(view, Settle(view=view, kind="failed", reason=f"{error} {error.hint}".strip()))
+            self._settle(view, Settle(view=view, kind="failed", reason=str(error)))
 
     def _settle(self, view: RunView, settle: Settle) -> None:
         job = view.job

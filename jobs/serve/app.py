@@ -321,7 +321,7 @@ async def _on_api_error(_: Request, error: Exception) -> JSONResponse:
 
 async def _on_jobs_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, JobsError)
-    _log.warning("%s %s: %s %s", request.method, request.scope["route"].path, error, error.hint)
+    _log.warning("%s %s: %s", request.method, request.scope["route"].path, error)
     return await _on_api_error(request, of_jobs_error(error))
 
 

@@ -62,9 +62,9 @@ def of_jobs_error(error: JobsError) -> ApiError:
     if isinstance(error, ClusterError):
         return ApiError(503, "Cannot use the cluster now; try again later.", code="unavailable")
     if isinstance(error, Conflict):
-        return ApiError(409, for_clients(str(error), "The request conflicts with what is there."), code="conflict")
+        return ApiError(409, for_clients(error.message, "The request conflicts with what is there."), code="conflict")
     if isinstance(error, UsageError):
-        return ApiError(400, for_clients(str(error), "The request cannot be carried out."))
+        return ApiError(400, for_clients(error.message, "The request cannot be carried out."))
     return ApiError(500, "The server cannot carry this out; its log says why.")
 
 

@@ -128,7 +128,7 @@ class BatchRunner:
                 return
         except (StoreError, ClusterError) as error:
             # The next look tries again.
-            _log.warning("Batch %s waits: %s %s", batch_id, error, error.hint)
+            _log.warning("Batch %s waits: %s", batch_id, error)
             self._retry_at[batch_id] = time.monotonic() + RESUME_S
         except Exception:  # noqa: BLE001 - one batch must not end the others
             _log.exception("Batch %s", batch_id)
@@ -226,7 +226,7 @@ class BatchRunner:
             if ledger.created_at() is None:
                 _end_unstarted(ledger, accepted.spec, Cancelled(by=by))
             else:
-                BatchClient(self._settings).job(ledger.job_id).cancel(by)
+                BatchClient(self._settings).exact_job(ledger.job_id).cancel(by)
             return
         batch_id = standing.request.id
         next_look, pause_s = self._next_looks.get(batch_id, (0.0, RESUME_S))
@@ -236,7 +236,7 @@ class BatchRunner:
         try:
             if ledger.created_at() is None:
                 client.submit_spec(accepted.spec, ledger.job_id)
-            elif client.job(ledger.job_id).resume():
+            elif client.exact_job(ledger.job_id).resume():
                 said = ledger.interruptions()
                 why = f" The last one ended: {said[-1][1].reason}" if said else ""
                 _log.warning("Batch %s had no driver; it has one again.%s", batch_id, why)
@@ -246,14 +246,17 @@ class BatchRunner:
             # The job has ended meanwhile, or another server submitted it with the model as that server sees it.
             _log.info("Batch %s is at work already", batch_id)
         except UsageError as error:
-            record = Failed(code=JobError.INVALID_INPUT, reason=f"{error} {error.hint}".strip())
+            record = Failed(code=JobError.INVALID_INPUT, reason=str(error))
             _end_unstarted(ledger, accepted.spec, record)
         self._next_looks[batch_id] = (time.monotonic() + pause_s, pause_s)
 
     def _has_settled(self, ledger: Ledger) -> bool:
         """Return whether no driver can save further rows of an ended job, or has had `SALVAGE_S` to do so."""
         since = self._seen_ended.setdefault(ledger.job_id, time.monotonic())
-        if time.monotonic() - since < SALVAGE_S and BatchClient(self._settings).job(ledger.job_id).may_keep_rows():
+        if (
+            time.monotonic() - since < SALVAGE_S
+            and BatchClient(self._settings).exact_job(ledger.job_id).may_keep_rows()
+        ):
             return False
         self._seen_ended.pop(ledger.job_id, None)
         return True

@@ -71,6 +71,18 @@ class JobStatus:
     schedule: str | None = None
     salvaged: Mapping[int, int] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        from jobs.status.display import one_line
+        from jobs.status.summary import summarise
+
+        return f"<JobStatus of {self.job_id}: {one_line(summarise(self))}>"
+
+    def _repr_html_(self) -> str:
+        from jobs.status.html import summary_html
+        from jobs.status.summary import summarise
+
+        return summary_html(summarise(self))
+
     @property
     def reason(self) -> str:
         """Why the job failed, did not pass its gates, was cancelled or is interrupted; "" in every other state."""

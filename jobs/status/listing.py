@@ -80,7 +80,7 @@ def newest(store: ObjectStore, submitter: Submitter | None, *, states: Collectio
         try:
             entry = _entry(dated[1], dated[0], submitter)
         except (UsageError, Damaged) as error:
-            unreadable.append((dated[1].job_id, f"{error} {error.hint}"))
+            unreadable.append((dated[1].job_id, str(error)))
             return None
         return entry if not states or entry.state in states else None
 

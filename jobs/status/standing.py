@@ -54,7 +54,7 @@ def look(
             planned = (plan := ledger.plan()) is not None
         except Damaged as error:
             # An ended job needs no plan; a driver of any other job reports the damage itself when it reads the plan.
-            planned, damage = True, f"{error} {error.hint}"
+            planned, damage = True, str(error)
     progress_there = progress is not None or (not planned and ledger.store.head(ledger.key(keys.PROGRESS)) is not None)
     said = [] if terminal is not None or alive else ledger.interruptions()
     state = derive_state(

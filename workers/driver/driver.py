@@ -297,8 +297,8 @@ class Driver:
         except InvalidModel as error:
             # A model with a fingerprint was complete when the job was submitted.
             if isinstance(error, MissingModel) or model.fingerprint is not None:
-                raise JobInterruption(InterruptionCode.MODEL_UNAVAILABLE, str(error), error.hint) from error
-            raise JobFailure(JobError.INVALID_MODEL, f"{error} {error.hint}") from error
+                raise JobInterruption(InterruptionCode.MODEL_UNAVAILABLE, error.message, error.hint) from error
+            raise JobFailure(JobError.INVALID_MODEL, str(error)) from error
         if model.fingerprint is not None and model.fingerprint != found:
             raise JobFailure(
                 JobError.MODEL_CHANGED,

@@ -92,7 +92,7 @@ def _run(
         record = run_job(ledger, driver_id, lambda: connect(f"{job_id}/{driver_id}"), _run_until_told, job_log.add)
     except Exception as error:
         if isinstance(error, JobsError):
-            log.error("%s %s", error, error.hint)
+            log.error("%s", error)
         else:
             log.exception("the driver has failed; nothing committed is lost, go on with: jobs resume %s", job_id)
         if ledger is None:

@@ -259,7 +259,7 @@ class Replicas:
             raise
         except Exception as error:
             if isinstance(error, Missing):
-                log.warning("%s: %s It is staged again.", slot.name, error)
+                log.warning("%s: %s It is staged again.", slot.name, error.message)
                 if self._dispatcher.unstage(slot.name, work):
                     self._on_damage(work.shard)
                 slot.shards.pop(work.shard, None)

@@ -32,9 +32,9 @@ def told(error: Exception, job_id: str) -> Exception:
     if any(find_cause(error, kind) for kind in (MissingInput, MissingModel)):
         return passing(error) or error
     if (changed := find_cause(error, InputChanged)) is not None:
-        return JobFailure(JobError.INPUT_CHANGED, f"{changed} {changed.hint}")
+        return JobFailure(JobError.INPUT_CHANGED, str(changed))
     if (invalid := find_cause(error, UsageError)) is not None:
-        return JobFailure(JobError.INVALID_INPUT, f"{invalid} {invalid.hint}")
+        return JobFailure(JobError.INVALID_INPUT, str(invalid))
     if (outage := find_cause(error, StoreError)) is not None:
         return outage
     if (lost := _lost(error)) is not None:

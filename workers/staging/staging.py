@@ -186,7 +186,7 @@ def max_model_len(spec: JobSpec) -> int:
     except MissingModel:
         raise
     except InvalidModel as error:
-        raise JobFailure(JobError.INVALID_MODEL, f"{error} {error.hint}") from error
+        raise JobFailure(JobError.INVALID_MODEL, str(error)) from error
     return min(spec.engine.max_model_len or supported, supported)
 
 

@@ -96,11 +96,16 @@ def plan_of(shards: Sequence[Sequence[int]]) -> Plan:
 
 
 def make_job(
-    store: ObjectStore, shards: Sequence[Sequence[int]], *, commit: Iterable[int] | None = None, job_id: str = "demo"
+    store: ObjectStore,
+    shards: Sequence[Sequence[int]],
+    *,
+    commit: Iterable[int] | None = None,
+    job_id: str = "demo",
+    name: str = "demo",
 ) -> Ledger:
     """A job whose shard `i` has the rows `shards[i]`, with spec and plan; `commit` says which are committed."""
     ledger = Ledger(store, job_id)
-    ledger.create(spec_of(), writer="test")
+    ledger.create(spec_of(name=name), writer="test")
     ledger.create_plan(plan_of(shards), writer="test")
     for index in range(len(shards)) if commit is None else commit:
         table = result_rows(shards[index])

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jobs.errors import JobsError, StoreError, UsageError
-from jobs.results.read import iter_results, open_results
+from jobs.results.read import open_results
 from jobs.store import open_store
 from jobs.store.base import ObjectStore
 from schemas import keys
@@ -55,7 +55,7 @@ def test_every_row_once_and_in_order(shards: list[list[int]], window_rows: int, 
 def test_both_stores_give_the_same(store: ObjectStore) -> None:
     ledger = make_job(store, [list(range(i, 300, 3)) for i in range(3)])
     succeed(ledger)
-    assert pa.concat_tables(iter_results(ledger)).to_pylist() == result_rows(range(300)).to_pylist()
+    assert pa.concat_tables(open_results(ledger).tables()).to_pylist() == result_rows(range(300)).to_pylist()
 
 
 def test_nothing_stays_in_the_temporary_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +158,7 @@ def test_a_flipped_bit_is_noticed_without_verify(store: ObjectStore) -> None:
     data[200] ^= 1
     store.put(key, bytes(data))
     with pytest.raises(StoreError, match=r"part-00001.parquet is damaged"):
-        list(iter_results(ledger))
+        list(open_results(ledger).tables())
 
 
 def test_replaced_bytes_are_noticed_with_verify(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_replaced_bytes_are_noticed_with_verify(tmp_path: Path) -> None:
     ledger, other = make_job(store, [[0, 1], [2, 3]]), make_job(store, [[0, 1], [2, 4]], job_id="other")
     succeed(ledger)
     (tmp_path / "demo" / keys.result(1)).write_bytes(other.read_result(1) or b"")
-    assert [row for t in iter_results(ledger) for row in t["row_id"].to_pylist()] == [0, 1, 2, 4]
+    assert [row for t in open_results(ledger).tables() for row in t["row_id"].to_pylist()] == [0, 1, 2, 4]
     with pytest.raises(StoreError, match="SHA-256"):
         list(open_results(ledger).tables(verify=True))
 
@@ -179,10 +179,10 @@ def test_rows_that_are_missing_or_there_twice(tmp_path: Path) -> None:
         list(open_results(lacking).tables(verify=True))
     double = make_job(store, [[0, 1], [1, 2]], job_id="double")
     with pytest.raises(StoreError, match="row 1 twice"):
-        list(iter_results(double))
+        list(open_results(double).tables())
 
 
 def test_a_footer_larger_than_the_first_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jobs.results.read._FOOTER_BYTES", 64)
     ledger = make_job(open_store(str(tmp_path)), [[0, 1, 2]])
-    assert pa.concat_tables(iter_results(ledger)).to_pylist() == result_rows(range(3)).to_pylist()
+    assert pa.concat_tables(open_results(ledger).tables()).to_pylist() == result_rows(range(3)).to_pylist()

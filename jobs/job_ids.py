@@ -1,0 +1,78 @@
+"""From what a person calls a job to its id: the id, the beginning of one, `latest`, or the job's name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from datetime import datetime
+
+from jobs.errors import Damaged, UsageError
+from jobs.ledger import Ledger, list_jobs
+from jobs.store.base import ObjectStore
+from jobs.text import printable
+from jobs.threads import in_threads
+from schemas.spec import AUTO, JOB_ID, JobSpec
+
+LATEST = "latest"
+
+MAX_SHOWN = 10
+_REQUESTS_AT_ONCE = 16
+_MAX_CHARACTERS = 100
+
+
+def find_job(store: ObjectStore, reference: str) -> Ledger:
+    """Find the job that is meant. An exact id comes first and costs one request; then come the beginning of an id,
+    `latest` (the job that was created last), and a job's name.
+
+    Raises:
+        UsageError: no job, or several, fit; says which are near or which ones fit.
+        StoreError: the store cannot be reached.
+    """
+    if JOB_ID.fullmatch(reference) and (exact := Ledger(store, reference)).created_at() is not None:
+        return exact
+    named = printable(reference[:_MAX_CHARACTERS]) or "''"
+    ledgers = list(list_jobs(store))
+    if reference == LATEST:
+        dated = _with_spec(ledgers)
+        if not dated:
+            raise UsageError(f"There are no jobs under {store.uri}.", "Submit one: jobs submit dataset.parquet")
+        return max(dated, key=lambda each: (each[0], each[1].job_id))[1]
+    matching = [ledger for ledger in ledgers if reference and ledger.job_id.startswith(reference)]
+    found, names = [ledger for _, ledger in _with_spec(matching)], list[str]()
+    if not found and reference:
+        names = _names(ledgers)
+        found = [ledger for ledger, name in zip(ledgers, names, strict=True) if name == reference]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        shown = ", ".join(ledger.job_id for ledger in found[:MAX_SHOWN])
+        more = f" and {len(found) - MAX_SHOWN:,} more" if len(found) > MAX_SHOWN else ""
+        raise UsageError(f"{len(found):,} jobs fit {named}: {shown}{more}.", "Write more of the id.")
+    known = {known for ledger, name in zip(ledgers, names, strict=False) if name for known in (ledger.job_id, name)}
+    near = difflib.get_close_matches(reference, sorted(known), n=3)
+    hint = f"Did you mean {' or '.join(near)}? " if near else ""
+    raise UsageError(f"No job {named} under {store.uri}.", f"{hint}List the jobs with: jobs list")
+
+
+def resolve_reuse(store: ObjectStore, spec: JobSpec) -> JobSpec:
+    """Return the spec with exact ids of the jobs that it reuses. Raises like `find_job`."""
+    found = tuple(job if job == AUTO else find_job(store, job).job_id for job in spec.reuse)
+    return spec if found == spec.reuse else spec.evolve(reuse=found)
+
+
+def _with_spec(ledgers: Sequence[Ledger]) -> list[tuple[datetime, Ledger]]:
+    """Return the jobs among these folders, with the times of their creation."""
+    created = in_threads(_REQUESTS_AT_ONCE, Ledger.created_at, ledgers)
+    return [(at, ledger) for at, ledger in zip(created, ledgers, strict=True) if at is not None]
+
+
+def _names(ledgers: Sequence[Ledger]) -> list[str]:
+    """Return the name of each job, "" where there is no spec or none that can be read."""
+
+    def name(ledger: Ledger) -> str:
+        try:
+            return ledger.spec().name
+        except (UsageError, Damaged):
+            return ""
+
+    return in_threads(_REQUESTS_AT_ONCE, name, ledgers)
