@@ -136,7 +136,7 @@ def _show(
     import pyarrow as pa
     from rich.console import Console
 
-    from jobs.cli.preview import columns_of, preview
+    from jobs.cli.row_table import columns_of, preview
 
     shown = list(names) if names else columns_of(found.schema)
     tables = list(found.tables(columns=shown, where=where, limit=limit))

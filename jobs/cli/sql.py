@@ -42,8 +42,8 @@ def sql(
     """
     import pyarrow as pa
 
-    from jobs.cli.preview import preview
     from jobs.cli.results import warn_if_partial
+    from jobs.cli.row_table import preview
     from jobs.results.export import write_results
     from jobs.results.read import open_results
     from jobs.results.sql import query

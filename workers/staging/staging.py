@@ -33,13 +33,13 @@ from ray.exceptions import (
 from jobs.dataset import (
     Dataset,
     InputChanged,
-    Slice,
+    Portion,
     check_unchanged,
     inspect,
     pin,
-    read_slice,
+    portions,
+    read_portion,
     resolve_columns,
-    slices,
 )
 from jobs.errors import InvalidModel, JobsError, MissingInput, MissingModel, StoreError, UsageError
 from jobs.failpoints import failpoint
@@ -209,7 +209,7 @@ class _Staging:
             report(shard)
 
     def _tokenise(self, dataset: Dataset) -> ray.data.Dataset:
-        work = slices(dataset)
+        work = portions(dataset, self._spec.input)
         task = ray.put((self._spec, dataset.schema, work, self._max_model_len))
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False  # they are made for notebooks
@@ -281,10 +281,8 @@ def _tokenise(batch: pa.Table, task: ray.ObjectRef) -> Iterator[pa.Table]:
     (index,) = batch["id"].to_pylist()
     columns = resolve_columns(schema, spec.input, choices=spec.task == "score")
     preparer = RowPreparer(spec, columns, load_encoder(spec.model.path), model_len)
-    first_row_id = work[index].first_row_id
-    for rows in read_slice(work[index], list(columns.needed)):
-        yield preparer.prepare(rows, first_row_id)
-        first_row_id += len(rows)
+    for rows, row_ids in read_portion(work[index], list(columns.needed)):
+        yield preparer.prepare(rows, row_ids)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -336,16 +334,19 @@ class _Planning:
             lengths=length_bins(facts, np.ones(len(facts), np.bool_) if found is None else found < 0),
             max_model_len=self.max_model_len,
         )
-        return plan, () if reused is None else reused.damaged, _Places(result.shard_of, result.position, rows)
+        places = _Places(light["row_id"].to_numpy(), result.shard_of, result.position, rows)
+        return plan, () if reused is None else reused.damaged, places
 
 
 class _Places(NamedTuple):
-    """Destination of each row, and source of its result, indexed by row id.
+    """Destination of each row, and source of its result, in row-id order.
 
     Attributes:
+        row_ids: ids of all rows, ascending.
         sources: `job`, `shard` and `row_id` of the results of rows to copy; null for other rows.
     """
 
+    row_ids: npt.NDArray[np.int64]
     shard_of: npt.NDArray[np.int32]
     position: npt.NDArray[np.int64]
     sources: pa.Table | None
@@ -354,13 +355,13 @@ class _Places(NamedTuple):
 def _assign(rows: pa.Table, lookup: ray.ObjectRef, wanted: set[int]) -> pa.Table:
     """Add each row's shard and position; drop the light columns and the rows of shards not wanted."""
     places: _Places = ray.get(lookup)
-    row_ids = rows["row_id"].to_numpy()
-    shards = places.shard_of[row_ids]
+    at = np.searchsorted(places.row_ids, rows["row_id"].to_numpy())
+    shards = places.shard_of[at]
     rows = rows.drop_columns([field.name for field in FACTS_FIELDS])
     rows = rows.append_column("shard", pa.array(shards, pa.int32()))
-    rows = rows.append_column("position", pa.array(places.position[row_ids], pa.int64()))
+    rows = rows.append_column("position", pa.array(places.position[at], pa.int64()))
     if places.sources is not None:
-        found = places.sources.take(row_ids)
+        found = places.sources.take(at)
         for name, column in zip(SOURCE_COLUMNS, ("job", "shard", "row_id"), strict=True):
             rows = rows.append_column(name, found[column])
     chosen = np.isin(shards, list(wanted))
@@ -390,7 +391,7 @@ def _target(target: ray.ObjectRef) -> tuple[str, str, str, JobSpec, Plan, tuple[
 
 
 @lru_cache(maxsize=2)
-def _task(task: ray.ObjectRef) -> tuple[JobSpec, pa.Schema, list[Slice], int]:
+def _task(task: ray.ObjectRef) -> tuple[JobSpec, pa.Schema, list[Portion], int]:
     return ray.get(task)  # type: ignore[no-any-return]
 
 
