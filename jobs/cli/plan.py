@@ -8,6 +8,7 @@ import typer
 
 from jobs.cli.options import Request
 from jobs.cli.output import Format, Output
+from jobs.text import duration
 
 if TYPE_CHECKING:
     from jobs.planning.estimate import Estimate
@@ -122,16 +123,11 @@ def _times(result: Estimate) -> dict[str, str]:
         return {"throughput": "not observed yet", "GPU-hours": "not known", "ETA": "not known"}
     given = f"{result.tokens_per_s:,.0f} tokens/s per replica"
     jobs = f"{result.observed_jobs} earlier job{'' if result.observed_jobs == 1 else 's'}"
-    start = f"after {_duration(result.start_s)} to start" if result.start_s is not None else "its start not counted"
+    start = f"after {duration(result.start_s)} to start" if result.start_s is not None else "its start not counted"
     about = "at most" if result.output_share is None else "about"
     return {
         "throughput": f"{given}, {start}" + (f" ({jobs} on {result.observed_on})" if result.observed_on else ""),
         "GPU-hours": f"{about} {result.gpu_hours:,.2f}",
-        "ETA": f"{about} {_duration(result.eta_s)}",
+        "ETA": f"{about} {duration(result.eta_s)}",
         **({"cost": f"{about} {result.cost:,.2f}"} if result.cost is not None else {}),
     }
-
-
-def _duration(seconds: float) -> str:
-    minutes, hours = round(seconds / 60), round(seconds / 3600, 1)
-    return f"{seconds:.0f} s" if seconds < 120 else f"{minutes} min" if minutes < 120 else f"{hours} h"

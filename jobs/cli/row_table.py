@@ -17,8 +17,15 @@ _LEAST_WIDTH = 6
 _MOST_CHARACTERS = 1000
 _QUIET_COLUMNS = frozenset(
     {
-        *("num_input_tokens", "num_generated_tokens", "status", "attempts"),
-        *("outputs", "logprobs", "generated_tokens", "tool_calls", "parsed"),
+        "num_input_tokens",
+        "num_generated_tokens",
+        "status",
+        "attempts",
+        "outputs",
+        "logprobs",
+        "generated_tokens",
+        "tool_calls",
+        "parsed",
     }
 )
 """Left out unless asked for: other columns tell as much, or they hold more than a line."""
