@@ -75,6 +75,12 @@ class InputSpec(Document):
     keep: Annotated[
         tuple[str, ...], Option(panel=Panel.INPUT, form="names", help="Input columns carried to the results: a,b.")
     ] = Field((), description="Input columns carried to the results.")
+    limit: Annotated[int | None, Option(panel=Panel.INPUT)] = Field(
+        None, ge=1, description="Run only the first rows, so many of them: a trial."
+    )
+    limit_seed: Annotated[int | None, Option(panel=Panel.INPUT)] = Field(
+        None, ge=0, lt=2**63, description="With `limit`: draw the rows from the whole dataset by this seed."
+    )
     max_row_bytes: int = Field(4 * 2**20, ge=1, description="A row whose prompt is larger becomes an error row.")
 
     @field_validator("tools", mode="before")
@@ -96,6 +102,8 @@ class InputSpec(Document):
             raise ValueError("tools need the chat format; drop --tools or --no-chat")
         if clash := sorted(RESERVED_COLUMNS.intersection(self.keep) - {"custom_id"}):
             raise ValueError(f"cannot keep column {clash[0]!r}: the results have a column of that name")
+        if self.limit_seed is not None and self.limit is None:
+            raise ValueError("a seed draws so many rows as the limit says; add --limit")
         if len(set(self.keep)) != len(self.keep):
             raise ValueError("a column is kept twice")
         return self

@@ -15,6 +15,7 @@ from jobs.cli import (
     logs,
     model,
     plan,
+    preview,
     report,
     results,
     schedule,
@@ -37,6 +38,7 @@ app = typer.Typer(
 )
 add_spec_command(app, "submit", submit.submit)
 add_spec_command(app, "plan", plan.plan)
+add_spec_command(app, "preview", preview.preview)
 app.command("list")(status.list_jobs)
 app.command("status")(status.status)
 app.command("watch")(watch.watch)

@@ -72,7 +72,7 @@ def plan(
     invalid = ", ".join(f"{count:,} {code}" for code, count in result.invalid_rows.items())
     output.record(
         {
-            "rows": f"{result.rows:,}",
+            "rows": _rows(result, spec),
             "measured": "every row" if result.exact else f"{result.measured_rows:,} rows, extrapolated",
             "error rows": invalid or "none",
             **({"reused rows": f"{result.reused_rows:,} have a result in an earlier job"} if spec.reuse else {}),
@@ -96,6 +96,13 @@ def plan(
     if result.tokens_per_s is None:
         output.note("No earlier job under this root has used this model and engine: time and cost are unknown.")
         output.note("Run a small job first, or give the rate that you expect with --tokens-per-s.")
+
+
+def _rows(result: Estimate, spec: JobSpec) -> str:
+    if result.rows == result.dataset_rows:
+        return f"{result.rows:,}"
+    which = "the first" if spec.input.limit_seed is None else f"drawn with seed {spec.input.limit_seed}"
+    return f"{result.rows:,} of {result.dataset_rows:,}, {which}"
 
 
 def _replicas(spec: JobSpec) -> str:

@@ -1,73 +1,61 @@
-"""A few result rows as a table that fits a terminal. Pure."""
+"""`jobs preview`: the first prompts as the model will see them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Annotated
 
-import pyarrow as pa
+import typer
 
-from jobs.results.values import as_text, python_values
-from jobs.text import printable
+from jobs.cli.options import Request
+from jobs.cli.output import Format, Output
+from jobs.text import printable_lines
 
-_GAP = 3
-"""Characters between two columns of `Output.table`."""
+if TYPE_CHECKING:
+    from jobs.rows.preview import PreviewRow
 
-_LEAST_WIDTH = 6
-_MOST_CHARACTERS = 1000
-_QUIET_COLUMNS = frozenset(
-    {
-        *("num_input_tokens", "num_generated_tokens", "status", "attempts"),
-        *("outputs", "logprobs", "generated_tokens", "tool_calls", "parsed"),
-    }
-)
-"""Left out unless asked for: other columns tell as much, or they hold more than a line."""
+_SHOWN_CHARS = 4000
+"""Most characters of a prompt in a terminal; JSON has all of them."""
 
 
-def columns_of(schema: pa.Schema) -> list[str]:
-    """The columns that a preview shows when the user names none."""
-    return [name for name in schema.names if name not in _QUIET_COLUMNS]
+def preview(
+    output: Output,
+    *,
+    request: Request,
+    rows: Annotated[int, typer.Option("--rows", min=1, help="Show this many rows.")] = 3,
+) -> None:
+    """Show the first prompts as the model will see them: rendered, with the chat markup, and their tokens counted.
 
+    Takes the same options as `jobs submit`. Rows that would become error rows are shown as these. Starts nothing.
 
-def preview(table: pa.Table, width: int, *, drop_empty: bool) -> tuple[list[dict[str, str]], dict[str, str]]:
-    """Rows of short, printable cells that fit `width` characters, and the columns with their names to print.
+    Examples:
 
-    Args:
-        drop_empty: leave out columns that are null in all of these rows.
+      jobs preview reviews.parquet --model /models/internlm2_5-20b-chat --template 'Summarise: {{ text }}'
+
+      jobs preview reviews.parquet --engine fake --rows 10 -o json
     """
-    names = [n for n in table.schema.names if not drop_empty or table[n].null_count < table.num_rows]
-    cells = {name: [_cell(value) for value in python_values(table[name])] for name in names}
-    widths = _fitted([max(map(_width, [name, *cells[name]])) for name in names], width)
-    limits = dict(zip(names, widths, strict=True))
-    short = {name: [_shortened(cell, limits[name]) for cell in cells[name]] for name in names}
-    rows = [{name: short[name][row] for name in names} for row in range(table.num_rows)]
-    return rows, {name: _shortened(printable(name), limits[name]) for name in names}
+    from dataclasses import asdict
+
+    from jobs.buckets import check_bucket
+    from jobs.rows.preview import preview as first_rows
+
+    check_bucket(request.spec.input.uri, request.settings.allowed_buckets)
+    found = first_rows(request.spec, rows)
+    if output.format is not Format.TABLE:
+        output.table([asdict(row) for row in found], ["row_id"])
+        return
+    for row in found:
+        output.text(_shown(row))
+    output.hint("jobs plan")
 
 
-def _fitted(widths: Sequence[int], total: int) -> list[int]:
-    """The widths, the largest cut to one common limit, so that they fit into `total` if they can."""
-    room = total - _GAP * (len(widths) - 1)
-    limit = max(widths, default=0)
-    while limit > _LEAST_WIDTH and sum(min(width, limit) for width in widths) > room:
-        limit -= 1
-    return [min(width, limit) for width in widths]
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    return printable((as_text(value) or "")[:_MOST_CHARACTERS])
-
-
-def _shortened(text: str, width: int) -> str:
-    from rich.text import Text
-
-    short = Text(text)
-    short.truncate(width, overflow="ellipsis")
-    return short.plain
-
-
-def _width(text: str) -> int:
-    from rich.cells import cell_len
-
-    return cell_len(text)
+def _shown(row: PreviewRow) -> str:
+    name = f"row {row.row_id}" + (f" ({printable_lines(row.custom_id)})" if row.custom_id else "")
+    if row.prompt is None:
+        return f"{name}: error {row.error_code}: {printable_lines(row.error_message or '')}\n\n"
+    kind = f"{row.num_input_tokens:,} tokens in, up to {row.max_output_tokens:,} out"
+    if row.choices is not None:
+        kind = f"{row.num_input_tokens:,} tokens in, {len(row.choices):,} choices to score"
+    text, more = printable_lines(row.prompt[:_SHOWN_CHARS]), len(row.prompt) - _SHOWN_CHARS
+    cut = f"\n… {more:,} more characters; -o json shows all" if more > 0 else ""
+    choices = "".join(f"\nchoice: {printable_lines(each)}" for each in row.choices or ())
+    return f"{name}: {kind}\n{text.rstrip(chr(10))}{cut}{choices}\n\n"

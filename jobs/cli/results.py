@@ -148,7 +148,7 @@ def _show(
     import pyarrow as pa
     from rich.console import Console
 
-    from jobs.cli.preview import columns_of, preview
+    from jobs.cli.row_table import columns_of, shortened_rows
 
     shown = list(names) if names else columns_of(found.schema)
     tables = list(found.tables(columns=shown, where=where, limit=limit))
@@ -156,7 +156,7 @@ def _show(
         output.note("No row is like that." if where else "No rows.")
         return
     table = pa.concat_tables(tables)
-    rows, columns = preview(table, Console().width, drop_empty=names is None)
+    rows, columns = shortened_rows(table, Console().width, drop_empty=names is None)
     output.table(rows, columns, exact=True)
     if where:
         output.note(f"{table.num_rows:,} rows" + (", there may be more." if table.num_rows == limit else "."))

@@ -42,8 +42,8 @@ def sql(
     """
     import pyarrow as pa
 
-    from jobs.cli.preview import preview
     from jobs.cli.results import warn_of_results
+    from jobs.cli.row_table import shortened_rows
     from jobs.results.export import write_results
     from jobs.results.read import open_results
     from jobs.results.sql import query
@@ -71,7 +71,7 @@ def sql(
     while sum(batch.num_rows for batch in rows) <= SHOWN_ROWS and (batch := next(iter(reader), None)) is not None:
         rows.append(batch)
     table = pa.Table.from_batches(rows, reader.schema)
-    shown, columns = preview(table.slice(0, SHOWN_ROWS), Console().width, drop_empty=False)
+    shown, columns = shortened_rows(table.slice(0, SHOWN_ROWS), Console().width, drop_empty=False)
     output.table(shown, columns, exact=True)
     if table.num_rows > SHOWN_ROWS:
         output.note(f"There are more than {SHOWN_ROWS} rows; --format csv gives all of them.")

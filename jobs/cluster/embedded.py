@@ -236,15 +236,26 @@ def _last_lines() -> str:
 
 def _command(temp_dir: Path, dashboard_port: int, client_port: int) -> list[str]:
     return [
-        *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
+        sys.executable,
+        "-m",
+        "ray.scripts.scripts",
+        "start",
+        "--head",
+        "--block",
         # Port 0 means any free one, so that several embedded clusters can share a machine.
-        *("--port=0", "--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0"),
+        "--port=0",
+        "--min-worker-port=0",
+        "--max-worker-port=0",
+        "--dashboard-agent-listen-port=0",
         f"--ray-client-server-port={client_port}",
-        *("--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}"),
+        "--node-ip-address=127.0.0.1",
+        "--dashboard-host=127.0.0.1",
+        f"--dashboard-port={dashboard_port}",
         f"--temp-dir={temp_dir / 'ray'}",
         f"--num-cpus={_num_cpus()}",
         f"--object-store-memory={_object_store_bytes()}",
-        *("--disable-usage-stats", "--log-color=false"),
+        "--disable-usage-stats",
+        "--log-color=false",
     ]
 
 

@@ -56,8 +56,14 @@ class Columns:
     def needed(self) -> tuple[str, ...]:
         """All columns to read, without duplicates."""
         optional = (
-            *(self.custom_id, self.sampling_params, self.max_tokens),
-            *(self.structured_outputs, self.response_format, self.tools, self.choices, self.token_ids),
+            self.custom_id,
+            self.sampling_params,
+            self.max_tokens,
+            self.structured_outputs,
+            self.response_format,
+            self.tools,
+            self.choices,
+            self.token_ids,
         )
         names = [*self.prompt_columns, *(name for name in optional if name), *(field.name for field in self.kept)]
         return tuple(dict.fromkeys(names))

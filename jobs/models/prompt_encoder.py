@@ -16,6 +16,7 @@ from jobs.models.errors import InvalidMessages, InvalidText
 from jobs.models.segments import Segment
 from jobs.models.template import ChatTemplate
 from jobs.models.words import WordTokenizer, pack, unpack
+from jobs.values.cells import is_encodable
 
 
 class PromptEncoder:
@@ -149,11 +150,11 @@ class PromptEncoder:
                 raise UsageError("The model has no chat template.", "Use --no-chat with a column of prompts.")
         except InvalidMessages as error:
             return error
-        return segments if all(_encodable(segment.text) for segment in segments) else _invalid_text()
+        return segments if all(is_encodable(segment.text) for segment in segments) else _invalid_text()
 
     def _encode_plain(self, texts: Sequence[str], *, bos: bool) -> list[list[int] | InvalidText]:
-        encoded = iter(self._packed([text for text in texts if _encodable(text)], bos=bos))
-        return [unpack(next(encoded)) if _encodable(text) else _invalid_text() for text in texts]
+        encoded = iter(self._packed([text for text in texts if is_encodable(text)], bos=bos))
+        return [unpack(next(encoded)) if is_encodable(text) else _invalid_text() for text in texts]
 
     def _packed(self, texts: Sequence[str], *, bos: bool) -> Iterable[bytes]:
         if self._words is None:
@@ -174,14 +175,6 @@ def _value(result: list[int] | InvalidMessages) -> list[int]:
     if isinstance(result, InvalidMessages):
         raise result
     return result
-
-
-def _encodable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _invalid_text() -> InvalidText:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from jobs.dataset import Dataset, inspect, read_slice, resolve_columns, slices
+from jobs.dataset import Dataset, count_rows, inspect, portions, read_portion, resolve_columns
 from jobs.ledger import Ledger
 from jobs.models.encoding import load_encoder
 from jobs.models.pinning import pin_model
@@ -33,6 +33,7 @@ class Estimate:
     """A job in numbers.
 
     Attributes:
+        rows: rows that the job runs: those of the dataset, or as many as the spec's limit says.
         measured_rows: rows that were tokenised; all other numbers are scaled up from them.
         output_tokens: upper bound: every row generates as many tokens as it may.
         output_share: share of these assumed to be generated; None if unknown, in which case all are.
@@ -52,6 +53,7 @@ class Estimate:
     """
 
     rows: int
+    dataset_rows: int
     measured_rows: int
     shards: int
     input_tokens: int
@@ -110,9 +112,10 @@ def estimate(
     max_model_len = min(spec.engine.max_model_len or encoder.max_model_len, encoder.max_model_len)
     columns = resolve_columns(dataset.schema, spec.input, choices=spec.task == "score")
     preparer = RowPreparer(spec, columns, encoder, max_model_len)
-    light = pa.concat_tables(_sample(dataset, preparer, sample_rows))
+    num_rows = count_rows(dataset, spec.input)
+    light = pa.concat_tables(_sample(dataset, spec, preparer, sample_rows))
     measured = facts_of(light)
-    scale = dataset.num_rows / len(light)
+    scale = num_rows / len(light)
     facts, found = measured, None
     if reused is not None:
         ordered = light.sort_by("row_id")
@@ -134,7 +137,8 @@ def estimate(
     times = predict_times(work_tokens, rate.tokens_per_s if rate else tokens_per_s, start_s, spec)
     codes = Counter(code for code in light["error_code"].to_pylist() if code is not None)
     return Estimate(
-        rows=dataset.num_rows,
+        rows=num_rows,
+        dataset_rows=dataset.num_rows,
         measured_rows=len(light),
         shards=_count_shards(measured, found, spec.shards, scale),
         input_tokens=round(scale * int(measured.num_input_tokens.sum())),
@@ -202,12 +206,10 @@ def _count_shards(measured: RowFacts, found: npt.NDArray[np.int64] | None, budge
     )
 
 
-def _sample(dataset: Dataset, preparer: RowPreparer, sample_rows: int) -> Iterator[pa.Table]:
-    """Yield light columns of rows from slices spread evenly over the dataset; of all rows if they are few enough."""
-    work = slices(dataset, max_rows=1024)
-    step = max(1, -(-dataset.num_rows // sample_rows))
-    for piece in work[::step]:
-        first_row_id = piece.first_row_id
-        for batch in read_slice(piece, list(preparer.columns.needed)):
-            yield light_columns(preparer.prepare(batch, first_row_id))
-            first_row_id += len(batch)
+def _sample(dataset: Dataset, spec: JobSpec, preparer: RowPreparer, sample_rows: int) -> Iterator[pa.Table]:
+    """Yield light columns of rows from slices spread evenly over the job's; of all rows if they are few enough."""
+    work = portions(dataset, spec.input, max_rows=1024)
+    step = max(1, -(-count_rows(dataset, spec.input) // sample_rows))
+    for portion in work[::step]:
+        for batch, row_ids in read_portion(portion, list(preparer.columns.needed)):
+            yield light_columns(preparer.prepare(batch, row_ids))

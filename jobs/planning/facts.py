@@ -24,6 +24,7 @@ def facts_of(rows: pa.Table) -> RowFacts:
     """Build the planner's view of prepared rows, in row-id order."""
     table = light_columns(rows).combine_chunks().sort_by("row_id")
     return RowFacts(
+        row_ids=table["row_id"].to_numpy(),
         num_input_tokens=table["num_input_tokens"].to_numpy(),
         num_output_tokens=table["num_output_tokens"].to_numpy(),
         invalid=table["error_code"].is_valid().to_numpy(),
@@ -60,6 +61,7 @@ class RowFacts:
         same_as: shape (rows,), the first row with the same result; the row itself if no earlier one has it.
         num_bytes: shape (rows,), bytes of each staged row in memory, kept columns included; None for a plan of an older
             version, which did not record them.
+        row_ids: shape (rows,), ascending; None if they count from 0. A job that runs a part of a dataset has gaps.
     """
 
     num_input_tokens: npt.NDArray[np.int32]
@@ -68,6 +70,7 @@ class RowFacts:
     prefixes: Prefixes
     same_as: npt.NDArray[np.int64]
     num_bytes: npt.NDArray[np.int64] | None = None
+    row_ids: npt.NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.num_input_tokens)

@@ -95,7 +95,7 @@ def split(facts: RowFacts, budget: ShardBudget, sources: npt.NDArray[np.int64] |
                 num_cached_tokens=int(cached[start:stop].sum()),
                 num_expected_tokens=int(weights[rows].sum()),
                 num_bytes=None if facts.num_bytes is None else int(held[rows].sum()),
-                row_ids_sha256=row_ids_digest(rows),
+                row_ids_sha256=row_ids_digest(rows if facts.row_ids is None else facts.row_ids[rows]),
             )
         )
     return Split(shards=tuple(shards), shard_of=shard_of, position=position)

@@ -49,8 +49,13 @@ class RowFingerprints:
     def __init__(self, spec: JobSpec, model: str | None, row_columns: Collection[RowColumn]) -> None:
         engine = spec.engine.model_dump(mode="json", exclude=_NOT_THE_RESULT)
         parts = [
-            *(VERSION, model or spec.model.path, spec.task, spec.output_tokens, sorted(row_columns)),
-            *(sorted(engine.items()), spec.sampling.logprobs),
+            VERSION,
+            model or spec.model.path,
+            spec.task,
+            spec.output_tokens,
+            sorted(row_columns),
+            sorted(engine.items()),
+            spec.sampling.logprobs,
         ]
         self._job_key = hashlib.blake2b(repr(parts).encode(), digest_size=32).digest()
         self._sampling_keys: dict[int, tuple[Sampling, bytes]] = {}

@@ -67,8 +67,12 @@ class RowPreparer:
         self.schema = pa.schema([*staged_schema(spec, kept), *FACTS_FIELDS])
         check_spec(spec, columns, encoder)
 
-    def prepare(self, batch: pa.RecordBatch | pa.Table, first_row_id: int) -> pa.Table:
-        """Return staged rows and their facts: exactly one row out for each row in, in the same order."""
+    def prepare(self, batch: pa.RecordBatch | pa.Table, row_ids: int | npt.NDArray[np.int64]) -> pa.Table:
+        """Return staged rows and their facts: exactly one row out for each row in, in the same order.
+
+        Args:
+            row_ids: id of each row, or of the first one if they are consecutive.
+        """
         given = batch if isinstance(batch, pa.Table) else pa.Table.from_batches([batch])
         table, unread = as_roles(given, self.columns)
         carried, no_text = self._carried(table, given)
@@ -85,7 +89,7 @@ class RowPreparer:
         ]
         prepared = pa.table(
             [
-                pa.array(range(first_row_id, first_row_id + len(staged)), pa.int64()),
+                pa.array(range(row_ids, row_ids + len(staged)) if isinstance(row_ids, int) else row_ids, pa.int64()),
                 carried["custom_id"],
                 _lists(tokens, offsets),
                 pa.array([row.sampling for row in staged], pa.string()),

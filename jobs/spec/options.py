@@ -27,6 +27,8 @@ class SubmitOptions(TypedDict, total=False):
     chat: bool
     tools: Sequence[Mapping[str, Any]]
     keep: Sequence[str]
+    limit: int
+    limit_seed: int
     model: str
     engine: Literal["vllm", "fake"]
     replicas: int | str

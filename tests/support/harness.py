@@ -158,12 +158,13 @@ def kill(pid: int) -> None:
     process.wait(20)
 
 
-def check_invariants(ledger: Ledger, rows: int, *, damaged: Collection[str] = ()) -> pa.Table:
+def check_invariants(ledger: Ledger, rows: int | Sequence[int], *, damaged: Collection[str] = ()) -> pa.Table:
     """Check what must hold of a succeeded job, whatever happened on the way. Returns all rows in dataset order.
 
     Its driver may be about to exit, so what follows the terminal record is not asked for.
 
     Args:
+        rows: number of rows, or the ids of those that the job runs.
         damaged: keys below the job directory of objects that the test has damaged for good.
     """
     stored = Stored.of(ledger)
@@ -174,5 +175,5 @@ def check_invariants(ledger: Ledger, rows: int, *, damaged: Collection[str] = ()
     assert terminal.state == "SUCCEEDED", terminal
     results = [stored.objects[commit.key] for commit in terminal.manifest.shards]
     table = pa.concat_tables([read_rows(data) for data in results]).sort_by("row_id")
-    assert table["row_id"].to_pylist() == list(range(rows))
+    assert table["row_id"].to_pylist() == (list(range(rows)) if isinstance(rows, int) else list(rows))
     return table

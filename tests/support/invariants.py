@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,7 +72,7 @@ class Findings:
 def examine(
     stored: Stored,
     *,
-    num_rows: int,
+    num_rows: int | Sequence[int],
     as_undisturbed: Callable[[str, bytes], bool] = lambda _key, _data: True,
     damaged: Collection[str] = (),
     may_fail: bool = False,
@@ -82,11 +82,13 @@ def examine(
     faults), and the part of I5 that no rows are left behind.
 
     Args:
+        num_rows: number of rows of the dataset, or the ids of those that the job runs.
         as_undisturbed: whether a result, by key and bytes, is what a run without faults gives.
         damaged: keys of objects that were damaged from outside, which nobody has to notice.
         may_fail: the job may have ended as FAILED.
         at_rest: no process of the job is left, so that what follows the terminal record has been done, too.
     """
+    row_ids = set(range(num_rows) if isinstance(num_rows, int) else num_rows)
     wrong = [fault for key in sorted(stored.objects.keys() - set(damaged)) for fault in _bad_object(stored, key)]
     if keys.TERMINAL not in stored.objects or keys.SPEC not in stored.objects:
         return Findings(violations=(*wrong, "I3: the job has no terminal record"))
@@ -101,12 +103,12 @@ def examine(
         wrong += [f"I2: {key}: {fault}" for fault in _bad_result(stored, plan, key, rows)]
         if not as_undisturbed(key, stored.objects[key]):
             wrong.append(f"I7: {key} is not what an undisturbed run gives")
-    if strangers := rows.keys() - set(range(num_rows)):
+    if strangers := rows.keys() - row_ids:
         wrong.append(f"I1: rows that the dataset does not have: {sorted(strangers)[:5]}")
     lost = 0
     if isinstance(terminal, Succeeded):
-        lost = len(set(range(num_rows)) - rows.keys())
-        wrong += _bad_manifest(stored, terminal.manifest, plan, num_rows)
+        lost = len(row_ids - rows.keys())
+        wrong += _bad_manifest(stored, terminal.manifest, plan, len(row_ids))
     wrong += _bad_success(stored, terminal.manifest if isinstance(terminal, Succeeded) else None, at_rest=at_rest)
     if isinstance(terminal, Succeeded) and at_rest:
         kept = (keys.STAGED,) if JobSpec.from_json(stored.objects[keys.SPEC]).keep_staged else ()

@@ -31,8 +31,17 @@ def main(folder: Path = Path(".demo")) -> int:
     write_dataset(dataset, ROWS, SEED)
     print(f"A dataset of {ROWS} questions with known answers: {dataset}\n")
     submitted = _jobs(
-        *("submit", str(dataset), "--model", str(MODEL), "--replicas", "2", "--max-tokens", "48"),
-        *("--keep", "task,expected", "--json"),
+        "submit",
+        str(dataset),
+        "--model",
+        str(MODEL),
+        "--replicas",
+        "2",
+        "--max-tokens",
+        "48",
+        "--keep",
+        "task,expected",
+        "--json",
     )
     job_id, dashboard = (json.loads(submitted)[name] for name in ("job_id", "dashboard"))
     _jobs("watch", job_id, capture=False)

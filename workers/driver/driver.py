@@ -74,7 +74,10 @@ class Driver:
         self._spec: JobSpec = ledger.spec()
         self._writer = f"{driver_id}/{uuid4().hex}"
         self._replicas = Replicas(
-            *(ledger, self._spec, driver_id, cluster),
+            ledger,
+            self._spec,
+            driver_id,
+            cluster,
             on_commit=self._on_commit,
             on_salvage=self._on_salvage,
             on_damage=self._on_damage,

@@ -71,16 +71,19 @@ class Planning:
             lengths=length_bins(facts, np.ones(len(facts), np.bool_) if found is None else found < 0),
             max_model_len=self.max_model_len,
         )
-        return plan, () if reused is None else reused.damaged, Places(result.shard_of, result.position, rows)
+        places = Places(light["row_id"].to_numpy(), result.shard_of, result.position, rows)
+        return plan, () if reused is None else reused.damaged, places
 
 
 class Places(NamedTuple):
-    """Destination of each row, and source of its result, indexed by row id.
+    """Destination of each row, and source of its result, in row-id order.
 
     Attributes:
+        row_ids: ids of all rows, ascending.
         sources: `job`, `shard` and `row_id` of the results of rows to copy; null for other rows.
     """
 
+    row_ids: npt.NDArray[np.int64]
     shard_of: npt.NDArray[np.int32]
     position: npt.NDArray[np.int64]
     sources: pa.Table | None
@@ -89,13 +92,13 @@ class Places(NamedTuple):
 def assign(rows: pa.Table, lookup: ray.ObjectRef, wanted: set[int]) -> pa.Table:
     """Add each row's shard and position; drop the light columns and the rows of shards not wanted."""
     places: Places = ray.get(lookup)
-    row_ids = rows["row_id"].to_numpy()
-    shards = places.shard_of[row_ids]
+    at = np.searchsorted(places.row_ids, rows["row_id"].to_numpy())
+    shards = places.shard_of[at]
     rows = rows.drop_columns([field.name for field in FACTS_FIELDS])
     rows = rows.append_column("shard", pa.array(shards, pa.int32()))
-    rows = rows.append_column("position", pa.array(places.position[row_ids], pa.int64()))
+    rows = rows.append_column("position", pa.array(places.position[at], pa.int64()))
     if places.sources is not None:
-        found = places.sources.take(row_ids)
+        found = places.sources.take(at)
         for name, column in zip(SOURCE_COLUMNS, ("job", "shard", "row_id"), strict=True):
             rows = rows.append_column(name, found[column])
     chosen = np.isin(shards, list(wanted))

@@ -18,13 +18,13 @@ from ray.exceptions import RayTaskError
 
 from jobs.dataset import (
     Dataset,
-    Slice,
+    Portion,
     check_unchanged,
     inspect,
     pin,
-    read_slice,
+    portions,
+    read_portion,
     resolve_columns,
-    slices,
 )
 from jobs.errors import InvalidModel, MissingModel
 from jobs.failpoints import failpoint
@@ -128,7 +128,7 @@ class _Staging:
             report(shard)
 
     def _tokenise(self, dataset: Dataset) -> ray.data.Dataset:
-        work = slices(dataset)
+        work = portions(dataset, self._spec.input)
         task = ray.put((self._spec, dataset.schema, work, self._max_model_len))
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False  # they are made for notebooks
@@ -200,10 +200,8 @@ def _tokenise(batch: pa.Table, task: ray.ObjectRef) -> Iterator[pa.Table]:
     (index,) = batch["id"].to_pylist()
     columns = resolve_columns(schema, spec.input, choices=spec.task == "score")
     preparer = RowPreparer(spec, columns, load_encoder(spec.model.path), model_len)
-    first_row_id = work[index].first_row_id
-    for rows in read_slice(work[index], list(columns.needed)):
-        yield preparer.prepare(rows, first_row_id)
-        first_row_id += len(rows)
+    for rows, row_ids in read_portion(work[index], list(columns.needed)):
+        yield preparer.prepare(rows, row_ids)
 
 
 def _write_shard(rows: pa.Table, target: ray.ObjectRef) -> None:
@@ -229,5 +227,5 @@ def _target(target: ray.ObjectRef) -> tuple[str, str, str, JobSpec, Plan, tuple[
 
 
 @lru_cache(maxsize=2)
-def _task(task: ray.ObjectRef) -> tuple[JobSpec, pa.Schema, list[Slice], int]:
+def _task(task: ray.ObjectRef) -> tuple[JobSpec, pa.Schema, list[Portion], int]:
     return ray.get(task)  # type: ignore[no-any-return]
