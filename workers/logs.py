@@ -33,11 +33,13 @@ class LineFormatter(logging.Formatter):
 
 
 def set_up() -> None:
-    """Log lines of level INFO and above to stderr. Has no effect where logging is already set up."""
+    """Log lines of level INFO and above to stderr; where the host program has set up logging, as that does."""
     handler = logging.StreamHandler()
     handler.setFormatter(LineFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     hide_messages_in_logs()
+    for name in OWN_LOGGERS:
+        logging.getLogger(name).setLevel(logging.INFO)
 
 
 class LineHandler(logging.Handler):
