@@ -122,10 +122,18 @@ class Job:
         progress: bool = True,
         raise_on_failure: bool = True,
     ) -> JobStatus:
-        """Wait in a thread, like `wait`: `await job.wait_async()`."""
-        return await asyncio.to_thread(
-            self.wait, timeout_s, poll_s, progress=progress, raise_on_failure=raise_on_failure
-        )
+        """Wait like `wait`, while other tasks run: `await job.wait_async()`. A cancelled task stops waiting at once."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        with progress_shown() if progress else nullcontext(_nothing) as show:
+            while True:
+                status = await asyncio.to_thread(self._look)
+                show(summarise(status, gpu_hour_price=self.client.settings.gpu_hour_price))
+                if self._is_over(status, deadline, timeout_s):
+                    break
+                await asyncio.sleep(poll_s)
+        if raise_on_failure:
+            _check(status)
+        return status
 
     def watch(self, poll_s: float = 1.0, timeout_s: float | None = None) -> Iterator[JobStatus]:
         """Yield the status every `poll_s` seconds until the job has ended or is interrupted; that status comes last.
@@ -135,15 +143,25 @@ class Job:
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
-            status = self.status()
-            if status.interruption is not None:
-                self._keep(status.interruption)
+            status = self._look()
             yield status
-            if status.ended or status.state is State.INTERRUPTED:
+            if self._is_over(status, deadline, timeout_s):
                 return
-            if deadline is not None and time.monotonic() >= deadline:
-                raise TimeoutError(f"Job {self.id} is {status.state} after {timeout_s:g} s")
             time.sleep(poll_s)
+
+    def _look(self) -> JobStatus:
+        """Return the status, and keep what the cluster knows about an interruption."""
+        status = self.status()
+        if status.interruption is not None:
+            self._keep(status.interruption)
+        return status
+
+    def _is_over(self, status: JobStatus, deadline: float | None, timeout_s: float | None) -> bool:
+        if status.ended or status.state is State.INTERRUPTED:
+            return True
+        if deadline is not None and time.monotonic() >= deadline:
+            raise TimeoutError(f"Job {self.id} is {status.state} after {timeout_s:g} s")
+        return False
 
     def resume(self) -> bool:
         """Start a driver if the job has not ended and no driver is at work; it continues from the ledger.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import sys
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,10 +17,11 @@ import jobs
 from jobs import BatchClient, GateFailed, JobFailed
 from jobs.errors import Exit, UsageError
 from jobs.job import Job
+from jobs.ledger import Ledger
 from jobs.store import open_store
 from schemas.codes import JobError, State
 from schemas.records import Cancelled, Failed, Interruption
-from tests.unit.results.ledgers import make_job, succeed
+from tests.unit.results.ledgers import make_job, spec_of, succeed
 
 HOSTILE = "<script>alert('x')</script>"
 
@@ -98,6 +100,20 @@ def test_waiting_for_a_good_job(client: BatchClient, capfd: pytest.CaptureFixtur
     assert job.wait().state is State.SUCCEEDED
     assert asyncio.run(job.wait_async()).state is State.SUCCEEDED
     assert capfd.readouterr() == ("", ""), "neither a terminal nor a notebook"
+
+
+def test_a_task_that_waits_can_be_cancelled(client: BatchClient) -> None:
+    Ledger(client.store, "queued").create(spec_of(), writer="test")
+    job, began = client.job("queued"), time.monotonic()
+
+    async def give_up() -> None:
+        await asyncio.wait_for(job.wait_async(poll_s=200), 1.0)
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(give_up())
+    with pytest.raises(TimeoutError, match="queued is QUEUED after 0 s"):
+        asyncio.run(job.wait_async(timeout_s=0))
+    assert time.monotonic() - began < 100, "no thread goes on"
 
 
 class _Terminal(io.StringIO):
