@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 
 from jobs.cli.output import Format, Output, with_output
+from jobs.shell import MARK
+from schemas.environment import SUBMISSION_ID
 
-_ELSEWHERE = {"JOBS_STATE_DIR"}
+_ELSEWHERE = {"JOBS_STATE_DIR", "JOBS_FAILPOINT_DIR", MARK, SUBMISSION_ID}
+"""Variables of ours that are no settings."""
 
 
 @with_output

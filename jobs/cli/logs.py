@@ -8,12 +8,14 @@ import typer
 
 from jobs import signals
 from jobs.cli.output import Output
-from jobs.cli.reference import JobId, Root, open_job
+from jobs.cli.reference import Address, JobId, Root, TokenPath, open_job
 
 
 def logs(
     job_id: JobId,
     root: Root = None,
+    address: Address = None,
+    token_path: TokenPath = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the driver ends.")] = False,
 ) -> None:
     """Print what the job's driver and replicas have logged, a whole line at a time, each with who says it.
@@ -28,6 +30,6 @@ def logs(
 
     output, lines = Output(), LogLines()
     signals.stands(f"Not following any more; job {job_id} goes on." if follow else "These are not all lines.")
-    for piece in open_job(job_id, root).logs(follow=follow):
+    for piece in open_job(job_id, root, address, token_path).logs(follow=follow):
         output.text("".join(f"{line}\n" for line in lines.feed(piece)))
     output.text("".join(f"{line}\n" for line in lines.flush()))

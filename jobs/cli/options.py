@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from jobs.cli.reference import complete_reuse
 from jobs.errors import UsageError
 
 if TYPE_CHECKING:
@@ -78,6 +79,8 @@ _OPTIONS = [
     _SpecOption(float, "--min-valid-json-rate", "Least answers that are JSON.", _GATES),
 ]
 
+_COMPLETIONS = {"--reuse": {"autocompletion": complete_reuse}}
+
 
 def with_spec(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the argument DATASET and every spec option; it receives `request` by keyword."""
@@ -121,7 +124,10 @@ def _parameters() -> list[inspect.Parameter]:
         option("no_chat", bool, "--no-chat", default=False, help="Prompts as they are, for base models.", panel=_INPUT),
         option("json_schema", Path | None, "--json-schema", help="File with the answer's JSON schema.", panel=_FORM),
         option("tools", Path | None, "--tools", help="File with a JSON list of the tools to offer.", panel=_INPUT),
-        *(option(_keyword(o.flag), o.kind | None, o.flag, help=o.help, panel=o.panel) for o in _OPTIONS),
+        *(
+            option(_keyword(o.flag), o.kind | None, o.flag, help=o.help, panel=o.panel, **_COMPLETIONS.get(o.flag, {}))
+            for o in _OPTIONS
+        ),
         option("output_tokens", bool, "--output-tokens", default=False, help="Add the column generated_tokens."),
         option("keep_staged", bool, "--keep-staged", default=False, help="Keep the staged rows after success."),
         option(

@@ -11,7 +11,7 @@ import typer
 from jobs import signals
 from jobs.cli.options import Request, with_spec
 from jobs.cli.output import Format, Output, with_output
-from jobs.cli.reference import Root
+from jobs.cli.reference import Root, ScheduleName
 from jobs.cli.schedule_runs import render_schedule, run_schedule, serve_schedules
 from jobs.cli.schedule_settings import settings_of
 from jobs.errors import Damaged, UsageError
@@ -27,7 +27,7 @@ app.command("run")(run_schedule)
 app.command("serve")(serve_schedules)
 app.command("render")(render_schedule)
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="The schedule's name.", show_default=False)]
+NewName = Annotated[str, typer.Argument(metavar="NAME", help="The schedule's name.", show_default=False)]
 _WHEN, _LATE, _NEWS = "When", "Late and interrupted runs", "Notifications"
 
 
@@ -36,7 +36,7 @@ _WHEN, _LATE, _NEWS = "When", "Late and interrupted runs", "Notifications"
 @with_spec
 def create(
     output: Output,
-    schedule_name: Name,
+    schedule_name: NewName,
     *,
     request: Request,
     cron: Annotated[
@@ -188,7 +188,7 @@ def list_schedules(output: Output, root: Root = None) -> None:
 @with_output
 def show(
     output: Output,
-    name: Name,
+    name: ScheduleName,
     root: Root = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Show at most so many runs.")] = 14,
 ) -> None:
@@ -212,7 +212,7 @@ def show(
 
 @app.command("latest")
 @with_output
-def latest(output: Output, name: Name, root: Root = None) -> None:
+def latest(output: Output, name: ScheduleName, root: Root = None) -> None:
     """Show the newest published results; -q prints the job id alone. Exit code 1 before the first success.
 
     Example:
@@ -231,7 +231,7 @@ def latest(output: Output, name: Name, root: Root = None) -> None:
 
 @app.command("suspend")
 @with_output
-def suspend(output: Output, name: Name, root: Root = None) -> None:
+def suspend(output: Output, name: ScheduleName, root: Root = None) -> None:
     """Begin no more runs. Those that have begun go on; runs missed meanwhile are not caught up.
 
     Example:
@@ -243,7 +243,7 @@ def suspend(output: Output, name: Name, root: Root = None) -> None:
 
 @app.command("resume")
 @with_output
-def resume(output: Output, name: Name, root: Root = None) -> None:
+def resume(output: Output, name: ScheduleName, root: Root = None) -> None:
     """Let a suspended schedule begin runs again, from its next due time on.
 
     Example:
@@ -255,7 +255,7 @@ def resume(output: Output, name: Name, root: Root = None) -> None:
 
 @app.command("delete")
 @with_output
-def delete(output: Output, name: Name, root: Root = None) -> None:
+def delete(output: Output, name: ScheduleName, root: Root = None) -> None:
     """Delete a schedule. Its jobs, its results and latest.json stay; jobs at work go on.
 
     Example:

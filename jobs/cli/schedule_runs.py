@@ -15,7 +15,7 @@ import typer
 from jobs import signals
 from jobs.cli.diary import log_to_stderr
 from jobs.cli.output import Output, with_output
-from jobs.cli.reference import Root
+from jobs.cli.reference import Address, Root, ScheduleName, TokenPath
 from jobs.errors import Exit, UsageError
 
 if TYPE_CHECKING:
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from jobs.settings import Settings
     from schemas.schedules import End, Run, Schedule
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="The schedule's name.", show_default=False)]
-Address = Annotated[str | None, typer.Option("--address", help="Dashboard of the Ray cluster to use.")]
-TokenPath = Annotated[Path | None, typer.Option("--token-path", help="File with that cluster's token.")]
 Commands = Annotated[
     list[str] | None,
     typer.Option("--notify-command", help="Program that gets each event as JSON on stdin; no shell. May be repeated."),
@@ -38,7 +35,7 @@ _EXITS: dict[End, Exit] = {"succeeded": Exit.OK, "gate": Exit.GATE_CROSSED}
 @with_output
 def run_schedule(
     output: Output,
-    name: Name,
+    name: ScheduleName,
     date: Annotated[
         str | None, typer.Option("--date", help="Logical date: 2026-03-29. Default: the last that was due.")
     ] = None,
@@ -137,7 +134,7 @@ def _pause(seconds: float) -> bool:
 @with_output
 def render_schedule(
     output: Output,
-    name: Name,
+    name: ScheduleName,
     kind: Annotated[str, typer.Option("--for", help="cronjob (Kubernetes) or systemd.")] = "cronjob",
     image: Annotated[str, typer.Option("--image", help="Image with nightbatch, for cronjob.")] = "nightbatch:latest",
     root: Root = None,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jobs.cli.output import Format, Output, with_output
-from jobs.cli.reference import JobId, Root, open_job
+from jobs.cli.reference import Address, JobId, Root, TokenPath, open_job
 from jobs.shell import as_called
 from schemas.codes import State
 
@@ -20,6 +20,8 @@ def status(
     output: Output,
     job_id: JobId,
     root: Root = None,
+    address: Address = None,
+    token_path: TokenPath = None,
     exit_status: Annotated[
         bool, typer.Option("--exit-status", help="Exit 1 if it has failed, 3 if it has crossed a quality gate.")
     ] = False,
@@ -35,7 +37,7 @@ def status(
     from jobs.status.display import next_steps
     from jobs.status.summary import summarise
 
-    job = open_job(job_id, root)
+    job = open_job(job_id, root, address, token_path)
     now = job.status()
     price = job.client.settings.gpu_hour_price
     summary = summarise(now, gpu_hour_price=price)
@@ -57,6 +59,8 @@ def status(
 def list_jobs(
     output: Output,
     root: Root = None,
+    address: Address = None,
+    token_path: TokenPath = None,
     state: Annotated[list[State] | None, typer.Option("--state", help="Only these; may be repeated.")] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Show at most so many.")] = 50,
 ) -> None:
@@ -73,7 +77,7 @@ def list_jobs(
     from jobs.status.listing import newest
     from jobs.text import printable
 
-    client = BatchClient(settings.load({"root": root}))
+    client = BatchClient(settings.load({"root": root, "address": address, "token_path": token_path}))
     listing = newest(client.store, client.reachable_submitter(), states=frozenset(state or ()), limit=limit)
     for job_id, reason in listing.unreadable:
         output.warn(f"Job {job_id} is left out: {reason}")

@@ -9,10 +9,10 @@ import typer
 from jobs import signals
 from jobs.cli.options import Request, with_spec
 from jobs.cli.output import Output, with_output
-from jobs.cli.reference import JobId, Root, open_job
+from jobs.cli.reference import Address, JobId, Root, TokenPath, open_job
 
 if TYPE_CHECKING:
-    from jobs.client import Job
+    from jobs.client import BatchClient, Job
 
 Timeout = Annotated[
     float | None, typer.Option("--timeout", help="Seconds to wait at most; then exit 124.", show_default=False)
@@ -47,6 +47,7 @@ def submit(
     spec = request.spec
     job_id = job_id or new_job_id(spec.name)
     client = BatchClient(request.settings)
+    _tell_of_start(client, output)
     signals.stands("Nothing was submitted.")
     output.note(f"Checking {spec.input.uri} …")
     job, created = client.submit_spec(
@@ -75,6 +76,8 @@ def resume(
     output: Output,
     job_id: JobId,
     root: Root = None,
+    address: Address = None,
+    token_path: TokenPath = None,
     wait: Annotated[bool, typer.Option("--wait", help="Stay and watch until the job has ended.")] = False,
 ) -> None:
     """Go on with an interrupted job, on this or another cluster. Nothing that is committed is done again.
@@ -83,7 +86,8 @@ def resume(
 
       jobs resume reviews-20260301-020000-5f3a --wait
     """
-    job = open_job(job_id, root)
+    job = open_job(job_id, root, address, token_path)
+    _tell_of_start(job.client, output)
     signals.stands(f"Job {job_id} may have been resumed: jobs status {job_id}; the same command again does no harm.")
     started = job.resume()
     signals.stands(f"Job {job_id} goes on: jobs watch {job_id}" if started else f"See: jobs status {job_id}")
@@ -97,14 +101,16 @@ def resume(
 
 
 @with_output
-def cancel(output: Output, job_id: JobId, root: Root = None) -> None:
+def cancel(
+    output: Output, job_id: JobId, root: Root = None, address: Address = None, token_path: TokenPath = None
+) -> None:
     """End a job now. What is finished stays and can be fetched with `jobs results`.
 
     Example:
 
       jobs cancel reviews-20260301-020000-5f3a
     """
-    job = open_job(job_id, root)
+    job = open_job(job_id, root, address, token_path)
     signals.stands(f"Job {job_id} may have been cancelled: jobs status {job_id}; the same command again does no harm.")
     record = job.cancel(
         recorded=lambda state: signals.stands(
@@ -120,14 +126,25 @@ def cancel(output: Output, job_id: JobId, root: Root = None) -> None:
 
 
 @with_output
-def wait(output: Output, job_id: JobId, root: Root = None, timeout: Timeout = None) -> None:
+def wait(
+    output: Output,
+    job_id: JobId,
+    root: Root = None,
+    timeout: Timeout = None,
+    address: Address = None,
+    token_path: TokenPath = None,
+) -> None:
     """Wait until a job has ended; the exit code tells how (0 ok, 1 failed, 3 a quality gate crossed, 124 timed out).
 
     Example:
 
       id=$(batchjobs submit reviews.parquet -q) && batchjobs wait $id --timeout 3600
     """
-    raise typer.Exit(_follow(open_job(job_id, root), output, timeout))
+    raise typer.Exit(_follow(open_job(job_id, root, address, token_path), output, timeout))
+
+
+def _tell_of_start(client: BatchClient, output: Output) -> None:
+    client.before_cluster_start = lambda: output.note("Starting a local Ray cluster …")
 
 
 def _follow(job: Job, output: Output, timeout_s: float | None) -> int:
