@@ -48,7 +48,7 @@ def cluster_down(
         bool, typer.Option("--yes", "-y", "--force", help="Do not ask: interrupt the jobs that run on it.")
     ] = False,
 ) -> None:
-    """End the embedded cluster and every process of it. If jobs run on it, ask first, or refuse off a terminal.
+    """End the embedded cluster and every process of it. If jobs run on it, it asks first; a script needs --yes.
 
     Jobs that run on it are interrupted; what they have finished stays, and `jobs resume` goes on from there.
 

@@ -16,8 +16,8 @@ _ELSEWHERE = {"JOBS_STATE_DIR", "JOBS_FAILPOINT_DIR", MARK, SUBMISSION_ID}
 def show_config(out: Output) -> None:
     """Show every setting and where its value comes from.
 
-    Flags win over the environment (JOBS_ROOT, …), that over jobs.toml (the working directory's, else the
-    user's), that over defaults.
+    Flags override environment variables (JOBS_ROOT, …), which override jobs.toml (the working directory's, else
+    the user's), which overrides defaults.
 
     Example:
 

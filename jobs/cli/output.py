@@ -35,7 +35,7 @@ class Format(StrEnum):
     QUIET = "quiet"
 
 
-_OutputOption = Annotated[Format | None, typer.Option("--output", "-o", help="How to print.", show_default=False)]
+_OutputOption = Annotated[Format | None, typer.Option("--output", "-o", help="Output format.", show_default=False)]
 _JsonOption = Annotated[bool, typer.Option("--json", help="Short for -o json.")]
 _QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Short for -o quiet: ids and values only.")]
 

@@ -31,10 +31,10 @@ def plan(
         float | None, typer.Option("--gpu-price", help="Price of a GPU for an hour.", show_default=False)
     ] = None,
 ) -> None:
-    """Tell what a job would be: rows, tokens, errors, GPU-hours and cost. Starts nothing.
+    """Estimate a job before you submit it: rows, tokens, error rows, GPU-hours and cost. Starts nothing.
 
-    Takes the same options as `jobs submit`. Time and cost follow from how fast earlier jobs with the same model and
-    engine under the same root went; where there were none, none are told.
+    Takes the same options as `jobs submit`. Time and cost are estimated from the throughput of earlier jobs with
+    the same model and engine under the same root; without any they are left out.
 
     Example:
 

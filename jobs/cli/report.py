@@ -20,14 +20,14 @@ def report(
         ),
     ] = None,
     root: Root = None,
-    samples: Annotated[int, typer.Option("--samples", min=0, max=1000, help="Show so many result rows.")] = 10,
+    samples: Annotated[int, typer.Option("--samples", min=0, max=1000, help="Number of result rows to show.")] = 10,
     no_samples: Annotated[
         bool, typer.Option("--no-samples", help="No text of any row, prompt or answer: for private data.")
     ] = False,
 ) -> None:
     """Write a job's report: outcome, throughput, tokens, errors, replicas, cost, what ran. One HTML file.
 
-    It has no script and loads nothing, so it can be mailed and kept. Of a job that runs it tells what is so far.
+    It has no script and loads nothing, so it can be mailed and kept. For a running job it shows the state so far.
 
     Examples:
 

@@ -26,7 +26,7 @@ def status(
         bool, typer.Option("--exit-status", help="Exit 1 if it has failed, 3 if it has crossed a quality gate.")
     ] = False,
 ) -> None:
-    """Show how a job stands. The exit code is 0 whatever it shows, unless --exit-status is given.
+    """Show a job's state and progress. The exit code is 0 whatever the state, unless --exit-status is given.
 
     Examples:
 
@@ -61,8 +61,8 @@ def list_jobs(
     root: Root = None,
     address: Address = None,
     token_path: TokenPath = None,
-    state: Annotated[list[State] | None, typer.Option("--state", help="Only these; may be repeated.")] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Show at most so many.")] = 50,
+    state: Annotated[list[State] | None, typer.Option("--state", help="Only this state; may be repeated.")] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Show at most this many jobs.")] = 50,
 ) -> None:
     """List the jobs under the root, newest first.
 

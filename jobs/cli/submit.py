@@ -80,7 +80,7 @@ def resume(
     token_path: TokenPath = None,
     wait: Annotated[bool, typer.Option("--wait", help="Stay and watch until the job has ended.")] = False,
 ) -> None:
-    """Go on with an interrupted job, on this or another cluster. Nothing that is committed is done again.
+    """Resume an interrupted job, on this or another cluster. Committed rows are not computed again.
 
     Example:
 
