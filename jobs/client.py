@@ -69,6 +69,8 @@ class BatchClient:
             raise UsageError("Settings are given, and root, address or token_path beside them.", "Give one of both.")
         self.settings = settings
         self._submitter: Submitter | None = None
+        self.before_cluster_start: Callable[[], None] = _nothing
+        """Called before the embedded cluster is started, which takes seconds."""
 
     @cached_property
     def store(self) -> ObjectStore:
@@ -256,6 +258,7 @@ class BatchClient:
 
         if (running := self.running_submitter()) is not None:
             return running
+        self.before_cluster_start()
         cluster.up()
         started = self.running_submitter()
         if started is None:

@@ -62,7 +62,7 @@ class Schedule(Document):
     wait_for: str | None = Field(None, description="Templated address that must exist before a run starts.")
     export: str | None = Field(None, description="Templated file or s3:// object that a good run's results go to.")
     overlap: Overlap = Field("skip", description="What happens to a run that is due while an earlier one is not done.")
-    catch_up: CatchUp = Field("latest", description="Which of the runs that were missed are made up for.")
+    catch_up: CatchUp = Field("latest", description="Which missed runs are caught up.")
     max_catch_up: int = Field(7, ge=1, le=366, description="At most so many, the newest.")
     deadline_s: float | None = Field(None, gt=0, description="After which a run is late, from its opening.")
     cancel_late: bool = Field(False, description="Cancel a late run instead of letting it go on.")

@@ -36,7 +36,7 @@ def compare(
         typer.Argument(metavar="B", help="Job after, likewise.", show_default=False, autocompletion=complete_job_id),
     ],
     root: Root = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=0, help="Show so many of the changed rows.")] = 10,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=0, help="Show at most this many changed rows.")] = 10,
     out: Annotated[
         str | None, typer.Option("--out", help="Write all changed rows here: FILE.parquet.", show_default=False)
     ] = None,

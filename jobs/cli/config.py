@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 
 from jobs.cli.output import Format, Output, with_output
+from jobs.shell import MARK
+from schemas.environment import SUBMISSION_ID
 
-_ELSEWHERE = {"JOBS_STATE_DIR"}
+_ELSEWHERE = {"JOBS_STATE_DIR", "JOBS_FAILPOINT_DIR", MARK, SUBMISSION_ID}
+"""Variables of ours that are no settings."""
 
 
 @with_output
 def show_config(out: Output) -> None:
     """Show every setting and where its value comes from.
 
-    Flags win over the environment (JOBS_ROOT, …), that over jobs.toml (the working directory's, else the
-    user's), that over defaults.
+    Flags override environment variables (JOBS_ROOT, …), which override jobs.toml (the working directory's, else
+    the user's), which overrides defaults.
 
     Example:
 

@@ -17,13 +17,18 @@ def present(command: Any) -> None:
     """Change the help of a command, of its parameters and of the commands below it."""
     width = shutil.get_terminal_size().columns - _MARGIN
     if command.help:
-        paragraphs = as_called(inspect.cleandoc(command.help)).split("\n\n")
+        paragraphs = _shown(inspect.cleandoc(command.help)).split("\n\n")
         command.help = "\n\n".join(_paragraph(each, width) for each in paragraphs)
     for parameter in command.params:
         if text := getattr(parameter, "help", None):
-            parameter.help = as_called(text)
+            parameter.help = _shown(text)
     for below in getattr(command, "commands", {}).values():
         present(below)
+
+
+def _shown(text: str) -> str:
+    """Put in the program's name; keep `nightbatch[sql]`, which Rich would take for markup."""
+    return re.sub(r"(?<!\\)\[(?=[a-z@#/])", r"\\[", as_called(text))
 
 
 def _paragraph(text: str, width: int) -> str:

@@ -9,7 +9,7 @@ import typer
 
 from jobs import signals
 from jobs.cli.output import Output
-from jobs.cli.reference import JobId, Root, open_job
+from jobs.cli.reference import Address, JobId, Root, TokenPath, open_job
 from jobs.errors import UsageError
 
 
@@ -24,6 +24,8 @@ class Level(StrEnum):
 def logs(
     job_id: JobId,
     root: Root = None,
+    address: Address = None,
+    token_path: TokenPath = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job's driver ends.")] = False,
     tail: Annotated[
         int | None, typer.Option("--tail", "-n", min=0, help="Only the last N lines.", show_default=False)
@@ -61,7 +63,7 @@ def logs(
     if everything and level is not None:
         raise UsageError("--level and --all do not go together.", "Lines that others print have no level of ours.")
     source = f"replica-{replica}" if replica and replica.replace(".", "").isdecimal() else replica
-    job = open_job(job_id, root)
+    job = open_job(job_id, root, address, token_path)
     signals.stands(f"Not following any more; job {job.id} goes on." if follow else "These are not all lines.")
     log = job.open_log(everything=everything)
     lines = [line for line in log.so_far() if line.matches(level and level.name, source)]

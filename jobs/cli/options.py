@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperCommand
 
 from jobs.cli.output import with_output
+from jobs.cli.reference import complete_reuse
 from jobs.errors import UsageError
 from jobs.text import quoted
 
@@ -73,6 +74,9 @@ class _SpecCommand(TyperCommand):
         self.params, self.callback, self._is_built = whole.params, whole.callback, True
 
 
+_COMPLETIONS = {"--reuse": {"autocompletion": complete_reuse}}
+
+
 def _with_spec(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the argument DATASET and every option of a spec; it receives `request` by keyword."""
 
@@ -111,7 +115,7 @@ def _parameters() -> Iterator[inspect.Parameter]:
 
 
 def _option(name: str, kind: Any, flag: str, text: str, panel: str) -> inspect.Parameter:
-    more: dict[str, Any] = {}
+    more: dict[str, Any] = dict(_COMPLETIONS.get(flag, {}))
     if get_origin(kind) is Literal:
         # Taken as text: the spec says what is wrong with it in the same words as for a file and for the client.
         choices, kind = get_args(kind), str

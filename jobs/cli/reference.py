@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,12 +12,27 @@ if TYPE_CHECKING:
     from jobs.client import BatchClient, Job
 
 MAX_COMPLETIONS = 50
+_SCHEDULES = "_schedules"
+"""Folder of `schemas.schedules.SCHEDULES`, which takes too long to import for every command."""
 
 
 def complete_job_id(ctx: typer.Context, incomplete: str) -> list[str]:
     """Ids of the newest jobs that begin like that, of a root on this machine: a store elsewhere is not asked."""
-    from pathlib import Path
+    return _newest(ctx, "", incomplete, "_job/spec.json")
 
+
+def complete_reuse(ctx: typer.Context, incomplete: str) -> list[str]:
+    """What --reuse takes: `auto` or a job's id."""
+    return [*(["auto"] if "auto".startswith(incomplete) else []), *complete_job_id(ctx, incomplete)]
+
+
+def complete_schedule(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Names of schedules that begin like that, of a root on this machine."""
+    return sorted(_newest(ctx, _SCHEDULES, incomplete, "schedule.json"))
+
+
+def _newest(ctx: typer.Context, folder: str, incomplete: str, document: str) -> list[str]:
+    """Folders that begin like that and hold a document, newest document first."""
     from jobs import settings
     from jobs.errors import JobsError
 
@@ -24,11 +40,11 @@ def complete_job_id(ctx: typer.Context, incomplete: str) -> list[str]:
         root = settings.load({"root": ctx.params.get("root")}).root
         if "://" in root:
             return []
-        specs = [path / "_job" / "spec.json" for path in Path(root).glob(f"{glob.escape(incomplete)}*")]
-        dated = sorted(((path.stat().st_mtime, path.parts[-3]) for path in specs if path.is_file()), reverse=True)
+        found = [(path / document, path.name) for path in Path(root, folder).glob(f"{glob.escape(incomplete)}*")]
+        dated = sorted(((file.stat().st_mtime, name) for file, name in found if file.is_file()), reverse=True)
     except (JobsError, OSError):
         return []
-    return [job_id for _, job_id in dated[:MAX_COMPLETIONS]]
+    return [name for _, name in dated[:MAX_COMPLETIONS]]
 
 
 JobId = Annotated[
@@ -40,20 +56,30 @@ JobId = Annotated[
         autocompletion=complete_job_id,
     ),
 ]
+ScheduleName = Annotated[
+    str,
+    typer.Argument(metavar="NAME", help="The schedule's name.", show_default=False, autocompletion=complete_schedule),
+]
 Root = Annotated[
     str | None,
     typer.Option("--root", help="Where job directories live: s3://… or a directory.", show_default=False),
 ]
+Address = Annotated[
+    str | None, typer.Option("--address", help="Dashboard of the Ray cluster to use.", show_default=False)
+]
+TokenPath = Annotated[
+    Path | None, typer.Option("--token-path", help="File with that cluster's token.", show_default=False)
+]
 
 
-def client_of(root: str | None) -> BatchClient:
-    """Return the client for a root. Nothing is contacted yet."""
+def client_of(root: str | None, address: str | None = None, token_path: Path | None = None) -> BatchClient:
+    """Return the client for a root and a cluster. Nothing is contacted yet."""
     from jobs import settings
     from jobs.client import BatchClient
 
-    return BatchClient(settings.load({"root": root}))
+    return BatchClient(settings.load({"root": root, "address": address, "token_path": token_path}))
 
 
-def open_job(job_id: str, root: str | None) -> Job:
+def open_job(job_id: str, root: str | None, address: str | None = None, token_path: Path | None = None) -> Job:
     """Find the job that is meant by an id, the beginning of one, `latest` or a name; see `jobs.job_ids`."""
-    return client_of(root).job(job_id)
+    return client_of(root, address, token_path).job(job_id)

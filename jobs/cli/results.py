@@ -52,10 +52,10 @@ def results(
     ] = None,
     head: Annotated[
         int | None,
-        typer.Option("--head", "-n", min=0, help="Show the first so many rows as a table.", show_default=False),
+        typer.Option("--head", "-n", min=0, help="Show the first N rows as a table.", show_default=False),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option("--limit", min=0, help="At most so many rows.", show_default=False)
+        int | None, typer.Option("--limit", min=0, help="At most this many rows.", show_default=False)
     ] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Check every shard against the commit record.")] = False,
 ) -> None:

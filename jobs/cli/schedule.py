@@ -10,7 +10,7 @@ import typer
 from jobs import signals
 from jobs.cli.options import Request, add_spec_command
 from jobs.cli.output import Format, Output, with_output
-from jobs.cli.reference import Root
+from jobs.cli.reference import Root, ScheduleName
 from jobs.cli.schedule_runs import outcome_word, render_schedule, run_schedule, serve_schedules
 from jobs.cli.schedule_settings import settings_of
 from jobs.errors import Damaged, UsageError
@@ -26,13 +26,13 @@ app.command("run")(run_schedule)
 app.command("serve")(serve_schedules)
 app.command("render")(render_schedule)
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="The schedule's name.", show_default=False)]
+NewName = Annotated[str, typer.Argument(metavar="NAME", help="The schedule's name.", show_default=False)]
 _WHEN, _LATE, _NEWS = "When", "Late and interrupted runs", "Notifications"
 
 
 def create(
     output: Output,
-    schedule_name: Name,
+    schedule_name: NewName,
     *,
     request: Request,
     cron: Annotated[
@@ -40,13 +40,14 @@ def create(
     ],
     tz: Annotated[str, typer.Option("--tz", help="Time zone: Europe/Berlin.", rich_help_panel=_WHEN)] = "UTC",
     wait_for: Annotated[
-        str | None, typer.Option("--wait-for", help="Address that must exist first, as well.", rich_help_panel=_WHEN)
+        str | None, typer.Option("--wait-for", help="Also wait until this address exists.", rich_help_panel=_WHEN)
     ] = None,
     input_deadline: Annotated[
-        str, typer.Option("--input-deadline", help="How long to wait for the input.", rich_help_panel=_LATE)
+        str,
+        typer.Option("--input-deadline", help="Give up waiting for input after: 6h.", rich_help_panel=_LATE),
     ] = "6h",
     export: Annotated[
-        str | None, typer.Option("--export", help="Write good results there too: s3://out/{{ date }}.parquet")
+        str | None, typer.Option("--export", help="Also write good results there: s3://out/{{ date }}.parquet")
     ] = None,
     overlap: Annotated[
         str, typer.Option("--overlap", help="If a run is not done when the next is due: skip, queue, cancel-previous.")
@@ -54,9 +55,9 @@ def create(
     catch_up: Annotated[str, typer.Option("--catch-up", help="Missed runs to catch up: none, latest, all.")] = (
         "latest"
     ),
-    max_catch_up: Annotated[int, typer.Option("--max-catch-up", help="With all: at most so many, the newest.")] = 7,
+    max_catch_up: Annotated[int, typer.Option("--max-catch-up", help="With `all`: at most this many, the newest.")] = 7,
     deadline: Annotated[
-        str | None, typer.Option("--deadline", help="A run is late after: 30m, 6h, 1d.", rich_help_panel=_LATE)
+        str | None, typer.Option("--deadline", help="A run counts as late after: 30m, 6h, 1d.", rich_help_panel=_LATE)
     ] = None,
     cancel_late: Annotated[
         bool, typer.Option("--cancel-late", help="Cancel a late run; else it goes on.", rich_help_panel=_LATE)
@@ -65,25 +66,28 @@ def create(
         int, typer.Option("--retries", help="How often an interrupted job is resumed.", rich_help_panel=_LATE)
     ] = 3,
     retry_backoff: Annotated[
-        str, typer.Option("--retry-backoff", help="Pause before the first; it doubles.", rich_help_panel=_LATE)
+        str, typer.Option("--retry-backoff", help="Pause before the first retry; it doubles.", rich_help_panel=_LATE)
     ] = "1m",
     webhook: Annotated[
         list[str] | None, typer.Option("--webhook", help="Address to POST events to.", rich_help_panel=_NEWS)
     ] = None,
     webhook_secret_env: Annotated[
         str | None,
-        typer.Option("--webhook-secret-env", help="Scheduler's variable with the secret.", rich_help_panel=_NEWS),
+        typer.Option("--webhook-secret-env", help="The scheduler's variable with the secret.", rich_help_panel=_NEWS),
     ] = None,
     webhook_secret_file: Annotated[
-        str | None, typer.Option("--webhook-secret-file", help="Or a file on its machine.", rich_help_panel=_NEWS)
+        str | None,
+        typer.Option("--webhook-secret-file", help="Or a file on its machine.", rich_help_panel=_NEWS),
     ] = None,
     notify_on: Annotated[
         str,
-        typer.Option("--notify-on", help="Of succeeded, gate, failed, late, cancelled, skipped", rich_help_panel=_NEWS),
+        typer.Option(
+            "--notify-on", help="Of: succeeded, gate, failed, late, cancelled, skipped.", rich_help_panel=_NEWS
+        ),
     ] = "succeeded,gate,failed,late",
     replace: Annotated[bool, typer.Option("--replace", help="Change a schedule that exists.")] = False,
 ) -> None:
-    """Run a job by the calendar. `jobs schedule serve` must run somewhere, or what `render` prints.
+    """Create a schedule. `jobs schedule serve` must run somewhere to start its runs, or what `render` prints.
 
     DATASET, --wait-for and --export may hold {{ date }}, {{ yesterday }}, {{ year }}, {{ month }}, {{ day }},
     {{ hour }}, {{ minute }} and {{ logical_date }}, by the schedule's own clock.
@@ -176,9 +180,9 @@ def list_schedules(output: Output, root: Root = None) -> None:
 @with_output
 def show(
     output: Output,
-    name: Name,
+    name: ScheduleName,
     root: Root = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Show at most so many runs.")] = 14,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Show at most this many runs.")] = 14,
 ) -> None:
     """Show a schedule and its newest runs.
 
@@ -200,7 +204,7 @@ def show(
 
 @app.command("latest")
 @with_output
-def latest(output: Output, name: Name, root: Root = None) -> None:
+def latest(output: Output, name: ScheduleName, root: Root = None) -> None:
     """Show the newest published results; -q prints the job id alone. Exit code 1 before the first success.
 
     Example:
@@ -219,8 +223,8 @@ def latest(output: Output, name: Name, root: Root = None) -> None:
 
 @app.command("suspend")
 @with_output
-def suspend(output: Output, name: Name, root: Root = None) -> None:
-    """Begin no more runs. Those that have begun go on; runs missed meanwhile are not caught up.
+def suspend(output: Output, name: ScheduleName, root: Root = None) -> None:
+    """Stop starting new runs. Runs under way go on; missed runs are not caught up.
 
     Example:
 
@@ -231,8 +235,8 @@ def suspend(output: Output, name: Name, root: Root = None) -> None:
 
 @app.command("resume")
 @with_output
-def resume(output: Output, name: Name, root: Root = None) -> None:
-    """Let a suspended schedule begin runs again, from its next due time on.
+def resume(output: Output, name: ScheduleName, root: Root = None) -> None:
+    """Let a suspended schedule start runs again, from its next due time on.
 
     Example:
 
@@ -243,8 +247,8 @@ def resume(output: Output, name: Name, root: Root = None) -> None:
 
 @app.command("delete")
 @with_output
-def delete(output: Output, name: Name, root: Root = None) -> None:
-    """Delete a schedule. Its jobs, its results and latest.json stay; jobs at work go on.
+def delete(output: Output, name: ScheduleName, root: Root = None) -> None:
+    """Delete a schedule. Its jobs, its results and latest.json stay; running jobs go on.
 
     Example:
 

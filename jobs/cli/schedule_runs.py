@@ -14,7 +14,7 @@ import typer
 from jobs import signals
 from jobs.cli.diary import log_to_stderr
 from jobs.cli.output import Output, with_output
-from jobs.cli.reference import Root
+from jobs.cli.reference import Address, Root, ScheduleName, TokenPath
 from jobs.errors import Exit, UsageError
 from schemas.codes import State
 
@@ -24,12 +24,9 @@ if TYPE_CHECKING:
     from jobs.settings import Settings
     from schemas.schedules import End
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="The schedule's name.", show_default=False)]
-Address = Annotated[str | None, typer.Option("--address", help="Dashboard of the Ray cluster to use.")]
-TokenPath = Annotated[Path | None, typer.Option("--token-path", help="File with that cluster's token.")]
 Commands = Annotated[
     list[str] | None,
-    typer.Option("--notify-command", help="Program that gets each event as JSON on stdin; no shell. May be repeated."),
+    typer.Option("--notify-command", help="Program that receives each event as JSON on stdin. May be repeated."),
 ]
 
 _EXITS: dict[End, Exit] = {"succeeded": Exit.OK, "gate": Exit.GATE_CROSSED}
@@ -38,7 +35,7 @@ _EXITS: dict[End, Exit] = {"succeeded": Exit.OK, "gate": Exit.GATE_CROSSED}
 @with_output
 def run_schedule(
     output: Output,
-    name: Name,
+    name: ScheduleName,
     date: Annotated[
         str | None, typer.Option("--date", help="Logical date: 2026-03-29. Default: the last that was due.")
     ] = None,
@@ -48,10 +45,10 @@ def run_schedule(
     token_path: TokenPath = None,
     notify_command: Commands = None,
 ) -> None:
-    """Run one date of a schedule now. Running it again attaches to it; what has succeeded is not run again.
+    """Run one date of a schedule now, or attach to its run. A date that has succeeded is not run again.
 
-    A date whose run has failed gets another round: its interrupted job goes on; if it had ended, a new one is
-    submitted. Without --wait, `jobs schedule serve` carries the run on. The exit code of --wait tells how it ended:
+    A date whose run has failed gets another round: its job is resumed if it was interrupted, and replaced if it had
+    ended. Without --wait, `jobs schedule serve` carries the run on. The exit code of --wait tells how it ended:
     0 succeeded, 3 a quality gate crossed, 1 anything else.
 
     Examples:
@@ -109,7 +106,7 @@ def serve_schedules(
     address: Address = None,
     token_path: TokenPath = None,
 ) -> None:
-    """Run the schedules under the root until it is ended. Any number may run at once, and each may be killed.
+    """Run the scheduler: it starts due runs and carries them to their end. Any number may run at once.
 
     Webhooks are a schedule's own; commands are given here, because whoever can write to the object store must not be
     able to run programs on this machine.
@@ -138,16 +135,16 @@ def _pause(seconds: float) -> bool:
 @with_output
 def render_schedule(
     output: Output,
-    name: Name,
+    name: ScheduleName,
     kind: Annotated[str, typer.Option("--for", help="cronjob (Kubernetes) or systemd.")] = "cronjob",
     image: Annotated[str, typer.Option("--image", help="Image with nightbatch, for cronjob.")] = "nightbatch:latest",
     root: Root = None,
     address: Address = None,
 ) -> None:
-    """Print what runs a schedule without `serve`: a Kubernetes CronJob, or a systemd service and timer.
+    """Print a Kubernetes CronJob, or a systemd service and timer, that runs a schedule without `serve`.
 
-    Both call `jobs schedule run NAME --wait` at the schedule's times. Catching up and waiting for an earlier run are
-    then theirs, as far as they can: Kubernetes' concurrencyPolicy, systemd's Persistent.
+    Both call `jobs schedule run NAME --wait` at the schedule's times. Missed and overlapping runs are then
+    handled by Kubernetes (concurrencyPolicy) or systemd (Persistent), as far as these can.
 
     Examples:
 

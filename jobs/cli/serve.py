@@ -37,16 +37,18 @@ def serve(
     ] = None,
     no_auth: Annotated[bool, typer.Option("--no-auth", help="Let every user of this machine in.")] = False,
     model_name: Annotated[
-        str | None, typer.Option("--model-name", help="Model that requests name. Default: its directory's name.")
+        str | None, typer.Option("--model-name", help="Model name that requests must give. Default: the directory's.")
     ] = None,
-    max_file_mib: Annotated[int, typer.Option("--max-file-mib", min=1, help="Largest file to take.")] = 200,
+    max_file_mib: Annotated[
+        int, typer.Option("--max-file-mib", min=1, help="Largest file that may be uploaded.")
+    ] = 200,
     max_requests: Annotated[int, typer.Option("--max-requests", min=1, help="Most requests in a file.")] = 50_000,
     spec_file: Annotated[Path | None, typer.Option("--spec", help="TOML file with the spec of every batch.")] = None,
     model: Annotated[str | None, typer.Option("--model", help="Model directory.")] = None,
     engine: Annotated[str | None, typer.Option("--engine", help="vllm (default) or fake.")] = None,
     replicas: Annotated[str | None, typer.Option("--replicas", help="8 or 2..16. Default: 1.")] = None,
     max_tokens: Annotated[
-        int | None, typer.Option("--max-tokens", help="Of requests that give none. Default: 256.")
+        int | None, typer.Option("--max-tokens", help="Most tokens for a request that sets no limit. Default: 256.")
     ] = None,
     assign: Annotated[list[str] | None, typer.Option("--set", help="Any field of the spec: FIELD=VALUE.")] = None,
     root: Annotated[str | None, typer.Option("--root", help="Where jobs and files live.")] = None,

@@ -29,7 +29,7 @@ def sql(
         typer.Option("--format", help="csv, jsonl, json or parquet, to stdout. Default: a table.", show_default=False),
     ] = None,
 ) -> None:
-    """Ask questions of a job's results in DuckDB's SQL. The view `results` has a row per row; nothing is written.
+    """Query a job's results with DuckDB's SQL. The view `results` has one row for each input row.
 
     A table shows the first 100 rows; --json and --format give all of them. Of a job that has not succeeded, the view
     has the rows that are committed so far. Needs duckdb: pip install 'nightbatch[sql]'.

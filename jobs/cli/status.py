@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs.cli.output import Format, Output, with_output
-from jobs.cli.reference import JobId, Root, open_job
+from jobs.cli.reference import Address, JobId, Root, TokenPath, open_job
 from jobs.shell import as_called
 from schemas.codes import ENDED, State
 
@@ -33,11 +33,13 @@ def status(
     output: Output,
     job_id: JobId,
     root: Root = None,
+    address: Address = None,
+    token_path: TokenPath = None,
     exit_status: Annotated[
         bool, typer.Option("--exit-status", help="Exit 1 if it has failed, 3 if it has crossed a quality gate.")
     ] = False,
 ) -> None:
-    """Show the state of a job. The exit code is 0 whatever the state, unless --exit-status is given.
+    """Show the state and the progress of a job. The exit code is 0 whatever the state, unless --exit-status is given.
 
     Examples:
 
@@ -48,7 +50,7 @@ def status(
     from jobs.status.display import next_steps
     from jobs.status.summary import summarise
 
-    job = open_job(job_id, root)
+    job = open_job(job_id, root, address, token_path)
     now = job.status()
     price = job.client.settings.gpu_hour_price
     summary = summarise(now, gpu_hour_price=price)
@@ -70,6 +72,8 @@ def status(
 def list_jobs(
     output: Output,
     root: Root = None,
+    address: Address = None,
+    token_path: TokenPath = None,
     state: Annotated[
         list[State] | None, typer.Option("--state", help="Only jobs in this state; may be repeated.")
     ] = None,
@@ -88,7 +92,7 @@ def list_jobs(
     from jobs.status.listing import newest
     from jobs.text import printable
 
-    client = BatchClient(settings.load({"root": root}))
+    client = BatchClient(settings.load({"root": root, "address": address, "token_path": token_path}))
     listing = newest(client.store, client.reachable_submitter(), states=frozenset(state or ()), limit=limit)
     for job_id, reason in listing.unreadable:
         output.warn(f"Job {job_id} is left out: {reason}")

@@ -9,11 +9,11 @@ import typer
 from jobs import signals
 from jobs.cli.options import Request
 from jobs.cli.output import Output, with_output
-from jobs.cli.reference import JobId, Root, open_job
+from jobs.cli.reference import Address, JobId, Root, TokenPath, open_job
 from schemas.codes import State
 
 if TYPE_CHECKING:
-    from jobs.client import Job
+    from jobs.client import BatchClient, Job
 
 Timeout = Annotated[
     float | None, typer.Option("--timeout", help="Seconds to wait at most; then exit 124.", show_default=False)
@@ -45,6 +45,7 @@ def submit(
     from jobs.spec.build import new_job_id
 
     client = BatchClient(request.settings)
+    _tell_of_start(client, output)
     spec = resolve_reuse(client.store, request.spec)
     job_id = job_id or new_job_id(spec.name)
     signals.stands("Nothing was submitted.")
@@ -75,16 +76,19 @@ def resume(
     output: Output,
     job_id: JobId,
     root: Root = None,
+    address: Address = None,
+    token_path: TokenPath = None,
     wait: Annotated[bool, typer.Option("--wait", help="Stay and watch until the job has ended.")] = False,
 ) -> None:
-    """Go on with an interrupted job, on this or another cluster. Nothing that is committed is done again.
+    """Resume an interrupted job, on this or another cluster. Committed rows are not computed again.
 
     Example:
 
       jobs resume reviews-20260301-020000-5f3a --wait
     """
-    job = open_job(job_id, root)
+    job = open_job(job_id, root, address, token_path)
     job_id = job.id
+    _tell_of_start(job.client, output)
     signals.stands(f"Job {job_id} may have been resumed: jobs status {job_id}; the same command again does no harm.")
     started = job.resume()
     signals.stands(f"Job {job_id} goes on: jobs watch {job_id}" if started else f"See: jobs status {job_id}")
@@ -98,7 +102,9 @@ def resume(
 
 
 @with_output
-def cancel(output: Output, job_id: JobId, root: Root = None) -> None:
+def cancel(
+    output: Output, job_id: JobId, root: Root = None, address: Address = None, token_path: TokenPath = None
+) -> None:
     """End a job now. What is finished stays and can be fetched with `jobs results`.
 
     Example:
@@ -107,7 +113,7 @@ def cancel(output: Output, job_id: JobId, root: Root = None) -> None:
     """
     from jobs.status.job_status import ended_state
 
-    job = open_job(job_id, root)
+    job = open_job(job_id, root, address, token_path)
     job_id = job.id
     signals.stands(f"Job {job_id} may have been cancelled: jobs status {job_id}; the same command again does no harm.")
     record = job.cancel(
@@ -125,14 +131,25 @@ def cancel(output: Output, job_id: JobId, root: Root = None) -> None:
 
 
 @with_output
-def wait(output: Output, job_id: JobId, root: Root = None, timeout: Timeout = None) -> None:
+def wait(
+    output: Output,
+    job_id: JobId,
+    root: Root = None,
+    timeout: Timeout = None,
+    address: Address = None,
+    token_path: TokenPath = None,
+) -> None:
     """Wait until a job has ended; the exit code tells how (0 ok, 1 failed, 3 a quality gate crossed, 124 timed out).
 
     Example:
 
       id=$(batchjobs submit reviews.parquet -q) && batchjobs wait $id --timeout 3600
     """
-    raise typer.Exit(_follow(open_job(job_id, root), output, timeout))
+    raise typer.Exit(_follow(open_job(job_id, root, address, token_path), output, timeout))
+
+
+def _tell_of_start(client: BatchClient, output: Output) -> None:
+    client.before_cluster_start = lambda: output.note("Starting a local Ray cluster …")
 
 
 def _follow(job: Job, output: Output, timeout_s: float | None) -> int:

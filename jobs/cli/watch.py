@@ -12,7 +12,7 @@ import typer
 
 from jobs import signals
 from jobs.cli.output import Format, Output, with_output
-from jobs.cli.reference import JobId, Root, open_job
+from jobs.cli.reference import Address, JobId, Root, TokenPath, open_job
 from jobs.errors import Exit
 from schemas.codes import State
 
@@ -29,6 +29,8 @@ def watch(
     output: Output,
     job_id: JobId,
     root: Root = None,
+    address: Address = None,
+    token_path: TokenPath = None,
     timeout: Annotated[
         float | None,
         typer.Option("--timeout", help="Watch for at most this many seconds, then exit 124.", show_default=False),
@@ -44,7 +46,7 @@ def watch(
 
       jobs watch reviews-20260301-020000-5f3a
     """
-    job = open_job(job_id, root)
+    job = open_job(job_id, root, address, token_path)
     code = follow(job, output, timeout)
     if output.format is Format.JSON:
         from jobs.status.summary import summarise

@@ -32,4 +32,4 @@ def _pieces(line: str) -> list[str]:
     """Split a line into words and whole commands."""
     # A command ends where the sentence goes on: at punctuation, or at its closing backtick.
     command = rf"{re.escape(program())} (?:{'|'.join(COMMANDS)})(?![\w-])[^`;,)]*?(?=[`;,)]|\. |\.?$)"
-    return re.findall(rf"(?:`[^`]*`|{command}|\S)+", line)
+    return re.findall(rf"(?:`[^`]*`|{{{{.*?}}}}|{command}|\S)+", line)

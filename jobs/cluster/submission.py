@@ -179,6 +179,12 @@ class Submitter:
             ]
         return sorted(found, key=lambda each: each.started_at or 0.0, reverse=True)
 
+    def jobs_at_work(self) -> list[str]:
+        """Return the ids of the jobs whose drivers have not ended, sorted."""
+        with self._errors():
+            active = [each for each in self._client.list_jobs() if not each.status.is_terminal()]
+        return sorted({job_id for each in active if (job_id := (each.metadata or {}).get("job_id"))})
+
     def logs(self, submission_id: str) -> str:
         """Return everything that the driver has printed so far."""
         with self._errors(submission_id):

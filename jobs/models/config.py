@@ -107,7 +107,10 @@ def load_info(model_dir: Path) -> ModelInfo:
         InvalidModel: no `config.json`, an unsupported architecture, or values the engine would get wrong.
     """
     if not model_dir.is_dir():
-        raise MissingModel(f"There is no model directory {model_dir}.", "Check the path given with --model.")
+        raise MissingModel(
+            f"There is no model directory {model_dir}.",
+            "Check the path.",
+        )
     path = model_dir / "config.json"
     if not path.is_file():
         raise MissingModel(f"{model_dir} has no config.json.", "Give the directory of a model in Hugging Face layout.")

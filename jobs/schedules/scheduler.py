@@ -6,10 +6,10 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import NamedTuple
 
 from jobs.errors import JobsError, StoreError, UsageError
 from jobs.failpoints import failpoint
+from jobs.pauses import Pauses
 from jobs.schedules.book import Book, StoredRun
 from jobs.schedules.calendar import Calendar
 from jobs.schedules.decide import (
@@ -50,14 +50,6 @@ _STEPS = 12
 _log = logging.getLogger(__name__)
 
 
-class _Pause(NamedTuple):
-    """The pause after a failed action: its start by the wall clock and by the monotonic clock, and its length."""
-
-    at: float
-    at_monotonic: float
-    seconds: float
-
-
 class Scheduler:
     """Drives the schedules under one root.
 
@@ -80,7 +72,7 @@ class Scheduler:
         self._monotonic = monotonic
         self._retries_seen: dict[tuple[str, str], tuple[int, tuple[Retry, ...], float]] = {}
         self._closed: dict[str, dict[str, RunView]] = {}
-        self._pauses: dict[tuple[object, ...], _Pause] = {}
+        self._pauses = Pauses(_FIRST_PAUSE_S, _MAX_PAUSE_S, (lambda: now().timestamp(), monotonic))
         self._told: dict[tuple[str, str], str] = {}
 
     def serve(self, wait: Callable[[float], bool]) -> None:
@@ -205,23 +197,17 @@ class Scheduler:
         done = False
         for action in actions:
             identity = _identity(schedule, action)
-            last = self._pauses.get(identity)
-            if last is not None and not self._is_over(last):
+            if self._pauses.lasts(identity):
                 continue
             try:
                 self._perform(schedule, action, hooks)
             except JobsError as error:
                 _log.warning("%s: %s", " ".join(map(str, identity)), error)
-                pause_s = _FIRST_PAUSE_S if last is None else min(2 * last.seconds, _MAX_PAUSE_S)
-                self._pauses[identity] = _Pause(self._now().timestamp(), self._monotonic(), pause_s)
+                self._pauses.begin(identity, longer=True)
             else:
-                self._pauses.pop(identity, None)
+                self._pauses.forget(identity)
                 done = True
         return done
-
-    def _is_over(self, pause: _Pause) -> bool:
-        """Return whether a pause is over by either clock: a wall clock that is set back must not prolong it."""
-        return max(self._now().timestamp() - pause.at, self._monotonic() - pause.at_monotonic) >= pause.seconds
 
     def _perform(self, schedule: Schedule, action: Action, hooks: dict[str, Hook]) -> None:
         """Perform one action. Every branch may be repeated, by this process or another."""

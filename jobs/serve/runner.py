@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from jobs.client import BatchClient
 from jobs.errors import ClusterError, Conflict, JobsError, StoreError, UsageError
 from jobs.ledger import Ledger
+from jobs.pauses import Pauses
 from jobs.serve.batches import Batches, Standing
 from jobs.serve.errors import ApiError
 from jobs.serve.files import Files
@@ -70,7 +71,7 @@ class BatchRunner:
         self._leftovers = Leftovers(store, self._files, self._batches)
         self._ended: set[str] = set()
         self._under_way: set[str] = set()
-        self._next_looks: dict[str, tuple[float, float]] = {}
+        self._looks = Pauses(RESUME_S, MAX_RESUME_S)
         self._seen_ended: dict[str, float] = {}
         self._retry_at: dict[str, float] = {}
         self._wake, self._stopping = threading.Event(), threading.Event()
@@ -149,7 +150,7 @@ class BatchRunner:
     def _take(self, batch_id: str) -> bool:
         if self.advance(batch_id):
             self._ended.add(batch_id)
-            self._next_looks.pop(batch_id, None)
+            self._looks.forget(batch_id)
         return False
 
     def _next_step(self, standing: Standing) -> str | None:
@@ -164,7 +165,7 @@ class BatchRunner:
             return "write"
         if _ended_by(standing) is not None:
             return "end"
-        return "start" if time.monotonic() >= self._next_looks.get(batch_id, (0.0, RESUME_S))[0] else None
+        return None if self._looks.lasts(batch_id) else "start"
 
     def _is_ours(self, standing: Standing) -> bool:
         """Return whether this server may drive the batch: it has the model, or the model's server fails to end it."""
@@ -229,9 +230,9 @@ class BatchRunner:
                 BatchClient(self._settings).exact_job(ledger.job_id).cancel(by)
             return
         batch_id = standing.request.id
-        next_look, pause_s = self._next_looks.get(batch_id, (0.0, RESUME_S))
-        if time.monotonic() < next_look:
+        if self._looks.lasts(batch_id):
             return
+        restarted = False
         client = BatchClient(self._settings)
         try:
             if ledger.created_at() is None:
@@ -240,15 +241,15 @@ class BatchRunner:
                 said = ledger.interruptions()
                 why = f" The last one ended: {said[-1][1].reason}" if said else ""
                 _log.warning("Batch %s had no driver; it has one again.%s", batch_id, why)
-                # Back off, so that a driver that dies at once is not restarted endlessly.
-                pause_s = min(2 * pause_s, MAX_RESUME_S)
+                restarted = True
         except Conflict:
             # The job has ended meanwhile, or another server submitted it with the model as that server sees it.
             _log.info("Batch %s is at work already", batch_id)
         except UsageError as error:
             record = Failed(code=JobError.INVALID_INPUT, reason=str(error))
             _end_unstarted(ledger, accepted.spec, record)
-        self._next_looks[batch_id] = (time.monotonic() + pause_s, pause_s)
+        # Back off after a restart, so that a driver that dies at once is not restarted endlessly.
+        self._looks.begin(batch_id, longer=restarted)
 
     def _has_settled(self, ledger: Ledger) -> bool:
         """Return whether no driver can save further rows of an ended job, or has had `SALVAGE_S` to do so."""

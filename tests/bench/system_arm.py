@@ -46,7 +46,7 @@ def main() -> None:
                 print(json.dumps(report["runs"][-1]), flush=True)
                 given.out.write_text(json.dumps(report, indent=1) + "\n")
         finally:
-            jobs("cluster", "down", check=False)
+            jobs("cluster", "down", "--yes", check=False)
 
 
 def run(

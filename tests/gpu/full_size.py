@@ -56,7 +56,7 @@ def main(model: Path, dataset: Path, out: Path, *, kill: bool = True) -> None:
         report["steady"] = steady(model, work)
     finally:
         (out / "driver.log").write_text(jobs("logs", "killed", check=False) + jobs("logs", "steady", check=False))
-        jobs("cluster", "down", check=False)
+        jobs("cluster", "down", "--yes", check=False)
         time.sleep(3)
         report["after"] = gpu("memory.used")
         (out / "report.json").write_text(json.dumps(report, indent=1) + "\n")

@@ -90,7 +90,7 @@ def main() -> None:
         finally:
             for job in sorted((work / "root").glob("*")):
                 (out.parent / f"{job.name}.log").write_text(jobs("logs", job.name, check=False))
-            jobs("cluster", "down", check=False)
+            jobs("cluster", "down", "--yes", check=False)
             time.sleep(3)
             report["memory_at_the_end"] = gpu("memory.used").splitlines()
             out.write_text(json.dumps(report, indent=1) + "\n")

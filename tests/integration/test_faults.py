@@ -319,7 +319,7 @@ def test_another_cluster_goes_on_where_the_first_one_ended(
         ledger = user.ledger(job_id)
         user.progress_until(job_id, lambda p: p.shards_committed >= 2, what="commits")
         temp_dir = user.json("cluster", "status")["logs"]
-        user.run("cluster", "down")
+        user.run("cluster", "down", "--yes")
     before = standing(ledger)
     assert not replicas(ledger)
     with pytest.raises(AssertionError, match="no driver"):

@@ -187,7 +187,7 @@ def test_a_cluster_that_is_taken_down_lets_jobs_keep_their_finished_rows(tmp_pat
     with embedded_cluster(tmp_path / "state", {}) as env:
         user = User(root=str(tmp_path / "root"), env=env)
         job_id = halfway(user, dataset, "down")
-        user.run("cluster", "down")
+        user.run("cluster", "down", "--yes")
         status = kept(user, job_id)
         assert status["state"] == "INTERRUPTED"
         assert 16 <= status["rows_done"] < ROWS

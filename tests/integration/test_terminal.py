@@ -25,6 +25,7 @@ SHARDS = ("--set", "shards.min_tokens=1", "--set", "shards.target_count=20")
 @pytest.fixture
 def terminal(user: User, tmp_path: Path) -> Iterator[Terminal]:
     environment = {name: value for name, value in user.environment().items() if name not in ("NO_COLOR", "COLUMNS")}
+    environment["PATH"] = f"{Path(COMMAND).parent}:{environment['PATH']}"  # so that hints name it without its path
     opened = Terminal(tmp_path, environment)
     yield opened
     opened.close()
@@ -42,8 +43,8 @@ def test_watching_shows_the_job_live_and_ctrl_c_lets_it_go_on(user: User, termin
 
     terminal.type("C-c")
     after = terminal.until("code=130")
-    assert "goes on without you: jobs watch" in after
-    assert f"jobs watch {job_id}" in after
+    assert "goes on without you: batchjobs watch" in after
+    assert f"batchjobs watch {job_id}" in after
     assert "committed" not in after, f"the picture is taken away:\n{after}"
     assert user.json("status", job_id)["state"] == "RUNNING"
 

@@ -126,7 +126,7 @@ def embedded_cluster(state_dir: Path, env: Mapping[str, str]) -> Iterator[dict[s
     try:
         yield own
     finally:
-        user.run("cluster", "down", code=None)
+        user.run("cluster", "down", "--yes", code=None)
 
 
 def write_prompts(path: Path, prompts: Sequence[str], **columns: Sequence[Any]) -> Path:

@@ -57,6 +57,16 @@ def test_commands_options_and_job_ids(root: Path, tmp_path: Path) -> None:
     assert ask(f"jobs status --root {root} oth", "/nowhere", tmp_path) == ["other"]
 
 
+def test_schedules_and_reuse(root: Path, tmp_path: Path) -> None:
+    for name in ("nightly", "nightly-b", "weekly"):
+        (root / "_schedules" / name).mkdir(parents=True)
+        (root / "_schedules" / name / "schedule.json").write_text("{}")
+    (root / "_schedules" / "nightly-deleted" / "runs").mkdir(parents=True)
+    assert ask("jobs schedule show nig", str(root), tmp_path) == ["nightly", "nightly-b"]
+    assert ask(f"jobs schedule run --root {root} w", "/nowhere", tmp_path) == ["weekly"]
+    assert ask("jobs submit x.parquet --reuse ", str(root), tmp_path) == ["auto", "reviews-1", "reviews-2", "other"]
+
+
 def test_a_store_elsewhere_is_not_asked(tmp_path: Path) -> None:
     began = time.monotonic()
     assert ask("jobs results rev", "s3://no-such-bucket/jobs", tmp_path) == []

@@ -14,6 +14,8 @@ from pydantic import BaseModel
 import jobs.cli
 from jobs.cli import main
 from jobs.errors import ClusterError, Exit, JobsError
+from jobs.shell import MARK
+from schemas.environment import SUBMISSION_ID
 
 HEAVY = {"ray", "torch", "pyarrow", "boto3", "vllm", "transformers", "numpy"}
 
@@ -75,6 +77,17 @@ def test_config_as_json() -> None:
 
 def test_misspelt_environment_variable_is_reported() -> None:
     assert "JOBS_REPLCAS is set, but no setting has that name" in batchjobs("config", JOBS_REPLCAS="2").stderr
+
+
+def test_our_own_variables_are_no_mistakes() -> None:
+    ours = dict.fromkeys((MARK, SUBMISSION_ID, "JOBS_STATE_DIR"), "1")
+    assert "no setting has that name" not in batchjobs("config", **ours).stderr
+
+
+def test_a_missing_model_is_told_without_options_that_do_not_exist(tmp_path: Path) -> None:
+    ended = batchjobs("model", "prepare", str(tmp_path / "nope"), str(tmp_path / "new"))
+    assert ended.returncode == Exit.USAGE
+    assert ended.stderr == f"Error: There is no model directory {tmp_path / 'nope'}.\n  Check the path.\n"
 
 
 def test_output_of_a_pipe_has_no_escape_codes() -> None:

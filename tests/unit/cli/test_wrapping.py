@@ -30,5 +30,9 @@ def test_further_lines_are_indented_and_addresses_stay_whole() -> None:
     assert wrapped(f"one two {address} three", 30, 4) == f"one two\n    {address}\n    three"
 
 
+def test_a_template_is_one_word() -> None:
+    assert wrapped("wait for s3://in/{{ date }}/_SUCCESS", 20) == "wait for\ns3://in/{{ date }}/_SUCCESS"
+
+
 def test_wide_characters_count_twice() -> None:
     assert wrapped("日本語 日本語", 8) == "日本語\n日本語"

@@ -46,7 +46,7 @@ def without(nights: list[str]) -> dict[str, str]:
 
 
 POLICIES: list[tuple[dict[str, Any], dict[str, str]]] = [
-    # The newest missed night is made up for; one that is due while another is not done is left out.
+    # The newest missed night is caught up; one that is due while another is not done is left out.
     ({"overlap": "skip", "catch_up": "latest"}, without(MISSED[:-1]) | {"2026-10-06": "skipped"}),
     # The five newest missed nights run one after another, and the next regular ones wait for them.
     ({"overlap": "queue", "catch_up": "all", "max_catch_up": 5}, without(MISSED[:2])),
