@@ -70,7 +70,8 @@ class LogReader:
                 self._num_read[driver] = len(lines)
                 found += lines
             else:
-                found += _shown(kept[driver])
+                # Replicas hand over their lines every few seconds, so those in the store are not in order of time.
+                found += _shown(sorted(kept[driver], key=lambda each: each.at))
                 self.only_stored = True
         self._last_read = {driver: lines[-1] for driver, lines in kept.items()}
         return found

@@ -102,6 +102,15 @@ def test_without_a_cluster_the_store_is_read_in_order_and_gaps_are_named(ledger:
     assert reader.only_stored
 
 
+def test_lines_that_replicas_handed_over_late_are_shown_in_order_of_time(ledger: Ledger) -> None:
+    keep(ledger, "demo", 0, "first", at=10.0)
+    keep(ledger, "demo", 1, "third", at=30.0)
+    keep(ledger, "demo", 2, "second", at=20.0)
+    reader = LogReader(ledger, None, (), everything=False)
+    assert [line.text for line in reader.so_far()] == ["first", "second", "third"]
+    assert list(reader.following(lambda: True)) == []
+
+
 def test_what_this_version_cannot_read_is_left_out(ledger: Ledger) -> None:
     line = b'{"at": 1, "level": "INFO", "source": "driver", "message": "fine", "later": 1}\n'
     ledger.store.put(ledger.key(keys.log("demo", 0)), b'{"cut\n' + line + b"\xff\n")

@@ -49,7 +49,7 @@ def test_good_answers_pass() -> None:
     ],
 )
 def test_a_completion_that_is_none_costs_the_row(wrong: dict[str, Any]) -> None:
-    with pytest.raises(RowFailed, match="nonsense") as raised:
+    with pytest.raises(RowFailed, match="invalid answer") as raised:
         check_output(Output(completions=[Completion(**{**GOOD, **wrong})]), ROW, 10)
     assert raised.value.code is RowError.ENGINE_ERROR
 
@@ -69,7 +69,7 @@ def test_the_wrong_number_of_completions_costs_the_row(count: int) -> None:
     ],
 )
 def test_scores_that_are_none_cost_the_row(scores: list[ChoiceScore]) -> None:
-    with pytest.raises(RowFailed, match="nonsense"):
+    with pytest.raises(RowFailed, match="invalid answer"):
         check_output(Output(scores=scores), SCORED, 10)
 
 
