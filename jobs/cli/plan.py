@@ -112,7 +112,7 @@ def _outputs(result: Estimate) -> str:
     if result.output_share is None:
         return f"at most {result.output_tokens:,}: every row generates as much as it may"
     expected = result.output_share * result.output_tokens
-    return f"about {expected:,.0f}: {result.output_share:.0%} of the most, as in earlier jobs of this name"
+    return f"about {expected:,.0f}: {result.output_share:.0%} of the most, as in earlier jobs of this name and prompt"
 
 
 def _times(result: Estimate) -> dict[str, str]:
