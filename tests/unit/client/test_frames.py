@@ -129,7 +129,7 @@ def _breaking() -> Iterator[pa.RecordBatch]:
         (pd.concat([pd.DataFrame(ROWS)] * 2, axis=1), InvalidInput, "two columns named 'number'"),
         (pa.RecordBatchReader.from_batches(pa.schema({"prompt": pa.string()}), _breaking()), InvalidInput, "producer"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_what_is_refused_is_named_by_type_and_column_alone(
     client: BatchClient, data: Any, kind: type[JobsError], message: str
