@@ -114,7 +114,8 @@ def _outputs(result: Estimate) -> str:
     if result.output_share is None:
         return f"up to {result.output_tokens:,} (if all rows reach max_tokens)"
     expected = result.output_share * result.output_tokens
-    return f"about {expected:,.0f} ({percent(result.output_share)} of max_tokens, as in earlier jobs of this name and prompt)"
+    share = f"{percent(result.output_share)} of max_tokens, as in earlier jobs of this name and prompt"
+    return f"about {expected:,.0f} ({share})"
 
 
 def _times(result: Estimate) -> dict[str, str]:
