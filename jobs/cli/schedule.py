@@ -99,6 +99,7 @@ def create(
       jobs schedule create reviews 's3://in/{{ date }}/' --cron '0 2 * * *' --wait-for 's3://in/{{ date }}/_SUCCESS'
       --deadline 6h --max-empty-rate 0.01 --webhook https://example.com/hook --webhook-secret-env HOOK_SECRET
     """
+    from jobs.job_ids import resolve_reuse
     from jobs.schedules.checks import check_schedule
     from jobs.schedules.durations import seconds
     from jobs.spec.build import absolute_uri
@@ -106,14 +107,14 @@ def create(
     from jobs.validation import validated
     from schemas.schedules import CatchUp, End, Overlap, Schedule
 
-    now = datetime.now(UTC).replace(microsecond=0)
+    book, now = _book(request.settings.root), datetime.now(UTC).replace(microsecond=0)
     if (webhook_secret_env or webhook_secret_file) and not webhook:
         raise UsageError("A webhook's secret is given, but no webhook.", "Add --webhook URL.")
     values = {
         "name": schedule_name,
         "cron": cron,
         "tz": tz,
-        "spec": request.spec,
+        "spec": resolve_reuse(book.store, request.spec),
         "wait_for": absolute_uri(wait_for) if wait_for else None,
         "export": export,
         "overlap": _one_of("--overlap", overlap, Overlap),
@@ -133,7 +134,6 @@ def create(
     }
     schedule = validated(Schedule, values, _flag)
     check_schedule(schedule, request.settings.allowed_buckets, now)
-    book = _book(request.settings.root)
     check_write_once(book.store)
     signals.stands(f"The schedule may have been written: jobs schedule show {schedule_name}")
     standing = book.find(schedule_name)
