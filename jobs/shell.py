@@ -13,8 +13,27 @@ import sys
 from pathlib import Path
 
 COMMANDS = (
-    *("cancel", "cluster", "compare", "config", "doctor", "list", "logs", "model", "plan", "report", "results"),
-    *("resume", "schedule", "serve", "shell-init", "sql", "status", "submit", "wait", "watch"),
+    "cancel",
+    "cluster",
+    "compare",
+    "config",
+    "doctor",
+    "list",
+    "logs",
+    "model",
+    "plan",
+    "preview",
+    "report",
+    "results",
+    "resume",
+    "schedule",
+    "serve",
+    "shell-init",
+    "sql",
+    "status",
+    "submit",
+    "wait",
+    "watch",
 )
 """All commands, sorted. They stand here and not in `jobs.cli`, because messages are printed before that is loaded."""
 

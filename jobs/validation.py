@@ -75,7 +75,9 @@ def validated(document: type[_D], values: Any, label: Callable[[str], str] = lam
     try:
         return document.model_validate(values)
     except ValidationError as error:
-        raise UsageError(sentence(problem(error, document), label)) from error
+        refusal = UsageError(sentence(problem(error, document), label))
+    # Outside of the handler, so that no traceback shows pydantic's error, which quotes values.
+    raise refusal
 
 
 def sentence(found: Problem, label: Callable[[str], str] = lambda field: f"`{field}`") -> str:

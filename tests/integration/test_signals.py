@@ -75,7 +75,7 @@ COMMANDS = (
     Command("results done s3://{bucket}/out.jsonl", rf"({NOTHING}|Nothing was .*|Whether s3.* is not known: .*)"),
     Command("results done -", rf"({NOTHING}|The output is not whole\.)"),
     Command("results done --verify --head 3"),
-    Command("report done -o out.html", rf"({NOTHING}|Nothing was written to out\.html\.)"),
+    Command("report done out.html", rf"({NOTHING}|Nothing was written to out\.html\.)"),
     Command("compare done done --out changed.parquet", rf"({NOTHING}|Nothing was written to changed\.parquet\.)"),
     Command("sql done 'select count(*), max(generated_text) from results'"),
     Command("plan s3://{bucket}/rows.parquet --engine fake"),

@@ -56,7 +56,7 @@ def test_a_script_is_refused_and_told_the_jobs(monkeypatch: pytest.MonkeyPatch, 
     seen = cluster(monkeypatch, tmp_path, ["a", "b"])
     refused = CliRunner().invoke(app, ["cluster", "down", "-q"])
     assert isinstance(refused.exception, UsageError)
-    assert str(refused.exception) == "The embedded cluster runs 2 jobs (a, b)."
+    assert refused.exception.message == "The embedded cluster runs 2 jobs (a, b)."
     assert "cluster down --yes" in refused.exception.hint
     assert seen.ended == 0
 

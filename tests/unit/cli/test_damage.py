@@ -160,7 +160,7 @@ def test_what_is_said_of_damage(
     make_old(root / ledger.job_id / keys.PROGRESS)
     reading = (
         *("status demo", "status demo --json", "list", "watch demo --timeout 0.1", "wait demo --timeout 0.1"),
-        *("logs demo", "report demo -o report.html", "compare demo demo"),
+        *("logs demo", "report demo report.html", "compare demo demo"),
     )
     rows = ask("results demo -", capfd)
     verified = ask("results demo out.parquet --verify", capfd)

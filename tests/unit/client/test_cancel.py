@@ -90,7 +90,9 @@ def test_who_may_still_keep_rows(job: Job, status: str, phase: Any, driver: str,
 
 def test_ray_gives_a_driver_time_to_keep_its_rows() -> None:
     """More than its replicas may take; `Submitter.stop` waits for longer still."""
-    from workers.driver.replicas import LAST_COUNTERS_S, SALVAGE_S, STOP_GRACE_S as ENGINE_GRACE_S  # noqa: I001
+    from workers.driver.asking import SALVAGE_S
+    from workers.driver.replicas import LAST_COUNTERS_S
+    from workers.driver.replicas import STOP_GRACE_S as ENGINE_GRACE_S
 
     assert int(driver_environment()["RAY_JOB_STOP_WAIT_TIME_S"]) == STOP_GRACE_S
     assert LAST_COUNTERS_S + SALVAGE_S + ENGINE_GRACE_S < STOP_GRACE_S < 30

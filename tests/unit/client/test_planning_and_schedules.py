@@ -52,18 +52,18 @@ def test_a_plan_is_that_of_the_command_line(client: BatchClient, data: Path, cap
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"temperature": 9.5}, "sampling.temperature is 9.5, but must be at most 2."),
-        ({"max_tokens": 0}, "sampling.max_tokens is 0, but must be at least 1."),
+        ({"temperature": 9.5}, "`temperature` must be a number from 0 to 2."),
+        ({"max_tokens": 0}, "`max_tokens` must be a whole number from 1 to 1,000,000."),
         (
             {"max_error_rate": 5},
-            "max_error_rate is 5, but must be at most 1. It is a share from 0 to 1; for 5 % write 0.05",
+            "`max_error_rate` is a share from 0 to 1; for 5 % write 0.05",
         ),
-        ({"engine": "vlm"}, "engine.name is 'vlm', but must be 'vllm' or 'fake'."),
-        ({"keep": 3}, "input.keep is 3, but must be a list."),
-        ({"chat": SECRET * 9}, "but must be True or False."),
-        ({"name": {SECRET: 1}}, "name is a value of type dict, but must be text."),
-        ({"fields": {"sampling.max_token": 3}}, "There is no field 'sampling.max_token'. Did you mean max_tokens?"),
-        ({"fields": {"shards.zzz": 3}}, "There is no field 'shards.zzz'. Fields are: target_count"),
+        ({"engine": "vlm"}, "`engine` must be vllm or fake; did you mean `vllm`?"),
+        ({"keep": 3}, "`keep` must be a list."),
+        ({"chat": SECRET * 9}, "`chat` must be true or false."),
+        ({"name": {SECRET: 1}}, "`name` must be text."),
+        ({"fields": {"sampling.max_token": 3}}, "Unknown field `sampling.max_token`; did you mean `max_tokens`?"),
+        ({"fields": {"shards.zzz": 3}}, "Unknown field `shards.zzz`; the fields are target_count"),
         ({"nope": 3}, "There is no option 'nope'. Options are: "),
         ({"messages_column": "a", "prompt_column": "b"}, "exclude each other"),
     ],
@@ -116,8 +116,8 @@ def test_schedules_that_cannot_be(client: BatchClient, data: Path) -> None:
     for wrong, words in (
         ({"cron": "nope"}, "cron expression"),
         ({"cron": "0 2 * * *", "export": "relative.parquet"}, "absolute path"),
-        ({"cron": "0 2 * * *", "retries": -1}, "retries is -1, but must be at least 0."),
-        ({"cron": "0 2 * * *", "temperature": 9}, "sampling.temperature is 9"),
+        ({"cron": "0 2 * * *", "retries": -1}, "`retries` must be a whole number from 0 to 100."),
+        ({"cron": "0 2 * * *", "temperature": 9}, "`temperature` must be a number from 0 to 2."),
     ):
         with pytest.raises(UsageError, match=words):
             schedules.create("nightly", data, **wrong)  # type: ignore[arg-type]

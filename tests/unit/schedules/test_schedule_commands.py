@@ -49,7 +49,7 @@ def create(typed: Typed, *more: str, dataset: str = "/in/{{ date }}/") -> Result
 def test_a_duration_needs_a_unit(option: str, typed: Typed) -> None:
     refused = create(typed, option, "6")
     assert isinstance(refused.exception, UsageError)
-    assert str(refused.exception) == f"{option} 6 has no unit."
+    assert refused.exception.message == f"{option} 6 has no unit."
     assert "6h" in refused.exception.hint
 
 
