@@ -30,7 +30,7 @@ demo: .venv
 
 # Tests of whole jobs mostly wait for processes to start, so there are more of pytest's processes than cores.
 test: .venv
-	$(BIN)/python -m pytest $(or $(ARGS),-n 4)
+	$(BIN)/python -m pytest $(or $(ARGS),-n 3)
 
 # What to run while working: style, types, contracts, unit tests with fewer examples and a sample of the simulation.
 check: lint

@@ -27,7 +27,7 @@ _TAKE_LONG = (*VLLM_HERE, *VLLM_ON_RAY)
 
 
 class Scheduling(LoadFileScheduling):  # type: ignore[misc]
-    """With several processes (`-n 4`), tests of a file share one, and so do all that start vLLM in one place.
+    """With several processes (`-n 3`), tests of a file share one, and so do all that start vLLM in one place.
 
     So there are at most two tests at once that hold engines in memory, however many processes there are.
     """
