@@ -153,7 +153,7 @@ def _show(
     shown = list(names) if names else columns_of(found.schema)
     tables = list(found.tables(columns=shown, where=where, limit=limit))
     if not tables:
-        output.note("No row is like that." if where else "No rows.")
+        output.note("No rows match." if where else "No rows.")
         return
     table = pa.concat_tables(tables)
     rows, columns = shortened_rows(table, Console().width, drop_empty=names is None)

@@ -79,7 +79,7 @@ def test_a_terminal_gets_a_table_that_fits(
     captured = capsys.readouterr()
     lines = captured.out.splitlines()
     assert len(lines) == 5
-    assert lines[0].split()[:2] == ["ROW", "ID"]
+    assert lines[0].split()[0] == "row_id"
     assert max(map(len, lines)) <= 120
     assert "\\n" not in captured.out
     assert "4 of 60 rows." in captured.err
@@ -88,7 +88,7 @@ def test_a_terminal_gets_a_table_that_fits(
 def test_head_is_a_table_in_a_pipe_too(done: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["results", done, "--head", "2", "-c", "row_id,status", "--where", "row_id>3"]) == 0
     captured = capsys.readouterr()
-    assert [line.split() for line in captured.out.splitlines()] == [["ROW", "ID", "STATUS"], ["4", "ok"], ["5", "ok"]]
+    assert [line.split() for line in captured.out.splitlines()] == [["row_id", "status"], ["4", "ok"], ["5", "ok"]]
     assert "2 rows, there may be more." in captured.err
 
 
