@@ -50,7 +50,7 @@ class RunProgress:
                 self._output.note(f"Job {run.job_id} runs; leaving does not end it.")
                 self._show, self._said = self._screen.enter_context(screen(self._output)), ""
             client = BatchClient(self._settings)
-            self._show(summarise(client.job(run.job_id).status(), gpu_hour_price=client.settings.gpu_hour_price))
+            self._show(summarise(client.exact_job(run.job_id).status(), gpu_hour_price=client.settings.gpu_hour_price))
 
     def _say(self, text: str) -> None:
         """Print a line, once until another one is printed."""

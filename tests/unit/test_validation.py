@@ -22,7 +22,7 @@ def said(options: dict[str, Any], file: dict[str, Any] | None = None, *, flags: 
     name = "nightly.toml" if file else ""
     with pytest.raises(UsageError) as caught:
         spec_of("/d.parquet", options, SETTINGS, file, file=name, as_flags=flags)
-    return str(caught.value)
+    return caught.value.message
 
 
 @pytest.mark.parametrize(
@@ -107,4 +107,4 @@ def test_settings_say_where_the_value_comes_from(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("JOBS_ENGINE", "vlm")
     with pytest.raises(UsageError) as caught:
         settings.load()
-    assert str(caught.value) == "engine (environment JOBS_ENGINE) must be vllm or fake; did you mean `vllm`?"
+    assert caught.value.message == "engine (environment JOBS_ENGINE) must be vllm or fake; did you mean `vllm`?"

@@ -39,7 +39,7 @@ ENDED = RunView(run=RUN, job=JobView(state=State.SUCCEEDED))
 
 def said(views: list[RunView], tmp_path: Path, capsys: pytest.CaptureFixture[str], form: Format) -> list[str]:
     settings = Settings(root=str(tmp_path))
-    BatchClient(settings).job("n-1").ledger.create(SCHEDULE.spec, writer="test")
+    BatchClient(settings).exact_job("n-1").ledger.create(SCHEDULE.spec, writer="test")
     with RunProgress(Output(form), SCHEDULE, settings) as progress:
         for view in views:
             progress.show(view)
