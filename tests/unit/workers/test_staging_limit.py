@@ -15,7 +15,7 @@ from jobs.planning.facts import facts_of
 from jobs.planning.shards import row_ids_digest, split
 from jobs.rows.prepare import RowPreparer
 from jobs.spec.build import build_spec
-from workers.staging import staging
+from workers.staging import planning
 
 
 @pytest.mark.parametrize("limit", [None, 40])
@@ -41,10 +41,10 @@ def test_rows_reach_the_shards_that_the_plan_promises(
     assert len(plan.shards) > 3
 
     assert facts.row_ids is not None
-    places = staging._Places(facts.row_ids, plan.shard_of, plan.position, None)
-    monkeypatch.setattr(staging.ray, "get", lambda reference: reference)
+    places = planning.Places(facts.row_ids, plan.shard_of, plan.position, None)
+    monkeypatch.setattr(planning.ray, "get", lambda reference: reference)
     wanted = {shard.index for shard in plan.shards}
-    rows = pa.concat_tables([staging._assign(block, places, wanted) for block in blocks])
+    rows = pa.concat_tables([planning.assign(block, places, wanted) for block in blocks])
     for shard in plan.shards:
         ids = np.sort(rows["row_id"].to_numpy()[rows["shard"].to_numpy() == shard.index])
         assert row_ids_digest(ids) == shard.row_ids_sha256
