@@ -107,7 +107,7 @@ def _described(counts: Comparison) -> dict[str, str]:
     if counts.tokens_a or counts.tokens_b:
         mean_a, mean_b = (tokens / max(1, counts.both_ok) for tokens in (counts.tokens_a, counts.tokens_b))
         length = (
-            f"{mean_a:,.1f} -> {mean_b:,.1f} tokens in the mean: {counts.shorter:,} shorter, {counts.longer:,} longer"
+            f"{mean_a:,.1f} -> {mean_b:,.1f} tokens on average: {counts.shorter:,} shorter, {counts.longer:,} longer"
         )
     only = [
         f"{count:,} only in {job}" for job, count in ((counts.a, counts.only_a), (counts.b, counts.only_b)) if count

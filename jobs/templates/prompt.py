@@ -89,7 +89,7 @@ def render(template: str, row: Mapping[str, Any], max_bytes: int) -> str | RowFa
         why = reason(error)
     finally:
         meter.reset(token)
-    return RowFailure(code=RowError.TEMPLATE_ERROR, message=f"the template failed on this row: {why}")
+    return RowFailure(code=RowError.TEMPLATE_ERROR, message=f"template: {why}")
 
 
 def _rendered(template: Template, values: Mapping[str, Any], max_bytes: int) -> str | RowFailure:

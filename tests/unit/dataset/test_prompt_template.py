@@ -31,7 +31,7 @@ def why(template: str, **columns: Any) -> str:
     found = printed(template, **columns)
     assert isinstance(found, RowFailure), found
     assert found.code is RowError.TEMPLATE_ERROR
-    return found.message.removeprefix("the template failed on this row: ")
+    return found.message.removeprefix("template: ")
 
 
 @pytest.mark.parametrize(
