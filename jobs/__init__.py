@@ -4,9 +4,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jobs.client import BatchClient
-    from jobs.errors import GateFailed, JobFailed, JobsError
+    from jobs.errors import JobsError
     from jobs.job import Job
     from jobs.results.read import Results
+    from jobs.status.ended import GateFailed, JobFailed
     from jobs.status.job_status import JobStatus
 
 __version__ = "0.1.0"
@@ -17,8 +18,8 @@ _HOMES = {
     "Job": "jobs.job",
     "JobStatus": "jobs.status.job_status",
     "JobsError": "jobs.errors",
-    "JobFailed": "jobs.errors",
-    "GateFailed": "jobs.errors",
+    "JobFailed": "jobs.status.ended",
+    "GateFailed": "jobs.status.ended",
     "Results": "jobs.results.read",
 }
 

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from jobs.status.job_status import JobStatus
+from typing import Any
 
 
 class Exit(IntEnum):
@@ -89,32 +86,6 @@ class ClusterError(JobsError):
     """The Ray cluster cannot be started, reached, or refuses the token."""
 
     exit_code = Exit.UNREACHABLE
-
-
-class JobFailed(JobsError):
-    """A job that was waited for has failed, was cancelled or is interrupted.
-
-    Attributes:
-        status: the job's status.
-    """
-
-    def __init__(self, message: str, hint: str, status: JobStatus) -> None:
-        super().__init__(message, hint)
-        self.status = status
-
-
-class GateFailed(JobsError):
-    """A job that was waited for has a result for every row, but did not pass a quality gate.
-
-    Attributes:
-        status: the job's status.
-    """
-
-    exit_code = Exit.GATE_CROSSED
-
-    def __init__(self, message: str, hint: str, status: JobStatus) -> None:
-        super().__init__(message, hint)
-        self.status = status
 
 
 def _restored(kind: type[JobsError], args: tuple[Any, ...], values: dict[str, Any]) -> JobsError:

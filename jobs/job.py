@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from jobs.buckets import check_bucket
-from jobs.errors import ClusterError, Conflict, GateFailed, JobFailed, JobsError, StoreError
+from jobs.errors import ClusterError, Conflict, JobsError, StoreError
 from jobs.failpoints import failpoint
 from jobs.ledger import Ledger
 from jobs.results.gates import describe
 from jobs.salvage import Salvage
+from jobs.status.ended import GateFailed, JobFailed
 from jobs.status.following import progress_shown
 from jobs.status.html import block
 from jobs.status.interruptions import by_cluster

@@ -88,10 +88,11 @@ class Results:
         return self.num_rows
 
     def __repr__(self) -> str:
-        return f"<Results of {self.ledger.job_id}: {shown.describe(self)}>"
+        of = shown.describe(num_rows=self.num_rows, num_shards=self.num_shards, complete=self.complete)
+        return f"<Results of {self.ledger.job_id}: {of}>"
 
     def _repr_html_(self) -> str:
-        return shown.to_html(self)
+        return shown.to_html(repr(self)[1:-1], self.to_table(limit=shown.FIRST_ROWS), self.num_rows)
 
     @property
     def complete(self) -> bool:

@@ -3,37 +3,35 @@
 from __future__ import annotations
 
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pyarrow as pa
 
 from jobs.text import printable
-
-if TYPE_CHECKING:
-    from jobs.results.read import Results
 
 FIRST_ROWS = 5
 _MOST_CHARACTERS = 200
 _CELL = "text-align:left;vertical-align:top;max-width:24em"
 
 
-def describe(results: Results) -> str:
+def describe(*, num_rows: int, num_shards: int, complete: bool) -> str:
     """Return one line: how many rows there are, and whether these are all."""
-    shards = f"{results.num_shards:,} shard{'' if results.num_shards == 1 else 's'}"
-    rows = f"{results.num_rows:,} row{'' if results.num_rows == 1 else 's'} in {shards}"
-    return f"{rows}, {'complete' if results.complete else 'not complete'}"
+    shards = f"{num_shards:,} shard{'' if num_shards == 1 else 's'}"
+    rows = f"{num_rows:,} row{'' if num_rows == 1 else 's'} in {shards}"
+    return f"{rows}, {'complete' if complete else 'not complete'}"
 
 
-def to_html(results: Results) -> str:
-    """Return the description and the first rows as a table. Reads one shard."""
-    table = results.to_table(limit=FIRST_ROWS)
-    head = "".join(f'<th style="{_CELL}">{escape(printable(name))}</th>' for name in table.schema.names)
+def to_html(title: str, first: pa.Table, num_rows: int) -> str:
+    """Return a title and the first of so many rows as a table."""
+    head = "".join(f'<th style="{_CELL}">{escape(printable(name))}</th>' for name in first.schema.names)
     rows = "".join(
         "<tr>" + "".join(f'<td style="{_CELL}">{escape(_cell(value))}</td>' for value in row.values()) + "</tr>"
-        for row in table.to_pylist()
+        for row in first.to_pylist()
     )
-    more = results.num_rows - table.num_rows
+    more = num_rows - first.num_rows
     below = f"<div>and {more:,} more</div>" if more > 0 else ""
     return (
-        f"<div><strong>Results of {escape(results.ledger.job_id)}</strong>: {describe(results)}</div>"
+        f"<div>{escape(title)}</div>"
         f'<div style="overflow-x:auto"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>{below}'
     )
 

@@ -10,7 +10,8 @@ import pytest
 
 import jobs
 import workers
-from jobs.errors import GateFailed, JobsError, StoreError
+from jobs.errors import JobsError, StoreError
+from jobs.status.ended import GateFailed
 from schemas.codes import InterruptionCode
 from workers.failures import JobInterruption
 
