@@ -76,7 +76,7 @@ class InputSpec(Document):
         tuple[str, ...], Option(panel=Panel.INPUT, form="names", help="Input columns carried to the results: a,b.")
     ] = Field((), description="Input columns carried to the results.")
     limit: Annotated[int | None, Option(panel=Panel.INPUT)] = Field(
-        None, ge=1, description="Run only the first rows, so many of them: a trial."
+        None, ge=1, description="Run only this many rows, the first ones: a trial."
     )
     limit_seed: Annotated[int | None, Option(panel=Panel.INPUT)] = Field(
         None, ge=0, lt=2**63, description="With `limit`: draw the rows from the whole dataset by this seed."
