@@ -28,9 +28,8 @@ unexport PYTHONDONTWRITEBYTECODE
 demo: .venv
 	$(BIN)/python -m workers.demo
 
-# Tests of whole jobs mostly wait for processes to start, so there are more of pytest's processes than cores.
 test: .venv
-	$(BIN)/python -m pytest $(or $(ARGS),-n 3)
+	$(BIN)/python -m pytest $(or $(ARGS),-n 2)
 
 # What to run while working: style, types, contracts, unit tests with fewer examples and a sample of the simulation.
 check: lint

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import PurePath
 
 import pytest
@@ -17,25 +18,28 @@ settings.load_profile("any machine")
 
 __all__ = ["s3_bucket", "s3_proxy", "s3_server"]
 
-VLLM_HERE = ("test_engine_vllm.py", "test_fidelity.py", "test_fidelity_plugin.py", "test_fidelity_demo.py")
-"""Start vLLM in the tests' own process, where it is imported once, or in children of it."""
+VLLM = (
+    "test_engine_vllm.py",
+    "test_fidelity.py",
+    "test_fidelity_plugin.py",
+    "test_fidelity_demo.py",
+    "test_job_vllm.py",
+    "test_job_forms_vllm.py",
+    "test_readme.py",
+)
+"""Files whose tests compute with vLLM. Two engines at once on two cores take far more than twice as long."""
 
-VLLM_ON_RAY = ("test_job_vllm.py", "test_job_forms_vllm.py", "test_readme.py")
-"""Start vLLM in the replicas of whole jobs."""
-
-_TAKE_LONG = (*VLLM_HERE, *VLLM_ON_RAY)
+# Threads of an engine that wait for each other must not spin while another process needs the core.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 
 class Scheduling(LoadFileScheduling):  # type: ignore[misc]
-    """With several processes (`-n 3`), tests of a file share one, and so do all that start vLLM in one place.
-
-    So there are at most two tests at once that hold engines in memory, however many processes there are.
-    """
+    """With several processes (`-n 2`), tests of a file share one, and so do all that compute with vLLM."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.split("::", 1)[0]
-        name = PurePath(file).name
-        return "vLLM here" if name in VLLM_HERE else "vLLM on Ray" if name in VLLM_ON_RAY else file
+        return "vLLM" if PurePath(file).name in VLLM else file
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -46,4 +50,4 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Schedul
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put what takes longest first. What needs no waiting, the unit tests, comes last and fills the gaps."""
-    items.sort(key=lambda item: item.path.name not in _TAKE_LONG)
+    items.sort(key=lambda item: item.path.name not in VLLM)
