@@ -251,7 +251,7 @@ def test_the_store_may_be_away_for_a_while_and_the_job_for_longer(
 ) -> None:
     user, job_id = proxied.user, new_id("away")
     client = client_of(user, monkeypatch)
-    job = client.job(job_id)
+    job = client.exact_job(job_id)
     from jobs.spec.build import build_spec
 
     values = {
