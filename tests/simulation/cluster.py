@@ -9,12 +9,14 @@ from contextvars import Context, copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs.cluster.submission import STOP_GRACE_S, Submission
 from jobs.errors import StoreError
 from jobs.ledger import Ledger
+from jobs.planning.shards import row_ids_digest
 from jobs.store import open_store
 from schemas import keys
 from schemas.codes import InterruptionCode, RowError
@@ -35,6 +37,16 @@ if TYPE_CHECKING:
     from schemas.records import Cancelled, Failed, Succeeded
 
 log = logging.getLogger("workers.driver")
+
+
+def _only_killers_are_left(world: World, job_id: str) -> bool:
+    """Return whether each shard without a result is one row that kills: a driver that has seen no other row survive
+    cannot tell such rows from a broken engine, and leaves the job to another.
+    """
+    objects = world.bucket.objects()
+    plan = Plan.from_json(objects[f"root/{job_id}/{keys.PLAN}"])
+    left = [shard for shard in plan.shards if f"root/{job_id}/{keys.result(shard.index)}" not in objects]
+    return {shard.row_ids_sha256 for shard in left} <= {row_ids_digest(np.array([row])) for row in world.killers}
 
 
 class JobApi:
@@ -119,7 +131,9 @@ class SimDriver:
             world.note(f"ends: {self.record.state}")
         except JobInterruption as error:
             world.note(f"is interrupted: {error.code}")
-            if error.code is not InterruptionCode.STOPPED or not self._told:
+            told = error.code is InterruptionCode.STOPPED and self._told
+            lost = error.code is InterruptionCode.ENGINE_DIED and _only_killers_are_left(world, job_id)
+            if not (told or lost):
                 world.violation(f"a driver is interrupted for no reason: {error.code}: {error}")
         except StoreError as error:
             log.error("%s %s", error, error.hint)

@@ -162,6 +162,7 @@ class Run:
         self.world = World(history.seed, history.faults)
         seams.enter(self.world, history.seed)
         self.world.bucket.load(case.earlier)
+        self.world.killers = set(case.killers)
         self.clusters = [JobApi(self.world, name) for name in ("a", "b")]
         self.records: list[Any] = []
         self.cancelled = False

@@ -59,6 +59,7 @@ class World:
         store_fails: whether any of the faults is the store's.
         commands: names of the processes that users have started.
         steps: steps taken so far, by all processes.
+        killers: rows of the job that kill the engine.
         blows: replicas that were killed or stopped from outside, so far: deaths that no row is to blame for.
         trace: what happened, one line per step.
         violations: what happened although it must never happen.
@@ -70,6 +71,7 @@ class World:
         self.faults = faults
         self.store_fails = bool(faults.refused or faults.lost or faults.late or faults.outages)
         self.steps = self.blows = 0
+        self.killers: set[int] = set()
         self.commands: set[str] = set()
         self.dispatchers: list[Any] = []
         self.trace: list[str] = []
