@@ -29,6 +29,11 @@ class Portion:
     piece: Slice
     row_ids: RowIds | None
 
+    @property
+    def num_rows(self) -> int:
+        """Rows that the job runs."""
+        return self.piece.num_rows if self.row_ids is None else len(self.row_ids)
+
 
 def count_rows(dataset: Dataset, spec: InputSpec) -> int:
     """Count the rows of a dataset that a job runs."""

@@ -14,10 +14,13 @@ from jobs.rows.prefixes import Prefixes
 from jobs.rows.prepare import FACTS_FIELDS
 from schemas.tables import FINGERPRINT
 
+LIGHT_COLUMNS = ["row_id", "error_code", "fingerprint", *(field.name for field in FACTS_FIELDS)]
+"""Columns of prepared rows that planning needs: of a few dozen bytes each, however long the prompt is."""
+
 
 def light_columns(rows: pa.Table) -> pa.Table:
     """Return the columns of prepared rows that planning needs."""
-    return rows.select(["row_id", "error_code", "fingerprint", *(field.name for field in FACTS_FIELDS)])
+    return rows.select(LIGHT_COLUMNS)
 
 
 def facts_of(rows: pa.Table) -> RowFacts:

@@ -68,13 +68,13 @@ def test_a_choice_of_answers(user: User, dataset: Path) -> None:
         (("--json-schema", "missing.json"), "Cannot read --json-schema"),
         (("--tools", "bad.json"), "tools"),
         (("--tools", "nameless.json"), "tool 1 is not a function with a name"),
-        (("--tools", "good.json", "--no-chat"), "tools need the chat format"),
+        (("--tools", "good.json", "--no-chat"), "Tools need the chat format"),
         (("--temperature", "2.5"), "temperature"),
         (("--set", 'sampling.logit_bias={"5": 101}'), "-100 to 100"),
         (("--task", "score"), "no column 'choices'"),
-        (("--task", "score", "--temperature", "0.5"), "scoring generates nothing"),
+        (("--task", "score", "--temperature", "0.5"), "Scoring generates nothing"),
         (("--choices-column", "prompt"), "--task score"),
-        (("--task", "rank"), "'generate' or 'score'"),
+        (("--task", "rank"), "--task must be generate or score"),
     ],
 )
 def test_what_cannot_work_is_refused_at_submit(
@@ -151,7 +151,7 @@ def test_choices_are_scored_and_bad_ones_are_error_rows(user: User, tmp_path: Pa
     dataset = write_prompts(tmp_path / "mcq.parquet", ["A question?"] * 7, answers=choices, choices=["kept"] * 7)
     job_id = new_id()
     arguments = ("submit", str(dataset), "--engine", "fake", "--task", "score", "--max-model-len", "1000")
-    assert "cannot keep column 'choices'" in user.run(*arguments, "--keep", "choices", code=2).stderr
+    assert "Cannot keep column 'choices'" in user.run(*arguments, "--keep", "choices", code=2).stderr
     user.run(*arguments, "--choices-column", "answers", "--id", job_id, *SMALL_SHARDS, "--wait", code=3)
     table = check_invariants(user.ledger(job_id), 7)
     bad = "INVALID_CHOICES"

@@ -31,7 +31,8 @@ from workers.failures import JobInterruption
 from workers.messages import STORE_PATIENCE_S, Loaded, LogBatch, ReplicaCounters, ShardDone, ShardSalvaged
 from workers.replica.replica import Replica
 from workers.staging import staging
-from workers.staging.planning import Planning, assign
+from workers.staging.planning import Places, Planning, assign
+from workers.staging.writing import Target, write_shard
 
 if TYPE_CHECKING:
     from schemas.records import Cancelled, Failed, Succeeded
@@ -274,28 +275,28 @@ class SimReplica:
             self._calls.discard(future)
 
 
-class SimStaging(staging._Staging):
-    """Staging without Ray Data: the same two passes, the second in processes of their own."""
+class SimRows:
+    """Prepared rows without Ray Data; processes of their own write the shards."""
 
     world: World
     blocks: dict[str, pa.Table]
-    """Tokenised rows of each spec, by its digest."""
+    """Prepared rows of each spec, by its digest."""
 
-    def _tokenise(self, dataset: Any) -> Any:
-        return self
+    def __init__(self, rows: pa.Table) -> None:
+        self._rows = rows
+        self._places: Places
 
-    def materialize(self) -> Any:
-        return self.blocks[self._spec.digest()]
+    @classmethod
+    def of(cls, run: staging._Staging, _: Any) -> SimRows:
+        return cls(cls.blocks[run._spec.digest()])
 
-    def _plan(self, work: Planning, blocks: Any) -> tuple[Plan, Any]:
-        return work.make(blocks)
+    def plan(self, work: Planning) -> tuple[Plan, tuple[str, ...]]:
+        plan, hurt, self._places = work.make(self._rows)
+        return plan, hurt
 
-    def _write(
-        self, blocks: Any, plan: Plan, lookup: Any, wanted: set[int], kept: tuple[pa.Field, ...]
-    ) -> Iterator[int]:
+    def write(self, target: Target, wanted: set[int]) -> Iterator[int]:
         world, loop = self.world, self.world.loop
-        rows = assign(blocks, lookup, wanted)
-        target: Any = (self._ledger.store.uri, self._ledger.job_id, self._writer, self._spec, plan, kept)
+        rows = assign(self._rows, self._places, wanted)
         ready: list[int | Exception] = []
         news = [loop.create_future()]
 
@@ -304,7 +305,7 @@ class SimStaging(staging._Staging):
 
             def work() -> None:
                 try:
-                    staging._write_shard(rows.filter(pc.equal(rows["shard"], shard)), target)
+                    write_shard(rows.filter(pc.equal(rows["shard"], shard)), target)
                     ready.append(shard)
                 except Exception as error:
                     ready.append(error)

@@ -17,7 +17,7 @@ from jobs.rows.prepare import RowPreparer
 from schemas import keys
 from schemas.records import Plan, Quarantine
 from schemas.spec import EngineSpec, FakeSpec, InputSpec, JobSpec, ModelSpec, ReplicaRange, ShardBudget
-from tests.simulation.cluster import SimStaging
+from tests.simulation.cluster import SimRows
 from tests.simulation.histories import Case, History, Run, draw
 from tests.simulation.invariants import KILLED, Outcome, rows_of
 from tests.simulation.seams import CANARY, Seams, seams
@@ -81,7 +81,7 @@ class Simulator:
 def simulator(folder: Path) -> Iterator[Simulator]:
     """Yield a simulator; the program runs in its worlds until the end of the block."""
     cases = _cases(folder)
-    SimStaging.blocks = {case.spec.digest(): _tokenised(case.spec) for case in cases}
+    SimRows.blocks = {case.spec.digest(): _tokenised(case.spec) for case in cases}
     earlier: dict[str, tuple[bytes, dict[str, str]]] = {}
     with seams() as held:
         simulation = Simulator(held, cases)

@@ -34,9 +34,8 @@ import workers.driver.replicas
 import workers.engines.fake
 import workers.replica.feed
 import workers.replica.replica
-import workers.staging.planning
 import workers.staging.staging
-from tests.simulation.cluster import SimStaging
+from tests.simulation.cluster import SimRows
 from tests.simulation.loop import CURRENT, Killed
 from tests.simulation.world import World
 from workers.driver.dispatch import Dispatcher
@@ -146,7 +145,7 @@ class Seams:
 
     def enter(self, world: World, seed: int) -> None:
         """Run the program in this world from now on."""
-        self.world = self.clock.world = _Datetime.world = SimStaging.world = WatchedDispatcher.world = world
+        self.world = self.clock.world = _Datetime.world = SimRows.world = WatchedDispatcher.world = world
         self.random = Random(f"program/{seed}")
 
     def uuid4(self) -> uuid.UUID:
@@ -187,11 +186,7 @@ def seams() -> Iterator[Seams]:
     put(jobs.dataset, "inspect", inspect)
     put(workers.staging.staging, "inspect", inspect)
     put(workers.staging.staging, "pin", _cached_pin())
-    for module in (workers.staging.staging, workers.staging.planning):
-        put(module, "ray", SimpleNamespace(put=lambda value: value, get=lambda value: value))
-    put(workers.staging.planning, "light_columns", lambda blocks: blocks)
-    put(workers.staging.staging, "_target", lambda target: target)
-    put(workers.staging.staging, "_Staging", SimStaging)
+    put(workers.staging.staging._Staging, "_prepare", SimRows.of)
     handler = _Canaries(held)
     loggers = [logging.getLogger(name) for name in ("jobs", "workers")]
     before = [(logger.level, logger.propagate) for logger in loggers]

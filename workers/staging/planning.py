@@ -1,4 +1,4 @@
-"""Planning in one Ray task, which sees the light columns of all rows, and what a block's rows learn from the plan."""
+"""Planning over the light columns of all rows, and what a block's rows learn from the plan."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import ray
-import ray.data
 
 from jobs.ledger import Ledger
 from jobs.planning.facts import facts_of, fingerprints_of
@@ -19,7 +17,6 @@ from jobs.rows.prepare import FACTS_FIELDS
 from schemas.records import InputFile, Plan, RowColumn
 from schemas.spec import JobSpec
 from workers.staging.copies import SOURCE_COLUMNS
-from workers.staging.shuffle import TASK_RETRIES
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,10 +37,13 @@ class Planning:
     sources: tuple[str, ...] | None
     standing: Plan | None
 
-    def make(self, blocks: ray.data.Dataset) -> tuple[Plan, tuple[str, ...], Places]:
-        """Make the plan; return it, jobs whose damaged results it could have used, and where each row goes."""
+    def make(self, light: pa.Table) -> tuple[Plan, tuple[str, ...], Places]:
+        """Make the plan; return it, jobs whose damaged results it could have used, and where each row goes.
+
+        Args:
+            light: the `LIGHT_COLUMNS` of all rows, sorted by row id.
+        """
         reused = None if self.sources is None else open_sources(self.ledger, self.sources)
-        light = light_columns(blocks)
         facts = facts_of(light)
         if self.standing is not None and self.standing.shards[0].num_bytes is None:
             facts = replace(facts, num_bytes=None)
@@ -89,9 +89,8 @@ class Places(NamedTuple):
     sources: pa.Table | None
 
 
-def assign(rows: pa.Table, lookup: ray.ObjectRef, wanted: set[int]) -> pa.Table:
+def assign(rows: pa.Table, places: Places, wanted: set[int]) -> pa.Table:
     """Add each row's shard and position; drop the light columns and the rows of shards not wanted."""
-    places: Places = ray.get(lookup)
     at = np.searchsorted(places.row_ids, rows["row_id"].to_numpy())
     shards = places.shard_of[at]
     rows = rows.drop_columns([field.name for field in FACTS_FIELDS])
@@ -103,10 +102,3 @@ def assign(rows: pa.Table, lookup: ray.ObjectRef, wanted: set[int]) -> pa.Table:
             rows = rows.append_column(name, found[column])
     chosen = np.isin(shards, list(wanted))
     return rows if chosen.all() else rows.filter(pa.array(chosen))
-
-
-def light_columns(blocks: ray.data.Dataset) -> pa.Table:
-    """Read the columns of all rows that planning needs, sorted by row id."""
-    names = ["row_id", "error_code", "fingerprint", *(field.name for field in FACTS_FIELDS)]
-    light = blocks.select_columns(names, max_retries=TASK_RETRIES)
-    return pa.concat_tables(light.iter_batches(batch_size=None, batch_format="pyarrow")).sort_by("row_id")

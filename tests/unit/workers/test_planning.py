@@ -23,7 +23,7 @@ from jobs.errors import JobsError, StoreError, UsageError
 from jobs.planning.reuse import SourceLost
 from schemas.codes import JobError
 from workers.failures import JobFailure, find_cause
-from workers.staging import staging
+from workers.staging import distributed
 from workers.staging.failures import told
 from workers.staging.shuffle import BUNDLE_BYTES, bundles_of
 
@@ -34,9 +34,9 @@ def test_an_error_in_the_planning_task_keeps_its_words(monkeypatch: pytest.Monke
         raise RayTaskError("make", "a traceback, with colours", error).as_instanceof_cause()
 
     task = SimpleNamespace(remote=lambda *_: ("plan", "hurt", "places"))
-    monkeypatch.setattr(staging, "ray", SimpleNamespace(remote=lambda **_: lambda _: task, get=get))
+    monkeypatch.setattr(distributed, "ray", SimpleNamespace(remote=lambda **_: lambda _: task, get=get))
     with pytest.raises(type(error)) as raised:
-        staging._Staging._plan(object.__new__(staging._Staging), None, None)  # type: ignore[arg-type]
+        distributed.DistributedRows(None).plan(None)  # type: ignore[arg-type]
     found = find_cause(raised.value, type(error))
     assert found is not None
     assert str(found) == str(error)

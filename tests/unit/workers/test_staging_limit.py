@@ -42,7 +42,6 @@ def test_rows_reach_the_shards_that_the_plan_promises(
 
     assert facts.row_ids is not None
     places = planning.Places(facts.row_ids, plan.shard_of, plan.position, None)
-    monkeypatch.setattr(planning.ray, "get", lambda reference: reference)
     wanted = {shard.index for shard in plan.shards}
     rows = pa.concat_tables([planning.assign(block, places, wanted) for block in blocks])
     for shard in plan.shards:
