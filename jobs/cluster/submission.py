@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import getpass
-import logging
 import os
 import shlex
 import time
@@ -13,22 +11,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from typing import Any
 
 from jobs import __version__
+from jobs.cluster.job_api import JobApi, Refused
 from jobs.errors import ClusterError
 from jobs.text import printable
 from schemas.environment import ALLOWED_BUCKETS
 
-if TYPE_CHECKING:
-    from ray.job_submission import JobSubmissionClient
-
 ENDED = frozenset({"STOPPED", "SUCCEEDED", "FAILED"})
 """Statuses that never change again; the others are PENDING and RUNNING."""
 
-_CONNECT_S, _READ_S = 5.0, 60.0
-_TOKEN_HINT = "Give its token file with --token-path FILE or JOBS_TOKEN_PATH; `ray get-auth-token` prints the token."  # noqa: S105
+TOKEN_HINT = "Give its token file with --token-path FILE or JOBS_TOKEN_PATH; `ray get-auth-token` prints the token."  # noqa: S105
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,6 +90,9 @@ def driver_environment(allowed_buckets: Sequence[str] | None = None) -> dict[str
     return {**store, **allowed, **stop, **tasks, "RAY_DEDUP_LOGS": "0", "RAY_COLOR_PREFIX": "0"}
 
 
+REACH_HINT = "Check that it runs and that this machine reaches it: `jobs doctor`."
+_ADDRESS_HINT = "Check the address: --address http://HOST:8265"
+
 STOP_GRACE_S = 25
 """Seconds between SIGTERM and SIGKILL of a driver that is stopped; Ray's own default is 3."""
 
@@ -106,6 +103,9 @@ _MONITOR_S = 2.0
 class Submitter:
     """Starts, finds, follows and stops drivers on one cluster. Every method raises `ClusterError`
     if the cluster cannot be reached or refuses the token. Every wait is bounded, except that of `tail`.
+
+    Attributes:
+        ray_version: version of Ray on the cluster.
     """
 
     def __init__(self, dashboard_url: str, token_path: Path | None = None) -> None:
@@ -116,8 +116,10 @@ class Submitter:
                 (`RAY_AUTH_MODE`, `RAY_AUTH_TOKEN`, `RAY_AUTH_TOKEN_PATH`).
         """
         self.dashboard_url = dashboard_url.rstrip("/")
-        with self._errors(), _only(self.dashboard_url):
-            self._client = _client(self.dashboard_url, _headers(token_path))
+        self._headers = _headers(token_path)
+        with self._errors():
+            self._api = JobApi(self.dashboard_url, self._headers)
+            self.ray_version = self._api.version()
 
     def submit(self, job_uri: str, submission_id: str, metadata: dict[str, str], env: dict[str, str]) -> bool:
         """Start a driver for the job directory `job_uri`.
@@ -137,15 +139,17 @@ class Submitter:
         """Run a command line on the cluster's head; otherwise like `submit`."""
         with self._errors():
             try:
-                self._client.submit_job(
-                    entrypoint=entrypoint,
-                    submission_id=submission_id,
-                    metadata=metadata,
-                    runtime_env={"env_vars": env} if env else None,
+                self._api.submit(
+                    {
+                        "entrypoint": entrypoint,
+                        "submission_id": submission_id,
+                        "metadata": metadata,
+                        "runtime_env": {"env_vars": env} if env else {},
+                    }
                 )
-            except RuntimeError as error:
+            except Refused as error:
                 # Ray 2.60 answers 500 with this text; the case has no code of its own.
-                if "already exists" in str(error):
+                if "already exists" in error.text:
                     return False
                 raise
         return True
@@ -154,9 +158,9 @@ class Submitter:
         """Return the submission's status, or None if the cluster does not know it."""
         with self._errors():
             try:
-                return str(self._client.get_job_status(submission_id).value)
-            except RuntimeError as error:
-                if _is_unknown(error):
+                return str(self._api.get(submission_id)["status"])
+            except Refused as error:
+                if error.unknown:
                     return None
                 raise
 
@@ -165,46 +169,38 @@ class Submitter:
         with self._errors():
             found = [
                 Submission(
-                    submission_id=details.submission_id,
-                    status=str(details.status.value),
-                    message=details.message or "",
-                    started_at=_seconds(details.start_time),
-                    ended_at=_seconds(details.end_time),
-                    metadata=dict(details.metadata or {}),
-                    exit_code=details.driver_exit_code,
-                    error_type=details.error_type or "",
+                    submission_id=details["submission_id"],
+                    status=details["status"],
+                    message=details.get("message") or "",
+                    started_at=_seconds(details.get("start_time")),
+                    ended_at=_seconds(details.get("end_time")),
+                    metadata=dict(details["metadata"]),
+                    exit_code=details.get("driver_exit_code"),
+                    error_type=details.get("error_type") or "",
                 )
-                for details in self._client.list_jobs()
-                if details.submission_id and (details.metadata or {}).get("job_uri") == job_uri
+                for details in self._submissions()
+                if details["metadata"].get("job_uri") == job_uri
             ]
         return sorted(found, key=lambda each: each.started_at or 0.0, reverse=True)
 
     def jobs_at_work(self) -> list[str]:
         """Return the ids of the jobs whose drivers have not ended, sorted."""
         with self._errors():
-            active = [each for each in self._client.list_jobs() if not each.status.is_terminal()]
-        return sorted({job_id for each in active if (job_id := (each.metadata or {}).get("job_id"))})
+            active = [each for each in self._submissions() if each["status"] not in ENDED]
+        return sorted({job_id for each in active if (job_id := each["metadata"].get("job_id"))})
 
     def logs(self, submission_id: str) -> str:
         """Return everything that the driver has printed so far."""
         with self._errors(submission_id):
-            return str(self._client.get_job_logs(submission_id))
+            return self._api.logs(submission_id)
 
     def tail(self, submission_id: str) -> Iterator[str]:
         """Yield the driver's output from its beginning, in pieces as they come, until the driver ends."""
-        pieces = self._client.tail_job_logs(submission_id)
+        from jobs.cluster.log_tail import tail
 
-        async def following() -> str | None:
-            return await anext(pieces, None)
-
-        # A runner, because Ctrl-C arrives during the wait for a piece.
-        with asyncio.Runner() as runner:
-            while True:
-                with self._errors(submission_id):
-                    piece = runner.run(following())
-                if piece is None:
-                    return
-                yield piece
+        with self._errors(submission_id):
+            self._api.get(submission_id)
+        return tail(self.dashboard_url, self._headers, submission_id)
 
     def stop(self, submission_id: str, wait_s: float = 30.0) -> None:
         """Ask the driver to stop (SIGTERM, and SIGKILL `STOP_GRACE_S` later) and wait until it has ended.
@@ -216,9 +212,9 @@ class Submitter:
         """
         with self._errors():
             try:
-                self._client.stop_job(submission_id)
-            except RuntimeError as error:
-                if _is_unknown(error):
+                self._api.stop(submission_id)
+            except Refused as error:
+                if error.unknown:
                     return
                 raise
         deadline = time.monotonic() + wait_s
@@ -233,11 +229,11 @@ class Submitter:
     def stop_all(self) -> None:
         """Ask every driver to stop, and wait until they have ended."""
         with self._errors():
-            active = [each for each in self._client.list_jobs() if each.submission_id and not each.status.is_terminal()]
-            for each in active:
-                self._client.stop_job(each.submission_id)
-        for each in active:
-            self.stop(each.submission_id)
+            active = [each["submission_id"] for each in self._submissions() if each["status"] not in ENDED]
+            for submission_id in active:
+                self._api.stop(submission_id)
+        for submission_id in active:
+            self.stop(submission_id)
 
     def forget(self, submission_id: str) -> None:
         """Remove an ended submission from the cluster's list. Takes two seconds.
@@ -245,114 +241,68 @@ class Submitter:
         Ray's job monitor polls once a second; if it finds the submission removed, it adds it again, once, as FAILED.
         """
         with self._errors(submission_id):
-            self._client.delete_job(submission_id)
+            self._api.delete(submission_id)
             deadline = time.monotonic() + _MONITOR_S
             while time.monotonic() < deadline:
                 time.sleep(0.2)
                 if self.status(submission_id) is not None:
-                    self._client.delete_job(submission_id)
+                    self._api.delete(submission_id)
                     return
 
     def resources(self) -> dict[str, float]:
         """Sum the resources of all live nodes by Ray's names: `CPU`, `GPU`, `memory`, …"""
         with self._errors():
-            answer = self._client.get("/api/v0/nodes?limit=10000")
+            answer = self._api.call("GET", "/api/v0/nodes?limit=10000")
             total: Counter[str] = Counter()
             for node in answer["data"]["result"]["result"]:
                 if node["state"] == "ALIVE":
                     total.update(node["resources_total"])
         return dict(total)
 
-    @property
-    def ray_version(self) -> str:
-        """Version of Ray on the cluster."""
-        with self._errors():
-            return str(self._client.get("/api/version")["ray_version"])
-
     def dashboard_job_url(self, submission_id: str) -> str:
         """Return the URL of the submission's page in the Ray dashboard."""
         return f"{self.dashboard_url}/#/jobs/{submission_id}"
 
+    def _submissions(self) -> list[dict[str, Any]]:
+        """List what the cluster knows of all submissions; Ray lists drivers that were not submitted too."""
+        return [{**each, "metadata": each.get("metadata") or {}} for each in self._api.list() if each["submission_id"]]
+
     @contextmanager
     def _errors(self, submission_id: str = "") -> Iterator[None]:
-        import aiohttp
         import requests
-        from ray.exceptions import AuthenticationError
 
         where = self.dashboard_url
         try:
             yield
-        except AuthenticationError as error:
-            raise ClusterError(f"The Ray cluster at {where} refuses the token.", hint=_TOKEN_HINT) from error
-        except aiohttp.WSServerHandshakeError as error:
-            if error.status in (401, 403):
-                raise ClusterError(f"The Ray cluster at {where} refuses the token.", hint=_TOKEN_HINT) from error
-            raise ClusterError(f"The Ray cluster at {where} has no log of {submission_id}.") from error
-        except (requests.HTTPError, requests.JSONDecodeError) as error:
-            raise ClusterError(
-                f"What answers at {where} is not a Ray dashboard.", hint="Check the address: --address http://HOST:8265"
-            ) from error
-        except (requests.RequestException, aiohttp.ClientError, ConnectionError, TimeoutError) as error:
-            raise ClusterError(
-                f"The Ray cluster at {where} cannot be reached.",
-                hint="Check that it runs and that this machine reaches it: `jobs doctor`.",
-            ) from error
-        except RuntimeError as error:
-            if submission_id and _is_unknown(error):
+        except Refused as error:
+            if error.token:
+                raise ClusterError(f"The Ray cluster at {where} refuses the token.", hint=TOKEN_HINT) from error
+            if submission_id and error.unknown:
                 raise ClusterError(f"The Ray cluster at {where} does not know {submission_id}.") from error
+            if not hasattr(self, "ray_version"):
+                raise ClusterError(f"What answers at {where} is not a Ray dashboard.", hint=_ADDRESS_HINT) from error
             raise ClusterError(f"The Ray cluster at {where} failed: {error}") from error
-
-
-def _client(dashboard_url: str, headers: dict[str, str]) -> JobSubmissionClient:
-    from ray.job_submission import JobSubmissionClient
-
-    # This logger reports the end of every followed log on stderr.
-    logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
-    local = urlsplit(dashboard_url).hostname in ("127.0.0.1", "localhost", "::1")
-
-    class BoundedClient(JobSubmissionClient):  # type: ignore[misc]
-        """Ray's client with timeouts, and without a configured proxy for loopback calls; Ray's own lacks both."""
-
-        def _do_request(self, *args: Any, **kwargs: Any) -> Any:
-            if local:
-                kwargs["proxies"] = {"http": "", "https": ""}
-            return super()._do_request(*args, timeout=(_CONNECT_S, _READ_S), **kwargs)
-
-        def get(self, endpoint: str) -> Any:
-            response = self._do_request("GET", endpoint)
-            response.raise_for_status()
-            return response.json()
-
-    return BoundedClient(dashboard_url, headers=headers)
+        except (requests.JSONDecodeError, KeyError, TypeError) as error:
+            raise ClusterError(f"What answers at {where} is not a Ray dashboard.", hint=_ADDRESS_HINT) from error
+        except (requests.RequestException, ConnectionError, TimeoutError) as error:
+            raise ClusterError(f"The Ray cluster at {where} cannot be reached.", hint=REACH_HINT) from error
 
 
 def _headers(token_path: Path | None) -> dict[str, str]:
     if token_path is None:
-        return {}
+        # Imported here: it imports Ray, which the embedded cluster and clusters with a token file do without.
+        from ray._private.authentication.http_token_authentication import get_auth_headers_if_auth_enabled
+        from ray.exceptions import AuthenticationError
+
+        try:
+            return dict(get_auth_headers_if_auth_enabled({}))
+        except AuthenticationError as error:
+            raise ClusterError("The Ray cluster's token is missing.", hint=TOKEN_HINT) from error
     try:
         token = token_path.expanduser().read_text().strip()
     except OSError as error:
-        raise ClusterError(f"Cannot read the token file {token_path}: {error.strerror}.", hint=_TOKEN_HINT) from error
+        raise ClusterError(f"Cannot read the token file {token_path}: {error.strerror}.", hint=TOKEN_HINT) from error
     return {"Authorization": f"Bearer {token}"}
-
-
-@contextmanager
-def _only(dashboard_url: str) -> Iterator[None]:
-    """Make Ray use this address: its own environment variable would override the address it is given."""
-    name = "RAY_API_SERVER_ADDRESS"
-    before = os.environ.get(name)
-    os.environ[name] = dashboard_url
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
-
-
-def _is_unknown(error: RuntimeError) -> bool:
-    return "status code 404" in str(error)
 
 
 def _seconds(milliseconds: int | None) -> float | None:

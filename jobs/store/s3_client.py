@@ -9,11 +9,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeVar
 
-import boto3
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
-from botocore.session import get_session
 from tenacity import Retrying, retry_if_exception, stop_before_delay, wait_random_exponential
 
 from jobs.store.s3_errors import explain, is_transient
@@ -93,6 +90,11 @@ def _process_client(read_timeout_s: float) -> Any:
 @lru_cache(maxsize=16)
 def _make_client(_pid: int, _settings: tuple[tuple[str, str], ...], read_timeout_s: float) -> Any:
     """Make a client for this process under these settings: connections must not cross a fork."""
+    # Imported here: that takes a quarter of a second of CPU time, which a process that never sees S3 can spare.
+    import boto3
+    from botocore.config import Config
+    from botocore.session import get_session
+
     session = get_session()
     # A default of the session, so that it covers credential calls too: those to STS would be retried for minutes.
     session.set_default_client_config(

@@ -66,7 +66,7 @@ def ended(submitter: Submitter, submission_id: str, wait_s: float = 60.0) -> str
 
 
 def start(submitter: Submitter, submission_id: str, entrypoint: str) -> None:
-    submitter._client.submit_job(entrypoint=entrypoint, submission_id=submission_id, metadata=METADATA)
+    assert submitter.run(submission_id, entrypoint, METADATA)
 
 
 def test_up_again_gives_the_same_cluster(running: Cluster) -> None:

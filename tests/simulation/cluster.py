@@ -9,14 +9,12 @@ from contextvars import Context, copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs.cluster.submission import STOP_GRACE_S, Submission
 from jobs.errors import StoreError
 from jobs.ledger import Ledger
-from jobs.planning.shards import row_ids_digest
 from jobs.store import open_store
 from schemas import keys
 from schemas.codes import InterruptionCode, RowError
@@ -38,16 +36,6 @@ if TYPE_CHECKING:
     from schemas.records import Cancelled, Failed, Succeeded
 
 log = logging.getLogger("workers.driver")
-
-
-def _only_killers_are_left(world: World, job_id: str) -> bool:
-    """Return whether each shard without a result is one row that kills: a driver that has seen no other row survive
-    cannot tell such rows from a broken engine, and leaves the job to another.
-    """
-    objects = world.bucket.objects()
-    plan = Plan.from_json(objects[f"root/{job_id}/{keys.PLAN}"])
-    left = [shard for shard in plan.shards if f"root/{job_id}/{keys.result(shard.index)}" not in objects]
-    return {shard.row_ids_sha256 for shard in left} <= {row_ids_digest(np.array([row])) for row in world.killers}
 
 
 class JobApi:
@@ -133,8 +121,7 @@ class SimDriver:
         except JobInterruption as error:
             world.note(f"is interrupted: {error.code}")
             told = error.code is InterruptionCode.STOPPED and self._told
-            lost = error.code is InterruptionCode.ENGINE_DIED and _only_killers_are_left(world, job_id)
-            if not (told or lost):
+            if not told:
                 world.violation(f"a driver is interrupted for no reason: {error.code}: {error}")
         except StoreError as error:
             log.error("%s %s", error, error.hint)
@@ -287,8 +274,8 @@ class SimRows:
         self._places: Places
 
     @classmethod
-    def of(cls, run: staging._Staging, _: Any) -> SimRows:
-        return cls(cls.blocks[run._spec.digest()])
+    def of(cls, spec: JobSpec) -> SimRows:
+        return cls(cls.blocks[spec.digest()])
 
     def plan(self, work: Planning) -> tuple[Plan, tuple[str, ...]]:
         plan, hurt, self._places = work.make(self._rows)

@@ -186,7 +186,7 @@ def seams() -> Iterator[Seams]:
     put(jobs.dataset, "inspect", inspect)
     put(workers.staging.staging, "inspect", inspect)
     put(workers.staging.staging, "pin", _cached_pin())
-    put(workers.staging.staging._Staging, "_prepare", SimRows.of)
+    put(workers.staging.staging._Staging, "_prepare", lambda run, _: SimRows.of(run._spec))
     handler = _Canaries(held)
     loggers = [logging.getLogger(name) for name in ("jobs", "workers")]
     before = [(logger.level, logger.propagate) for logger in loggers]

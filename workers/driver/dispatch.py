@@ -106,7 +106,8 @@ class Dispatcher:
 
     Controls settle whether the rows or the engine are at fault: after `DOUBT_DEATHS` deaths in a row only single rows
     that are not suspected are handed out. If the engine survives one, it is cleared; if `CONTROL_DEATHS` in a row kill
-    it, it is declared broken. With no row left to try, the verdict depends on whether it has ever answered a row.
+    it, it is declared broken. When all that waits is suspected and no engine of this driver has answered a row,
+    controls come from committed shards. With no row left to try, the verdict depends on whether it has answered any.
 
     When no shard waits and everything is staged, idle replicas also work on shards that others have open, at most
     `MAX_REPLICAS_PER_SHARD` replicas on each. Suspects and searched shards are never copied.
@@ -186,9 +187,9 @@ class Dispatcher:
         """Take back a shard whose staged rows cannot be read; not a fault. Return whether to stage it again."""
         self._close(work.shard, replica)
         shard = self._shards[work.shard]
-        if shard.committed or not shard.staged:
+        was_staged, shard.staged = shard.staged, False
+        if shard.committed or not was_staged:
             return False
-        shard.staged = False
         self._unstaged.add(work.shard)
         self._discard(work.shard)
         return True
@@ -262,6 +263,8 @@ class Dispatcher:
             shard = self._shards[work.shard]
             shard.replicas.discard(replica)
             shard.strikes += 1
+            if shard.committed:  # a control that an earlier driver's engine has answered: no row is at fault
+                continue
             if work.kind != "commit" or (work.alone and shard.strikes >= self._max_strikes):
                 if (place := shard.search.died(work.places, code)) is not None:
                     self._found.append(Killer(shard=work.shard, place=place, code=code))
@@ -289,6 +292,7 @@ class Dispatcher:
         self._close(work.shard, replica)
         shard = self._shards[work.shard]
         if shard.committed:
+            shard.staged = False  # no control comes from it again
             return
         shard.faults += 1
         if shard.faults >= MAX_FAULTS and not shard.replicas:
@@ -303,21 +307,33 @@ class Dispatcher:
     def _control(self) -> Work | None:
         """Pick a single row that is not suspected, from the shard with the fewest strikes."""
         waiting = [*self._queue, *self._suspects]
-        for number in sorted(waiting, key=lambda n: (self._shards[n].strikes, n)):
-            search = self._shards[number].search
-            if (place := search.sample(self._controls)) is not None:
-                self._controls += 1
-                return Work(
-                    shard=number, num_rows=search.num_rows, kind="control", places=(place,), excluded={}, alone=True
-                )
+        if (work := self._sample(waiting)) is not None:
+            return work
         if not waiting or self._unstaged or any(self._open.values()):
             return None
+        # An earlier driver's engine has answered the rows of committed shards; this driver's may not have.
+        if not self._health.survived_any and (work := self._sample(self._committed())) is not None:
+            return work
         if not self._health.survived_any:
             self._judge(self._everywhere())
             return None
         # Only rows that died alone are left, and the engine has answered others: those rows are the killers.
         self._survive()
         return self._next(min(waiting), alone=True)
+
+    def _sample(self, shards: Iterable[int]) -> Work | None:
+        for number in sorted(shards, key=lambda n: (self._shards[n].strikes, n)):
+            search = self._shards[number].search
+            if (place := search.sample(self._controls)) is not None:
+                self._controls += 1
+                return Work(
+                    shard=number, num_rows=search.num_rows, kind="control", places=(place,), excluded={}, alone=True
+                )
+        return None
+
+    def _committed(self) -> list[int]:
+        """List the committed shards whose staged rows can still be read."""
+        return [number for number, shard in enumerate(self._shards) if shard.committed and shard.staged]
 
     def _copy(self) -> Work | None:
         """Pick the open shard expected to finish last: the newest on the busiest replica."""

@@ -6,6 +6,7 @@ import time
 from math import ceil, log2
 from random import Random
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -213,6 +214,67 @@ def test_an_engine_that_dies_of_everything_is_found_out_soon(sizes: list[int], r
     assert "answered no row at all" in world.dispatcher.verdict.reason
     assert not world.dispatcher.confirmed(), "what a broken engine dies of is not remembered"
     assert world.deaths <= DOUBT_DEATHS + CONTROL_DEATHS + 2 * replicas
+
+
+def resumed_with_a_killer() -> Dispatcher:
+    """Another driver has committed shard 0 of three rows; shard 1 is one row that kills."""
+    dispatcher = Dispatcher(plan_of(2, [3, 1]))
+    dispatcher.stage([0, 1])
+    dispatcher.commit(0)
+    return dispatcher
+
+
+def test_a_row_of_a_committed_shard_shows_that_the_engine_is_well() -> None:
+    dispatcher = resumed_with_a_killer()
+    for _ in range(20):
+        work = dispatcher.take("a")
+        assert work is not None
+        if work.shard == 0:
+            assert (work.kind, work.alone) == ("control", True)
+            dispatcher.survived("a", work, num_rows=3)
+        elif 0 in work.excluded:
+            break
+        else:
+            dispatcher.died("a", CRASH)
+    assert dispatcher.verdict is None
+    assert work.excluded == {0: CRASH}
+    assert [(killer.shard, killer.place) for killer in dispatcher.confirmed()] == [(1, 0)]
+
+
+def test_an_engine_that_dies_of_rows_that_were_answered_is_broken() -> None:
+    dispatcher = resumed_with_a_killer()
+    controls = 0
+    while dispatcher.verdict is None:
+        work = dispatcher.take("a")
+        if work is None:
+            break
+        controls += work.shard == 0
+        dispatcher.died("a", CRASH)
+    assert controls == CONTROL_DEATHS
+    assert dispatcher.verdict is not None
+    assert dispatcher.verdict.code is JobError.ENGINE_DIED
+    assert not dispatcher.confirmed()
+
+
+@pytest.mark.parametrize("end", ["unstage", "fail"])
+def test_a_committed_shard_that_cannot_be_read_gives_no_control_again(end: str) -> None:
+    dispatcher = resumed_with_a_killer()
+    asked = 0
+    while dispatcher.verdict is None:
+        work = dispatcher.take("a")
+        if work is None:
+            break
+        if work.shard == 1:
+            dispatcher.died("a", CRASH)
+            continue
+        asked += 1
+        if end == "fail":
+            dispatcher.fail("a", work)
+        else:
+            assert not dispatcher.unstage("a", work), "it is committed: nothing is to be staged"
+    assert asked == 1
+    assert dispatcher.verdict is not None
+    assert dispatcher.verdict.code is JobError.ENGINE_DIED
 
 
 def test_what_earlier_drivers_found_is_not_run_again() -> None:
