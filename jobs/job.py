@@ -7,6 +7,7 @@ import getpass
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
+from hashlib import sha256
 from html import escape
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -195,11 +196,19 @@ class Job:
             return False
         # Ray never takes an id twice. The first driver has the job's own, unless a job of another root has it.
         if not submissions:
-            if self.client.start_driver(self.ledger, spec, self.id):
+            if self.client.start_driver(self.ledger, spec, self._next_driver()):
                 return True
             if self._known():
                 return False  # Somebody else has just started it.
         return self.client.start_driver(self.ledger, spec, f"{self.id}-{uuid4().hex[:6]}")
+
+    def _next_driver(self) -> str:
+        """Name the next driver, where the cluster knows of none: two that resume at once must name the same one, and
+        none may have the name of a driver on an earlier cluster, whose records would be overwritten.
+        """
+        if (last := self.ledger.progress()) is None:
+            return self.id
+        return f"{self.id}-{sha256(f'{last.driver} {last.started_at}'.encode()).hexdigest()[:6]}"
 
     def results(self) -> Results:
         """Open the rows that are committed now: all rows once the job has succeeded. For a job that was cancelled or

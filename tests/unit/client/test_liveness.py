@@ -217,6 +217,18 @@ def test_cancelling_a_succeeded_job_says_that_it_succeeded(client: BatchClient) 
     assert client.job("demo").cancel(by="me").state == "SUCCEEDED"
 
 
+def test_a_driver_on_another_cluster_has_a_name_of_its_own(client: BatchClient) -> None:
+    ledger = ledger_of(client)
+    job = client.exact_job("demo")
+    assert job._next_driver() == "demo"
+    ledger.write_progress(progress(driver="demo"))
+    second = job._next_driver()
+    assert second == client.exact_job("demo")._next_driver(), "two that resume at once start one driver"
+    assert second.startswith("demo-")
+    ledger.write_progress(progress(driver=second))
+    assert job._next_driver() not in ("demo", second)
+
+
 def test_an_unknown_job_cannot_be_cancelled_or_resumed(client: BatchClient) -> None:
     for act in (lambda: client.job("none").cancel(by="me"), lambda: client.job("none").resume()):
         with pytest.raises(UsageError, match="No job none"):
