@@ -15,6 +15,7 @@ import pytest
 from jobs.ledger import Ledger
 from schemas import keys
 from tests.support.harness import User, check_invariants, embedded_cluster, new_id, write_prompts
+from workers.staging.local import MAX_ROWS
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -97,7 +98,8 @@ def test_a_staging_task_that_always_dies_ends_with_a_reason(
 
     threading.Thread(target=arm, daemon=True).start()
     try:
-        job_id = submit(user, write_prompts(tmp_path / "d.parquet", ["a", "b"]))
+        # A small job has no such task: its driver stages it.
+        job_id = submit(user, write_prompts(tmp_path / "d.parquet", [f"prompt {n}" for n in range(MAX_ROWS + 1)]))
         user.run("wait", job_id, "--timeout", "150", code=1, timeout_s=180)
     finally:
         over.set()
@@ -106,6 +108,19 @@ def test_a_staging_task_that_always_dies_ends_with_a_reason(
     assert 2 <= len(deaths) <= 8
     assert "Processes that prepared rows were lost" in user.logs(job_id)
     # It is the world's fault: the job is not ended.
+    user.run("resume", job_id, "--wait", timeout_s=180)
+    check_invariants(user.ledger(job_id), MAX_ROWS + 1)
+
+
+def test_a_driver_that_dies_while_it_stages_is_interrupted(
+    user: User, dying: tuple[dict[str, str], Path], tmp_path: Path
+) -> None:
+    _, folder = dying
+    (folder / "staging.before_write").touch()
+    job_id = submit(user, write_prompts(tmp_path / "d.parquet", ["a", "b"]))
+    user.run("wait", job_id, "--timeout", "100", code=1)
+    assert len(list(folder.glob("staging.before_write.hit-*"))) == 1
+    assert user.json("status", job_id)["state"] == "INTERRUPTED"
     user.run("resume", job_id, "--wait", timeout_s=180)
     check_invariants(user.ledger(job_id), 2)
 

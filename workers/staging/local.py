@@ -1,7 +1,7 @@
 """Rows of a small job, prepared and written in the driver's process.
 
 A few hundred rows are prepared faster than a Ray task starts. Files are decoded in a guarded child process all the same
-(`jobs.dataset.guarded`), and what comes out of it is bounded before it is kept.
+(`jobs.dataset.guarded`), and what comes out of it is bounded.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 
+from jobs.dataset import read_portion
 from jobs.planning.facts import light_columns
 from schemas.records import Plan
 from workers.staging.planning import Places, Planning, assign
@@ -35,14 +36,14 @@ class LocalRows:
         """Prepare a small job's rows; return None if the job is larger than the bounds of this module."""
         if len(work.portions) > MAX_PORTIONS or sum(portion.num_rows for portion in work.portions) > MAX_ROWS:
             return None
+        columns, prepare = work.columns_and_preparer()
         tables: list[pa.Table] = []
         num_bytes = 0
-        for index in range(len(work.portions)):
-            for table in work.run(index):
-                tables.append(table)
-                num_bytes += table.nbytes
-                if num_bytes > MAX_BYTES:
+        for portion in work.portions:
+            for rows, row_ids in read_portion(portion, columns):
+                if (num_bytes := num_bytes + rows.nbytes) > MAX_BYTES:
                     return None
+                tables.append(prepare(rows, row_ids))
         return cls(pa.concat_tables(tables)) if tables else None
 
     def plan(self, work: Planning) -> tuple[Plan, tuple[str, ...]]:

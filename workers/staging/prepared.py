@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import pyarrow as pa
 
 from jobs.dataset import Portion, read_portion, resolve_columns
+from jobs.dataset.limiting import RowIds
 from jobs.failpoints import failpoint
 from jobs.models.encoding import load_encoder
 from jobs.rows.prepare import RowPreparer
@@ -35,11 +36,16 @@ class Preparation:
 
     def run(self, index: int) -> Iterator[pa.Table]:
         """Yield the prepared rows of one portion, in bounded batches."""
+        columns, prepare = self.columns_and_preparer()
+        for rows, row_ids in read_portion(self.portions[index], columns):
+            yield prepare(rows, row_ids)
+
+    def columns_and_preparer(self) -> tuple[list[str], Callable[[pa.RecordBatch, RowIds], pa.Table]]:
+        """Return the columns to read, and what makes prepared rows of a batch of them."""
         failpoint("staging.before_tokenise")
         columns = resolve_columns(self.schema, self.spec.input, choices=self.spec.task == "score")
         preparer = RowPreparer(self.spec, columns, load_encoder(self.spec.model.path), self.max_model_len)
-        for rows, row_ids in read_portion(self.portions[index], list(columns.needed)):
-            yield preparer.prepare(rows, row_ids)
+        return list(columns.needed), preparer.prepare
 
 
 class PreparedRows(Protocol):
