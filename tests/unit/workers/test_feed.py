@@ -40,7 +40,7 @@ class ScriptedEngine:
 
     async def score(self, request_id: str, context: Sequence[int], choices: Sequence[Sequence[int]]) -> Output:
         await self.generate(request_id, context, Sampling())
-        return Output(scores=[ChoiceScore(num_tokens=len(c), sum_logprob=-1.0) for c in choices])
+        return Output(scores=[ChoiceScore(logprobs=[-1.0] * len(c), is_greedy=False) for c in choices])
 
     async def stop(self) -> None:
         pass

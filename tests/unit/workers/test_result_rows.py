@@ -141,10 +141,20 @@ def test_the_best_choice_by_sum_and_by_mean() -> None:
     row = scored_row(
         ["long", "short", "same"],
         [
-            ChoiceScore(num_tokens=4, sum_logprob=-4.0),
-            ChoiceScore(num_tokens=1, sum_logprob=-2.0),
-            ChoiceScore(num_tokens=1, sum_logprob=-2.0),
+            ChoiceScore(logprobs=[-1.0] * 4, is_greedy=False),
+            ChoiceScore(logprobs=[-2.0], is_greedy=True),
+            ChoiceScore(logprobs=[-2.0], is_greedy=False),
         ],
+        [[1, 2, 3, 4], [5], [6]],
     )
     assert (row["best_choice"], row["best_choice_mean"]) == (1, 0)
-    assert row["choices"][0] == {"text": "long", "num_tokens": 4, "sum_logprob": -4.0, "mean_logprob": -1.0}
+    assert row["choices"][0] == {
+        "text": "long",
+        "num_tokens": 4,
+        "sum_logprob": -4.0,
+        "mean_logprob": -1.0,
+        "is_greedy": False,
+        "token_ids": [1, 2, 3, 4],
+        "token_logprobs": [-1.0] * 4,
+    }
+    assert [choice["is_greedy"] for choice in row["choices"]] == [False, True, False]
