@@ -92,6 +92,8 @@ def lm_eval(
     found = evaluate(client, request.spec, wanted, follow, evaluation_id=evaluation_id)
     if output.format is Format.JSON:
         output.record({**found.results, "job_ids": list(found.job_ids)})
+    elif output.format is Format.QUIET:
+        output.text("".join(f"{job_id}\n" for job_id in found.job_ids))
     else:
         for table in found.tables:
             output.text(f"{table}\n")

@@ -83,7 +83,7 @@ class Llama:
 
     @torch.no_grad()
     def score(self, context: list[int], choice: list[int]) -> tuple[float, bool]:
-        """Return the sum of a choice's log-probabilities after a context, and whether greedy decoding would write it."""
+        """Return a choice's log-likelihood after a context, and whether greedy decoding would write it."""
         logits = self.model(torch.tensor([[*context, *choice[:-1]]])).logits[0, len(context) - 1 :]
         chosen = logits.log_softmax(-1).gather(1, torch.tensor(choice)[:, None])
         return float(chosen.sum()), logits.argmax(-1).tolist() == choice

@@ -118,10 +118,10 @@ class BatchModel(TemplateLM):  # type: ignore[misc]
             options = dict(normalize_gen_kwargs(given, MAX_GEN_TOKS))
             until = [stop for stop in options.pop("until") if stop]
             sampling = sampling_of(options, until)
-            room = self._max_model_len - sampling.max_tokens
+            room = self.max_length - sampling.max_tokens
             if room <= 0:
                 raise UsageError(
-                    f"A task asks for {sampling.max_tokens:,} tokens; the model's context has {self._max_model_len:,}.",
+                    f"A task asks for {sampling.max_tokens:,} tokens; the model's context has {self.max_length:,}.",
                     "Lower max_gen_toks of the task: --gen-kwargs max_gen_toks=256",
                 )
             prompt = self.tok_encode(text)

@@ -145,6 +145,24 @@ async def test_a_row_to_score_takes_a_place_for_each_choice() -> None:
     assert feed.input_tokens == 4 + 56
 
 
+async def test_parts_of_a_text_are_scored_one_after_the_other_in_one_place() -> None:
+    engine = ScriptedEngine()
+    feed = feed_of(engine)
+    texts = [
+        Row(row_id=n, token_ids=[n], sampling=Sampling(), choices=[[7, 8, 9], [10, 11, 12], [13]], in_parts=True)
+        for n in range(6)
+    ]
+    shard = asyncio.create_task(feed.run("a", texts))
+    await settle()
+    assert engine.entered == [0, 1, 2, 3, 4], "five places, and a row takes one"
+    # The contexts that follow: one token of the part before, then as many as a full window has.
+    await engine.release(0, 1, 2, 3, 4, 5, 9, 10)
+    results = await asyncio.wait_for(shard, 5)
+    assert [score.num_tokens for score in results[0].scores] == [3, 3, 1]
+    assert engine.entered.count(9) == engine.entered.count(10) == 6
+    assert feed.input_tokens == 6 * 3 * 4
+
+
 async def test_a_cancelled_shard_leaves_the_engine_and_its_room_to_others() -> None:
     engine = ScriptedEngine()
     feed = feed_of(engine)
