@@ -21,21 +21,27 @@ class Texts:
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
         self._chats: dict[str, Context] = {}
+        self._refused: dict[str, str] = {}
         self._latest: tuple[str, list[int]] | None = None
 
     def render(self, messages: Sequence[Mapping[str, Any]], *, prefill: bool) -> str:
         """Render a chat and remember its tokens.
 
+        A chat that does not fit the model's format is refused when its text is encoded: the harness also renders empty
+        chats for perplexities, and does not use them.
+
         Args:
             prefill: the last message is the beginning of the assistant's answer.
 
         Raises:
-            UsageError: the model has no chat format, or the chat does not fit it.
+            UsageError: the model has no chat format.
         """
         given, begun = (messages[:-1], str(messages[-1]["content"])) if prefill else (messages, "")
         (ids,) = self._encoder.encode_chats([given])
         if isinstance(ids, InvalidMessages):
-            raise UsageError(f"A chat of the task does not fit the model's chat format: {ids}.", "Change the task.")
+            refused = f"a chat that cannot be rendered: {ids}"
+            self._refused[refused] = str(ids)
+            return refused
         text = self._encoder.decode(ids, skip_special=False) + begun
         context = chat_context(ids, self._encoder)
         self._chats[text.rstrip()] = Context(context.head, (context.text + begun).rstrip())
@@ -45,8 +51,10 @@ class Texts:
         """Return the token ids of a text and what continues it, encoded as one.
 
         Raises:
-            UsageError: the text is not Unicode.
+            UsageError: the text is not Unicode, or a chat that does not fit the model's format.
         """
+        if (why := self._refused.get(text)) is not None:
+            raise UsageError(f"A chat of the task does not fit the model's chat format: {why}.", "Change the task.")
         if not continuation and self._latest is not None and self._latest[0] == text:
             return self._latest[1]
         stripped = text.rstrip()

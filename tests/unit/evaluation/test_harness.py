@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from typer.testing import CliRunner
 
 import workers.demo
+from jobs.cli import app
 from jobs.errors import UsageError
 from jobs.evaluation.harness.rows import ScoreRows, prompt_rows
 from jobs.evaluation.harness.sampling import sampling_of
@@ -68,6 +71,23 @@ def test_a_prefilled_answer_continues_the_chat(encoder: PromptEncoder) -> None:
     ids = encoder.encode_chat(asked)
     expected = encoder.encode_continuations(["assistant\nThe answer is 51"])[0]
     assert texts.encode(rendered, "51") == [*ids[: encoder.marked_length(ids)], *expected]
+
+
+def test_a_chat_that_does_not_fit_is_refused_only_if_it_is_used(encoder: PromptEncoder) -> None:
+    texts = Texts(encoder)
+    rendered = texts.render([{"role": "user", "content": ""}], prefill=False)
+    with pytest.raises(UsageError, match="does not fit the model's chat format: every message"):
+        texts.encode(rendered)
+
+
+def test_without_the_harness_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith(("lm_eval", "jobs.evaluation.harness.imported"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules, "jobs.evaluation.harness.model", raising=False)
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    done = CliRunner().invoke(app, ["lm-eval", "arc_easy", "--engine", "fake", "--model", str(MODEL)])
+    assert isinstance(done.exception, UsageError)
+    assert "pip install 'nightbatch[eval]'" in str(done.exception)
 
 
 def test_generation_options_become_sampling_values() -> None:
