@@ -19,6 +19,7 @@ COMMANDS = (
     "config",
     "doctor",
     "list",
+    "lm-eval",
     "logs",
     "model",
     "plan",

@@ -10,8 +10,9 @@ from schemas import FORMAT_VERSION
 from schemas.base import Document
 from schemas.codes import InterruptionCode, RowError
 
-RowColumn = Literal["tool_calls", "parsed"]
-"""A result column that a job has because of its rows, the same in every shard."""
+RowColumn = Literal["tool_calls", "parsed", "is_greedy"]
+"""A result column that a job has because of its rows, the same in every shard; `is_greedy` is a field of its column
+`choices`, which plans of older versions lack."""
 
 
 class InputFile(Document):

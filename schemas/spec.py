@@ -41,7 +41,19 @@ RESERVED_COLUMNS = frozenset(
 """Names of output columns, which `keep` must not collide with."""
 
 SCORE_COLUMNS = frozenset({"choices", "best_choice", "best_choice_mean"})
-"""Further ones of jobs that score."""
+"""Further ones of jobs that score choices."""
+
+PERPLEXITY_COLUMNS = frozenset(
+    {"sum_logprob", "mean_logprob", "perplexity", "num_scored_tokens", "token_ids", "token_logprobs"}
+)
+"""Further ones of jobs that measure the perplexity of texts."""
+
+OWN_COLUMNS = {
+    "generate": RESERVED_COLUMNS,
+    "score": RESERVED_COLUMNS | SCORE_COLUMNS,
+    "perplexity": RESERVED_COLUMNS | PERPLEXITY_COLUMNS,
+}
+"""Names of output columns by task."""
 
 
 class InputSpec(Document):
@@ -241,8 +253,10 @@ class JobSpec(Document):
         str,
         Option(panel=Panel.JOB, help="Shown in lists and in the Ray dashboard. Default: the dataset's name."),
     ] = Field(min_length=1, max_length=200, description="Shown in lists and in the Ray dashboard.")
-    task: Annotated[Literal["generate", "score"], Option(panel=Panel.JOB)] = Field(
-        "generate", description="generate text, or score: how likely each of a row's choices is."
+    task: Annotated[Literal["generate", "score", "perplexity"], Option(panel=Panel.JOB)] = Field(
+        "generate",
+        description="generate text; or score: how likely each of a row's choices is; or perplexity: how likely the "
+        "prompt itself is.",
     )
     input: InputSpec
     model: ModelSpec
@@ -262,6 +276,9 @@ class JobSpec(Document):
     )
     output_tokens: Annotated[bool, Option(panel=Panel.JOB)] = Field(
         False, description="Add the column `generated_tokens` to the results."
+    )
+    token_logprobs: Annotated[bool, Option(panel=Panel.JOB)] = Field(
+        False, description="With task score or perplexity: add each scored token's id and log-likelihood."
     )
     output_completions: bool = Field(
         False,
@@ -289,6 +306,11 @@ class JobSpec(Document):
     max_shard_strikes: int = Field(
         2, ge=1, description="Engine deaths over one shard before the rows that cause them are searched."
     )
+
+    @property
+    def scores(self) -> bool:
+        """Whether the job scores given text instead of generating any."""
+        return self.task != "generate"
 
     @property
     def has_outputs(self) -> bool:
@@ -325,7 +347,7 @@ class JobSpec(Document):
     @model_validator(mode="after")
     def _fits_engine(self) -> Self:
         if self.engine.speculative_ngram is not None:
-            if self.task == "score":
+            if self.scores:
                 raise ValueError("scoring generates nothing: drop --speculative-ngram")
             if why := self.sampling.not_with_speculation:
                 raise ValueError(f"{why} does not work with --speculative-ngram; drop one of them")
@@ -333,13 +355,17 @@ class JobSpec(Document):
 
     @model_validator(mode="after")
     def _fits_task(self) -> Self:
+        if self.task != "score" and self.input.choices_column is not None:
+            raise ValueError("a column of choices is for scoring; add --task score")
+        if self.task == "perplexity" and self.input.chat:
+            raise ValueError("the perplexity is that of a plain text, not of a chat; add --no-chat")
         if self.task == "generate":
-            if self.input.choices_column is not None:
-                raise ValueError("a column of choices is for scoring; add --task score")
+            if self.token_logprobs:
+                raise ValueError("log-likelihoods of given tokens are for scoring; generated ones have --logprobs")
         elif self.sampling != Sampling() or self.output_tokens or self.has_outputs or self.has_logprobs:
             raise ValueError("scoring generates nothing: drop the sampling options and --output-tokens")
         elif (self.max_length_finish_rate, self.max_empty_rate, self.min_valid_json_rate) != (None, None, None):
             raise ValueError("scoring generates nothing: of the gates it has only max_error_rate")
-        elif clash := sorted(SCORE_COLUMNS.intersection(self.input.keep)):
+        elif clash := sorted((OWN_COLUMNS[self.task] - {"custom_id"}).intersection(self.input.keep)):
             raise ValueError(f"cannot keep column {clash[0]!r}: the results have a column of that name")
         return self

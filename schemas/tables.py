@@ -37,7 +37,10 @@ CHOICE_FIELDS = [
     pa.field("choices", pa.list_(pa.string())),
     pa.field("choice_token_ids", pa.list_(pa.list_(pa.int32()))),
 ]
-"""Further staged columns of jobs that score; `token_ids` is the context that all of a row's choices continue."""
+"""Further staged columns of jobs that score; `token_ids` is the context that all of a row's choices continue.
+
+For a perplexity, `token_ids` is the one token before the text, `choices` is empty, and `choice_token_ids` are the parts
+of the text that are scored at a time: see `jobs.rows.windows`."""
 
 JSON_TEXT = {b"json": b"1"}
 """Metadata of a column whose text is JSON in every row. Where a format is JSON, it is written as what it says."""
@@ -68,22 +71,21 @@ TOOL_CALLS = pa.list_(
 """`arguments` is JSON text, as in OpenAI's API. `error` says why a call cannot be used, else null; the call's
 text is then in `arguments` as the model wrote it. A row without calls has null."""
 
-CHOICE_SCORES = pa.list_(
-    pa.struct(
-        [
-            pa.field("text", pa.string()),
-            pa.field("num_tokens", pa.int32()),
-            pa.field("sum_logprob", pa.float64()),
-            pa.field("mean_logprob", pa.float64()),
-        ]
-    )
-)
-"""One entry per choice, in the row's order; natural logarithms, the mean is per token."""
+SCORED_FIELDS = [
+    pa.field("text", pa.string()),
+    pa.field("num_tokens", pa.int32()),
+    pa.field("sum_logprob", pa.float64()),
+    pa.field("mean_logprob", pa.float64()),
+]
+"""Fields of one choice in the results; natural logarithms, the mean is per token."""
+
+TOKEN_FIELDS = [pa.field("token_ids", pa.list_(pa.int32())), pa.field("token_logprobs", pa.list_(pa.float64()))]
+"""Scored tokens and the log-likelihood of each, where a job asks for them."""
 
 
 def staged_fields(spec: JobSpec) -> list[pa.Field]:
     """The columns of staged rows that come before the kept ones."""
-    return [*STAGED_FIELDS, *(CHOICE_FIELDS if spec.task == "score" else ()), FINGERPRINT]
+    return [*STAGED_FIELDS, *(CHOICE_FIELDS if spec.scores else ()), FINGERPRINT]
 
 
 def staged_schema(spec: JobSpec, kept: Iterable[pa.Field]) -> pa.Schema:
@@ -115,7 +117,7 @@ def result_schema(spec: JobSpec, kept: Iterable[pa.Field], row_columns: Collecti
         pa.field("row_id", pa.int64(), nullable=False),
         pa.field("custom_id", pa.string()),
         *(field for field in kept if field.name != "custom_id"),
-        *(_scored() if spec.task == "score" else _generated(spec, row_columns)),
+        *_FIELDS[spec.task](spec, row_columns),
         pa.field("status", pa.string(), nullable=False),
         pa.field("error_code", pa.string()),
         pa.field("error_message", pa.string()),
@@ -124,12 +126,27 @@ def result_schema(spec: JobSpec, kept: Iterable[pa.Field], row_columns: Collecti
     return pa.schema(fields)
 
 
-def _scored() -> list[pa.Field]:
-    """`best_choice` is the index with the highest sum, `best_choice_mean` that with the highest mean."""
+def _scored(spec: JobSpec, row_columns: Collection[RowColumn]) -> list[pa.Field]:
+    """`choices` has one entry per choice, in the row's order. `best_choice` is the index with the highest sum,
+    `best_choice_mean` that with the highest mean."""
+    greedy = [pa.field("is_greedy", pa.bool_())] if "is_greedy" in row_columns else []
+    scores = [*SCORED_FIELDS, *greedy, *(TOKEN_FIELDS if spec.token_logprobs else ())]
     return [
-        pa.field("choices", CHOICE_SCORES),
+        pa.field("choices", pa.list_(pa.struct(scores))),
         pa.field("best_choice", pa.int32()),
         pa.field("best_choice_mean", pa.int32()),
+        pa.field("num_input_tokens", pa.int32()),
+    ]
+
+
+def _measured(spec: JobSpec, row_columns: Collection[RowColumn]) -> list[pa.Field]:
+    """`perplexity` is e to the power of the negative mean."""
+    return [
+        pa.field("sum_logprob", pa.float64()),
+        pa.field("mean_logprob", pa.float64()),
+        pa.field("perplexity", pa.float64()),
+        pa.field("num_scored_tokens", pa.int32()),
+        *(TOKEN_FIELDS if spec.token_logprobs else ()),
         pa.field("num_input_tokens", pa.int32()),
     ]
 
@@ -152,3 +169,6 @@ def _generated(spec: JobSpec, row_columns: Collection[RowColumn]) -> list[pa.Fie
     if "parsed" in row_columns:
         fields.append(pa.field("parsed", pa.string(), metadata=JSON_TEXT))
     return fields
+
+
+_FIELDS = {"generate": _generated, "score": _scored, "perplexity": _measured}

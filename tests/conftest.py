@@ -25,6 +25,7 @@ VLLM = (
     "test_fidelity_demo.py",
     "test_job_vllm.py",
     "test_job_forms_vllm.py",
+    "test_lm_eval.py",
     "test_readme.py",
 )
 """Files whose tests compute with vLLM. Two engines at once on two cores take far more than twice as long."""

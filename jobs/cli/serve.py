@@ -146,8 +146,8 @@ def _spec(settings: Settings, spec_file: Path | None, flags: dict[str, Any], ass
         file=str(spec_file or ""),
         as_flags=True,
     )
-    if spec.task == "score":
-        raise UsageError("OpenAI's Batch API has no requests that score.", "Drop task = 'score'.")
+    if spec.scores:
+        raise UsageError("OpenAI's Batch API has no requests that score.", f"Drop task = '{spec.task}'.")
     if spec.input.limit is not None:
         raise UsageError("A batch answers all of its requests.", "Drop the limit of rows from the spec.")
     return spec

@@ -25,20 +25,20 @@ class Columns:
     """The input columns that a job uses.
 
     Attributes:
-        kind: how the prompt is made; the prompt column of `messages` may hold JSON text.
+        kind: how the prompt is made; the prompt column of `messages` may hold JSON text, that of `tokens` token ids.
         prompt_columns: the one column, or the columns that the template refers to; or for JSON lines the columns
             `messages` and `prompt`, of which each line has one.
         template: text of the template, if `kind` is `template`.
         custom_id, sampling_params, max_tokens, structured_outputs, response_format, tools: the optional
             columns, None where the dataset lacks them.
         choices: the column of choices to score; None unless the job scores.
-        token_ids: the column of prompts given as token ids, in JSON lines only.
+        token_ids: the column of prompts given as token ids: the prompt column, or one of OpenAI's request lines.
         kept: columns carried to the results, with their types there.
         by_line: whether the dataset is JSON lines: each line's requests are judged by themselves, and one that the job
             cannot serve costs only that line.
     """
 
-    kind: Literal["messages", "prompt", "template"]
+    kind: Literal["messages", "prompt", "template", "tokens"]
     prompt_columns: tuple[str, ...]
     template: str | None
     custom_id: str | None
@@ -84,10 +84,11 @@ def resolve_columns(schema: pa.Schema, spec: InputSpec, *, choices: bool = False
     stored, schema = schema, pa.schema([field.with_type(as_text(field.type)) for field in schema])
     kind, prompt_columns = _prompt(schema, spec)
     by_line = any(_by_line(schema, name) for name in schema.names)
+    has_tokens = kind == "prompt" and _is_list(schema.field(prompt_columns[0]).type)
     for name in prompt_columns:
         check_usable(schema.field(name), everywhere=True)
     return Columns(
-        kind=kind,
+        kind="tokens" if has_tokens else kind,
         prompt_columns=prompt_columns,
         template=spec.template,
         custom_id=_optional(schema, "custom_id", lambda t: is_string(t) or _is_whole(t), "text or whole numbers"),
@@ -105,12 +106,13 @@ def resolve_columns(schema: pa.Schema, spec: InputSpec, *, choices: bool = False
         choices=_choices(schema, spec) if choices else None,
         kept=tuple(_kept(stored, name) for name in spec.keep),
         by_line=by_line,
-        token_ids="prompt_token_ids" if spec.template is None and _has_token_ids(schema) else None,
+        token_ids=prompt_columns[0] if has_tokens else _token_ids(schema, spec),
     )
 
 
-def _has_token_ids(schema: pa.Schema) -> bool:
-    return "prompt_token_ids" in schema.names and _by_line(schema, "prompt_token_ids")
+def _token_ids(schema: pa.Schema, spec: InputSpec) -> str | None:
+    name = "prompt_token_ids"
+    return name if spec.template is None and name in schema.names and _by_line(schema, name) else None
 
 
 def _by_line(schema: pa.Schema, name: str) -> bool:
@@ -138,6 +140,10 @@ def _prompt(schema: pa.Schema, spec: InputSpec) -> tuple[Literal["messages", "pr
         return "messages", (_messages(schema, messages, spec.chat),)
     assert prompt is not None
     field = _given(schema, prompt, "--prompt-column")
+    if _is_list(field.type) and _is_whole(field.type.value_type):
+        if spec.chat:
+            raise UsageError(f"The token ids in column {prompt!r} are no chat.", "Add --no-chat.")
+        return "prompt", (prompt,)
     if not _is_text(field.type) or field.metadata == JSON_ONLY:
         what = "lists or objects" if field.metadata == JSON_ONLY else str(field.type)
         raise InvalidInput(
@@ -179,7 +185,8 @@ def _choices(schema: pa.Schema, spec: InputSpec) -> str:
         )
     check_usable(schema.field(name), everywhere=True)
     type_ = schema.field(name).type
-    if not _is_text(type_) and not (_is_list(type_) and _is_text(type_.value_type)):
+    of_tokens = _is_list(type_) and _is_list(type_.value_type) and _is_whole(type_.value_type.value_type)
+    if not of_tokens and not _is_text(type_) and not (_is_list(type_) and _is_text(type_.value_type)):
         raise InvalidInput(
             f"The column of choices {name!r} is {type_}, not list<string> or JSON text.",
             "Write each row's choices as a list of texts, or name another column with --choices-column.",

@@ -35,6 +35,13 @@ class Encoder(Protocol):
     def tool_call_id(self) -> int | None:
         """The token that starts a tool call; None if the model's format of tool calls is unknown."""
 
+    @property
+    def prefix_id(self) -> int:
+        """The token before a text of which every token is scored: begin-of-sequence, else end-of-text."""
+
+    def marked_length(self, ids: Sequence[int]) -> int:
+        """Number of tokens up to and including the last special token: text is not merged over it."""
+
     def encode_prompts(self, texts: Sequence[str]) -> Sequence[list[int] | InvalidMessages]:
         """Token ids of plain prompts, begin-of-sequence first; an error value where one cannot be encoded."""
 
@@ -63,6 +70,10 @@ class BytesEncoder:
     max_model_len = 32_768
     vocab_size = 256
     tool_call_id = None
+    prefix_id = 0
+
+    def marked_length(self, ids: Sequence[int]) -> int:
+        return len(ids)
 
     def encode_prompts(self, texts: Sequence[str]) -> Sequence[list[int] | InvalidMessages]:
         return [list(text.encode(errors="replace")) for text in texts]

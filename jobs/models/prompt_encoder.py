@@ -43,6 +43,7 @@ class PromptEncoder:
         text = json.dumps(document)
         self._marked, self._plain = _tokenizer(text, self._dir), _tokenizer(text, self._dir)
         self._plain.encode_special_tokens = True
+        self._special_ids = frozenset(t["id"] for t in document.get("added_tokens") or () if t["special"])
         self._words = WordTokenizer.of(document, self._plain)
         self._template = ChatTemplate(template, markers, _variables(self._dir)) if template else None
         self.has_chat_format = self.info.model_type == INTERNLM2 or self._template is not None
@@ -85,6 +86,15 @@ class PromptEncoder:
     def tool_call_id(self) -> int | None:
         """The token that starts a tool call; None for models other than InternLM2."""
         return self._marked.token_to_id(internlm2.ACTION_START) if self.model_type == INTERNLM2 else None
+
+    @property
+    def prefix_id(self) -> int:
+        """The token before a text of which every token is scored: BOS, or the first end token of a model without it."""
+        return self.eos_ids[0] if self.bos_id is None else self.bos_id
+
+    def marked_length(self, ids: Sequence[int]) -> int:
+        """Count the tokens up to and including the last special token; 0 if there is none."""
+        return next((at for at in range(len(ids), 0, -1) if ids[at - 1] in self._special_ids), 0)
 
     def encode_prompt(self, text: str) -> list[int]:
         """Encode the text, after BOS if the model has one.

@@ -49,7 +49,7 @@ class Work:
         return cls(
             name=spec.name,
             prompt=prompt_of(spec),
-            scores=spec.task == "score",
+            scores=spec.scores,
             has_form=spec.sampling.structured_outputs is not None,
             num_rows=num_rows,
             input_tokens=input_tokens,

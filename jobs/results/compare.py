@@ -16,7 +16,7 @@ from jobs.errors import JobsError, UsageError
 from jobs.ledger import Ledger
 from jobs.results.read import open_results
 
-_ANSWER = {"generate": "generated_text", "score": "best_choice"}
+_ANSWER = {"generate": "generated_text", "score": "best_choice", "perplexity": "sum_logprob"}
 
 
 @dataclass(kw_only=True, slots=True)

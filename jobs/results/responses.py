@@ -80,7 +80,7 @@ class Responses:
             UsageError: no such job, or its task is scoring.
         """
         spec, created = ledger.spec(), ledger.created_at()
-        if spec.task == "score":
+        if spec.scores:
             raise UsageError("OpenAI's batch format has no form for scores.", "Write .jsonl, .parquet or .csv instead.")
         assert created is not None, "it has a spec"
         return cls(

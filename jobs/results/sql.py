@@ -23,7 +23,7 @@ from jobs.results.read import Results
 from jobs.results.values import is_json
 from jobs.values.plain import is_string
 from schemas import keys
-from schemas.spec import RESERVED_COLUMNS, SCORE_COLUMNS
+from schemas.spec import OWN_COLUMNS
 from schemas.tables import JSON_TEXT
 
 BATCH_ROWS = 16_384
@@ -121,7 +121,7 @@ def view_columns(schema: pa.Schema) -> list[str]:
 
     Our columns keep their names; a kept input column with the same name gets a number appended.
     """
-    own = RESERVED_COLUMNS | SCORE_COLUMNS
+    own = frozenset().union(*OWN_COLUMNS.values())
     taken = {name.casefold() for name in schema.names if name in own}
     names = []
     for name in schema.names:

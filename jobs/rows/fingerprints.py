@@ -27,6 +27,9 @@ VERSION = 2
 _FORM_VERSION = 2
 """Version for rows with structured outputs: since 2, a complete answer that violates its form is an error row."""
 
+_SCORE_VERSION = 2
+"""Version for rows that are scored: since 2, context and choice are cut at a token boundary of the joined text."""
+
 SIZE_BYTES = FINGERPRINT.type.byte_width
 
 TokenIds = Sequence[int] | npt.NDArray[np.int32]
@@ -56,6 +59,7 @@ class RowFingerprints:
             sorted(row_columns),
             sorted(engine.items()),
             spec.sampling.logprobs,
+            *([_SCORE_VERSION, spec.token_logprobs] if spec.scores else ()),
         ]
         self._job_key = hashlib.blake2b(repr(parts).encode(), digest_size=32).digest()
         self._sampling_keys: dict[int, tuple[Sampling, bytes]] = {}
@@ -70,7 +74,7 @@ class RowFingerprints:
         return self._digest(head, token_ids)
 
     def of_choices(self, context: TokenIds, choices: Sequence[Sequence[int]], texts: Sequence[str]) -> bytes:
-        """Return the fingerprint of a row whose choices are scored."""
+        """Return the fingerprint of a row whose choices are scored, or whose text is, in parts."""
         parts = [np.asarray(choice, dtype="<i4").tobytes() for choice in choices]
         parts += [text.encode(errors="surrogatepass") for text in texts]
         return self._digest(b"".join(struct.pack("<q", len(part)) + part for part in parts), context)

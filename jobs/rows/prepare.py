@@ -17,6 +17,7 @@ from jobs.dataset.types import conform, plain
 from jobs.errors import UsageError
 from jobs.models.encoding import BYTES_MODEL, Encoder
 from jobs.models.errors import InvalidMessages
+from jobs.rows.boundaries import Context, chat_context
 from jobs.rows.choices import Choices, row_choices
 from jobs.rows.fingerprints import RowFingerprints
 from jobs.rows.prefixes import Prefixes
@@ -24,6 +25,7 @@ from jobs.rows.sampling import RowSampling, as_json, unusable
 from jobs.rows.sizes import row_bytes
 from jobs.rows.tokens import row_tokens
 from jobs.rows.tools import row_tools
+from jobs.rows.windows import num_read_tokens, parts
 from jobs.templates.prompt import render
 from jobs.values.cells import RowFailure, parsed, rows, size_bytes, values
 from jobs.values.utf8 import valid_columns
@@ -63,6 +65,8 @@ class RowPreparer:
         self._no_tools = _why_no_tools(spec, encoder)
         self._sampling = RowSampling(spec, columns, encoder.vocab_size)
         self._fingerprints = RowFingerprints(spec, spec.model.fingerprint, row_columns(spec, columns))
+        begin = encoder.encode_prompts([""])[0]
+        self._begin: list[int] = [] if isinstance(begin, InvalidMessages) else begin
         kept = [pa.field(field.name, plain(field.type)) for field in columns.kept]
         self.schema = pa.schema([*staged_schema(spec, kept), *FACTS_FIELDS])
         check_spec(spec, columns, encoder)
@@ -76,8 +80,12 @@ class RowPreparer:
         given = batch if isinstance(batch, pa.Table) else pa.Table.from_batches([batch])
         table, unread = as_roles(given, self.columns)
         carried, no_text = self._carried(table, given)
-        inputs = [ids if isinstance(ids, RowFailure) else np.array(ids, np.int32) for ids in self._inputs(table, given)]
-        staged = [self._judge(*row) for row in zip(inputs, self._samplings(table), self._choices(table), strict=True)]
+        prompts = self._prompts(table, given)
+        inputs = [
+            ids if isinstance(ids, RowFailure) else np.array(ids, np.int32) for ids in self._inputs(table, prompts)
+        ]
+        samplings, choices = self._samplings(table), self._choices(table, prompts, inputs)
+        staged = [self._judge(*row) for row in zip(inputs, samplings, choices, strict=True)]
         for index, failure in (no_text | unread | self._id_failures(given) | failures_of(given)).items():
             staged[index] = _StagedRow(failure=failure)
         tokens = np.concatenate([NO_TOKENS, *(row.token_ids for row in staged)])
@@ -95,7 +103,7 @@ class RowPreparer:
                 pa.array([row.sampling for row in staged], pa.string()),
                 pa.array([row.failure and str(row.failure.code) for row in staged], pa.string()),
                 pa.array([row.failure and row.failure.message for row in staged], pa.string()),
-                *(scored if self._spec.task == "score" else ()),
+                *(scored if self._spec.scores else ()),
                 pa.array([row.fingerprint for row in staged], FINGERPRINT.type),
                 *(carried[KEPT + field.name] for field in self.columns.kept),
                 pa.array([row.num_input_tokens for row in staged], pa.int32()),
@@ -121,14 +129,13 @@ class RowPreparer:
         columns |= {KEPT + field.name: conform(given[field.name], plain(field.type)) for field in self.columns.kept}
         return valid_columns(pa.table(columns), columns)
 
-    def _inputs(self, table: pa.Table, given: pa.Table) -> list[list[int] | RowFailure]:
-        """Return each row's prompt token ids, or a RowFailure. A template sees the columns as they were given."""
-        encoded = self._encoded(table, given)
+    def _inputs(self, table: pa.Table, prompts: Sequence[Any]) -> list[list[int] | RowFailure]:
+        """Return each row's prompt token ids, or a RowFailure."""
         own_ids = row_tokens(table, self.columns.token_ids, self._encoder, chat=self._spec.input.chat)
+        encoded = self._encoded(table, prompts)
         return [ids if own is None else own for ids, own in zip(encoded, own_ids, strict=True)]
 
-    def _encoded(self, table: pa.Table, given: pa.Table) -> list[list[int] | RowFailure]:
-        prompts = [self._check(value) for value in self._prompts(given if self.columns.template else table)]
+    def _encoded(self, table: pa.Table, prompts: Sequence[Any]) -> list[list[int] | RowFailure]:
         tools = row_tools(table, self.columns.tools, self._spec.input.tools)
         if (why := self._no_tools) is not None:
             # Only rows' own tools get here: `check_spec` has refused the job's.
@@ -142,17 +149,48 @@ class RowPreparer:
         )
 
     def _samplings(self, table: pa.Table) -> list[Sampling | RowFailure | None]:
-        return [None] * len(table) if self._spec.task == "score" else self._sampling.of(table)
+        return [None] * len(table) if self._spec.scores else self._sampling.of(table)
 
-    def _choices(self, table: pa.Table) -> Sequence[Choices | RowFailure | None]:
+    def _choices(
+        self, table: pa.Table, prompts: Sequence[Any], inputs: Sequence[npt.NDArray[np.int32] | RowFailure]
+    ) -> Sequence[Choices | RowFailure | None]:
+        """Return what is scored of each row; None if the job generates."""
+        if self._spec.task == "perplexity":
+            return [self._whole_text(prompt, ids) for prompt, ids in zip(prompts, inputs, strict=True)]
         if self._spec.task != "score":
             return [None] * len(table)
         assert self.columns.choices is not None, "resolved with choices=True"
-        return row_choices(table, self.columns.choices, self._encoder, self._spec.input.max_row_bytes)
+        contexts = [self._context(prompt, ids) for prompt, ids in zip(prompts, inputs, strict=True)]
+        return row_choices(table, self.columns.choices, contexts, self._encoder, self._spec.input.max_row_bytes)
+
+    def _context(self, prompt: Any, found: npt.NDArray[np.int32] | RowFailure) -> Context | RowFailure:
+        """Return what the choices of a row continue."""
+        if isinstance(found, RowFailure):
+            return found
+        ids: list[int] = found.tolist()
+        if self._spec.input.chat:
+            return chat_context(ids, self._encoder)
+        return Context(self._begin, prompt, ids) if isinstance(prompt, str) else Context(ids, "", ids)
+
+    def _whole_text(self, prompt: Any, found: npt.NDArray[np.int32] | RowFailure) -> Choices | RowFailure:
+        """Return the tokens of a text after its first one, in the parts that are scored at a time."""
+        if isinstance(found, RowFailure):
+            return found
+        ids: list[int] = found.tolist()
+        whole = ids if self._begin or not isinstance(prompt, str) else [self._encoder.prefix_id, *ids]
+        if len(whole) < 2:
+            return RowFailure(code=RowError.EMPTY_PROMPT, message="the prompt has no token to score")
+        return Choices(context=whole[:1], texts=(), token_ids=parts(whole, self._max_model_len))
 
     # -- prompts --------------------------------------------------------------------------------
 
-    def _prompts(self, table: pa.Table) -> Iterable[Any]:
+    def _prompts(self, table: pa.Table, given: pa.Table) -> list[Any]:
+        """Return each row's prompt as the encoder takes it, or a RowFailure. A template sees the columns as given."""
+        if self.columns.kind == "tokens":
+            return [RowFailure(code=RowError.EMPTY_PROMPT, message="the prompt is empty")] * len(table)
+        return [self._check(value) for value in self._values(given if self.columns.template else table)]
+
+    def _values(self, table: pa.Table) -> Iterable[Any]:
         """Yield each row's prompt text, list of messages, or RowFailure."""
         columns = self.columns
         if columns.kind == "template":
@@ -207,26 +245,30 @@ class RowPreparer:
 
     def _judge(
         self,
-        ids: npt.NDArray[np.int32] | RowFailure,
+        given: npt.NDArray[np.int32] | RowFailure,
         sampling: Sampling | RowFailure | None,
         choices: Choices | RowFailure | None,
     ) -> _StagedRow:
-        for part in (ids, sampling, choices):
+        for part in (given, sampling, choices):
             if isinstance(part, RowFailure):
                 return _StagedRow(failure=part)
-        assert not isinstance(ids, RowFailure)
+        assert not isinstance(given, RowFailure)
         assert not isinstance(sampling, RowFailure)
         assert not isinstance(choices, RowFailure)
-        longest = max(map(len, choices.token_ids)) if choices else 0
+        ids = np.array(choices.context, np.int32) if choices else given
+        longest = max(map(len, choices.token_ids)) if choices and choices.texts else 0
         if len(ids) + longest >= self._max_model_len:
             what = f"the prompt has {len(ids)} tokens" + (f" and a choice {longest}" if choices else "")
             message = f"{what}; the limit is {self._max_model_len} with the answer"
             return _StagedRow(failure=RowFailure(code=RowError.CONTEXT_LENGTH_EXCEEDED, message=message))
         if choices:
+            in_parts = self._spec.task == "perplexity"
             return _StagedRow(
                 token_ids=ids,
                 choices=choices,
-                num_input_tokens=len(ids) + choices.num_tokens,
+                num_input_tokens=num_read_tokens([len(part) for part in choices.token_ids])
+                if in_parts
+                else len(ids) + choices.num_tokens,
                 fingerprint=self._fingerprints.of_choices(ids, choices.token_ids, choices.texts),
                 repeatable=True,
             )
@@ -269,8 +311,8 @@ def row_columns(spec: JobSpec, columns: Columns) -> tuple[RowColumn, ...]:
 
     JSON that a row requests inside its `sampling_params` adds no column `parsed`.
     """
-    if spec.task == "score":
-        return ()
+    if spec.scores:
+        return ("is_greedy",) if spec.task == "score" else ()
     form = spec.sampling.structured_outputs
     wanted: list[RowColumn] = []
     if spec.input.tools or columns.tools:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from jobs.dataset import inspect, portions, read_portion, resolve_columns
@@ -20,7 +20,7 @@ class PreviewRow:
 
     Attributes:
         prompt: text of the input tokens, special tokens included; None for an error row.
-        num_input_tokens: tokens of the prompt, and of all choices when they are scored.
+        num_input_tokens: tokens that the engine reads: the prompt's, and those of all choices when they are scored.
         max_output_tokens: most tokens of its answers.
         sampling: the row's own sampling values with the job's; None if it has none of its own.
         choices: texts to score; None unless the job scores.
@@ -57,16 +57,22 @@ def preview(spec: JobSpec, num_rows: int) -> list[PreviewRow]:
                     yield PreviewRow(
                         row_id=row["row_id"],
                         custom_id=row["custom_id"],
-                        prompt=None if failed else encoder.decode(row["token_ids"], skip_special=False),
+                        prompt=None if failed else encoder.decode(_read(row, spec), skip_special=False),
                         num_input_tokens=row["num_input_tokens"],
                         max_output_tokens=row["num_output_tokens"],
                         sampling=None if row["sampling"] is None else json.loads(row["sampling"]),
-                        choices=row.get("choices"),
+                        choices=row.get("choices") if spec.task == "score" else None,
                         error_code=row["error_code"],
                         error_message=row["error_message"],
                     )
 
     return list(islice(rows(), num_rows))
+
+
+def _read(row: dict[str, Any], spec: JobSpec) -> list[int]:
+    """Return the tokens of the prompt, which for a perplexity are scored themselves."""
+    parts = row["choice_token_ids"] if spec.task == "perplexity" else ()
+    return [*row["token_ids"], *chain.from_iterable(parts)]
 
 
 def _first(spec: InputSpec, num_rows: int) -> InputSpec:

@@ -1,4 +1,4 @@
-"""Prompts that rows give as token ids."""
+"""Prompts and choices that rows give as token ids."""
 
 from __future__ import annotations
 
@@ -18,19 +18,30 @@ def row_tokens(
     return [None if value is None else _tokens(value, encoder, chat=chat) for value in values(table, column)]
 
 
+def are_token_ids(value: Any) -> bool:
+    """Return whether a value is a list of whole numbers."""
+    return isinstance(value, list) and all(isinstance(one, int) and not isinstance(one, bool) for one in value)
+
+
+def beyond(token_ids: list[int], vocab_size: int) -> str | None:
+    """Return what is wrong with token ids that the model does not have, or None."""
+    if all(0 <= token < vocab_size for token in token_ids):
+        return None
+    return f"a token id is not from 0 to {vocab_size - 1}, as the model's are"
+
+
 def _tokens(value: Any, encoder: Encoder, *, chat: bool) -> list[int] | RowFailure:
     found = value if isinstance(value, RowFailure) else parsed(value, RowError.INVALID_MESSAGES)
     if isinstance(found, RowFailure):
         return found
     if chat:
         return _failure("token ids are no chat; add --no-chat")
-    if not isinstance(found, list) or not all(isinstance(one, int) and not isinstance(one, bool) for one in found):
+    if not are_token_ids(found):
         return _failure("not a list of token ids")
     if not found:
         return RowFailure(code=RowError.EMPTY_PROMPT, message="the prompt is empty")
-    if not all(0 <= token < encoder.vocab_size for token in found):
-        return _failure(f"a token id is not from 0 to {encoder.vocab_size - 1}, as the model's are")
-    return found
+    why = beyond(found, encoder.vocab_size)
+    return found if why is None else _failure(why)
 
 
 def _failure(message: str) -> RowFailure:

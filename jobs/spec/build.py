@@ -19,7 +19,7 @@ from jobs.models.encoding import BYTES_MODEL
 from jobs.models.errors import InvalidMessages
 from jobs.models.tools import declare_tools
 from jobs.validation import problem, validated
-from schemas.spec import RESERVED_COLUMNS, SCORE_COLUMNS, JobSpec, ReplicaRange
+from schemas.spec import OWN_COLUMNS, JobSpec, ReplicaRange
 
 MAX_NAME_CHARS = 200
 """Most characters of `JobSpec.name`; a file's name may be longer."""
@@ -84,7 +84,7 @@ def check_kept(spec: JobSpec) -> None:
         UsageError: a kept column's name differs from another's or from a result column's only by case, spaces or
             Unicode form.
     """
-    own = RESERVED_COLUMNS | (SCORE_COLUMNS if spec.task == "score" else frozenset())
+    own = OWN_COLUMNS[spec.task]
     known = {_bare(name): name for name in own - {"custom_id"}}
     known |= {} if "custom_id" in spec.input.keep else {"custom_id": "custom_id"}
     for name in spec.input.keep:

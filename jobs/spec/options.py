@@ -57,13 +57,14 @@ class SubmitOptions(TypedDict, total=False):
     json_schema: Mapping[str, Any]
     regex: str
     choice: Sequence[str]
-    task: Literal["generate", "score"]
+    task: Literal["generate", "score", "perplexity"]
     name: str
     max_error_rate: float
     max_length_finish_rate: float
     max_empty_rate: float
     min_valid_json_rate: float
     output_tokens: bool
+    token_logprobs: bool
     keep_staged: bool
     reuse: Sequence[str]
     reuse_sampled: bool

@@ -27,7 +27,7 @@ def quality_of(
 
     Counts come from the manifest, or before there is one from the latest driver's progress.
     """
-    if spec.task == "score":
+    if spec.scores:
         return None
     if isinstance(terminal, Succeeded):
         found = _of_manifest(terminal.manifest)

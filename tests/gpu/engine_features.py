@@ -68,6 +68,8 @@ async def main(model: str) -> int:
     scored = await engine.score("score", context, [list(generated.token_ids), other])
     gap = abs(scored.scores[0].sum_logprob - generated.cumulative_logprob)
     check("score", gap < 0.05 * len(generated.token_ids), f"gap {gap:.4f}, cached {scored.num_cached_tokens}")
+    greedy = [score.is_greedy for score in scored.scores]
+    check("score greedy", greedy == [True, False], greedy)
     check("score order", scored.scores[0].sum_logprob > scored.scores[1].sum_logprob, scored.scores)
     await engine.stop()
     return int(failures > 0)

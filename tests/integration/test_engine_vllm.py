@@ -13,10 +13,16 @@ from typing import Any, TypeVar
 import pytest
 
 from jobs.models.prompt_encoder import PromptEncoder
+from jobs.rows.windows import parts, windows
 from schemas.sampling import Sampling
 from schemas.spec import EngineSpec
 from tests.reference.internlm2 import Reference
+from tests.reference.llama import Llama, write_llama
+from workers.demo.dataset import build_dataset
 from workers.engines.base import Output
+from workers.replica.feed import Feed
+from workers.replica.room import Room
+from workers.shards.outputs import Row
 from workers.shards.result_rows import text_of
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
@@ -24,7 +30,7 @@ pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 
 MODEL = Path(__file__).parents[2] / "workers/demo/model"
-TOLERANCE = 1e-4
+TOLERANCE, LLAMA_TOLERANCE = 1e-4, 1e-3
 PERSON = {
     "type": "object",
     "properties": {
@@ -62,15 +68,31 @@ class Bench:
     def score(self, context: Sequence[int], choices: Sequence[Sequence[int]]) -> Output:
         return self.run(self.engine.score(self._id(), context, choices))
 
+    def measure(self, token_ids: Sequence[int], max_model_len: int) -> Output:
+        """Score a text as a replica does for a perplexity."""
+        cut = parts(token_ids, max_model_len)
+        row = Row(row_id=0, token_ids=token_ids[:1], sampling=Sampling(), choices=cut, in_parts=True)
+        feed = Feed(self.engine, Room(self.info, lambda: 0), self.encoder.vocab_size)
+        (output,) = self.run(feed.run("ticket", [row])).values()
+        assert isinstance(output, Output), output
+        return output
+
+    def rows(self, context: Sequence[int], choice: Sequence[int]) -> Any:
+        """The reference's log-probabilities at each token of a choice."""
+        return self.reference.logprobs([*context, *choice[:-1]])[len(context) - 1 :]
+
     def expected(self, context: Sequence[int], choice: Sequence[int]) -> float:
-        rows = self.reference.logprobs([*context, *choice[:-1]])[len(context) - 1 :]
+        rows = self.rows(context, choice)
         return float(sum(rows[place, token] for place, token in enumerate(choice)))
 
     def check_scores(self, context: Sequence[int], choices: Sequence[Sequence[int]]) -> Output:
         output = self.score(context, choices)
         for choice, score in zip(choices, output.scores, strict=True):
-            assert score.num_tokens == len(choice)
-            assert score.sum_logprob == pytest.approx(self.expected(context, choice), abs=TOLERANCE * len(choice))
+            rows = self.rows(context, choice)
+            assert list(score.logprobs) == pytest.approx(
+                [float(rows[place, token]) for place, token in enumerate(choice)], abs=TOLERANCE
+            )
+            assert score.is_greedy is (rows.argmax(-1).tolist() == list(choice))
         return output
 
     def close(self) -> None:
@@ -130,6 +152,51 @@ def test_scores_are_those_of_the_reference(bench: Bench) -> None:
     choices = bench.encoder.encode_continuations([" 51", " 52", " a number that is larger than forty", " 51"])
     assert max(map(len, choices)) > 4
     bench.check_scores(context, choices)
+
+
+def test_a_greedy_choice_is_what_the_model_would_write(bench: Bench) -> None:
+    context = bench.encoder.encode_chat([{"role": "user", "content": "What is 20 + 31?"}])
+    answer = [int(token) for token in bench.ask("What is 20 + 31?")[1].completions[0].token_ids]
+    others = [[*answer[:-1], 17], [17, *answer[1:]], answer[:1], [17]]
+    output = bench.check_scores(context, [answer, *others])
+    assert [score.is_greedy for score in output.scores] == [True, False, False, True, False]
+
+
+@pytest.mark.parametrize("max_model_len", [4096, 60, 33])
+def test_a_text_is_scored_in_windows_with_as_much_before_each_token_as_fits(bench: Bench, max_model_len: int) -> None:
+    token_ids = [1, *random.Random(6).choices(range(10, 400), k=150)]
+    for _ in range(2):  # the second time, all of it could come from the cache
+        output = bench.measure(token_ids, max_model_len)
+        cut = parts(token_ids, max_model_len)
+        assert [score.num_tokens for score in output.scores] == list(map(len, cut))
+        for (context, part), score in zip(windows(token_ids[:1], cut), output.scores, strict=True):
+            assert len(context) + len(part) < max_model_len
+            rows = bench.rows(context, part)
+            assert list(score.logprobs) == pytest.approx(
+                [float(rows[place, token]) for place, token in enumerate(part)], abs=TOLERANCE
+            )
+
+
+def test_scores_and_answers_are_those_of_transformers_own_llama(bench: Bench, tmp_path: Path) -> None:
+    """The same weights under Llama's names, computed by code that shares nothing with ours."""
+    write_llama(MODEL, tmp_path / "llama")
+    llama, largest, greedy = Llama(tmp_path / "llama"), 0.0, 0
+    questions = build_dataset(60, seed=5).to_pylist()
+    chats = bench.encoder.encode_chats([question["messages"] for question in questions])
+    for context, question in zip(chats, questions, strict=True):
+        assert isinstance(context, list)
+        others = [question["expected"], *(other["expected"] for other in questions[:3])]
+        choices = [ids for ids in bench.encoder.encode_continuations(others) if isinstance(ids, list)]
+        for choice, score in zip(choices, bench.score(context, choices).scores, strict=True):
+            expected, is_greedy = llama.score(context, choice)
+            largest = max(largest, abs(score.sum_logprob - expected))
+            assert score.is_greedy is is_greedy
+            greedy += is_greedy
+    assert largest < LLAMA_TOLERANCE
+    assert 40 < greedy < 100, "both answers occur"
+    for question, context in list(zip(questions, chats, strict=True))[:8]:
+        output = bench.run(bench.engine.generate(bench._id(), context, Sampling(max_tokens=12, ignore_eos=True)))
+        assert list(output.completions[0].token_ids) == llama.greedy(list(context), 12), question["task"]
 
 
 def test_the_context_of_a_rows_choices_is_computed_once(bench: Bench) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pyarrow as pa
@@ -74,7 +75,9 @@ def test_a_choice_of_answers(user: User, dataset: Path) -> None:
         (("--task", "score"), "no column 'choices'"),
         (("--task", "score", "--temperature", "0.5"), "Scoring generates nothing"),
         (("--choices-column", "prompt"), "--task score"),
-        (("--task", "rank"), "--task must be generate or score"),
+        (("--task", "rank"), "--task must be generate, score or perplexity"),
+        (("--task", "perplexity"), "add --no-chat"),
+        (("--token-logprobs",), "generated ones have --logprobs"),
     ],
 )
 def test_what_cannot_work_is_refused_at_submit(
@@ -170,10 +173,32 @@ def test_choices_are_scored_and_bad_ones_are_error_rows(user: User, tmp_path: Pa
             assert choice["mean_logprob"] == pytest.approx(choice["sum_logprob"] / choice["num_tokens"])
         assert row["num_input_tokens"] > sum(map(len, given))
     assert table["choices"][1].as_py()[0] == table["choices"][1].as_py()[2]
+    assert {choice["is_greedy"] for row in table["choices"].to_pylist() for choice in row or ()} <= {True, False}
     manifest = user.ledger(job_id).terminal().manifest
     assert (manifest.num_error_rows, manifest.num_generated_tokens) == (4, 0)
     shown = user.run("results", job_id).stdout
     assert "best_choice" in shown
+
+
+def test_texts_are_scored_as_a_whole_with_each_token_if_asked(user: User, tmp_path: Path) -> None:
+    texts = ["Some words.", "", "x" * 250, "Some words."]
+    dataset = write_prompts(tmp_path / "texts.parquet", texts)
+    job_id = new_id()
+    arguments = ("--engine", "fake", "--task", "perplexity", "--no-chat", "--token-logprobs", "--max-model-len", "102")
+    user.run("submit", str(dataset), *arguments, "--id", job_id, "--wait", code=3)
+    table = check_invariants(user.ledger(job_id), 4)
+    assert table["error_code"].to_pylist() == [None, "EMPTY_PROMPT", None, None]
+    first, _, long, last = table.to_pylist()
+    for row, text in ((first, texts[0]), (long, texts[2])):
+        assert row["num_scored_tokens"] == len(text)
+        assert bytes(row["token_ids"]).decode() == text
+        assert row["sum_logprob"] == pytest.approx(sum(row["token_logprobs"]))
+        assert row["mean_logprob"] == pytest.approx(row["sum_logprob"] / len(text))
+        assert row["perplexity"] == pytest.approx(math.exp(-row["mean_logprob"]))
+    assert (first["num_input_tokens"], long["num_input_tokens"]) == (12, 3 * 101), "a window is 101 tokens"
+    assert {**last, "row_id": 0, "custom_id": "id-0"} == first
+    told = user.json("plan", str(dataset), *arguments)
+    assert (told["input_tokens"], told["output_tokens"]) == (12 + 303 + 12, 0)
 
 
 def test_columns_named_like_ours_are_kept(user: User, tmp_path: Path) -> None:

@@ -209,7 +209,7 @@ class Reporter:
             allowed_tokens=round(allowed * min(1.0, totals.rows_done / max(1, rows))),
             num_rows=totals.rows_done,
             prompt=prompt_of(spec),
-            scores=spec.task == "score",
+            scores=spec.scores,
             has_form=spec.sampling.structured_outputs is not None,
         )
         remember(self._ledger.store, spec, engine.device, observation)

@@ -49,10 +49,25 @@ class Completion:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChoiceScore:
-    """Log-likelihood of one choice after its context: the sum of its tokens' natural log-probabilities."""
+    """Log-likelihood of one choice after its context.
 
-    num_tokens: int
-    sum_logprob: float
+    Attributes:
+        logprobs: natural log-probability of each of its tokens.
+        is_greedy: whether each token is the likeliest at its place; of several that are equally likely, each is.
+    """
+
+    logprobs: Sequence[float]
+    is_greedy: bool
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the choice."""
+        return len(self.logprobs)
+
+    @property
+    def sum_logprob(self) -> float:
+        """Sum of its tokens' log-probabilities."""
+        return sum(self.logprobs)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -74,8 +74,8 @@ class FakeEngine:
             await self._compute(self._behaviour.token_s)
         return Output(
             scores=[
-                ChoiceScore(num_tokens=len(choice), sum_logprob=-len(choice) * _share(context, choice))
-                for choice in choices
+                ChoiceScore(logprobs=[-share] * len(choice), is_greedy=share < _GREEDY_SHARE)
+                for choice, share in ((choice, _share(context, choice)) for choice in choices)
             ]
         )
 
@@ -194,6 +194,10 @@ def _shaped(text: str, form: StructuredOutputs | None) -> str:
     if form.choice is not None:
         return form.choice[int(text.removeprefix("fake-"), 16) % len(form.choice)]
     return json.dumps({"fake": text.removeprefix("fake-")})
+
+
+_GREEDY_SHARE = 2.0
+"""A quarter of all choices are greedy ones."""
 
 
 def _share(context: Sequence[int], choice: Sequence[int]) -> float:

@@ -14,6 +14,8 @@ row had the same choice, the request is repeated without the cache.
 from __future__ import annotations
 
 import asyncio
+import math
+from array import array
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -40,7 +42,7 @@ class Scorer:
 
     async def score(self, request_id: str, context: Sequence[int], choices: Sequence[Sequence[int]]) -> Output:
         """See `Engine.score`."""
-        firsts = await self._firsts(request_id, context, sorted({choice[0] for choice in choices}))
+        firsts, likeliest = await self._firsts(request_id, context, sorted({choice[0] for choice in choices}))
         try:
             async with asyncio.TaskGroup() as group:
                 rests = [
@@ -50,36 +52,46 @@ class Scorer:
         except ExceptionGroup as error:
             raise error.exceptions[0] from error
         scores = [
-            ChoiceScore(num_tokens=len(choice), sum_logprob=sum([firsts[choice[0]], *rest.result()]))
+            _score([(firsts[choice[0]], likeliest), *rest.result()])
             for choice, rest in zip(choices, rests, strict=True)
         ]
         num_tokens = len(context) + sum(map(len, choices))
         return Output(scores=scores, num_cached_tokens=max(0, num_tokens - self.computed_tokens))
 
-    async def _firsts(self, request_id: str, context: Sequence[int], token_ids: Sequence[int]) -> dict[int, float]:
-        """Return the log-probability of each token id right after the context."""
+    async def _firsts(
+        self, request_id: str, context: Sequence[int], token_ids: Sequence[int]
+    ) -> tuple[dict[int, float], float]:
+        """Return the log-probability of each token id right after the context, and that of the likeliest token."""
         found: dict[int, float] = {}
+        likeliest = -math.inf
         for start in range(0, len(token_ids), MAX_TOKEN_IDS):
             some = list(token_ids[start : start + MAX_TOKEN_IDS])
             output = await self._ask(f"{request_id}-first{start}", context, logprob_token_ids=some)
             position = output.outputs[0].logprobs[0]
             found |= {token: position[token].logprob for token in some}
-        return found
+            # vLLM generates at temperature 0, and gives the log-probability of the token that it generates, too.
+            likeliest = position[output.outputs[0].token_ids[0]].logprob
+        return found, likeliest
 
-    async def _rest(self, request_id: str, context: Sequence[int], choice: Sequence[int]) -> list[float]:
-        """Return the log-probabilities of a choice's tokens after the first."""
+    async def _rest(self, request_id: str, context: Sequence[int], choice: Sequence[int]) -> list[tuple[float, float]]:
+        """Return the log-probabilities of a choice's tokens after the first, each with that of the likeliest token."""
         if len(choice) == 1:
             return []
         wanted, prompt = choice[1:], [*context, *choice]
-        for attempt, skip_cache in enumerate((False, True)):
+        # The cache saves little of a row that is mostly choice, and what it saves of it is computed once more.
+        attempts = (False, True) if len(context) > len(choice) else (True,)
+        for attempt, skip_cache in enumerate(attempts):
             output = await self._ask(
-                f"{request_id}.{attempt}", prompt, prompt_logprobs=0, skip_reading_prefix_cache=skip_cache
+                f"{request_id}.{attempt}", prompt, prompt_logprobs=1, skip_reading_prefix_cache=skip_cache
             )
             # Counted from the end: the V2 model runner leaves out the cached positions, the other one fills them.
             tail = output.prompt_logprobs[-len(wanted) :]
             usable = (output.num_cached_tokens or 0) <= len(context) and len(tail) == len(wanted)
             if usable and all(position and token in position for token, position in zip(wanted, tail, strict=True)):
-                return [position[token].logprob for token, position in zip(wanted, tail, strict=True)]
+                return [
+                    (position[token].logprob, max(each.logprob for each in position.values()))
+                    for token, position in zip(wanted, tail, strict=True)
+                ]
         raise RowFailed(RowError.ENGINE_ERROR, "the engine gave no log-probabilities of a choice")
 
     async def _ask(self, request_id: str, prompt: Sequence[int], **wanted: Any) -> Any:
@@ -92,3 +104,10 @@ class Scorer:
         output = await self._request(request_id, prompt, params)
         self.computed_tokens += len(prompt) - (output.num_cached_tokens or 0)
         return output
+
+
+def _score(tokens: Sequence[tuple[float, float]]) -> ChoiceScore:
+    """Build the score from each token's log-probability and that of the likeliest token at its place."""
+    return ChoiceScore(
+        logprobs=array("d", [own for own, _ in tokens]), is_greedy=all(own >= likeliest for own, likeliest in tokens)
+    )

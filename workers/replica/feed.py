@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from functools import partial
 from uuid import uuid4
 
+from jobs.rows.windows import windows
 from jobs.values.cells import RowFailure
 from schemas.codes import RowError
 from workers.engines.base import Engine, EngineDead, Output, RowFailed
@@ -110,7 +111,9 @@ class Feed:
     async def _ask(self, request_id: str, row: Row) -> Output:
         """Return the engine's answer, checked. Any failure short of the engine's death costs only this row."""
         try:
-            if row.choices:
+            if row.in_parts:
+                output = await self._score_parts(request_id, row)
+            elif row.choices:
                 output = await self._engine.score(request_id, row.prompt, row.choices)
             else:
                 output = await self._engine.generate(request_id, row.prompt, row.sampling)
@@ -123,6 +126,17 @@ class Feed:
             # The message may quote the prompt: only the error's type is reported.
             raise RowFailed(RowError.ENGINE_ERROR, f"the engine failed on the row ({type(error).__name__})") from error
         return output
+
+    async def _score_parts(self, request_id: str, row: Row) -> Output:
+        """Score a text part by part, each after as much of the text before it as the engine can read."""
+        outputs = [
+            await self._engine.score(f"{request_id}/{number}", list(context), [part])
+            for number, (context, part) in enumerate(windows(row.prompt, row.choices))
+        ]
+        return Output(
+            scores=[score for output in outputs for score in output.scores],
+            num_cached_tokens=sum(output.num_cached_tokens for output in outputs),
+        )
 
     def _leave(self, place: int, _: object) -> None:
         self._room.leave(place)

@@ -284,7 +284,7 @@ class Replica:
         # The engine's limits come from the plan, which is made meanwhile.
         importing = asyncio.to_thread(lambda: import_vllm(on_gpu=self._on_gpu))
         self._plan, _ = await asyncio.gather(self._plan_soon(), importing)
-        scores = self._spec.task == "score"
+        scores = self._spec.scores
         return VllmEngine(engine, self._spec.model.path, self._encoder, self._plan, on_gpu=self._on_gpu, scores=scores)
 
     async def _plan_soon(self) -> Plan | None:

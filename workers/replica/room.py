@@ -93,7 +93,7 @@ class Room:
         most = row["max_answer_tokens"]
         kept = 1 - 1 / (MEMORY * (self._max_sequences - len(self._free)))
         self._prompt_tokens = kept * self._prompt_tokens + row["prompt_tokens"]
-        self._cached_tokens = kept * self._cached_tokens + output.num_cached_tokens
+        self._cached_tokens = kept * self._cached_tokens + min(output.num_cached_tokens, row["prompt_tokens"])
         if most and output.completions:
             written = max(len(completion.token_ids) for completion in output.completions)
             self._written_tokens = kept * self._written_tokens + written
@@ -103,7 +103,8 @@ class Room:
     def _facts(self, row: Row) -> NDArray[np.void]:
         """Return the facts of a row that enters now."""
         if row.choices:
-            return np.array((len(row.choices), row.num_tokens, 0, self._steps()), _Facts)
+            sequences = 1 if row.in_parts else len(row.choices)
+            return np.array((sequences, row.num_tokens_at_once, 0, self._steps()), _Facts)
         most = max(0, min(row.sampling.max_tokens, self._max_model_len - row.num_tokens))
         return np.array((row.sampling.n, row.num_tokens, most, self._steps()), _Facts)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from jobs.rows.windows import num_read_tokens
 from jobs.values.cells import RowFailure
 from schemas.codes import RowError
 from schemas.sampling import Sampling
@@ -23,13 +24,15 @@ class Row:
 
     Attributes:
         token_ids: token ids of the prompt, or of the context that the choices continue; see `prompt`.
-        choices: token ids of the choices to score; empty if the row is to be answered.
+        choices: token ids of the choices to score, or of the parts of a text; empty if the row is to be answered.
+        in_parts: the choices are parts of one text: each continues all before it, as far as the engine can read.
     """
 
     row_id: int
     token_ids: Sequence[int] | npt.NDArray[np.int32]
     sampling: Sampling
     choices: Sequence[Sequence[int]] = ()
+    in_parts: bool = False
 
     @property
     def prompt(self) -> list[int]:
@@ -38,8 +41,15 @@ class Row:
 
     @property
     def num_tokens(self) -> int:
-        """Input tokens of the row, choices included."""
+        """Tokens that the engine reads for the row, choices included."""
+        if self.in_parts:
+            return num_read_tokens([len(part) for part in self.choices])
         return len(self.token_ids) + sum(map(len, self.choices))
+
+    @property
+    def num_tokens_at_once(self) -> int:
+        """Tokens of the row that are in the engine at a time: parts of a text go through it one after the other."""
+        return len(self.token_ids) + len(self.choices[0]) if self.in_parts else self.num_tokens
 
 
 def check_output(output: Output, row: Row, vocab_size: int) -> None:
@@ -59,7 +69,7 @@ def _score_failure(output: Output, row: Row) -> str:
     for score, choice in zip(output.scores, row.choices, strict=True):
         if not isinstance(score, ChoiceScore) or score.num_tokens != len(choice):
             return "a score of other tokens"
-        if not _is_number(score.sum_logprob):
+        if not all(map(_is_number, score.logprobs)):
             return "a score that is no number"
     return ""
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
+from math import exp, inf
 from typing import Any
 
 from jobs.models.encoding import Encoder
@@ -12,6 +13,9 @@ from jobs.rows.structured import is_json, is_of_form
 from schemas.records import RowColumn
 from schemas.sampling import Sampling
 from workers.engines.base import ChoiceScore, Completion, Output
+
+_MOST_EXPONENT = 709.0
+"""Largest whole number of which e to the power is a number in 64 bits."""
 
 CALL_START = "<|action_start|>"
 
@@ -55,17 +59,45 @@ def form_failure(row: Mapping[str, Any], output: Output, sampling: Sampling) -> 
     return None
 
 
-def scored_row(texts: Sequence[str], scores: Sequence[ChoiceScore]) -> dict[str, Any]:
+def scored_row(
+    texts: Sequence[str], scores: Sequence[ChoiceScore], token_ids: Sequence[Sequence[int]]
+) -> dict[str, Any]:
     """Return the columns of a row whose choices were scored. Among equal scores the first choice is the best."""
     sums = [score.sum_logprob for score in scores]
     means = [score.sum_logprob / score.num_tokens for score in scores]
     return {
         "choices": [
-            {"text": text, "num_tokens": score.num_tokens, "sum_logprob": score.sum_logprob, "mean_logprob": mean}
-            for text, score, mean in zip(texts, scores, means, strict=True)
+            {
+                "text": text,
+                "num_tokens": score.num_tokens,
+                "sum_logprob": score.sum_logprob,
+                "mean_logprob": mean,
+                "is_greedy": score.is_greedy,
+                "token_ids": ids,
+                "token_logprobs": score.logprobs,
+            }
+            for text, score, mean, ids in zip(texts, scores, means, token_ids, strict=True)
         ],
         "best_choice": sums.index(max(sums)),
         "best_choice_mean": means.index(max(means)),
+    }
+
+
+def measured_row(
+    scores: Sequence[ChoiceScore], token_ids: Sequence[Sequence[int]], *, with_tokens: bool
+) -> dict[str, Any]:
+    """Return the columns of a row whose text was scored, part by part."""
+    total, count = sum(score.sum_logprob for score in scores), sum(score.num_tokens for score in scores)
+    tokens = {
+        "token_ids": [*chain.from_iterable(token_ids)],
+        "token_logprobs": [*chain.from_iterable(score.logprobs for score in scores)],
+    }
+    return {
+        "sum_logprob": total,
+        "mean_logprob": total / count,
+        "perplexity": exp(-total / count) if -total / count < _MOST_EXPONENT else inf,
+        "num_scored_tokens": count,
+        **(tokens if with_tokens else {}),
     }
 
 

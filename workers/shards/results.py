@@ -25,9 +25,9 @@ from schemas.commits import ShardStats
 from schemas.records import Plan
 from schemas.sampling import Sampling
 from schemas.spec import JobSpec
-from schemas.tables import KEPT, kept_fields, result_schema
+from schemas.tables import CHOICE_FIELDS, KEPT, kept_fields, result_schema
 from workers.engines.base import Output
-from workers.shards.result_rows import form_failure, generated_row, json_text, scored_row
+from workers.shards.result_rows import form_failure, generated_row, json_text, measured_row, scored_row
 from workers.shards.staged_rows import num_input_tokens, repeats, samplings
 
 ROW_GROUP_ROWS, ROW_GROUP_BYTES = 8192, 4 * 2**20
@@ -83,7 +83,7 @@ def encode_refused(spec: JobSpec, plan: Plan, shard: int, staged: pa.Table) -> t
     if staged["error_code"].null_count:
         raise ShardMismatch(f"shard {shard} has valid rows")
     codes, messages = (staged[name].to_pylist() for name in ("error_code", "error_message"))
-    errors = zip(codes, messages, num_input_tokens(staged), strict=True)
+    errors = zip(codes, messages, num_input_tokens(staged, spec), strict=True)
     return _encoded(spec, plan, staged, [_error_row(*error, attempts=0) for error in errors])
 
 
@@ -185,7 +185,7 @@ def shard_stats(spec: JobSpec, data: bytes, rows: Sequence[Mapping[str, Any]], s
         error_codes=Counter(row["error_code"] for row in rows if row["status"] == "error"),
         input_tokens=sum(row["num_input_tokens"] for row in rows),
         generated_tokens=sum(row.get("num_generated_tokens", 0) for row in rows),
-        **({} if spec.task == "score" else _quality(spec, rows, samplings(staged, spec.sampling))),
+        **({} if spec.scores else _quality(spec, rows, samplings(staged, spec.sampling))),
     )
 
 
@@ -270,15 +270,17 @@ def _rows(
         stands_for: the shard's `repeats`; needed if `staged` is not the whole shard.
     """
     rows: list[Mapping[str, Any]] = []
-    texts = staged["choices"].to_pylist() if spec.task == "score" else [()] * len(staged)
+    nothing: list[None] = [None] * len(staged)
+    texts, scored = (staged[f.name].to_pylist() for f in CHOICE_FIELDS) if spec.scores else (nothing, nothing)
     stands_for = repeats(staged, spec) if stands_for is None else stands_for
-    for row_id, code, message, num_tokens, sampling, choices in zip(
+    for row_id, code, message, num_tokens, sampling, choices, token_ids in zip(
         staged["row_id"].to_pylist(),
         staged["error_code"].to_pylist(),
         staged["error_message"].to_pylist(),
-        num_input_tokens(staged),
+        num_input_tokens(staged, spec),
         samplings(staged, spec.sampling),
         texts,
+        scored,
         strict=True,
     ):
         result = results.get(stands_for.get(row_id, row_id))
@@ -291,11 +293,12 @@ def _rows(
         elif isinstance(result, RowFailure):
             rows.append(_error_row(result.code, result.message, num_tokens, attempts=1))
         else:
-            answer = (
-                scored_row(choices, result.scores)
-                if spec.task == "score"
-                else generated_row(result, sampling, plan.row_columns, encoder)
-            )
+            if spec.task == "score":
+                answer = scored_row(choices, result.scores, token_ids)
+            elif spec.task == "perplexity":
+                answer = measured_row(result.scores, token_ids, with_tokens=spec.token_logprobs)
+            else:
+                answer = generated_row(result, sampling, plan.row_columns, encoder)
             if spec.task == "generate" and (why := form_failure(answer, result, sampling)):
                 rows.append(_error_row(RowError.INVALID_FORM, why, num_tokens, attempts=1))
             else:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs.rows.fingerprints import first_of_equal
+from jobs.rows.windows import num_read_tokens
 from schemas.sampling import Sampling
 from schemas.spec import JobSpec
 from schemas.tables import FINGERPRINT
@@ -25,7 +26,13 @@ def valid_rows(staged: pa.Table, spec: JobSpec) -> list[Row]:
     """
     repeated = repeats(staged, spec)
     return [
-        Row(row_id=row_id, token_ids=tokens, sampling=sampling, choices=choices or ())
+        Row(
+            row_id=row_id,
+            token_ids=tokens,
+            sampling=sampling,
+            choices=choices or (),
+            in_parts=spec.task == "perplexity",
+        )
         for row_id, tokens, sampling, choices, error in zip(
             staged["row_id"].to_pylist(),
             token_ids(staged),
@@ -42,8 +49,7 @@ def repeats(staged: pa.Table, spec: JobSpec) -> dict[int, int]:
     """Map rows of the shard that reuse another row's result: row id to the id of the row that is computed."""
     if FINGERPRINT.name not in staged.schema.names:
         return {}  # staged by an older version
-    scored = spec.task == "score"
-    known = [scored or sampling.deterministic for sampling in samplings(staged, spec.sampling)]
+    known = [spec.scores or sampling.deterministic for sampling in samplings(staged, spec.sampling)]
     table = staged.select(["row_id", FINGERPRINT.name]).filter(pa.array(known, pa.bool_())).sort_by("row_id")
     row_ids = table["row_id"].to_numpy()
     first = first_of_equal(table[FINGERPRINT.name].combine_chunks())
@@ -62,11 +68,13 @@ def samplings(staged: pa.Table, defaults: Sampling) -> list[Sampling]:
     return found
 
 
-def num_input_tokens(staged: pa.Table) -> list[int]:
-    """Count the tokens of each row's prompt and, if it is scored, of its choices."""
+def num_input_tokens(staged: pa.Table, spec: JobSpec) -> list[int]:
+    """Count the tokens that an engine reads of each row: those of its prompt and of what is scored."""
     lengths = pc.list_value_length(staged["token_ids"]).to_pylist()
-    choices = _column(staged, "choice_token_ids")
-    return [length + sum(map(len, of or ())) for length, of in zip(lengths, choices, strict=True)]
+    choices = [[len(one) for one in of or ()] for of in _column(staged, "choice_token_ids")]
+    if spec.task == "perplexity":
+        return [num_read_tokens(of) for of in choices]
+    return [length + sum(of) for length, of in zip(lengths, choices, strict=True)]
 
 
 def token_ids(staged: pa.Table) -> Iterator[npt.NDArray[np.int32]]:

@@ -171,7 +171,7 @@ def test_result_columns_follow_from_spec_and_schema_alone() -> None:
     assert columns(prompts(1), sampling={"structured_outputs": {"json": SCHEMA}}) == ("parsed",)
     assert columns(prompts(1), sampling={"structured_outputs": {"regex": "a"}}) == ()
     assert columns(prompts(1), input={"uri": "/x", "tools": [FUNCTION]}) == ("tool_calls",)
-    assert columns(nothing.append_column("choices", pa.array([["a"]])), task="score") == ()
+    assert columns(nothing.append_column("choices", pa.array([["a"]])), task="score") == ("is_greedy",)
 
 
 def test_values_of_the_job_that_cannot_work_are_usage_errors() -> None:

@@ -40,7 +40,7 @@ class ScriptedEngine:
 
     async def score(self, request_id: str, context: Sequence[int], choices: Sequence[Sequence[int]]) -> Output:
         await self.generate(request_id, context, Sampling())
-        return Output(scores=[ChoiceScore(num_tokens=len(c), sum_logprob=-1.0) for c in choices])
+        return Output(scores=[ChoiceScore(logprobs=[-1.0] * len(c), is_greedy=False) for c in choices])
 
     async def stop(self) -> None:
         pass
@@ -143,6 +143,24 @@ async def test_a_row_to_score_takes_a_place_for_each_choice() -> None:
     results = await asyncio.wait_for(shard, 5)
     assert [len(results[n].scores) for n in range(4)] == [2, 3, 1, 50]
     assert feed.input_tokens == 4 + 56
+
+
+async def test_parts_of_a_text_are_scored_one_after_the_other_in_one_place() -> None:
+    engine = ScriptedEngine()
+    feed = feed_of(engine)
+    texts = [
+        Row(row_id=n, token_ids=[n], sampling=Sampling(), choices=[[7, 8, 9], [10, 11, 12], [13]], in_parts=True)
+        for n in range(6)
+    ]
+    shard = asyncio.create_task(feed.run("a", texts))
+    await settle()
+    assert engine.entered == [0, 1, 2, 3, 4], "five places, and a row takes one"
+    # The contexts that follow: one token of the part before, then as many as a full window has.
+    await engine.release(0, 1, 2, 3, 4, 5, 9, 10)
+    results = await asyncio.wait_for(shard, 5)
+    assert [score.num_tokens for score in results[0].scores] == [3, 3, 1]
+    assert engine.entered.count(9) == engine.entered.count(10) == 6
+    assert feed.input_tokens == 6 * 3 * 4
 
 
 async def test_a_cancelled_shard_leaves_the_engine_and_its_room_to_others() -> None:

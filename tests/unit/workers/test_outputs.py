@@ -27,7 +27,7 @@ def test_good_answers_pass() -> None:
     check_output(Output(completions=[Completion(**GOOD)]), ROW, 10)
     logprobs = [(1, -0.5, [(1, -0.5), (2, float("-inf"))]), (2, 0.0, [])]
     check_output(Output(completions=[Completion(**GOOD, logprobs=logprobs, cumulative_logprob=-0.5)]), ROW, 10)
-    scores = [ChoiceScore(num_tokens=2, sum_logprob=-1.0), ChoiceScore(num_tokens=1, sum_logprob=-2.0)]
+    scores = [ChoiceScore(logprobs=[-0.5, -0.5], is_greedy=True), ChoiceScore(logprobs=[-2.0], is_greedy=False)]
     check_output(Output(scores=scores), SCORED, 10)
 
 
@@ -64,8 +64,11 @@ def test_the_wrong_number_of_completions_costs_the_row(count: int) -> None:
     "scores",
     [
         [],
-        [ChoiceScore(num_tokens=1, sum_logprob=-1.0)] * 2,
-        [ChoiceScore(num_tokens=2, sum_logprob=float("nan")), ChoiceScore(num_tokens=1, sum_logprob=-1.0)],
+        [ChoiceScore(logprobs=[-1.0], is_greedy=True)] * 2,
+        [
+            ChoiceScore(logprobs=[-1.0, float("nan")], is_greedy=True),
+            ChoiceScore(logprobs=[-1.0], is_greedy=True),
+        ],
     ],
 )
 def test_scores_that_are_none_cost_the_row(scores: list[ChoiceScore]) -> None:

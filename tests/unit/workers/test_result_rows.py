@@ -12,7 +12,7 @@ import workers.demo
 from jobs.models.prompt_encoder import PromptEncoder
 from schemas.sampling import Sampling
 from workers.engines.base import ChoiceScore, Completion, Output
-from workers.shards.result_rows import form_failure, generated_row, scored_row
+from workers.shards.result_rows import form_failure, generated_row, measured_row, scored_row
 
 MODEL = Path(workers.demo.__file__).parent / "model"
 START, END, PLUGIN = "<|action_start|>", "<|action_end|>", "<|plugin|>"
@@ -137,14 +137,34 @@ def test_only_rows_that_asked_for_json_have_it_parsed(encoder: PromptEncoder) ->
     assert "parsed" not in row_of(encoder, "", plain=json.dumps({"a": 1}))
 
 
+def test_a_text_has_the_perplexity_of_all_its_parts() -> None:
+    scores = [ChoiceScore(logprobs=[-1.0, -2.0], is_greedy=False), ChoiceScore(logprobs=[-3.0], is_greedy=True)]
+    row = measured_row(scores, [[4, 5], [6]], with_tokens=True)
+    assert (row["sum_logprob"], row["mean_logprob"], row["num_scored_tokens"]) == (-6.0, -2.0, 3)
+    assert row["perplexity"] == pytest.approx(7.389056)
+    assert (row["token_ids"], row["token_logprobs"]) == ([4, 5, 6], [-1.0, -2.0, -3.0])
+    unlikely = [ChoiceScore(logprobs=[-1e5], is_greedy=False)]
+    assert measured_row(unlikely, [[4]], with_tokens=False)["perplexity"] == float("inf")
+
+
 def test_the_best_choice_by_sum_and_by_mean() -> None:
     row = scored_row(
         ["long", "short", "same"],
         [
-            ChoiceScore(num_tokens=4, sum_logprob=-4.0),
-            ChoiceScore(num_tokens=1, sum_logprob=-2.0),
-            ChoiceScore(num_tokens=1, sum_logprob=-2.0),
+            ChoiceScore(logprobs=[-1.0] * 4, is_greedy=False),
+            ChoiceScore(logprobs=[-2.0], is_greedy=True),
+            ChoiceScore(logprobs=[-2.0], is_greedy=False),
         ],
+        [[1, 2, 3, 4], [5], [6]],
     )
     assert (row["best_choice"], row["best_choice_mean"]) == (1, 0)
-    assert row["choices"][0] == {"text": "long", "num_tokens": 4, "sum_logprob": -4.0, "mean_logprob": -1.0}
+    assert row["choices"][0] == {
+        "text": "long",
+        "num_tokens": 4,
+        "sum_logprob": -4.0,
+        "mean_logprob": -1.0,
+        "is_greedy": False,
+        "token_ids": [1, 2, 3, 4],
+        "token_logprobs": [-1.0] * 4,
+    }
+    assert [choice["is_greedy"] for choice in row["choices"]] == [False, True, False]
