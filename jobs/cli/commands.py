@@ -12,6 +12,7 @@ from jobs.cli import (
     compare,
     config,
     doctor,
+    evaluate,
     logs,
     model,
     plan,
@@ -46,6 +47,7 @@ app.command("wait")(submit.wait)
 app.command("logs")(logs.logs)
 app.command("results")(results.results)
 app.command("report")(report.report)
+add_spec_command(app, "eval", evaluate.evaluate, only=("Engine", "reuse"))
 app.command("compare")(compare.compare)
 app.command("sql")(sql.sql)
 app.command("serve")(serve.serve)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import inspect
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, get_args, get_origin
 
@@ -30,6 +30,10 @@ _WIDEST_CHOICES = 18
 """Most characters of an option's choices in the column of types: it leaves the rest of the line to all help texts."""
 
 
+_PLACEHOLDER = "input"
+"""Input of a spec whose command has no argument DATASET."""
+
+
 class Request(NamedTuple):
     """The spec and settings resolved from the command line."""
 
@@ -37,15 +41,20 @@ class Request(NamedTuple):
     settings: Settings
 
 
-def add_spec_command(app: typer.Typer, name: str, command: Callable[..., None]) -> None:
+def add_spec_command(
+    app: typer.Typer, name: str, command: Callable[..., None], *, only: Collection[str] | None = None
+) -> None:
     """Add a command that takes the argument DATASET and every option of a spec.
 
     Args:
         command: takes an `Output` first, then its own arguments, and `request` by keyword.
+        only: headings and names of the options of a spec that the command has; it then has no argument DATASET, and
+            the spec's input is for the command to replace.
     """
 
     class Built(_SpecCommand):
         function = staticmethod(command)
+        wanted = only
 
     def later() -> None:
         """Stand for the command until its options are known."""
@@ -58,6 +67,7 @@ class _SpecCommand(TyperCommand):
     """A command whose options are built the first time that they are asked for."""
 
     function: ClassVar[Callable[..., None]]
+    wanted: ClassVar[Collection[str] | None]
     _is_built = False
 
     def get_params(self, ctx: Any) -> Any:
@@ -69,7 +79,7 @@ class _SpecCommand(TyperCommand):
         if self._is_built:
             return
         app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-        app.command()(with_output(_with_spec(self.function)))
+        app.command()(with_output(_with_spec(self.function, self.wanted)))
         whole = typer.main.get_command(app)
         self.params, self.callback, self._is_built = whole.params, whole.callback, True
 
@@ -77,34 +87,37 @@ class _SpecCommand(TyperCommand):
 _COMPLETIONS = {"--reuse": {"autocompletion": complete_reuse}}
 
 
-def _with_spec(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the argument DATASET and every option of a spec; it receives `request` by keyword."""
+def _with_spec(command: Callable[..., None], only: Collection[str] | None) -> Callable[..., None]:
+    """Give a command the argument DATASET and options of a spec, see `add_spec_command`."""
 
     @functools.wraps(command)
     def wrapper(*args: Any, **kwargs: Any) -> None:
         command(*args, request=_resolve({option.name: kwargs.pop(option.name) for option in extra}), **kwargs)
 
     own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "request"]
-    extra = list(_parameters())
+    extra = list(_parameters(only))
     first = [p for p in own if p.kind is p.POSITIONAL_OR_KEYWORD]
     rest = [p for p in own if p.kind is p.KEYWORD_ONLY]
     wrapper.__signature__ = inspect.Signature([*first, *extra, *rest])  # type: ignore[attr-defined]
     return wrapper
 
 
-def _parameters() -> Iterator[inspect.Parameter]:
+def _parameters(only: Collection[str] | None) -> Iterator[inspect.Parameter]:
     from jobs.spec.fields import spec_options
 
-    yield inspect.Parameter(
-        "dataset",
-        inspect.Parameter.POSITIONAL_OR_KEYWORD,
-        default=None,
-        annotation=Annotated[
-            str | None,
-            typer.Argument(help="Parquet or JSONL file, directory, glob or s3:// URI.", show_default=False),
-        ],
-    )
+    if only is None:
+        yield inspect.Parameter(
+            "dataset",
+            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+            default=None,
+            annotation=Annotated[
+                str | None,
+                typer.Argument(help="Parquet or JSONL file, directory, glob or s3:// URI.", show_default=False),
+            ],
+        )
     for option in spec_options().values():
+        if only is not None and not {option.declared.panel, option.name} & {*only}:
+            continue
         yield _option(option.name, _kind(option), option.flag, option.help, option.declared.panel)
     yield _option("spec_file", Path, "--spec", "TOML file with a spec; options override it.", _OTHERS)
     set_help = "Any field of the spec: engine.max_num_batched_tokens=8192."
@@ -166,9 +179,16 @@ def _resolve(given: dict[str, Any]) -> Request:
 
     settings = settings_module.load({name: given[name] for name in ("root", "address", "token_path")})
     file_values = read_spec_file(given["spec_file"]) if given["spec_file"] else {}
-    flags = {name: _value(option, given[name]) for name, option in spec_options().items()}
+    flags = {name: _value(option, given[name]) for name, option in spec_options().items() if name in given}
     flags["fields"] = dict(assignment(text) for text in given["assign"] or ())
-    spec = spec_of(given["dataset"], flags, settings, file_values, file=str(given["spec_file"] or ""), as_flags=True)
+    spec = spec_of(
+        given.get("dataset", _PLACEHOLDER),
+        flags,
+        settings,
+        file_values,
+        file=str(given["spec_file"] or ""),
+        as_flags=True,
+    )
     return Request(spec, settings)
 
 

@@ -1,0 +1,1 @@
+"""Evaluation: the benchmarks of a model card as batch jobs, with pinned prompts, rules and averages."""
