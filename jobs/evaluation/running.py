@@ -1,4 +1,4 @@
-"""Running an evaluation: its jobs are submitted, its programs are run, its rows are judged. Each step may be repeated."""
+"""Running an evaluation: jobs are submitted, programs are run, rows are judged. Each step may be repeated."""
 
 from __future__ import annotations
 

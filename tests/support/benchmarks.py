@@ -1,4 +1,4 @@
-"""Generated files in the layouts of the hub, with made-up questions: `python -m tests.support.benchmarks DIR [--rows N]`.
+"""Made-up questions in files as the hub has them: `python -m tests.support.benchmarks DIR [--rows N]`.
 
 Without --rows there are as many rows as the true data sets have, and texts are about as long as theirs. The worked
 examples of BBH and MATH are not generated: suites are pinned to them, so they come from a package or from files.
@@ -34,23 +34,7 @@ MATH_SUBJECTS = (
     "prealgebra",
     "precalculus",
 )
-_WORDS = tuple(
-    [
-        "river",
-        "stone",
-        "engine",
-        "summer",
-        "garden",
-        "copper",
-        "market",
-        "winter",
-        "letter",
-        "bridge",
-        "planet",
-        "needle",
-        "harbour",
-    ]
-)
+_WORDS = "river stone engine summer garden copper market winter letter bridge planet needle harbour".split()  # noqa: SIM905
 _CHINESE = "天地玄黄宇宙洪荒日月盈昃辰宿列张寒来暑往秋收冬藏"
 
 

