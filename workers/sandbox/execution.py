@@ -74,7 +74,8 @@ def execute(program: str, *, sandboxed: bool = True) -> Ending:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             return Ending("timeout")
-    line = said.decode(errors="replace").strip()
+    # One line of our own; a program that forks without a sandbox may add more.
+    line = next(iter(said.decode(errors="replace").splitlines()), "")
     if not line.startswith(token):
         return Ending("killed")
     answer = json.loads(line.removeprefix(token))

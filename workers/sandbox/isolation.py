@@ -60,7 +60,8 @@ def _bubblewrap(filter_descriptor: int) -> list[str]:
             flags += ["--ro-bind-try", path, path]
     for path in _python_paths():
         flags += ["--ro-bind", path, path]
-    flags += ["--proc", "/proc", "--dev", "/dev", "--size", str(TMP_BYTES), "--tmpfs", "/tmp"]  # noqa: S108
+    # No /proc: root could change the kernel's settings in it.
+    flags += ["--dev", "/dev", "--size", str(TMP_BYTES), "--tmpfs", "/tmp"]  # noqa: S108
     # What bubblewrap itself made, the root and /dev, would be memory to write to without limit.
     flags += ["--remount-ro", "/dev", "--remount-ro", "/"]
     return [*flags, "--chdir", "/tmp", "--seccomp", str(filter_descriptor)]  # noqa: S108
