@@ -2,7 +2,7 @@
 #   docker build -f deploy/docker/cpu.Dockerfile -t nightbatch:cpu .
 FROM python:3.11-slim-bookworm
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
-# bubblewrap: the sandbox of `jobs eval`. wget: KubeRay's probes. Its start command is a login shell, which would forget this PATH.
+# bubblewrap: the sandbox of `batchjobs eval`. wget: KubeRay's probes. Its start command is a login shell, which would forget this PATH.
 # hadolint ignore=DL3008
 RUN apt-get update \
  && apt-get install -y --no-install-recommends bubblewrap wget libgomp1 libnuma1 \

@@ -3,7 +3,7 @@
 # The head of a cluster with GPU workers runs this image too: `batchjobs doctor` compares the versions.
 FROM nvidia/cuda:13.0.1-runtime-ubuntu24.04
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
-# gcc and python3-dev: Triton compiles its launchers at run time. bubblewrap: the sandbox of `jobs eval`. wget: KubeRay's
+# gcc and python3-dev: Triton compiles its launchers at run time. bubblewrap: the sandbox of `batchjobs eval`. wget: KubeRay's
 # probes.
 # hadolint ignore=DL3008
 RUN apt-get update \

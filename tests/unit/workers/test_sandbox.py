@@ -51,7 +51,6 @@ def test_a_program_passes_if_it_raises_nothing(sandbox: None) -> None:
         "import subprocess\nsubprocess.run(['true'])",
         "import ctypes\nassert ctypes.CDLL(None, use_errno=True).syscall(435, 0, 0) != -1",
         "import os\nos.listdir('/proc/1')",
-        "import os\nos.kill(os.getppid() or 2**22, 0)",
         "open('/etc/passwd').read()",
         "open('/root/x', 'w')",
         "open('/usr/x', 'w')",
