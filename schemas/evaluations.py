@@ -163,6 +163,8 @@ PROGRAMS = pa.schema(
         pa.field("custom_id", pa.string()),
         pa.field("outcome", pa.string(), nullable=False),
         pa.field("detail", pa.string()),
+        pa.field("sandboxed", pa.bool_(), nullable=False),
     ]
 )
-"""Columns of `programs.parquet`: an `Outcome`, and the exception that has ended a program that failed."""
+"""Columns of `programs.parquet`: an `Outcome`, the exception that a program has failed with, and whether it ran in a
+sandbox."""

@@ -114,10 +114,14 @@ def _finished(run: EvaluationRun, output: Output, *, unsafe: bool) -> tuple[Scor
     runner = None
     if run.has_programs() and run.record.programs() is None:
         output.note("Checking the sandbox for programs …")
-        runner = ProgramRunner(run.client.submitter(), run.client.settings.root, unsafe=unsafe)
+        settings = run.client.settings
+        runner = ProgramRunner(
+            run.client.submitter(), settings.root, unsafe=unsafe, allowed_buckets=settings.allowed_buckets
+        )
         runner.check()
     jobs = run.submit()
     output.note(f"Evaluation {run.evaluation.evaluation_id}: {', '.join(f'job {job.id}' for job in jobs.values())}")
+    output.note(f"If this is interrupted, {again}.")
     codes = []
     for job in jobs.values():
         codes.append(follow(job, output))
@@ -129,7 +133,7 @@ def _finished(run: EvaluationRun, output: Output, *, unsafe: bool) -> tuple[Scor
         output.note("Running the programs …")
         report = runner.run(run.evaluation.evaluation_id, jobs["generate"].id)
         output.note(f"{report.passed:,} of {report.programs:,} programs have passed their tests.")
-    return run.finish(jobs, sandboxed=not unsafe if run.has_programs() else None), max(codes)
+    return run.finish(jobs), max(codes)
 
 
 def _show(scores: Scores, output: Output) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
+from collections.abc import Sequence
 from uuid import uuid4
 
 from jobs import __version__
@@ -20,10 +21,14 @@ class ProgramRunner:
     Args:
         root: where job directories live.
         unsafe: run them although no sandbox is there.
+        allowed_buckets: the only buckets that the process may use; None leaves the limit to its node's settings.
     """
 
-    def __init__(self, submitter: Submitter, root: str, *, unsafe: bool) -> None:
+    def __init__(
+        self, submitter: Submitter, root: str, *, unsafe: bool, allowed_buckets: Sequence[str] | None = None
+    ) -> None:
         self._submitter, self._root, self._unsafe = submitter, root, unsafe
+        self._environment = driver_environment(allowed_buckets)
 
     def check(self) -> ProgramsReport:
         """Check that a sandbox works on the cluster, before GPUs are paid for.
@@ -42,7 +47,7 @@ class ProgramRunner:
         options = ["--unsafe-code"] if self._unsafe else []
         submission_id = f"programs-{name}-{uuid4().hex[:6]}"
         command = f"python -m workers.sandbox {shlex.join([*options, self._root, *arguments])}"
-        self._submitter.run(submission_id, command, {"job_name": "jobs eval: programs"}, driver_environment())
+        self._submitter.run(submission_id, command, {"job_name": "jobs eval: programs"}, self._environment)
         while self._submitter.status(submission_id) not in ENDED:
             time.sleep(_LOOK_S)
         said = self._submitter.logs(submission_id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -114,13 +114,14 @@ class EvaluationRun:
         table = self.prepared.tables.get("generate")
         return table is not None and table["after"].null_count < table.num_rows
 
-    def finish(self, jobs: Mapping[Task, Job], *, sandboxed: bool | None) -> Scores:
+    def finish(self, jobs: Mapping[Task, Job]) -> Scores:
         """Judge the results of jobs that have ended, and write the table.
 
         Raises:
             JobsError: a job has not succeeded, or programs have not run.
         """
-        passed = self._passed() if self.has_programs() else {}
+        programs = self._programs() if self.has_programs() else []
+        passed = {row["row_id"]: row["outcome"] == "passed" for row in programs}
         verdicts = pa.concat_tables([self._judged(task, job, passed) for task, job in jobs.items()])
         fingerprints = {job.ledger.spec().model.fingerprint for job in jobs.values()}
         scores = Scores(
@@ -130,7 +131,7 @@ class EvaluationRun:
             model=self.evaluation.model,
             model_fingerprint=next(iter(fingerprints)) if len(fingerprints) == 1 else None,
             benchmarks=scores_of(self.suite, verdicts),
-            sandboxed=sandboxed,
+            sandboxed=all(row["sandboxed"] for row in programs) if programs else None,
             finished_at=datetime.now(UTC),
         )
         return self.record.finish(scores, verdicts)
@@ -141,17 +142,11 @@ class EvaluationRun:
             raise JobsError(f"Job {job.id} has no result for some rows.", f"See: jobs status {job.id}")
         return judge(self.suite, task, results.tables(columns=COLUMNS[task]), passed)
 
-    def _passed(self) -> Mapping[int, bool]:
+    def _programs(self) -> list[dict[str, Any]]:
         programs = self.record.programs()
         if programs is None:
             raise Damaged(f"{self.record.uri}/programs.parquet is gone.", "Give the evaluation another --id.")
-        return dict(
-            zip(
-                programs["row_id"].to_pylist(),
-                (outcome == "passed" for outcome in programs["outcome"].to_pylist()),
-                strict=True,
-            )
-        )
+        return list(programs.to_pylist())
 
 
 def check_spec(spec: JobSpec) -> None:

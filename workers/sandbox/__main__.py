@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 
+from jobs.buckets import check_bucket, of_environment
 from jobs.evaluation.extraction import extract
 from jobs.evaluation.record import Record
 from jobs.ledger import Ledger
@@ -59,6 +60,7 @@ def _run(programs: list[str], sandboxed: bool) -> list[tuple[str, str]] | str:
 def _report(root: str, evaluation: list[str], sandboxed: bool) -> ProgramsReport:
     rows: list[dict[str, Any]] = []
     record = None
+    check_bucket(root, of_environment())
     if evaluation:
         evaluation_id, job_id = evaluation
         store = open_store(root, patience_s=STORE_PATIENCE_S)
@@ -74,9 +76,12 @@ def _report(root: str, evaluation: list[str], sandboxed: bool) -> ProgramsReport
         )
     known = {row["row_id"]: ending for row, ending in zip(written, endings, strict=True)}
     ended = [
-        {"row_id": row["row_id"], "custom_id": row["custom_id"], "outcome": outcome, "detail": detail}
+        {
+            **{name: row[name] for name in ("row_id", "custom_id")},
+            **dict(zip(("outcome", "detail"), known.get(row["row_id"], ("failed", "no answer")), strict=True)),
+            "sandboxed": sandboxed,
+        }
         for row in rows
-        for outcome, detail in [known.get(row["row_id"], ("failed", "no answer"))]
     ]
     if record is not None:
         record.add_programs(pa.Table.from_pylist(ended, schema=PROGRAMS))
