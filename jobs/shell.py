@@ -18,6 +18,7 @@ COMMANDS = (
     "compare",
     "config",
     "doctor",
+    "eval",
     "list",
     "lm-eval",
     "logs",

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from schemas.batches import BatchRequest, Outcome, StoredFile
+from schemas.evaluations import Evaluation, ProgramsReport, Scores
 from schemas.history import History
 from schemas.logs import LogLine
 from schemas.records import Attempt, Interruption, Manifest, Plan, Progress, Terminal
@@ -36,6 +37,9 @@ DOCUMENTS: dict[str, Any] = {
     "schedule_run_outcome": RunOutcome,
     "schedule_pointer": Pointer,
     "schedule_event": Event,
+    "evaluation": Evaluation,
+    "evaluation_scores": Scores,
+    "evaluation_programs": ProgramsReport,
 }
 
 

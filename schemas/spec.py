@@ -361,7 +361,7 @@ class JobSpec(Document):
             raise ValueError("the perplexity is that of a plain text, not of a chat; add --no-chat")
         if self.task == "generate":
             if self.token_logprobs:
-                raise ValueError("log-likelihoods of given tokens are for scoring; generated ones have --logprobs")
+                raise ValueError("Log-likelihoods of given tokens are for scoring; generated ones have --logprobs")
         elif self.sampling != Sampling() or self.output_tokens or self.has_outputs or self.has_logprobs:
             raise ValueError("scoring generates nothing: drop the sampling options and --output-tokens")
         elif (self.max_length_finish_rate, self.max_empty_rate, self.min_valid_json_rate) != (None, None, None):

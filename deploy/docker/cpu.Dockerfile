@@ -2,10 +2,10 @@
 #   docker build -f deploy/docker/cpu.Dockerfile -t nightbatch:cpu .
 FROM python:3.11-slim-bookworm
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
-# wget: KubeRay's probes. Its start command is a login shell, which would forget this PATH.
+# bubblewrap: the sandbox of `batchjobs eval`. wget: KubeRay's probes. Its start command is a login shell, which would forget this PATH.
 # hadolint ignore=DL3008
 RUN apt-get update \
- && apt-get install -y --no-install-recommends wget libgomp1 libnuma1 \
+ && apt-get install -y --no-install-recommends bubblewrap wget libgomp1 libnuma1 \
  && rm -rf /var/lib/apt/lists/* \
  && echo "export PATH=/opt/nightbatch/bin:\$PATH" > /etc/profile.d/nightbatch.sh \
  && useradd --uid 1000 --create-home nightbatch

@@ -3,10 +3,11 @@
 # The head of a cluster with GPU workers runs this image too: `batchjobs doctor` compares the versions.
 FROM nvidia/cuda:13.0.1-runtime-ubuntu24.04
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
-# gcc and python3-dev: Triton compiles its launchers at run time. wget: KubeRay's probes.
+# gcc and python3-dev: Triton compiles its launchers at run time. bubblewrap: the sandbox of `batchjobs eval`. wget: KubeRay's
+# probes.
 # hadolint ignore=DL3008
 RUN apt-get update \
- && apt-get install -y --no-install-recommends python3.12-venv python3.12-dev gcc libc6-dev libnuma1 wget \
+ && apt-get install -y --no-install-recommends python3.12-venv python3.12-dev bubblewrap gcc libc6-dev libnuma1 wget \
  && rm -rf /var/lib/apt/lists/* \
  && echo "export PATH=/opt/nightbatch/bin:\$PATH" > /etc/profile.d/nightbatch.sh \
  && { userdel --remove ubuntu 2>/dev/null || true; } \

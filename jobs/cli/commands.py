@@ -12,6 +12,7 @@ from jobs.cli import (
     compare,
     config,
     doctor,
+    evaluate,
     lm_eval,
     logs,
     model,
@@ -48,6 +49,7 @@ app.command("logs")(logs.logs)
 app.command("results")(results.results)
 app.command("report")(report.report)
 add_spec_command(app, "lm-eval", lm_eval.lm_eval, only=("Engine", "reuse"))
+add_spec_command(app, "eval", evaluate.evaluate, only=("Engine", "reuse"))
 app.command("compare")(compare.compare)
 app.command("sql")(sql.sql)
 app.command("serve")(serve.serve)
