@@ -84,19 +84,24 @@ def _packages(settings: Settings) -> Finding:
 def _packages_of_nodes(report: ClusterReport, engine: str) -> Iterator[Finding]:
     """Check that every node can run jobs, and that those which would host replicas have the engine."""
     check = "packages on the nodes"
-    for name, fault in sorted(report.faults.items()):
-        fix = "Install this version of nightbatch, with its packages, in the image of the node."
-        yield Finding(check=check, level="fail", detail=f"{name} cannot run our code: {fault}", fix=fix)
-    for node in (each for each in report.nodes if each.lacks):
-        detail = f"{node.node} lacks {', '.join(node.lacks)}"
-        yield Finding(check=check, level="fail", detail=detail, fix=install_hint(node.lacks[0]))
+    faults = [
+        (f"{name} cannot run our code: {fault}", "Install this version of nightbatch in the image of the node.")
+        for name, fault in sorted(report.faults.items())
+    ]
+    faults += [
+        (f"{node.node} lacks {', '.join(node.lacks)}", install_hint(node.lacks[0]))
+        for node in report.nodes
+        if node.lacks
+    ]
     # Replicas run on GPUs where the cluster has any.
     hosts = [node for node in report.nodes if node.gpus] or list(report.nodes)
     without = [node.node for node in hosts if node.has_vllm is False]
     if engine == "vllm" and without:
-        yield Finding(
-            check=check, level="fail", detail=f"vLLM is missing on {', '.join(without)}", fix=install_hint("vllm")
-        )
+        faults.append((f"vLLM is missing on {', '.join(without)}", install_hint("vllm")))
+    for detail, fix in faults:
+        yield Finding(check=check, level="fail", detail=detail, fix=fix)
+    if not faults:
+        yield Finding(check=check, level="ok", detail=f"complete on {_nodes(len(report.nodes))}")
 
 
 def _cluster(settings: Settings) -> tuple[Submitter | None, Finding]:

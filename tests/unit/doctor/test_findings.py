@@ -58,9 +58,10 @@ def test_packages_that_a_node_lacks_are_named_with_their_extra() -> None:
     sound = ClusterReport(
         nodes=(node("head", has_vllm=False), node("worker", gpus=(gpu,))), store_fault="", store_fix=""
     )
-    assert list(doctor._packages_of_nodes(sound, "vllm")) == [], "the head hosts no replica"
+    (fine,) = doctor._packages_of_nodes(sound, "vllm")
+    assert (fine.level, fine.detail) == ("ok", "complete on 2 nodes"), "the head hosts no replica"
     old = ClusterReport(nodes=(node("old", has_vllm=None),), store_fault="", store_fix="")
-    assert list(doctor._packages_of_nodes(old, "vllm")) == []
+    assert [each.level for each in doctor._packages_of_nodes(old, "vllm")] == ["ok"]
     faulty = ClusterReport(
         nodes=(node("head", lacks=("pandas",)), node("worker", gpus=(gpu,), has_vllm=False)),
         store_fault="",
