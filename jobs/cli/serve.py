@@ -15,7 +15,8 @@ import typer
 from jobs import signals
 from jobs.cli.diary import log_to_stderr
 from jobs.cli.output import Output, with_output
-from jobs.errors import JobsError, UsageError
+from jobs.errors import MissingPackage, UsageError
+from jobs.packages import install_hint
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -59,6 +60,7 @@ def serve(
 
     Clients use http://HOST:PORT/v1 as base URL and the token as API key. Batches are jobs: `jobs list` shows
     them. All state is under the root, so a server may be killed and started again; batches go on meanwhile.
+    Prometheus finds the state of schedules, jobs and batches at http://HOST:PORT/metrics, with the same token.
 
     Examples:
 
@@ -81,6 +83,7 @@ def serve(
     flags = {"model": model, "engine": engine, "replicas": replicas, "max_tokens": max_tokens}
     base = _spec(settings, spec_file, flags, assign)
     with _listen(host, port) as listener:
+        from jobs.monitoring.exporter import Exporter
         from jobs.results.responses import model_name as name_of_model
         from jobs.serve.app import Limits, Service, make_app
         from jobs.serve.connections import most_connections
@@ -99,6 +102,7 @@ def serve(
             model=name,
             token=load_token(token_file) if token_file else None,
             limits=Limits(file_bytes=max_file_mib * 2**20, requests=max_requests, waiting=most_connections() // 16),
+            exporter=Exporter(settings),
         )
         url = f"http://{_shown(host)}:{listener.getsockname()[1]}/v1"
         output.record({"url": url, "model": name, "token_file": str(token_file or ""), "root": store.uri})
@@ -125,9 +129,9 @@ def _run(app: FastAPI, listener: socket.socket) -> None:
 
 
 def _check_packages() -> None:
-    missing = [name.replace("_", "-") for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
-        raise JobsError(f"`jobs serve` needs {', '.join(missing)}.", "Install them: pip install 'nightbatch[serve]'")
+        raise MissingPackage(f"`jobs serve` needs {', '.join(missing).replace('_', '-')}.", install_hint(missing[0]))
 
 
 def _spec(settings: Settings, spec_file: Path | None, flags: dict[str, Any], assign: list[str] | None) -> JobSpec:
