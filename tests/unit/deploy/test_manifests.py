@@ -16,30 +16,17 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 
 from tests.support.deploy_commands import DEPLOY
 from tests.support.kuberay import check
-
-GOLDEN = Path(__file__).with_name("golden")
-KUBERNETES = DEPLOY / "kubernetes"
-OVERLAYS = sorted(path.name for path in (KUBERNETES / "overlays").iterdir())
+from tests.support.kuberay_pods import pods_of
+from tests.support.kustomize import GOLDEN, KUBERNETES, OVERLAYS, documents, golden, named, needs_kubectl, render, site
 
 
-def documents(text: str) -> list[dict[str, Any]]:
-    return [document for document in yaml.safe_load_all(text) if document]
-
-
-def golden(overlay: str) -> list[dict[str, Any]]:
-    return documents((GOLDEN / f"{overlay}.yaml").read_text())
-
-
-@pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs kubectl, which has Kustomize built in")
+@needs_kubectl
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_rendered_as_kept(overlay: str) -> None:
-    done = subprocess.run(
-        ["kubectl", "kustomize", str(KUBERNETES / "overlays" / overlay)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    text = render(overlay)
     if os.environ.get("RENEW_GOLDEN"):
-        (GOLDEN / f"{overlay}.yaml").write_text(done.stdout)
-    assert documents(done.stdout) == golden(overlay)
+        (GOLDEN / f"{overlay}.yaml").write_text(text)
+    assert documents(text) == golden(overlay)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -49,7 +36,7 @@ def test_rendered_manifests_fit_their_schemas(overlay: str) -> None:
 
 
 def test_the_schemas_refuse_what_does_not_fit() -> None:
-    cluster = next(document for document in golden("h100") if document["kind"] == "RayCluster")
+    cluster = named(golden("cluster"), "RayCluster")
     for break_it in (
         lambda spec: spec.update(autoscalerOption={}),
         lambda spec: spec.pop("headGroupSpec"),
@@ -62,55 +49,69 @@ def test_the_schemas_refuse_what_does_not_fit() -> None:
             check(broken)
 
 
+def test_files_beside_the_overlays_fit_their_schemas() -> None:
+    for path in (KUBERNETES / "namespace.yaml", *(KUBERNETES / "models").glob("*.yaml")):
+        for document in documents(path.read_text()):
+            check(document)
+
+
+@needs_kubectl
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_every_pod_is_locked_down_and_carries_no_key(overlay: str) -> None:
-    text = (GOLDEN / f"{overlay}.yaml").read_text()
-    assert not re.search(r"AWS_SECRET|AKIA|aws_secret|auth_token: ", text)
-    pods = list(pod_specs(golden(overlay)))
-    assert pods
-    for pod in pods:
-        assert pod["securityContext"]["runAsNonRoot"] is True
-        assert pod["serviceAccountName"] == "nightbatch"
-        for container in pod["containers"]:
-            security = container["securityContext"]
-            assert security["readOnlyRootFilesystem"] is True
-            assert security["allowPrivilegeEscalation"] is False
-            assert security["capabilities"] == {"drop": ["ALL"]}
-            assert {"/tmp", "/home/nightbatch"} <= {mount["mountPath"] for mount in container["volumeMounts"]}
-            assert container["image"].startswith("registry.example.com/nightbatch:")
+def test_an_edited_site_leaves_no_placeholder(overlay: str, tmp_path: Path) -> None:
+    """All values stand in one file, and reach every place: only the dataset is the job's own."""
+    mine = {
+        "registry.example.com/nightbatch": "eu.registry.acme.dev/batch/nightbatch",
+        "CHANGE-ME": "acme-batch",
+        "000000000000": "123456789012",
+        "efs-sc": "filestore",
+    }
+    text = render(overlay, site(tmp_path, mine)).replace("s3://CHANGE-ME/reviews/", "")
+    assert not re.search(r"example\.com|CHANGE-ME|000000000000|efs-sc|\bsite\b|image: nightbatch", text)
+    assert all(each in text for each in mine.values())
+    # One image in every pod: Ray refuses nodes of another version.
+    assert set(re.findall(r"image: (.*)", text)) == {"eu.registry.acme.dev/batch/nightbatch:gpu"}
 
 
-def pod_specs(node: Any) -> Any:
-    if isinstance(node, dict):
-        if "containers" in node:
-            yield node
-        else:
-            for value in node.values():
-                yield from pod_specs(value)
-    elif isinstance(node, list):
-        for value in node:
-            yield from pod_specs(value)
+KARPENTER = {"karpenter.sh/capacity-type": "spot", "karpenter.k8s.aws/instance-gpu-name": "a100"}
+MEMORY = "karpenter.k8s.aws/instance-gpu-memory"
 
 
-@pytest.mark.parametrize(("overlay", "product"), [("a100", "NVIDIA-A100-SXM4-80GB"), ("h100", "NVIDIA-H100-80GB-HBM3")])
-def test_gpu_group_scales_from_zero_on_spot_nodes_of_its_type(overlay: str, product: str) -> None:
-    cluster = next(document for document in golden(overlay) if document["kind"] == "RayCluster")["spec"]
-    assert cluster["enableInTreeAutoscaling"] is True
-    group = cluster["workerGroupSpecs"][1]
+@needs_kubectl
+@pytest.mark.parametrize(
+    ("component", "selector", "gpus"),
+    [
+        ("gpu-h100", {**KARPENTER, "karpenter.k8s.aws/instance-gpu-name": "h100"}, 1),
+        ("gpu-a100-80gb", {**KARPENTER, MEMORY: "81920"}, 1),
+        ("gpu-a100-40gb", {**KARPENTER, MEMORY: "40960"}, 2),
+        ("gpu-labelled", {"nightbatch/gpu": "true"}, 1),
+    ],
+)
+def test_gpu_group_scales_from_zero_on_nodes_that_a_provisioner_can_find(
+    component: str, selector: dict[str, str], gpus: int, tmp_path: Path
+) -> None:
+    """No selector may name a label that only a running node has, such as nvidia.com/gpu.product."""
+    found = documents(render("cluster", site(tmp_path, {"gpu-h100\n": f"{component}\n"})))
+    check(cluster := named(found, "RayCluster"))
+    assert cluster["spec"]["enableInTreeAutoscaling"] is True
+    group = cluster["spec"]["workerGroupSpecs"][1]
     pod = group["template"]["spec"]
-    assert (group["groupName"], group["minReplicas"]) == (f"gpu-{overlay}", 0)
-    assert pod["nodeSelector"] == {"karpenter.sh/capacity-type": "spot", "nvidia.com/gpu.product": product}
+    assert (group["groupName"], group["minReplicas"]) == (component, 0)
+    assert pod["nodeSelector"] == selector
     assert {each["key"] for each in pod["tolerations"]} == {"nvidia.com/gpu", "spot"}
-    assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == 1
+    assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == gpus
     drain_s = {each["name"]: each["value"] for each in pod["containers"][0]["env"]}
     assert int(drain_s["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"]) < pod["terminationGracePeriodSeconds"] <= 120
+
+
+def test_every_component_of_gpus_is_tested() -> None:
+    assert len(list((KUBERNETES / "components").glob("gpu-*"))) == 4
 
 
 def test_pod_monitor_finds_the_ports_of_the_pods() -> None:
     (monitor,) = documents((DEPLOY / "monitoring/podmonitor.yaml").read_text())
     check(monitor)
-    cluster = next(document for document in golden("h100") if document["kind"] == "RayCluster")["spec"]
-    ports = {port["name"] for pod in pod_specs(cluster) for port in pod["containers"][0]["ports"]}
+    pods = [pod for pod in pods_of(golden("cluster")) if pod.role in ("head", "worker")]
+    ports = {port["name"] for pod in pods for port in pod.spec["containers"][0]["ports"]}
     assert {endpoint["port"] for endpoint in monitor["spec"]["podMetricsEndpoints"]} <= ports
 
 
