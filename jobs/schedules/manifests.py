@@ -10,7 +10,7 @@ from jobs.errors import Exit
 from schemas.schedules import Schedule
 
 FINAL_EXITS = (Exit.JOB_FAILED, Exit.USAGE, Exit.GATE_CROSSED)
-"""Exit codes of `schedule run --wait` after which the same command is not tried again: the run ended, or cannot begin."""
+"""Exit codes of `schedule run --wait` after which it is not tried again: the run has ended, or cannot begin."""
 
 SHIPPED_ADDRESS = "http://nightbatch-head-svc:8265"
 """The head of the Ray cluster of `deploy/kubernetes`, for pods in its namespace."""

@@ -31,12 +31,13 @@ def golden(overlay: str) -> list[dict[str, Any]]:
 
 
 def render(overlay: str, tree: Path = KUBERNETES) -> str:
-    """Return what an overlay renders to now.
+    """Return what an overlay, or a folder beside them, renders to now.
 
     Raises:
         AssertionError: kubectl refuses it.
     """
-    command = ["kubectl", "kustomize", str(tree / "overlays" / overlay)]
+    folder = tree / "overlays" / overlay
+    command = ["kubectl", "kustomize", str(folder if folder.exists() else tree / overlay)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout

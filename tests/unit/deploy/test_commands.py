@@ -31,6 +31,7 @@ def test_the_scan_sees_what_runs() -> None:
         "batchjobs schedule run nightly --wait --address http://nightbatch-head-svc:8265",
         "/opt/nightbatch/bin/batchjobs cluster up",
         "batchjobs doctor --root s3://nightbatch/jobs",
+        "batchjobs model verify $JOBS_MODEL",
     } <= seen
     assert any(each.startswith("batchjobs submit s3://") for each in seen)
 

@@ -16,12 +16,12 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 
 from tests.support.deploy_commands import DEPLOY
 from tests.support.kuberay import check
-from tests.support.kuberay_pods import pods_of
+from tests.support.kuberay_pods import bytes_of, pods_of
 from tests.support.kustomize import GOLDEN, KUBERNETES, OVERLAYS, documents, golden, named, needs_kubectl, render, site
 
 
 @needs_kubectl
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("overlay", [*OVERLAYS, "prepare-model"])
 def test_rendered_as_kept(overlay: str) -> None:
     text = render(overlay)
     if os.environ.get("RENEW_GOLDEN"):
@@ -50,24 +50,33 @@ def test_the_schemas_refuse_what_does_not_fit() -> None:
 
 
 def test_files_beside_the_overlays_fit_their_schemas() -> None:
-    for path in (KUBERNETES / "namespace.yaml", *(KUBERNETES / "models").glob("*.yaml")):
-        for document in documents(path.read_text()):
-            check(document)
+    for document in documents((KUBERNETES / "namespace.yaml").read_text()):
+        check(document)
+    for document in golden("prepare-model"):
+        check(document)
 
 
 @needs_kubectl
-@pytest.mark.parametrize("overlay", OVERLAYS)
-def test_an_edited_site_leaves_no_placeholder(overlay: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("models_on_node", [False, True])
+@pytest.mark.parametrize("overlay", [*OVERLAYS, "prepare-model"])
+def test_an_edited_site_leaves_no_placeholder(overlay: str, models_on_node: bool, tmp_path: Path) -> None:
     """All values stand in one file, and reach every place: only the dataset is the job's own."""
+    add_component = {"gpu-h100\n": "gpu-h100\n  - ../components/models-on-node\n"} if models_on_node else {}
     mine = {
         "registry.example.com/nightbatch": "eu.registry.acme.dev/batch/nightbatch",
         "CHANGE-ME": "acme-batch",
         "000000000000": "123456789012",
         "efs-sc": "filestore",
     }
-    text = render(overlay, site(tmp_path, mine)).replace("s3://CHANGE-ME/reviews/", "")
+    text = render(overlay, site(tmp_path, {**mine, **add_component})).replace("s3://CHANGE-ME/reviews/", "")
     assert not re.search(r"example\.com|CHANGE-ME|000000000000|efs-sc|\bsite\b|image: nightbatch", text)
-    assert all(each in text for each in mine.values())
+    assert mine["registry.example.com/nightbatch"] in text
+    assert "s3://acme-batch/jobs" in text
+    for document in documents(text):
+        check(document)
+    if overlay != "prepare-model":
+        assert text.count("arn:aws:iam::123456789012:role/nightbatch") == 2
+        assert ("storageClassName: filestore" in text) is not models_on_node
     # One image in every pod: Ray refuses nodes of another version.
     assert set(re.findall(r"image: (.*)", text)) == {"eu.registry.acme.dev/batch/nightbatch:gpu"}
 
@@ -101,6 +110,25 @@ def test_gpu_group_scales_from_zero_on_nodes_that_a_provisioner_can_find(
     assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == gpus
     drain_s = {each["name"]: each["value"] for each in pod["containers"][0]["env"]}
     assert int(drain_s["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"]) < pod["terminationGracePeriodSeconds"] <= 120
+
+
+@needs_kubectl
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_models_on_nodes_need_no_volume_that_all_share(overlay: str, tmp_path: Path) -> None:
+    tree = site(tmp_path, {"gpu-h100\n": "gpu-h100\n  - ../components/models-on-node\n"})
+    found = documents(render(overlay, tree))
+    assert not [each for each in found if each["kind"] == "PersistentVolumeClaim"]
+    for pod in pods_of(found):
+        volumes = {volume["name"]: volume for volume in pod.spec["volumes"]}
+        mounted = [mount["name"] for mount in pod.spec["containers"][0]["volumeMounts"]]
+        if pod.role in ("head", "worker"):
+            assert "emptyDir" in volumes["models"]
+            fetch = pod.spec["initContainers"][0]
+            assert fetch["command"] == ["batchjobs", "model", "fetch", "$(MODEL_SNAPSHOT)", "$(JOBS_MODEL)"]
+            # Init containers run first and alone: their space counts where it is more than that of the others.
+            assert bytes_of(fetch["resources"]["requests"]["ephemeral-storage"]) > 50 * 2**30
+        else:
+            assert "models" not in {*volumes, *mounted}, "they leave the check of the model to the cluster"
 
 
 def test_every_component_of_gpus_is_tested() -> None:

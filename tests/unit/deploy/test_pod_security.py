@@ -13,7 +13,11 @@ import yaml
 from tests.support.kuberay_pods import Pod, pods_of
 from tests.support.kustomize import GOLDEN, KUBERNETES, OVERLAYS, golden
 
-PODS = [pytest.param(pod, id=f"{overlay}-{pod.role}") for overlay in OVERLAYS for pod in pods_of(golden(overlay))]
+PODS = [
+    pytest.param(pod, id=f"{overlay}-{pod.role}")
+    for overlay in [*OVERLAYS, "prepare-model"]
+    for pod in pods_of(golden(overlay))
+]
 VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
 HOST = {"hostNetwork", "hostPID", "hostIPC"}
 
