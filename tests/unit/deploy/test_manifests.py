@@ -8,11 +8,9 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
-from ray.autoscaler._private.util import prepare_config, validate_config
 
 from tests.support.deploy_commands import DEPLOY
 from tests.support.kuberay import check
@@ -141,21 +139,6 @@ def test_pod_monitor_finds_the_ports_of_the_pods() -> None:
     pods = [pod for pod in pods_of(golden("cluster")) if pod.role in ("head", "worker")]
     ports = {port["name"] for pod in pods for port in pod.spec["containers"][0]["ports"]}
     assert {endpoint["port"] for endpoint in monitor["spec"]["podMetricsEndpoints"]} <= ports
-
-
-def test_ray_accepts_the_aws_cluster() -> None:
-    config = yaml.safe_load((DEPLOY / "aws/ray-cluster.yaml").read_text())
-    validate_config(prepare_config(config))
-    with pytest.raises(Exception, match="idle_timeout_minute"):
-        validate_config(prepare_config({**config, "idle_timeout_minute": 5}))
-
-
-def test_lifecycle_rules_are_accepted_by_s3(s3_bucket: str, s3_server: Any) -> None:
-    rules = json.loads((DEPLOY / "aws/lifecycle.json").read_text())
-    client = s3_server.client()
-    client.put_bucket_lifecycle_configuration(Bucket=s3_bucket, LifecycleConfiguration=rules)
-    kept = client.get_bucket_lifecycle_configuration(Bucket=s3_bucket)["Rules"]
-    assert kept[0]["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 2}
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
