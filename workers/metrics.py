@@ -65,7 +65,7 @@ class DriverMetrics:
 
     def __init__(self, job_id: str) -> None:
         tags = {"job_id": job_id}
-        self.rows_total = _gauge("batch_rows_total", "Rows of the job.", tags)
+        self.rows_planned = _gauge("batch_rows_planned", "Rows of the job.", tags)
         self.rows_done = _gauge("batch_rows_done", "Rows of the job that are committed.", tags)
         self.shards_total = _gauge("batch_shards", "Shards of the job.", tags)
         self.shards_done = _gauge("batch_shards_done", "Shards of the job that are committed.", tags)
@@ -76,10 +76,8 @@ class DriverMetrics:
             "status",
         )
         self.replicas_ready = _gauge("batch_replicas_ready", "Replicas that take rows.", tags)
-        self.replicas_lost = _gauge("batch_replicas_lost_total", "Replicas that died since the driver started.", tags)
-        self.shard_copies = _gauge(
-            "batch_shard_copies_total", "Open shards that were given to an idle replica, too.", tags
-        )
+        self.replicas_lost = _gauge("batch_replicas_lost", "Replicas that died since the driver started.", tags)
+        self.shard_copies = _gauge("batch_shard_copies", "Open shards that were given to an idle replica, too.", tags)
         self.input_rate = _gauge("batch_input_tokens_per_second", "Input tokens per second.", tags)
         self.generated_rate = _gauge("batch_generated_tokens_per_second", "Generated tokens per second.", tags)
         self.cached_share = _gauge("batch_cached_token_share", "Share of input tokens found in the prefix cache.", tags)

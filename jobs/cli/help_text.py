@@ -33,7 +33,7 @@ def _shown(text: str) -> str:
 
 def _paragraph(text: str, width: int) -> str:
     """Rejoin a paragraph; continue an example that is too long for a line as a shell does, so that it can be copied."""
-    if not re.match(rf"\s*(?:{re.escape(program())}|batchjobs|id=|eval) ?", text):
+    if not re.match(rf"\s*(?:{re.escape(program())} |batchjobs |eval |[A-Za-z_]+=)", text):
         return " ".join(text.split())
     lines = [""]
     for word in _WORD.findall(text):

@@ -7,7 +7,7 @@ import shlex
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -102,12 +102,20 @@ def serve_schedules(
     output: Output,
     *,
     notify_command: Commands = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option("--metrics-port", min=0, max=65535, help="Serve Prometheus' metrics on this port; 0: a free one."),
+    ] = None,
+    metrics_host: Annotated[
+        str, typer.Option("--metrics-host", help="Address to serve them on; they name schedules and jobs.")
+    ] = "127.0.0.1",
     root: Root = None,
     address: Address = None,
     token_path: TokenPath = None,
 ) -> None:
     """Run the scheduler: it starts due runs and carries them to their end. Any number may run at once.
 
+    With --metrics-port, http://HOST:PORT/metrics has the state of schedules, jobs and batches for Prometheus.
     Webhooks are a schedule's own; commands are given here, because whoever can write to the object store must not be
     able to run programs on this machine.
 
@@ -120,16 +128,26 @@ def serve_schedules(
     settings = _settings(root, address, token_path)
     book, scheduler = _scheduler(settings, notify_command)
     check_write_once(book.store)
-    output.record({"root": book.store.uri, "schedules": len(book.names())})
+    record: dict[str, Any] = {"root": book.store.uri, "schedules": len(book.names())}
+    exporter = None
+    if metrics_port is not None:
+        from jobs.monitoring.exporter import Exporter
+
+        exporter = Exporter(settings)
+        record["metrics"] = f"http://{metrics_host}:{exporter.serve(metrics_host, metrics_port)}/metrics"
+        exporter.start()
+    output.record(record)
     sys.stdout.flush()
     signals.stands("No run begins any more; those that have begun go on with the next `jobs schedule serve`.")
-    scheduler.serve(_pause)
 
+    def pause(seconds: float) -> bool:
+        """Wait for the next look; a signal alone ends the serving."""
+        if exporter is not None:
+            exporter.ticked()
+        time.sleep(seconds)
+        return False
 
-def _pause(seconds: float) -> bool:
-    """Wait for the next look; a signal alone ends the serving."""
-    time.sleep(seconds)
-    return False
+    scheduler.serve(pause)
 
 
 @with_output

@@ -59,6 +59,7 @@ def serve(
 
     Clients use http://HOST:PORT/v1 as base URL and the token as API key. Batches are jobs: `jobs list` shows
     them. All state is under the root, so a server may be killed and started again; batches go on meanwhile.
+    Prometheus finds the state of schedules, jobs and batches at http://HOST:PORT/metrics, with the same token.
 
     Examples:
 
@@ -81,6 +82,7 @@ def serve(
     flags = {"model": model, "engine": engine, "replicas": replicas, "max_tokens": max_tokens}
     base = _spec(settings, spec_file, flags, assign)
     with _listen(host, port) as listener:
+        from jobs.monitoring.exporter import Exporter
         from jobs.results.responses import model_name as name_of_model
         from jobs.serve.app import Limits, Service, make_app
         from jobs.serve.connections import most_connections
@@ -99,6 +101,7 @@ def serve(
             model=name,
             token=load_token(token_file) if token_file else None,
             limits=Limits(file_bytes=max_file_mib * 2**20, requests=max_requests, waiting=most_connections() // 16),
+            exporter=Exporter(settings),
         )
         url = f"http://{_shown(host)}:{listener.getsockname()[1]}/v1"
         output.record({"url": url, "model": name, "token_file": str(token_file or ""), "root": store.uri})

@@ -19,11 +19,13 @@ from starlette.exceptions import HTTPException
 
 from jobs import __version__
 from jobs.errors import JobsError
+from jobs.monitoring.exporter import Exporter
 from jobs.serve.batches import Batches
 from jobs.serve.body_limit import BodyLimit
 from jobs.serve.errors import ApiError, not_found, of_jobs_error
 from jobs.serve.files import Files, FileWriter, new_id
 from jobs.serve.guard import RETRY_AFTER_S, Turns, guarded
+from jobs.serve.metrics import with_metrics
 from jobs.serve.models import (
     BatchList,
     BatchObject,
@@ -80,6 +82,7 @@ class Service:
     Attributes:
         model: the name that requests must give.
         token: the token that clients must send; None lets everybody in.
+        exporter: what `GET /metrics` shows; None: there is no such page.
     """
 
     store: ObjectStore
@@ -87,6 +90,7 @@ class Service:
     model: str
     token: str | None
     limits: Limits = field(default_factory=Limits)
+    exporter: Exporter | None = None
     started_at: int = field(default_factory=lambda: int(time.time()))
 
 
@@ -95,9 +99,12 @@ def make_app(service: Service) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        service.runner.start()
+        parts: list[BatchRunner | Exporter] = [service.runner, *([service.exporter] if service.exporter else [])]
+        for part in parts:
+            part.start()
         yield
-        service.runner.stop()
+        for part in parts:
+            part.stop()
 
     app = FastAPI(
         title="nightbatch",
@@ -110,6 +117,8 @@ def make_app(service: Service) -> FastAPI:
     )
     for router in (_public(), *_files(service), _batches(service), _models(service)):
         app.include_router(router)
+    if service.exporter is not None:
+        app.include_router(with_metrics(_router(service, prefix=""), service.exporter))
     app.add_middleware(
         BodyLimit,
         limit_bytes=lambda path: (
@@ -271,10 +280,10 @@ def _models(service: Service) -> APIRouter:
     return router
 
 
-def _router(service: Service, turns: Turns | None = None) -> APIRouter:
+def _router(service: Service, turns: Turns | None = None, *, prefix: str = "/v1") -> APIRouter:
     """Build a router whose routes need the token and, with `turns`, wait for a turn."""
     return APIRouter(
-        prefix="/v1",
+        prefix=prefix,
         # The route class checks the token, before the body is read; this only adds it to the OpenAPI document.
         dependencies=[Security(_BEARER)],
         route_class=guarded(service.token, turns),

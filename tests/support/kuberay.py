@@ -1,4 +1,4 @@
-"""Models of KubeRay's `ray.io/v1` resources and the Prometheus operator's PodMonitor, as far as `deploy/` may use them.
+"""Models of KubeRay's `ray.io/v1` resources and the Prometheus operator's resources, as far as `deploy/` may use them.
 
 Written by hand from the field reference of KubeRay 1.6 (docs.ray.io, "KubeRay CRD API reference") and of the Prometheus
 operator's API v1, not generated from their CRDs: they catch slips, but the CRDs are authoritative. Any other field is
@@ -174,7 +174,33 @@ class PodMonitor(Strict):
     spec: PodMonitorSpec
 
 
-CUSTOM = {each.__name__: each for each in (RayCluster, RayJob, RayCronJob, PodMonitor)}
+class Alert(Strict):
+    alert: str = Field(min_length=1)
+    expr: str = Field(min_length=1)
+    # The key `for` is a word of Python's own.
+    lasting: str | None = Field(None, alias="for", pattern=r"^\d+[smhd]$")
+    labels: Strings = {}
+    annotations: Strings = {}
+
+
+class RuleGroup(Strict):
+    name: str
+    interval: str | None = None
+    rules: list[Alert] = Field(min_length=1)
+
+
+class PrometheusRuleSpec(Strict):
+    groups: list[RuleGroup] = Field(min_length=1)
+
+
+class PrometheusRule(Strict):
+    apiVersion: Literal["monitoring.coreos.com/v1"]  # noqa: N815
+    kind: Literal["PrometheusRule"]
+    metadata: Metadata
+    spec: PrometheusRuleSpec
+
+
+CUSTOM = {each.__name__: each for each in (RayCluster, RayJob, RayCronJob, PodMonitor, PrometheusRule)}
 
 
 def check(document: dict[str, Any]) -> None:

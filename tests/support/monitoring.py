@@ -22,7 +22,7 @@ import pytest
 import yaml
 
 MONITORING = Path(__file__).parents[2] / "deploy/monitoring"
-SELECTOR = re.compile(r"ray_\w+(?:\{[^}]*\})?")
+SELECTOR = re.compile(r"(?:ray|nightbatch)_\w+(?:\{[^}]*\})?")
 
 needs_prometheus = pytest.mark.skipif(
     shutil.which("prometheus") is None or shutil.which("promtool") is None,
@@ -86,13 +86,29 @@ class Prometheus:
 
 
 @contextmanager
-def prometheus(folder: Path, targets: str) -> Iterator[Prometheus]:
-    """Run Prometheus with the shipped configuration; only the targets' file and the interval differ."""
+def prometheus(
+    folder: Path, targets: str = "none.json", scheduler: str = "", token: Path | None = None, api: str = ""
+) -> Iterator[Prometheus]:
+    """Run Prometheus with the shipped configuration, but for the interval and where things are.
+
+    Args:
+        targets: the file with the cluster's targets.
+        scheduler, api: `host:port` of what shows the facts; "" leaves the shipped address, where nothing answers.
+        token: file with the API's token.
+    """
     config = (MONITORING / "prometheus.yml").read_text()
-    shipped = "/var/lib/nightbatch/state/cluster/prometheus-targets.json"
-    assert shipped in config
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "prometheus.yml").write_text(config.replace(shipped, targets).replace("interval: 10s", "interval: 1s"))
+    changes = {
+        "/var/lib/nightbatch/state/cluster/prometheus-targets.json": targets,
+        "/var/lib/nightbatch/api-token": str(token or folder / "no-token"),
+        "127.0.0.1:9464": scheduler or "127.0.0.1:9464",
+        "127.0.0.1:8340": api or "127.0.0.1:8340",
+        "interval: 10s": "interval: 1s",
+    }
+    for shipped, here in changes.items():
+        assert shipped in config
+        config = config.replace(shipped, here)
+    (folder / "prometheus.yml").write_text(config)
     shutil.copy(MONITORING / "alerts.yml", folder)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -291,7 +291,7 @@ class Reporter:
 
     def _export(self, progress: Progress) -> None:
         metrics = self._metrics
-        metrics.rows_total.set(progress.rows_total or 0)
+        metrics.rows_planned.set(progress.rows_total or 0)
         metrics.rows_done.set(self._rows)
         metrics.shards_total.set(progress.shards_total or 0)
         metrics.shards_done.set(self._shards)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from openai import OpenAI
 
+from jobs.monitoring.exporter import Exporter
 from jobs.serve.app import Limits, Service, make_app
 from jobs.serve.connections import BoundedServer
 from jobs.serve.runner import BatchRunner
@@ -52,7 +53,9 @@ def serving(
     """A server that answers."""
     settings = Settings(root=str(root))
     store, runner = open_store(settings.root), BatchRunner(settings, BASE, "demo")
-    service = Service(store=store, runner=runner, model="demo", token=token, limits=limits or Limits())
+    service = Service(
+        store=store, runner=runner, model="demo", token=token, limits=limits or Limits(), exporter=Exporter(settings)
+    )
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = BoundedServer(make_app(service), most=connections)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

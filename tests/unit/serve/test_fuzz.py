@@ -36,7 +36,7 @@ def test_no_request_brings_the_server_down(root: Path, tmp_path: Path, examples:
             check=False,
         )
         assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-        assert "Tested: 12" in done.stdout, "every operation"
+        assert "Tested: 13" in done.stdout, "every operation"
         assert httpx.get(f"{server.url}/healthz").status_code == 200
 
 
@@ -47,6 +47,7 @@ def test_the_document_names_every_route(root: Path) -> None:
     found = {(path, method) for path, methods in document["paths"].items() for method in methods}
     assert found == {
         ("/healthz", "get"),
+        ("/metrics", "get"),
         ("/v1/files", "get"),
         ("/v1/files", "post"),
         ("/v1/files/{file_id}", "get"),

@@ -10,7 +10,13 @@ import pytest
 from tests.unit.serve.conftest import serving
 from tests.unit.serve.wire import connect, status
 
-PATHS = [("GET", "/v1/files"), ("POST", "/v1/batches/batch_1/cancel"), ("GET", "/healthz"), ("GET", "/openapi.json")]
+PATHS = [
+    ("GET", "/v1/files"),
+    ("POST", "/v1/batches/batch_1/cancel"),
+    ("GET", "/healthz"),
+    ("GET", "/metrics"),
+    ("GET", "/openapi.json"),
+]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""What the store says about schedules, jobs and batches, as Prometheus' metrics."""

@@ -1,0 +1,128 @@
+"""The facts about jobs: how many there are in each state, and how far those are that have not ended."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from jobs.client import BatchClient
+from jobs.errors import ClusterError, Damaged, UsageError
+from jobs.ledger import Ledger, list_jobs
+from jobs.settings import Settings
+from jobs.status.job_status import ended_state
+from jobs.status.liveness import Pulse
+from jobs.status.standing import look
+from jobs.status.summary import summarise
+from jobs.threads import in_threads
+from schemas.codes import State
+
+MAX_SHOWN = 200
+"""Jobs that have not ended have series of their own, the newest ones up to this number; all are counted."""
+
+_REQUESTS_AT_ONCE = 16
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OpenJob:
+    """A job that has not ended.
+
+    Attributes:
+        schedule: name of the schedule that has submitted it; "" if none has.
+        rows_left: rows without a result that is kept; None before the plan.
+        reported_at: when its driver last reported, by the store's clock; its creation before the first report.
+    """
+
+    job_id: str
+    schedule: str
+    state: State
+    rows_done: int
+    rows_left: int | None
+    gpu_s: float
+    created_at: datetime
+    reported_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobFacts:
+    """All jobs at one moment.
+
+    Attributes:
+        states: number of jobs in each state.
+        open: jobs that have not ended, newest first, at most `MAX_SHOWN`.
+        unreadable: number of jobs that are damaged, or that a newer version wrote.
+    """
+
+    states: Mapping[State, int]
+    open: tuple[OpenJob, ...]
+    unreadable: int
+
+
+class JobWatch:
+    """Reads the facts about jobs. How a job has ended is read once; later looks read only those that have not ended."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._ended: dict[str, State] = {}
+        self._pulses: dict[str, Pulse] = {}
+
+    def look(self) -> JobFacts:
+        """Return the facts about all jobs under the root.
+
+        Raises:
+            StoreError: the store cannot be reached.
+        """
+        # A new client each time: the embedded cluster may be another one by now.
+        client = BatchClient(self._settings)
+        ledgers = list(list_jobs(client.store))
+        there = {ledger.job_id for ledger in ledgers}
+        self._ended = {job_id: state for job_id, state in self._ended.items() if job_id in there}
+        self._pulses = {job_id: pulse for job_id, pulse in self._pulses.items() if job_id in there - self._ended.keys()}
+        unknown = [ledger for ledger in ledgers if ledger.job_id not in self._ended]
+        client.reachable_submitter()  # Connects once, before the threads ask for it.
+        found = in_threads(_REQUESTS_AT_ONCE, lambda ledger: self._look_at(client, ledger), unknown)
+        still = sorted((each for each in found if isinstance(each, OpenJob)), key=lambda job: job.created_at)
+        counts = Counter(self._ended.values()) + Counter(job.state for job in still)
+        return JobFacts(
+            states={state: counts[state] for state in State},
+            open=tuple(reversed(still[-MAX_SHOWN:])),
+            unreadable=sum(each is False for each in found),
+        )
+
+    def _look_at(self, client: BatchClient, ledger: Ledger) -> OpenJob | bool:
+        """Return an open job, False if it cannot be read, or True if it has ended or the folder is no job's."""
+        try:
+            if (record := ledger.terminal()) is not None:
+                self._ended[ledger.job_id] = ended_state(record)
+                return True
+            return self._open(client, ledger) or True
+        except (UsageError, Damaged):
+            return False
+
+    def _open(self, client: BatchClient, ledger: Ledger) -> OpenJob | None:
+        created_at = ledger.created_at()
+        if created_at is None:
+            return None
+        try:
+            submitter = client.running_submitter()
+            submissions = submitter.find(ledger.uri) if submitter else []
+        except ClusterError:
+            submissions = []
+        pulse = self._pulses.setdefault(ledger.job_id, Pulse())
+        status = look(ledger, submissions, pulse, light=True)
+        if status.terminal is not None:
+            self._ended[ledger.job_id] = status.state
+            return None
+        summary = summarise(status, None if status.driver_alive else ledger.committed())
+        total = summary.rows_total
+        return OpenJob(
+            job_id=ledger.job_id,
+            schedule=summary.schedule or "",
+            state=summary.state,
+            rows_done=summary.rows_done,
+            rows_left=None if total is None else max(0, total - summary.rows_done),
+            gpu_s=summary.gpu_s,
+            created_at=created_at,
+            reported_at=created_at + timedelta(seconds=summary.duration_s or 0.0),
+        )
