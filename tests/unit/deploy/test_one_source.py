@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from jobs.schedules.manifests import FINAL_EXITS, cron_job
+from jobs.schedules.manifests import FINAL_EXITS, SHIPPED_ADDRESS, cron_job
 from jobs.schedules.systemd import systemd_units
 from tests.support.deploy_commands import DEPLOY
 from tests.support.kuberay import check
@@ -64,7 +64,8 @@ def test_scheduler_and_cron_job_run_in_the_same_pod() -> None:
     scheduler = named(golden("cluster"), "Deployment")["spec"]["template"]["spec"]
     run = named(golden("cronjob"), "CronJob")["spec"]["jobTemplate"]["spec"]["template"]["spec"]
     assert without_role(scheduler) == without_role(run)
-    assert scheduler["containers"][0]["command"][-2:] == run["containers"][0]["command"][-2:]
+    assert f"--address={SHIPPED_ADDRESS}" in scheduler["containers"][0]["command"]
+    assert run["containers"][0]["command"][-2:] == ["--address", SHIPPED_ADDRESS]
 
 
 def test_a_rendered_cron_job_fits_its_schema_and_ends_at_final_exit_codes() -> None:
