@@ -73,6 +73,7 @@ def _pod(container: dict[str, Any]) -> dict[str, Any]:
     return {
         "restartPolicy": "Never",
         "serviceAccountName": "nightbatch",
+        "automountServiceAccountToken": False,
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": 1000,

@@ -59,6 +59,7 @@ def test_our_containers_write_to_their_volumes_alone(pod: Pod) -> None:
 def test_only_the_head_has_rights_in_the_kubernetes_api(pod: Pod) -> None:
     """KubeRay binds the right to ask for pods to the head's service account, for the autoscaler."""
     assert pod.spec["serviceAccountName"] == ("nightbatch-head" if pod.role == "head" else "nightbatch")
+    assert pod.spec.get("automountServiceAccountToken", True) is (pod.role == "head")
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
