@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from tests.support.deploy_commands import DEPLOY
-from tests.support.kuberay import check
+from tests.support.kuberay import check, check_kubernetes
 from tests.support.kuberay_pods import bytes_of, pods_of
 from tests.support.kustomize import GOLDEN, KUBERNETES, OVERLAYS, documents, golden, named, needs_kubectl, render, site
 
@@ -31,6 +31,17 @@ def test_rendered_as_kept(overlay: str) -> None:
 def test_rendered_manifests_fit_their_schemas(overlay: str) -> None:
     for document in golden(overlay):
         check(document)
+
+
+@pytest.mark.parametrize("version", ["1.30", "1.37"])
+@pytest.mark.parametrize("overlay", [*OVERLAYS, "prepare-model"])
+def test_they_fit_old_and_new_kubernetes(overlay: str, version: str) -> None:
+    native = [each for each in golden(overlay) if not each["kind"].startswith("Ray")]
+    assert native
+    for document in native:
+        check_kubernetes(document, version)
+    for pod in pods_of(golden(overlay)):
+        check_kubernetes({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": pod.role}, "spec": pod.spec}, version)
 
 
 def test_the_schemas_refuse_what_does_not_fit() -> None:
