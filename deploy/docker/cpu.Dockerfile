@@ -14,7 +14,7 @@ WORKDIR /src
 COPY requirements-cpu.lock ./
 RUN python -m venv /opt/nightbatch \
  && pip install --no-deps --extra-index-url https://download.pytorch.org/whl/cpu -r requirements-cpu.lock
-COPY pyproject.toml README.md ./
+COPY pyproject.toml README.md LICENSE ./
 COPY jobs jobs
 COPY workers workers
 COPY schemas schemas

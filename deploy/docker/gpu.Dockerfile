@@ -14,13 +14,14 @@ RUN apt-get update \
  && useradd --uid 1000 --create-home nightbatch
 ENV PATH=/opt/nightbatch/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /src
-COPY pyproject.toml README.md ./
+COPY requirements-gpu.lock ./
+RUN python3.12 -m venv /opt/nightbatch \
+ && pip install --no-deps -r requirements-gpu.lock
+COPY pyproject.toml README.md LICENSE ./
 COPY jobs jobs
 COPY workers workers
 COPY schemas schemas
-# hadolint ignore=DL3013
-RUN python3.12 -m venv /opt/nightbatch \
- && pip install '.[gpu,serve]' 'ray[default,data]==2.60.0' 'vllm==0.26.0'
+RUN pip install --no-deps --no-build-isolation .
 USER 1000:1000
 WORKDIR /home/nightbatch
 # Compiled kernels and graphs are kept below HOME, which is a volume.

@@ -101,6 +101,45 @@ def prepare_model(
     out.hint(f"Submit with `jobs submit dataset.parquet --model {target}`.")
 
 
+@app.command("fetch")
+@with_output
+def fetch_model(
+    out: Output,
+    source: Annotated[str, typer.Argument(help="A snapshot: s3://bucket/prefix, or a directory.", metavar="SRC")],
+    target: Annotated[Path, typer.Argument(help="Directory for the copy.", metavar="DST")],
+) -> None:
+    """Copy a snapshot to a disk of this machine, and check every hash.
+
+    DST appears whole or not at all. If it is that snapshot already, its hashes are checked and nothing is copied: the
+    command may run before each start of a node. SRC is what `jobs model prepare` has made, uploaded as it is.
+
+    Example:
+
+      jobs model fetch s3://bucket/models/internlm2_5-20b-chat /models/internlm2_5-20b-chat
+    """
+    from jobs import settings
+    from jobs.models.fetch import fetch
+    from jobs.models.snapshot import fingerprint
+
+    signals.stands(f"Nothing was written to {target}; the same command again starts anew.")
+    snapshot = fetch(
+        source,
+        target,
+        allowed_buckets=settings.load({}).allowed_buckets,
+        report=out.note,
+        finished=lambda: signals.stands(f"The snapshot {target} is whole."),
+    )
+    out.record(
+        {
+            "path": str(target),
+            "fingerprint": fingerprint(target),
+            "files": len(snapshot.files),
+            "size_bytes": sum(file.size_bytes for file in snapshot.files),
+        }
+    )
+    out.hint(f"Submit with `jobs submit dataset.parquet --model {target}`.")
+
+
 @app.command("verify")
 @with_output
 def verify_model(

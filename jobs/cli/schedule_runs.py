@@ -162,15 +162,17 @@ def render_schedule(
     """Print a Kubernetes CronJob, or a systemd service and timer, that runs a schedule without `serve`.
 
     Both call `jobs schedule run NAME --wait` at the schedule's times. Missed and overlapping runs are then
-    handled by Kubernetes (concurrencyPolicy) or systemd (Persistent), as far as these can.
+    handled by Kubernetes (concurrencyPolicy) or systemd (Persistent), as far as these can. Both belong to the
+    deployment that deploy/README.md describes: its namespace, or its user and services.
 
     Examples:
 
-      batchjobs schedule render nightly --image registry/nightbatch:1 | kubectl apply -f -
+      batchjobs schedule render nightly --image registry/nightbatch:1 | kubectl -n nightbatch apply -f -
 
       jobs schedule render nightly --for systemd
     """
-    from jobs.schedules.manifests import cron_job, systemd_units
+    from jobs.schedules.manifests import cron_job
+    from jobs.schedules.systemd import systemd_units
 
     settings = _settings(root, address, None)
     book, _ = _scheduler(settings, None)

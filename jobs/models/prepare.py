@@ -62,7 +62,7 @@ def prepare(
         return _prepare(source, target, chat=chat, copy=copy, report=report, finished=finished)
     if chat is None:
         raise UsageError("An InternEvo checkpoint does not say whether it is a chat model.", "Give --chat or --base.")
-    with _unfinished(target.with_name(f".{target.name}.converted")) as converted:
+    with folder_in_progress(target.with_name(f".{target.name}.converted")) as converted:
         convert_origin(source, converted, origin, report=report)
         return _prepare(converted, target, chat=chat, copy=copy, report=report, finished=finished)
 
@@ -86,7 +86,7 @@ def _prepare(
     tokenizer_path = source / "tokenizer.model"
     if not tokenizer_path.is_file():
         raise InvalidModel(f"{source} has no tokenizer.model.", "Finish the download.")
-    with _unfinished(target.with_name(f".{target.name}.partial")) as unfinished:
+    with folder_in_progress(target.with_name(f".{target.name}.partial")) as unfinished:
         report("Converting the tokenizer and comparing it with SentencePiece.")
         write_tokenizer(unfinished, tokenizer_path.read_bytes(), vocab_size=info.vocab_size)
         config = read_json(source / "config.json")
@@ -106,7 +106,7 @@ def _prepare(
 
 
 @contextmanager
-def _unfinished(folder: Path) -> Iterator[Path]:
+def folder_in_progress(folder: Path) -> Iterator[Path]:
     """Make a new folder; remove it at the end, also if a signal ends the command."""
     shutil.rmtree(folder, ignore_errors=True)
     with ExitStack() as ending:

@@ -1,124 +1,115 @@
-"""Manifests that run a schedule elsewhere: a Kubernetes CronJob, or systemd units. Both call `jobs schedule run`."""
+"""A Kubernetes CronJob that runs one schedule: what `schedule render` prints, and `deploy/kubernetes` ships."""
 
 from __future__ import annotations
 
-import json
-import re
-import shlex
+from typing import Any
 
-from jobs.errors import UsageError
+import yaml
+
+from jobs.errors import Exit
 from schemas.schedules import Schedule
 
+FINAL_EXITS = (Exit.JOB_FAILED, Exit.USAGE, Exit.GATE_CROSSED)
+"""Exit codes of `schedule run --wait` after which it is not tried again: the run has ended, or cannot begin."""
+
+SHIPPED_ADDRESS = "http://nightbatch-head-svc:8265"
+"""The head of the Ray cluster of `deploy/kubernetes`, for pods in its namespace."""
+
 _CONCURRENCY = {"skip": "Forbid", "queue": "Allow", "cancel-previous": "Replace"}
-_DAYS = ("Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
-_MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
+_DAY_S, _WEEK_S = 86_400, 604_800
 
 
-def cron_job(schedule: Schedule, root: str, address: str | None, image: str) -> str:
-    """Return a batch/v1 CronJob as YAML. Its credentials are those of its service account, `nightbatch`."""
-    command = ["batchjobs", "schedule", "run", schedule.name, "--wait", "--root", root]
-    if address:
-        command += ["--address", address]
-    # JSON is YAML, and quotes whatever needs it.
-    return f"""apiVersion: batch/v1
-kind: CronJob
-metadata:
-  name: {json.dumps(schedule.name)}
-spec:
-  schedule: {json.dumps(schedule.cron)}
-  timeZone: {json.dumps(schedule.tz)}
-  concurrencyPolicy: {_CONCURRENCY[schedule.overlap]}
-  startingDeadlineSeconds: {600 if schedule.catch_up == "none" else 86400}
-  suspend: {json.dumps(schedule.suspended)}
-  jobTemplate:
-    spec:
-      backoffLimit: 3
-      podFailurePolicy:
-        rules:
-          - action: FailJob
-            onExitCodes:
-              containerName: jobs
-              operator: In
-              values: [1, 2, 3]
-      template:
-        spec:
-          serviceAccountName: nightbatch
-          restartPolicy: Never
-          containers:
-            - name: jobs
-              image: {json.dumps(image)}
-              command: {json.dumps(command)}
-"""
+def cron_job(schedule: Schedule, root: str | None, address: str | None, image: str) -> str:
+    """Return a batch/v1 CronJob as YAML, for the namespace that `deploy/kubernetes` fills.
 
+    Its pods take credentials, settings, the cluster's token and the model from there: service account and ConfigMap
+    `nightbatch`, Secret `nightbatch-ray-token`, volume claim `nightbatch-models`; secrets of webhooks are read from
+    the optional Secret `nightbatch-environment`.
 
-def systemd_units(schedule: Schedule, root: str, address: str | None, python: str) -> str:
-    """Return a service and a timer, one after the other, each with the name of its file in a comment.
-
-    Raises:
-        UsageError: the cron expression has no equivalent among systemd's calendar events.
+    Args:
+        root: where job directories live; None leaves it to the ConfigMap.
+        address: the cluster's dashboard; None is the one that `deploy/kubernetes` starts.
     """
-    command = [python, "-P", "-m", "jobs", "schedule", "run", schedule.name, "--wait", "--root", root]
-    if address:
-        command += ["--address", address]
-    # systemd replaces % and $ in commands.
-    line = shlex.join(command).replace("%", "%%").replace("$", "$$")
-    unit = f"nightbatch-{schedule.name}"
-    return f"""# {unit}.service
-[Unit]
-Description=Batch inference: {schedule.name}
-Wants=network-online.target
-After=network-online.target
-
-[Service]
-Type=oneshot
-ExecStart={line}
-
-# {unit}.timer
-[Unit]
-Description=When {unit} is due
-
-[Timer]
-OnCalendar={on_calendar(schedule.cron)} {schedule.tz}
-Persistent={"false" if schedule.catch_up == "none" else "true"}
-AccuracySec=1s
-
-[Install]
-WantedBy=timers.target
-"""
+    command = ["batchjobs", "schedule", "run", schedule.name, "--wait"]
+    command += ["--root", root] if root else []
+    command += ["--address", address or SHIPPED_ADDRESS]
+    document = {
+        "apiVersion": "batch/v1",
+        "kind": "CronJob",
+        "metadata": {"name": schedule.name},
+        "spec": {
+            "schedule": schedule.cron,
+            "timeZone": schedule.tz,
+            "concurrencyPolicy": _CONCURRENCY[schedule.overlap],
+            "startingDeadlineSeconds": 600 if schedule.catch_up == "none" else _DAY_S,
+            "suspend": schedule.suspended,
+            "jobTemplate": {"spec": _job(schedule.name, image, command)},
+        },
+    }
+    return yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=140)
 
 
-def on_calendar(cron: str) -> str:
-    """Convert a cron expression to the syntax of systemd.time(7).
-
-    Raises:
-        UsageError: it has no equivalent.
-    """
-    minute, hour, day, month, weekday = cron.upper().split()
-    if re.search(r"[L#W]", day + re.sub(r"[A-Z]{3}", "", weekday)) or (day[0] != "*" and weekday[0] != "*"):
-        raise UsageError(
-            f"systemd has no calendar event like {cron!r}.", "Run `jobs schedule serve` as a service instead."
-        )
-    for number, name in enumerate(_MONTHS, 1):
-        month = month.replace(name, str(number))
-    date = f"*-{_field(month, 1)}-{_field(day, 1)}"
-    days = "" if weekday == "*" else f"{_weekdays(weekday)} "
-    return f"{days}{date} {_field(hour, 0)}:{_field(minute, 0)}:00"
-
-
-def _field(text: str, first: int) -> str:
-    """Convert one numeric field: `*/5`, `1-5`, `0,30`. A step of `*` counts from the field's first value."""
-    parts = []
-    for part in text.split(","):
-        values, slash, step = part.partition("/")
-        values = f"{first}" if slash and values == "*" else values.replace("-", "..")
-        parts.append(f"{values}/{step}" if slash else values)
-    return ",".join(parts)
+def _job(name: str, image: str, command: list[str]) -> dict[str, Any]:
+    final = {"containerName": "run", "operator": "In", "values": [int(code) for code in FINAL_EXITS]}
+    labels = {"app.kubernetes.io/name": "nightbatch-run", "app.kubernetes.io/part-of": "nightbatch"}
+    return {
+        "backoffLimit": 4,
+        "ttlSecondsAfterFinished": _WEEK_S,
+        "podFailurePolicy": {
+            "rules": [
+                {"action": "FailJob", "onExitCodes": final},
+                {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+            ]
+        },
+        "template": {
+            "metadata": {"labels": {**labels, "nightbatch/schedule": name}},
+            "spec": _pod({"name": "run", "image": image, "command": command}),
+        },
+    }
 
 
-def _weekdays(text: str) -> str:
-    def name(day: str) -> str:
-        return _DAYS[int(day)] if day.isdigit() else day.capitalize()
-
-    if "/" in text:
-        raise UsageError(f"systemd has no steps of weekdays like {text!r}.", "List the days: 1,3,5.")
-    return ",".join("..".join(map(name, part.split("-"))) for part in text.split(","))
+def _pod(container: dict[str, Any]) -> dict[str, Any]:
+    """Return the pod around a container: no rights, a root file system that is read-only, the token as a file."""
+    return {
+        "restartPolicy": "Never",
+        "serviceAccountName": "nightbatch",
+        "automountServiceAccountToken": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": 1000,
+            "runAsGroup": 1000,
+            "fsGroup": 1000,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [
+            {
+                **container,
+                "envFrom": [
+                    {"configMapRef": {"name": "nightbatch"}},
+                    {"secretRef": {"name": "nightbatch-environment", "optional": True}},
+                ],
+                "env": [{"name": "JOBS_TOKEN_PATH", "value": "/run/secrets/ray/auth_token"}],
+                "resources": {
+                    "requests": {"cpu": "100m", "memory": "512Mi", "ephemeral-storage": "1Gi"},
+                    "limits": {"memory": "2Gi"},
+                },
+                "securityContext": {
+                    "allowPrivilegeEscalation": False,
+                    "readOnlyRootFilesystem": True,
+                    "capabilities": {"drop": ["ALL"]},
+                },
+                "volumeMounts": [
+                    {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - a volume of the pod's own
+                    {"name": "home", "mountPath": "/home/nightbatch"},
+                    {"name": "models", "mountPath": "/models", "readOnly": True},
+                    {"name": "ray-token", "mountPath": "/run/secrets/ray", "readOnly": True},
+                ],
+            }
+        ],
+        "volumes": [
+            {"name": "tmp", "emptyDir": {}},
+            {"name": "home", "emptyDir": {}},
+            {"name": "models", "persistentVolumeClaim": {"claimName": "nightbatch-models", "readOnly": True}},
+            {"name": "ray-token", "secret": {"secretName": "nightbatch-ray-token", "defaultMode": 0o440}},
+        ],
+    }

@@ -18,6 +18,8 @@ from jobs.settings import PREFIX, Settings
 DEPLOY = Path(__file__).parents[2] / "deploy"
 PROGRAMS = ("jobs", "batchjobs", "/opt/nightbatch/bin/batchjobs")
 _OTHER_VARIABLES = {"JOBS_STATE_DIR"}
+_SCRIPT_LINE = r"^[ \t]*(?:srun .* |\S+=\S+ )?((?:jobs|batchjobs) [a-z].*)$"
+_WITH_SCRIPTS = (".md", ".yaml", ".sbatch", ".sh")
 
 
 def files() -> list[Path]:
@@ -39,6 +41,14 @@ def found_in(path: Path) -> Iterator[list[str]]:
         yield shlex.split(line.partition(" #")[0])
     for quoted in re.findall(r"`((?:jobs|batchjobs) [^`]*)`", text):
         yield shlex.split(quoted)
+    if path.suffix in _WITH_SCRIPTS:
+        yield from _in_script(text)
+
+
+def _in_script(text: str) -> Iterator[list[str]]:
+    """Yield the program's calls in shell: in scripts, in block scalars of manifests, in indented blocks of pages."""
+    for line in re.findall(_SCRIPT_LINE, text.replace("\\\n", " "), re.MULTILINE):
+        yield shlex.split(re.split(r" (?:#|\||>|&&|\|\|) ", line)[0])
 
 
 def _in_manifest(node: Any) -> Iterator[list[str]]:

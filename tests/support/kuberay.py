@@ -15,14 +15,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 KUBERNETES = "1.32"
 
 
-def check_kubernetes(document: dict[str, Any]) -> None:
-    """Check a document against Kubernetes' schema of its kind; unknown fields are refused.
+def check_kubernetes(document: dict[str, Any], version: str = KUBERNETES) -> None:
+    """Check a document against the schema of its kind in a version of Kubernetes; unknown fields are refused.
 
     Raises:
         ValueError: the document does not match.
     """
     try:
-        kubernetes_validate.validate(document, KUBERNETES, strict=True)
+        kubernetes_validate.validate(document, version, strict=True)
     except kubernetes_validate.ValidationError as error:
         raise ValueError(error.message) from None
 

@@ -26,10 +26,11 @@ def test_commands_of_the_deployment_exist(words: list[str]) -> None:
 def test_the_scan_sees_what_runs() -> None:
     seen = {" ".join(parameter.values[0]) for parameter in COMMANDS}  # type: ignore[arg-type]
     assert {
-        "batchjobs schedule serve",
-        "batchjobs schedule run nightly --wait",
+        "batchjobs schedule serve --address=http://nightbatch-head-svc:8265 --metrics-port=9464 --metrics-host=0.0.0.0",
+        "batchjobs schedule run nightly --wait --address http://nightbatch-head-svc:8265",
         "/opt/nightbatch/bin/batchjobs cluster up",
         "batchjobs doctor --root s3://nightbatch/jobs",
+        "batchjobs model verify $JOBS_MODEL",
     } <= seen
     assert any(each.startswith("batchjobs submit s3://") for each in seen)
 

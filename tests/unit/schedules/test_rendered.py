@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from jobs.cli import app
 from jobs.errors import UsageError
-from jobs.schedules.manifests import cron_job, on_calendar, systemd_units
+from jobs.schedules.manifests import cron_job
+from jobs.schedules.systemd import on_calendar, systemd_units
 from tests.unit.schedules.world import at, schedule_of
 
 SCHEDULE = schedule_of(at("2026-03-01T00:00"), overlap="cancel-previous")
