@@ -207,10 +207,12 @@ class BatchClient:
         Raises:
             UsageError: bad input or model, see `jobs.spec.preflight.checked`, or a bucket that is not allowed.
             Conflict: the id is taken by another spec.
+            MissingPackage: the job would run in this Python, which lacks something.
             StoreError, ClusterError: store or cluster cannot be used.
         """
         job = self.exact_job(job_id)
         check_bucket(spec.input.uri, self.settings.allowed_buckets)
+        self._check_packages(spec)
         # Where the cluster is elsewhere, a model directory may exist only there: its driver checks it first of all.
         spec = checked(spec, self.store, model_may_be_elsewhere=self.settings.address is not None)
         check_write_once(self.store)
@@ -231,9 +233,14 @@ class BatchClient:
         return job, created
 
     def start_driver(self, ledger: Ledger, spec: JobSpec, submission_id: str) -> bool:
-        """Submit a driver to the cluster; return False if the cluster has that submission already."""
+        """Submit a driver to the cluster; return False if the cluster has that submission already.
+
+        Raises:
+            MissingPackage: it would run in this Python, which lacks something.
+        """
         from jobs.cluster.submission import describe, driver_environment
 
+        self._check_packages(spec)
         metadata = describe(
             name=spec.name,
             job_id=ledger.job_id,
@@ -247,6 +254,13 @@ class BatchClient:
             metadata,
             driver_environment(self.settings.allowed_buckets) | {SUBMISSION_ID: submission_id},
         )
+
+    def _check_packages(self, spec: JobSpec) -> None:
+        """Check that the embedded cluster, which runs this very Python, can run the job."""
+        from jobs.packages import check_packages
+
+        if self.settings.address is None:
+            check_packages(spec.engine.name)
 
     def submitter(self) -> Submitter:
         """Connect to the cluster's job API. If no cluster is configured, start the embedded one.

@@ -88,6 +88,10 @@ class ClusterError(JobsError):
     exit_code = Exit.UNREACHABLE
 
 
+class MissingPackage(JobsError):
+    """A Python package that a command or a job needs is not installed, or cannot be used."""
+
+
 def _restored(kind: type[JobsError], args: tuple[Any, ...], values: dict[str, Any]) -> JobsError:
     error = kind.__new__(kind, *args)
     error.__dict__.update(values)

@@ -19,6 +19,8 @@ def describe(error: BaseException) -> str:
     name = type(error).__name__
     if isinstance(error, JobsError):
         return f"{name}: {error.message}"
+    if isinstance(error, ImportError) and error.name:
+        return f"{name}: {error.name}"
     if type(error).__module__.startswith("workers."):
         return f"{name}: {error}"
     if isinstance(error, OSError) and error.errno is not None:

@@ -7,7 +7,8 @@ import traceback
 from datetime import UTC, datetime
 from typing import TypeVar
 
-from jobs.errors import ClusterError, Damaged, JobsError, MissingInput, MissingModel, StoreError
+from jobs.errors import ClusterError, Damaged, JobsError, MissingInput, MissingModel, MissingPackage, StoreError
+from jobs.packages import failed_import
 from schemas.codes import InterruptionCode, JobError
 from schemas.records import Interruption
 
@@ -69,6 +70,8 @@ def passing(error: BaseException) -> JobInterruption | None:
         return JobInterruption(InterruptionCode.DAMAGED, damaged.message, damaged.hint)
     if (outage := find_cause(error, StoreError)) is not None:
         return JobInterruption(InterruptionCode.STORE_UNAVAILABLE, outage.message, outage.hint)
+    if (no_package := find_cause(error, MissingPackage) or _failed_import(error)) is not None:
+        return JobInterruption(InterruptionCode.INVALID_CLUSTER, no_package.message, no_package.hint)
     if find_cause(error, MemoryError) is not None:
         return JobInterruption(InterruptionCode.OUT_OF_RESOURCES, "A process of the job ran out of memory.")
     if (refused := find_cause(error, OSError)) is not None and refused.errno is not None:
@@ -103,6 +106,11 @@ def account_for(error: BaseException, *, driver: str, job_id: str) -> Interrupti
         hint = f"{hint} Then go on where it stopped: {resume}" if hint else f"Go on where it stopped: {resume}"
     at = datetime.now(UTC).isoformat(timespec="seconds")
     return Interruption(driver=driver, code=found.code, reason=found.message, hint=hint, at=at)
+
+
+def _failed_import(error: BaseException) -> MissingPackage | None:
+    found = find_cause(error, ImportError)
+    return None if found is None else failed_import(found)
 
 
 def find_cause(error: BaseException, kind: type[_E]) -> _E | None:

@@ -19,7 +19,7 @@ def run_doctor(
     root: Annotated[str | None, typer.Option(help="Where job directories live: s3://… or a directory.")] = None,
     model: Annotated[str | None, typer.Option(help="Model directory to check.")] = None,
 ) -> None:
-    """Check versions, cluster, GPUs, object store, model and shell; say how to fix what is wrong.
+    """Check versions, packages, cluster, GPUs, object store, model and shell; say how to fix what is wrong.
 
     On the cluster it runs a job of a few seconds. Exit code 1 if a check fails; warnings do not count.
 

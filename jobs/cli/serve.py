@@ -15,7 +15,8 @@ import typer
 from jobs import signals
 from jobs.cli.diary import log_to_stderr
 from jobs.cli.output import Output, with_output
-from jobs.errors import JobsError, UsageError
+from jobs.errors import MissingPackage, UsageError
+from jobs.packages import install_hint
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -128,9 +129,9 @@ def _run(app: FastAPI, listener: socket.socket) -> None:
 
 
 def _check_packages() -> None:
-    missing = [name.replace("_", "-") for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
-        raise JobsError(f"`jobs serve` needs {', '.join(missing)}.", "Install them: pip install 'nightbatch[serve]'")
+        raise MissingPackage(f"`jobs serve` needs {', '.join(missing).replace('_', '-')}.", install_hint(missing[0]))
 
 
 def _spec(settings: Settings, spec_file: Path | None, flags: dict[str, Any], assign: list[str] | None) -> JobSpec:

@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -15,13 +16,18 @@ from jobs.cluster.submission import Submitter
 from jobs.doctor import gpus
 from jobs.doctor.cluster_report import ask, own_versions
 from jobs.doctor.gpus import Gpu
-from jobs.errors import JobsError
+from jobs.errors import JobsError, MissingPackage
+from jobs.packages import check_packages, install_hint
 from jobs.settings import Settings
 from schemas.probe import ClusterReport
 
 MAX_SKEW_S = 30.0
 REFUSED_SKEW_S = 600.0
 """Clocks that differ by more than this are about to be refused: S3 signatures hold for 15 minutes."""
+
+
+_OPTIONAL = {"sql": "duckdb", "serve": "fastapi"}
+"""Extras of commands that work on this machine, and a module that each brings."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,6 +47,7 @@ class Finding:
 def examine(settings: Settings) -> Iterator[Finding]:
     """Run every check; none raises."""
     yield _client()
+    yield _packages(settings)
     submitter, finding = _cluster(settings)
     yield finding
     if submitter is not None:
@@ -61,6 +68,40 @@ def _client() -> Finding:
         fix = "Install the package again: pip install nightbatch"
         return Finding(check="client", level="fail", detail=detail, fix=fix)
     return Finding(check="client", level="ok", detail=detail)
+
+
+def _packages(settings: Settings) -> Finding:
+    """Check that this Python can run jobs, as the embedded cluster asks of it, and name the extras that it has."""
+    try:
+        # With a cluster elsewhere, this machine needs no engine.
+        check_packages(settings.engine if settings.address is None else "fake")
+    except MissingPackage as error:
+        return Finding(check="packages", level="fail", detail=error.message, fix=error.hint)
+    extras = ", ".join(f"{name} {'is' if find_spec(module) else 'not'} installed" for name, module in _OPTIONAL.items())
+    return Finding(check="packages", level="ok", detail=f"complete; {extras}")
+
+
+def _packages_of_nodes(report: ClusterReport, engine: str) -> Iterator[Finding]:
+    """Check that every node can run jobs, and that those which would host replicas have the engine."""
+    check = "packages on the nodes"
+    faults = [
+        (f"{name} cannot run our code: {fault}", "Install this version of nightbatch in the image of the node.")
+        for name, fault in sorted(report.faults.items())
+    ]
+    faults += [
+        (f"{node.node} lacks {', '.join(node.lacks)}", install_hint(node.lacks[0]))
+        for node in report.nodes
+        if node.lacks
+    ]
+    # Replicas run on GPUs where the cluster has any.
+    hosts = [node for node in report.nodes if node.gpus] or list(report.nodes)
+    without = [node.node for node in hosts if node.has_vllm is False]
+    if engine == "vllm" and without:
+        faults.append((f"vLLM is missing on {', '.join(without)}", install_hint("vllm")))
+    for detail, fix in faults:
+        yield Finding(check=check, level="fail", detail=detail, fix=fix)
+    if not faults:
+        yield Finding(check=check, level="ok", detail=f"complete on {_nodes(len(report.nodes))}")
 
 
 def _cluster(settings: Settings) -> tuple[Submitter | None, Finding]:
@@ -88,6 +129,7 @@ def _inside(submitter: Submitter, settings: Settings) -> Iterator[Finding]:
         yield Finding(check="versions", level="fail", detail=error.message, fix=error.hint)
         return
     yield _versions(report)
+    yield from _packages_of_nodes(report, settings.engine)
     yield _gpus({node.node: [Gpu.model_validate(gpu) for gpu in node.gpus] for node in report.nodes})
     if report.store_fault:
         fix = f"{report.store_fix} The nodes need credentials of their own: an instance role or a service account."

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 from jobs.client import BatchClient
 from jobs.errors import ClusterError, Damaged, UsageError
@@ -17,6 +18,9 @@ from jobs.status.standing import look
 from jobs.status.summary import summarise
 from jobs.threads import in_threads
 from schemas.codes import State
+
+if TYPE_CHECKING:
+    from jobs.cluster.submission import Submitter
 
 MAX_SHOWN = 200
 """Jobs that have not ended have series of their own, the newest ones up to this number; all are counted."""
@@ -80,8 +84,8 @@ class JobWatch:
         self._ended = {job_id: state for job_id, state in self._ended.items() if job_id in there}
         self._pulses = {job_id: pulse for job_id, pulse in self._pulses.items() if job_id in there - self._ended.keys()}
         unknown = [ledger for ledger in ledgers if ledger.job_id not in self._ended]
-        client.reachable_submitter()  # Connects once, before the threads ask for it.
-        found = in_threads(_REQUESTS_AT_ONCE, lambda ledger: self._look_at(client, ledger), unknown)
+        submitter = client.reachable_submitter() if unknown else None
+        found = in_threads(_REQUESTS_AT_ONCE, lambda ledger: self._look_at(ledger, submitter), unknown)
         still = sorted((each for each in found if isinstance(each, OpenJob)), key=lambda job: job.created_at)
         counts = Counter(self._ended.values()) + Counter(job.state for job in still)
         return JobFacts(
@@ -90,22 +94,21 @@ class JobWatch:
             unreadable=sum(each is False for each in found),
         )
 
-    def _look_at(self, client: BatchClient, ledger: Ledger) -> OpenJob | bool:
+    def _look_at(self, ledger: Ledger, submitter: Submitter | None) -> OpenJob | bool:
         """Return an open job, False if it cannot be read, or True if it has ended or the folder is no job's."""
         try:
             if (record := ledger.terminal()) is not None:
                 self._ended[ledger.job_id] = ended_state(record)
                 return True
-            return self._open(client, ledger) or True
+            return self._open(ledger, submitter) or True
         except (UsageError, Damaged):
             return False
 
-    def _open(self, client: BatchClient, ledger: Ledger) -> OpenJob | None:
+    def _open(self, ledger: Ledger, submitter: Submitter | None) -> OpenJob | None:
         created_at = ledger.created_at()
         if created_at is None:
             return None
         try:
-            submitter = client.running_submitter()
             submissions = submitter.find(ledger.uri) if submitter else []
         except ClusterError:
             submissions = []

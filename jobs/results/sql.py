@@ -18,7 +18,8 @@ from pyarrow.fs import LocalFileSystem
 
 from jobs import signals
 from jobs.dataset.sources import find_sources, open_source
-from jobs.errors import JobsError, StoreError, UsageError
+from jobs.errors import MissingPackage, StoreError, UsageError
+from jobs.packages import install_hint
 from jobs.results.read import Results
 from jobs.results.values import is_json
 from jobs.values.plain import is_string
@@ -45,12 +46,12 @@ def query(results: Results, statement: str) -> pa.RecordBatchReader:
 
     Raises:
         UsageError: the text is not a single read-only statement, or DuckDB refuses it.
-        JobsError: DuckDB is not installed.
+        MissingPackage: DuckDB is not installed.
     """
     try:
         import duckdb
     except ImportError as error:
-        raise JobsError("`jobs sql` needs duckdb.", "Install it: pip install 'nightbatch[sql]'") from error
+        raise MissingPackage("`jobs sql` needs duckdb.", install_hint("duckdb")) from error
     connection, ending = duckdb.connect(":memory:"), ExitStack()
     ending.callback(connection.close)
     # Data that exceeds memory goes there, not into the user's working directory; DuckDB makes the folder when needed.

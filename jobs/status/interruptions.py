@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from jobs.packages import install_hint
 from jobs.store.base import ObjectInfo
 from schemas.codes import InterruptionCode
 from schemas.markers import MARK
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from jobs.cluster.submission import Submission
 
 
+_NO_PACKAGE = re.compile(r"ModuleNotFoundError: No module named '(\w+)")
 _NO_MODULE = re.compile(r"No module named '?(jobs|workers|schemas)\b")
 _NO_PYTHON = re.compile(r"\bpython3?: (?:command )?not found", re.IGNORECASE)
 _EXIT_CODE = re.compile(r"failed with exit code (-?\d+)")
@@ -112,6 +114,12 @@ def _read(submission: Submission, job_id: str) -> tuple[InterruptionCode, str, s
             "The driver could not start: the cluster's Python has no nightbatch, or another version of it.",
             "Install this version of nightbatch in the image of the cluster's nodes; `jobs doctor` compares them.",
         )
+    if (lacking := _NO_PACKAGE.match(last_error(message))) is not None:
+        return (
+            InterruptionCode.DRIVER_NOT_STARTED,
+            f"The driver could not start: the cluster's Python lacks the package {lacking[1]}.",
+            f"{install_hint(lacking[1])} `jobs doctor` looks at every node.",
+        )
     if exit_code == 127 or _NO_PYTHON.search(message):
         return (
             InterruptionCode.DRIVER_NOT_STARTED,
@@ -141,6 +149,11 @@ def _read(submission: Submission, job_id: str) -> tuple[InterruptionCode, str, s
 
 def _with(said: str, message: str) -> str:
     """Append the last error in Ray's message, which says what ended the driver; no other output of the driver."""
+    error = last_error(message)
+    return f"{said} Its last error: {error[:_MAX_CHARS]}" if error else said
+
+
+def last_error(message: str) -> str:
+    """Return the last line of a message of Ray that names an error; "" without one."""
     lines = [line.strip() for line in message.splitlines()]
-    errors = [line for line in lines if _ERROR_LINE.match(line)]
-    return f"{said} Its last error: {errors[-1][:_MAX_CHARS]}" if errors else said
+    return next((line for line in reversed(lines) if _ERROR_LINE.match(line)), "")

@@ -18,8 +18,10 @@ def test_a_healthy_cluster_passes_and_keeps_no_trace(s3_user: User) -> None:
     found = findings(s3_user, code=0)
     assert {name: each["level"] for name, each in found.items()} == {
         "client": "ok",
+        "packages": "ok",
         "cluster": "ok",
         "versions": "ok",
+        "packages on the nodes": "ok",
         "gpus": "warn",
         "store from the cluster": "ok",
         "store": "ok",

@@ -343,7 +343,8 @@ class Replicas:
             return
         self.losses.start_failures += 1
         if self.losses.start_failures >= MAX_START_FAILURES:
-            if find_cause(error, MissingModel) is not None and (interruption := passing(error)) is not None:
+            can_come_back = find_cause(error, MissingModel) or find_cause(error, ImportError)
+            if can_come_back is not None and (interruption := passing(error)) is not None:
                 raise interruption from error
             reason = f"The engine did not start, {self.losses.start_failures} times in a row"
             self._fail(JobError.ENGINE_START_FAILED, reason)

@@ -50,6 +50,14 @@ def progress(driver: str, after_s: float) -> tuple[Progress, ObjectInfo]:
             "DRIVER_NOT_STARTED",
             "another version",
         ),
+        (
+            {
+                "message": FAILED_WITH.format(1, "prompt: canary\nModuleNotFoundError: No module named 'boto3'\nbye"),
+                "exit_code": 1,
+            },
+            "DRIVER_NOT_STARTED",
+            "lacks the package boto3",
+        ),
         ({"message": "…", "exit_code": 127}, "DRIVER_NOT_STARTED", "no `python`"),
         ({"message": FAILED_WITH.format(-9, ""), "exit_code": -9}, "DRIVER_LOST", "killed (SIGKILL)"),
         ({"message": FAILED_WITH.format(-9, "")}, "DRIVER_LOST", "exit code -9"),

@@ -49,6 +49,32 @@ def test_versions_that_differ_are_named_with_their_node(versions: dict[str, str]
             assert f"nightbatch=={other}" in finding.fix
 
 
+def test_packages_that_a_node_lacks_are_named_with_their_extra() -> None:
+    def node(name: str, **values: Any) -> NodeReport:
+        given = {"versions": own_versions(), "has_model": None, "gpus": (), "has_vllm": True} | values
+        return NodeReport(node=name, **given)
+
+    gpu = {"index": 0}
+    sound = ClusterReport(
+        nodes=(node("head", has_vllm=False), node("worker", gpus=(gpu,))), store_fault="", store_fix=""
+    )
+    (fine,) = doctor._packages_of_nodes(sound, "vllm")
+    assert (fine.level, fine.detail) == ("ok", "complete on 2 nodes"), "the head hosts no replica"
+    old = ClusterReport(nodes=(node("old", has_vllm=None),), store_fault="", store_fix="")
+    assert [each.level for each in doctor._packages_of_nodes(old, "vllm")] == ["ok"]
+    faulty = ClusterReport(
+        nodes=(node("head", lacks=("pandas",)), node("worker", gpus=(gpu,), has_vllm=False)),
+        store_fault="",
+        store_fix="",
+        faults={"third": "ModuleNotFoundError: No module named 'jobs'"},
+    )
+    found = {each.detail: each.fix for each in doctor._packages_of_nodes(faulty, "vllm")}
+    assert "nightbatch==" in found["head lacks pandas"]
+    assert "nightbatch[gpu]" in found["vLLM is missing on worker"]
+    assert any("third" in detail and "'jobs'" in detail for detail in found)
+    assert len(list(doctor._packages_of_nodes(faulty, "fake"))) == 2
+
+
 class ShiftedStore:
     """A store whose clock is off; all else is a real one's."""
 

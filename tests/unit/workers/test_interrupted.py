@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from jobs.errors import ClusterError, Damaged, InvalidModel, MissingInput, MissingModel, StoreError
+from jobs.errors import ClusterError, Damaged, InvalidModel, MissingInput, MissingModel, MissingPackage, StoreError
 from jobs.ledger import Ledger
 from jobs.store.local import LocalStore
 from schemas import keys
@@ -23,6 +23,7 @@ from schemas.spec import JobSpec, ModelSpec
 from tests.unit.workers.test_replicas_faults import LocalCluster, spec_with, stage
 from workers.driver import driver, entry
 from workers.driver.entry import run_job
+from workers.engines.fake import FakeEngine
 from workers.failures import JobFailure, JobInterruption, account_for, passing
 
 
@@ -56,6 +57,10 @@ def only_word(ledger: Ledger) -> Interruption:
         (MissingModel("There is no model directory /m.", "Check."), "MODEL_UNAVAILABLE"),
         (Damaged("x/plan.json is damaged: it is empty.", "Restore it."), "DAMAGED"),
         (OSError(errno.ENOSPC, "No space left on device"), "OUT_OF_RESOURCES"),
+        (ModuleNotFoundError("canary", name="pandas.core"), "INVALID_CLUSTER"),
+        (ImportError("canary", name="pyarrow"), "INVALID_CLUSTER"),
+        (ImportError("canary"), "INVALID_CLUSTER"),
+        (MissingPackage("vLLM is missing.", "Install it."), "INVALID_CLUSTER"),
         (MemoryError(), "OUT_OF_RESOURCES"),
         (ClusterError("It does not answer.", "Check that it runs."), "INVALID_CLUSTER"),
         (IndexError("canary of a prompt"), "UNEXPECTED"),
@@ -76,6 +81,15 @@ def test_whatever_a_driver_dies_of_has_a_code_a_reason_and_a_next_step(error: Ex
     assert "jobs resume demo" in found.hint
     assert "run the command" not in found.hint
     assert "canary" not in found.reason + found.hint
+
+
+def test_an_import_that_failed_names_the_package_and_its_extra() -> None:
+    found = account_for(ModuleNotFoundError("No module named 'vllm.v1'", name="vllm.v1"), driver="d", job_id="demo")
+    assert "'vllm'" in found.reason
+    assert "nightbatch[gpu]" in found.hint
+    found = account_for(ModuleNotFoundError("…", name="pandas"), driver="d", job_id="demo")
+    assert "'pandas'" in found.reason
+    assert "pip install nightbatch==" in found.hint
 
 
 def test_what_is_there_and_wrong_does_not_pass() -> None:
@@ -135,6 +149,34 @@ def test_an_engine_that_does_not_start_fails_a_new_job_and_interrupts_one_that_h
         run_job(begun, "d", Cluster)
     assert begun.terminal() is None
     assert only_word(begun).code == "ENGINE_START_FAILED"
+
+
+class Unstaged(Cluster):
+    """Staging cannot import what it needs."""
+
+    async def stage(self, *_: Any) -> None:
+        raise ModuleNotFoundError("No module named 'pandas'", name="pandas")
+
+
+def test_a_package_that_staging_or_an_engine_lacks_interrupts_the_job_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = job(tmp_path / "staging", [["a"]])
+    monkeypatch.setenv("JOBS_SUBMISSION_ID", "d1")
+    assert entry.main(ledger.uri, lambda namespace: Unstaged()) == 1
+    word = only_word(ledger)
+    assert (word.code, "'pandas'" in word.reason) == ("INVALID_CLUSTER", True)
+
+    async def start(self: FakeEngine) -> None:
+        raise ModuleNotFoundError("No module named 'vllm.v1'", name="vllm.v1")
+
+    monkeypatch.setattr(FakeEngine, "start", start)
+    ledger = job(tmp_path / "engine", [["a"]])
+    with pytest.raises(JobInterruption, match="'vllm'"):
+        run_job(ledger, "d", Cluster)
+    word = only_word(ledger)
+    assert "nightbatch[gpu]" in word.hint
+    assert ledger.terminal() is None, "another image may have it"
 
 
 def _others(metadata: Any) -> dict[str, str]:
