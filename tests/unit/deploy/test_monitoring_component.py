@@ -64,18 +64,13 @@ def _overlays() -> list[Path]:
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs kubectl, which has Kustomize built in")
 def test_the_component_fits_every_overlay(tmp_path: Path) -> None:
     shutil.copytree(DEPLOY, tmp_path / "deploy")
+    site = tmp_path / "deploy/kubernetes/site/kustomization.yaml"
+    values = yaml.safe_load(site.read_text())
+    values["components"].append("../../monitoring")
+    site.write_text(yaml.safe_dump(values))
     schedulers = 0
     for overlay in _overlays():
-        own = tmp_path / "deploy/kubernetes/overlays" / f"monitored-{overlay.name}"
-        own.mkdir()
-        values = {
-            "apiVersion": "kustomize.config.k8s.io/v1beta1",
-            "kind": "Kustomization",
-            "namespace": "nightbatch",
-            "resources": [f"../{overlay.name}"],
-            "components": ["../../../monitoring"],
-        }
-        (own / "kustomization.yaml").write_text(yaml.safe_dump(values))
+        own = tmp_path / "deploy/kubernetes/overlays" / overlay.name
         done = subprocess.run(["kubectl", "kustomize", str(own)], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         documents = [each for each in yaml.safe_load_all(done.stdout) if each]
