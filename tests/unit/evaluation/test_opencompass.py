@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sentencepiece import SentencePieceProcessor
 
 from jobs.evaluation import mathematics
 from jobs.evaluation.exemplars import read_exemplars
@@ -19,6 +20,7 @@ from jobs.evaluation.extraction import extract
 from jobs.evaluation.questions import Question
 from jobs.evaluation.rendering import render_row
 from jobs.evaluation.suites import Benchmark, load_suite
+from tests.support.samples import needs_real_tokenizer, tokenizer_model
 from tests.unit.evaluation import corpus
 from tests.unit.evaluation.oracle import Renderer, package, taken
 
@@ -213,3 +215,18 @@ def _question(subject: str, fields: dict[str, str], answer: str) -> Question:
 def _place(name: str) -> Path | None:
     found = importlib.util.find_spec(name)
     return Path(next(iter(found.submodule_search_locations or ()))) if found else None
+
+
+@needs_real_tokenizer
+@pytest.mark.parametrize("name", ["mmlu", "cmmlu", "gpqa"])
+def test_a_choice_is_one_token_behind_its_context(name: str) -> None:
+    """Scores then are those of the whole text, which OpenCompass measures."""
+    tokenizer = SentencePieceProcessor(model_proto=tokenizer_model())
+    benchmark = SUITES["card-base"][name]
+    for question, shots in corpus.questions(benchmark, 1):
+        row = render_row(benchmark, question, shots)
+        context = tokenizer.encode(row["prompt"])
+        for choice in row["choices"]:
+            ids = tokenizer.encode(choice)
+            assert len(ids) == 1
+            assert tokenizer.encode(row["prompt"] + choice) == [*context, *ids]
