@@ -12,7 +12,7 @@ from jobs.evaluation.suites import load_suite
 from jobs.store import open_store
 from tests.support import benchmarks
 from tests.support.harness import User, check_invariants, new_id
-from workers.sandbox.execution import NoSandbox, check_sandbox
+from tests.support.sandboxes import why_no_sandbox
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -28,11 +28,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def sandbox_options() -> tuple[str, ...]:
-    try:
-        check_sandbox()
-    except NoSandbox:
-        return ("--unsafe-code",)
-    return ()
+    return ("--unsafe-code",) if why_no_sandbox() else ()
 
 
 def test_an_evaluation_and_a_second_one_that_is_free(user: User, data: Path, tmp_path: Path) -> None:

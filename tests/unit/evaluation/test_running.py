@@ -27,8 +27,8 @@ from schemas.evaluations import Scores
 from schemas.records import InputFile, Plan, ShardPlan
 from schemas.tables import result_schema
 from tests.support import benchmarks
+from tests.support.sandboxes import why_no_sandbox
 from tests.unit.results.ledgers import succeed
-from workers.sandbox.execution import NoSandbox, check_sandbox
 from workers.shards.results import write_parquet
 
 
@@ -96,10 +96,8 @@ def commit(ledger: Ledger, run: EvaluationRun, texts: Sequence[str | None]) -> N
 
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    try:
-        check_sandbox()
-    except NoSandbox as error:
-        pytest.skip(f"no sandbox on this machine: {error}")
+    if why := why_no_sandbox():
+        pytest.skip(f"no sandbox on this machine: {why}")
     monkeypatch.setattr(sandbox, "_run", sandbox.run_programs)
 
 

@@ -17,16 +17,15 @@ from jobs.evaluation.extraction import extract
 from jobs.evaluation.layouts import read_humaneval
 from jobs.evaluation.questions import Question
 from tests.support import benchmarks
+from tests.support.sandboxes import why_no_sandbox
 from workers.sandbox import execution, seccomp
 from workers.sandbox.execution import Ending, NoSandbox, check_sandbox, execute
 
 
 @pytest.fixture(scope="module")
 def sandbox() -> None:
-    try:
-        check_sandbox()
-    except NoSandbox as error:
-        pytest.skip(f"no sandbox on this machine: {error}")
+    if why := why_no_sandbox():
+        pytest.skip(f"no sandbox on this machine: {why}")
 
 
 def test_a_program_passes_if_it_raises_nothing(sandbox: None) -> None:
