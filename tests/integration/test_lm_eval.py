@@ -92,6 +92,6 @@ def test_numbers_and_texts_are_those_of_the_harness_own_class(user: User, tmp_pa
     assert largest < TOLERANCE
     assert of_texts < TOLERANCE
     assert greedy == len(sums) == 4 * NUM_ROWS
-    assert sum(their for *_, their in sums) > (NUM_ROWS / 4 if chat else 0)
+    assert sum(their for *_, their in sums) > (NUM_ROWS / 10 if chat else 0), "both answers occur"
     assert answers == NUM_ROWS
     assert len({answer for (answer,) in theirs["demo_answers"]}) > NUM_ROWS / 4, "the model says something"

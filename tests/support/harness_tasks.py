@@ -25,16 +25,19 @@ def write_tasks(folder: Path, num_rows: int, *, seed: int = 11) -> None:
     expected = [question["expected"] for question in questions]
     choices, texts, answers = [], [], []
     for at in range(num_rows):
-        # The last one, in a chat, is what the demo's model was trained for: its right answers are greedy.
-        ends = [("\nAnswer:", " "), ("\nAnswer: ", ""), ("\n", ""), (" =", " "), ("", "")]
-        end, begin = ends[-1] if at % 2 else chance.choice(ends)
-        options = [begin + text for text in (expected[at], *expected[at + 1 : at + 4])]
-        choices.append({"question": asked[at] + end, "choices": options, "gold": 0})
+        prefix, right = "", expected[at]
+        if at % 2 and len(right) > 1:
+            # In a chat, what the model was trained for: it goes on with its right answers, so that they are greedy.
+            end, begin, prefix, right = "", "", right[:1], right[1:]
+        else:
+            end, begin = chance.choice([("\nAnswer:", " "), ("\nAnswer: ", ""), ("\n", ""), (" =", " ")])
+        options = [begin + text for text in (right, *expected[at + 1 : at + 4])]
+        choices.append({"question": asked[at] + end, "choices": options, "gold": 0, "prefix": prefix})
         start = chance.randrange(num_rows)
         texts.append({"text": "\n".join(asked[start : start + chance.randint(1, 9)])})
         answers.append({"question": asked[at], "answer": expected[at]})
     _write(folder, "demo_choices", choices, output_type="multiple_choice", doc_to_text="{{question}}",
-           doc_to_choice="{{choices}}", doc_to_target="gold", target_delimiter="",
+           doc_to_choice="{{choices}}", doc_to_target="gold", target_delimiter="", gen_prefix="prefix",
            metric_list=[{"metric": "acc"}, {"metric": "acc_norm"}])  # fmt: skip
     _write(folder, "demo_texts", texts, output_type="loglikelihood_rolling", doc_to_text="", doc_to_target="{{text}}",
            metric_list=[{"metric": "word_perplexity"}, {"metric": "bits_per_byte"}])  # fmt: skip
