@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +19,8 @@ def as_text(value: Any) -> str | None:
     """Return a cell's value as text, as CSV shows it."""
     if value is None or isinstance(value, str):
         return value
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # as Arrow's writer has it, which writes the types that CSV knows
     return as_json(value) if isinstance(value, list | dict) else text_of(value)
 
 

@@ -25,9 +25,7 @@ class Cluster(Submitter):
     def __init__(self, *statuses: str) -> None:
         self.dashboard_url, self._statuses = "http://127.0.0.1:8265", list(statuses)
         self.stopped: list[str] = []
-        self._client: Any = SimpleNamespace(
-            stop_job=self.stopped.append, get_job_status=lambda _: SimpleNamespace(value=self._look())
-        )
+        self._api: Any = SimpleNamespace(stop=self.stopped.append, get=lambda _: {"status": self._look()})
 
     def find(self, job_uri: str) -> list[Submission]:
         return [

@@ -30,6 +30,7 @@ OPTIONAL = {
     "jobs/serve/": "serve",
     "jobs/cli/serve.py": "serve",
     "jobs/results/sql.py": "sql",
+    "jobs/evaluation/harness/": "eval",
     "workers/engines/": "cpu",
     "workers/demo/": "cpu",
     "workers/origin/": "cpu",
@@ -102,7 +103,7 @@ def test_each_import_comes_with_the_base_or_with_the_extra_of_its_command(about:
     assert not {"vllm", "torch", "duckdb", "fastapi"} & base
     extras = {
         extra: set(_modules([each for each in wanted if each.marker and each.marker.evaluate({"extra": extra})]))
-        for extra in ("serve", "sql", "cpu")
+        for extra in ("serve", "sql", "cpu", "eval")
     }
     for package in OWN:
         for path in (REPOSITORY / package).rglob("*.py"):
@@ -124,7 +125,10 @@ def _imports(path: Path) -> set[str]:
 
 
 def _modules(wanted: list[Requirement]) -> Iterator[str]:
-    """Yield the modules of these distributions, and of all that they ask for in turn, as far as they are installed."""
+    """Yield the modules of these distributions, and of all that they ask for in turn.
+
+    One that is not installed counts as a module of its own name.
+    """
     by_distribution: dict[str, set[str]] = {}
     for module, distributions in metadata.packages_distributions().items():
         for each in distributions:
@@ -135,7 +139,7 @@ def _modules(wanted: list[Requirement]) -> Iterator[str]:
         if (_normal(name), extra) in seen:
             continue
         seen.add((_normal(name), extra))
-        yield from by_distribution.get(_normal(name), ())
+        yield from by_distribution.get(_normal(name), {_normal(name).replace("-", "_")})
         try:
             texts = metadata.requires(name) or []
         except metadata.PackageNotFoundError:

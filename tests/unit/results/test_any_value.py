@@ -42,7 +42,7 @@ SIMPLE: dict[pa.DataType, st.SearchStrategy[Any]] = {
     pa.timestamp("ns"): INT64,
     pa.timestamp("us", "Europe/Berlin"): INT64,
     # Parquet has no seconds: what it holds of such a column is in the range of its milliseconds.
-    pa.timestamp("s", "Mars/Base"): INT64.map(lambda value: value // 1000),
+    pa.timestamp("s", "Mars/Base"): INT64.map(lambda value: abs(value) // 1000 * (-1 if value < 0 else 1)),
     pa.timestamp("ms", "+05:30"): INT64,
     pa.date32(): st.integers(-(2**31), 2**31 - 1),
     pa.time64("ns"): st.integers(0, 86_400 * 10**9 - 1),
