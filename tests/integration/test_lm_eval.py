@@ -65,7 +65,7 @@ def of_jobs(user: User, folder: Path, written: Path, *arguments: str) -> Samples
 @pytest.mark.parametrize("chat", [False, True], ids=["plain", "chat"])
 def test_numbers_and_texts_are_those_of_the_harness_own_class(user: User, tmp_path: Path, chat: bool) -> None:
     pytest.importorskip("lm_eval", reason=WHY)
-    write_tasks(tmp_path / "tasks", NUM_ROWS)
+    write_tasks(tmp_path / "tasks", NUM_ROWS, prefill=chat)
     write_llama(MODEL, tmp_path / "llama")
     theirs = of_harness(tmp_path / "tasks", tmp_path / "llama", chat=chat)
     ours = of_jobs(user, tmp_path / "tasks", tmp_path / "out", *(["--apply-chat-template"] if chat else []))

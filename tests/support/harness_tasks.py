@@ -12,11 +12,15 @@ from workers.demo.dataset import build_dataset
 TASKS = ("demo_choices", "demo_texts", "demo_answers")
 
 
-def write_tasks(folder: Path, num_rows: int, *, seed: int = 11) -> None:
+def write_tasks(folder: Path, num_rows: int, *, prefill: bool, seed: int = 11) -> None:
     """Write the tasks and their data.
 
     Contexts end with and without spaces, and choices begin with and without them, so that some are joined by the
     tokenizer; some texts are longer than a short context.
+
+    Args:
+        prefill: half of the choices go on with the first character of their answer. Only in a chat: in a plain text the
+            tokenizer may leave nothing of such a choice, on which the harness' HF class fails.
     """
     folder.mkdir(parents=True, exist_ok=True)
     chance = random.Random(seed)
@@ -26,7 +30,7 @@ def write_tasks(folder: Path, num_rows: int, *, seed: int = 11) -> None:
     choices, texts, answers = [], [], []
     for at in range(num_rows):
         prefix, right = "", expected[at]
-        if at % 2 and len(right) > 1:
+        if prefill and at % 2 and len(right) > 1:
             # In a chat, what the model was trained for: it goes on with its right answers, so that they are greedy.
             end, begin, prefix, right = "", "", right[:1], right[1:]
         else:
