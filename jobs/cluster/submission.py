@@ -198,8 +198,6 @@ class Submitter:
         """Yield the driver's output from its beginning, in pieces as they come, until the driver ends."""
         from jobs.cluster.log_tail import tail
 
-        with self._errors(submission_id):
-            self._api.get(submission_id)
         return tail(self.dashboard_url, self._headers, submission_id)
 
     def stop(self, submission_id: str, wait_s: float = 30.0) -> None:
