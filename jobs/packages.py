@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zoneinfo
 from functools import cache
 from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
@@ -46,6 +47,8 @@ def _lacking(name: str, extra: str) -> list[str]:
             applies = each.marker.evaluate({"extra": extra}) and not (extra and each.marker.evaluate({"extra": ""}))
         if not applies:
             continue
+        if each.name == "tzdata" and zoneinfo.available_timezones():
+            continue  # the system's own time zones serve as well
         try:
             version(each.name)
         except PackageNotFoundError:
