@@ -215,7 +215,7 @@ def describe_idle(summary: Summary) -> str:
         return ""
     idle_s, ready_s = summary.engine_idle_s, summary.engine_s
     if ready_s < 60:
-        times = f"{idle_s:.2g} of {ready_s:.0f} s"
+        times = f"{idle_s:.2g} of {ready_s:{'.0f' if ready_s >= 10 else '.1f'}} s"
     else:
         times = f"{f'{idle_s:.1f} s' if idle_s < 10 else duration(idle_s)} of {duration(ready_s)}"
     return f"{times} ({percent(idle_s / ready_s)})"

@@ -102,6 +102,7 @@ def test_idle_engines_and_the_tail_are_told_when_there_is_something_to_tell() ->
     assert told["GPU idle"] == "6.0 s of 10 min (1 %)"
     assert told["slowest 5 %"] == "12 s · 3 shards copied to idle replicas"
     assert facts(replace(quiet, engine_s=12.0, engine_idle_s=0.2))["GPU idle"] == "0.2 of 12 s (1.7 %)"
+    assert facts(replace(quiet, engine_s=0.25, engine_idle_s=0.2))["GPU idle"] == "0.2 of 0.2 s (80 %)"
     assert facts(replace(quiet, engine_s=4000.0, engine_idle_s=70.0))["GPU idle"] == "1 min 10 s of 1 h 6 min (1.8 %)"
 
 
