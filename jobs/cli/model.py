@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from jobs import signals
 from jobs.cli.output import Output, with_output
+
+if TYPE_CHECKING:
+    from jobs.models.snapshot import Snapshot
 
 _ORIGIN = "InternEvo ('Origin') checkpoints"
 
@@ -72,7 +75,6 @@ def prepare_model(
     """
     from jobs.models.origin import OriginOptions
     from jobs.models.prepare import prepare
-    from jobs.models.snapshot import fingerprint
 
     signals.stands(f"Nothing was written to {target}.")
     snapshot = prepare(
@@ -90,15 +92,7 @@ def prepare_model(
         report=out.note,
         finished=lambda: signals.stands(f"The snapshot {target} is whole."),
     )
-    out.record(
-        {
-            "path": str(target),
-            "fingerprint": fingerprint(target),
-            "files": len(snapshot.files),
-            "size_bytes": sum(file.size_bytes for file in snapshot.files),
-        }
-    )
-    out.hint(f"Submit with `jobs submit dataset.parquet --model {target}`.")
+    _show_snapshot(out, target, snapshot)
 
 
 @app.command("fetch")
@@ -119,7 +113,6 @@ def fetch_model(
     """
     from jobs import settings
     from jobs.models.fetch import fetch
-    from jobs.models.snapshot import fingerprint
 
     signals.stands(f"Nothing was written to {target}; the same command again starts anew.")
     snapshot = fetch(
@@ -129,15 +122,7 @@ def fetch_model(
         report=out.note,
         finished=lambda: signals.stands(f"The snapshot {target} is whole."),
     )
-    out.record(
-        {
-            "path": str(target),
-            "fingerprint": fingerprint(target),
-            "files": len(snapshot.files),
-            "size_bytes": sum(file.size_bytes for file in snapshot.files),
-        }
-    )
-    out.hint(f"Submit with `jobs submit dataset.parquet --model {target}`.")
+    _show_snapshot(out, target, snapshot)
 
 
 @app.command("verify")
@@ -167,3 +152,17 @@ def verify_model(
             "dtype": info.dtype,
         }
     )
+
+
+def _show_snapshot(out: Output, target: Path, snapshot: Snapshot) -> None:
+    from jobs.models.snapshot import fingerprint
+
+    out.record(
+        {
+            "path": str(target),
+            "fingerprint": fingerprint(target),
+            "files": len(snapshot.files),
+            "size_bytes": sum(file.size_bytes for file in snapshot.files),
+        }
+    )
+    out.hint(f"Submit with `jobs submit dataset.parquet --model {target}`.")
