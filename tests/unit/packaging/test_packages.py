@@ -88,3 +88,13 @@ def test_doctor_looks_at_this_machine(without_vllm: None, installed: set[str]) -
     packages.lacking.cache_clear()
     installed.remove("pandas")
     assert "pandas" in findings._packages(Settings(root="/r", engine="fake")).detail
+
+
+@pytest.mark.parametrize(("known", "named"), [({"Europe/Berlin"}, ()), (set(), ("tzdata",))])
+def test_the_systems_time_zones_serve_as_well_as_a_package_of_them(
+    installed: set[str], monkeypatch: pytest.MonkeyPatch, known: set[str], named: tuple[str, ...]
+) -> None:
+    wanted = {**REQUIRED, packages.NAME: [*REQUIRED[packages.NAME], "tzdata"]}
+    monkeypatch.setattr(packages, "requires", lambda name: wanted[name])
+    monkeypatch.setattr(packages.zoneinfo, "available_timezones", lambda: known)
+    assert packages.lacking() == named
