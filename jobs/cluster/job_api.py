@@ -45,17 +45,20 @@ class JobApi:
     """
 
     def __init__(self, dashboard_url: str, headers: Mapping[str, str]) -> None:
-        import requests
-
-        self._url = dashboard_url
-        self._session = requests.Session()
-        self._session.headers.update(headers)
+        self._url, self._headers = dashboard_url, dict(headers)
         # A proxy that is configured for the world must not get calls that stay on this machine.
-        self._session.trust_env = not on_loopback(dashboard_url)
+        self._proxies = {"http": "", "https": ""} if on_loopback(dashboard_url) else None
 
     def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """Make one call and return the JSON answer."""
-        answer = self._session.request(method, f"{self._url}{path}", json=body, timeout=TIMEOUTS_S)
+        """Make one call and return the JSON answer.
+
+        Each call has a connection of its own: a kept one may be closed by the time of the next, and threads share it.
+        """
+        import requests
+
+        answer = requests.request(
+            method, f"{self._url}{path}", json=body, headers=self._headers, proxies=self._proxies, timeout=TIMEOUTS_S
+        )
         if answer.status_code >= 400:
             raise Refused(answer.status_code, answer.text)
         return answer.json()
