@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property, partial
 from os import PathLike, fspath
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 from uuid import uuid4
 
 from jobs import settings as settings_module
@@ -19,6 +19,7 @@ from jobs.failpoints import failpoint
 from jobs.job import Job
 from jobs.job_ids import find_job, resolve_reuse
 from jobs.ledger import Ledger, list_jobs
+from jobs.pools.placing import PLACING
 from jobs.settings import Settings
 from jobs.spec.build import new_job_id
 from jobs.spec.options import SubmitOptions, spec_of
@@ -28,12 +29,14 @@ from jobs.store import open_store
 from jobs.store.base import ObjectStore
 from jobs.store.probe import check_write_once
 from schemas.environment import SUBMISSION_ID
+from schemas.pools import Placement, PoolSpec
 from schemas.spec import JobSpec
 
 if TYPE_CHECKING:
     from jobs.cluster.submission import Submitter
     from jobs.frames import Frame, WrittenFrame
     from jobs.planning.estimate import Estimate
+    from jobs.pools.client import Pools
     from jobs.schedules.client import Schedules
 
 __all__ = ["BatchClient", "Job", "JobStatus"]
@@ -48,7 +51,7 @@ class BatchClient:
 
     Args:
         settings: all settings; default: those of the environment and `jobs.toml`.
-        root, address, token_path: override the environment and `jobs.toml`, like the options of that name.
+        root, address, token_path, pool: override the environment and `jobs.toml`, like the options of that name.
 
     Raises:
         UsageError: a setting is not valid.
@@ -61,12 +64,13 @@ class BatchClient:
         root: str | Path | None = None,
         address: str | None = None,
         token_path: str | Path | None = None,
+        pool: str | None = None,
     ) -> None:
-        given = {"root": root and str(root), "address": address, "token_path": token_path}
+        given = {"root": root and str(root), "address": address, "token_path": token_path, "pool": pool}
         if settings is None:
             settings = settings_module.load(given)
         elif any(given.values()):
-            raise UsageError("Settings are given, and root, address or token_path beside them.", "Give one of both.")
+            raise UsageError("Settings are given, and root, address, token_path or pool too.", "Give one of both.")
         self.settings = settings
         self._submitter: Submitter | None = None
         self.before_cluster_start: Callable[[], None] = _nothing
@@ -115,9 +119,10 @@ class BatchClient:
             Conflict: the id is taken by another spec.
             StoreError, ClusterError: store or cluster cannot be used.
         """
-        with self._spec_of(dataset, options) as (spec, frame):
+        placement = self.placement_of(options)
+        with self._spec_of(dataset, options, placement) as (spec, frame):
             spec = resolve_reuse(self.store, spec)
-            return self.submit_spec(spec, job_id or new_job_id(spec.name), frame=frame)[0]
+            return self.submit_spec(spec, job_id or new_job_id(spec.name), frame=frame, placement=placement)[0]
 
     async def submit_async(
         self,
@@ -151,7 +156,7 @@ class BatchClient:
         """
         from jobs.planning.dry_run import dry_run
 
-        with self._spec_of(dataset, options) as (spec, _):
+        with self._spec_of(dataset, options, self.placement_of(options)) as (spec, _):
             return dry_run(
                 resolve_reuse(self.store, spec),
                 self.store,
@@ -168,28 +173,51 @@ class BatchClient:
 
         return Schedules(self.store, self.settings)
 
+    def pools(self) -> Pools:
+        """Return the pools under the root, to start, list and end."""
+        from jobs.pools.client import Pools
+
+        return Pools(self)
+
+    def placement_of(self, options: Mapping[str, Any]) -> Placement | None:
+        """Return the claim of a job in a pool, by its options and the settings; None: no pool.
+
+        Raises:
+            UsageError: a value is wrong.
+        """
+        from jobs.pools.placing import placement_of
+
+        return placement_of(options, {}, self.settings)
+
     @contextmanager
     def _spec_of(
-        self, dataset: str | PathLike[str] | Frame | JobSpec, options: SubmitOptions
+        self, dataset: str | PathLike[str] | Frame | JobSpec, options: SubmitOptions, placement: Placement | None
     ) -> Iterator[tuple[JobSpec, WrittenFrame | None]]:
         """Yield the spec of a job, and its rows on this machine if they are a data frame's."""
+        pool = self._pool_of(placement)
         if isinstance(dataset, JobSpec):
-            if options:
+            if any(name not in PLACING for name in options):
                 raise UsageError("A spec takes no options beside it.", "Change it: spec.evolve(…).")
             yield dataset, None
         elif isinstance(dataset, str | PathLike):
-            yield spec_of(fspath(dataset), options, self.settings), None
+            yield spec_of(fspath(dataset), options, self.settings, pool=pool), None
         else:
             from jobs.frames import NAME, as_parquet
 
             with as_parquet(dataset) as frame:
-                yield spec_of(str(frame.folder), {"name": NAME, **options}, self.settings), frame
+                yield spec_of(str(frame.folder), {"name": NAME, **options}, self.settings, pool=pool), frame
+
+    def _pool_of(self, placement: Placement | None) -> PoolSpec | None:
+        from jobs.pools.book import PoolBook
+
+        return None if placement is None else PoolBook(self.store).standing(placement.pool)
 
     def submit_spec(
         self,
         spec: JobSpec,
         job_id: str,
         *,
+        placement: Placement | None = None,
         frame: WrittenFrame | None = None,
         before_writing: Callable[[], None] = _nothing,
     ) -> tuple[Job, bool]:
@@ -198,6 +226,8 @@ class BatchClient:
         Submitting the same spec under the same id again attaches to the job, and resumes it if it was interrupted.
 
         Args:
+            placement: the pool that the job computes in, and its claim there; None: engines of its own. It is no part
+                of the job's identity, and what was said last counts.
             frame: the rows that the spec's input names, on this machine; they are written to the root.
             before_writing: called when all checks have passed; before that, nothing of the job is in the store.
 
@@ -205,18 +235,21 @@ class BatchClient:
             The job, and whether this call created it.
 
         Raises:
-            UsageError: bad input or model, see `jobs.spec.preflight.checked`, or a bucket that is not allowed.
+            UsageError: bad input or model, see `jobs.spec.preflight.checked`, a bucket that is not allowed, or a pool
+                that is down or does not fit.
             Conflict: the id is taken by another spec.
             MissingPackage: the job would run in this Python, which lacks something.
             StoreError, ClusterError: store or cluster cannot be used.
         """
         job = self.exact_job(job_id)
         check_bucket(spec.input.uri, self.settings.allowed_buckets)
-        self._check_packages(spec)
+        self.check_packages(spec.engine.name)
         # Where the cluster is elsewhere, a model directory may exist only there: its driver checks it first of all.
         spec = checked(spec, self.store, model_may_be_elsewhere=self.settings.address is not None)
         check_write_once(self.store)
         self.submitter()
+        if placement is not None:
+            self.pools().check(placement, spec)
         before_writing()
         if frame is not None:
             spec = spec.evolve(input=spec.input.evolve(uri=frame.uri(self.store)))
@@ -225,6 +258,8 @@ class BatchClient:
         failpoint("submit.before_spec")
         created = job.ledger.create(spec, writer=f"submit/{uuid4().hex}")
         failpoint("submit.after_spec")
+        if placement is not None or not created:
+            job.ledger.place(placement)
         started = job.resume()
         failpoint("submit.after_start")
         if started and self.settings.address is not None:
@@ -240,7 +275,7 @@ class BatchClient:
         """
         from jobs.cluster.submission import describe, driver_environment
 
-        self._check_packages(spec)
+        self.check_packages(spec.engine.name)
         metadata = describe(
             name=spec.name,
             job_id=ledger.job_id,
@@ -255,12 +290,16 @@ class BatchClient:
             driver_environment(self.settings.allowed_buckets) | {SUBMISSION_ID: submission_id},
         )
 
-    def _check_packages(self, spec: JobSpec) -> None:
-        """Check that the embedded cluster, which runs this very Python, can run the job."""
+    def check_packages(self, engine: Literal["vllm", "fake"]) -> None:
+        """Check that the embedded cluster, which runs this very Python, can run the engine.
+
+        Raises:
+            MissingPackage: it lacks something.
+        """
         from jobs.packages import check_packages
 
         if self.settings.address is None:
-            check_packages(spec.engine.name)
+            check_packages(engine)
 
     def submitter(self) -> Submitter:
         """Connect to the cluster's job API. If no cluster is configured, start the embedded one.

@@ -27,6 +27,7 @@ from jobs.status.liveness import PROGRESS_FRESH_S, Pulse, is_alive
 from jobs.status.standing import look
 from jobs.status.summary import summarise
 from schemas.codes import InterruptionCode, State
+from schemas.pools import Placement
 from schemas.records import Cancelled, Failed, Interruption, Plan, Succeeded
 
 if TYPE_CHECKING:
@@ -164,6 +165,16 @@ class Job:
         if deadline is not None and time.monotonic() >= deadline:
             raise TimeoutError(f"Job {self.id} is {status.state} after {timeout_s:g} s")
         return False
+
+    def place(self, placement: Placement | None) -> None:
+        """Say where the job's next driver computes: in a pool, or with engines of its own (None).
+
+        Raises:
+            UsageError: the pool is not up, or the job does not fit it.
+        """
+        if placement is not None:
+            self.client.pools().check(placement, self.ledger.spec())
+        self.ledger.place(placement)
 
     def resume(self) -> bool:
         """Start a driver if the job has not ended and no driver is at work; it continues from the ledger.

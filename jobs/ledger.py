@@ -23,6 +23,7 @@ from jobs.text import quoted
 from schemas import FORMAT_VERSION, keys
 from schemas.commits import ShardStats, commit_of
 from schemas.history import History
+from schemas.pools import Placement
 from schemas.records import (
     Attempt,
     Cancelled,
@@ -360,6 +361,20 @@ class Ledger:
     def write_history(self, history: History) -> None:
         """Overwrite one driver's advisory history."""
         self.store.put(self.key(keys.history(history.driver)), history.to_json())
+
+    def placement(self) -> Placement | None:
+        """Read which pool the job computes in; None: its drivers start engines of their own."""
+        data = self.store.get(self.key(keys.PLACEMENT))
+        if data is None:
+            return None
+        return read_document(data, f"{self.uri}/{keys.PLACEMENT}", Placement.from_json)
+
+    def place(self, placement: Placement | None) -> None:
+        """Overwrite which pool the job's next drivers compute in. It changes no result."""
+        if placement is None:
+            self.store.delete(self.key(keys.PLACEMENT))
+        else:
+            self.store.put(self.key(keys.PLACEMENT), placement.to_json())
 
     def created_at(self) -> datetime | None:
         """Return when the spec was written, by the store's clock; None if there is no spec."""

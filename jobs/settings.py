@@ -36,6 +36,7 @@ class Settings(BaseModel):
     model: str | None = Field(None, description="Model directory, as the cluster's nodes see it.")
     engine: Literal["vllm", "fake"] = Field("vllm", description="Engine that runs the model.")
     replicas: str = Field("1", description="Number of replicas, `8` or `2..16`.")
+    pool: str | None = Field(None, description="Pool that jobs compute in; unset: engines of their own.")
     output: Literal["table", "json", "quiet"] = Field("table", description="How results of commands are printed.")
     gpu_hour_price: float | None = Field(None, ge=0.0, description="Price of one GPU for one hour, for costs.")
     allowed_buckets: tuple[str, ...] | None = Field(

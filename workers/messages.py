@@ -1,11 +1,14 @@
-"""Messages between the driver and its replicas."""
+"""Messages between drivers, replicas and pools."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Literal
 
 from schemas.commits import ShardStats
 from schemas.logs import LogLine
+from schemas.pools import Placement
 from schemas.records import ShardCommit
 from workers.engines.base import EngineInfo
 
@@ -21,6 +24,7 @@ class Loaded:
     pid: int
     load_s: float
     engine: EngineInfo
+    node_id: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +49,18 @@ class ShardSalvaged:
     shard: int
     num_rows: int
     num_error_rows: int
+
+
+class ShardUnfinished(Exception):
+    """The engine takes no further rows, through nobody's fault; another replica goes on with the shard.
+
+    Args:
+        kept: finished rows of the shard that were kept for its next attempt, if any.
+    """
+
+    def __init__(self, kept: ShardSalvaged | None) -> None:
+        super().__init__(kept)
+        self.kept = kept
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,3 +99,81 @@ class LogBatch:
     lines: tuple[LogLine, ...] = ()
     next: int = 0
     num_missing: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ticket:
+    """What a job's driver shows to get a seat in a pool: who it is, and its claim.
+
+    Attributes:
+        driver: submission id of the job's driver.
+        version: version of the program that the driver runs.
+    """
+
+    root: str
+    job_id: str
+    driver: str
+    placement: Placement
+    version: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SeatCounters:
+    """What a replica of a pool has done for one job, in one seat."""
+
+    job_id: str
+    rows_in_flight: int
+    computed_tokens: int
+    engine_s: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PoolReplicaCounters:
+    """What a replica of a pool has done for all jobs.
+
+    Attributes:
+        engine_steps: as of `ReplicaCounters`.
+        idle_s: seconds since it last had a row; 0 while it has one.
+        seats: by seat.
+    """
+
+    rows_in_flight: int
+    engine_steps: int
+    rows_done: int
+    idle_s: float
+    seats: Mapping[str, SeatCounters]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Offer:
+    """A replica of a pool that a job may take a seat in. `reference` is how its driver reaches it."""
+
+    replica: str
+    reference: Any
+    generation: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fate:
+    """What has become of a replica of a pool.
+
+    Attributes:
+        kind: `alive`; or it `died` or `stalled`; or it has `ended` or is `gone` with its node, through no fault of rows
+            or engine.
+        lines: last output of its engine, fit for a record.
+    """
+
+    kind: Literal["alive", "died", "stalled", "ended", "gone"]
+    lines: str = ""
+
+
+class PoolClosed(Exception):
+    """The pool takes no further jobs. The message says why, for people."""
+
+
+class SeatClosed(Exception):
+    """The seat is not there any more: its driver was silent for too long."""
+
+
+class SeatRefused(Exception):
+    """The job does not fit this pool. The message says why, for people."""

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter as Counts
+
 from ray.util.metrics import Counter, Gauge, Histogram
 
 from schemas.commits import ShardStats
+from schemas.pools import PoolReplicaState, PoolState
 
 SHARD_SECONDS: list[float] = [1, 3, 10, 30, 60, 120, 300, 600, 1200, 3600]
 """Bounds of the shard histogram's buckets: a shard is meant to take a few minutes."""
 
 
 class ReplicaMetrics:
-    """Counters of committed work by one replica. Tags: `job_id`, `replica`."""
+    """Counters of committed work by one replica. Tags: `job_id`, `replica`, `pool` (empty without one)."""
 
-    def __init__(self, job_id: str, replica: str) -> None:
-        tags = {"job_id": job_id, "replica": replica}
+    def __init__(self, job_id: str, replica: str, pool: str = "") -> None:
+        tags = {"job_id": job_id, "replica": replica, "pool": pool}
         self._rows_ok = _counter("batch_rows_ok_total", "Rows committed with a result.", tags)
         self._rows_error = _counter("batch_rows_error_total", "Rows committed as error rows.", tags)
         self._input = _counter("batch_input_tokens_total", "Input tokens of committed rows.", tags)
@@ -58,6 +61,53 @@ class ReplicaMetrics:
         if idle_s > self._idle_s:
             self._idle.inc(idle_s - self._idle_s)
             self._idle_s = idle_s
+
+
+class EngineMetrics:
+    """Gauges of one replica of a pool. Tags: `pool`, `replica`."""
+
+    def __init__(self, pool: str, replica: str) -> None:
+        tags = {"pool": pool, "replica": replica}
+        self._rows = _gauge("batch_pool_rows_in_flight", "Rows inside the engine, of all jobs.", tags)
+        self._waiting = _gauge("batch_pool_engine_queue_depth", "Rows inside that it does not compute yet.", tags)
+        self._jobs = _gauge("batch_pool_seats", "Seats that jobs have in the replica.", tags)
+        self._lag = _gauge("batch_pool_event_loop_lag_seconds", "Longest delay of its event loop lately.", tags)
+
+    def look(self, *, rows: int, waiting: int, jobs: int, worst_lag_s: float) -> None:
+        """Report the engine's rows and the jobs that they are of."""
+        self._rows.set(rows)
+        self._waiting.set(waiting)
+        self._jobs.set(jobs)
+        self._lag.set(worst_lag_s)
+
+
+class PoolMetrics:
+    """Gauges of a whole pool, set by its driver. Tag: `pool`; of its jobs also `job_id` and `priority`."""
+
+    def __init__(self, pool: str) -> None:
+        tags = {"pool": pool}
+        self._replicas = _gauge("batch_pool_replicas", "Replicas by state.", tags, "state")
+        self._rows_left = _gauge("batch_pool_rows_left", "Rows without a result.", tags, "job_id", "priority")
+        self._share = _gauge("batch_pool_share", "Share of the last minute's tokens.", tags, "job_id", "priority")
+        self._engine_s = _gauge("batch_pool_engine_seconds", "The job's part of the engines' time.", tags, "job_id")
+        self._states: set[PoolReplicaState] = set()
+        self._jobs: set[tuple[str, str]] = set()
+
+    def look(self, state: PoolState) -> None:
+        """Report the pool's state."""
+        counts = Counts(replica.state for replica in state.replicas)
+        self._states |= set(counts)
+        for name in self._states:
+            self._replicas.set(counts[name], {"state": name})
+        present = {(job.job_id, job.priority): job for job in state.jobs}
+        for job_id, priority in self._jobs - set(present):  # a job that has left must not stand there for ever
+            self._rows_left.set(0, {"job_id": job_id, "priority": priority})
+            self._share.set(0, {"job_id": job_id, "priority": priority})
+        for (job_id, priority), job in present.items():
+            self._rows_left.set(job.rows_left, {"job_id": job_id, "priority": priority})
+            self._share.set(job.share, {"job_id": job_id, "priority": priority})
+            self._engine_s.set(job.engine_s, {"job_id": job_id})
+        self._jobs = set(present)
 
 
 class DriverMetrics:

@@ -17,6 +17,7 @@ from jobs.cli import (
     logs,
     model,
     plan,
+    pool,
     preview,
     report,
     results,
@@ -48,13 +49,14 @@ app.command("wait")(submit.wait)
 app.command("logs")(logs.logs)
 app.command("results")(results.results)
 app.command("report")(report.report)
-add_spec_command(app, "lm-eval", lm_eval.lm_eval, only=("Engine", "reuse"))
-add_spec_command(app, "eval", evaluate.evaluate, only=("Engine", "reuse"))
+add_spec_command(app, "lm-eval", lm_eval.lm_eval, only=("Engine", "Pool", "reuse"))
+add_spec_command(app, "eval", evaluate.evaluate, only=("Engine", "Pool", "reuse"))
 app.command("compare")(compare.compare)
 app.command("sql")(sql.sql)
 app.command("serve")(serve.serve)
 app.command("cancel")(submit.cancel)
 app.command("resume")(submit.resume)
+app.add_typer(pool.app, name="pool")
 app.add_typer(schedule.app, name="schedule")
 app.add_typer(cluster.app, name="cluster")
 app.add_typer(model.app, name="model")

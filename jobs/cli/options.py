@@ -23,9 +23,11 @@ from jobs.text import quoted
 if TYPE_CHECKING:
     from jobs.settings import Settings
     from jobs.spec.fields import SpecOption
+    from schemas.pools import Placement
     from schemas.spec import JobSpec
 
 _OTHERS = "Spec, store and cluster"
+_POOL = "Pool"
 _WIDEST_CHOICES = 18
 """Most characters of an option's choices in the column of types: it leaves the rest of the line to all help texts."""
 
@@ -35,10 +37,11 @@ _PLACEHOLDER = "input"
 
 
 class Request(NamedTuple):
-    """The spec and settings resolved from the command line."""
+    """The spec, the settings and the claim in a pool, resolved from the command line."""
 
     spec: JobSpec
     settings: Settings
+    placement: Placement | None = None
 
 
 def add_spec_command(
@@ -115,6 +118,14 @@ def _parameters(only: Collection[str] | None) -> Iterator[inspect.Parameter]:
                 typer.Argument(help="Parquet or JSONL file, directory, glob or s3:// URI.", show_default=False),
             ],
         )
+    if only is None or _POOL in only:
+        yield _option("pool", str, "--pool", "Compute in this pool: jobs pool list.", _POOL)
+        yield _option("no_pool", bool, "--no-pool", "Start engines of the job's own, whatever jobs.toml says.", _POOL)
+        yield _option(
+            "priority", Literal["urgent", "normal", "bulk"], "--priority", "Class in the pool. Default: normal.", _POOL
+        )
+        yield _option("weight", float, "--weight", "Share of the tokens within the class. Default: 1.", _POOL)
+        yield _option("isolated", bool, "--isolated", "Share no cached prefix with other jobs of the pool.", _POOL)
     for option in spec_options().values():
         if only is not None and not {option.declared.panel, option.name} & {*only}:
             continue
@@ -173,6 +184,7 @@ def _kind(option: SpecOption) -> Any:
 def _resolve(given: dict[str, Any]) -> Request:
     """Flags over the spec file over settings over defaults."""
     from jobs import settings as settings_module
+    from jobs.pools.placing import placement_of
     from jobs.spec.build import read_spec_file
     from jobs.spec.fields import spec_options
     from jobs.spec.options import spec_of
@@ -181,6 +193,24 @@ def _resolve(given: dict[str, Any]) -> Request:
     file_values = read_spec_file(given["spec_file"]) if given["spec_file"] else {}
     flags = {name: _value(option, given[name]) for name, option in spec_options().items() if name in given}
     flags["fields"] = dict(assignment(text) for text in given["assign"] or ())
+    placement, pool = None, None
+    if "pool" in given:
+        placement = placement_of(
+            {
+                "pool": "" if given["no_pool"] else given["pool"],
+                "priority": given["priority"],
+                "weight": given["weight"],
+                "isolated": given["isolated"] or None,
+            },
+            file_values,
+            settings,
+            lambda name: f"--{name}",
+        )
+    if placement is not None:
+        from jobs.pools.book import PoolBook
+        from jobs.store import open_store
+
+        pool = PoolBook(open_store(settings.root)).standing(placement.pool)
     spec = spec_of(
         given.get("dataset", _PLACEHOLDER),
         flags,
@@ -188,8 +218,9 @@ def _resolve(given: dict[str, Any]) -> Request:
         file_values,
         file=str(given["spec_file"] or ""),
         as_flags=True,
+        pool=pool,
     )
-    return Request(spec, settings)
+    return Request(spec, settings, placement)
 
 
 def _value(option: SpecOption, given: Any) -> Any:

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from jobs.client import BatchClient, Job
 
 MAX_COMPLETIONS = 50
-_SCHEDULES = "_schedules"
-"""Folder of `schemas.schedules.SCHEDULES`, which takes too long to import for every command."""
+_SCHEDULES, _POOLS = "_schedules", "_pools"
+"""Folders of `schemas.schedules` and `schemas.pools`, which take too long to import for every command."""
 
 
 def complete_job_id(ctx: typer.Context, incomplete: str) -> list[str]:
@@ -29,6 +29,11 @@ def complete_reuse(ctx: typer.Context, incomplete: str) -> list[str]:
 def complete_schedule(ctx: typer.Context, incomplete: str) -> list[str]:
     """Names of schedules that begin like that, of a root on this machine."""
     return sorted(_newest(ctx, _SCHEDULES, incomplete, "schedule.json"))
+
+
+def complete_pool(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Names of pools that begin like that, of a root on this machine."""
+    return sorted(_newest(ctx, _POOLS, incomplete, "state.json"))
 
 
 def _newest(ctx: typer.Context, folder: str, incomplete: str, document: str) -> list[str]:
@@ -59,6 +64,10 @@ JobId = Annotated[
 ScheduleName = Annotated[
     str,
     typer.Argument(metavar="NAME", help="The schedule's name.", show_default=False, autocompletion=complete_schedule),
+]
+PoolName = Annotated[
+    str,
+    typer.Argument(metavar="NAME", help="The pool's name.", show_default=False, autocompletion=complete_pool),
 ]
 Root = Annotated[
     str | None,

@@ -39,6 +39,8 @@ def submit(
       jobs submit s3://bucket/reviews/ --template 'Summarise: {{ text }}' --keep product --wait
 
       jobs submit prompts.parquet --engine fake
+
+      jobs submit prompts.parquet --pool chat --priority urgent
     """
     from jobs.client import BatchClient
     from jobs.job_ids import resolve_reuse
@@ -53,6 +55,7 @@ def submit(
     job, created = client.submit_spec(
         spec,
         job_id,
+        placement=request.placement,
         before_writing=lambda: signals.stands(
             f"Job {job_id} may have been submitted, with or without a driver: jobs status {job_id}; start it with: "
             f"jobs resume {job_id}"
@@ -79,15 +82,23 @@ def resume(
     address: Address = None,
     token_path: TokenPath = None,
     wait: Annotated[bool, typer.Option("--wait", help="Stay and watch until the job has ended.")] = False,
+    pool: Annotated[
+        str | None, typer.Option("--pool", help="Go on in this pool, with the class and weight that it had.")
+    ] = None,
+    no_pool: Annotated[bool, typer.Option("--no-pool", help="Go on with engines of the job's own.")] = False,
 ) -> None:
     """Resume an interrupted job, on this or another cluster. Committed rows are not computed again.
 
-    Example:
+    Examples:
 
       jobs resume reviews-20260301-020000-5f3a --wait
+
+      jobs resume reviews-20260301-020000-5f3a --no-pool
     """
     job = open_job(job_id, root, address, token_path)
     job_id = job.id
+    if pool or no_pool:
+        _place(job, None if no_pool else pool)
     _tell_of_start(job.client, output)
     signals.stands(f"Job {job_id} may have been resumed: jobs status {job_id}; the same command again does no harm.")
     started = job.resume()
@@ -146,6 +157,17 @@ def wait(
       id=$(batchjobs submit reviews.parquet -q) && batchjobs wait $id --timeout 3600
     """
     raise typer.Exit(_follow(open_job(job_id, root, address, token_path), output, timeout))
+
+
+def _place(job: Job, pool: str | None) -> None:
+    """Say where the job goes on; the rest of its claim in a pool stays."""
+    from schemas.pools import Placement
+
+    if pool is None:
+        job.place(None)
+    else:
+        before = job.ledger.placement()
+        job.place(before.evolve(pool=pool) if before else Placement(pool=pool))
 
 
 def _tell_of_start(client: BatchClient, output: Output) -> None:

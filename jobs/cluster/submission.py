@@ -133,6 +133,10 @@ class Submitter:
         """
         return self.run(submission_id, f"python -m workers.driver {shlex.quote(job_uri)}", metadata, env)
 
+    def start_pool(self, pool_uri: str, submission_id: str, metadata: dict[str, str], env: dict[str, str]) -> bool:
+        """Start the driver of a pool; otherwise like `submit`."""
+        return self.run(submission_id, f"python -m workers.pool {shlex.quote(pool_uri)}", metadata, env)
+
     def run(
         self, submission_id: str, entrypoint: str, metadata: dict[str, str], env: dict[str, str] | None = None
     ) -> bool:

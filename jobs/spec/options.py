@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
 from jobs.errors import UsageError
+from jobs.pools.placing import PLACING, check_engine, engine_options
 from jobs.settings import Settings
 from jobs.spec.build import build_spec
 from jobs.spec.fields import spec_options
 from jobs.text import did_you_mean
+from schemas.pools import PoolSpec
 from schemas.spec import JobSpec
 
 
@@ -68,6 +70,10 @@ class SubmitOptions(TypedDict, total=False):
     keep_staged: bool
     reuse: Sequence[str]
     reuse_sampled: bool
+    pool: str
+    priority: Literal["urgent", "normal", "bulk"]
+    weight: float
+    isolated: bool
     fields: Mapping[str, Any]
 
 
@@ -79,11 +85,13 @@ def spec_of(
     *,
     file: str = "",
     as_flags: bool = False,
+    pool: PoolSpec | None = None,
 ) -> JobSpec:
     """Build the spec of a job: options override a spec file's values, which override settings, then defaults.
 
     Args:
         options: as `SubmitOptions`; None means not given.
+        pool: the pool that the job computes in; model and engine are the pool's.
         file: name of the spec file, for errors.
         as_flags: errors name options as the command line does.
 
@@ -91,31 +99,44 @@ def spec_of(
         UsageError: an unknown option or field, a value out of range, no dataset, no model, or a form or a tool that
             cannot be used.
     """
-    file_values, known = file_values or {}, spec_options()
-    given = {name: value for name, value in options.items() if value is not None}
+    file_values, known = _without_placing(file_values or {}), spec_options()
+    given = _without_placing({name: value for name, value in options.items() if value is not None})
     fields: Mapping[str, Any] = given.pop("fields", {})
     if unknown := sorted(given.keys() - known.keys()):
         near = did_you_mean(unknown[0], known)
         raise UsageError(
             f"There is no option {unknown[0]!r}{f'; {near}' if near else '.'}",
-            f"Options are: {', '.join(known)}, fields.",
+            f"Options are: {', '.join((*known, *PLACING))}, fields.",
         )
     if not isinstance(given.get("json_schema", ""), str):
         given["json_schema"] = json.dumps(given["json_schema"], ensure_ascii=False)
     labels = {known[name].field: known[name].flag if as_flags else f"`{name}`" for name in given}
     labels |= {field: f"--set {field}" if as_flags else f"`{field}`" for field in fields}
     flags = {known[name].field: value for name, value in given.items()} | dict(fields)
-    # Settings fill in what neither an option nor the spec file sets.
-    for name in ("model", "engine", "replicas"):
-        if (field := known[name].field) not in flags and not _says(file_values, field):
-            flags[field], labels[field] = getattr(settings, name), f"setting `{name}`"
+    # The pool, or else settings fill in what neither an option nor the spec file sets.
+    fill = {
+        known[name].field: (getattr(settings, name), f"setting `{name}`") for name in ("model", "engine", "replicas")
+    }
+    if pool is not None:
+        fill = {field: (value, f"pool {pool.name}") for field, value in engine_options(pool).items()}
+    for field, (value, source) in fill.items():
+        if field not in flags and not _says(file_values, field):
+            flags[field], labels[field] = value, source
 
     def label(field: str) -> str:
         if said := next((said for start, said in labels.items() if f"{field}.".startswith(f"{start}.")), None):
             return said
         return f"{file}: `{field}`" if file and _says(file_values, field) else f"`{field}`"
 
-    return build_spec(dataset, flags, file_values, label)
+    spec = build_spec(dataset, flags, file_values, label)
+    if pool is not None:
+        check_engine(spec, pool, label)
+    return spec
+
+
+def _without_placing(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values that are the spec's own."""
+    return {name: value for name, value in values.items() if name not in PLACING}
 
 
 def _says(values: Mapping[str, Any], dotted: str) -> bool:

@@ -27,7 +27,8 @@ from jobs.rows.prefixes import BLOCK_TOKENS, Prefixes
 from schemas.codes import RowError
 from schemas.records import ShardPlan
 from schemas.spec import ShardBudget
-from workers.driver.dispatch import Dispatcher, Work
+from workers.driver.assignment import Work
+from workers.driver.dispatch import Dispatcher
 from workers.driver.driver import TICK_S
 from workers.driver.replicas import RESTART_PAUSE_S
 from workers.driver.slots import MAX_OPEN_SHARDS

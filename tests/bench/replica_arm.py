@@ -77,12 +77,19 @@ class LocalReplica(Replica):
     """A replica that `Replicas` reaches without Ray. See `workers.driver.cluster.ReplicaHandle`."""
 
     engine: ClassVar[Engine]
+    shared = False
 
     async def _make_engine(self) -> Engine:
         return self.engine
 
     async def started(self) -> None:
         """It is there."""
+
+    async def claim(self) -> None:
+        """No other job has rows in it."""
+
+    async def report_stall(self) -> None:
+        """Nobody else owns it."""
 
     async def last_lines(self) -> str:
         """Nothing is known."""
@@ -103,6 +110,12 @@ class LocalCluster:
         """See `workers.driver.cluster.Cluster`."""
         self._replicas.append(LocalReplica(ledger, name, driver, on_gpu=resources.on_gpu))
         return self._replicas[-1]
+
+    def report_demand(self, rows: int | None) -> None:
+        """Nothing is started by it."""
+
+    async def close(self) -> None:
+        """Nothing is to be left."""
 
     def cached_tokens(self) -> int:
         """Input tokens that engines found in their prefix caches."""

@@ -152,6 +152,12 @@ class SimCluster:
         self._driver.replicas.append(replica)
         return replica
 
+    def report_demand(self, rows: int | None) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
     async def stage(self, ledger: Ledger, spec: JobSpec, writer: str, report: Callable[[Plan | int], None]) -> None:
         loop = self._world.loop
         await asyncio.to_thread(
@@ -161,6 +167,8 @@ class SimCluster:
 
 class SimReplica:
     """One actor, seen from its driver. See `workers.driver.cluster.ReplicaHandle`."""
+
+    shared = False
 
     def __init__(self, world: World, driver: Process, ledger: Ledger, name: str, driver_id: str) -> None:
         self._world = world
@@ -174,7 +182,7 @@ class SimReplica:
 
     def lose(self, *, partition: bool = False) -> None:
         """Tell the driver that the replica is gone: truly, or because of a network partition (`partition`)."""
-        self._lost = ReplicaLost("ActorDiedError: the actor has died", node_lost=self.node_lost or partition)
+        self._lost = ReplicaLost("ActorDiedError: the actor has died", blameless=self.node_lost or partition)
         for call in self._calls:
             if not call.done():
                 call.set_exception(self._lost)
@@ -185,6 +193,12 @@ class SimReplica:
     async def load(self) -> Loaded:
         loaded: Loaded = await self._call("load", self._replica.load)
         return loaded
+
+    async def claim(self) -> None:
+        pass
+
+    async def report_stall(self) -> None:
+        pass
 
     async def run_shard(self, shard: int, attempt_id: str, excluded: Mapping[int, RowError]) -> ShardDone:
         run = partial(self._run_shard, shard, attempt_id, excluded)

@@ -9,18 +9,33 @@ import threading
 
 import ray
 
+from jobs import __version__
 from jobs.errors import Exit
+from jobs.ledger import Ledger
+from jobs.pools.book import PoolBook
+from jobs.pools.names import namespace_of
+from workers.driver.cluster import Cluster
 from workers.driver.entry import main
+from workers.driver.pooled import PooledCluster
 from workers.driver.ray_cluster import RayCluster
+from workers.driver.ray_link import RayLink
+from workers.driver.resources import seat_resources
+from workers.messages import Ticket
 from workers.replica.replica import Replica
 
 DISCONNECT_S = 5.0
 
 
-def connect(namespace: str) -> RayCluster:
-    """Join the cluster that this process runs on."""
-    ray.init(namespace=namespace, logging_level=logging.WARNING)
-    return RayCluster(Replica)
+def connect(ledger: Ledger, driver: str) -> Cluster:
+    """Join the cluster that this process runs on, and the pool that the job is to compute in."""
+    ray.init(namespace=f"{ledger.job_id}/{driver}", logging_level=logging.WARNING)
+    own = RayCluster(Replica)
+    if (placement := ledger.placement()) is None:
+        return own
+    root = ledger.store.uri
+    ticket = Ticket(root=root, job_id=ledger.job_id, driver=driver, placement=placement, version=__version__)
+    link = RayLink(namespace_of(root, placement.pool))
+    return PooledCluster(own, link, ticket, PoolBook(ledger.store), seat_resources)
 
 
 def disconnect() -> None:

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 
 from schemas.logs import LogLine
 from workers.driver.cluster import ReplicaHandle
 from workers.driver.slots import Slot
-from workers.messages import ShardSalvaged
+from workers.driver.watchdog import Watchdog
+from workers.engines.base import EngineStalled
+from workers.messages import ReplicaCounters, ShardSalvaged
 from workers.within import within
 
 log = logging.getLogger(__name__)
@@ -21,6 +25,7 @@ LAST_LINES_S = 10.0
 LOG_S = 1.0
 ABANDON_S = 1.0
 SALVAGE_S = 10.0
+STALL_S = 5.0
 
 
 async def ask_counters(slot: Slot, replica: ReplicaHandle, timeout_s: float) -> None:
@@ -42,6 +47,35 @@ async def collect_log(slot: Slot, replica: ReplicaHandle, keep: Callable[[Iterab
     if batch.num_missing:
         log.info("%s logged %d more lines, which were not collected in time", slot.name, batch.num_missing)
     keep(batch.lines)
+
+
+async def watch(
+    slot: Slot, replica: ReplicaHandle, stall_timeout_s: float, keep: Callable[[Iterable[LogLine]], None]
+) -> None:
+    """Check the replica regularly until it is stalled, and collect what it logs.
+
+    Raises:
+        EngineStalled: it is stalled.
+    """
+    watchdog = Watchdog(stall_timeout_s)
+    looked_at = time.monotonic()
+    while True:
+        await asyncio.sleep(watchdog.look_s)
+        counters = None
+        with suppress(Exception):  # see above
+            slot.counters = counters = await within(watchdog.look_s, replica.counters())
+        elapsed_s, looked_at = time.monotonic() - looked_at, time.monotonic()
+        if watchdog.is_stalled(counters if slot.shards else ReplicaCounters(), elapsed_s):
+            raise EngineStalled(f"no row and no step of the engine for {stall_timeout_s:g} s")
+        await collect_log(slot, replica, keep)
+
+
+async def report_stall(slot: Slot, replica: ReplicaHandle) -> None:
+    """Tell the owner of a replica's process that its engine stands still."""
+    try:
+        await within(STALL_S, replica.report_stall())
+    except Exception as error:  # noqa: BLE001 - see above
+        log.debug("the owner of %s was not told that it stands still: %s", slot.name, type(error).__name__)
 
 
 async def ask_last_lines(slot: Slot) -> str:

@@ -18,22 +18,31 @@ class ReplicaLost(Exception):
 
     Args:
         reason: what is known about how it died.
-        node_lost: the whole node was lost, so neither the engine nor the rows are at fault.
+        blameless: neither the engine nor the rows are at fault: the node was lost, or the replica was to end.
     """
 
-    def __init__(self, reason: str, *, node_lost: bool = False) -> None:
+    def __init__(self, reason: str, *, blameless: bool = False) -> None:
         super().__init__(reason)
-        self.node_lost = node_lost
+        self.blameless = blameless
 
 
 class ReplicaHandle(Protocol):
-    """Handle of a remote replica. Calls raise what the replica raises, and `ReplicaLost` once its process is gone."""
+    """Handle of a remote replica. Calls raise what the replica raises, and `ReplicaLost` once its process is gone.
+
+    Attributes:
+        shared: whether rows of other jobs may be in its engine.
+    """
+
+    shared: bool
 
     async def started(self) -> None:
         """Wait until its process runs, that is, until the cluster has room for it."""
 
     async def load(self) -> Loaded:
         """See `Replica.load`."""
+
+    async def claim(self) -> None:
+        """Wait until no other job has rows in the engine. None enters until the next attempt or probe has ended."""
 
     async def run_shard(self, shard: int, attempt_id: str, excluded: Mapping[int, RowError]) -> ShardDone:
         """See `Replica.run_shard`."""
@@ -59,11 +68,14 @@ class ReplicaHandle(Protocol):
     async def stop(self) -> None:
         """See `Replica.stop`."""
 
+    async def report_stall(self) -> None:
+        """Tell whoever owns the process, if that is not this driver, that its engine stands still."""
+
     async def last_lines(self) -> str:
         """Return the end of what its processes printed, dead or alive, fit for a record; empty if unknown."""
 
     def kill(self) -> None:
-        """End its process now."""
+        """End its process now; of a shared one, this job's part in it."""
 
 
 class Cluster(Protocol):
@@ -78,6 +90,13 @@ class Cluster(Protocol):
 
     def start_replica(self, ledger: Ledger, name: str, driver: str, resources: Resources) -> ReplicaHandle:
         """Request a replica, which starts when there is room and dies with this driver."""
+
+    def report_demand(self, rows: int | None) -> None:
+        """Tell the cluster how many rows of the job wait for a result, None if that is not known yet: a pool starts
+        replicas by it."""
+
+    async def close(self) -> None:
+        """Leave the cluster, as the job has ended or is interrupted."""
 
     async def stage(self, ledger: Ledger, spec: JobSpec, writer: str, report: Callable[[Plan | int], None]) -> None:
         """See `workers.staging.staging.stage`; `report` is called on the event loop."""

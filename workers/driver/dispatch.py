@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 from schemas.codes import JobError, RowError
 from schemas.records import ShardPlan
+from workers.driver.assignment import Killer, Verdict, Work
 from workers.driver.queue import Queue
 from workers.driver.search import Search
 
@@ -24,52 +24,12 @@ MAX_FAULTS = 3
 """Failed attempts at one shard, without an engine's death, before the job fails."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Work:
-    """Work on one shard, assigned to a replica.
-
-    Attributes:
-        num_rows: valid rows of the shard.
-        num_bytes: memory that its staged rows take; 0 if unknown.
-        kind: `commit`: run all rows except the excluded ones and commit. `probe`: run only the rows at `places`, to
-            see whether the engine survives them; nothing is committed. `control`: probe a row that is not suspected.
-        excluded: place and code of the rows that kill the engine: they are not run and become error rows.
-        alone: the replica runs nothing else meanwhile, so that the cause of an engine's death is known.
-        copy: another replica also works on the shard; the first to commit it wins.
-    """
-
-    shard: int
-    num_rows: int
-    kind: Literal["commit", "probe", "control"]
-    places: tuple[int, ...] | None
-    excluded: Mapping[int, RowError]
-    alone: bool
-    copy: bool = False
-    num_bytes: int = 0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Killer:
-    """A row that kills the engine. `place` is its index among the shard's valid rows."""
-
-    shard: int
-    place: int
-    code: RowError
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Verdict:
-    """Reason why the job cannot go on. `reason` has no full stop: the engine's last output is appended."""
-
-    code: JobError
-    reason: str
-
-
 @dataclass(slots=True)
 class _Shard:
     search: Search
     staged: bool = False
     committed: bool = False
+    suspect: bool = False
     strikes: int = 0
     faults: int = 0
     replicas: set[str] = field(default_factory=set)
@@ -133,6 +93,8 @@ class Dispatcher:
         self._unstaged = set(range(len(shards)))
         self._for_engines = {shard.index for shard in shards if shard.num_runnable_rows}
         self._left = len(self._shards)
+        self._num_rows = [shard.num_rows for shard in shards]
+        self._rows_left = sum(self._num_rows)
         self._open: dict[str, dict[int, Work]] = {}
         self._health = _Health()
         self._controls = 0
@@ -158,6 +120,11 @@ class Dispatcher:
     def num_committed(self) -> int:
         """Number of committed shards."""
         return len(self._shards) - self._left
+
+    @property
+    def rows_left(self) -> int:
+        """Rows of the shards that are not committed."""
+        return self._rows_left
 
     @property
     def staged(self) -> bool:
@@ -237,6 +204,7 @@ class Dispatcher:
         self._unstaged.discard(number)
         self._for_engines.discard(number)
         self._left -= 1
+        self._rows_left -= self._num_rows[number]
         return True
 
     def survived(self, replica: str, work: Work, *, num_rows: int) -> None:
@@ -253,15 +221,19 @@ class Dispatcher:
         self._judge_search(work.shard)
         self._offer(work.shard)
 
+    def died_among_others(self, replica: str) -> None:
+        """Record that an engine died that rows of other jobs were in, too: the open shards are suspects, no more."""
+        for work in self._lose(replica):
+            shard = self._shards[work.shard]
+            shard.suspect = True
+            self._offer(work.shard)
+
     def died(self, replica: str, code: RowError) -> None:
         """Record that the replica's engine died or hung over its open work; rows found to cause it get `code`."""
-        self._queue.forget(replica)
-        self._to_copy = None
-        works = list(self._open.pop(replica, {}).values())
+        works = self._lose(replica)
         self._health.died(works)
         for work in works:
             shard = self._shards[work.shard]
-            shard.replicas.discard(replica)
             shard.strikes += 1
             if shard.committed:  # a control that an earlier driver's engine has answered: no row is at fault
                 continue
@@ -281,11 +253,13 @@ class Dispatcher:
 
     def give_back(self, replica: str) -> None:
         """Put back the shards of a replica that is gone without its engine's fault: node lost, or no longer wanted."""
-        self._queue.forget(replica)
-        self._to_copy = None
-        for number in self._open.pop(replica, {}):
-            self._shards[number].replicas.discard(replica)
-            self._offer(number)
+        for work in self._lose(replica):
+            self._offer(work.shard)
+
+    def hand_back(self, replica: str, work: Work) -> None:
+        """Put back one shard of a replica that takes no further rows; not a fault."""
+        self._close(work.shard, replica)
+        self._offer(work.shard)
 
     def fail(self, replica: str, work: Work) -> None:
         """Record that the replica failed to read, run or write the shard although its engine lives."""
@@ -384,6 +358,15 @@ class Dispatcher:
     def _judge(self, reason: str) -> None:
         self.verdict = self.verdict or Verdict(code=JobError.ENGINE_DIED, reason=reason)
 
+    def _lose(self, replica: str) -> list[Work]:
+        """Forget a replica; return the work that it had open."""
+        self._queue.forget(replica)
+        self._to_copy = None
+        works = list(self._open.pop(replica, {}).values())
+        for work in works:
+            self._shards[work.shard].replicas.discard(replica)
+        return works
+
     def _close(self, number: int, replica: str) -> None:
         self._open.get(replica, {}).pop(number, None)
         self._shards[number].replicas.discard(replica)
@@ -391,7 +374,7 @@ class Dispatcher:
     def _offer(self, number: int) -> None:
         shard = self._shards[number]
         if shard.staged and not shard.committed and not shard.replicas:
-            self._suspects.add(number) if shard.strikes else self._queue.add(number)
+            self._suspects.add(number) if shard.strikes or shard.suspect else self._queue.add(number)
 
     def _discard(self, number: int) -> None:
         self._suspects.discard(number)

@@ -25,8 +25,9 @@ from schemas.codes import InterruptionCode, JobError
 from schemas.logs import LogLine
 from schemas.records import Cancelled, Failed, Manifest, Plan, ShardCommit, Succeeded
 from schemas.spec import JobSpec
+from workers.driver.assignment import Killer
 from workers.driver.cluster import Cluster
-from workers.driver.dispatch import Dispatcher, Killer
+from workers.driver.dispatch import Dispatcher
 from workers.driver.interruption import record_interruption
 from workers.driver.progress import Reporter
 from workers.driver.replicas import Replicas
@@ -138,6 +139,7 @@ class Driver:
         """Cancel the work and end the replicas, which save their finished rows. Idempotent."""
         await _cancel(*tasks)
         await self._replicas.kill()
+        await self._cluster.close()
 
     async def _work(self) -> TerminalRecord:
         """Stage and dispatch until every shard is committed, then finish."""
@@ -251,6 +253,7 @@ class Driver:
         """Write the progress; return the terminal record once another process has ended the job."""
         await self._reporter.begin()
         while True:
+            self._cluster.report_demand(self._replicas.rows_left)
             await self._reporter.tick()
             if (record := await asyncio.to_thread(self._ledger.terminal)) is not None:
                 log.info("the job has ended: %s", ended_state(record))

@@ -62,11 +62,11 @@ def run_job(
     return record
 
 
-def main(job_uri: str, connect: Callable[[str], Cluster], *, store_patience_s: float = STORE_PATIENCE_S) -> int:
+def main(job_uri: str, connect: Callable[[Ledger, str], Cluster], *, store_patience_s: float = STORE_PATIENCE_S) -> int:
     """Run the job and return the exit code that Ray sees.
 
     Args:
-        connect: returns the cluster, given a Ray namespace.
+        connect: returns the cluster, given the job and the driver's id.
         store_patience_s: an outage of the store longer than this interrupts the job.
     """
     logs.set_up()
@@ -78,7 +78,11 @@ def main(job_uri: str, connect: Callable[[str], Cluster], *, store_patience_s: f
 
 
 def _run(
-    job_uri: str, driver_id: str, connect: Callable[[str], Cluster], store_patience_s: float, until_end: ExitStack
+    job_uri: str,
+    driver_id: str,
+    connect: Callable[[Ledger, str], Cluster],
+    store_patience_s: float,
+    until_end: ExitStack,
 ) -> int:
     root_uri, _, job_id = job_uri.rstrip("/").rpartition("/")
     ledger: Ledger | None = None
@@ -89,7 +93,7 @@ def _run(
         job_log = until_end.enter_context(JobLog(open_store(root_uri, patience_s=LAST_WRITE_S), job_id, driver_id))
         if allowed is not None:
             check_bucket(ledger.spec().input.uri, allowed)
-        record = run_job(ledger, driver_id, lambda: connect(f"{job_id}/{driver_id}"), _run_until_told, job_log.add)
+        record = run_job(ledger, driver_id, lambda: connect(ledger, driver_id), _run_until_told, job_log.add)
     except Exception as error:
         if isinstance(error, JobsError):
             log.error("%s", error)

@@ -44,10 +44,16 @@ class Recorder:
         self._written_at: float | None = None
         self.gpu_s = 0.0
 
-    def look(self, sample: Sample, replicas: Sequence[ReplicaProgress]) -> None:
-        """Add one sample: counts, and the activity of each slot of the replicas."""
+    def look(self, sample: Sample, replicas: Sequence[ReplicaProgress], shared_s: float | None = None) -> None:
+        """Add one sample: counts, and the activity of each slot of the replicas.
+
+        Args:
+            shared_s: the job's part of the time of replicas that it shares; None: it holds its replicas alone.
+        """
         activities = [activity_of(replica) for replica in replicas]
-        if self._last is not None:
+        if shared_s is not None:
+            self.gpu_s = shared_s * (self._gpus_per_replica or 0)
+        elif self._last is not None:
             held = sum(activity in (Activity.LOADING, Activity.BUSY, Activity.IDLE) for activity in activities)
             self.gpu_s += max(0.0, sample.at - self._last.at) * held * (self._gpus_per_replica or 0)
         self._last = sample.evolve(gpu_s=round(self.gpu_s, 1), replicas="".join(activities[:MAX_REPLICAS]))

@@ -252,7 +252,7 @@ class Reporter:
             eta_s=eta and round(eta.likely_s, 1),
         )
         self._recorder.resolved(self._replicas.gpus_per_replica, self._engine)
-        self._recorder.look(sample, replicas)
+        self._recorder.look(sample, replicas, totals.ready_s if self._replicas.shared else None)
         progress = Progress(
             driver=self._driver,
             updated_at=_now(),

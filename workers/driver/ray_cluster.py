@@ -34,11 +34,17 @@ class RayCluster:
         self._replica = replica
 
     def resolve_resources(self, spec: JobSpec) -> Resources:
-        return resolve_resources(spec, cores=_cores())
+        return resolve_resources(spec, cores=cores())
 
     def start_replica(self, ledger: Ledger, name: str, driver: str, resources: Resources) -> ReplicaHandle:
         actor = ray.remote(self._replica).options(**resources.actor_options, name=name)
         return RayReplica(actor.remote(ledger, name, driver, on_gpu=resources.on_gpu))
+
+    def report_demand(self, rows: int | None) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
 
     async def stage(self, ledger: Ledger, spec: JobSpec, writer: str, report: Callable[[Plan | int], None]) -> None:
         def run() -> None:
@@ -54,44 +60,52 @@ class RayCluster:
 class RayReplica:
     """One actor. See `workers.driver.cluster.ReplicaHandle`."""
 
+    shared = False
+
     def __init__(self, actor: Any) -> None:
         self._actor = actor
 
     async def started(self) -> None:
-        await _result(self._actor.__ray_ready__.remote())
+        await result_of(self._actor.__ray_ready__.remote())
 
     async def load(self) -> Loaded:
-        loaded: Loaded = await _result(self._actor.load.remote())
+        loaded: Loaded = await result_of(self._actor.load.remote())
         return loaded
 
+    async def claim(self) -> None:
+        pass
+
     async def run_shard(self, shard: int, attempt_id: str, excluded: Mapping[int, RowError]) -> ShardDone:
-        done: ShardDone = await _result(self._actor.run_shard.remote(shard, attempt_id, excluded))
+        done: ShardDone = await result_of(self._actor.run_shard.remote(shard, attempt_id, excluded))
         return done
 
     async def probe(self, shard: int, attempt_id: str, places: Sequence[int]) -> int:
-        num_rows: int = await _result(self._actor.probe.remote(shard, attempt_id, places))
+        num_rows: int = await result_of(self._actor.probe.remote(shard, attempt_id, places))
         return num_rows
 
     async def admitted(self, attempt_id: str) -> None:
-        await _result(self._actor.admitted.remote(attempt_id))
+        await result_of(self._actor.admitted.remote(attempt_id))
 
     async def abandon(self, attempt_id: str) -> None:
-        await _result(self._actor.abandon.remote(attempt_id))
+        await result_of(self._actor.abandon.remote(attempt_id))
 
     async def salvage(self) -> list[ShardSalvaged]:
-        salvaged: list[ShardSalvaged] = await _result(self._actor.salvage.remote())
+        salvaged: list[ShardSalvaged] = await result_of(self._actor.salvage.remote())
         return salvaged
 
     async def counters(self) -> ReplicaCounters:
-        counters: ReplicaCounters = await _result(self._actor.counters.remote())
+        counters: ReplicaCounters = await result_of(self._actor.counters.remote())
         return counters
 
     async def log_lines(self, number: int) -> LogBatch:
-        batch: LogBatch = await _result(self._actor.log_lines.remote(number))
+        batch: LogBatch = await result_of(self._actor.log_lines.remote(number))
         return batch
 
     async def stop(self) -> None:
-        await _result(self._actor.stop.remote())
+        await result_of(self._actor.stop.remote())
+
+    async def report_stall(self) -> None:
+        pass
 
     async def last_lines(self) -> str:
         return await asyncio.to_thread(last_lines, self._actor._actor_id.hex())
@@ -100,21 +114,21 @@ class RayReplica:
         ray.kill(self._actor)
 
 
-def _cores() -> int:
+def cores() -> int:
     """CPUs of the cluster's nodes. An embedded cluster tells Ray of more than its machine has, which is this one."""
     here, own = ray.get_runtime_context().get_node_id(), len(os.sched_getaffinity(0))
     cpus = {node["NodeID"]: int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]}
     return sum(min(count, own) if node == here else count for node, count in cpus.items())
 
 
-async def _result(reference: Any) -> Any:
+async def result_of(reference: Any) -> Any:
     """Await the actor's result; raise its errors without Ray's wrapping."""
     try:
         return await reference
     except (RayActorError, ActorUnavailableError) as error:
         # Ray reports a lost node only in the message.
         node_lost = isinstance(error, ActorDiedError) and "node has died" in str(error)
-        raise ReplicaLost(f"{type(error).__name__}: {error}".strip(), node_lost=node_lost) from error
+        raise ReplicaLost(f"{type(error).__name__}: {error}".strip(), blameless=node_lost) from error
     except RayTaskError as error:
         raise (error.cause if isinstance(error.cause, Exception) else error) from error
 

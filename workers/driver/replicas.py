@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from typing import NoReturn
 from uuid import uuid4
 
@@ -17,16 +15,24 @@ from schemas.codes import JobError, RowError
 from schemas.logs import LogLine
 from schemas.records import Quarantine
 from schemas.spec import JobSpec
-from workers.driver.asking import abandon_all, ask_counters, ask_last_lines, collect_log, save_finished_rows
+from workers.driver.asking import (
+    abandon_all,
+    ask_counters,
+    ask_last_lines,
+    collect_log,
+    report_stall,
+    save_finished_rows,
+    watch,
+)
+from workers.driver.assignment import Work
 from workers.driver.cluster import Cluster, ReplicaHandle, ReplicaLost
-from workers.driver.dispatch import Dispatcher, Work
+from workers.driver.dispatch import Dispatcher
 from workers.driver.losses import Losses
 from workers.driver.resources import Resources
 from workers.driver.slots import Slot, added
-from workers.driver.watchdog import Watchdog
 from workers.engines.base import EngineDead, EngineInfo, EngineStalled
 from workers.failures import JobFailure, JobInterruption, describe_error, find_cause, passing
-from workers.messages import ReplicaCounters, ShardDone, ShardSalvaged
+from workers.messages import ReplicaCounters, ShardDone, ShardSalvaged, ShardUnfinished
 from workers.within import within
 
 log = logging.getLogger(__name__)
@@ -73,6 +79,7 @@ class Replicas:
         self._retired = ReplicaCounters()
         self.losses = Losses()
         self.gpus_per_replica: int | None = None
+        self.shared = False
 
     def open(self, dispatcher: Dispatcher) -> None:
         """Let loaded replicas take work: there is a plan."""
@@ -125,6 +132,11 @@ class Replicas:
     def engine(self) -> EngineInfo | None:
         """Limits that a running engine resolved; None if none is up."""
         return next((slot.loaded.engine for slot in self.slots if slot.loaded), None)
+
+    @property
+    def rows_left(self) -> int | None:
+        """Rows of shards that are not committed; None before there is a plan."""
+        return self._dispatcher.rows_left if self._dispatcher is not None else None
 
     @property
     def num_copies(self) -> int:
@@ -180,6 +192,7 @@ class Replicas:
         async with self._starting:
             slot.enter("waiting", "for " + self._resources.describe())
             slot.replica = self._cluster.start_replica(self._ledger, slot.name, self._driver, self._resources)
+            self.shared = slot.replica.shared
             await slot.replica.started()
             slot.enter("loading", "model")
             timeout_s = self._spec.engine.start_timeout_s
@@ -197,14 +210,16 @@ class Replicas:
         assert replica is not None
         running: dict[asyncio.Task[ShardDone | int], Work] = {}
         admission: asyncio.Task[None] | None = None
-        watching = asyncio.create_task(self._watch(slot, replica))
+        watching = asyncio.create_task(watch(slot, replica, self._spec.engine.stall_timeout_s, self._on_log))
         try:
             while running or not self._done:
+                if slot.retired and not running:
+                    raise ReplicaLost("it takes no further rows", blameless=True)
                 news = self._news  # taken before looking for work, so that nothing is missed in between
-                wants = admission is None and slot.wants_more(running.values())
+                wants = admission is None and not slot.retired and slot.wants_more(running.values())
                 if wants and (work := self._take(slot)) is not None:
                     attempt_id = slot.shards[work.shard] = uuid4().hex
-                    running[asyncio.create_task(_run(replica, work, attempt_id))] = work
+                    running[asyncio.create_task(_run(slot, replica, work, attempt_id))] = work
                     admission = asyncio.create_task(replica.admitted(attempt_id))
                     continue
                 waiting = asyncio.create_task(news.wait())
@@ -221,24 +236,6 @@ class Replicas:
         finally:
             for pending in (watching, *running, *([admission] if admission else [])):
                 pending.cancel()
-
-    async def _watch(self, slot: Slot, replica: ReplicaHandle) -> None:
-        """Check the replica regularly until it is stalled.
-
-        Raises:
-            EngineStalled: it is stalled.
-        """
-        watchdog = Watchdog(self._spec.engine.stall_timeout_s)
-        looked_at = time.monotonic()
-        while True:
-            await asyncio.sleep(watchdog.look_s)
-            counters = None
-            with suppress(Exception):  # a dead replica is noticed where its work is awaited
-                slot.counters = counters = await within(watchdog.look_s, replica.counters())
-            elapsed_s, looked_at = time.monotonic() - looked_at, time.monotonic()
-            if watchdog.is_stalled(counters if slot.shards else ReplicaCounters(), elapsed_s):
-                raise EngineStalled(f"no row and no step of the engine for {self._spec.engine.stall_timeout_s:g} s")
-            await collect_log(slot, replica, self._on_log)
 
     def _take(self, slot: Slot) -> Work | None:
         """Return the next work for this replica, if any.
@@ -257,6 +254,11 @@ class Replicas:
             done = await task
         except (ReplicaLost, EngineDead):
             raise
+        except ShardUnfinished as unfinished:
+            if unfinished.kept is not None:
+                self._on_salvage(unfinished.kept)
+            slot.retired = True
+            self._dispatcher.hand_back(slot.name, work)
         except Exception as error:
             if isinstance(error, Missing):
                 log.warning("%s: %s It is staged again.", slot.name, error.message)
@@ -284,6 +286,7 @@ class Replicas:
                     self._on_commit(done)
             await self._remember()
         slot.shards.pop(work.shard, None)
+        slot.alone = False
         self.wake()
 
     def _abandon(self, shard: int, *, winner: Slot) -> None:
@@ -322,15 +325,18 @@ class Replicas:
         """
         reason = describe_error(error)
         slot.shards, was_ready = {}, slot.loaded is not None
+        among_others = slot.replica is not None and slot.replica.shared and not slot.alone
         log.warning("%s is lost: %s", slot.name, reason)
         self.losses.add(slot, reason)
         if (outage := find_cause(error, StoreError)) is not None:
             raise outage
         self.losses.count += was_ready
-        if isinstance(error, ReplicaLost) and error.node_lost:
+        if isinstance(error, ReplicaLost) and error.blameless:
             if self._dispatcher is not None:
                 self._dispatcher.give_back(slot.name)
             return
+        if isinstance(error, EngineStalled) and slot.replica is not None:
+            await report_stall(slot, slot.replica)
         lines = await ask_last_lines(slot)
         if lines:
             log.warning("last output of %s:\n%s", slot.name, lines)
@@ -338,7 +344,10 @@ class Replicas:
         if was_ready:
             if self._dispatcher is not None:
                 stalled = isinstance(error, EngineStalled)
-                self._dispatcher.died(slot.name, RowError.TIMEOUT if stalled else RowError.ENGINE_CRASH)
+                if among_others:
+                    self._dispatcher.died_among_others(slot.name)
+                else:
+                    self._dispatcher.died(slot.name, RowError.TIMEOUT if stalled else RowError.ENGINE_CRASH)
             self._raise_on_verdict()
             return
         self.losses.start_failures += 1
@@ -371,6 +380,7 @@ class Replicas:
         if slot.counters is not None:
             self._retired = added([self._retired, slot.counters])
         slot.counters, slot.rows_committed, slot.errors_committed = None, 0, 0
+        slot.alone = slot.retired = False
         if replica is None:
             return
         if was_ready:
@@ -387,8 +397,11 @@ class Replicas:
         return self._dispatcher is not None and self._dispatcher.done
 
 
-async def _run(replica: ReplicaHandle, work: Work, attempt_id: str) -> ShardDone | int:
+async def _run(slot: Slot, replica: ReplicaHandle, work: Work, attempt_id: str) -> ShardDone | int:
     """Do the work; for a probe that the engine survived, return the number of rows of its shard."""
+    if work.alone:
+        await replica.claim()
+        slot.alone = True
     if work.places is None:
         return await replica.run_shard(work.shard, attempt_id, work.excluded)
     return await replica.probe(work.shard, attempt_id, work.places)

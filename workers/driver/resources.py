@@ -14,6 +14,7 @@ import ray
 
 from jobs.models.snapshot import weight_files
 from schemas.codes import JobError
+from schemas.pools import PoolSpec
 from schemas.spec import JobSpec
 from workers.failures import JobFailure
 
@@ -57,8 +58,8 @@ class Resources:
         return f"{amount:g} {unit}{'' if amount == 1 else 's'}"
 
 
-def resolve_resources(spec: JobSpec, *, cores: int | None = None) -> Resources:
-    """Resolve the resources that one replica of this job takes on the connected cluster.
+def resolve_resources(spec: JobSpec | PoolSpec, *, cores: int | None = None) -> Resources:
+    """Resolve the resources that one replica of this job or pool takes on the connected cluster.
 
     One actor holds all GPUs of its replica, so they are on one node by construction.
 
@@ -91,7 +92,14 @@ def resolve_resources(spec: JobSpec, *, cores: int | None = None) -> Resources:
     return Resources(on_gpu=False, num_gpus=0, num_cpus=num_cpus, after_staging=True)
 
 
-def _on_gpu(spec: JobSpec) -> bool:
+def seat_resources(spec: JobSpec) -> Resources:
+    """Return what one replica of a pool holds, as a job in it sees them: nothing is left to start or to wait for."""
+    on_gpu = spec.engine.name != "fake" and _on_gpu(spec)
+    num_gpus = spec.engine.tensor_parallel_size if on_gpu else 0
+    return Resources(on_gpu=on_gpu, num_gpus=num_gpus, num_cpus=0, after_staging=False)
+
+
+def _on_gpu(spec: JobSpec | PoolSpec) -> bool:
     """Return whether replicas use GPUs: with `auto`, if the cluster has any or a large model has to wait for them."""
     if spec.engine.device != "auto":
         return spec.engine.device == "gpu"

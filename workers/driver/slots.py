@@ -7,8 +7,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, fields
 
 from schemas.records import ReplicaProgress, ReplicaState
+from workers.driver.assignment import Work
 from workers.driver.cluster import ReplicaHandle
-from workers.driver.dispatch import Work
 from workers.messages import Loaded, ReplicaCounters
 
 MAX_OPEN_SHARDS = 8
@@ -39,6 +39,10 @@ class Slot:
     errors_committed: int = 0
     log_position: int = 0
     shards: dict[int, str] = field(default_factory=dict)
+    alone: bool = False
+    """Only this job's rows are in the engine, and none of others can come."""
+    retired: bool = False
+    """The replica takes no further shard, and ends once its open ones have."""
 
     @property
     def name(self) -> str:

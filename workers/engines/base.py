@@ -125,15 +125,22 @@ class Engine(Protocol):
             Exception: it cannot start; the message says why.
         """
 
-    async def generate(self, request_id: str, token_ids: Sequence[int], sampling: Sampling) -> Output:
+    async def generate(
+        self, request_id: str, token_ids: Sequence[int], sampling: Sampling, salt: str | None = None
+    ) -> Output:
         """Answer one row. `request_id` is unique within the engine's life.
+
+        Args:
+            salt: only rows of the same salt find the row's prefix in the cache.
 
         Raises:
             RowFailed: this row cannot be answered.
             EngineDead: no row can be answered any more.
         """
 
-    async def score(self, request_id: str, context: Sequence[int], choices: Sequence[Sequence[int]]) -> Output:
+    async def score(
+        self, request_id: str, context: Sequence[int], choices: Sequence[Sequence[int]], salt: str | None = None
+    ) -> Output:
         """Score each choice as the continuation of the context, which is computed once. No choice is empty.
 
         Raises:

@@ -56,7 +56,9 @@ class FakeEngine:
             device="no hardware",
         )
 
-    async def generate(self, request_id: str, token_ids: Sequence[int], sampling: Sampling) -> Output:
+    async def generate(
+        self, request_id: str, token_ids: Sequence[int], sampling: Sampling, salt: str | None = None
+    ) -> Output:
         await self._misbehave(token_ids)
         room = self._spec.max_model_len or self._encoder.max_model_len
         budget = min(sampling.max_tokens, room - len(token_ids))
@@ -68,7 +70,9 @@ class FakeEngine:
         output = Output(completions=completions)
         return _nonsense(output, len(token_ids)) if self._is_marked("nonsense", token_ids) else output
 
-    async def score(self, request_id: str, context: Sequence[int], choices: Sequence[Sequence[int]]) -> Output:
+    async def score(
+        self, request_id: str, context: Sequence[int], choices: Sequence[Sequence[int]], salt: str | None = None
+    ) -> Output:
         await self._misbehave(context)
         if self._behaviour.token_s > 0:
             await self._compute(self._behaviour.token_s)

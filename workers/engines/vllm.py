@@ -8,6 +8,7 @@ import os
 import platform
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import psutil
@@ -93,8 +94,10 @@ class VllmEngine:
             },
         )
 
-    async def generate(self, request_id: str, token_ids: Sequence[int], sampling: Sampling) -> Output:
-        final = await self.request(request_id, token_ids, self._sampling_params(sampling))
+    async def generate(
+        self, request_id: str, token_ids: Sequence[int], sampling: Sampling, salt: str | None = None
+    ) -> Output:
+        final = await self.request(request_id, token_ids, self._sampling_params(sampling), salt)
         completions = sorted(final.outputs, key=lambda completion: completion.index)
         if sampling.structured_outputs and any(c.finish_reason == "error" for c in completions):
             # vLLM ends an answer like this if the form's compiler gives up on its next token.
@@ -108,10 +111,12 @@ class VllmEngine:
             num_cached_tokens=final.num_cached_tokens or 0,
         )
 
-    async def score(self, request_id: str, context: Sequence[int], choices: Sequence[Sequence[int]]) -> Output:
-        return await Scorer(self.request).score(request_id, context, choices)
+    async def score(
+        self, request_id: str, context: Sequence[int], choices: Sequence[Sequence[int]], salt: str | None = None
+    ) -> Output:
+        return await Scorer(partial(self.request, salt=salt)).score(request_id, context, choices)
 
-    async def request(self, request_id: str, token_ids: Sequence[int], params: Any) -> Any:
+    async def request(self, request_id: str, token_ids: Sequence[int], params: Any, salt: str | None = None) -> Any:
         """Run one request with vLLM's own parameters and translate its errors into ours.
 
         Raises:
@@ -120,9 +125,12 @@ class VllmEngine:
         from vllm import TokensPrompt
         from vllm.v1.engine.exceptions import EngineDeadError
 
+        prompt = TokensPrompt(prompt_token_ids=token_ids)
+        if salt is not None:
+            prompt["cache_salt"] = salt
         final = None
         try:
-            async for output in self._llm.generate(TokensPrompt(prompt_token_ids=token_ids), params, request_id):
+            async for output in self._llm.generate(prompt, params, request_id):
                 final = output
         except EngineDeadError as error:
             raise EngineDead(str(error)) from error

@@ -13,18 +13,42 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Protocol
 from uuid import uuid4
 
 from jobs.rows.windows import windows
 from jobs.values.cells import RowFailure
 from schemas.codes import RowError
 from workers.engines.base import Engine, EngineDead, Output, RowFailed
-from workers.replica.room import Room
 from workers.shards.outputs import Row, check_output
 
 
+class Entry(Protocol):
+    """What lets rows into the engine: the engine's room, or a job's door to a room that it shares with other jobs."""
+
+    async def enter(self, row: Row) -> int:
+        """Wait until the row may enter; return its place.
+
+        Raises:
+            Retired: no row enters any more; those inside go on.
+        """
+
+    def leave(self, place: int) -> None:
+        """Free the place of a row that has left the engine."""
+
+    def learn(self, place: int, output: Output) -> None:
+        """Learn from a finished row."""
+
+
+class Retired(Exception):
+    """The engine takes no further rows, and no row is at fault."""
+
+
 class Feed:
-    """Rows of one replica on their way through its engine.
+    """Rows of one job on their way through one engine.
+
+    Args:
+        salt: keeps the job's prefixes apart from those of other jobs in the engine's cache; None shares them.
 
     Attributes:
         in_flight: rows inside the engine now.
@@ -32,8 +56,8 @@ class Feed:
         input_tokens, generated_tokens, cached_tokens: totals over those rows.
     """
 
-    def __init__(self, engine: Engine, room: Room, vocab_size: int) -> None:
-        self._engine, self._room, self._vocab_size = engine, room, vocab_size
+    def __init__(self, engine: Engine, entry: Entry, vocab_size: int, *, salt: str | None = None) -> None:
+        self._engine, self._entry, self._vocab_size, self._salt = engine, entry, vocab_size, salt
         self._admission = asyncio.Lock()
         self._admitted: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self.in_flight = self.done = self.failed = 0
@@ -71,20 +95,28 @@ class Feed:
 
         Raises:
             EngineDead: no more rows can be answered by this engine.
+            Retired: the engine takes no further rows; those that were inside have their outcome in `results`.
         """
         results = {} if results is None else results
         admitted = self._admitted[ticket]
+        retired: Retired | None = None
         try:
             async with asyncio.TaskGroup() as group:
                 async with self._admission:
                     for row in rows:
-                        place = await self._room.enter(row)
+                        try:
+                            place = await self._entry.enter(row)
+                        except Retired as error:
+                            retired = error
+                            break
                         answering = group.create_task(self._answer(row, place, results))
                         # Not a `finally` in the task: one cancelled before its first step runs no code at all.
                         answering.add_done_callback(partial(self._leave, place))
                 admitted.set()
         except ExceptionGroup as error:
             raise error.exceptions[0] from error
+        if retired is not None:
+            raise retired
         return results
 
     async def _answer(self, row: Row, place: int, results: dict[int, Output | RowFailure]) -> None:
@@ -98,7 +130,7 @@ class Feed:
             self.failed += 1
         else:
             results[row.row_id] = output
-            self._room.learn(place, output)
+            self._entry.learn(place, output)
             self.generated_tokens += sum(len(c.token_ids) for c in output.completions)
             self.cached_tokens += output.num_cached_tokens
         finally:
@@ -114,9 +146,9 @@ class Feed:
             if row.in_parts:
                 output = await self._score_parts(request_id, row)
             elif row.choices:
-                output = await self._engine.score(request_id, row.prompt, row.choices)
+                output = await self._engine.score(request_id, row.prompt, row.choices, self._salt)
             else:
-                output = await self._engine.generate(request_id, row.prompt, row.sampling)
+                output = await self._engine.generate(request_id, row.prompt, row.sampling, self._salt)
             check_output(output, row, self._vocab_size)
         except (RowFailed, EngineDead):
             raise
@@ -130,7 +162,7 @@ class Feed:
     async def _score_parts(self, request_id: str, row: Row) -> Output:
         """Score a text part by part, each after as much of the text before it as the engine can read."""
         outputs = [
-            await self._engine.score(f"{request_id}/{number}", list(context), [part])
+            await self._engine.score(f"{request_id}/{number}", list(context), [part], self._salt)
             for number, (context, part) in enumerate(windows(row.prompt, row.choices))
         ]
         return Output(
@@ -139,4 +171,4 @@ class Feed:
         )
 
     def _leave(self, place: int, _: object) -> None:
-        self._room.leave(place)
+        self._entry.leave(place)

@@ -72,11 +72,24 @@ class Room:
 
         A row that is too large to fit beside others gets the engine to itself.
         """
-        while len(self._free) < self._max_sequences and not self._fits(row):
+        while not self.has_room(row):
             self._freed.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_AGAIN_S):  # `wait_for` can lose a cancellation (Python 3.11)
                     await self._freed.wait()
+        return self.take(row)
+
+    @property
+    def is_empty(self) -> bool:
+        """True while no row is inside."""
+        return len(self._free) == self._max_sequences
+
+    def has_room(self, row: Row) -> bool:
+        """Return whether the row may enter now; one that is too large to fit beside others needs an empty room."""
+        return self.is_empty or self._fits(row)
+
+    def take(self, row: Row) -> int:
+        """Let the row in; return its place."""
         place = self._free.pop()
         self._inside[place] = self._facts(row)
         return place

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from schemas.codes import JobError, RowError
 from schemas.records import ShardPlan
 from tests.support.quick import examples
-from workers.driver.dispatch import CONTROL_DEATHS, DOUBT_DEATHS, MAX_FAULTS, Dispatcher, Killer, Work
+from workers.driver.assignment import Killer, Work
+from workers.driver.dispatch import CONTROL_DEATHS, DOUBT_DEATHS, MAX_FAULTS, Dispatcher
 
 CRASH = RowError.ENGINE_CRASH
 

@@ -30,7 +30,9 @@ class ScriptedEngine:
     async def start(self) -> EngineInfo:
         return EngineInfo(max_num_seqs=4, max_model_len=100)
 
-    async def generate(self, request_id: str, token_ids: Sequence[int], sampling: Sampling) -> Output:
+    async def generate(
+        self, request_id: str, token_ids: Sequence[int], sampling: Sampling, salt: str | None = None
+    ) -> Output:
         number = token_ids[0]
         self.entered.append(number)
         await self.gates.setdefault(number, asyncio.Event()).wait()
@@ -38,7 +40,9 @@ class ScriptedEngine:
             raise self.fails[number]
         return Output(completions=[Completion(text=str(number), token_ids=[number], finish_reason="stop")])
 
-    async def score(self, request_id: str, context: Sequence[int], choices: Sequence[Sequence[int]]) -> Output:
+    async def score(
+        self, request_id: str, context: Sequence[int], choices: Sequence[Sequence[int]], salt: str | None = None
+    ) -> Output:
         await self.generate(request_id, context, Sampling())
         return Output(scores=[ChoiceScore(logprobs=[-1.0] * len(c), is_greedy=False) for c in choices])
 

@@ -12,8 +12,9 @@ from jobs.ledger import Ledger
 from jobs.store.local import LocalStore
 from schemas.records import ShardPlan
 from schemas.spec import InputSpec, JobSpec, ModelSpec
+from workers.driver.assignment import Work
 from workers.driver.cluster import ReplicaLost
-from workers.driver.dispatch import Dispatcher, Work
+from workers.driver.dispatch import Dispatcher
 from workers.driver.ray_cluster import RayCluster
 from workers.driver.replicas import NOT_NEEDED, RESTART_PAUSE_S, Replicas
 from workers.driver.resources import Resources
@@ -66,7 +67,7 @@ async def test_replicas_start_for_runnable_rows_only(tmp_path: Path, before_plan
     class Nowhere(RayCluster):
         def start_replica(self, ledger: Ledger, name: str, driver: str, resources: Resources) -> Any:
             started.append(name)
-            raise ReplicaLost("the node is gone", node_lost=True)
+            raise ReplicaLost("the node is gone", blameless=True)
 
     spec = JobSpec(name="n", input=InputSpec(uri="/d"), model=ModelSpec(path="builtin:bytes"))
     replicas = Replicas(Ledger(LocalStore(tmp_path), "demo"), spec, "driver", Nowhere(Replica), lambda _: None)

@@ -36,6 +36,8 @@ MARKERS = {"dead_marker": "DEAD", "hang_marker": "HANG", "nonsense_marker": "ODD
 class LocalReplica:
     """A replica that shares this process; it can only die as an engine does, or be killed."""
 
+    shared = False
+
     def __init__(self, replica: Replica) -> None:
         self._replica, self._killed = replica, asyncio.Event()
         self.slow_s, self.cut_off = 0.0, 0
@@ -51,6 +53,12 @@ class LocalReplica:
         if self.slow_s:
             self._replica._engine._behaviour = FakeSpec(token_s=self.slow_s)  # type: ignore[union-attr]
         return loaded
+
+    async def claim(self) -> None:
+        pass
+
+    async def report_stall(self) -> None:
+        pass
 
     async def run_shard(self, shard: int, attempt_id: str, excluded: Mapping[int, RowError]) -> ShardDone:
         return await self._call(self._replica.run_shard(shard, attempt_id, excluded))
@@ -117,6 +125,12 @@ class LocalCluster:
         self.replicas.append(LocalReplica(Replica(ledger, name, driver, on_gpu=False)))
         self.prepare(self.replicas[-1])
         return self.replicas[-1]
+
+    def report_demand(self, rows: int | None) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
 
     def prepare(self, replica: LocalReplica) -> None:
         pass
@@ -236,6 +250,12 @@ async def test_rows_of_the_last_moment_are_counted(tmp_path: Path) -> None:
 class Lingering(LocalCluster):
     """Engines that take their time to free their devices."""
 
+    def report_demand(self, rows: int | None) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
     def prepare(self, replica: LocalReplica) -> None:
         replica.may_stop.clear()
 
@@ -313,6 +333,12 @@ async def test_damaged_staged_rows_are_asked_for_again_and_the_rest_goes_on(tmp_
 
 class SlowFirst(LocalCluster):
     """The first replica takes minutes for what the second does at once."""
+
+    def report_demand(self, rows: int | None) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
 
     def prepare(self, replica: LocalReplica) -> None:
         replica.slow_s = 100.0 if self.num_started == 1 else 0.001

@@ -1,0 +1,86 @@
+"""Ray implementation of `PoolCluster`: replicas are named actors of the pool's driver."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import Any
+
+import ray
+
+from schemas.pools import PoolSpec
+from workers.driver.last_lines import last_lines
+from workers.driver.ray_cluster import cores, result_of
+from workers.driver.resources import Resources, resolve_resources
+from workers.messages import Loaded, PoolReplicaCounters
+
+
+class RayPoolCluster:
+    """The cluster that this process is connected to. See `workers.pool.cluster.PoolCluster`.
+
+    Args:
+        replica: class of the replicas' actors.
+        root: root of the pool.
+    """
+
+    def __init__(self, replica: type[Any], root: str) -> None:
+        self._replica, self._root = replica, root
+
+    def resolve_resources(self, pool: PoolSpec) -> Resources:
+        return resolve_resources(pool, cores=cores())
+
+    def start_replica(self, pool: PoolSpec, name: str, resources: Resources) -> RayPoolReplica:
+        actor = ray.remote(self._replica).options(**resources.actor_options, name=name)
+        return RayPoolReplica(actor.remote(pool, self._root, name, on_gpu=resources.on_gpu))
+
+    async def draining_nodes(self) -> Collection[str]:
+        return await asyncio.to_thread(draining_nodes)
+
+
+class RayPoolReplica:
+    """One actor. See `workers.pool.cluster.PoolReplicaHandle`."""
+
+    def __init__(self, actor: Any) -> None:
+        self.reference = self._actor = actor
+
+    async def started(self) -> None:
+        self._node_id: str = await result_of(self._actor.__ray_call__.remote(_node_id))
+
+    async def load(self) -> Loaded:
+        loaded: Loaded = await result_of(self._actor.load.remote())
+        return replace(loaded, node_id=self._node_id)
+
+    async def look(self, elsewhere: Mapping[str, float]) -> PoolReplicaCounters:
+        counters: PoolReplicaCounters = await result_of(self._actor.look.remote(dict(elsewhere)))
+        return counters
+
+    def retire(self) -> None:
+        self._actor.retire.remote()
+
+    async def stop(self) -> None:
+        await result_of(self._actor.stop.remote())
+
+    async def last_lines(self) -> str:
+        return await asyncio.to_thread(last_lines, self._actor._actor_id.hex())
+
+    def kill(self) -> None:
+        ray.kill(self._actor)
+
+
+def draining_nodes() -> Collection[str]:
+    """Return the ids of the nodes that Ray is draining; none where this version of Ray does not say.
+
+    Ray's public interface does not tell them; its own Serve reads them from here (Ray 2.60).
+    """
+    try:
+        from ray._private.worker import global_worker
+
+        found: Mapping[str, int] = global_worker.gcs_client.get_draining_nodes(timeout=2)
+    except (AttributeError, ImportError, TypeError, RuntimeError):
+        return ()
+    return list(found)
+
+
+def _node_id(_: Any) -> str:
+    return str(ray.get_runtime_context().get_node_id())
