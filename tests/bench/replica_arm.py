@@ -85,8 +85,12 @@ class LocalReplica(Replica):
     async def started(self) -> None:
         """It is there."""
 
-    async def claim(self) -> None:
+    async def claim(self) -> bool:
         """No other job has rows in it."""
+        return True
+
+    async def release(self) -> None:
+        """See `claim`."""
 
     async def report_stall(self) -> None:
         """Nobody else owns it."""

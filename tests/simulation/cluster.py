@@ -23,7 +23,7 @@ from schemas.spec import JobSpec
 from tests.simulation.loop import CURRENT, Process
 from tests.simulation.world import World
 from workers.driver import entry
-from workers.driver.cluster import ReplicaLost
+from workers.driver.cluster import Cluster, ReplicaLost
 from workers.driver.resources import Resources, resolve_resources
 from workers.failures import JobInterruption
 from workers.messages import STORE_PATIENCE_S, Loaded, LogBatch, ReplicaCounters, ShardDone, ShardSalvaged
@@ -37,19 +37,25 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("workers.driver")
 
+Connect = Callable[["World", "SimDriver", Ledger], Cluster]
+"""Gives a driver its cluster, as `workers.driver.__main__.connect` does."""
+
 
 class JobApi:
     """One cluster's job API, with the methods of `jobs.cluster.submission.Submitter`. Starts drivers."""
 
-    def __init__(self, world: World, name: str) -> None:
-        self._world, self._name = world, name
+    def __init__(self, world: World, name: str, connect: Connect | None = None) -> None:
+        self._world, self._name, self.connect = world, name, connect
         self.drivers: list[SimDriver] = []
 
     def submit(self, job_uri: str, submission_id: str, metadata: dict[str, str], env: dict[str, str]) -> bool:
         return bool(self._world.rpc(f"start {submission_id}", partial(self.start, job_uri, submission_id)))
 
-    def find(self, job_id: str) -> list[Submission]:
-        found = self._world.rpc("find drivers", lambda: [driver.submission() for driver in reversed(self.drivers)])
+    def find(self, job_uri: str) -> list[Submission]:
+        found = self._world.rpc(
+            "find drivers",
+            lambda: [driver.submission() for driver in reversed(self.drivers) if driver.job_uri == job_uri],
+        )
         return list(found)
 
     def stop(self, submission_id: str) -> None:
@@ -67,7 +73,8 @@ class JobApi:
         """Start a driver; return False if the id was used."""
         if any(driver.id == submission_id for driver in self.drivers):
             return False
-        self.drivers.append(SimDriver(self._world, job_uri, submission_id, f"{self._name}:{submission_id}"))
+        name = f"{self._name}:{submission_id}"
+        self.drivers.append(SimDriver(self._world, job_uri, submission_id, name, self.connect))
         return True
 
 
@@ -78,8 +85,11 @@ class SimDriver:
         record: the terminal record that it returned; None if it died or was interrupted.
     """
 
-    def __init__(self, world: World, job_uri: str, submission_id: str, name: str) -> None:
-        self._world, self._job_uri, self.id = world, job_uri, submission_id
+    def __init__(
+        self, world: World, job_uri: str, submission_id: str, name: str, connect: Connect | None = None
+    ) -> None:
+        self._world, self.job_uri, self.id = world, job_uri, submission_id
+        self.connect: Connect = connect or (lambda world, driver, _: SimCluster(world, driver))
         self.record: Succeeded | Failed | Cancelled | None = None
         self.replicas: list[SimReplica] = []
         self._running: asyncio.Task[Any] | None = None
@@ -108,20 +118,15 @@ class SimDriver:
     def _main(self) -> None:
         """Run the job as `workers.driver.entry.main` does."""
         world = self._world
-        root_uri, _, job_id = self._job_uri.rpartition("/")
+        root_uri, _, job_id = self.job_uri.rpartition("/")
         try:
             ledger = Ledger(open_store(root_uri, patience_s=STORE_PATIENCE_S), job_id)
-            self.record = entry.run_job(
-                ledger,
-                self.id,
-                lambda: SimCluster(world, self),
-                self._run,
-            )
+            self.record = entry.run_job(ledger, self.id, lambda: self.connect(world, self, ledger), self._run)
             world.note(f"ends: {self.record.state}")
         except JobInterruption as error:
             world.note(f"is interrupted: {error.code}")
             told = error.code is InterruptionCode.STOPPED and self._told
-            if not told:
+            if not told and error.code is not InterruptionCode.POOL_UNAVAILABLE:
                 world.violation(f"a driver is interrupted for no reason: {error.code}: {error}")
         except StoreError as error:
             log.error("%s %s", error, error.hint)
@@ -165,15 +170,15 @@ class SimCluster:
         )
 
 
-class SimReplica:
-    """One actor, seen from its driver. See `workers.driver.cluster.ReplicaHandle`."""
+class SimActor:
+    """One actor, seen from processes that call it.
 
-    shared = False
+    Attributes:
+        node_lost: its node goes with it when its process is killed.
+    """
 
-    def __init__(self, world: World, driver: Process, ledger: Ledger, name: str, driver_id: str) -> None:
-        self._world = world
-        self.process = world.spawn(f"{driver.name}/{name}", parent=driver)
-        self._replica = Replica(ledger, name, driver_id, on_gpu=False)
+    def __init__(self, world: World, process: Process) -> None:
+        self._world, self.process = world, process
         self._latency_s = world.latency_s()  # one for all messages: calls of an actor stay in order
         self._calls: set[asyncio.Future[Any]] = set()
         self._lost: ReplicaLost | None = None
@@ -181,73 +186,14 @@ class SimReplica:
         self.process.on_death.append(lambda: world.loop.around(world.random.uniform(0, 3), self.lose))
 
     def lose(self, *, partition: bool = False) -> None:
-        """Tell the driver that the replica is gone: truly, or because of a network partition (`partition`)."""
+        """Tell callers that the actor is gone: truly, or because of a network partition (`partition`)."""
         self._lost = ReplicaLost("ActorDiedError: the actor has died", blameless=self.node_lost or partition)
         for call in self._calls:
             if not call.done():
                 call.set_exception(self._lost)
 
-    async def started(self) -> None:
-        await self._call("started", self._nothing)
-
-    async def load(self) -> Loaded:
-        loaded: Loaded = await self._call("load", self._replica.load)
-        return loaded
-
-    async def claim(self) -> None:
-        pass
-
-    async def report_stall(self) -> None:
-        pass
-
-    async def run_shard(self, shard: int, attempt_id: str, excluded: Mapping[int, RowError]) -> ShardDone:
-        run = partial(self._run_shard, shard, attempt_id, excluded)
-        done: ShardDone = await self._call(f"run_shard {shard}", run)
-        return done
-
-    async def probe(self, shard: int, attempt_id: str, places: Sequence[int]) -> int:
-        probe = partial(self._replica.probe, shard, attempt_id, places)
-        return int(await self._call(f"probe {shard}", probe))
-
-    async def last_lines(self) -> str:
-        return ""
-
-    async def admitted(self, attempt_id: str) -> None:
-        await self._call("admitted", partial(self._replica.admitted, attempt_id))
-
-    async def abandon(self, attempt_id: str) -> None:
-        await self._call("abandon", partial(self._replica.abandon, attempt_id))
-
-    async def salvage(self) -> list[ShardSalvaged]:
-        salvaged: list[ShardSalvaged] = await self._call("salvage", self._replica.salvage)
-        return salvaged
-
-    async def counters(self) -> ReplicaCounters:
-        counters: ReplicaCounters = await self._call("counters", self._replica.counters)
-        return counters
-
-    async def log_lines(self, number: int) -> LogBatch:
-        batch: LogBatch = await self._call("log_lines", partial(self._replica.log_lines, number))
-        return batch
-
-    async def stop(self) -> None:
-        await self._call("stop", self._replica.stop)
-
-    def kill(self) -> None:
-        self._world.step(f"kills {self.process}")
-        self._world.loop.around(self._world.latency_s(), self.process.kill)
-
-    async def _nothing(self) -> None:
-        pass
-
-    async def _run_shard(self, shard: int, attempt_id: str, excluded: Mapping[int, RowError]) -> ShardDone:
-        done = await self._replica.run_shard(shard, attempt_id, excluded)
-        key = f"root/{self._replica._ledger.job_id}/{keys.result(shard)}"
-        if done.ours != (self._world.bucket.metadata(key)["attempt-id"] == attempt_id):
-            self._world.violation(f"I1: shard {shard} is taken for ours={done.ours} by an attempt where it is not so")
-        return done
-
-    async def _call(self, what: str, make: Callable[[], Any]) -> Any:
+    async def call(self, what: str, make: Callable[[], Any]) -> Any:
+        """Let the actor run a coroutine, and wait for what it returns or raises."""
         loop = self._world.loop
         self._world.step(f"calls {what} of {self.process.name.rpartition('/')[2]}")
         if self._lost is not None:
@@ -274,6 +220,79 @@ class SimReplica:
             return await future
         finally:
             self._calls.discard(future)
+
+
+class SimReplica(SimActor):
+    """One replica, seen from its driver. See `workers.driver.cluster.ReplicaHandle`."""
+
+    shared = False
+
+    def __init__(self, world: World, driver: Process, ledger: Ledger, name: str, driver_id: str) -> None:
+        super().__init__(world, world.spawn(f"{driver.name}/{name}", parent=driver))
+        self._replica = Replica(ledger, name, driver_id, on_gpu=False)
+
+    async def started(self) -> None:
+        await self.call("started", self._nothing)
+
+    async def load(self) -> Loaded:
+        loaded: Loaded = await self.call("load", self._replica.load)
+        return loaded
+
+    async def claim(self) -> bool:
+        return True
+
+    async def release(self) -> None:
+        pass
+
+    async def report_stall(self) -> None:
+        pass
+
+    async def run_shard(self, shard: int, attempt_id: str, excluded: Mapping[int, RowError]) -> ShardDone:
+        run = partial(self._run_shard, shard, attempt_id, excluded)
+        done: ShardDone = await self.call(f"run_shard {shard}", run)
+        return done
+
+    async def probe(self, shard: int, attempt_id: str, places: Sequence[int]) -> int:
+        probe = partial(self._replica.probe, shard, attempt_id, places)
+        return int(await self.call(f"probe {shard}", probe))
+
+    async def last_lines(self) -> str:
+        return ""
+
+    async def admitted(self, attempt_id: str) -> None:
+        await self.call("admitted", partial(self._replica.admitted, attempt_id))
+
+    async def abandon(self, attempt_id: str) -> None:
+        await self.call("abandon", partial(self._replica.abandon, attempt_id))
+
+    async def salvage(self) -> list[ShardSalvaged]:
+        salvaged: list[ShardSalvaged] = await self.call("salvage", self._replica.salvage)
+        return salvaged
+
+    async def counters(self) -> ReplicaCounters:
+        counters: ReplicaCounters = await self.call("counters", self._replica.counters)
+        return counters
+
+    async def log_lines(self, number: int) -> LogBatch:
+        batch: LogBatch = await self.call("log_lines", partial(self._replica.log_lines, number))
+        return batch
+
+    async def stop(self) -> None:
+        await self.call("stop", self._replica.stop)
+
+    def kill(self) -> None:
+        self._world.step(f"kills {self.process}")
+        self._world.loop.around(self._world.latency_s(), self.process.kill)
+
+    async def _nothing(self) -> None:
+        pass
+
+    async def _run_shard(self, shard: int, attempt_id: str, excluded: Mapping[int, RowError]) -> ShardDone:
+        done = await self._replica.run_shard(shard, attempt_id, excluded)
+        key = f"root/{self._replica._ledger.job_id}/{keys.result(shard)}"
+        if done.ours != (self._world.bucket.metadata(key)["attempt-id"] == attempt_id):
+            self._world.violation(f"I1: shard {shard} is taken for ours={done.ours} by an attempt where it is not so")
+        return done
 
 
 class SimRows:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -53,7 +53,7 @@ class Simulator:
     """Runs histories of a few cases."""
 
     def __init__(self, held: Seams, cases: list[Case]) -> None:
-        self._seams = held
+        self.seams = held
         self.cases = cases
 
     def run(self, history: History) -> tuple[Outcome, Run]:
@@ -62,7 +62,7 @@ class Simulator:
         Raises:
             Broken: something happened that must never happen.
         """
-        run = Run(history, self.cases[history.case], self._seams)
+        run = Run(history, self.cases[history.case], self.seams)
         outcome = run.go()
         if run.world.violations:
             raise Broken(run)
@@ -78,9 +78,13 @@ class Simulator:
 
 
 @contextmanager
-def simulator(folder: Path) -> Iterator[Simulator]:
-    """Yield a simulator; the program runs in its worlds until the end of the block."""
-    cases = _cases(folder)
+def simulator(folder: Path, build: Callable[[Path], list[Case]] | None = None) -> Iterator[Simulator]:
+    """Yield a simulator; the program runs in its worlds until the end of the block.
+
+    Args:
+        build: makes the jobs, without the outcome of an undisturbed run; default: those of single jobs.
+    """
+    cases = (build or _cases)(folder)
     SimRows.blocks = {case.spec.digest(): _tokenised(case.spec) for case in cases}
     earlier: dict[str, tuple[bytes, dict[str, str]]] = {}
     with seams() as held:

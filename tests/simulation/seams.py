@@ -32,8 +32,11 @@ import workers.driver.driver
 import workers.driver.progress
 import workers.driver.replicas
 import workers.engines.fake
+import workers.pool.manager
 import workers.replica.feed
+import workers.replica.pooled
 import workers.replica.replica
+import workers.replica.seats
 import workers.staging.staging
 from tests.simulation.cluster import SimRows
 from tests.simulation.loop import CURRENT, Killed
@@ -180,6 +183,10 @@ def seams() -> Iterator[Seams]:
     faults = workers.engines.fake._FAULTS
     put(workers.engines.fake, "_FAULTS", {**faults, "crash": _crash, "freeze": _freeze})
     put(workers.replica.replica, "ReplicaMetrics", _Gauge)
+    put(workers.replica.seats, "ReplicaMetrics", _Gauge)
+    put(workers.replica.pooled, "EngineMetrics", _Gauge)
+    put(workers.pool.manager, "PoolMetrics", _Gauge)
+    put(workers.pool.manager, "this_process", lambda: None)
     put(workers.driver.progress, "DriverMetrics", _Gauge)
     put(workers.driver.progress, "this_process", lambda: None)
     inspect = lru_cache(jobs.dataset.inspect)

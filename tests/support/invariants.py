@@ -22,13 +22,14 @@ from schemas import keys
 from schemas.commits import commit_of
 from schemas.history import History
 from schemas.logs import LogLine
+from schemas.pools import Placement
 from schemas.records import Attempt, Failed, Interruption, Manifest, Plan, Progress, Quarantine, Succeeded
 from schemas.spec import JobSpec
 from tests.chaos.s3_proxy import Proxy
 from tests.support.stored import TERMINAL, Stored, read_rows
 
-_REPLACED = (keys.PROGRESS, keys.HISTORY, keys.LOGS)
-"""Written again and again, for people; every other object is written once."""
+_REPLACED = (keys.PLACEMENT, keys.PROGRESS, keys.HISTORY, keys.LOGS)
+"""Overwritten: none of them decides a result; every other object is written once."""
 
 _ROWS = (keys.STAGED, keys.RESULTS, keys.SALVAGE, keys.FINGERPRINTS)
 """Objects that are Parquet files; the others are documents."""
@@ -38,6 +39,7 @@ _PARSERS: Mapping[str, Callable[[bytes], object]] = {
     keys.PLAN: Plan.from_json,
     keys.TERMINAL: TERMINAL.validate_json,
     keys.SUCCESS: Manifest.from_json,
+    keys.PLACEMENT: Placement.from_json,
     keys.PROGRESS: Progress.from_json,
     keys.HISTORY: History.from_json,
     keys.ATTEMPTS: Attempt.from_json,

@@ -41,8 +41,15 @@ class ReplicaHandle(Protocol):
     async def load(self) -> Loaded:
         """See `Replica.load`."""
 
-    async def claim(self) -> None:
-        """Wait until no other job has rows in the engine. None enters until the next attempt or probe has ended."""
+    async def claim(self) -> bool:
+        """Wait until no other job has rows in the engine. None enters until `release`.
+
+        Returns:
+            Whether the engine's death from now on is the doing of this job's rows.
+        """
+
+    async def release(self) -> None:
+        """Let rows of other jobs in again."""
 
     async def run_shard(self, shard: int, attempt_id: str, excluded: Mapping[int, RowError]) -> ShardDone:
         """See `Replica.run_shard`."""

@@ -186,8 +186,11 @@ class PooledReplica:
         log.info("%s is %s of pool %s", self._name, self._offer.replica, ticket.placement.pool)
         return loaded
 
-    async def claim(self) -> None:
-        await self._ask("claim")
+    async def claim(self) -> bool:
+        return bool(await self._ask("claim"))
+
+    async def release(self) -> None:
+        await self._ask("release")
 
     async def run_shard(self, shard: int, attempt_id: str, excluded: Mapping[int, RowError]) -> ShardDone:
         done: ShardDone = await self._ask("run_shard", shard, attempt_id, dict(excluded))

@@ -72,7 +72,10 @@ class RayReplica:
         loaded: Loaded = await result_of(self._actor.load.remote())
         return loaded
 
-    async def claim(self) -> None:
+    async def claim(self) -> bool:
+        return True
+
+    async def release(self) -> None:
         pass
 
     async def run_shard(self, shard: int, attempt_id: str, excluded: Mapping[int, RowError]) -> ShardDone:

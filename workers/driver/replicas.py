@@ -249,6 +249,13 @@ class Replicas:
 
     async def _ended(self, slot: Slot, work: Work, task: asyncio.Task[ShardDone | int]) -> None:
         """Handle finished work: re-raise errors that kill the replica, and attribute any others to the shard."""
+        await self._settle(slot, work, task)
+        slot.shards.pop(work.shard, None)
+        if work.alone:
+            await self._release(slot)
+        self.wake()
+
+    async def _settle(self, slot: Slot, work: Work, task: asyncio.Task[ShardDone | int]) -> None:
         assert self._dispatcher is not None
         try:
             done = await task
@@ -264,8 +271,6 @@ class Replicas:
                 log.warning("%s: %s It is staged again.", slot.name, error.message)
                 if self._dispatcher.unstage(slot.name, work):
                     self._on_damage(work.shard)
-                slot.shards.pop(work.shard, None)
-                self.wake()
                 return
             if find_cause(error, StoreError) is not None:
                 raise
@@ -285,9 +290,12 @@ class Replicas:
                     self._abandon(done.shard, winner=slot)
                     self._on_commit(done)
             await self._remember()
-        slot.shards.pop(work.shard, None)
+
+    async def _release(self, slot: Slot) -> None:
+        """Share the engine again. Its death from now on may be another job's doing: this one's rows have come back."""
         slot.alone = False
-        self.wake()
+        if slot.replica is not None and slot.replica.shared:
+            await slot.replica.release()
 
     def _abandon(self, shard: int, *, winner: Slot) -> None:
         """Tell other replicas to stop working on a shard that is now committed."""
@@ -400,8 +408,7 @@ class Replicas:
 async def _run(slot: Slot, replica: ReplicaHandle, work: Work, attempt_id: str) -> ShardDone | int:
     """Do the work; for a probe that the engine survived, return the number of rows of its shard."""
     if work.alone:
-        await replica.claim()
-        slot.alone = True
+        slot.alone = await replica.claim()
     if work.places is None:
         return await replica.run_shard(work.shard, attempt_id, work.excluded)
     return await replica.probe(work.shard, attempt_id, work.places)

@@ -40,7 +40,7 @@ class Admission:
         self._claims: deque[Door] = deque()
         self._holder: Door | None = None
         self._shared_until = time.monotonic() + SHARED_S
-        self._retired = False
+        self._retired = self._unproven = False
 
     def open(self, job: str, *, priority: Priority = "normal", weight: float = 1.0) -> Door:
         """Open a door for a job."""
@@ -129,15 +129,17 @@ class Door:
             admission._shares.ends_waiting(self.job)
             admission._wake()
 
-    def leave(self, place: int) -> None:
-        """Free the place of a row that has left the engine."""
+    def leave(self, place: int, *, cut_off: bool = False) -> None:
+        """Free the place of a row that has left the engine; `cut_off`: before the engine had answered it."""
         self._inside.pop(place, None)
+        self._admission._unproven = self._admission._unproven or cut_off
         self._admission._room.leave(place)
         self._admission._wake()
 
     def learn(self, place: int, output: Output) -> None:
         """Learn from a finished row, and count what it has really cost."""
         self._admission._room.learn(place, output)
+        self._admission._unproven = False
         row = self._inside[place]
         generated = sum(len(completion.token_ids) for completion in output.completions)
         computed = max(0, row.input_tokens - output.num_cached_tokens) + generated
@@ -145,8 +147,16 @@ class Door:
         self._share += (min(1.0, computed / max(1.0, row.most)) - self._share) / MEMORY
         self._admission._shares.charge(self.job, computed - row.expected)
 
-    async def claim(self) -> None:
-        """Wait until no row is inside, and let none of another job in until `release`."""
+    async def claim(self) -> bool:
+        """Wait until no row is inside, and let none of another job in until `release`.
+
+        Returns:
+            Whether the engine has shown that it is well since rows were last cut off: these may have killed it, or
+            brought it to a standstill, without anybody's knowing yet.
+
+        Raises:
+            Retired: no row enters any more.
+        """
         admission = self._admission
         admission._claims.append(self)
         try:
@@ -159,7 +169,10 @@ class Door:
                 if admission._retired:
                     raise Retired
                 await admission._wait()
+            if admission._retired:
+                raise Retired
             admission._holder = self
+            return not admission._unproven
         finally:
             admission._claims.remove(self)
             admission._wake()

@@ -33,8 +33,8 @@ class Entry(Protocol):
             Retired: no row enters any more; those inside go on.
         """
 
-    def leave(self, place: int) -> None:
-        """Free the place of a row that has left the engine."""
+    def leave(self, place: int, *, cut_off: bool = False) -> None:
+        """Free the place of a row that has left the engine; `cut_off`: before the engine had answered it."""
 
     def learn(self, place: int, output: Output) -> None:
         """Learn from a finished row."""
@@ -170,5 +170,5 @@ class Feed:
             num_cached_tokens=sum(output.num_cached_tokens for output in outputs),
         )
 
-    def _leave(self, place: int, _: object) -> None:
-        self._entry.leave(place)
+    def _leave(self, place: int, answering: asyncio.Task[None]) -> None:
+        self._entry.leave(place, cut_off=answering.cancelled() or answering.exception() is not None)

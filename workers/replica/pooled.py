@@ -32,6 +32,7 @@ from workers.messages import (
 )
 from workers.metrics import EngineMetrics
 from workers.replica.admission import Admission
+from workers.replica.feed import Retired
 from workers.replica.loop_lag import LoopLag
 from workers.replica.room import Room
 from workers.replica.seats import SEAT, Clock, Seat, route_lines
@@ -84,7 +85,7 @@ class PoolReplica:
             Exception: the engine cannot start; the message says why.
         """
         began = time.monotonic()
-        failpoint("pool_replica.before_load")
+        failpoint("replica.before_load")
         engine, model = self._pool.engine, self._pool.model
         self._encoder = await asyncio.to_thread(load_encoder, model.path)
         await asyncio.to_thread(import_engine, engine, on_gpu=self._on_gpu)
@@ -98,6 +99,7 @@ class PoolReplica:
         self._had_rows_at = time.monotonic()
         self._tasks = [asyncio.create_task(self._lag.watch()), asyncio.create_task(self._sweep())]
         load_s = time.monotonic() - began
+        failpoint("replica.after_load")
         log.info("the engine of %s is ready after %.1f s: %s", self._name, load_s, info)
         return Loaded(node=os.uname().nodename, pid=os.getpid(), load_s=load_s, engine=info)
 
@@ -140,6 +142,7 @@ class PoolReplica:
 
     async def stop(self) -> None:
         """Free the device; the actor can be killed afterwards without leaving processes behind."""
+        self._admission.retire()
         for seat in list(self._seats):
             await self.close(seat)
         if self._engine is not None:
@@ -182,9 +185,16 @@ class PoolReplica:
             self._rows_done_before += standing.rows_done
             await standing.close()
 
-    async def claim(self, seat: str) -> None:
-        """See `Seat.claim`."""
-        await self._serve(seat, self._standing(seat).claim())
+    async def claim(self, seat: str) -> bool:
+        """See `Seat.claim`; raises `SeatClosed` once the replica is to end."""
+        try:
+            return await self._serve(seat, self._standing(seat).claim())
+        except Retired as error:
+            raise SeatClosed(f"{self._name} takes no further rows") from error
+
+    async def release(self, seat: str) -> None:
+        """See `Seat.release`."""
+        await self._serve(seat, self._standing(seat).release())
 
     async def run_shard(self, seat: str, shard: int, attempt_id: str, excluded: Mapping[int, RowError]) -> ShardDone:
         """See `Seat.run_shard`."""

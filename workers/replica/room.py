@@ -94,7 +94,7 @@ class Room:
         self._inside[place] = self._facts(row)
         return place
 
-    def leave(self, place: int) -> None:
+    def leave(self, place: int, *, cut_off: bool = False) -> None:
         """Free the place of a row that has left the engine."""
         self._inside[place] = np.zeros((), _Facts)
         self._free.append(place)

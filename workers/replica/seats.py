@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import cache
 
 from jobs.ledger import Ledger
 from jobs.models.encoding import Encoder
-from schemas.codes import RowError
 from schemas.logs import LogLine
 from schemas.spec import JobSpec
 from workers.engines.base import Engine
 from workers.logs import LineHandler, RecentLines
-from workers.messages import LogBatch, ReplicaCounters, SeatCounters, ShardDone, Ticket
+from workers.messages import LogBatch, ReplicaCounters, SeatCounters, Ticket
 from workers.metrics import ReplicaMetrics
 from workers.replica.admission import Door
 from workers.replica.feed import Feed
@@ -64,26 +64,12 @@ class Seat(JobWork):
         """Rows of the job that have left the engine."""
         return self._standing_feed().done
 
-    async def claim(self) -> None:
-        """Wait until only this job has rows in the engine."""
-        await self.door.claim()
+    async def claim(self) -> bool:
+        """See `Door.claim`."""
+        return await self.door.claim()
 
-    async def run_shard(self, shard: int, attempt_id: str, excluded: Mapping[int, RowError]) -> ShardDone:
-        """See `JobWork.run_shard`; lets other jobs in again at its end."""
-        try:
-            return await super().run_shard(shard, attempt_id, excluded)
-        finally:
-            self._release()
-
-    async def probe(self, shard: int, attempt_id: str, places: Sequence[int]) -> int:
-        """See `JobWork.probe`; lets other jobs in again at its end."""
-        try:
-            return await super().probe(shard, attempt_id, places)
-        finally:
-            self._release()
-
-    def _release(self) -> None:
-        """Let others in again, unless the driver has begun the next attempt already: it runs one alone at a time."""
+    async def release(self) -> None:
+        """Let other jobs in again: the driver has heard how its rows ended."""
         self.door.release()
 
     async def counters(self) -> ReplicaCounters:
@@ -141,6 +127,7 @@ class Clock:
             self._undivided_s = 0.0
 
 
+@cache
 def route_lines(replica: str) -> None:
     """Give each line that is logged to the seat that it is logged for."""
 

@@ -54,7 +54,10 @@ class LocalReplica:
             self._replica._engine._behaviour = FakeSpec(token_s=self.slow_s)  # type: ignore[union-attr]
         return loaded
 
-    async def claim(self) -> None:
+    async def claim(self) -> bool:
+        return True
+
+    async def release(self) -> None:
         pass
 
     async def report_stall(self) -> None:

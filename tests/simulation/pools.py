@@ -1,0 +1,471 @@
+"""Histories of several jobs over one pool: replicas, drivers and the pool itself die; jobs come, end and are cancelled.
+
+The pool is the real one: its actor, its replicas and the drivers' seats run as they are; only Ray is replaced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Any, Literal, get_args
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from jobs import __version__
+from jobs.client import BatchClient, Job
+from jobs.errors import ClusterError, Conflict, StoreError, UsageError
+from jobs.ledger import Ledger
+from jobs.models.encoding import BYTES_MODEL
+from jobs.pools.book import PoolBook
+from jobs.settings import Settings
+from jobs.store import open_store
+from schemas import keys
+from schemas.pools import PRIORITIES, Placement, PoolRange, PoolSpec
+from schemas.records import Cancelled
+from schemas.spec import EngineSpec, FakeSpec, InputSpec, JobSpec, ModelSpec, ReplicaRange, ShardBudget
+from tests.simulation.cluster import JobApi, SimActor, SimCluster, SimDriver
+from tests.simulation.histories import CHAOS_S, QUIET_S, ROOT, Case
+from tests.simulation.invariants import KILLED, rows_of
+from tests.simulation.loop import Process
+from tests.simulation.seams import CANARY, Seams
+from tests.simulation.world import SECRET, Faults, World
+from tests.support.invariants import examine, examine_words, is_written_once
+from tests.support.stored import TERMINAL, Stored
+from workers.driver.cluster import Cluster, ReplicaLost
+from workers.driver.pooled import PooledCluster, PoolGone
+from workers.driver.resources import Resources
+from workers.messages import Loaded, PoolReplicaCounters, Ticket
+from workers.pool.manager import Manager
+from workers.replica.pooled import PoolReplica
+
+POOL = "shared"
+STALL_S = 20.0
+ENGINE = EngineSpec(
+    name="fake",
+    max_num_seqs=4,
+    stall_timeout_s=STALL_S,
+    fake=FakeSpec(
+        token_s=0.1,
+        start_s=2.0,
+        fail_marker="fails",
+        dead_marker="dies",
+        crash_marker="crashes",
+        hang_marker="hangs",
+        freeze_marker="freezes",
+    ),
+)
+
+Blow = Literal[
+    "kill replica", "lose node", "kill pool", "stop replica", "kill driver", "tell driver", "cancel", "renew"
+]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PoolAction:
+    """One thing that happens from outside; `job` is the one that it concerns, if it does one."""
+
+    at_s: float
+    what: Blow
+    job: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PoolHistory:
+    """Everything that is decided before the world starts.
+
+    Attributes:
+        jobs: case, time of submission and claim of each job.
+    """
+
+    seed: int
+    jobs: tuple[tuple[int, float, Placement], ...]
+    replicas: PoolRange = field(default_factory=PoolRange)
+    actions: tuple[PoolAction, ...] = ()
+    faults: Faults = field(default_factory=Faults)
+
+    def __str__(self) -> str:
+        lines = [f"history of a pool {self.seed}, replicas {self.replicas}"]
+        lines += [f"  {at:7.2f} s  submit case {case} {placement.priority}" for case, at, placement in self.jobs]
+        lines += [f"  {a.at_s:7.2f} s  {a.what} (job {a.job}, {a.seconds:.0f} s)" for a in self.actions]
+        return "\n".join([*lines, f"  {self.faults}"])
+
+
+def draw_pool(seed: int, cases: int) -> PoolHistory:
+    """Draw the history of a seed."""
+    random = Random(f"pool/{seed}")
+    jobs = tuple(
+        (
+            random.randrange(cases),
+            random.choice((0.0, random.uniform(0, 15))),
+            Placement(
+                pool=POOL,
+                priority=random.choice(PRIORITIES),
+                weight=random.choice((1.0, 3.0)),
+                isolated=random.random() < 0.2,
+            ),
+        )
+        for _ in range(random.choice((2, 2, 3)))
+    )
+    replicas = random.choice((PoolRange(min=0, max=2), PoolRange(min=1, max=1), PoolRange(min=1, max=2)))
+    if random.random() < 0.3:  # rows that kill are the only fault, so that verdicts must be exact
+        return PoolHistory(seed=seed, jobs=jobs, replicas=replicas)
+    if random.random() < 0.3:
+        crash: dict[int, tuple[Literal["kill", "stop"], float]] = {
+            random.randrange(1, 700): random.choice([("kill", 0.0), ("stop", random.expovariate(0.02))])
+        }
+        return PoolHistory(seed=seed, jobs=jobs, replicas=replicas, faults=Faults(crashes=crash))
+    actions = [
+        PoolAction(
+            at_s=random.uniform(0, random.choice((20.0, 60.0, CHAOS_S))),
+            what=random.choice(get_args(Blow)),
+            job=random.randrange(len(jobs)),
+            seconds=random.choice((3.0, 30.0, 100.0)) * random.random(),
+        )
+        for _ in range(random.randrange(1, 5))
+    ]
+    noise = random.choice((0.0, 0.0, 0.05))
+    return PoolHistory(
+        seed=seed,
+        jobs=jobs,
+        replicas=replicas,
+        actions=tuple(sorted(actions, key=lambda action: action.at_s)),
+        faults=Faults(
+            refused=noise * random.random(),
+            lost=noise * random.random(),
+            latency_s=random.choice((0.01, 0.1, 0.5)),
+            orphan_s=random.choice((0.5, 5.0)),
+        ),
+    )
+
+
+def pool_cases(folder: Path) -> list[Case]:
+    """Build small jobs for one engine, some with rows that kill it."""
+    found = []
+    for name, rows, per_shard, killers in (
+        ("calm", 12, 4, {}),
+        ("small", 3, 3, {}),
+        ("deadly", 10, 5, {2: "dies", 7: "crashes"}),
+        ("stuck", 6, 3, {4: "hangs"}),
+        ("frozen", 4, 4, {1: "freezes"}),
+    ):
+        prompts = [f"{CANARY} {name} {number}" for number in range(rows)]
+        for row, does in killers.items():
+            prompts[row] += f" {does}"
+        path = folder / f"{name}.parquet"
+        pq.write_table(pa.table({"prompt": prompts}), path)
+        spec = JobSpec.model_validate(
+            {
+                "name": name,
+                "input": InputSpec(uri=str(path), chat=False),
+                "model": ModelSpec(path=BYTES_MODEL),
+                "engine": ENGINE,
+                "replicas": ReplicaRange(min=1, max=2),
+                "shards": ShardBudget(target_count=4, min_tokens=1, max_rows=per_shard),
+                "max_error_rate": 1.0,
+            }
+        )
+        codes = {row: "TIMEOUT" if does in ("hangs", "freezes") else "ENGINE_CRASH" for row, does in killers.items()}
+        found.append(Case(spec=spec, rows=rows, killers=codes))
+    return found
+
+
+class SimLink:
+    """A driver's way to the pool. See `workers.driver.pooled.PoolLink`."""
+
+    def __init__(self, run: PoolRun) -> None:
+        self._run = run
+
+    async def ask_pool(self, method: str, *arguments: Any) -> Any:
+        manager = self._run.manager
+        if manager is None:
+            raise PoolGone(POOL)
+        try:
+            return await manager.call(f"pool.{method}", lambda: getattr(manager.target, method)(*arguments))
+        except ReplicaLost as error:
+            raise PoolGone(POOL) from error
+
+    async def ask_replica(self, reference: Any, method: str, *arguments: Any) -> Any:
+        return await reference.call(method, lambda: getattr(reference.target, method)(*arguments))
+
+
+class SimManager(SimActor):
+    """The pool's actor."""
+
+    def __init__(self, world: World, process: Process, run: PoolRun) -> None:
+        super().__init__(world, process)
+        self.target = Manager(ROOT, POOL, process.name, lambda root: SimPoolCluster(world, process, run, root))
+
+
+class SimPoolReplica(SimActor):
+    """One replica of the pool. See `workers.pool.cluster.PoolReplicaHandle`."""
+
+    def __init__(self, world: World, process: Process, pool: PoolSpec, root: str, name: str) -> None:
+        super().__init__(world, process)
+        self.target = PoolReplica(pool, root, name, on_gpu=False)
+        self.reference = self
+
+    async def started(self) -> None:
+        await self.call("started", self._nothing)
+
+    async def load(self) -> Loaded:
+        loaded: Loaded = await self.call("load", self.target.load)
+        return loaded
+
+    async def look(self, elsewhere: Mapping[str, float]) -> PoolReplicaCounters:
+        counters: PoolReplicaCounters = await self.call("look", lambda: self.target.look(elsewhere))
+        return counters
+
+    def retire(self) -> None:
+        loop = self._world.loop
+        loop.around(self._latency_s, lambda: self.process.dead or self.process.start(self.target.retire()))
+
+    async def stop(self) -> None:
+        await self.call("stop", self.target.stop)
+
+    async def last_lines(self) -> str:
+        return ""
+
+    def kill(self) -> None:
+        self._world.loop.around(self._world.latency_s(), self.process.kill)
+
+    async def _nothing(self) -> None:
+        pass
+
+
+class SimPoolCluster:
+    """The cluster as the pool sees it. See `workers.pool.cluster.PoolCluster`."""
+
+    def __init__(self, world: World, manager: Process, run: PoolRun, root: str) -> None:
+        self._world, self._manager, self._run, self._root = world, manager, run, root
+
+    def resolve_resources(self, pool: PoolSpec) -> Resources:
+        return Resources(on_gpu=False, num_gpus=0, num_cpus=0, after_staging=False)
+
+    def start_replica(self, pool: PoolSpec, name: str, resources: Resources) -> SimPoolReplica:
+        process = self._world.spawn(f"{self._manager.name}/{name}", parent=self._manager)
+        replica = SimPoolReplica(self._world, process, pool, self._root, name)
+        self._run.replicas.append(replica)
+        return replica
+
+    async def draining_nodes(self) -> Collection[str]:
+        return ()
+
+
+class PoolRun:
+    """One history of a pool while it runs.
+
+    Attributes:
+        manager: the pool's actor, dead or alive.
+        replicas: all replicas that the pool has started.
+    """
+
+    def __init__(self, history: PoolHistory, cases: list[Case], seams: Seams) -> None:
+        self.history = history
+        self.world = World(history.seed, history.faults)
+        seams.enter(self.world, history.seed)
+        drawn = enumerate(history.jobs)
+        self.jobs = [(f"job-{number}", cases[case], placement) for number, (case, _, placement) in drawn]
+        self.manager: SimManager | None = None
+        self.replicas: list[SimPoolReplica] = []
+        self.api = JobApi(self.world, "a", self._connect)
+        self.cancelled: set[str] = set()
+        self.generation = 0
+        self._random = Random(f"blows/{history.seed}")
+        self._commands = 0
+
+    def _connect(self, world: World, driver: SimDriver, ledger: Ledger) -> Cluster:
+        own = SimCluster(world, driver)
+        placement = ledger.placement()
+        if placement is None:
+            return own
+        ticket = Ticket(root=ROOT, job_id=ledger.job_id, driver=driver.id, placement=placement, version=__version__)
+        resources = Resources(on_gpu=False, num_gpus=0, num_cpus=0, after_staging=False)
+        return PooledCluster(own, SimLink(self), ticket, PoolBook(ledger.store), lambda _: resources)
+
+    def go(self) -> list[str]:
+        """Run the history to its end and check the invariants; return the state in which each job ended."""
+        world, loop = self.world, self.world.loop
+        try:
+            self._up()
+            for number, (_, at_s, _) in enumerate(self.history.jobs):
+                loop.around(at_s, partial(self._submit, number))
+            for action in self.history.actions:
+                loop.around(action.at_s, partial(self._act, action))
+            loop.run(CHAOS_S)
+            world.note("nothing goes wrong any more")
+            world.faults = replace(world.faults, crashes={}, refused=0.0, lost=0.0, late=0.0, outages=())
+            for _ in range(4):
+                if self.manager is None or self.manager.process.dead:
+                    self._up()
+                for number in range(len(self.jobs)):
+                    self._submit(number)
+                end = loop.time() + QUIET_S
+                while loop.time() < end and not self._all_ended():
+                    loop.run(min(end, loop.time() + 10.0))
+                if self._all_ended():
+                    break
+            else:
+                world.violation(f"liveness: after {4 * QUIET_S:.0f} quiet seconds, jobs have not ended")
+            loop.run(loop.time() + 60.0)
+            return [self._check(number) for number in range(len(self.jobs))]
+        finally:
+            world.end()
+            loop.run(float("inf"))
+            if stuck := [process for process in world.processes if not process.unwound]:
+                world.violation(f"I5: {stuck} hold on to life when they are cancelled")
+            world.violations += [f"an error is lost: {failure}" for failure in loop.failures]
+
+    def _all_ended(self) -> bool:
+        objects = self.world.bucket.objects()
+        ended = all(f"root/{job_id}/{keys.TERMINAL}" in objects for job_id, _, _ in self.jobs)
+        return ended and all(driver.process.dead for driver in self.api.drivers)
+
+    # -- what happens ---------------------------------------------------------------------------
+
+    def _up(self) -> None:
+        """Start the pool's actor, as `jobs pool up` does."""
+        self._renew()
+        process = self.world.spawn(f"pool-{len(self.world.processes)}")
+        manager = self.manager = SimManager(self.world, process, self)
+
+        async def run() -> None:
+            reason = await manager.target.run()
+            self.world.note(f"the pool ends: {reason}")
+            if "did not start" in reason and not self.history.actions and not self.history.faults.crashes:
+                self.world.violation(f"the pool has ended: {reason}")
+            process.kill()
+
+        process.start(run())
+
+    def _renew(self) -> None:
+        """Write a generation of the pool's record."""
+        self.generation += 1
+        spec = PoolSpec(
+            name=POOL,
+            generation=self.generation,
+            model=ModelSpec(path=BYTES_MODEL),
+            engine=ENGINE,
+            replicas=self.history.replicas,
+            idle_s=20.0,
+            version=__version__,
+            created_at="",
+        )
+        key = f"root/_pools/{POOL}/specs/{self.generation:05d}.json"
+        self.world.bucket.put_object(Bucket="bucket", Key=key, Body=spec.to_json())
+
+    def _submit(self, number: int) -> None:
+        job_id, case, placement = self.jobs[number]
+
+        def submit(client: BatchClient) -> None:
+            ledger = Ledger(open_store(ROOT), job_id)
+            ledger.create(case.spec, writer=f"submit/{job_id}")
+            ledger.place(placement)
+            Job(client, ledger).resume()
+
+        if f"root/{job_id}/{keys.TERMINAL}" not in self.world.bucket.objects():
+            self._command("submit", submit)
+
+    def _act(self, action: PoolAction) -> None:
+        world, job_id = self.world, self.jobs[action.job][0]
+        world.note(f"--- {action.what} ({job_id})")
+        drivers = [d for d in self.api.drivers if not d.process.dead and d.job_uri.endswith(f"/{job_id}")]
+        replicas = [each for each in self.replicas if not each.process.dead and not each.process.stopped]
+        match action.what:
+            case "kill driver" if drivers:
+                drivers[-1].process.kill()
+            case "tell driver" if drivers:
+                drivers[-1].tell_to_stop()
+            case "cancel":
+                self.cancelled.add(job_id)
+                self._command("cancel", lambda client: Job(client, Ledger(open_store(ROOT), job_id)).cancel("test"))
+            case "kill pool" if self.manager is not None and not self.manager.process.dead:
+                self.world.blows += len(replicas)
+                self.manager.process.kill()
+                world.loop.around(action.seconds, self._up_again)
+            case "renew":
+                self._renew()
+            case "kill replica" | "lose node" | "stop replica" if replicas:
+                replica = self._random.choice(replicas)
+                world.blows += action.what != "lose node"
+                if action.what == "stop replica":
+                    world.pause(replica.process, action.seconds)
+                else:
+                    replica.node_lost = action.what == "lose node"
+                    replica.process.kill()
+
+    def _up_again(self) -> None:
+        if self.manager is None or self.manager.process.dead:
+            self._up()
+
+    def _command(self, name: str, call: Callable[[BatchClient], Any]) -> None:
+        """Run a command as a user does."""
+        self._commands += 1
+        process = self.world.spawn(f"{name}-{self._commands}")
+        self.world.commands.add(process.name)
+        client = BatchClient(settings=Settings(root=ROOT))
+        client._submitter = self.api  # type: ignore[assignment]
+
+        def main() -> None:
+            try:
+                call(client)
+                self.world.note("is done")
+            except (ClusterError, Conflict, StoreError, UsageError) as error:
+                self.world.note(f"ends: {error}")
+            except Exception as error:
+                self.world.violation(f"`{name}` fails: {error!r}")
+            process.kill()
+
+        process.thread(main)
+
+    # -- invariants -----------------------------------------------------------------------------
+
+    def _check(self, number: int) -> str:
+        """Check one job; return how it ended."""
+        job_id, case, _ = self.jobs[number]
+        world, prefix = self.world, f"root/{job_id}/"
+        ours = {key: data for key, data in world.bucket.objects().items() if key.startswith(prefix)}
+        stored = Stored(
+            objects={key.removeprefix(prefix): data for key, data in ours.items()},
+            metadata={key.removeprefix(prefix): world.bucket.metadata(key) for key in ours},
+        )
+        if keys.TERMINAL not in stored.objects:
+            world.violation(f"liveness: {job_id} has no terminal record")
+            return "NONE"
+        terminal = TERMINAL.validate_json(stored.objects[keys.TERMINAL])
+        found = examine(
+            stored,
+            num_rows=case.rows,
+            as_undisturbed=lambda key, data: world.blows > 0 or data == case.results.get(key, data),
+            may_fail=False,
+        )
+        quoted = examine_words(stored, {"a prompt": CANARY, "a secret": SECRET}, secrets={"a secret"})
+        for each in (*found.violations, *quoted.violations):
+            world.violation(f"{job_id}: {each}")
+        if found.rows_lost or found.rows_doubled:
+            world.violation(f"I1: {job_id}: {found.rows_lost} rows lost, {found.rows_doubled} doubled")
+        if isinstance(terminal, Cancelled) and job_id not in self.cancelled:
+            world.violation(f"{job_id} is cancelled and nobody did it")
+        accused = {
+            row: code
+            for key in stored.below(keys.RESULTS)
+            for row, code in rows_of(stored.objects[key]).items()
+            if code in KILLED
+        }
+        innocent = accused.keys() - case.killers.keys()
+        if innocent and not world.blows:
+            world.violation(f"{job_id}: innocent rows are convicted: {sorted(innocent)}")
+        if terminal.state == "SUCCEEDED" and not case.killers.keys() <= accused.keys():
+            world.violation(f"{job_id}: rows that kill have got an answer: {accused}")
+        for change in world.bucket.changes:
+            if (
+                change.kind == "replaced"
+                and change.key.startswith(prefix)
+                and is_written_once(change.key.removeprefix(prefix))
+            ):
+                world.violation(f"I4: {change.key} was overwritten")
+        return terminal.state
