@@ -150,7 +150,6 @@ class Offer:
 
     replica: str
     reference: Any
-    generation: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

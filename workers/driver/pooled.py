@@ -79,6 +79,8 @@ class PooledCluster:
         self._own, self.link, self.ticket, self._book, self._resources = own, link, ticket, book, resources
         self._gone_since: float | None = None
         self._reporting: asyncio.Task[None] | None = None
+        self._seated: set[str] = set()
+        self._asking = asyncio.Lock()
 
     def resolve_resources(self, spec: JobSpec) -> Resources:
         """Return what a replica takes; it is there already, so staging is in nobody's way."""
@@ -112,16 +114,23 @@ class PooledCluster:
         Raises:
             JobInterruption: the pool is down, or has been gone for too long.
         """
-        while True:
-            try:
-                offer: Offer | None = await within(ASK_S, self.link.ask_pool("offer", self.ticket))
-                self._gone_since = None
-                if offer is not None:
-                    return offer
-            except PoolClosed as closed:
-                raise self._interruption(str(closed)) from closed
-            except (PoolGone, TimeoutError):
-                await self._await_return()
+        async with self._asking:  # two at once would be offered the same replica
+            while True:
+                try:
+                    seated = tuple(self._seated)
+                    offer: Offer | None = await within(ASK_S, self.link.ask_pool("offer", self.ticket, seated))
+                    self._gone_since = None
+                    if offer is not None:
+                        self._seated.add(offer.replica)
+                        return offer
+                except PoolClosed as closed:
+                    raise self._interruption(str(closed)) from closed
+                except (PoolGone, TimeoutError):
+                    await self._await_return()
+
+    def leave(self, replica: str) -> None:
+        """Give back a seat: the replica may be offered again."""
+        self._seated.discard(replica)
 
     async def _await_return(self) -> None:
         name, now = self.ticket.placement.pool, time.monotonic()
@@ -237,11 +246,11 @@ class PooledReplica:
         offer, self._offer = self._offer, None
         if offer is None:
             return
-        link = self._cluster.link
-        with suppress(ReplicaLost, TimeoutError):
-            await within(ASK_S, link.ask_replica(offer.reference, "close", self._seat))
-        with suppress(PoolGone, TimeoutError):
-            await within(ASK_S, link.ask_pool("leave", self._cluster.ticket, offer.replica))
+        try:
+            with suppress(ReplicaLost, TimeoutError):
+                await within(ASK_S, self._cluster.link.ask_replica(offer.reference, "close", self._seat))
+        finally:
+            self._cluster.leave(offer.replica)
 
     async def _ask(self, method: str, *arguments: Any) -> Any:
         offer = self._offer

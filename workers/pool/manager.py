@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from datetime import UTC, datetime
 
@@ -70,13 +70,9 @@ class Manager:
 
     # -- for the drivers of jobs ----------------------------------------------------------------
 
-    async def offer(self, ticket: Ticket) -> Offer | None:
+    async def offer(self, ticket: Ticket, seated: Collection[str]) -> Offer | None:
         """See `Pool.offer`."""
-        return await (await self._standing()).offer(ticket)
-
-    async def leave(self, ticket: Ticket, replica: str) -> None:
-        """See `Pool.leave`."""
-        (await self._standing()).leave(ticket, replica)
+        return await (await self._standing()).offer(ticket, seated)
 
     async def report(self, ticket: Ticket, rows: int | None) -> None:
         """See `Pool.report`."""
@@ -134,7 +130,6 @@ class Manager:
     def _state(self, pool: Pool) -> PoolState:
         jobs: tuple[PoolJob, ...] = self._usage.jobs()
         device = next((slot.loaded.engine.device for slot in pool.slots if slot.loaded), "")
-        seated = {driver: member.ticket.job_id for driver, member in pool.members.items()}
         return PoolState(
             pool=self._name,
             generation=pool.spec.generation,
@@ -146,10 +141,7 @@ class Manager:
             reason=pool.reason[:2000],
             device=device,
             gpus_per_replica=pool.gpus_per_replica,
-            replicas=tuple(
-                slot.described(tuple(sorted({seated[driver] for driver in slot.seats if driver in seated})))
-                for slot in pool.slots
-            ),
+            replicas=tuple(slot.described() for slot in pool.slots),
             jobs=jobs,
         )
 

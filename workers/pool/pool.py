@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from math import ceil
 from typing import Literal
@@ -55,13 +56,11 @@ class Member:
 
     Attributes:
         rows: rows that wait for a result; None: not yet known.
-        seats: names of the replicas in which it has a seat.
     """
 
     ticket: Ticket
     rows: int | None = None
     heard_at: float = field(default_factory=time.monotonic)
-    seats: set[str] = field(default_factory=set)
 
 
 class Pool:
@@ -130,23 +129,24 @@ class Pool:
 
     # -- for the drivers of jobs ----------------------------------------------------------------
 
-    async def offer(self, ticket: Ticket) -> Offer | None:
-        """Return a replica in which the driver has no seat yet; None if there is none for now.
+    async def offer(self, ticket: Ticket, seated: Collection[str]) -> Offer | None:
+        """Return a replica for the driver; None if there is none for now.
+
+        Args:
+            seated: replicas in which the driver has a seat. The driver knows: an offer may not have reached it.
 
         Raises:
             PoolClosed: the pool ends.
         """
         deadline = time.monotonic() + OFFER_S
         while True:
-            member = self._member(ticket)
+            self._member(ticket)
             news = self._news
-            free = [slot for slot in self.slots if slot.state == "ready" and slot.name not in member.seats]
+            free = [slot for slot in self.slots if slot.state == "ready" and slot.name not in seated]
             if free:
-                slot = min(free, key=lambda slot: (len(slot.seats), slot.number))
-                member.seats.add(slot.name)
-                slot.seats.add(ticket.driver)
+                slot = min(free, key=lambda slot: (len(slot.jobs), slot.number))
                 assert slot.replica is not None
-                return Offer(replica=slot.name, reference=slot.replica.reference, generation=slot.spec.generation)
+                return Offer(replica=slot.name, reference=slot.replica.reference)
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 return None
@@ -154,15 +154,6 @@ class Pool:
                 await within(left_s, news.wait())
             except TimeoutError:
                 return None
-
-    def leave(self, ticket: Ticket, replica: str) -> None:
-        """Take back a seat."""
-        if (member := self.members.get(ticket.driver)) is not None:
-            member.seats.discard(replica)
-        for slot in self.slots:
-            if slot.name == replica:
-                slot.seats.discard(ticket.driver)
-        self._wake()
 
     def report(self, ticket: Ticket, rows: int | None) -> None:
         """Take note of a driver's rows that wait for a result.
@@ -175,8 +166,6 @@ class Pool:
     def depart(self, ticket: Ticket) -> None:
         """Forget a driver that has ended."""
         self.members.pop(ticket.driver, None)
-        for slot in self.slots:
-            slot.seats.discard(ticket.driver)
 
     async def fate(self, replica: str) -> Fate:
         """Return what has become of a replica, once that is known; `alive` if it serves others."""
@@ -347,9 +336,6 @@ class Pool:
         self._fates[slot.name] = fate
         while len(self._fates) > MAX_FATES:
             self._fates.pop(next(iter(self._fates)))
-        for member in self.members.values():
-            member.seats.discard(slot.name)
-        slot.seats.clear()
 
     async def _stop(self, slot: PoolSlot) -> None:
         """Let the engine free its device, then kill the process."""

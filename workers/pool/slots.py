@@ -21,7 +21,6 @@ class PoolSlot:
 
     Attributes:
         last: the slot is not filled again.
-        seats: submission ids of the drivers that have a seat in it.
     """
 
     def __init__(self, number: int, spec: PoolSpec) -> None:
@@ -32,7 +31,6 @@ class PoolSlot:
         self.last = False
         self.replica: PoolReplicaHandle | None = None
         self.loaded: Loaded | None = None
-        self.seats: set[str] = set()
         self._begin()
 
     def _begin(self) -> None:
@@ -56,6 +54,11 @@ class PoolSlot:
     def rows_in_flight(self) -> int:
         """Rows in its engine."""
         return self.counters.rows_in_flight if self.counters else 0
+
+    @property
+    def jobs(self) -> tuple[str, ...]:
+        """Jobs that have a seat in it, in order."""
+        return tuple(sorted({seat.job_id for seat in self.counters.seats.values()})) if self.counters else ()
 
     @property
     def idle_s(self) -> float:
@@ -114,7 +117,7 @@ class PoolSlot:
         timeout_s = STALL_ROOM * self.spec.engine.stall_timeout_s + STALL_ROOM_S
         return self.loaded is not None and time.monotonic() - self._sign_at > timeout_s
 
-    def described(self, jobs: tuple[str, ...]) -> PoolReplica:
+    def described(self) -> PoolReplica:
         """Build the replica's entry in the pool's state."""
         tokens, span_s = sum(tokens for _, tokens in self._recent), 0.0
         if self._recent:
@@ -129,6 +132,6 @@ class PoolSlot:
             rows_in_flight=self.rows_in_flight,
             tokens_per_s=round(tokens / span_s, 1) if span_s else 0.0,
             idle_s=round(self.idle_s, 1),
-            jobs=jobs,
+            jobs=self.jobs,
             note=self.note,
         )
