@@ -34,6 +34,11 @@ class _Shard:
     faults: int = 0
     replicas: set[str] = field(default_factory=set)
 
+    @property
+    def is_suspected(self) -> bool:
+        """Whether an engine has died while it was open: it runs alone until it commits, and is never copied."""
+        return self.suspect or self.strikes > 0
+
 
 @dataclass(slots=True)
 class _Health:
@@ -322,7 +327,7 @@ class Dispatcher:
             shard = self._shards[number]
             for replica in shard.replicas if len(shard.replicas) < MAX_REPLICAS_PER_SHARD else ():
                 work = self._open[replica][number]
-                if work.kind == "commit" and not (work.alone or work.excluded or shard.strikes or shard.faults):
+                if work.kind == "commit" and not (work.alone or work.excluded or shard.is_suspected or shard.faults):
                     return replace(work, copy=True)
         return None
 
@@ -374,7 +379,7 @@ class Dispatcher:
     def _offer(self, number: int) -> None:
         shard = self._shards[number]
         if shard.staged and not shard.committed and not shard.replicas:
-            self._suspects.add(number) if shard.strikes or shard.suspect else self._queue.add(number)
+            self._suspects.add(number) if shard.is_suspected else self._queue.add(number)
 
     def _discard(self, number: int) -> None:
         self._suspects.discard(number)

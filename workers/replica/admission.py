@@ -81,11 +81,15 @@ class Admission:
 
 
 class _Expected(NamedTuple):
-    """Tokens of a row that is inside: its input, the most that it can cost, and what it is expected to cost."""
+    """Tokens of a row that is inside: its input, the most that it can cost, and what it is expected to cost.
+
+    `is_owed`: it went before rows of a higher class, see `Shares.enters`.
+    """
 
     input_tokens: int
     most: float
     expected: float
+    is_owed: bool
 
 
 class Door:
@@ -121,8 +125,9 @@ class Door:
                 raise Retired
             place = admission._room.take(row)
             most = _most_tokens(row)
-            self._inside[place] = _Expected(row.num_tokens, most, most * self._share)
-            admission._shares.enters(self.job, most * self._share)
+            expected = most * self._share
+            is_owed = admission._shares.enters(self.job, expected)
+            self._inside[place] = _Expected(row.num_tokens, most, expected, is_owed)
             return place
         finally:
             admission._rows.pop(self.job, None)
@@ -145,7 +150,7 @@ class Door:
         computed = max(0, row.input_tokens - output.num_cached_tokens) + generated
         self.computed_tokens += computed
         self._share += (min(1.0, computed / max(1.0, row.most)) - self._share) / MEMORY
-        self._admission._shares.charge(self.job, computed - row.expected)
+        self._admission._shares.charge(self.job, computed - row.expected, is_owed=row.is_owed)
 
     async def claim(self) -> bool:
         """Wait until no row is inside, and let none of another job in until `release`.

@@ -69,23 +69,33 @@ class Shares:
         served = max(owed, key=lambda priority: self._owed[priority], default=classes[0])
         return min(self._of_class(served), key=lambda job: self._members[job].used)
 
-    def enters(self, job: str, tokens: float) -> None:
-        """Record that the job's waiting row enters, and count the tokens that are expected of it."""
-        self._entered += 1
-        self.charge(job, tokens)
+    def enters(self, job: str, tokens: float) -> bool:
+        """Record that the job's waiting row enters, and count the tokens that are expected of it.
 
-    def charge(self, job: str, tokens: float) -> None:
-        """Count tokens that are computed for the job here; a negative number takes back what was expected too much."""
+        Returns:
+            Whether it enters before rows of a higher class, on what its class is owed.
+        """
+        self._entered += 1
+        classes = self._classes()
+        is_owed = self._members[job].priority != classes[0]
+        self._owed[classes[0]] = 0.0
+        self.charge(job, tokens, is_owed=is_owed)
+        return is_owed
+
+    def charge(self, job: str, tokens: float, *, is_owed: bool) -> None:
+        """Count tokens of a row that has entered; a negative number takes back what was expected too much.
+
+        Args:
+            is_owed: as `enters` has said of the row.
+        """
         member = self._members.get(job)
         if member is None:
             return
         member.used += tokens / member.weight
-        classes = self._classes()
-        for priority in classes[1:]:
+        for priority in self._classes()[1:]:
             self._owed[priority] += FLOOR * tokens
-        self._owed[member.priority] -= tokens
-        if classes:
-            self._owed[classes[0]] = 0
+        if is_owed:
+            self._owed[member.priority] -= tokens
 
     def charge_elsewhere(self, job: str, tokens: float) -> None:
         """Count tokens that other engines of the pool have computed for the job."""
