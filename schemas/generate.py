@@ -12,6 +12,7 @@ from schemas.batches import BatchRequest, Outcome, StoredFile
 from schemas.evaluations import Evaluation, ProgramsReport, Scores
 from schemas.history import History
 from schemas.logs import LogLine
+from schemas.pools import Placement, PoolDown, PoolSpec, PoolState
 from schemas.records import Attempt, Interruption, Manifest, Plan, Progress, Terminal
 from schemas.schedules import Event, Pointer, Run, RunOutcome, Schedule
 from schemas.spec import JobSpec
@@ -37,6 +38,10 @@ DOCUMENTS: dict[str, Any] = {
     "schedule_run_outcome": RunOutcome,
     "schedule_pointer": Pointer,
     "schedule_event": Event,
+    "pool": PoolSpec,
+    "pool_down": PoolDown,
+    "pool_state": PoolState,
+    "placement": Placement,
     "evaluation": Evaluation,
     "evaluation_scores": Scores,
     "evaluation_programs": ProgramsReport,

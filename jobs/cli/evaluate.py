@@ -90,6 +90,7 @@ def evaluate(
         prepare(wanted, data, exemplars=exemplars, limit=limit),
         request.spec,
         limit=limit,
+        placement=request.placement,
     )
     scores, code = _finished(run, output, unsafe=unsafe_code)
     if page:

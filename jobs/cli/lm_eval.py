@@ -89,7 +89,7 @@ def lm_eval(
         gen_kwargs=gen_kwargs,
         output_path=output_path,
     )
-    found = evaluate(client, request.spec, wanted, follow, evaluation_id=evaluation_id)
+    found = evaluate(client, request.spec, wanted, follow, evaluation_id=evaluation_id, placement=request.placement)
     if output.format is Format.JSON:
         output.record({**found.results, "job_ids": list(found.job_ids)})
     elif output.format is Format.QUIET:

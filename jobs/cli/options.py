@@ -184,6 +184,7 @@ def _kind(option: SpecOption) -> Any:
 def _resolve(given: dict[str, Any]) -> Request:
     """Flags over the spec file over settings over defaults."""
     from jobs import settings as settings_module
+    from jobs.pools.book import pool_of
     from jobs.pools.placing import placement_of
     from jobs.spec.build import read_spec_file
     from jobs.spec.fields import spec_options
@@ -193,7 +194,7 @@ def _resolve(given: dict[str, Any]) -> Request:
     file_values = read_spec_file(given["spec_file"]) if given["spec_file"] else {}
     flags = {name: _value(option, given[name]) for name, option in spec_options().items() if name in given}
     flags["fields"] = dict(assignment(text) for text in given["assign"] or ())
-    placement, pool = None, None
+    placement = None
     if "pool" in given:
         placement = placement_of(
             {
@@ -206,11 +207,6 @@ def _resolve(given: dict[str, Any]) -> Request:
             settings,
             lambda name: f"--{name}",
         )
-    if placement is not None:
-        from jobs.pools.book import PoolBook
-        from jobs.store import open_store
-
-        pool = PoolBook(open_store(settings.root)).standing(placement.pool)
     spec = spec_of(
         given.get("dataset", _PLACEHOLDER),
         flags,
@@ -218,7 +214,7 @@ def _resolve(given: dict[str, Any]) -> Request:
         file_values,
         file=str(given["spec_file"] or ""),
         as_flags=True,
-        pool=pool,
+        pool=pool_of(settings.root, placement),
     )
     return Request(spec, settings, placement)
 

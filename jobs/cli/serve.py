@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from jobs.settings import Settings
+    from schemas.pools import Placement
     from schemas.spec import JobSpec
 
 _PACKAGES = ("fastapi", "uvicorn", "python_multipart")
@@ -48,6 +49,11 @@ def serve(
     model: Annotated[str | None, typer.Option("--model", help="Model directory.")] = None,
     engine: Annotated[str | None, typer.Option("--engine", help="vllm (default) or fake.")] = None,
     replicas: Annotated[str | None, typer.Option("--replicas", help="8 or 2..16. Default: 1.")] = None,
+    pool: Annotated[str | None, typer.Option("--pool", help="Compute batches in this pool: jobs pool list.")] = None,
+    priority: Annotated[
+        str | None, typer.Option("--priority", help="Their class there: urgent, normal (default), bulk.")
+    ] = None,
+    weight: Annotated[float | None, typer.Option("--weight", help="Their share within the class. Default: 1.")] = None,
     max_tokens: Annotated[
         int | None, typer.Option("--max-tokens", help="Most tokens for a request that sets no limit. Default: 256.")
     ] = None,
@@ -68,6 +74,8 @@ def serve(
 
       jobs serve --engine fake --port 8340
 
+      jobs serve --pool chat --priority urgent
+
       OPENAI_BASE_URL=http://127.0.0.1:8340/v1 OPENAI_API_KEY=$(cat TOKEN_FILE) python my_batch.py
     """
     from jobs import settings as settings_module
@@ -81,7 +89,8 @@ def serve(
             f"A server on {host} needs a token: others than this machine's users can reach it.", "Drop --no-auth."
         )
     flags = {"model": model, "engine": engine, "replicas": replicas, "max_tokens": max_tokens}
-    base = _spec(settings, spec_file, flags, assign)
+    placement = _placement(settings, spec_file, {"pool": pool, "priority": priority, "weight": weight})
+    base = _spec(settings, spec_file, flags, assign, placement)
     with _listen(host, port) as listener:
         from jobs.monitoring.exporter import Exporter
         from jobs.results.responses import model_name as name_of_model
@@ -98,7 +107,7 @@ def serve(
         name = model_name or name_of_model(base)
         service = Service(
             store=store,
-            runner=BatchRunner(settings, base, name),
+            runner=BatchRunner(settings, base, name, placement),
             model=name,
             token=load_token(token_file) if token_file else None,
             limits=Limits(file_bytes=max_file_mib * 2**20, requests=max_requests, waiting=most_connections() // 16),
@@ -134,9 +143,25 @@ def _check_packages() -> None:
         raise MissingPackage(f"`jobs serve` needs {', '.join(missing).replace('_', '-')}.", install_hint(missing[0]))
 
 
-def _spec(settings: Settings, spec_file: Path | None, flags: dict[str, Any], assign: list[str] | None) -> JobSpec:
+def _placement(settings: Settings, spec_file: Path | None, flags: dict[str, Any]) -> Placement | None:
+    """Return the claim of every batch in a pool, if they compute in one."""
+    from jobs.pools.placing import placement_of
+    from jobs.spec.build import read_spec_file
+
+    file_values = read_spec_file(spec_file) if spec_file else {}
+    return placement_of(flags, file_values, settings, lambda name: f"--{name}")
+
+
+def _spec(
+    settings: Settings,
+    spec_file: Path | None,
+    flags: dict[str, Any],
+    assign: list[str] | None,
+    placement: Placement | None,
+) -> JobSpec:
     """The spec of every batch but for its input: flags over the spec file over settings over defaults."""
     from jobs.cli.options import assignment
+    from jobs.pools.book import pool_of
     from jobs.spec.build import read_spec_file
     from jobs.spec.options import spec_of
 
@@ -149,6 +174,7 @@ def _spec(settings: Settings, spec_file: Path | None, flags: dict[str, Any], ass
         file_values,
         file=str(spec_file or ""),
         as_flags=True,
+        pool=pool_of(settings.root, placement),
     )
     if spec.scores:
         raise UsageError("OpenAI's Batch API has no requests that score.", f"Drop task = '{spec.task}'.")

@@ -16,6 +16,7 @@ from jobs.evaluation.rendering import KEPT, KEPT_OF_PROGRAMS
 from jobs.evaluation.suites import Suite
 from jobs.frames import as_parquet
 from schemas.evaluations import Evaluation, Scores, Task
+from schemas.pools import Placement
 from schemas.sampling import Sampling
 from schemas.spec import AUTO, InputSpec, JobSpec
 
@@ -30,6 +31,7 @@ class EvaluationRun:
 
     Args:
         spec: model, engine, replicas and reuse of both jobs; the rest comes from the suite.
+        placement: the pool that both compute in; None: engines of their own.
     """
 
     def __init__(
@@ -41,10 +43,11 @@ class EvaluationRun:
         spec: JobSpec,
         *,
         limit: int | None = None,
+        placement: Placement | None = None,
     ) -> None:
         self.client, self.suite, self.prepared = client, suite, prepared
         self.record = Record(client.store, evaluation_id)
-        self._spec = spec
+        self._spec, self._placement = spec, placement
         self.evaluation = Evaluation(
             evaluation_id=evaluation_id,
             suite=suite.name,
@@ -81,7 +84,9 @@ class EvaluationRun:
         for task, table in self.prepared.tables.items():
             with as_parquet(table) as frame:
                 spec = self._job_spec(task, str(frame.folder))
-                jobs[task], _ = self.client.submit_spec(spec, self.evaluation.jobs[task], frame=frame)
+                jobs[task], _ = self.client.submit_spec(
+                    spec, self.evaluation.jobs[task], placement=self._placement, frame=frame
+                )
         return jobs
 
     def _job_spec(self, task: Task, uri: str) -> JobSpec:

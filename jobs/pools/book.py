@@ -9,9 +9,10 @@ from pydantic import ValidationError
 
 from jobs.documents import read_document
 from jobs.errors import UsageError
+from jobs.store import open_store
 from jobs.store.base import ObjectStore
 from jobs.text import did_you_mean, quoted
-from schemas.pools import POOL_NAME, POOLS, PoolDown, PoolSpec, PoolState, down_key, spec_key, state_key
+from schemas.pools import POOL_NAME, POOLS, Placement, PoolDown, PoolSpec, PoolState, down_key, spec_key, state_key
 
 
 class PoolBook:
@@ -117,3 +118,12 @@ def check_name(name: str) -> str:
             "Use at most 40 lower-case letters, digits and dashes, with a letter or digit at both ends.",
         )
     return name
+
+
+def pool_of(root: str, placement: Placement | None) -> PoolSpec | None:
+    """Read the pool that a claim names; None without one.
+
+    Raises:
+        UsageError: there is none of this name, or it is taken down.
+    """
+    return None if placement is None else PoolBook(open_store(root)).standing(placement.pool)

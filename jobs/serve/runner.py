@@ -30,6 +30,7 @@ from jobs.settings import Settings
 from jobs.validation import problem, sentence
 from schemas.batches import Accepted, BatchError, BatchRequest, Outcome
 from schemas.codes import JobError
+from schemas.pools import Placement
 from schemas.records import Cancelled, Failed, Succeeded
 from schemas.spec import JobSpec
 
@@ -62,10 +63,11 @@ class BatchRunner:
     Args:
         base: the spec of every job; `job_spec` sets the name, the input and what depends on the requests.
         model: the name that requests must give.
+        placement: the pool that batches compute in; None: engines of their own.
     """
 
-    def __init__(self, settings: Settings, base: JobSpec, model: str) -> None:
-        self._settings, self._base, self._model = settings, base, model
+    def __init__(self, settings: Settings, base: JobSpec, model: str, placement: Placement | None = None) -> None:
+        self._settings, self._base, self._model, self._placement = settings, base, model, placement
         store = BatchClient(settings).store
         self._batches, self._files = Batches(store), Files(store)
         self._leftovers = Leftovers(store, self._files, self._batches)
@@ -236,7 +238,7 @@ class BatchRunner:
         client = BatchClient(self._settings)
         try:
             if ledger.created_at() is None:
-                client.submit_spec(accepted.spec, ledger.job_id)
+                client.submit_spec(accepted.spec, ledger.job_id, placement=self._placement)
             elif client.exact_job(ledger.job_id).resume():
                 said = ledger.interruptions()
                 why = f" The last one ended: {said[-1][1].reason}" if said else ""

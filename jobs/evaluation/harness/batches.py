@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from jobs.errors import Exit, JobsError
 from jobs.evaluation.harness.rows import CONTEXT
 from jobs.frames import as_parquet
+from schemas.pools import Placement
 from schemas.spec import InputSpec, JobSpec
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class Batches:
         spec: model, engine, replicas and reuse; task and input are replaced.
         fingerprint: of the model.
         evaluation_id: beginning of the ids of its jobs.
+        placement: the pool that they compute in; None: engines of their own.
     """
 
     def __init__(
@@ -42,7 +44,9 @@ class Batches:
         *,
         fingerprint: str | None,
         evaluation_id: str | None = None,
+        placement: Placement | None = None,
     ) -> None:
+        self._placement = placement
         self._client, self._spec, self._follow = client, spec, follow
         self._fingerprint, self._evaluation_id = fingerprint, evaluation_id
         self.job_ids: list[str] = []
@@ -60,7 +64,9 @@ class Batches:
                 task=task,
                 input=InputSpec(uri=str(frame.folder), chat=False, keep=(CONTEXT,)),
             )
-            job, _ = self._client.submit_spec(spec, self._job_id(spec, frame.digest), frame=frame)
+            job, _ = self._client.submit_spec(
+                spec, self._job_id(spec, frame.digest), placement=self._placement, frame=frame
+            )
         self.job_ids.append(job.id)
         code = self._follow(job)
         if code not in (Exit.OK, Exit.GATE_CROSSED):

@@ -12,6 +12,7 @@ from jobs.evaluation.harness.batches import Batches, Follow
 from jobs.models.encoding import load_encoder
 from jobs.models.pinning import pin_model
 from jobs.text import did_you_mean
+from schemas.pools import Placement
 from schemas.sampling import Sampling
 from schemas.spec import JobSpec
 
@@ -60,7 +61,13 @@ class Evaluated:
 
 
 def evaluate(
-    client: BatchClient, spec: JobSpec, wanted: Wanted, follow: Follow, *, evaluation_id: str | None = None
+    client: BatchClient,
+    spec: JobSpec,
+    wanted: Wanted,
+    follow: Follow,
+    *,
+    evaluation_id: str | None = None,
+    placement: Placement | None = None,
 ) -> Evaluated:
     """Evaluate a model: at most three jobs, one for each kind of request.
 
@@ -68,6 +75,7 @@ def evaluate(
         spec: model, engine, replicas and reuse of the jobs; the rest comes from the tasks.
         follow: waits for a job.
         evaluation_id: beginning of the jobs' ids; default: made of what is evaluated.
+        placement: the pool that they compute in; None: engines of their own.
 
     Raises:
         UsageError: the harness is not installed, or a task is unknown or asks for what cannot be done.
@@ -79,7 +87,14 @@ def evaluate(
     encoder = load_encoder(spec.model.path)
     spec = spec.evolve(input=spec.input.evolve(chat=False))
     model = harness.BatchModel(
-        batches := Batches(client, spec, follow, fingerprint=pin_model(spec), evaluation_id=evaluation_id),
+        batches := Batches(
+            client,
+            spec,
+            follow,
+            fingerprint=pin_model(spec),
+            evaluation_id=evaluation_id,
+            placement=placement,
+        ),
         encoder,
         spec.model.path,
         min(spec.engine.max_model_len or encoder.max_model_len, encoder.max_model_len),
