@@ -43,6 +43,18 @@ def until(condition: Callable[[], Any], what: str, timeout_s: float = 120) -> An
     return found
 
 
+def pool_with(user: User, pool: str, *, jobs: int) -> Any:
+    """What `pool show` says once the pool has so many jobs."""
+    shown = user.json("pool", "show", pool)
+    return shown if len(shown["jobs"]) == jobs else None
+
+
+def ready(user: User, pool: str) -> list[int]:
+    """Generations of the replicas that are ready."""
+    replicas = user.json("pool", "show", pool)["replica_states"]
+    return [replica["generation"] for replica in replicas if replica["state"] == "ready"]
+
+
 def processes(*words: str) -> list[psutil.Process]:
     """Processes whose command line has all of these words."""
     found = []
@@ -75,10 +87,7 @@ def test_jobs_share_an_engine_and_a_row_that_kills_costs_that_row(user: User, po
             "--isolated",
         ),
     }
-    shown = until(
-        lambda: (now := user.json("pool", "show", pool)) if len(user.json("pool", "show", pool)["jobs"]) == 3 else None,
-        "three jobs in the pool",
-    )
+    shown = until(lambda: pool_with(user, pool, jobs=3), "three jobs in the pool")
     classes = {job["job_id"]: (job["priority"], job["weight"]) for job in shown["jobs"]}
     assert classes == {jobs["bulk"]: ("bulk", 2.0), jobs["deadly"]: ("normal", 1.0), jobs["urgent"]: ("urgent", 1.0)}
     for job_id in jobs.values():
@@ -100,17 +109,12 @@ def test_the_deaths_of_pool_and_driver_interrupt_no_other_job(user: User, pool: 
     third = submit(user, pool, slow)
     for job_id in (first, third):
         user.progress_until(job_id, lambda progress: progress.rows_ok > 0, what="first commit")
-    # A driver dies: its rows leave the engine, its job goes on later.
-    kill(driver_pid(third))
-    until(lambda: user.json("status", third)["state"] == "INTERRUPTED", "interruption")
-    until(
-        lambda: third not in [job["job_id"] for job in user.json("pool", "show", pool)["jobs"]],
-        "the dead driver's leave",
-    )
-    # The pool's driver dies, and its replicas with it; the job waits for its return.
+    # The pool's driver dies, and its replicas with it; jobs in the pool wait for its return.
     kill(processes("-m workers.pool", pool)[0].pid)
     until(lambda: user.json("pool", "show", pool)["state"] == "LOST", "loss of the pool")
-    assert user.json("status", first)["state"] == "RUNNING"
+    assert {user.json("status", job_id)["state"] for job_id in (first, third)} == {"RUNNING"}
+    kill(driver_pid(third))
+    until(lambda: user.json("status", third)["state"] == "INTERRUPTED", "interruption")
     refused = user.run("submit", str(slow), "--pool", pool, code=2)
     assert f"Pool {pool} is gone" in refused.stderr
     user.run("pool", "up", pool, *ENGINE, *KILLS, "--wait", timeout_s=180)
