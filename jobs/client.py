@@ -23,6 +23,7 @@ from jobs.settings import Settings
 from jobs.spec.build import new_job_id
 from jobs.spec.options import SubmitOptions, spec_of
 from jobs.spec.preflight import checked
+from jobs.starting import StartClock
 from jobs.status.job_status import JobStatus
 from jobs.store import open_store
 from jobs.store.base import ObjectStore
@@ -69,6 +70,8 @@ class BatchClient:
             raise UsageError("Settings are given, and root, address or token_path beside them.", "Give one of both.")
         self.settings = settings
         self._submitter: Submitter | None = None
+        self.starting: StartClock | None = None
+        """Clock of a program that submits one job; None: each submission begins its own."""
         self.before_cluster_start: Callable[[], None] = _nothing
         """Called before the embedded cluster is started, which takes seconds."""
 
@@ -211,12 +214,16 @@ class BatchClient:
             StoreError, ClusterError: store or cluster cannot be used.
         """
         job = self.exact_job(job_id)
+        clock = job.starting = self.starting or StartClock("command")
+        clock.mark("command line")
         check_bucket(spec.input.uri, self.settings.allowed_buckets)
         self._check_packages(spec)
         # Where the cluster is elsewhere, a model directory may exist only there: its driver checks it first of all.
         spec = checked(spec, self.store, model_may_be_elsewhere=self.settings.address is not None)
         check_write_once(self.store)
+        clock.mark("checks of dataset, model and store")
         self.submitter()
+        clock.mark("connection to the cluster")
         before_writing()
         if frame is not None:
             spec = spec.evolve(input=spec.input.evolve(uri=frame.uri(self.store)))
@@ -225,6 +232,7 @@ class BatchClient:
         failpoint("submit.before_spec")
         created = job.ledger.create(spec, writer=f"submit/{uuid4().hex}")
         failpoint("submit.after_spec")
+        clock.mark("upload")
         started = job.resume()
         failpoint("submit.after_start")
         if started and self.settings.address is not None:
@@ -232,14 +240,18 @@ class BatchClient:
             job.check_start()
         return job, created
 
-    def start_driver(self, ledger: Ledger, spec: JobSpec, submission_id: str) -> bool:
+    def start_driver(self, ledger: Ledger, spec: JobSpec, submission_id: str, clock: StartClock | None = None) -> bool:
         """Submit a driver to the cluster; return False if the cluster has that submission already.
+
+        Args:
+            clock: has measured the start so far, which is stored with the submission; None begins now.
 
         Raises:
             MissingPackage: it would run in this Python, which lacks something.
         """
         from jobs.cluster.submission import describe, driver_environment
 
+        clock = clock or StartClock("command")
         self._check_packages(spec)
         metadata = describe(
             name=spec.name,
@@ -248,12 +260,16 @@ class BatchClient:
             dataset=spec.input.uri,
             model=spec.model.path,
         )
-        return self.submitter().submit(
+        started = self.submitter().submit(
             ledger.uri,
             submission_id,
             metadata,
             driver_environment(self.settings.allowed_buckets) | {SUBMISSION_ID: submission_id},
         )
+        if started:
+            clock.mark("submission of the driver")
+            clock.write(ledger, submission_id)
+        return started
 
     def _check_packages(self, spec: JobSpec) -> None:
         """Check that the embedded cluster, which runs this very Python, can run the job."""

@@ -15,6 +15,7 @@ from schemas.logs import LogLine
 from schemas.records import Attempt, Interruption, Manifest, Plan, Progress, Terminal
 from schemas.schedules import Event, Pointer, Run, RunOutcome, Schedule
 from schemas.spec import JobSpec
+from schemas.starts import Start
 from schemas.throughput import Throughput
 
 FOLDER = Path(__file__).parent / "generated"
@@ -27,6 +28,7 @@ DOCUMENTS: dict[str, Any] = {
     "terminal": Terminal,
     "interruption": Interruption,
     "history": History,
+    "start": Start,
     "log_line": LogLine,
     "throughput": Throughput,
     "stored_file": StoredFile,

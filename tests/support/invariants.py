@@ -24,10 +24,11 @@ from schemas.history import History
 from schemas.logs import LogLine
 from schemas.records import Attempt, Failed, Interruption, Manifest, Plan, Progress, Quarantine, Succeeded
 from schemas.spec import JobSpec
+from schemas.starts import Start
 from tests.chaos.s3_proxy import Proxy
 from tests.support.stored import TERMINAL, Stored, read_rows
 
-_REPLACED = (keys.PROGRESS, keys.HISTORY, keys.LOGS)
+_REPLACED = (keys.PROGRESS, keys.HISTORY, keys.LOGS, keys.STARTS)
 """Written again and again, for people; every other object is written once."""
 
 _ROWS = (keys.STAGED, keys.RESULTS, keys.SALVAGE, keys.FINGERPRINTS)
@@ -40,6 +41,7 @@ _PARSERS: Mapping[str, Callable[[bytes], object]] = {
     keys.SUCCESS: Manifest.from_json,
     keys.PROGRESS: Progress.from_json,
     keys.HISTORY: History.from_json,
+    keys.STARTS: Start.from_json,
     keys.ATTEMPTS: Attempt.from_json,
     keys.QUARANTINE: Quarantine.from_json,
     keys.INTERRUPTIONS: Interruption.from_json,

@@ -38,7 +38,7 @@ class RayCluster:
 
     def start_replica(self, ledger: Ledger, name: str, driver: str, resources: Resources) -> ReplicaHandle:
         actor = ray.remote(self._replica).options(**resources.actor_options, name=name)
-        return RayReplica(actor.remote(ledger, name, driver, on_gpu=resources.on_gpu))
+        return RayReplica(actor.remote(ledger, name, driver, on_gpu=resources.on_gpu, traced=True))
 
     async def stage(self, ledger: Ledger, spec: JobSpec, writer: str, report: Callable[[Plan | int], None]) -> None:
         def run() -> None:

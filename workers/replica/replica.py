@@ -19,6 +19,7 @@ from jobs.failpoints import failpoint
 from jobs.ledger import Commit, Ledger
 from jobs.models.encoding import load_encoder
 from jobs.salvage import Salvage
+from jobs.starting import StartClock
 from jobs.values.cells import RowFailure
 from schemas.codes import RowError
 from schemas.records import Attempt, Plan
@@ -69,10 +70,14 @@ class Replica:
         name: the replica's name in logs and metrics.
         driver: submission id of its driver.
         on_gpu: whether the engine runs on GPUs.
+        traced: whether to store how this process started.
     """
 
-    def __init__(self, ledger: Ledger, name: str, driver: str, *, on_gpu: bool) -> None:
+    def __init__(self, ledger: Ledger, name: str, driver: str, *, on_gpu: bool, traced: bool = False) -> None:
         logs.set_up()
+        self._starting = StartClock.of_process("replica")
+        self._starting.mark("process (Ray may have started it earlier) and imports")
+        self._traced = traced
         self._recent = logs.recent_lines(name)
         self._ledger = ledger
         self._name, self._driver, self._on_gpu = name, driver, on_gpu
@@ -101,10 +106,14 @@ class Replica:
         failpoint("replica.before_load")
         self._spec: JobSpec = await asyncio.to_thread(self._ledger.spec)
         self._encoder = await asyncio.to_thread(load_encoder, self._spec.model.path)
+        self._starting.mark("spec and tokenizer")
         engine = self._engine = await self._make_engine()
+        self._starting.mark("engine's imports and the plan")
         info = await engine.start()
+        self._starting.mark("engine's start")
         cached_share = self._plan.num_cached_tokens / max(1, self._plan.num_input_tokens) if self._plan else 0.0
         self._feed = Feed(engine, Room(info, lambda: engine.steps, cached_share), self._encoder.vocab_size)
+        self._feed.on_first = self._first_row
         self._metrics = ReplicaMetrics(self._ledger.job_id, self._name)
         self._ready_at = time.monotonic()
         self._watching = asyncio.create_task(self._lag.watch())
@@ -112,6 +121,12 @@ class Replica:
         failpoint("replica.after_load")
         log.info("the engine is ready after %.1f s: %s", load_s, info)
         return Loaded(node=os.uname().nodename, pid=os.getpid(), load_s=load_s, engine=info)
+
+    def _first_row(self) -> None:
+        self._starting.first_row()
+        if self._traced:
+            writing = asyncio.to_thread(self._starting.write, self._ledger, self._driver, self._name)
+            self._storing_start = asyncio.create_task(writing)
 
     async def run_shard(self, shard: int, attempt_id: str, excluded: Mapping[int, RowError]) -> ShardDone:
         """Process one shard up to its commit. Calls may overlap; their rows enter the engine in call order.
@@ -285,7 +300,15 @@ class Replica:
         importing = asyncio.to_thread(lambda: import_vllm(on_gpu=self._on_gpu))
         self._plan, _ = await asyncio.gather(self._plan_soon(), importing)
         scores = self._spec.scores
-        return VllmEngine(engine, self._spec.model.path, self._encoder, self._plan, on_gpu=self._on_gpu, scores=scores)
+        return VllmEngine(
+            engine,
+            self._spec.model.path,
+            self._encoder,
+            self._plan,
+            on_gpu=self._on_gpu,
+            scores=scores,
+            on_phase=self._starting.inside,
+        )
 
     async def _plan_soon(self) -> Plan | None:
         """Return the plan if it exists within `PLAN_PATIENCE_S`; the GPU should not wait longer."""
