@@ -15,8 +15,6 @@ from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import Any
 
-from workers.engines import start_log
-
 log = logging.getLogger(__name__)
 
 PRELOADED = "vllm.v1.engine.async_llm"
@@ -54,5 +52,4 @@ def _run(environment: Mapping[str, str], target: Callable[..., None], *args: Any
     for name in os.environ.keys() - environment.keys():
         del os.environ[name]
     os.environ.update(environment.items() - os.environ.items())
-    start_log.listen()
     target(*args, **kwargs)

@@ -1,7 +1,7 @@
 """Phases of vLLM's start, read from what it logs in the process that does the work.
 
-That process is forked by `fork_server`, where `listen` adds a handler; it appends what the lines tell of a phase to a
-file of the replica. Workers of several GPUs are processes of their own, whose lines are not seen.
+Every process of an engine loads our plugin, which calls `listen`: a handler then appends what the lines tell of a phase
+to a file of the replica.
 """
 
 from __future__ import annotations
@@ -44,8 +44,10 @@ class _Handler(logging.Handler):
 
 def listen() -> None:
     """Note the phases of this process from now on, if its parent asks for them."""
-    if path := os.environ.get(VARIABLE):
-        logging.getLogger("vllm").addHandler(_Handler(path))
+    logger = logging.getLogger("vllm")
+    listening = any(isinstance(handler, _Handler) for handler in logger.handlers)
+    if not listening and (path := os.environ.get(VARIABLE)):
+        logger.addHandler(_Handler(path))
 
 
 @contextmanager
