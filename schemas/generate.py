@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from schemas.batches import BatchRequest, Outcome, StoredFile
+from schemas.compiled import CompiledManifest
 from schemas.evaluations import Evaluation, ProgramsReport, Scores
 from schemas.history import History
 from schemas.logs import LogLine
@@ -39,6 +40,7 @@ DOCUMENTS: dict[str, Any] = {
     "schedule_run_outcome": RunOutcome,
     "schedule_pointer": Pointer,
     "schedule_event": Event,
+    "compiled_manifest": CompiledManifest,
     "evaluation": Evaluation,
     "evaluation_scores": Scores,
     "evaluation_programs": ProgramsReport,

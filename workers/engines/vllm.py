@@ -19,6 +19,7 @@ from schemas.codes import RowError
 from schemas.records import Plan
 from schemas.sampling import Sampling, StructuredOutputs
 from schemas.spec import EngineSpec
+from workers.engines import compiled as code
 from workers.engines import fork_server, start_log
 from workers.engines.base import Completion, EngineDead, EngineInfo, Output, RowFailed
 from workers.engines.limits import Device, Limits, resolve_limits
@@ -46,9 +47,12 @@ class VllmEngine:
         *,
         on_gpu: bool,
         scores: bool = False,
+        fingerprint: str | None = None,
+        compiled: str | None = None,
         on_phase: Callable[[str, float, float], None] = lambda *_: None,
     ) -> None:
         self._on_phase = on_phase
+        self._fingerprint, self._compiled = fingerprint, compiled
         self._spec = spec
         self._model_path = model_path
         self._encoder = encoder
@@ -76,6 +80,8 @@ class VllmEngine:
         log.info("engine limits for %s: %s", "the planned rows" if self._plan else "rows of any length", limits)
         args = AsyncEngineArgs(**self._arguments(limits))
         fork_server.use()
+        if not args.enforce_eager:
+            code.use(self._model_path, self._fingerprint, self._compiled, on_gpu=self._on_gpu)
         others = set(psutil.Process().children(recursive=True))
         with start_log.phases(self._on_phase):
             self._llm = AsyncLLM.from_engine_args(args, stat_loggers=[self._pulse, *_stat_loggers()])

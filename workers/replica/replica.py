@@ -307,6 +307,8 @@ class Replica:
             self._plan,
             on_gpu=self._on_gpu,
             scores=scores,
+            fingerprint=self._spec.model.fingerprint,
+            compiled=self._spec.model.compiled,
             on_phase=self._starting.inside,
         )
 
