@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from functools import cache
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -94,7 +95,12 @@ def _app_of(names: Collection[str]) -> typer.Typer:
 def __getattr__(name: str) -> Any:
     if name != "app":
         raise AttributeError(name)
-    return globals().setdefault("app", _app_of(_COMMANDS))
+    return _whole_app()
+
+
+@cache
+def _whole_app() -> typer.Typer:
+    return _app_of(_COMMANDS)
 
 
 def command(arguments: Collection[str] = ()) -> Any:
@@ -104,6 +110,6 @@ def command(arguments: Collection[str] = ()) -> Any:
         arguments: what it is to be called with. If they begin with a command, it is the only one.
     """
     called = next(iter(arguments), "")
-    whole = typer.main.get_command(_app_of([called] if called in _COMMANDS else _COMMANDS))
+    whole = typer.main.get_command(_app_of([called]) if called in _COMMANDS else _whole_app())
     present(whole)
     return whole
