@@ -61,7 +61,7 @@ class StartClock:
         self._first_row_s = self._last - self._origin
 
     def write(self, ledger: Ledger, driver: str, name: str = "") -> None:
-        """Store what was measured. A failure costs only the trace."""
+        """Store what was measured, once. A failure costs only the trace."""
         start = Start(
             driver=driver,
             process=self._process,
@@ -72,7 +72,8 @@ class StartClock:
             first_row_s=self._first_row_s,
         )
         try:
-            ledger.store.put(ledger.key(keys.start(driver, name or self._process)), start.to_json())
+            key = ledger.key(keys.start(driver, name or self._process))
+            ledger.store.put_new(key, start.to_json(), writer=f"start/{driver}")
         except (JobsError, OSError) as error:
             log.debug("the trace of this start could not be stored: %s", type(error).__name__)
 
