@@ -75,7 +75,7 @@ class Replica:
 
     def __init__(self, ledger: Ledger, name: str, driver: str, *, on_gpu: bool, traced: bool = False) -> None:
         logs.set_up()
-        self._starting = StartClock.of_process("replica")
+        self._starting = StartClock.of_process("replica") if traced else StartClock("replica")
         self._starting.mark("process (Ray may have started it earlier) and imports")
         self._traced = traced
         self._recent = logs.recent_lines(name)
