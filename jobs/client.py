@@ -24,6 +24,7 @@ from jobs.settings import Settings
 from jobs.spec.build import new_job_id
 from jobs.spec.options import SubmitOptions, spec_of
 from jobs.spec.preflight import checked
+from jobs.starting import StartClock
 from jobs.status.job_status import JobStatus
 from jobs.store import open_store
 from jobs.store.base import ObjectStore
@@ -73,6 +74,8 @@ class BatchClient:
             raise UsageError("Settings are given, and root, address, token_path or pool too.", "Give one of both.")
         self.settings = settings
         self._submitter: Submitter | None = None
+        self.starting: StartClock | None = None
+        """Clock of a program that submits one job; None: each submission begins its own."""
         self.before_cluster_start: Callable[[], None] = _nothing
         """Called before the embedded cluster is started, which takes seconds."""
 
@@ -242,12 +245,16 @@ class BatchClient:
             StoreError, ClusterError: store or cluster cannot be used.
         """
         job = self.exact_job(job_id)
+        clock = job.starting = self.starting or StartClock("command")
+        clock.mark("command line")
         check_bucket(spec.input.uri, self.settings.allowed_buckets)
         self.check_packages(spec.engine.name)
         # Where the cluster is elsewhere, a model directory may exist only there: its driver checks it first of all.
         spec = checked(spec, self.store, model_may_be_elsewhere=self.settings.address is not None)
         check_write_once(self.store)
+        clock.mark("checks of dataset, model and store")
         self.submitter()
+        clock.mark("connection to the cluster")
         if placement is not None:
             self.pools().check(placement, spec)
         before_writing()
@@ -260,6 +267,7 @@ class BatchClient:
         failpoint("submit.after_spec")
         if placement is not None or not created:
             job.ledger.place(placement)
+        clock.mark("upload")
         started = job.resume()
         failpoint("submit.after_start")
         if started and self.settings.address is not None:
@@ -267,14 +275,18 @@ class BatchClient:
             job.check_start()
         return job, created
 
-    def start_driver(self, ledger: Ledger, spec: JobSpec, submission_id: str) -> bool:
+    def start_driver(self, ledger: Ledger, spec: JobSpec, submission_id: str, clock: StartClock | None = None) -> bool:
         """Submit a driver to the cluster; return False if the cluster has that submission already.
+
+        Args:
+            clock: has measured the start so far, which is stored with the submission; None begins now.
 
         Raises:
             MissingPackage: it would run in this Python, which lacks something.
         """
         from jobs.cluster.submission import describe, driver_environment
 
+        clock = clock or StartClock("command")
         self.check_packages(spec.engine.name)
         metadata = describe(
             name=spec.name,
@@ -283,12 +295,16 @@ class BatchClient:
             dataset=spec.input.uri,
             model=spec.model.path,
         )
-        return self.submitter().submit(
+        started = self.submitter().submit(
             ledger.uri,
             submission_id,
             metadata,
             driver_environment(self.settings.allowed_buckets) | {SUBMISSION_ID: submission_id},
         )
+        if started:
+            clock.mark("submission of the driver")
+            clock.write(ledger, submission_id)
+        return started
 
     def check_packages(self, engine: Literal["vllm", "fake"]) -> None:
         """Check that the embedded cluster, which runs this very Python, can run the engine.

@@ -18,6 +18,7 @@ from jobs.failpoints import failpoint
 from jobs.ledger import Ledger
 from jobs.results.gates import describe
 from jobs.salvage import Salvage
+from jobs.starting import StartClock
 from jobs.status.ended import GateFailed, JobFailed
 from jobs.status.following import progress_shown
 from jobs.status.html import block
@@ -56,6 +57,7 @@ class Job:
         self.client, self.ledger = client, ledger
         self._plan: Plan | None = None
         self._pulse = Pulse()
+        self.starting: StartClock | None = None  # set by the submission that makes the job
 
     def __repr__(self) -> str:
         return f"<Job {self.id} at {self.uri}>"
@@ -188,6 +190,7 @@ class Job:
             Conflict: the job has failed or was cancelled.
             UsageError: its input is in a bucket that is not allowed.
         """
+        clock = self.starting or StartClock("command")
         spec, terminal = self.ledger.spec(), self.ledger.terminal()
         if isinstance(terminal, Succeeded):
             # Its driver may have died between the record and these last steps.
@@ -207,11 +210,11 @@ class Job:
             return False
         # Ray never takes an id twice. The first driver has the job's own, unless a job of another root has it.
         if not submissions:
-            if self.client.start_driver(self.ledger, spec, self._next_driver()):
+            if self.client.start_driver(self.ledger, spec, self._next_driver(), clock):
                 return True
             if self._known():
                 return False  # Somebody else has just started it.
-        return self.client.start_driver(self.ledger, spec, f"{self.id}-{uuid4().hex[:6]}")
+        return self.client.start_driver(self.ledger, spec, f"{self.id}-{uuid4().hex[:6]}", clock)
 
     def _next_driver(self) -> str:
         """Name the next driver, where the cluster knows of none: two that resume at once must name the same one, and

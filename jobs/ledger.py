@@ -106,7 +106,7 @@ class Ledger:
         """
         if self.store.put_new(self.key(keys.SPEC), spec.to_json(), writer=writer):
             return True
-        if self.spec().to_json() == spec.to_json():
+        if _identity(self.spec()) == _identity(spec):
             return False
         raise Conflict(
             f"Job {self.job_id} exists with a different spec.",
@@ -396,6 +396,11 @@ class Ledger:
         if data is None:
             return None
         return read_document(data, f"{self.uri}/{key}", parse, _REMEDIES.get(key, ""))
+
+
+def _identity(spec: JobSpec) -> bytes:
+    """Return what makes a spec another one. Compiled code decides only how soon an engine is up."""
+    return spec.evolve(model=spec.model.evolve(compiled=None)).to_json()
 
 
 def list_jobs(store: ObjectStore) -> Iterator[Ledger]:

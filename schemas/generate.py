@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from schemas.batches import BatchRequest, Outcome, StoredFile
+from schemas.compiled import CompiledManifest
 from schemas.evaluations import Evaluation, ProgramsReport, Scores
 from schemas.history import History
 from schemas.logs import LogLine
@@ -16,6 +17,7 @@ from schemas.pools import Placement, PoolDown, PoolSpec, PoolState
 from schemas.records import Attempt, Interruption, Manifest, Plan, Progress, Terminal
 from schemas.schedules import Event, Pointer, Run, RunOutcome, Schedule
 from schemas.spec import JobSpec
+from schemas.starts import Start
 from schemas.throughput import Throughput
 
 FOLDER = Path(__file__).parent / "generated"
@@ -28,6 +30,7 @@ DOCUMENTS: dict[str, Any] = {
     "terminal": Terminal,
     "interruption": Interruption,
     "history": History,
+    "start": Start,
     "log_line": LogLine,
     "throughput": Throughput,
     "stored_file": StoredFile,
@@ -42,6 +45,7 @@ DOCUMENTS: dict[str, Any] = {
     "pool_down": PoolDown,
     "pool_state": PoolState,
     "placement": Placement,
+    "compiled_manifest": CompiledManifest,
     "evaluation": Evaluation,
     "evaluation_scores": Scores,
     "evaluation_programs": ProgramsReport,

@@ -13,6 +13,7 @@ ATTEMPTS = "_job/attempts/"
 QUARANTINE = "_job/quarantine/"
 HISTORY = "_job/history/"
 LOGS = "_job/logs/"
+STARTS = "_job/starts/"
 FINGERPRINTS = "_job/fingerprints/"
 INTERRUPTIONS = "_job/interruptions/"
 SALVAGE = "_job/salvage/"
@@ -54,6 +55,11 @@ def frame(digest: str) -> str:
 def history(driver: str) -> str:
     """What one driver saw over time."""
     return f"{HISTORY}{driver}.json"
+
+
+def start(driver: str, process: str) -> str:
+    """How one process came to its first work."""
+    return f"{STARTS}{driver}/{process}.json"
 
 
 def log(driver: str, segment: int) -> str:

@@ -128,6 +128,9 @@ class ModelSpec(Document):
         min_length=1, description="Model directory as the cluster's nodes see it."
     )
     fingerprint: str | None = Field(None, description="Hash of config, tokenizer and weights, pinned at submit.")
+    compiled: str | None = Field(
+        None, description="Hash of the manifest of compiled code beside the model, pinned at submit if there is one."
+    )
 
 
 class FakeSpec(Document):

@@ -61,7 +61,7 @@ def _run(arguments: list[str]) -> int:
     from jobs.cli.commands import command
 
     try:
-        command()(arguments, prog_name=_program_name(arguments))
+        command(arguments)(arguments, prog_name=_program_name(arguments))
     except SystemExit as end:
         if isinstance(end.__context__, OSError) and end.__context__.errno == errno.EPIPE:
             raise end.__context__ from None  # Typer and Rich make an exit code of it.

@@ -1,68 +1,66 @@
-"""All commands, by name."""
+"""All commands, by name. One is loaded when it is called; all of them for help, completion and unknown names."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Mapping
+from functools import cache
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
 
 from jobs import __version__
-from jobs.cli import (
-    cluster,
-    compare,
-    config,
-    doctor,
-    evaluate,
-    lm_eval,
-    logs,
-    model,
-    plan,
-    pool,
-    preview,
-    report,
-    results,
-    schedule,
-    serve,
-    shell,
-    sql,
-    status,
-    submit,
-    watch,
-)
 from jobs.cli.help_text import present
-from jobs.cli.options import add_spec_command
 
-app = typer.Typer(
-    name="jobs",
-    help="Distributed batch inference: a Parquet dataset of prompts in, every row's result out, exactly once.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-add_spec_command(app, "submit", submit.submit)
-add_spec_command(app, "plan", plan.plan)
-add_spec_command(app, "preview", preview.preview)
-app.command("list")(status.list_jobs)
-app.command("status")(status.status)
-app.command("watch")(watch.watch)
-app.command("wait")(submit.wait)
-app.command("logs")(logs.logs)
-app.command("results")(results.results)
-app.command("report")(report.report)
-add_spec_command(app, "lm-eval", lm_eval.lm_eval, only=("Engine", "Pool", "reuse"))
-add_spec_command(app, "eval", evaluate.evaluate, only=("Engine", "Pool", "reuse"))
-app.command("compare")(compare.compare)
-app.command("sql")(sql.sql)
-app.command("serve")(serve.serve)
-app.command("cancel")(submit.cancel)
-app.command("resume")(submit.resume)
-app.add_typer(pool.app, name="pool")
-app.add_typer(schedule.app, name="schedule")
-app.add_typer(cluster.app, name="cluster")
-app.add_typer(model.app, name="model")
-app.command("config")(config.show_config)
-app.command("doctor")(doctor.run_doctor)
-app.command("shell-init")(shell.shell_init)
+
+def _plain(function: str) -> Callable[[typer.Typer, str, Any], None]:
+    """Add a command that is a function of a module."""
+    return lambda app, name, module: app.command(name)(getattr(module, function))
+
+
+def _of_spec(function: str, only: tuple[str, ...] | None = None) -> Callable[[typer.Typer, str, Any], None]:
+    """Add a command that takes the options of a job, or some panels of them."""
+
+    def add(app: typer.Typer, name: str, module: Any) -> None:
+        from jobs.cli.options import add_spec_command
+
+        add_spec_command(app, name, getattr(module, function), **({} if only is None else {"only": only}))
+
+    return add
+
+
+def _group(app: typer.Typer, name: str, module: Any) -> None:
+    """Add a module's group of commands."""
+    app.add_typer(module.app, name=name)
+
+
+_COMMANDS: Mapping[str, tuple[str, Callable[[typer.Typer, str, Any], None]]] = {
+    "submit": ("submit", _of_spec("submit")),
+    "plan": ("plan", _of_spec("plan")),
+    "preview": ("preview", _of_spec("preview")),
+    "list": ("status", _plain("list_jobs")),
+    "status": ("status", _plain("status")),
+    "watch": ("watch", _plain("watch")),
+    "wait": ("submit", _plain("wait")),
+    "logs": ("logs", _plain("logs")),
+    "results": ("results", _plain("results")),
+    "report": ("report", _plain("report")),
+    "lm-eval": ("lm_eval", _of_spec("lm_eval", ("Engine", "Pool", "reuse"))),
+    "eval": ("evaluate", _of_spec("evaluate", ("Engine", "Pool", "reuse"))),
+    "compare": ("compare", _plain("compare")),
+    "sql": ("sql", _plain("sql")),
+    "serve": ("serve", _plain("serve")),
+    "cancel": ("submit", _plain("cancel")),
+    "resume": ("submit", _plain("resume")),
+    "pool": ("pool", _group),
+    "schedule": ("schedule", _group),
+    "cluster": ("cluster", _group),
+    "model": ("model", _group),
+    "config": ("config", _plain("show_config")),
+    "doctor": ("doctor", _plain("run_doctor")),
+    "shell-init": ("shell", _plain("shell_init")),
+}
+"""Module of each command in `jobs.cli`, and how it is added, in the order of the help."""
 
 
 def _print_version(wanted: bool) -> None:
@@ -71,7 +69,6 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error. May stand anywhere.")] = False,
     version: Annotated[
@@ -81,8 +78,39 @@ def _options(
     """Options of every command. `jobs.cli.main` reads --debug itself, so that it works after a command too."""
 
 
-def command() -> Any:
-    """Return the command line, ready to be called; its help says the name under which the program was called."""
-    whole = typer.main.get_command(app)
+def _app_of(names: Collection[str]) -> typer.Typer:
+    built = typer.Typer(
+        name="jobs",
+        help="Distributed batch inference: a Parquet dataset of prompts in, every row's result out, exactly once.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    for name in names:
+        module, add = _COMMANDS[name]
+        add(built, name, import_module(f"jobs.cli.{module}"))
+    built.callback()(_options)
+    return built
+
+
+def __getattr__(name: str) -> Any:
+    if name != "app":
+        raise AttributeError(name)
+    return _whole_app()
+
+
+@cache
+def _whole_app() -> typer.Typer:
+    return _app_of(_COMMANDS)
+
+
+def command(arguments: Collection[str] = ()) -> Any:
+    """Return the command line, ready to be called; its help says the name under which the program was called.
+
+    Args:
+        arguments: what it is to be called with. If they begin with a command, it is the only one.
+    """
+    called = next(iter(arguments), "")
+    whole = typer.main.get_command(_app_of([called]) if called in _COMMANDS else _whole_app())
     present(whole)
     return whole

@@ -47,6 +47,8 @@ def status(
 
       jobs status reviews-20260301-020000-5f3a --json | jq .rows_done
     """
+    from jobs.starting import read_starts
+    from jobs.status.beginning import beginning_of
     from jobs.status.display import next_steps
     from jobs.status.summary import summarise
 
@@ -57,7 +59,8 @@ def status(
     if not summary.at_work:
         summary = summarise(now, job.ledger.committed(), gpu_hour_price=price)
     if output.format is Format.JSON:
-        output.record(summary.to_dict())
+        beginning = beginning_of(read_starts(job.ledger))
+        output.record(summary.to_dict() | {"beginning": beginning and beginning.to_dict()})
     elif output.format is Format.QUIET:
         output.value(summary.state)
     else:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from jobs import __version__
 from jobs.errors import Conflict, UsageError
+from jobs.models.compiled import manifest_digest
 from jobs.models.encoding import BYTES_MODEL
 from jobs.models.snapshot import fingerprint
 from jobs.pools.book import PoolBook, check_name
@@ -174,7 +175,8 @@ class Pools:
         if model.path == BYTES_MODEL:
             return model
         weights = engine.name == "vllm" and engine.load_format != "dummy"
-        return model.evolve(fingerprint=fingerprint(model.path, weights=weights))
+        compiled = manifest_digest(model.path) if engine.name == "vllm" else None
+        return model.evolve(fingerprint=fingerprint(model.path, weights=weights), compiled=compiled)
 
     def _start(self, spec: PoolSpec) -> bool:
         """Start the pool's driver if none is at work; return whether one was started."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
+from jobs.status.beginning import Beginning
 from jobs.text import duration
 from schemas.history import Activity
 
@@ -14,6 +15,7 @@ WIDTH, WIDE = 720, 1440
 """Widths of charts: side by side with another, and across the whole page."""
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 8, 22
+_LANE = 26
 _STEPS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14_400, 21_600, 43_200, 86_400, 172_800)
 _ACTIVITIES = {
     Activity.WAITING: "waiting",
@@ -107,6 +109,31 @@ def timeline(lanes: Sequence[Lane], end_s: float, *, title: str) -> Markup:
             words = escape(f"lost after {duration(at)}: {reason}")
             parts.append(f'<circle class="loss" cx="{x(at):.1f}" cy="{middle:.1f}" r="4"><title>{words}</title>')
             parts.append("</circle>")
+    return _svg(parts, height, title, WIDE)
+
+
+def phases(beginning: Beginning, *, title: str) -> Markup:
+    """Draw the phases of each process as bars, one process below the other; phases inside another one are lower."""
+    ends = [each.begin_s + phase.begin_s + phase.took_s for each in beginning.processes for phase in each.phases]
+    end_s = max(ends, default=1.0)
+    height = _TOP + _LANE * len(beginning.processes) + _BOTTOM
+    x = _Scale(0, max(end_s, 1e-9), _LEFT, WIDE - _RIGHT)
+    parts = _time_axis(x, end_s, height, duration)
+    for number, process in enumerate(beginning.processes):
+        top, around = _TOP + number * _LANE, 0.0
+        parts.append(
+            f'<text class="tick end" x="{_LEFT - 6}" y="{top + _LANE / 2 + 4:.1f}">{escape(process.name[:9])}</text>'
+        )
+        for place, phase in enumerate(process.phases):
+            begin = process.begin_s + phase.begin_s
+            finish = begin + phase.took_s
+            inside, around = finish <= around, max(around, finish)
+            style, y, tall = ("loading", top + 13, 11) if inside else (("in", "idle")[place % 2], top + 2, _LANE - 4)
+            words = escape(f"{phase.name}, {phase.took_s:.2f} s")
+            parts.append(
+                f'<rect class="bar {style}" x="{x(begin):.1f}" y="{y}" width="{max(0.5, x(finish) - x(begin)):.1f}" '
+                f'height="{tall}"><title>{words}</title></rect>'
+            )
     return _svg(parts, height, title, WIDE)
 
 

@@ -13,10 +13,12 @@ from markupsafe import Markup, escape
 
 from jobs import __version__
 from jobs.errors import JobsError
-from jobs.report.charts import Line, histogram, over_time, short_number, timeline
+from jobs.report.charts import Line, histogram, over_time, phases, short_number, timeline
 from jobs.report.past import Past
 from jobs.report.rows import RowStatistics, Tokens
 from jobs.results.read import open_results
+from jobs.starting import read_starts
+from jobs.status.beginning import APPROXIMATE, Beginning, beginning_of
 from jobs.status.display import describe_idle, outcome
 from jobs.status.summary import Summary, summarise
 from jobs.text import duration, percent, printable
@@ -46,6 +48,7 @@ def report(job: Job, *, num_samples: int, gpu_hour_price: float | None) -> str:
     status = job.status()
     summary = summarise(status, job.ledger.committed(), gpu_hour_price=gpu_hour_price)
     past = Past(job.ledger.histories())
+    beginning = beginning_of(read_starts(job.ledger))
     try:
         rows = RowStatistics.of(open_results(job.ledger), num_samples=num_samples)
     except JobsError:
@@ -68,7 +71,9 @@ def report(job: Job, *, num_samples: int, gpu_hour_price: float | None) -> str:
         tiles=_tiles(summary, rows, past),
         rows=rows,
         past=past,
-        charts=_charts(rows, past),
+        beginning=beginning,
+        beginning_note=APPROXIMATE,
+        charts=_charts(rows, past, beginning),
         token_lines=_token_lines(rows),
         eta=_eta(summary, past),
         fingerprint=_fingerprint(status.spec, status.plan, past, summary),
@@ -127,8 +132,10 @@ def _tiles(summary: Summary, rows: RowStatistics, past: Past) -> list[tuple[str,
     return tiles
 
 
-def _charts(rows: RowStatistics, past: Past) -> dict[str, Any]:
+def _charts(rows: RowStatistics, past: Past, beginning: Beginning | None) -> dict[str, Any]:
     charts: dict[str, Any] = {}
+    if beginning is not None:
+        charts["beginning"] = phases(beginning, title="From the command to the first row")
     if past:
         out = past.rate("tokens out per second", "out", lambda sample: sample.generated_tokens)
         read = past.rate("tokens in per second", "in", lambda sample: sample.input_tokens)

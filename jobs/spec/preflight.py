@@ -21,6 +21,7 @@ def checked(spec: JobSpec, store: ObjectStore, *, model_may_be_elsewhere: bool =
     """
     # Imported here so that commands which need none of these start fast.
     from jobs.dataset import inspect, resolve_columns
+    from jobs.models.compiled import manifest_digest
     from jobs.models.encoding import load_encoder
     from jobs.models.pinning import pin_model
     from jobs.planning.reuse import is_sound
@@ -33,6 +34,9 @@ def checked(spec: JobSpec, store: ObjectStore, *, model_may_be_elsewhere: bool =
     columns = resolve_columns(dataset.schema, spec.input, choices=spec.task == "score")
     if model_may_be_elsewhere and not Path(spec.model.path).exists():
         return spec
-    pinned = spec.evolve(model=spec.model.evolve(fingerprint=pin_model(spec)))
+    model = spec.model.evolve(fingerprint=pin_model(spec))
+    if spec.engine.name == "vllm" and model.compiled is None:
+        model = model.evolve(compiled=manifest_digest(model.path))
+    pinned = spec.evolve(model=model)
     check_spec(spec, columns, load_encoder(spec.model.path))
     return pinned

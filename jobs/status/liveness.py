@@ -110,19 +110,19 @@ def _seen_to_end(submissions: Collection[Submission], driver: str) -> bool:
 def this_process() -> ProcessId | None:
     """Identify this process for others on this machine; None if the system does not provide it."""
     started = _started(os.getpid())
-    machine = _machine()
-    return ProcessId(machine=machine, pid=os.getpid(), started=started) if machine and started is not None else None
+    here = machine()
+    return ProcessId(machine=here, pid=os.getpid(), started=started) if here and started is not None else None
 
 
 def is_running(process: ProcessId) -> bool | None:
     """Return whether a process of this machine still runs; None for a process of another machine."""
-    if process.machine != _machine():
+    if process.machine != machine():
         return None
     return _started(process.pid) == process.started
 
 
 @cache
-def _machine() -> str:
+def machine() -> str:
     """Identify the boot and pid namespace, within which a pid is unique; "" if the system does not provide it."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()

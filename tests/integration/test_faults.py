@@ -38,7 +38,7 @@ SLOW = ("--set", "engine.fake.token_s=0.05", "--max-num-seqs", "4")
 RAY_DATA = ("ray::_StatsActor", "ray::_AutoscalingCoordinatorActor")
 """Ray Data's own actors, one of each per cluster: the first job's driver starts them and they stay."""
 
-ADVISORY = (keys.PROGRESS, keys.HISTORY, keys.ATTEMPTS)
+ADVISORY = (keys.PROGRESS, keys.HISTORY, keys.STARTS, keys.ATTEMPTS)
 """Written by every driver, whatever the job has come to; nothing rests on them."""
 
 

@@ -25,6 +25,7 @@ from schemas.logs import LogLine
 from schemas.pools import Placement
 from schemas.records import Attempt, Failed, Interruption, Manifest, Plan, Progress, Quarantine, Succeeded
 from schemas.spec import JobSpec
+from schemas.starts import Start
 from tests.chaos.s3_proxy import Proxy
 from tests.support.stored import TERMINAL, Stored, read_rows
 
@@ -42,6 +43,7 @@ _PARSERS: Mapping[str, Callable[[bytes], object]] = {
     keys.PLACEMENT: Placement.from_json,
     keys.PROGRESS: Progress.from_json,
     keys.HISTORY: History.from_json,
+    keys.STARTS: Start.from_json,
     keys.ATTEMPTS: Attempt.from_json,
     keys.QUARANTINE: Quarantine.from_json,
     keys.INTERRUPTIONS: Interruption.from_json,

@@ -19,6 +19,7 @@ from jobs.ledger import Ledger, Missing
 from jobs.models.pinning import pin_model
 from jobs.results.gates import judged
 from jobs.salvage import Salvage
+from jobs.starting import StartClock
 from jobs.status.job_status import ended_state
 from schemas import keys
 from schemas.codes import InterruptionCode, JobError
@@ -61,6 +62,7 @@ class Driver:
     Args:
         driver_id: Ray's submission id; names this driver in records.
         on_log: called with the lines that replicas log.
+        starting: measures the driver's start until the first shard is staged.
     """
 
     def __init__(
@@ -69,7 +71,9 @@ class Driver:
         driver_id: str,
         cluster: Cluster,
         on_log: Callable[[Iterable[LogLine]], None] = lambda _: None,
+        starting: StartClock | None = None,
     ) -> None:
+        self._starting = starting
         self._ledger, self._cluster, self._driver_id = ledger, cluster, driver_id
         self._salvage = Salvage(ledger)
         self._spec: JobSpec = ledger.spec()
@@ -149,6 +153,7 @@ class Driver:
         staged: asyncio.Queue[Plan | int] = asyncio.Queue()
 
         self._reporter.phase = "staging"
+        self._passed("model and resources")
         staging = asyncio.create_task(self._stage(staged.put_nowait))
         dispatching = asyncio.create_task(self._dispatch(staged))
         running = asyncio.create_task(self._replicas.run(resources, before_plan=before_plan))
@@ -214,6 +219,7 @@ class Driver:
             event = await staged.get()
             if isinstance(event, Plan):
                 self._plan = event
+                self._passed("staging until the plan")
                 failpoint("driver.plan_stands")
                 dispatcher = Dispatcher(
                     event.shards, await asyncio.to_thread(self._killers), max_strikes=self._spec.max_shard_strikes
@@ -234,6 +240,8 @@ class Driver:
                 assert dispatcher is not None, "the plan comes first"
                 assert self._plan is not None
                 failpoint("driver.shard_staged")
+                self._passed("staging of the first shard")
+                await self._store_start()
                 self._reporter.staged(event)
                 by_staging = await asyncio.to_thread(self._commit_of_staging, event)
                 if by_staging is None:
@@ -241,6 +249,16 @@ class Driver:
                 elif dispatcher.commit(event):
                     self._reporter.committed(event, by_staging)
                 self._replicas.wake()
+
+    def _passed(self, phase: str) -> None:
+        if self._starting is not None:
+            self._starting.mark(phase)
+
+    async def _store_start(self) -> None:
+        """Store the trace of the start, once."""
+        if (starting := self._starting) is not None:
+            self._starting = None
+            await asyncio.to_thread(starting.write, self._ledger, self._driver_id)
 
     def _commit_of_staging(self, shard: int) -> ShardCommit | None:
         """Return the commit of a shard that staging has just committed itself; None if a replica is to do it."""

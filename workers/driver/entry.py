@@ -16,6 +16,7 @@ from jobs.errors import Exit, JobsError
 from jobs.failpoints import failpoint
 from jobs.ledger import Ledger
 from jobs.results.gates import describe
+from jobs.starting import StartClock
 from jobs.status.job_status import ended_state
 from jobs.store import open_store
 from schemas.codes import InterruptionCode
@@ -43,6 +44,7 @@ def run_job(
     connect: Callable[[], Cluster],
     run: Callable[[Coroutine[Any, Any, TerminalRecord]], TerminalRecord] = asyncio.run,
     on_log: Callable[[Iterable[LogLine]], None] = lambda _: None,
+    starting: StartClock | None = None,
 ) -> TerminalRecord:
     """Run a job until it has ended. If it has already succeeded, only make sure that `_SUCCESS` exists.
 
@@ -50,13 +52,19 @@ def run_job(
         connect: returns the cluster; called only if the job has not ended.
         run: runs the driver's coroutine.
         on_log: called with the lines that replicas log.
+        starting: measures the driver's start, which is then stored.
 
     Raises:
         JobInterruption, StoreError: the job is interrupted and can be resumed.
     """
     record = ledger.terminal()
     if record is None:
-        return run(Driver(ledger, driver_id, connect(), on_log).run())
+        if starting is not None:
+            starting.mark("process, imports, the job's documents")
+        cluster = connect()
+        if starting is not None:
+            starting.mark("connection to the cluster")
+        return run(Driver(ledger, driver_id, cluster, on_log, starting).run())
     if isinstance(record, Succeeded):
         ledger.publish(record.manifest, writer=driver_id)
     return record
@@ -72,9 +80,10 @@ def main(job_uri: str, connect: Callable[[Ledger, str], Cluster], *, store_patie
     logs.set_up()
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     failpoint("driver.start")
+    starting = StartClock.of_process("driver")
     driver_id = os.environ.get(SUBMISSION_ID) or f"driver-{uuid4().hex[:8]}"
     with ExitStack() as until_end:
-        return _run(job_uri, driver_id, connect, store_patience_s, until_end)
+        return _run(job_uri, driver_id, connect, store_patience_s, until_end, starting)
 
 
 def _run(
@@ -83,6 +92,7 @@ def _run(
     connect: Callable[[Ledger, str], Cluster],
     store_patience_s: float,
     until_end: ExitStack,
+    starting: StartClock,
 ) -> int:
     root_uri, _, job_id = job_uri.rstrip("/").rpartition("/")
     ledger: Ledger | None = None
@@ -93,7 +103,7 @@ def _run(
         job_log = until_end.enter_context(JobLog(open_store(root_uri, patience_s=LAST_WRITE_S), job_id, driver_id))
         if allowed is not None:
             check_bucket(ledger.spec().input.uri, allowed)
-        record = run_job(ledger, driver_id, lambda: connect(ledger, driver_id), _run_until_told, job_log.add)
+        record = run_job(ledger, driver_id, lambda: connect(ledger, driver_id), _run_until_told, job_log.add, starting)
     except Exception as error:
         if isinstance(error, JobsError):
             log.error("%s", error)

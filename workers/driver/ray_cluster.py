@@ -38,7 +38,7 @@ class RayCluster:
 
     def start_replica(self, ledger: Ledger, name: str, driver: str, resources: Resources) -> ReplicaHandle:
         actor = ray.remote(self._replica).options(**resources.actor_options, name=name)
-        return RayReplica(actor.remote(ledger, name, driver, on_gpu=resources.on_gpu))
+        return RayReplica(actor.remote(ledger, name, driver, on_gpu=resources.on_gpu, traced=True))
 
     def report_demand(self, rows: int | None) -> None:
         pass

@@ -15,7 +15,8 @@ _watching = threading.Event()
 
 
 def register() -> None:
-    """Register `model_type: internlm2` with transformers, and make vLLM's processes end with their parents.
+    """Register `model_type: internlm2` with transformers, make vLLM's processes end with their parents, and let them
+    note the phases of their start.
 
     May be called any number of times. A process that vLLM started (engine core, workers) ends with its parent, however
     it was started: otherwise vLLM's engine core outlives a parent that is killed with SIGKILL, and holds its memory
@@ -25,8 +26,10 @@ def register() -> None:
     from transformers import AutoConfig
     from vllm import __version__
 
+    from workers.engines import start_log
     from workers.engines.internlm2 import InternLM2Config
 
+    start_log.listen()
     AutoConfig.register("internlm2", InternLM2Config, exist_ok=True)
     if Version(__version__) < Version(_V2_RUNNER_WORKS):
         os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")

@@ -6,7 +6,8 @@ import asyncio
 import logging
 import os
 import platform
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -19,7 +20,8 @@ from schemas.codes import RowError
 from schemas.records import Plan
 from schemas.sampling import Sampling, StructuredOutputs
 from schemas.spec import EngineSpec
-from workers.engines import fork_server
+from workers.engines import compiled as code
+from workers.engines import fork_server, start_log
 from workers.engines.base import Completion, EngineDead, EngineInfo, Output, RowFailed
 from workers.engines.limits import Device, Limits, resolve_limits
 from workers.engines.model_size import model_size
@@ -46,7 +48,12 @@ class VllmEngine:
         *,
         on_gpu: bool,
         scores: bool = False,
+        fingerprint: str | None = None,
+        compiled: str | None = None,
+        on_phase: Callable[[str, float, float], None] = lambda *_: None,
     ) -> None:
+        self._on_phase = on_phase
+        self._fingerprint, self._compiled = fingerprint, compiled
         self._spec = spec
         self._model_path = model_path
         self._encoder = encoder
@@ -56,6 +63,7 @@ class VllmEngine:
         self._llm: Any = None
         self._processes: set[psutil.Process] = set()
         self.steps = self.waiting = self._preemptions = 0
+        self._asked_at = 0.0
 
     async def start(self) -> EngineInfo:
         import_vllm(on_gpu=self._on_gpu)
@@ -73,8 +81,11 @@ class VllmEngine:
         log.info("engine limits for %s: %s", "the planned rows" if self._plan else "rows of any length", limits)
         args = AsyncEngineArgs(**self._arguments(limits))
         fork_server.use()
+        if not args.enforce_eager:
+            code.use(self._model_path, self._fingerprint, self._compiled, on_gpu=self._on_gpu)
         others = set(psutil.Process().children(recursive=True))
-        self._llm = AsyncLLM.from_engine_args(args, stat_loggers=[self._pulse, *_stat_loggers()])
+        with start_log.phases(self._on_phase):
+            self._llm = AsyncLLM.from_engine_args(args, stat_loggers=[self._pulse, *_stat_loggers()])
         self._processes = set(psutil.Process().children(recursive=True)) - others
         config = self._llm.vllm_config
         return EngineInfo(
@@ -129,6 +140,8 @@ class VllmEngine:
         if salt is not None:
             prompt["cache_salt"] = salt
         final = None
+        if not self.steps and not self._asked_at:
+            self._asked_at = time.monotonic()
         try:
             async for output in self._llm.generate(prompt, params, request_id):
                 final = output
@@ -180,6 +193,9 @@ class VllmEngine:
 
     def _look(self, scheduler_stats: Any, iteration_stats: Any) -> None:
         self.steps += 1
+        if self.steps == 1:
+            now = time.monotonic()
+            self._on_phase("first step of the engine", now, now - self._asked_at)
         if scheduler_stats is not None:
             self.waiting = scheduler_stats.num_waiting_reqs
         if iteration_stats is not None:

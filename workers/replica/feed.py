@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Protocol
@@ -60,6 +60,8 @@ class Feed:
         self._engine, self._entry, self._vocab_size, self._salt = engine, entry, vocab_size, salt
         self._admission = asyncio.Lock()
         self._admitted: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+        self.on_first: Callable[[], None] | None = None
+        """Called when the first row has left the engine."""
         self.in_flight = self.done = self.failed = 0
         self.input_tokens = self.generated_tokens = self.cached_tokens = 0
         self._idle_s, self._idle_since = 0.0, time.monotonic()
@@ -138,6 +140,9 @@ class Feed:
             if not self.in_flight:
                 self._idle_since = time.monotonic()
         self.done += 1
+        if self.on_first is not None:
+            self.on_first()
+            self.on_first = None
         self.input_tokens += row.num_tokens
 
     async def _ask(self, request_id: str, row: Row) -> Output:

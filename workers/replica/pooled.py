@@ -89,9 +89,7 @@ class PoolReplica:
         engine, model = self._pool.engine, self._pool.model
         self._encoder = await asyncio.to_thread(load_encoder, model.path)
         await asyncio.to_thread(import_engine, engine, on_gpu=self._on_gpu)
-        self._engine = standing = make_engine(
-            engine, model.path, self._encoder, None, on_gpu=self._on_gpu, scores=False
-        )
+        self._engine = standing = make_engine(engine, model, self._encoder, None, on_gpu=self._on_gpu, scores=False)
         self._info = info = await standing.start()
         self._admission = Admission(Room(info, lambda: standing.steps))
         self._clock = Clock()

@@ -11,6 +11,7 @@ from contextlib import suppress
 from jobs.failpoints import failpoint
 from jobs.ledger import Ledger
 from jobs.models.encoding import load_encoder
+from jobs.starting import StartClock
 from schemas.records import Plan
 from workers import logs
 from workers.engines.base import Engine
@@ -40,11 +41,15 @@ class Replica(JobWork):
         name: the replica's name in logs and metrics.
         driver: submission id of its driver.
         on_gpu: whether the engine runs on GPUs.
+        traced: whether to store how this process started.
     """
 
-    def __init__(self, ledger: Ledger, name: str, driver: str, *, on_gpu: bool) -> None:
+    def __init__(self, ledger: Ledger, name: str, driver: str, *, on_gpu: bool, traced: bool = False) -> None:
         logs.set_up()
         super().__init__(ledger, name, driver)
+        self._starting = StartClock.of_process("replica") if traced else StartClock("replica")
+        self._starting.mark("process (Ray may have started it earlier) and imports")
+        self._traced = traced
         self._recent = logs.recent_lines(name)
         self._on_gpu = on_gpu
         self._engine: Engine | None = None
@@ -65,10 +70,14 @@ class Replica(JobWork):
         failpoint("replica.before_load")
         self._spec = await asyncio.to_thread(self._ledger.spec)
         self._encoder = await asyncio.to_thread(load_encoder, self._spec.model.path)
+        self._starting.mark("spec and tokenizer")
         engine = self._engine = await self._make_engine()
+        self._starting.mark("engine's imports and the plan")
         info = await engine.start()
+        self._starting.mark("engine's start")
         cached_share = self._plan.num_cached_tokens / max(1, self._plan.num_input_tokens) if self._plan else 0.0
         self._feed = Feed(engine, Room(info, lambda: engine.steps, cached_share), self._encoder.vocab_size)
+        self._feed.on_first = self._first_row
         self._metrics = ReplicaMetrics(self._ledger.job_id, self._name)
         self._ready_at = time.monotonic()
         self._watching = asyncio.create_task(self._lag.watch())
@@ -76,6 +85,12 @@ class Replica(JobWork):
         failpoint("replica.after_load")
         log.info("the engine is ready after %.1f s: %s", load_s, info)
         return Loaded(node=os.uname().nodename, pid=os.getpid(), load_s=load_s, engine=info)
+
+    def _first_row(self) -> None:
+        self._starting.first_row()
+        if self._traced:
+            writing = asyncio.to_thread(self._starting.write, self._ledger, self._driver, self._name)
+            self._storing_start = asyncio.create_task(writing)
 
     async def counters(self) -> ReplicaCounters:
         """Return the totals so far, for progress; also refresh the replica's gauges."""
@@ -119,7 +134,13 @@ class Replica(JobWork):
             importing = asyncio.to_thread(import_engine, spec.engine, on_gpu=self._on_gpu)
             self._plan, _ = await asyncio.gather(self._plan_soon(), importing)
         return make_engine(
-            spec.engine, spec.model.path, self._encoder, self._plan, on_gpu=self._on_gpu, scores=spec.scores
+            spec.engine,
+            spec.model,
+            self._encoder,
+            self._plan,
+            on_gpu=self._on_gpu,
+            scores=spec.scores,
+            on_phase=self._starting.inside,
         )
 
     async def _plan_soon(self) -> Plan | None:
