@@ -24,6 +24,7 @@ COMMANDS = (
     "logs",
     "model",
     "plan",
+    "pool",
     "preview",
     "report",
     "results",
