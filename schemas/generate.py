@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 
 from schemas.batches import BatchRequest, Outcome, StoredFile
 from schemas.evaluations import Evaluation, ProgramsReport, Scores
+from schemas.exports import ExportFailure, ExportOutcome
 from schemas.history import History
 from schemas.logs import LogLine
 from schemas.records import Attempt, Interruption, Manifest, Plan, Progress, Terminal
@@ -37,6 +38,8 @@ DOCUMENTS: dict[str, Any] = {
     "schedule_run_outcome": RunOutcome,
     "schedule_pointer": Pointer,
     "schedule_event": Event,
+    "export_outcome": ExportOutcome,
+    "export_failure": ExportFailure,
     "evaluation": Evaluation,
     "evaluation_scores": Scores,
     "evaluation_programs": ProgramsReport,

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from schemas import FORMAT_VERSION
 from schemas.base import Document
+from schemas.exports import ExportSpec
 from schemas.options import Option, Panel
 from schemas.sampling import Sampling
 
@@ -291,6 +292,7 @@ class JobSpec(Document):
     keep_staged: Annotated[bool, Option(panel=Panel.JOB)] = Field(
         False, description="Keep the staged shards after success."
     )
+    export: ExportSpec = ExportSpec()
     max_error_rate: Annotated[float, Option(panel=Panel.GATES)] = Field(
         0.05, ge=0.0, le=1.0, description="Most error rows, as a share of all rows."
     )

@@ -1,0 +1,75 @@
+"""Checks of a job's exports before anything starts: after the inference it would be late to find a slip."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from importlib.util import find_spec
+
+from jobs.errors import MissingPackage, UsageError
+from jobs.packages import install_hint
+from jobs.results.sinks.addresses import address_of, check_address, exports_of
+from jobs.results.targets import check_writable
+from jobs.text import quoted
+from schemas.exports import JOB_COLUMN
+from schemas.spec import OWN_COLUMNS, JobSpec
+
+_PACKAGES = {"delta": ("deltalake", "Delta"), "iceberg": ("pyiceberg", "Iceberg")}
+
+
+def check_exports(spec: JobSpec, allowed_buckets: Collection[str] | None) -> None:
+    """Check the targets by their text, and the options beside them.
+
+    Raises:
+        UsageError: a target says nothing, is given twice or lies in a bucket that is not allowed, or an option has no
+            use or names a column that results do not have.
+    """
+    wanted = spec.export
+    if not wanted.targets:
+        for option, given in (
+            ("--partition-by", wanted.partition_by),
+            ("--export-errors", wanted.errors != "keep"),
+            ("--export-new-columns", wanted.new_columns != "refuse"),
+        ):
+            if given:
+                raise UsageError(f"{option} is given, and no export.", "Add --export TARGET.")
+        return
+    columns = OWN_COLUMNS[spec.task] | set(spec.input.keep)
+    if unknown := [name for name in wanted.partition_by if name not in columns]:
+        raise UsageError(
+            f"The results will have no column {quoted(unknown[0])} to partition by.",
+            f"Keep it: --keep {','.join([*spec.input.keep, unknown[0]])}",
+        )
+    exports = exports_of(wanted)
+    if len({export.target for export in exports}) < len(exports):
+        raise UsageError("A target of the exports is given twice.", "Name each one once.")
+    addresses = [address_of(export.target, partitioned=bool(wanted.partition_by)) for export in exports]
+    for address in addresses:
+        check_address(address, allowed_buckets)
+    kinds = {address.kind for address in addresses}
+    if wanted.partition_by and kinds == {"file"}:
+        raise UsageError(
+            "A file has no partitions.", "Name a directory or a table as the target, or drop --partition-by."
+        )
+    if kinds & {"delta", "iceberg"} and JOB_COLUMN in spec.input.keep:
+        raise UsageError(
+            f"A table's column {JOB_COLUMN!r} names the job; the column of that name cannot be kept beside it.",
+            "Rename it in the dataset, or export to files.",
+        )
+
+
+def check_targets_here(spec: JobSpec) -> None:
+    """Check what only the machine can tell that will export: packages, and whether files can be written.
+
+    Raises:
+        MissingPackage: the library of a table is not installed.
+        UsageError: a file cannot be written.
+        StoreError: the target's store cannot be reached.
+    """
+    for export in exports_of(spec.export):
+        address = address_of(export.target, partitioned=bool(spec.export.partition_by))
+        if address.kind in _PACKAGES:
+            module, name = _PACKAGES[address.kind]
+            if find_spec(module) is None:
+                raise MissingPackage(f"{name} tables need a package that is missing here.", install_hint(module))
+        elif address.kind == "file":
+            check_writable(address.where)
