@@ -213,6 +213,7 @@ class BatchClient:
         job = self.exact_job(job_id)
         check_bucket(spec.input.uri, self.settings.allowed_buckets)
         self._check_packages(spec)
+        self._check_exports(spec)
         # Where the cluster is elsewhere, a model directory may exist only there: its driver checks it first of all.
         spec = checked(spec, self.store, model_may_be_elsewhere=self.settings.address is not None)
         check_write_once(self.store)
@@ -254,6 +255,15 @@ class BatchClient:
             metadata,
             driver_environment(self.settings.allowed_buckets) | {SUBMISSION_ID: submission_id},
         )
+
+    def _check_exports(self, spec: JobSpec) -> None:
+        """Check where the results are to go: the driver writes them there when nobody may be looking."""
+        from jobs.results.sinks.addresses import exports_of
+        from jobs.results.sinks.checks import check_exports, check_targets_here
+
+        check_exports(spec, self.settings.allowed_buckets)
+        if self.settings.address is None:
+            check_targets_here(exports_of(spec.export))
 
     def _check_packages(self, spec: JobSpec) -> None:
         """Check that the embedded cluster, which runs this very Python, can run the job."""

@@ -98,7 +98,7 @@ class Job:
         progress: bool = True,
         raise_on_failure: bool = True,
     ) -> JobStatus:
-        """Wait until the job has ended or is interrupted.
+        """Wait until the job has ended and is exported, or is interrupted.
 
         Args:
             progress: show a progress bar in a notebook or on a terminal; elsewhere nothing is shown.
@@ -106,7 +106,7 @@ class Job:
 
         Raises:
             TimeoutError: it has not ended after `timeout_s` seconds; the job goes on.
-            JobFailed: it has failed, was cancelled or is interrupted; the error has the status.
+            JobFailed: it or an export of it has failed, it was cancelled or is interrupted; the error has the status.
             GateFailed: it has a result for every row, but has not passed a quality gate; the error has the status.
         """
         with progress_shown() if progress else nullcontext(_nothing) as show:
@@ -159,7 +159,7 @@ class Job:
         return status
 
     def _is_over(self, status: JobStatus, deadline: float | None, timeout_s: float | None) -> bool:
-        if status.ended or status.state is State.INTERRUPTED:
+        if (status.ended and not status.exporting) or status.state is State.INTERRUPTED:
             return True
         if deadline is not None and time.monotonic() >= deadline:
             raise TimeoutError(f"Job {self.id} is {status.state} after {timeout_s:g} s")
@@ -353,3 +353,11 @@ def _check(status: JobStatus) -> None:
         raise JobFailed(f"{job} was interrupted. {status.reason}", status.hint, status)
     if crossed := terminal.manifest.crossed_gates:
         raise GateFailed(f"{job} has not passed its quality gates: {describe(crossed)}.", kept, status)
+    for export in status.exports:
+        if export.outcome is None:
+            why = export.failure.reason if export.failure else "Its driver ended before."
+            raise JobFailed(
+                f"{job} has succeeded, and is not exported to {export.export.target}. {why}",
+                f"Export it again: jobs export {status.job_id}",
+                status,
+            )

@@ -9,9 +9,9 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from schemas import FORMAT_VERSION
 from schemas.base import Document
@@ -45,6 +45,11 @@ class ExportSpec(Document):
     new_columns: Annotated[NewColumns, Option(panel=Panel.EXPORT, name="export_new_columns")] = Field(
         "refuse", description="Columns that a table lacks: refuse the export, or add them to the table."
     )
+
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _one_or_many(cls, targets: Any) -> Any:
+        return (targets,) if isinstance(targets, str) else targets
 
 
 class Export(Document):

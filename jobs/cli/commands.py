@@ -13,6 +13,7 @@ from jobs.cli import (
     config,
     doctor,
     evaluate,
+    export,
     lm_eval,
     logs,
     model,
@@ -47,6 +48,7 @@ app.command("watch")(watch.watch)
 app.command("wait")(submit.wait)
 app.command("logs")(logs.logs)
 app.command("results")(results.results)
+app.command("export")(export.export)
 app.command("report")(report.report)
 add_spec_command(app, "lm-eval", lm_eval.lm_eval, only=("Engine", "reuse"))
 add_spec_command(app, "eval", evaluate.evaluate, only=("Engine", "reuse"))

@@ -46,9 +46,6 @@ def create(
         str,
         typer.Option("--input-deadline", help="Give up waiting for input after: 6h.", rich_help_panel=_LATE),
     ] = "6h",
-    export: Annotated[
-        str | None, typer.Option("--export", help="Also write good results there: s3://out/{{ date }}.parquet")
-    ] = None,
     overlap: Annotated[
         str, typer.Option("--overlap", help="If a run is not done when the next is due: skip, queue, cancel-previous.")
     ] = "skip",
@@ -116,7 +113,6 @@ def create(
         "tz": tz,
         "spec": resolve_reuse(book.store, request.spec),
         "wait_for": absolute_uri(wait_for) if wait_for else None,
-        "export": export,
         "overlap": _one_of("--overlap", overlap, Overlap),
         "catch_up": _one_of("--catch-up", catch_up, CatchUp),
         "max_catch_up": max_catch_up,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import BinaryIO, Protocol, cast
 
 import pyarrow as pa
@@ -55,6 +55,17 @@ def write_results(
         with suppress(Exception):
             writer.close()
     return num_rows
+
+
+@contextmanager
+def compressing(sink: BinaryIO, compression: Compression | None) -> Iterator[BinaryIO]:
+    """Yield a sink whose bytes reach `sink` compressed, or `sink` itself. The end is written if the block succeeds."""
+    if compression is None:
+        yield sink
+        return
+    packed = pa.CompressedOutputStream(sink, compression)
+    yield cast(BinaryIO, packed)
+    packed.close()
 
 
 class _Writer(Protocol):

@@ -13,7 +13,7 @@ from jobs.documents import read_document
 from jobs.errors import Conflict, Damaged, UsageError
 from jobs.failpoints import failpoint
 from jobs.schedules.calendar import Calendar
-from jobs.schedules.template import render, variables
+from jobs.schedules.template import render, rendered_exports, variables
 from jobs.store.base import ObjectStore
 from schemas.base import Document
 from schemas.schedules import (
@@ -89,13 +89,17 @@ class _Opening:
 
 
 def _rendered(spec: JobSpec, values: dict[str, str], job_id: str) -> JobSpec:
-    """Fill in the dataset's address and the job's name; a name that was made of a templated address is the job's id."""
+    """Fill in the addresses and the job's name; a name that was made of a templated address is the job's id."""
     from jobs.spec.build import MAX_NAME_CHARS, dataset_stem
 
     uri, name = render(spec.input.uri, values), spec.name
     if uri != spec.input.uri and name == dataset_stem(spec.input.uri)[:MAX_NAME_CHARS]:
         name = job_id
-    return spec.evolve(name=render(name, values)[:MAX_NAME_CHARS], input=spec.input.evolve(uri=uri))
+    return spec.evolve(
+        name=render(name, values)[:MAX_NAME_CHARS],
+        input=spec.input.evolve(uri=uri),
+        export=rendered_exports(spec.export, values),
+    )
 
 
 class Book:

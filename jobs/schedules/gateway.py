@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Protocol
 
@@ -10,8 +11,10 @@ from jobs.client import BatchClient, JobStatus
 from jobs.dataset.sources import find_sources
 from jobs.errors import Conflict, InvalidInput
 from jobs.ledger import Ledger
+from jobs.results.sinks.addresses import address_of, check_address
 from jobs.schedules.decide import JobView
 from jobs.settings import Settings
+from schemas.exports import Export
 from schemas.records import Failed, Succeeded
 from schemas.spec import JobSpec
 
@@ -34,11 +37,11 @@ class JobGateway(Protocol):
     def cancel(self, job_id: str, by: str) -> None:
         """End a job."""
 
-    def check_export(self, target: str) -> None:
+    def check_exports(self, exports: Sequence[Export]) -> None:
         """Raise if results cannot be written there."""
 
-    def export(self, job_id: str, target: str) -> None:
-        """Write a job's results to a file or an object, whole or not at all."""
+    def export(self, job_id: str, exports: Sequence[Export]) -> None:
+        """Write a job's results to every target that does not have them; each is written once, whoever tries."""
 
     def uri(self, job_id: str) -> str:
         """Return the address of the job directory."""
@@ -79,27 +82,24 @@ class ClientGateway:
     def cancel(self, job_id: str, by: str) -> None:
         self._client().exact_job(job_id).cancel(by)
 
-    def check_export(self, target: str) -> None:
-        from jobs.results.targets import check_target, check_writable
+    def check_exports(self, exports: Sequence[Export]) -> None:
+        from jobs.results.sinks.checks import check_targets_here
 
-        check_target(target, self._settings.allowed_buckets, later=True)
-        check_writable(target)
+        self._check_addresses(exports)
+        check_targets_here(exports)
 
-    def export(self, job_id: str, target: str) -> None:
-        from jobs.results.export import write_results
-        from jobs.results.formats import FileFormat
-        from jobs.results.read import open_results
-        from jobs.results.responses import Responses, write_responses
-        from jobs.results.targets import open_target, target_format
+    def export(self, job_id: str, exports: Sequence[Export]) -> None:
+        from jobs.results.sinks.exporting import export_all
 
-        check_bucket(target, self._settings.allowed_buckets)
-        form = target_format(target)
-        found = open_results(self._ledger(job_id))
-        with open_target(target) as sink:
-            if form is FileFormat.OPENAI:
-                write_responses(found.tables(verify=True), sink, Responses.of(found.ledger))
-            else:
-                write_results(found.tables(verify=True), found.schema, sink, form)
+        self._check_addresses(exports)
+        done = export_all(self._ledger(job_id), exports, allowed_buckets=self._settings.allowed_buckets)
+        if errors := [each.error for each in done if each.error is not None]:
+            raise errors[0]
+
+    def _check_addresses(self, exports: Sequence[Export]) -> None:
+        for export in exports:
+            address = address_of(export.target, partitioned=bool(export.partition_by))
+            check_address(address, self._settings.allowed_buckets)
 
     def uri(self, job_id: str) -> str:
         return self._ledger(job_id).uri

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from importlib.util import find_spec
 
 from jobs.errors import MissingPackage, UsageError
@@ -10,7 +10,7 @@ from jobs.packages import install_hint
 from jobs.results.sinks.addresses import address_of, check_address, exports_of
 from jobs.results.targets import check_writable
 from jobs.text import quoted
-from schemas.exports import JOB_COLUMN
+from schemas.exports import JOB_COLUMN, Export
 from schemas.spec import OWN_COLUMNS, JobSpec
 
 _PACKAGES = {"delta": ("deltalake", "Delta"), "iceberg": ("pyiceberg", "Iceberg")}
@@ -57,7 +57,12 @@ def check_exports(spec: JobSpec, allowed_buckets: Collection[str] | None) -> Non
         )
 
 
-def check_targets_here(spec: JobSpec) -> None:
+def is_file(target: str) -> bool:
+    """Return whether a target is a single file."""
+    return address_of(target, partitioned=True).kind == "file"
+
+
+def check_targets_here(exports: Sequence[Export]) -> None:
     """Check what only the machine can tell that will export: packages, and whether files can be written.
 
     Raises:
@@ -65,8 +70,8 @@ def check_targets_here(spec: JobSpec) -> None:
         UsageError: a file cannot be written.
         StoreError: the target's store cannot be reached.
     """
-    for export in exports_of(spec.export):
-        address = address_of(export.target, partitioned=bool(spec.export.partition_by))
+    for export in exports:
+        address = address_of(export.target, partitioned=bool(export.partition_by))
         if address.kind in _PACKAGES:
             module, name = _PACKAGES[address.kind]
             if find_spec(module) is None:

@@ -64,6 +64,10 @@ def export_all(
             log.warning("the export to %s has failed: %s", export.target, error)
             record_failure(ledger, export, error)
             found.append(Exported(export, error=error))
+        except Exception as error:
+            unexpected = JobsError(f"An error that should not happen: {type(error).__name__}.", "See the log.")
+            record_failure(ledger, export, unexpected)
+            raise
         else:
             record_outcome(ledger, outcome)
             found.append(Exported(export, outcome))

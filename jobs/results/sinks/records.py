@@ -81,6 +81,15 @@ def states(ledger: Ledger, asked: Sequence[Export]) -> list[ExportState]:
     return list(known.values())
 
 
+def describe(outcome: ExportOutcome) -> str:
+    """Return in words what an exporter has found or done."""
+    if outcome.superseded_by:
+        return f"left out: the rows of {outcome.superseded_by} are there"
+    if outcome.found:
+        return "done, found there"
+    return f"done, in place of {', '.join(outcome.replaced)}" if outcome.replaced else "done"
+
+
 def now() -> str:
     """Return the time as records have it."""
     return datetime.now(UTC).isoformat(timespec="seconds")
