@@ -263,7 +263,7 @@ class BatchClient:
 
         check_exports(spec, self.settings.allowed_buckets)
         if self.settings.address is None:
-            check_targets_here(exports_of(spec.export))
+            check_targets_here(exports_of(spec.export), self.settings.allowed_buckets)
 
     def _check_packages(self, spec: JobSpec) -> None:
         """Check that the embedded cluster, which runs this very Python, can run the job."""

@@ -86,7 +86,7 @@ class ClientGateway:
         from jobs.results.sinks.checks import check_targets_here
 
         self._check_addresses(exports)
-        check_targets_here(exports)
+        check_targets_here(exports, self._settings.allowed_buckets)
 
     def export(self, job_id: str, exports: Sequence[Export]) -> None:
         from jobs.results.sinks.exporting import export_all

@@ -133,6 +133,9 @@ def export(ledger: Ledger, allowed_buckets: Collection[str] | None) -> int:
     except Exception:
         log.exception("the export has failed; go on with: jobs export %s", ledger.job_id)
         return Exit.JOB_FAILED
+    for each in done:
+        if each.error is not None:
+            log.error("the export to %s has failed: %s", each.export.target, each.error)
     return next((each.error.exit_code for each in done if each.error is not None), Exit.OK)
 
 

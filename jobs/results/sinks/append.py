@@ -137,7 +137,7 @@ def _standing(table: Table, rows: RowStream, rounds: Rounds, counts: Mapping[str
         raise UsageError(
             f"{table.name} has {there:,} rows of {rows.job_id}, and this export has {rows.num_rows:,}: it was exported "
             "with another choice of rows, or rows were deleted since.",
-            f"Leave it so, or delete the rows with job_id = '{rows.job_id}' there and run: jobs export {rows.job_id}",
+            f"Leave it so, or delete the rows with job_id = '{rows.job_id}' there and export it again.",
         )
     return Appended(num_rows=there, version=table.version(), found=True)
 

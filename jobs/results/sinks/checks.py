@@ -8,10 +8,15 @@ from importlib.util import find_spec
 from jobs.errors import MissingPackage, UsageError
 from jobs.packages import install_hint
 from jobs.results.sinks.addresses import address_of, check_address, exports_of
+from jobs.results.sinks.rounds import Rounds
+from jobs.results.sinks.tables import table_at
 from jobs.results.targets import check_writable
 from jobs.text import quoted
 from schemas.exports import JOB_COLUMN, Export
 from schemas.spec import OWN_COLUMNS, JobSpec
+
+_NOBODY = Rounds("-")
+"""No job has this id."""
 
 _PACKAGES = {"delta": ("deltalake", "Delta"), "iceberg": ("pyiceberg", "Iceberg")}
 
@@ -62,13 +67,13 @@ def is_file(target: str) -> bool:
     return address_of(target, partitioned=True).kind == "file"
 
 
-def check_targets_here(exports: Sequence[Export]) -> None:
-    """Check what only the machine can tell that will export: packages, and whether files can be written.
+def check_targets_here(exports: Sequence[Export], allowed_buckets: Collection[str] | None) -> None:
+    """Check what only the machine can tell that will export: whether files can be written and tables be reached.
 
     Raises:
         MissingPackage: the library of a table is not installed.
-        UsageError: a file cannot be written.
-        StoreError: the target's store cannot be reached.
+        UsageError: a file cannot be written, or a catalog is not configured.
+        StoreError: the target's store or catalog cannot be reached.
     """
     for export in exports:
         address = address_of(export.target, partitioned=bool(export.partition_by))
@@ -76,5 +81,6 @@ def check_targets_here(exports: Sequence[Export]) -> None:
             module, name = _PACKAGES[address.kind]
             if find_spec(module) is None:
                 raise MissingPackage(f"{name} tables need a package that is missing here.", install_hint(module))
+            table_at(address, allowed_buckets).look(_NOBODY)
         elif address.kind == "file":
             check_writable(address.where)

@@ -28,7 +28,6 @@ class DeltaTarget:
     def __init__(self, uri: str) -> None:
         self.name, self._uri = f"The Delta table {uri}", uri
         self._table: Any = None
-        self._lacking: list[str] = []
         _library()
 
     def look(self, rounds: Rounds) -> Mapping[str, int]:
@@ -59,9 +58,9 @@ class DeltaTarget:
     def prepare(self, schema: pa.Schema, partition_by: Sequence[str], new_columns: NewColumns) -> pa.Schema:
         if self._table is None:
             self._create(schema, partition_by)
-        wanted, self._lacking = fitted(schema, _columns(self._table), self.name)
-        if self._lacking and new_columns == "refuse":
-            raise lacking(self.name, self._lacking)
+        wanted, missing = fitted(schema, _columns(self._table), self.name)
+        if missing and new_columns == "refuse":
+            raise lacking(self.name, missing)
         return wanted
 
     def commit(self, tables: Iterator[pa.Table], schema: pa.Schema, job_id: str, remove: Sequence[str]) -> str:
@@ -73,7 +72,8 @@ class DeltaTarget:
             deltalake.write_deltalake(
                 self._table,
                 stream.reader(),
-                schema_mode="merge" if self._lacking else None,
+                # Columns that only the table has are null; new ones are those that were asked for.
+                schema_mode="merge",
                 commit_properties=deltalake.CommitProperties(
                     max_commit_retries=0, custom_metadata={"nightbatch.job_id": job_id}
                 ),

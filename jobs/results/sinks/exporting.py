@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
@@ -16,11 +15,10 @@ from jobs.results.sinks.append import Appended, append
 from jobs.results.sinks.records import now, outcome_of, record_failure, record_outcome
 from jobs.results.sinks.rounds import rounds_of
 from jobs.results.sinks.rows import RowStream
+from jobs.results.sinks.tables import table_at
 from jobs.results.targets import open_target, target_format
 from schemas.exports import Export, ExportOutcome
 from schemas.records import Succeeded
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +59,6 @@ def export_all(
             results = results or open_results(ledger)
             outcome = _export(ledger, results, export, allowed_buckets, tell)
         except JobsError as error:
-            log.warning("the export to %s has failed: %s", export.target, error)
             record_failure(ledger, export, error)
             found.append(Exported(export, error=error))
         except Exception as error:
@@ -139,16 +136,8 @@ def _append(
         from jobs.results.sinks.directory import write_directory
 
         return write_directory(address.where, rows, rounds, export.partition_by)
-    if address.kind == "delta":
-        from jobs.results.sinks.delta import DeltaTarget
-
-        return append(
-            DeltaTarget(address.where), rows, rounds, partition_by=export.partition_by, new_columns=export.new_columns
-        )
-    from jobs.results.sinks.iceberg import IcebergTarget
-
     return append(
-        IcebergTarget(address.where, allowed_buckets),
+        table_at(address, allowed_buckets),
         rows,
         rounds,
         partition_by=export.partition_by,

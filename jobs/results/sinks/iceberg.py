@@ -174,7 +174,7 @@ def _catalog(name: str) -> Any:
         raise failed_import(error) from error
     except (ValueError, KeyError) as error:
         raise UsageError(
-            f"The Iceberg catalog {name!r} is not configured where the export runs: {told(error)}.",
+            f"The Iceberg catalog {name!r} is not configured where the export runs.",
             f"Name its address in .pyiceberg.yaml there, or in PYICEBERG_CATALOG__{name.upper()}__URI.",
         ) from error
     except Exception as error:

@@ -60,7 +60,10 @@ def record_failure(ledger: Ledger, export: Export, error: JobsError) -> None:
 
 
 def states(ledger: Ledger, asked: Sequence[Export]) -> list[ExportState]:
-    """Return how the exports of a job stand: those that were asked for, then others that were done by hand."""
+    """Return how the exports of a job stand: those that were asked for, then others that were done by hand.
+
+    One that was tried by hand and has failed is left out: whoever tried it has been told.
+    """
     found = {info.key for info in ledger.store.list(ledger.key(keys.EXPORTS))}
     known = {export.id: ExportState(export=export) for export in asked}
     for key in sorted(found, reverse=True):  # an outcome comes before a failure
@@ -73,9 +76,8 @@ def states(ledger: Ledger, asked: Sequence[Export]) -> list[ExportState]:
             if document == "outcome.json":
                 outcome = ExportOutcome.from_json(data)
                 known[export_id] = ExportState(export=outcome.export, outcome=outcome)
-            elif document == "failure.json":
-                failure = ExportFailure.from_json(data)
-                known[export_id] = ExportState(export=state.export if state else failure.export, failure=failure)
+            elif document == "failure.json" and state is not None:
+                known[export_id] = ExportState(export=state.export, failure=ExportFailure.from_json(data))
         except ValidationError:
             continue
     return list(known.values())

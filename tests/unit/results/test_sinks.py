@@ -19,6 +19,7 @@ from jobs.errors import StoreError, UsageError
 from jobs.results.sinks import append as appending
 from jobs.results.sinks import rows as streaming
 from jobs.results.sinks.records import states
+from jobs.results.sinks.table_types import table_schema
 from schemas import keys
 from tests.unit.results.exported_jobs import (
     SHARDS,
@@ -296,6 +297,14 @@ def test_a_partitioned_table(sink: Sink) -> None:
     [done] = export(again, sink.target, partition_by=("status",))
     assert done.outcome is not None, done.error
     assert rows_by_job(sink.rows()) == {"demo": list(range(75)), "n-2026-01-01": list(range(75))}
+
+
+def test_columns_that_only_the_table_has_are_null(sink: Sink) -> None:
+    more = [pa.field("team", pa.string()), pa.field("seen", pa.timestamp("us", "UTC"))]
+    sink.make(pa.schema([*table_schema(result_rows([0]).schema), *more]))
+    [done] = export(job_of(sink.folder), sink.target)
+    assert done.outcome is not None, done.error
+    assert (sink.rows()["team"].null_count, sink.rows()["row_id"].to_pylist()) == (75, list(range(75)))
 
 
 def test_a_job_without_rows_to_write(sink: Sink) -> None:
