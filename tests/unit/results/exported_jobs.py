@@ -1,7 +1,6 @@
 """Succeeded jobs to export, and their targets as other libraries than the writers' read them.
 
-`python -m tests.unit.results.exported_jobs FOLDER TARGET KILL…` is a process that exports a job and dies where it is
-told to, once for each name of a failpoint, and then lives.
+`python -m tests.unit.results.exported_jobs FOLDER STEPS` exports a job in processes that die where they are told to.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -94,27 +94,30 @@ def _of_files(files: Sequence[str]) -> pa.Table:
         return found.order("row_id").to_arrow_table()
 
 
-def main(folder: str, target: str, *kills: str) -> None:
-    """Export once for each failpoint in a process of its own, which dies there; print how each one ended."""
+def main(folder: str, steps: str) -> None:
+    """For each target, export once for each failpoint in a process of its own, which dies there, and once whole.
+
+    Args:
+        steps: failpoints by target, as JSON.
+    """
     armed = Path(os.environ["JOBS_FAILPOINT_DIR"])
     use_catalog(Path(folder))
-    import deltalake  # noqa: F401 - loaded once, before the forks
-    import pyiceberg.catalog.sql  # noqa: F401
+    for module in ("delta", "iceberg", "directory"):
+        import_module(f"jobs.results.sinks.{module}")  # once, before the forks
+    for module in ("deltalake.exceptions", "pyiceberg.catalog.sql", "pyiceberg.io.pyarrow"):
+        import_module(module)
 
-    for kill in (*kills, ""):
-        if kill:
-            (armed / kill).touch()
-        pid = os.fork()
-        if pid == 0:
-            done = export(Ledger(open_store(f"{folder}/root"), "demo"), target, partition_by=_by(target))
-            print("\n".join(str(each.error) for each in done if each.error), flush=True)
-            os._exit(0 if all(each.outcome for each in done) else 1)
-        _, status = os.waitpid(pid, 0)
-        print(f"{kill or 'whole'} {os.waitstatus_to_exitcode(status)}", flush=True)
-
-
-def _by(target: str) -> tuple[str, ...]:
-    return () if ":" in target else ("status",)
+    for target, kills in json.loads(steps).items():
+        for kill in (*kills, ""):
+            if kill:
+                (armed / kill).touch()
+            if (pid := os.fork()) == 0:
+                by = () if ":" in target else ("status",)
+                done = export(Ledger(open_store(f"{folder}/root"), "demo"), target, partition_by=by)
+                print("\n".join(str(each.error) for each in done if each.error), flush=True)
+                os._exit(0 if all(each.outcome for each in done) else 1)
+            _, status = os.waitpid(pid, 0)
+            print(f"{target} {kill or 'whole'} {os.waitstatus_to_exitcode(status)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -130,34 +131,46 @@ def test_an_exported_table_has_every_cell(sink: Sink) -> None:
         assert found[name].to_pylist() == wanted[name].to_pylist(), name
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "directory"])
-def test_an_exporter_that_dies_anywhere_loses_and_doubles_nothing(kind: str, tmp_path: Path) -> None:
-    job_of(tmp_path)
-    (tmp_path / "armed").mkdir()
-    target = {"delta": f"delta:{tmp_path}/table", "iceberg": "iceberg:local.night.answers"}.get(kind, f"{tmp_path}/d")
-    steps = {
-        "delta": ("before_look", "before_rows", "after_rows", "delta.before_commit", "after_commit"),
-        "iceberg": ("before_look", "before_rows", "after_rows", "iceberg.before_commit", "after_commit"),
-        "directory": ("before_rows", "after_rows", "directory.written", "directory.marked"),
-    }[kind]
-    kills = [f"export.{step}" for step in (*steps, "before_record", "after_record")]
+BEFORE, AFTER = ("before_look", "before_rows", "after_rows"), ("after_commit", "before_record", "after_record")
+STEPS = {
+    "delta": (*BEFORE, "delta.before_commit", *AFTER),
+    "iceberg": (*BEFORE, "iceberg.before_commit", *AFTER),
+    "directory": (*BEFORE[1:], "directory.written", "directory.marked", *AFTER[1:]),
+}
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A job that was exported to each kind of target by processes that died at every step, and what they printed."""
+    folder = tmp_path_factory.mktemp("killed")
+    job_of(folder)
+    (folder / "armed").mkdir()
+    targets = {"delta": f"delta:{folder}/table", "iceberg": "iceberg:local.night.answers", "directory": f"{folder}/d"}
+    steps = {targets[kind]: [f"export.{step}" for step in kills] for kind, kills in STEPS.items()}
     ran = subprocess.run(
-        [sys.executable, "-m", "tests.unit.results.exported_jobs", str(tmp_path), target, *kills],
-        env={**os.environ, "JOBS_FAILPOINT_DIR": str(tmp_path / "armed")},
+        [sys.executable, "-m", "tests.unit.results.exported_jobs", str(folder), json.dumps(steps)],
+        env={**os.environ, "JOBS_FAILPOINT_DIR": str(folder / "armed")},
         capture_output=True,
         text=True,
-        check=True,
         timeout=120,
     )
-    # The record of the second last kill is there: the last process finds it and does nothing.
-    assert ran.stdout.split() == [word for kill in kills for word in (kill, "-9")] + ["whole", "0"]
+    assert ran.returncode == 0, ran.stderr
+    printed = ran.stdout
+    for kind, target in targets.items():
+        printed = printed.replace(target, kind)
+    return folder, [line for line in printed.splitlines() if line]
+
+
+@pytest.mark.parametrize("kind", STEPS)
+def test_an_exporter_that_dies_anywhere_loses_and_doubles_nothing(kind: str, killed: tuple[Path, list[str]]) -> None:
+    folder, printed = killed
+    ends = [line for line in printed if line.startswith(f"{kind} ")]
+    assert ends == [*(f"{kind} export.{step} -9" for step in STEPS[kind]), f"{kind} whole 0"]
     if kind == "directory":
-        table = duckdb.read_parquet(f"{tmp_path}/d/**/*.parquet").order("row_id").to_arrow_table()
+        table = duckdb.read_parquet(f"{folder}/d/**/*.parquet").order("row_id").to_arrow_table()
         assert table["row_id"].to_pylist() == list(range(75))
         return
-    use_catalog(tmp_path)
-    found = Sink(kind, tmp_path).rows()
-    assert rows_by_job(found) == {"demo": list(range(75))}
+    assert rows_by_job(Sink(kind, folder).rows()) == {"demo": list(range(75))}
 
 
 @pytest.mark.parametrize("same_job", [True, False])
