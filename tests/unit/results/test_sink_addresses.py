@@ -19,7 +19,7 @@ from jobs.results.sinks.checks import check_exports, check_targets_here
 from jobs.results.sinks.rounds import Rounds
 from jobs.store import open_store
 from schemas.exports import Export, ExportSpec
-from tests.unit.results.exported_jobs import export, job_of
+from tests.unit.results.exported_jobs import as_round, export, job_of
 from tests.unit.results.ledgers import is_error, make_job, result_rows, spec_of, succeed
 
 
@@ -113,14 +113,7 @@ def test_a_missing_library_is_named_with_its_extra(monkeypatch: pytest.MonkeyPat
 
 def test_rounds_are_those_of_one_date_alone() -> None:
     rounds = Rounds("n-2026-03-29-r3", "n-2026-03-29")
-    names = {
-        "n-2026-03-29",
-        "n-2026-03-29-r2",
-        "n-2026-03-29-r3",
-        "n-2026-03-29-r10",
-        "n-2026-03-29-rx",
-        "n-2026-03-290",
-    }
+    names = {f"n-2026-03-29{end}" for end in ("", "-r2", "-r3", "-r10", "-rx", "-r1", "0")}
     assert rounds.earlier(names) == ["n-2026-03-29", "n-2026-03-29-r2"]
     assert rounds.later(names) == ["n-2026-03-29-r10"]
     low, high = rounds.limits or ("", "")
@@ -129,9 +122,7 @@ def test_rounds_are_those_of_one_date_alone() -> None:
     assert (alone.earlier(names), alone.later(names), alone.limits) == ([], [], None)
 
 
-@pytest.mark.parametrize(
-    "name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.csv.gz", "a.csv", "a.json.gz", "a.parquet"]
-)
+@pytest.mark.parametrize("name", [f"a.{end}" for end in ("jsonl", "jsonl.gz", "jsonl.zst", "csv", "csv.gz", "json.gz")])
 def test_a_file_is_what_its_name_says(name: str, tmp_path: Path) -> None:
     target = tmp_path / name
     [done] = export(job_of(tmp_path), str(target))
@@ -145,10 +136,8 @@ def test_a_file_is_what_its_name_says(name: str, tmp_path: Path) -> None:
         ids = [json.loads(line)["row_id"] for line in data.splitlines()]
     elif ".json" in name:
         ids = [row["row_id"] for row in json.loads(data)]
-    elif ".csv" in name:
-        ids = [int(row["row_id"]) for row in csv.DictReader(io.StringIO(data.decode(), newline=""))]
     else:
-        ids = pq.read_table(pa.BufferReader(data))["row_id"].to_pylist()
+        ids = [int(row["row_id"]) for row in csv.DictReader(io.StringIO(data.decode(), newline=""))]
     assert ids == list(range(75))
 
 
@@ -166,8 +155,6 @@ def test_a_directory_has_a_folder_for_each_value(tmp_path: Path) -> None:
 
 
 def test_a_second_round_replaces_the_files_of_the_first(tmp_path: Path) -> None:
-    from tests.unit.results.exported_jobs import as_round
-
     first = as_round(job_of(tmp_path, "n-2026-03-29"), "n", "2026-03-29", 1)
     export(first, f"{tmp_path}/d", partition_by=("status",))
     export(job_of(tmp_path, "n-2026-03-30", [range(2)]), f"{tmp_path}/d", partition_by=("status",))
@@ -208,4 +195,4 @@ def test_only_jobs_that_have_succeeded_are_exported(tmp_path: Path) -> None:
 def test_one_target_that_fails_does_not_keep_the_others_back(tmp_path: Path) -> None:
     done = export(job_of(tmp_path), f"{tmp_path}/no/a.csv", f"{tmp_path}/b.csv")
     assert [each.outcome is not None for each in done] == [False, True]
-    assert "no is missing" in str(done[0].error) or "Cannot write" in str(done[0].error)
+    assert "Cannot write" in str(done[0].error)
