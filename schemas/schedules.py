@@ -59,7 +59,10 @@ class Schedule(Document):
     cron: str = Field(description="Five fields: minute, hour, day of month, month, day of week.")
     tz: str = Field("UTC", description="IANA name of the time zone that `cron` speaks of.")
     spec: JobSpec = Field(description="`input.uri` and `export.targets` may be templated: s3://in/{{ date }}/.")
-    wait_for: str | None = Field(None, description="Templated address that must exist before a run starts.")
+    wait_for: str | None = Field(
+        None,
+        description="Templated address that must exist before a run starts, or a table that must have new rows.",
+    )
     export: str | None = Field(None, description="The one target of older versions; see `spec.export`.")
     overlap: Overlap = Field("skip", description="What happens to a run that is due while an earlier one is not done.")
     catch_up: CatchUp = Field("latest", description="Which missed runs are caught up.")
@@ -97,6 +100,9 @@ class Run(Document):
     job_id: str
     spec: JobSpec = Field(description="Its exports are the scheduler's: the job is submitted without them.")
     wait_for: str | None = None
+    wait_since: AwareDatetime | None = Field(
+        None, description="A table that is waited for must have been committed to after this: the due time before."
+    )
     export: str | None = Field(None, description="Of older versions: see `spec.export`.")
 
 

@@ -40,7 +40,10 @@ def create(
     ],
     tz: Annotated[str, typer.Option("--tz", help="Time zone: Europe/Berlin.", rich_help_panel=_WHEN)] = "UTC",
     wait_for: Annotated[
-        str | None, typer.Option("--wait-for", help="Also wait until this address exists.", rich_help_panel=_WHEN)
+        str | None,
+        typer.Option(
+            "--wait-for", help="Also wait until this is there: a file, or new rows in a table.", rich_help_panel=_WHEN
+        ),
     ] = None,
     input_deadline: Annotated[
         str,
@@ -97,9 +100,9 @@ def create(
       --deadline 6h --max-empty-rate 0.01 --webhook https://example.com/hook --webhook-secret-env HOOK_SECRET
     """
     from jobs.job_ids import resolve_reuse
+    from jobs.results.sinks.addresses import absolute
     from jobs.schedules.checks import check_schedule
     from jobs.schedules.durations import seconds
-    from jobs.spec.build import absolute_uri
     from jobs.store.probe import check_write_once
     from jobs.validation import validated
     from schemas.schedules import CatchUp, End, Overlap, Schedule
@@ -111,8 +114,8 @@ def create(
         "name": schedule_name,
         "cron": cron,
         "tz": tz,
-        "spec": resolve_reuse(book.store, request.spec),
-        "wait_for": absolute_uri(wait_for) if wait_for else None,
+        "spec": resolve_reuse(book.store, request.spec, of_schedule=True),
+        "wait_for": absolute(wait_for) if wait_for else None,
         "overlap": _one_of("--overlap", overlap, Overlap),
         "catch_up": _one_of("--catch-up", catch_up, CatchUp),
         "max_catch_up": max_catch_up,

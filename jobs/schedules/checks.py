@@ -10,6 +10,7 @@ from jobs.buckets import check_bucket
 from jobs.results.sinks.checks import check_exports, is_file
 from jobs.results.targets import check_writable
 from jobs.schedules.calendar import Calendar
+from jobs.schedules.tables import check_table, is_table
 from jobs.schedules.template import render, rendered_exports, variables
 from schemas.schedules import Schedule
 
@@ -25,7 +26,11 @@ def check_schedule(schedule: Schedule, allowed_buckets: Collection[str] | None, 
     values = variables(calendar, next(calendar.after(now)))
     render(schedule.spec.name, values)
     for text in filter(None, (schedule.spec.input.uri, schedule.wait_for)):
-        check_bucket(render(text, values), allowed_buckets)
+        uri = render(text, values)
+        if is_table(uri):
+            check_table(uri, allowed_buckets)
+        else:
+            check_bucket(uri, allowed_buckets)
     exports = rendered_exports(schedule.spec.export, values)
     check_exports(schedule.spec.evolve(export=exports), allowed_buckets)
     for template, target in zip(schedule.spec.export.targets, exports.targets, strict=True):

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import datetime
 from typing import Protocol
 
 from jobs.buckets import check_bucket
 from jobs.client import BatchClient, JobStatus
 from jobs.dataset.sources import find_sources
-from jobs.errors import Conflict, InvalidInput
+from jobs.errors import Conflict, InvalidInput, MissingInput
 from jobs.ledger import Ledger
 from jobs.results.sinks.addresses import address_of, check_address
 from jobs.schedules.decide import JobView
+from jobs.schedules.tables import has_commit
 from jobs.settings import Settings
 from schemas.exports import Export
 from schemas.records import Failed, Succeeded
@@ -27,6 +29,9 @@ class JobGateway(Protocol):
 
     def is_there(self, uri: str) -> bool:
         """Return whether there is a file at an address."""
+
+    def has_commit(self, uri: str, since: datetime | None) -> bool:
+        """Return whether a table has got rows after a moment; see `jobs.schedules.tables`."""
 
     def submit(self, spec: JobSpec, job_id: str) -> None:
         """Submit a job; one that exists already with this spec is left alone."""
@@ -62,9 +67,14 @@ class ClientGateway:
         check_bucket(uri, self._settings.allowed_buckets)
         try:
             find_sources(uri)
-        except InvalidInput:
+        except MissingInput:
             return False
+        except InvalidInput:
+            return True  # waiting mends nothing: the submission says what is wrong
         return True
+
+    def has_commit(self, uri: str, since: datetime | None) -> bool:
+        return has_commit(uri, since, self._settings.allowed_buckets)
 
     def submit(self, spec: JobSpec, job_id: str) -> None:
         try:

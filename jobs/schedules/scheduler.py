@@ -33,6 +33,7 @@ from jobs.schedules.decide import (
 from jobs.schedules.exports import exports_of_run
 from jobs.schedules.gateway import JobGateway
 from jobs.schedules.notify import Hook, hooks_of
+from jobs.schedules.tables import is_table
 from jobs.schedules.waiting import waits_for
 from schemas.exports import ExportSpec
 from schemas.schedules import Event, Pointer, Retry, Run, RunOutcome, Schedule, Sent, event_id
@@ -165,8 +166,7 @@ class Scheduler:
         ended = entry.outcome is not None and entry.outcome.kind in ("succeeded", "gate", "failed")
         job = None if ended else self._gateway.view(run.job_id)
         waits = job is None and entry.outcome is None
-        needed = [run.spec.input.uri, *([run.wait_for] if run.wait_for else [])] if waits else []
-        missing = tuple(uri for uri in needed if not self._gateway.is_there(uri))
+        missing = self._missing(run) if waits else ()
         return RunView(
             retry_seen_s=self._retry_seen_s(entry),
             run=run,
@@ -179,6 +179,18 @@ class Scheduler:
             input_ready=waits and not missing,
             missing=missing,
         )
+
+    def _missing(self, run: Run) -> tuple[str, ...]:
+        """Return what a run waits for and is not there, in words."""
+        found = []
+        for uri, since in ((run.spec.input.uri, None), (run.wait_for, run.wait_since)):
+            if uri is None:
+                continue
+            if not is_table(uri):
+                found += [] if self._gateway.is_there(uri) else [uri]
+            elif not self._gateway.has_commit(uri, since):
+                found.append(f"new rows in {uri}" if since else uri)
+        return tuple(found)
 
     def _retry_seen_s(self, entry: StoredRun) -> float:
         run = entry.run

@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
 import pyarrow as pa
@@ -63,6 +64,9 @@ class Table(Protocol):
 
     def version(self) -> str:
         """Return the version or snapshot looked at."""
+
+    def written_at(self) -> datetime | None:
+        """Return when the newest commit that changed rows was made; None if there is no table or none in it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

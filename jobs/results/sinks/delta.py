@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
@@ -21,6 +22,12 @@ _REACH = "Check the address and this machine's right to write there, then run th
 
 _TOLD_CHARS = 300
 
+_COMMITS = 100
+"""Newest commits among which one that changed rows is looked for."""
+
+_NO_ROWS = frozenset({"CREATE", "ADD", "SET", "UNSET", "CHANGE", "OPTIMIZE", "VACUUM", "REORG", "FSCK", "UPGRADE"})
+"""First words of operations that change no row: of the table's definition, its layout or its old files."""
+
 
 class DeltaTarget:
     """One Delta table as an export's target."""
@@ -32,13 +39,8 @@ class DeltaTarget:
 
     def look(self, rounds: Rounds) -> Mapping[str, int]:
         deltalake = _library()
-        try:
-            self._table = deltalake.DeltaTable(self._uri, storage_options=storage_options())
-        except deltalake.exceptions.TableNotFoundError:
-            self._table = None
+        if not self._load():
             return {}
-        except (deltalake.exceptions.DeltaError, OSError) as error:
-            raise StoreError(f"{self.name} cannot be read: {told(error)}.", _REACH) from error
         if JOB_COLUMN not in _columns(self._table).names:
             return {}
         where = f"{JOB_COLUMN} = '{rounds.job_id}'"
@@ -89,6 +91,25 @@ class DeltaTarget:
 
     def version(self) -> str:
         return str(self._table.version())
+
+    def written_at(self) -> datetime | None:
+        if not self._load():
+            return None
+        for commit in self._table.history(_COMMITS):
+            if commit.get("operation", "").split(" ")[0] not in _NO_ROWS:
+                return datetime.fromtimestamp(commit["timestamp"] / 1000, UTC)
+        return None
+
+    def _load(self) -> bool:
+        """Load the newest version; return whether there is a table."""
+        deltalake = _library()
+        try:
+            self._table = deltalake.DeltaTable(self._uri, storage_options=storage_options())
+        except deltalake.exceptions.TableNotFoundError:
+            self._table = None
+        except (deltalake.exceptions.DeltaError, OSError) as error:
+            raise StoreError(f"{self.name} cannot be read: {told(error)}.", _REACH) from error
+        return self._table is not None
 
     def _create(self, schema: pa.Schema, partition_by: Sequence[str]) -> None:
         deltalake = _library()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
@@ -42,18 +43,10 @@ class IcebergTarget:
         self._lacking: list[str] = []
 
     def look(self, rounds: Rounds) -> Mapping[str, int]:
-        from pyiceberg.exceptions import NoSuchNamespaceError, NoSuchTableError
         from pyiceberg.expressions import And, EqualTo, GreaterThanOrEqual, LessThan
 
-        try:
-            self._load()
-        except (NoSuchTableError, NoSuchNamespaceError):
-            self._table = None
+        if not self._is_there():
             return {}
-        except JobsError:
-            raise
-        except Exception as error:
-            raise StoreError(f"{self.name} cannot be read: {told(error)}.", _REACH) from error
         if JOB_COLUMN not in self._columns().names:
             return {}
         wanted: Any = EqualTo(JOB_COLUMN, rounds.job_id)
@@ -103,6 +96,13 @@ class IcebergTarget:
     def version(self) -> str:
         return str(self._table.metadata.current_snapshot_id)
 
+    def written_at(self) -> datetime | None:
+        snapshot = self._table.current_snapshot() if self._is_there() else None
+        while snapshot is not None and snapshot.summary is not None and snapshot.summary.operation == "replace":
+            parent = snapshot.parent_snapshot_id  # compaction moves rows and changes none
+            snapshot = None if parent is None else self._table.snapshot_by_id(parent)
+        return None if snapshot is None else datetime.fromtimestamp(snapshot.timestamp_ms / 1000, UTC)
+
     def _parts(self, stream: Stream) -> Iterator[pa.RecordBatchReader | pa.Table]:
         """Yield the rows as the library takes them: all at once, or in pieces where the table is partitioned."""
         reader = stream.reader()
@@ -117,6 +117,20 @@ class IcebergTarget:
                 waiting = []
         if waiting:
             yield pa.Table.from_batches(waiting)
+
+    def _is_there(self) -> bool:
+        """Load the newest snapshot; return whether there is a table."""
+        from pyiceberg.exceptions import NoSuchNamespaceError, NoSuchTableError
+
+        try:
+            self._load()
+        except (NoSuchTableError, NoSuchNamespaceError):
+            self._table = None
+        except JobsError:
+            raise
+        except Exception as error:
+            raise StoreError(f"{self.name} cannot be read: {told(error)}.", _REACH) from error
+        return self._table is not None
 
     def _load(self) -> None:
         table = self._catalog.load_table(self._table_name)

@@ -213,6 +213,10 @@ class _Runner:
         step()
         return not self._world.missing(uri, self._world.now)
 
+    def has_commit(self, uri: str, since: datetime | None) -> bool:
+        step()
+        return not self._world.missing(uri, self._world.now)
+
     def submit(self, spec: JobSpec, job_id: str) -> None:
         step()
         self._reach_cluster()
