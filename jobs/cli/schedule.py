@@ -217,6 +217,8 @@ def latest(output: Output, name: ScheduleName, root: Root = None) -> None:
         output.note(f"Nothing of {name} has been published yet.")
         raise typer.Exit(1)
     shown = pointer.model_dump(mode="json", exclude={"format_version"})
+    if output.format is not Format.JSON:
+        shown["exports"] = ", ".join(shown["exports"]) or None
     output.record({"job_id": shown.pop("job_id"), **shown})
 
 
