@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import getpass
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from hashlib import sha256
 from html import escape
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from jobs.cluster.submission import Submission
     from jobs.logs.reader import LogReader
     from jobs.results.read import Results
+    from schemas.exports import Errors, ExportOutcome, NewColumns
 
 FIRST_SIGN_S, RUNNING_S, LOOK_S = 10.0, 3.0, 0.3
 """How long a submission to a joined cluster is watched for a driver that cannot start there, in all and from the time
@@ -222,6 +223,34 @@ class Job:
         from jobs.results.read import open_results
 
         return open_results(self.ledger)
+
+    def export(
+        self,
+        *targets: str,
+        partition_by: Sequence[str] = (),
+        errors: Errors = "keep",
+        new_columns: NewColumns = "refuse",
+    ) -> list[ExportOutcome]:
+        """Write a succeeded job's results to each target that does not have them: `job.export("delta:/tables/x")`.
+
+        Args:
+            targets: as for `jobs export`; default: what was asked for when the job was submitted.
+            partition_by, errors, new_columns: as the options `--partition-by`, `--export-errors` and
+                `--export-new-columns`.
+
+        Raises:
+            UsageError: a target or an option is not valid, the job has not succeeded, or a table does not fit.
+            StoreError: a target cannot be reached. Other targets have the results, as after any of these errors.
+        """
+        from jobs.results.sinks.exporting import export_all
+        from jobs.schedules.exports import exports_wanted
+
+        allowed = self.client.settings.allowed_buckets
+        options = {"partition_by": tuple(partition_by), "errors": errors, "new_columns": new_columns}
+        done = export_all(self.ledger, exports_wanted(self.ledger, targets, options, allowed), allowed_buckets=allowed)
+        if failed := [each.error for each in done if each.error is not None]:
+            raise failed[0]
+        return [each.outcome for each in done if each.outcome is not None]
 
     def cancel(
         self, by: str | None = None, *, recorded: Callable[[State], None] = _nothing

@@ -9,7 +9,6 @@ import typer
 from jobs import signals
 from jobs.cli.output import Output, with_output
 from jobs.cli.reference import JobId, Root, client_of
-from jobs.errors import UsageError
 
 if TYPE_CHECKING:
     from jobs.results.sinks.exporting import Exported
@@ -59,30 +58,14 @@ def export(
 
       jobs export reviews-20260301
     """
-    from jobs.results.sinks.addresses import absolute, exports_of
-    from jobs.results.sinks.checks import check_exports
     from jobs.results.sinks.exporting import export_all
-    from jobs.schedules.exports import exports_of_job
-    from jobs.validation import validated
-    from schemas.exports import ExportSpec
+    from jobs.schedules.exports import exports_wanted
 
     client = client_of(root)
     ledger = client.job(job_id).ledger
     columns = tuple(name for part in partition_by or () for name in part.split(",") if name)
-    values = {
-        "targets": tuple(absolute(target) for target in targets or ()),
-        "partition_by": columns,
-        "errors": export_errors,
-        "new_columns": export_new_columns,
-    }
-    wanted = validated(ExportSpec, values, _flag)
-    check_exports(ledger.spec().evolve(export=wanted), client.settings.allowed_buckets)
-    exports = exports_of(wanted) if targets else exports_of_job(ledger)
-    if not exports:
-        raise UsageError(
-            f"No export was asked for when {ledger.job_id} was submitted.",
-            f"Say where its results are to go: jobs export {ledger.job_id} TARGET",
-        )
+    options = {"partition_by": columns, "errors": export_errors, "new_columns": export_new_columns}
+    exports = exports_wanted(ledger, targets or (), options, client.settings.allowed_buckets, _flag)
     again = f"The same command again writes what is missing: jobs export {ledger.job_id}"
     signals.stands(again)
     done = export_all(

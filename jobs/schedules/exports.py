@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from jobs.errors import UsageError
 from jobs.ledger import Ledger
-from jobs.results.sinks.addresses import exports_of
-from schemas.exports import Export
+from jobs.results.sinks.addresses import absolute, exports_of
+from jobs.results.sinks.checks import check_exports
+from jobs.validation import validated
+from schemas.exports import Export, ExportSpec
 from schemas.schedules import Run, run_key, run_of_job
 
 
@@ -24,3 +30,31 @@ def exports_of_job(ledger: Ledger) -> tuple[Export, ...]:
     place = run_of_job(ledger.job_id)
     data = None if place is None else ledger.store.get(run_key(*place, "run"))
     return (*asked, *(exports_of_run(Run.from_json(data)) if data is not None else ()))
+
+
+def exports_wanted(
+    ledger: Ledger,
+    targets: Sequence[str],
+    options: Mapping[str, Any],
+    allowed_buckets: Collection[str] | None,
+    label: Callable[[str], str] = lambda field: f"`{field}`",
+) -> Sequence[Export]:
+    """Return the exports of a job to these targets, or those that were asked for at submit if there are none.
+
+    Args:
+        options: fields of `ExportSpec` besides the targets.
+        label: returns what errors call a field.
+
+    Raises:
+        UsageError: no such job, a target or an option that is not valid, or nothing to do.
+    """
+    values = {"targets": tuple(absolute(target) for target in targets), **options}
+    wanted = validated(ExportSpec, values, label)
+    check_exports(ledger.spec().evolve(export=wanted), allowed_buckets)
+    exports = exports_of(wanted) if targets else exports_of_job(ledger)
+    if not exports:
+        raise UsageError(
+            f"No export was asked for when {ledger.job_id} was submitted.",
+            f"Say where its results are to go: jobs export {ledger.job_id} TARGET",
+        )
+    return exports

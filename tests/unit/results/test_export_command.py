@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.cli import main
-from jobs.errors import Exit
+from jobs.client import BatchClient
+from jobs.errors import Exit, UsageError
 from jobs.ledger import Ledger
 from jobs.results.sinks.addresses import exports_of
 from jobs.results.sinks.records import outcome_of
@@ -116,6 +117,16 @@ def test_slips_are_said_in_a_sentence(
     assert words in capfd.readouterr().err
 
 
+def test_python_exports_too(root: Path, tmp_path: Path) -> None:
+    asking(root, f"{tmp_path}/a.csv")
+    job = BatchClient(root=root).job("demo")
+    assert [outcome.num_rows for outcome in job.export()] == [20]
+    assert [outcome.num_rows for outcome in job.export("delta:t", errors="apart")] == [17, 3]
+    assert [each.word for each in job.status().exports] == ["done"] * 3
+    with pytest.raises(UsageError, match="`new_columns` must be refuse or add"):
+        job.export("delta:t", new_columns="maybe")  # type: ignore[arg-type]
+
+
 def test_results_are_compressed_by_the_name_too(root: Path, tmp_path: Path) -> None:
     import gzip
 
@@ -158,7 +169,6 @@ def _buffer(data: bytes | None) -> object:
 
 
 def test_settings_reach_the_gateway(tmp_path: Path) -> None:
-    from jobs.errors import UsageError
     from jobs.schedules.gateway import ClientGateway
     from schemas.exports import Export
 
