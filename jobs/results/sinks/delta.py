@@ -22,6 +22,9 @@ _REACH = "Check the address and this machine's right to write there, then run th
 
 _TOLD_CHARS = 300
 
+_FILE_BYTES = 16 * 2**20
+"""Size of a partitioned table's files. The library holds one for each partition in memory."""
+
 _COMMITS = 100
 """Newest commits among which one that changed rows is looked for."""
 
@@ -76,6 +79,7 @@ class DeltaTarget:
                 stream.reader(),
                 # Columns that only the table has are null; new ones are those that were asked for.
                 schema_mode="merge",
+                target_file_size=_FILE_BYTES if self._table.metadata().partition_columns else None,
                 commit_properties=deltalake.CommitProperties(
                     max_commit_retries=0, custom_metadata={"nightbatch.job_id": job_id}
                 ),

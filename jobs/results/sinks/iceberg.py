@@ -25,8 +25,9 @@ from jobs.results.sinks.table_types import fitted
 from schemas.exports import JOB_COLUMN, NewColumns
 
 _REACH = "Check the catalog and this machine's right to write there, then run the export again: it is done once."
-_CHUNK_BYTES = 64 * 2**20
-"""Rows that go to a partitioned table at a time: the library takes no stream for one."""
+_PART_BYTES = 128 * 2**20
+"""Rows that are written at a time. Given a stream, the library reads ahead of its writers without a limit, and for a
+partitioned table it takes none. So a large job is several snapshots, in one commit."""
 
 _PROPERTIES = {f"write.metadata.metrics.column.{JOB_COLUMN}": "full"}
 """Of tables that are made here: statistics hold the job's whole id, so that a look reads few files."""
@@ -81,7 +82,7 @@ class IcebergTarget:
                     update.union_by_name(pa.schema([schema.field(name) for name in self._lacking]))
             if remove:
                 transaction.delete(In(JOB_COLUMN, [*remove]), snapshot_properties=properties)
-            for part in self._parts(stream):
+            for part in _parts(stream.reader()):
                 transaction.append(part, snapshot_properties=properties)
             failpoint("export.iceberg.before_commit")
             self._table = transaction.commit_transaction()
@@ -102,21 +103,6 @@ class IcebergTarget:
             parent = snapshot.parent_snapshot_id  # compaction moves rows and changes none
             snapshot = None if parent is None else self._table.snapshot_by_id(parent)
         return None if snapshot is None else datetime.fromtimestamp(snapshot.timestamp_ms / 1000, UTC)
-
-    def _parts(self, stream: Stream) -> Iterator[pa.RecordBatchReader | pa.Table]:
-        """Yield the rows as the library takes them: all at once, or in pieces where the table is partitioned."""
-        reader = stream.reader()
-        if self._table.spec().is_unpartitioned():
-            yield reader
-            return
-        waiting: list[pa.RecordBatch] = []
-        for batch in reader:
-            waiting.append(batch)
-            if sum(each.nbytes for each in waiting) >= _CHUNK_BYTES:
-                yield pa.Table.from_batches(waiting)
-                waiting = []
-        if waiting:
-            yield pa.Table.from_batches(waiting)
 
     def _is_there(self) -> bool:
         """Load the newest snapshot; return whether there is a table."""
@@ -166,6 +152,19 @@ class IcebergTarget:
         from pyiceberg.io.pyarrow import schema_to_pyarrow
 
         return schema_to_pyarrow(self._table.schema(), include_field_ids=False)
+
+
+def _parts(reader: pa.RecordBatchReader) -> Iterator[pa.Table]:
+    """Yield the rows in tables of bounded size."""
+    waiting, size = [], 0
+    for batch in reader:
+        waiting.append(batch)
+        size += batch.nbytes
+        if size >= _PART_BYTES:
+            yield pa.Table.from_batches(waiting)
+            waiting, size = [], 0
+    if waiting:
+        yield pa.Table.from_batches(waiting)
 
 
 def _catalog(name: str) -> Any:
