@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,11 @@ from urllib.parse import unquote
 
 import duckdb
 import pyarrow as pa
+import pytest
 
 from jobs.ledger import Ledger
+from jobs.results.sinks import append as appending
+from jobs.results.sinks import rows as streaming
 from jobs.results.sinks.addresses import exports_of
 from jobs.results.sinks.exporting import Exported, export_all
 from jobs.store import open_store
@@ -92,6 +96,23 @@ def _of_files(files: Sequence[str]) -> pa.Table:
     with duckdb.connect() as connection:
         found = connection.read_parquet(list(files), union_by_name=True, hive_partitioning=True)
         return found.order("row_id").to_arrow_table()
+
+
+def in_between(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object], *, times: int = 1) -> list[str]:
+    """Do something whenever an exporter has read its last row and has not committed yet; return what was passed."""
+    passed: list[str] = []
+
+    def hook(name: str) -> None:
+        if name == "export.after_rows" and passed.count("acted") < times:
+            passed.append("acted")
+            # The rows are read in a thread of the library's own, which cannot use the library again.
+            with ThreadPoolExecutor(1) as threads:
+                threads.submit(act).result()
+        passed.append(name)
+
+    monkeypatch.setattr(streaming, "failpoint", hook)
+    monkeypatch.setattr(appending, "_FIRST_PAUSE_S", 0.001)
+    return passed
 
 
 def main(folder: str, steps: str) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import NoReturn
+from types import SimpleNamespace
+from typing import Any, NoReturn
 
 import pyarrow.parquet as pq
 import pytest
@@ -16,10 +17,13 @@ from jobs.ledger import Ledger
 from jobs.results.sinks.addresses import exports_of
 from jobs.results.sinks.records import outcome_of
 from jobs.settings import Settings
+from jobs.status.ended import JobFailed
+from jobs.status.liveness import Pulse
+from jobs.status.standing import look
 from jobs.store import open_store
 from schemas.exports import ExportSpec
 from tests.support.s3 import S3Server
-from tests.unit.results.exported_jobs import export, job_of, use_catalog
+from tests.unit.results.exported_jobs import export, in_between, job_of, use_catalog
 from tests.unit.results.ledgers import make_job, succeed
 from workers.driver import entry
 
@@ -83,6 +87,21 @@ def test_an_export_that_fails_is_told_and_goes_on_by_hand(
     ]
     assert main(["status", "demo", "--exit-status"]) == 0
     assert "a.jsonl: 20 rows" in capfd.readouterr().out
+
+
+def test_whoever_waits_for_a_job_waits_while_its_driver_exports(root: Path, tmp_path: Path) -> None:
+    ledger, driver = asking(root, f"{tmp_path}/a.csv"), SimpleNamespace(submission_id="d", active=True, running=True)
+
+    def exporting(*drivers: Any) -> bool:
+        return look(ledger, drivers, Pulse()).exporting
+
+    assert exporting(driver)
+    assert not exporting(), "its driver has died: nobody is at work"
+    with pytest.raises(JobFailed, match="is not exported to .*a.csv. Its driver ended before. Export it again"):
+        BatchClient(root=root).job("demo").wait(1.0, progress=False)
+    assert entry.main(ledger.uri, nowhere) == Exit.OK
+    assert not exporting(driver)
+    assert BatchClient(root=root).job("demo").wait(1.0, progress=False).ended
 
 
 def test_an_export_by_hand_is_shown_too(root: Path, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -159,6 +178,12 @@ def test_tables_and_directories_on_s3(
         files = [info.key for info in store.list(folder) if info.key.endswith(".parquet")]
         rows = sum(pq.ParquetFile(_buffer(store.get(key))).metadata.num_rows for key in files)
         assert rows == 75, folder
+    # The store itself must tell two exporters apart that commit at the same time.
+    other = job_of(tmp_path, "other", [range(3)])
+    in_between(monkeypatch, lambda: export(other, targets[0], partition_by=("status",)))
+    [late] = export(other, targets[0], partition_by=("status",))
+    assert late.outcome is not None
+    assert late.outcome.found
 
 
 def _buffer(data: bytes | None) -> object:

@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ import pytest
 
 from jobs.errors import StoreError, UsageError
 from jobs.results.sinks import append as appending
-from jobs.results.sinks import rows as streaming
 from jobs.results.sinks.records import states
 from jobs.results.sinks.table_types import table_schema
 from schemas import keys
@@ -28,6 +26,7 @@ from tests.unit.results.exported_jobs import (
     delta_rows,
     export,
     iceberg_rows,
+    in_between,
     job_of,
     use_catalog,
 )
@@ -102,23 +101,6 @@ def rows_by_job(table: pa.Table) -> dict[str, list[int]]:
     for job_id, row_id in zip(table["job_id"].to_pylist(), table["row_id"].to_pylist(), strict=True):
         found.setdefault(job_id, []).append(row_id)
     return found
-
-
-def in_between(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object], *, times: int = 1) -> list[str]:
-    """Do something whenever an exporter has read its last row and has not committed yet; return what was passed."""
-    passed: list[str] = []
-
-    def hook(name: str) -> None:
-        if name == "export.after_rows" and passed.count("acted") < times:
-            passed.append("acted")
-            # The rows are read in a thread of the library's own, which cannot use the library again.
-            with ThreadPoolExecutor(1) as threads:
-                threads.submit(act).result()
-        passed.append(name)
-
-    monkeypatch.setattr(streaming, "failpoint", hook)
-    monkeypatch.setattr(appending, "_FIRST_PAUSE_S", 0.001)
-    return passed
 
 
 def test_an_exported_table_has_every_cell(sink: Sink) -> None:
