@@ -55,9 +55,10 @@ def check_exports(spec: JobSpec, allowed_buckets: Collection[str] | None) -> Non
         raise UsageError(
             "A file has no partitions.", "Name a directory or a table as the target, or drop --partition-by."
         )
-    if kinds & {"delta", "iceberg"} and JOB_COLUMN in spec.input.keep:
+    taken = [name for name in spec.input.keep if name.casefold().strip() == JOB_COLUMN]
+    if kinds & {"delta", "iceberg"} and taken:
         raise UsageError(
-            f"A table's column {JOB_COLUMN!r} names the job; the column of that name cannot be kept beside it.",
+            f"A table's column {JOB_COLUMN!r} names the job; the column {quoted(taken[0])} cannot be kept beside it.",
             "Rename it in the dataset, or export to files.",
         )
 

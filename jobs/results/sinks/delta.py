@@ -15,7 +15,7 @@ from jobs.failpoints import failpoint
 from jobs.packages import failed_import
 from jobs.results.sinks.append import Moved, Stream, Unclear
 from jobs.results.sinks.rounds import Rounds
-from jobs.results.sinks.table_types import fitted
+from jobs.results.sinks.table_types import fitted, has_job_column
 from schemas.exports import JOB_COLUMN, NewColumns
 
 _REACH = "Check the address and this machine's right to write there, then run the export again: it is done once."
@@ -44,7 +44,7 @@ class DeltaTarget:
         deltalake = _library()
         if not self._load():
             return {}
-        if JOB_COLUMN not in _columns(self._table).names:
+        if not has_job_column(_columns(self._table)):
             return {}
         where = f"{JOB_COLUMN} = '{rounds.job_id}'"
         if rounds.limits:

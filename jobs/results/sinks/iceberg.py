@@ -21,7 +21,7 @@ from jobs.packages import failed_import
 from jobs.results.sinks.append import Moved, Stream, Unclear
 from jobs.results.sinks.delta import lacking, told
 from jobs.results.sinks.rounds import Rounds
-from jobs.results.sinks.table_types import fitted
+from jobs.results.sinks.table_types import fitted, has_job_column
 from schemas.exports import JOB_COLUMN, NewColumns
 
 _REACH = "Check the catalog and this machine's right to write there, then run the export again: it is done once."
@@ -48,7 +48,7 @@ class IcebergTarget:
 
         if not self._is_there():
             return {}
-        if JOB_COLUMN not in self._columns().names:
+        if not has_job_column(self._columns()):
             return {}
         wanted: Any = EqualTo(JOB_COLUMN, rounds.job_id)
         if rounds.limits:

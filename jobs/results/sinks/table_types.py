@@ -23,6 +23,11 @@ def table_schema(schema: pa.Schema) -> pa.Schema:
     return pa.schema([pa.field(JOB_COLUMN, pa.string()), *columns])
 
 
+def has_job_column(table: pa.Schema) -> bool:
+    """Return whether a table has a column that can name the job of each row."""
+    return JOB_COLUMN in table.names and _table_type(table.field(JOB_COLUMN).type) == pa.string()
+
+
 def fitted(wanted: pa.Schema, table: pa.Schema, name: str) -> tuple[pa.Schema, list[str]]:
     """Return the columns to write into a table that exists, with its types, and the names of those that it lacks.
 

@@ -97,7 +97,7 @@ def test_whoever_waits_for_a_job_waits_while_its_driver_exports(root: Path, tmp_
 
     assert exporting(driver)
     assert not exporting(), "its driver has died: nobody is at work"
-    with pytest.raises(JobFailed, match="is not exported to .*a.csv. Its driver ended before. Export it again"):
+    with pytest.raises(JobFailed, match=r"is not exported to .*a\.csv\. Its driver ended before\. Export it again"):
         BatchClient(root=root).job("demo").wait(1.0, progress=False)
     assert entry.main(ledger.uri, nowhere) == Exit.OK
     assert not exporting(driver)

@@ -102,7 +102,7 @@ def test_a_kept_column_cannot_take_the_place_of_the_jobs_id() -> None:
     spec = spec_of(export=ExportSpec(targets=("delta:/t",)))
     check_exports(spec, None)
     with pytest.raises(UsageError, match="'job_id' names the job"):
-        check_exports(spec.evolve(input=spec.input.evolve(keep=("job_id",))), None)
+        check_exports(spec.evolve(input=spec.input.evolve(keep=("Job_ID",))), None)
 
 
 def test_a_missing_library_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -258,6 +258,13 @@ def test_columns_that_do_not_fit_are_refused(sink: Sink, column: pa.Field, why: 
     assert re.search(why, str(done.error)), str(done.error)
 
 
+def test_a_column_job_id_of_another_kind_is_refused(sink: Sink) -> None:
+    sink.make(pa.schema([("job_id", pa.int64()), ("row_id", pa.int64())]))
+    sink.write(pa.table({"job_id": [1], "row_id": [7]}))
+    [done] = export(job_of(sink.folder), sink.target, new_columns="add")
+    assert "is int64; the results have string" in str(done.error)
+
+
 @pytest.mark.parametrize(("errors", "kept", "apart"), [("keep", 75, 0), ("drop", 64, 0), ("apart", 64, 11)])
 def test_error_rows_as_chosen(sink: Sink, errors: Any, kept: int, apart: int) -> None:
     done = export(job_of(sink.folder), sink.target, errors=errors)
