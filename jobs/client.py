@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
 from os import PathLike, fspath
@@ -19,6 +19,7 @@ from jobs.failpoints import failpoint
 from jobs.job import Job
 from jobs.job_ids import find_job, resolve_reuse
 from jobs.ledger import Ledger, list_jobs
+from jobs.results.sinks.addresses import exports_of
 from jobs.settings import Settings
 from jobs.spec.build import new_job_id
 from jobs.spec.options import SubmitOptions, spec_of
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from jobs.frames import Frame, WrittenFrame
     from jobs.planning.estimate import Estimate
     from jobs.schedules.client import Schedules
+    from schemas.exports import Export
 
 __all__ = ["BatchClient", "Job", "JobStatus"]
 
@@ -191,6 +193,7 @@ class BatchClient:
         job_id: str,
         *,
         frame: WrittenFrame | None = None,
+        exports: Sequence[Export] | None = None,
         before_writing: Callable[[], None] = _nothing,
     ) -> tuple[Job, bool]:
         """Check everything that can be checked before a replica starts, write the spec, start a driver.
@@ -199,6 +202,7 @@ class BatchClient:
 
         Args:
             frame: the rows that the spec's input names, on this machine; they are written to the root.
+            exports: exports that this process will carry out when the job has succeeded, besides those of its driver.
             before_writing: called when all checks have passed; before that, nothing of the job is in the store.
 
         Returns:
@@ -215,7 +219,14 @@ class BatchClient:
         self._check_packages(spec)
         self._check_exports(spec)
         # Where the cluster is elsewhere, a model directory may exist only there: its driver checks it first of all.
-        spec = checked(spec, self.store, model_may_be_elsewhere=self.settings.address is not None)
+        elsewhere = self.settings.address is not None
+        spec = checked(
+            spec,
+            self.store,
+            model_may_be_elsewhere=elsewhere,
+            exports=[*(exports or ()), *(() if elsewhere else exports_of(spec.export))],
+            allowed_buckets=self.settings.allowed_buckets,
+        )
         check_write_once(self.store)
         self.submitter()
         before_writing()
@@ -258,7 +269,6 @@ class BatchClient:
 
     def _check_exports(self, spec: JobSpec) -> None:
         """Check where the results are to go: the driver writes them there when nobody may be looking."""
-        from jobs.results.sinks.addresses import exports_of
         from jobs.results.sinks.checks import check_exports, check_targets_here
 
         check_exports(spec, self.settings.allowed_buckets)

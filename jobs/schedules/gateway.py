@@ -12,11 +12,11 @@ from jobs.client import BatchClient, JobStatus
 from jobs.dataset.sources import find_sources
 from jobs.errors import Conflict, InvalidInput, MissingInput
 from jobs.ledger import Ledger
-from jobs.results.sinks.addresses import address_of, check_address
+from jobs.results.sinks.addresses import address_of, check_address, exports_of
 from jobs.schedules.decide import JobView
 from jobs.schedules.tables import has_commit
 from jobs.settings import Settings
-from schemas.exports import Export
+from schemas.exports import Export, ExportSpec
 from schemas.records import Failed, Succeeded
 from schemas.spec import JobSpec
 
@@ -34,7 +34,7 @@ class JobGateway(Protocol):
         """Return whether a table has got rows after a moment; see `jobs.schedules.tables`."""
 
     def submit(self, spec: JobSpec, job_id: str) -> None:
-        """Submit a job; one that exists already with this spec is left alone."""
+        """Submit a job without its exports, which are the scheduler's; one that exists already is left alone."""
 
     def resume(self, job_id: str) -> None:
         """Start a driver for a job that has none."""
@@ -77,8 +77,10 @@ class ClientGateway:
         return has_commit(uri, since, self._settings.allowed_buckets)
 
     def submit(self, spec: JobSpec, job_id: str) -> None:
+        # Its driver exports nothing: the scheduler does, and then leads readers to the results.
+        exports, spec = exports_of(spec.export), spec.evolve(export=ExportSpec())
         try:
-            self._client().submit_spec(spec, job_id)
+            self._client().submit_spec(spec, job_id, exports=exports)
         except Conflict:
             # Another scheduler may have submitted it, with the model as that one pins it. Anything else is a conflict.
             standing = self._ledger(job_id).spec()

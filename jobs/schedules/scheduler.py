@@ -35,7 +35,6 @@ from jobs.schedules.gateway import JobGateway
 from jobs.schedules.notify import Hook, hooks_of
 from jobs.schedules.tables import is_table
 from jobs.schedules.waiting import waits_for
-from schemas.exports import ExportSpec
 from schemas.schedules import Event, Pointer, Retry, Run, RunOutcome, Schedule, Sent, event_id
 
 POLL_S = 5.0
@@ -255,8 +254,7 @@ class Scheduler:
         if exports := exports_of_run(run):
             # Found now and not when the GPUs have done their work.
             self._gateway.check_exports(exports)
-        # Its driver leaves them to the scheduler, which leads readers to the results when they are exported.
-        self._gateway.submit(run.spec.evolve(export=ExportSpec()), run.job_id)
+        self._gateway.submit(run.spec, run.job_id)
 
     def _resume(self, action: Resume) -> None:
         run, noted = action.view.run, action.view.retries[-1]

@@ -48,6 +48,9 @@ class Table(Protocol):
     def look(self, rounds: Rounds) -> Mapping[str, int]:
         """Load the newest snapshot. Return the number of rows in it by job, of the rounds' jobs alone."""
 
+    def check(self, schema: pa.Schema, new_columns: NewColumns) -> None:
+        """Check that the table looked at, if there is one, takes these columns."""
+
     def prepare(self, schema: pa.Schema, partition_by: Sequence[str], new_columns: NewColumns) -> pa.Schema:
         """Make the table if there is none; return the columns to write, as the table looked at has them."""
 

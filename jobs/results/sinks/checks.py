@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from jobs.errors import MissingPackage, UsageError
 from jobs.packages import install_hint
@@ -14,6 +15,9 @@ from jobs.results.targets import check_writable
 from jobs.text import quoted
 from schemas.exports import JOB_COLUMN, Export
 from schemas.spec import OWN_COLUMNS, JobSpec
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _NOBODY = Rounds("-")
 """No job has this id."""
@@ -82,6 +86,23 @@ def check_targets_here(exports: Sequence[Export], allowed_buckets: Collection[st
             module, name = _PACKAGES[address.kind]
             if find_spec(module) is None:
                 raise MissingPackage(f"{name} tables need a package that is missing here.", install_hint(module))
-            table_at(address, allowed_buckets).look(_NOBODY)
+            table_at(address, allowed_buckets).look(_NOBODY)  # it can be reached
         elif address.kind == "file":
             check_writable(address.where)
+
+
+def check_tables_here(exports: Sequence[Export], results: pa.Schema, allowed_buckets: Collection[str] | None) -> None:
+    """Check that the tables that exist take the columns of the results, as far as these are known.
+
+    Raises:
+        UsageError: a table has other columns, or other types.
+        StoreError: a table cannot be reached.
+    """
+    for export in exports:
+        address = address_of(export.target, partitioned=bool(export.partition_by))
+        if address.kind in _PACKAGES:
+            table = table_at(address, allowed_buckets)
+            from jobs.results.sinks.table_types import table_schema
+
+            table.look(_NOBODY)
+            table.check(table_schema(results), export.new_columns)

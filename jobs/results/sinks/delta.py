@@ -60,9 +60,16 @@ class DeltaTarget:
             raise StoreError(f"{self.name} cannot be searched: {told(error)}.", _REACH) from error
         return {row[JOB_COLUMN]: row["n"] for row in counted if rounds.number(row[JOB_COLUMN]) is not None}
 
+    def check(self, schema: pa.Schema, new_columns: NewColumns) -> None:
+        if self._table is not None:
+            self._fitted(schema, new_columns)
+
     def prepare(self, schema: pa.Schema, partition_by: Sequence[str], new_columns: NewColumns) -> pa.Schema:
         if self._table is None:
             self._create(schema, partition_by)
+        return self._fitted(schema, new_columns)
+
+    def _fitted(self, schema: pa.Schema, new_columns: NewColumns) -> pa.Schema:
         wanted, missing = fitted(schema, _columns(self._table), self.name)
         if missing and new_columns == "refuse":
             raise lacking(self.name, missing)

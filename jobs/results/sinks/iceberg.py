@@ -62,9 +62,16 @@ class IcebergTarget:
             raise StoreError(f"{self.name} cannot be searched: {told(error)}.", _REACH) from error
         return {job_id: count for job_id, count in counted.items() if rounds.number(job_id) is not None}
 
+    def check(self, schema: pa.Schema, new_columns: NewColumns) -> None:
+        if self._table is not None:
+            self._fitted(schema, new_columns)
+
     def prepare(self, schema: pa.Schema, partition_by: Sequence[str], new_columns: NewColumns) -> pa.Schema:
         if self._table is None:
             self._create(schema, partition_by)
+        return self._fitted(schema, new_columns)
+
+    def _fitted(self, schema: pa.Schema, new_columns: NewColumns) -> pa.Schema:
         wanted, self._lacking = fitted(schema, self._columns(), self.name)
         if self._lacking and new_columns == "refuse":
             raise lacking(self.name, self._lacking)

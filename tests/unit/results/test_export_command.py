@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -16,12 +17,14 @@ from jobs.errors import Exit, UsageError
 from jobs.ledger import Ledger
 from jobs.results.sinks.addresses import exports_of
 from jobs.results.sinks.records import outcome_of
+from jobs.schedules.gateway import ClientGateway
 from jobs.settings import Settings
+from jobs.spec.options import spec_of as spec_of_job
 from jobs.status.ended import JobFailed
 from jobs.status.liveness import Pulse
 from jobs.status.standing import look
 from jobs.store import open_store
-from schemas.exports import ExportSpec
+from schemas.exports import Export, ExportSpec
 from tests.support.s3 import S3Server
 from tests.unit.results.exported_jobs import export, in_between, job_of, use_catalog
 from tests.unit.results.ledgers import make_job, succeed
@@ -146,6 +149,22 @@ def test_python_exports_too(root: Path, tmp_path: Path) -> None:
         job.export("delta:t", new_columns="maybe")  # type: ignore[arg-type]
 
 
+def test_a_table_with_other_columns_is_found_before_a_job_starts(root: Path, tmp_path: Path) -> None:
+    export(job_of(tmp_path, "older"), f"delta:{tmp_path}/t")
+    pq.write_table(pa.table({"prompt": ["a"], "tags": [7], "team": ["x"]}), tmp_path / "data.parquet")
+    target, client = f"delta:{tmp_path}/t", BatchClient(root=root)
+    with pytest.raises(UsageError, match="lacks 1 of the results' columns: team"):
+        client.submit(tmp_path / "data.parquet", engine="fake", keep=["team"], export=[target], job_id="new")
+    with pytest.raises(UsageError, match=r"'tags' of The Delta table .* is list<.*>; the results have int64"):
+        client.submit(tmp_path / "data.parquet", engine="fake", keep=["tags"], export=[target], job_id="new")
+    spec = spec_of_job(
+        str(tmp_path / "data.parquet"), {"engine": "fake", "keep": ["team"], "export": target}, Settings()
+    )
+    with pytest.raises(UsageError, match="columns: team"):
+        ClientGateway(Settings(root=str(root))).submit(spec, "new")
+    assert Ledger(open_store(str(root)), "new").created_at() is None
+
+
 def test_results_are_compressed_by_the_name_too(root: Path, tmp_path: Path) -> None:
     import gzip
 
@@ -194,9 +213,6 @@ def _buffer(data: bytes | None) -> object:
 
 
 def test_settings_reach_the_gateway(tmp_path: Path) -> None:
-    from jobs.schedules.gateway import ClientGateway
-    from schemas.exports import Export
-
     ledger = job_of(tmp_path)
     gateway = ClientGateway(Settings(root=str(tmp_path / "root"), allowed_buckets=("good",)))
     gateway.export(ledger.job_id, [Export(target=f"{tmp_path}/a.csv"), Export(target=f"delta:{tmp_path}/t")])
