@@ -185,11 +185,9 @@ def _catalog(name: str) -> Any:
         from pyiceberg.catalog import load_catalog
     except ImportError as error:
         raise failed_import(error) from error
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     try:
         # A catalog's own configuration comes first: it may know a store of its own.
-        known = _configured(name)
-        return load_catalog(name, **({"s3.endpoint": endpoint} if endpoint and "s3.endpoint" not in known else {}))
+        return load_catalog(name, **{**_store_of_environment(), **_configured(name)})
     except ImportError as error:
         raise failed_import(error) from error
     except (ValueError, KeyError) as error:
@@ -199,6 +197,14 @@ def _catalog(name: str) -> Any:
         ) from error
     except Exception as error:
         raise StoreError(f"The Iceberg catalog {name!r} cannot be reached: {told(error)}.", _REACH) from error
+
+
+def _store_of_environment() -> Mapping[str, str]:
+    """Return the store that the environment names; the library would ask AWS itself for a bucket's region."""
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or ("us-east-1" if endpoint else None)
+    found = {"s3.endpoint": endpoint, "s3.region": region}
+    return {key: value for key, value in found.items() if value}
 
 
 def _configured(name: str) -> Mapping[str, Any]:
