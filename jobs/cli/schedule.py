@@ -191,7 +191,7 @@ def show(
     """
     book = _book(root)
     schedule = book.schedule(name)
-    runs = [_run(entry) for entry in book.recent(name, limit)]
+    runs = [_run(book, entry) for entry in book.recent(name, limit)]
     about = _described(book, schedule, datetime.now(UTC))
     if output.format is Format.JSON:
         output.record(about | {"schedule": schedule.model_dump(mode="json"), "runs": runs})
@@ -299,7 +299,7 @@ def _described(book: Book, schedule: Schedule, now: datetime) -> dict[str, Any]:
     }
 
 
-def _run(entry: StoredRun) -> dict[str, Any]:
+def _run(book: Book, entry: StoredRun) -> dict[str, Any]:
     from schemas.schedules import utc
 
     run, outcome = entry.run, entry.outcome
@@ -314,14 +314,19 @@ def _run(entry: StoredRun) -> dict[str, Any]:
         "ended_at": utc(outcome.at) if outcome else None,
         "by": run.by,
         "retries": len([retry for retry in entry.retries if retry.started_at]),
-        "reason": _reason(entry),
+        "reason": _reason(book, entry),
     }
 
 
-def _reason(entry: StoredRun) -> str | None:
-    """How the run ended, or why its job was interrupted last."""
+def _reason(book: Book, entry: StoredRun) -> str | None:
+    """How the run ended; or why its results could not be exported yet, or its job was interrupted last."""
+    from jobs.ledger import Ledger
+    from jobs.schedules.exports import why_not_exported
+
     if entry.outcome is not None:
         return entry.outcome.reason or None
+    if why := why_not_exported(Ledger(book.store, entry.run.job_id), entry.run):
+        return why
     return (entry.retries[-1].reason or None) if entry.retries else None
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+from jobs.documents import read_document
 from jobs.errors import UsageError
 from jobs.ledger import Ledger
 from jobs.results.sinks.addresses import absolute, exports_of
 from jobs.results.sinks.checks import check_exports
+from jobs.results.sinks.records import states
 from jobs.validation import validated
 from schemas.exports import Export, ExportSpec
 from schemas.schedules import Run, run_key, run_of_job
@@ -28,8 +30,17 @@ def exports_of_job(ledger: Ledger) -> tuple[Export, ...]:
     """
     asked = exports_of(ledger.spec().export)
     place = run_of_job(ledger.job_id)
-    data = None if place is None else ledger.store.get(run_key(*place, "run"))
-    return (*asked, *(exports_of_run(Run.from_json(data)) if data is not None else ()))
+    key = "" if place is None else run_key(*place, "run")
+    data = ledger.store.get(key) if key else None
+    if data is None:
+        return tuple(asked)
+    return (*asked, *exports_of_run(read_document(data, f"{ledger.store.uri}/{key}", Run.from_json)))
+
+
+def why_not_exported(ledger: Ledger, run: Run) -> str | None:
+    """Return why the last try to export a run's job has failed, if one has and it is not done."""
+    failures = [state.failure for state in states(ledger, exports_of_run(run)) if state.failure is not None]
+    return f"{failures[0].reason} {failures[0].hint}".strip() if failures else None
 
 
 def exports_wanted(

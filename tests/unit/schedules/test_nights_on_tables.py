@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
-from jobs.errors import UsageError
+from jobs.cli import main
+from jobs.errors import StoreError, UsageError
 from jobs.job_ids import resolve_reuse
 from jobs.schedules.book import Book
 from jobs.schedules.gateway import ClientGateway
@@ -18,7 +21,7 @@ from jobs.store import open_store
 from schemas.exports import ExportSpec
 from schemas.schedules import Pointer
 from schemas.spec import InputSpec
-from tests.unit.results.exported_jobs import job_of, use_catalog
+from tests.unit.results.exported_jobs import delta_rows, job_of, use_catalog
 from tests.unit.schedules.world import Plan, World, schedule_of
 
 ROWS = pa.table({"id": pa.array([1, 2], pa.int64())})
@@ -152,6 +155,41 @@ def test_each_night_reuses_the_last_good_one(tmp_path: Path) -> None:
     assert book.open(schedule, at("2026-03-13T01:30"), due).spec.reuse == ("other",), "its job was deleted"
     with pytest.raises(UsageError, match="is for schedules"):
         resolve_reuse(book.store, spec.evolve(reuse=("last-good",)))
+
+
+def test_a_night_that_cannot_be_exported_says_why_and_is_exported_by_hand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("JOBS_ROOT", str(tmp_path / "root"))
+    book, due = Book(open_store(str(tmp_path / "root"))), at("2026-03-10T01:30")
+    spec = schedule_of(due).spec.evolve(export=ExportSpec(targets=(f"delta:{tmp_path}/t", f"{tmp_path}/no/a.csv")))
+    schedule = schedule_of(due - timedelta(days=9), spec=spec)
+    book.create(schedule)
+    run = book.open(schedule, due, due)
+    job_of(tmp_path, run.job_id, [range(5)])
+    scheduler = Scheduler(book, ClientGateway(Settings(root=str(tmp_path / "root"))), now=lambda: due)
+
+    def unreachable(*_: object) -> None:
+        raise StoreError("The Delta table cannot be reached.", "Wait.")
+
+    with monkeypatch.context() as outage:
+        outage.setattr("jobs.results.sinks.delta.DeltaTarget.look", unreachable)
+        outage.setattr("jobs.results.targets.replacing", unreachable)
+        assert scheduler.advance(schedule, "2026-03-10").outcome is None
+    assert book.latest("nightly") is None
+    assert main(["schedule", "show", "nightly", "--json"]) == 0
+    [shown] = json.loads(capfd.readouterr().out)["runs"]
+    assert (shown["outcome"], shown["reason"]) == ("not done", "The Delta table cannot be reached. Wait.")
+    (tmp_path / "no").mkdir()
+    assert main(["export", run.job_id]) == 0, "what the schedule asks for"
+    assert pc.sum(delta_rows(tmp_path / "t")["row_id"]).as_py() == 10
+    again = Scheduler(book, ClientGateway(Settings(root=str(tmp_path / "root"))), now=lambda: due)
+    view = again.advance(schedule, "2026-03-10")
+    assert view.outcome is not None
+    assert view.outcome.kind == "succeeded"
+    pointer = book.latest("nightly")
+    assert pointer is not None
+    assert pointer.exports == (f"delta:{tmp_path}/t", f"{tmp_path}/no/a.csv")
 
 
 def test_readers_are_led_to_a_night_after_all_its_exports(monkeypatch: pytest.MonkeyPatch) -> None:
