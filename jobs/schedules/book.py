@@ -92,7 +92,9 @@ class _Opening:
             by=self.by,
             catch_up=self.catch_up,
             job_id=job_id,
-            spec=old.spec if old else _rendered(schedule.spec, values, job_id, last_good),
+            spec=_with_exports(old.spec, schedule.spec, values)
+            if old
+            else _rendered(schedule.spec, values, job_id, last_good),
             wait_for=wait_for,
             wait_since=calendar.latest(self.due - _SECOND) if wait_for and is_table(wait_for) else None,
             export=render(schedule.export, values) if schedule.export else None,
@@ -113,6 +115,11 @@ def _rendered(spec: JobSpec, values: dict[str, str], job_id: str, last_good: str
         export=rendered_exports(spec.export, values),
         reuse=tuple(found for each in spec.reuse if (found := last_good if each == LAST_GOOD else each)),
     )
+
+
+def _with_exports(spec: JobSpec, now: JobSpec, values: dict[str, str]) -> JobSpec:
+    """Return the spec of a job that goes on, with the exports that the schedule has now: they may have been mended."""
+    return spec.evolve(export=rendered_exports(now.export, values))
 
 
 class Book:
@@ -221,7 +228,10 @@ class Book:
     def reopen(self, schedule: Schedule, entry: StoredRun, now: datetime, *, job_ended: bool) -> Run:
         """Begin the next round of a run that has ended without success.
 
-        Its job goes on if it can; a finished job cannot, and the new round gets a job of its own.
+        Its job goes on if it can, or is exported if it has succeeded; else the new round gets a job of its own.
+
+        Args:
+            job_ended: the job has ended, and not well.
         """
         old = entry.run
         run = self._open(

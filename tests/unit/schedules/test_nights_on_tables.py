@@ -14,6 +14,7 @@ from jobs.cli import main
 from jobs.errors import StoreError, UsageError
 from jobs.job_ids import resolve_reuse
 from jobs.schedules.book import Book
+from jobs.schedules.by_hand import begin
 from jobs.schedules.gateway import ClientGateway
 from jobs.schedules.scheduler import Scheduler
 from jobs.settings import Settings
@@ -210,3 +211,28 @@ def test_readers_are_led_to_a_night_after_all_its_exports(monkeypatch: pytest.Mo
     ]
     assert pointer.export == "delta:s3://out/t"
     assert world.delivered[-1].exports == pointer.exports
+
+
+def test_a_night_whose_export_was_refused_is_exported_again_and_not_computed_again(tmp_path: Path) -> None:
+    book, due = Book(open_store(str(tmp_path / "root"))), at("2026-03-10T01:30")
+    spec = schedule_of(due).spec.evolve(export=ExportSpec(targets=(f"{tmp_path}/no/{{{{ date }}}}.csv",)))
+    schedule = schedule_of(due - timedelta(days=9), spec=spec)
+    book.create(schedule)
+    run = book.open(schedule, due, due)
+    job_of(tmp_path, run.job_id, [range(5)])
+    scheduler = Scheduler(book, ClientGateway(Settings(root=str(tmp_path / "root"))), now=lambda: due)
+    refused = scheduler.advance(schedule, "2026-03-10").outcome
+    assert refused is not None
+    assert refused.kind == "failed"
+    assert "Cannot write" in refused.reason
+    mended = schedule.evolve(spec=spec.evolve(export=ExportSpec(targets=(f"delta:{tmp_path}/{{{{ year }}}}",))))
+    book.write(mended)
+    second = begin(book, scheduler, mended, "2026-03-10")
+    assert (second.round, second.job_id) == (2, run.job_id)
+    view = scheduler.advance(mended, "2026-03-10")
+    assert view.outcome is not None
+    assert view.outcome.kind == "succeeded"
+    assert delta_rows(tmp_path / "2026")["row_id"].to_pylist() == list(range(5))
+    pointer = book.latest("nightly")
+    assert pointer is not None
+    assert (pointer.job_id, pointer.exports) == (run.job_id, (f"delta:{tmp_path}/2026",))
