@@ -25,7 +25,9 @@ from jobs.status.liveness import Pulse
 from jobs.status.standing import look
 from jobs.store import open_store
 from schemas.exports import Export, ExportSpec
+from tests.support.invariants import examine
 from tests.support.s3 import S3Server
+from tests.support.stored import Stored
 from tests.unit.results.exported_jobs import export, in_between, job_of, use_catalog
 from tests.unit.results.ledgers import make_job, succeed
 from workers.driver import entry
@@ -221,3 +223,11 @@ def test_settings_reach_the_gateway(tmp_path: Path) -> None:
         gateway.export(ledger.job_id, [Export(target=f"{tmp_path}/no/a.csv")])
     with pytest.raises(UsageError, match="not among the allowed"):
         gateway.export(ledger.job_id, [Export(target="delta:s3://bad/t")])
+
+
+def test_the_records_of_exports_are_known_to_those_who_check_a_job(root: Path, tmp_path: Path) -> None:
+    ledger = asking(root, f"{tmp_path}/a.csv", f"{tmp_path}/no/b.csv")
+    assert entry.main(ledger.uri, nowhere) == Exit.USAGE
+    records = [info.key for info in ledger.objects() if "/exports/" in info.key]
+    assert sorted(key.rpartition("/")[2] for key in records) == ["failure.json", "outcome.json"]
+    assert not [each for each in examine(Stored.of(ledger), num_rows=20).violations if "exports" in each]
