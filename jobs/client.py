@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
 from os import PathLike, fspath
@@ -20,6 +20,7 @@ from jobs.job import Job
 from jobs.job_ids import find_job, resolve_reuse
 from jobs.ledger import Ledger, list_jobs
 from jobs.pools.placing import PLACING
+from jobs.results.sinks.addresses import exports_of
 from jobs.settings import Settings
 from jobs.spec.build import new_job_id
 from jobs.spec.options import SubmitOptions, spec_of
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from jobs.planning.estimate import Estimate
     from jobs.pools.client import Pools
     from jobs.schedules.client import Schedules
+    from schemas.exports import Export
 
 __all__ = ["BatchClient", "Job", "JobStatus"]
 
@@ -222,6 +224,7 @@ class BatchClient:
         *,
         placement: Placement | None = None,
         frame: WrittenFrame | None = None,
+        exports: Sequence[Export] | None = None,
         before_writing: Callable[[], None] = _nothing,
     ) -> tuple[Job, bool]:
         """Check everything that can be checked before a replica starts, write the spec, start a driver.
@@ -232,6 +235,7 @@ class BatchClient:
             placement: the pool that the job computes in, and its claim there; None: engines of its own. It is no part
                 of the job's identity, and what was said last counts.
             frame: the rows that the spec's input names, on this machine; they are written to the root.
+            exports: exports that this process will carry out when the job has succeeded, besides those of its driver.
             before_writing: called when all checks have passed; before that, nothing of the job is in the store.
 
         Returns:
@@ -249,8 +253,16 @@ class BatchClient:
         clock.mark("command line")
         check_bucket(spec.input.uri, self.settings.allowed_buckets)
         self.check_packages(spec.engine.name)
+        self._check_exports(spec)
         # Where the cluster is elsewhere, a model directory may exist only there: its driver checks it first of all.
-        spec = checked(spec, self.store, model_may_be_elsewhere=self.settings.address is not None)
+        elsewhere = self.settings.address is not None
+        spec = checked(
+            spec,
+            self.store,
+            model_may_be_elsewhere=elsewhere,
+            exports=[*(exports or ()), *(() if elsewhere else exports_of(spec.export))],
+            allowed_buckets=self.settings.allowed_buckets,
+        )
         check_write_once(self.store)
         clock.mark("checks of dataset, model and store")
         self.submitter()
@@ -305,6 +317,14 @@ class BatchClient:
             clock.mark("submission of the driver")
             clock.write(ledger, submission_id)
         return started
+
+    def _check_exports(self, spec: JobSpec) -> None:
+        """Check where the results are to go: the driver writes them there when nobody may be looking."""
+        from jobs.results.sinks.checks import check_exports, check_targets_here
+
+        check_exports(spec, self.settings.allowed_buckets)
+        if self.settings.address is None:
+            check_targets_here(exports_of(spec.export), self.settings.allowed_buckets)
 
     def check_packages(self, engine: Literal["vllm", "fake"]) -> None:
         """Check that the embedded cluster, which runs this very Python, can run the engine.

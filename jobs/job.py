@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import getpass
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from hashlib import sha256
 from html import escape
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from jobs.cluster.submission import Submission
     from jobs.logs.reader import LogReader
     from jobs.results.read import Results
+    from schemas.exports import Errors, ExportOutcome, NewColumns
 
 FIRST_SIGN_S, RUNNING_S, LOOK_S = 10.0, 3.0, 0.3
 """How long a submission to a joined cluster is watched for a driver that cannot start there, in all and from the time
@@ -101,7 +102,7 @@ class Job:
         progress: bool = True,
         raise_on_failure: bool = True,
     ) -> JobStatus:
-        """Wait until the job has ended or is interrupted.
+        """Wait until the job has ended and is exported, or is interrupted.
 
         Args:
             progress: show a progress bar in a notebook or on a terminal; elsewhere nothing is shown.
@@ -109,7 +110,7 @@ class Job:
 
         Raises:
             TimeoutError: it has not ended after `timeout_s` seconds; the job goes on.
-            JobFailed: it has failed, was cancelled or is interrupted; the error has the status.
+            JobFailed: it or an export of it has failed, it was cancelled or is interrupted; the error has the status.
             GateFailed: it has a result for every row, but has not passed a quality gate; the error has the status.
         """
         with progress_shown() if progress else nullcontext(_nothing) as show:
@@ -162,7 +163,7 @@ class Job:
         return status
 
     def _is_over(self, status: JobStatus, deadline: float | None, timeout_s: float | None) -> bool:
-        if status.ended or status.state is State.INTERRUPTED:
+        if (status.ended and not status.exporting) or status.state is State.INTERRUPTED:
             return True
         if deadline is not None and time.monotonic() >= deadline:
             raise TimeoutError(f"Job {self.id} is {status.state} after {timeout_s:g} s")
@@ -236,6 +237,34 @@ class Job:
         from jobs.results.read import open_results
 
         return open_results(self.ledger)
+
+    def export(
+        self,
+        *targets: str,
+        partition_by: Sequence[str] = (),
+        errors: Errors = "keep",
+        new_columns: NewColumns = "refuse",
+    ) -> list[ExportOutcome]:
+        """Write a succeeded job's results to each target that does not have them: `job.export("delta:/tables/x")`.
+
+        Args:
+            targets: as for `jobs export`; default: what was asked for when the job was submitted.
+            partition_by, errors, new_columns: as the options `--partition-by`, `--export-errors` and
+                `--export-new-columns`.
+
+        Raises:
+            UsageError: a target or an option is not valid, the job has not succeeded, or a table does not fit.
+            StoreError: a target cannot be reached. Other targets have the results, as after any of these errors.
+        """
+        from jobs.results.sinks.exporting import export_all
+        from jobs.schedules.exports import exports_wanted
+
+        allowed = self.client.settings.allowed_buckets
+        options = {"partition_by": tuple(partition_by), "errors": errors, "new_columns": new_columns}
+        done = export_all(self.ledger, exports_wanted(self.ledger, targets, options, allowed), allowed_buckets=allowed)
+        if failed := [each.error for each in done if each.error is not None]:
+            raise failed[0]
+        return [each.outcome for each in done if each.outcome is not None]
 
     def cancel(
         self, by: str | None = None, *, recorded: Callable[[State], None] = _nothing
@@ -367,3 +396,11 @@ def _check(status: JobStatus) -> None:
         raise JobFailed(f"{job} was interrupted. {status.reason}", status.hint, status)
     if crossed := terminal.manifest.crossed_gates:
         raise GateFailed(f"{job} has not passed its quality gates: {describe(crossed)}.", kept, status)
+    for export in status.exports:
+        if export.outcome is None:
+            why = export.failure.reason if export.failure else "Its driver ended before."
+            raise JobFailed(
+                f"{job} has succeeded, and is not exported to {export.export.target}. {why}",
+                f"Export it again: jobs export {status.job_id}",
+                status,
+            )

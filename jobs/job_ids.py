@@ -11,7 +11,7 @@ from jobs.ledger import Ledger, list_jobs
 from jobs.store.base import ObjectStore
 from jobs.text import printable
 from jobs.threads import in_threads
-from schemas.spec import AUTO, JOB_ID, JobSpec
+from schemas.spec import AUTO, JOB_ID, LAST_GOOD, JobSpec
 
 LATEST = "latest"
 
@@ -54,9 +54,19 @@ def find_job(store: ObjectStore, reference: str) -> Ledger:
     raise UsageError(f"No job {named} under {store.uri}.", f"{hint}List the jobs with: jobs list")
 
 
-def resolve_reuse(store: ObjectStore, spec: JobSpec) -> JobSpec:
-    """Return the spec with exact ids of the jobs that it reuses. Raises like `find_job`."""
-    found = tuple(job if job == AUTO else find_job(store, job).job_id for job in spec.reuse)
+def resolve_reuse(store: ObjectStore, spec: JobSpec, *, of_schedule: bool = False) -> JobSpec:
+    """Return the spec with exact ids of the jobs that it reuses. Raises like `find_job`.
+
+    Args:
+        of_schedule: the spec is a schedule's: each run finds out which one the last good run is.
+    """
+    if LAST_GOOD in spec.reuse and not of_schedule:
+        raise UsageError(
+            f"--reuse {LAST_GOOD} is for schedules: it names the last good run before.",
+            f"Name a job, or take every one that fits: --reuse {AUTO}",
+        )
+    later = (AUTO, LAST_GOOD) if of_schedule else (AUTO,)
+    found = tuple(job if job in later else find_job(store, job).job_id for job in spec.reuse)
     return spec if found == spec.reuse else spec.evolve(reuse=found)
 
 

@@ -19,6 +19,7 @@ COMMANDS = (
     "config",
     "doctor",
     "eval",
+    "export",
     "list",
     "lm-eval",
     "logs",

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 from schemas.batches import BatchRequest, Outcome, StoredFile
 from schemas.compiled import CompiledManifest
 from schemas.evaluations import Evaluation, ProgramsReport, Scores
+from schemas.exports import ExportFailure, ExportOutcome
 from schemas.history import History
 from schemas.logs import LogLine
 from schemas.pools import Placement, PoolDown, PoolSpec, PoolState
@@ -46,6 +47,8 @@ DOCUMENTS: dict[str, Any] = {
     "pool_state": PoolState,
     "placement": Placement,
     "compiled_manifest": CompiledManifest,
+    "export_outcome": ExportOutcome,
+    "export_failure": ExportFailure,
     "evaluation": Evaluation,
     "evaluation_scores": Scores,
     "evaluation_programs": ProgramsReport,

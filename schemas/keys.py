@@ -17,6 +17,7 @@ STARTS = "_job/starts/"
 FINGERPRINTS = "_job/fingerprints/"
 INTERRUPTIONS = "_job/interruptions/"
 SALVAGE = "_job/salvage/"
+EXPORTS = "_job/exports/"
 INPUTS = "_inputs/"
 """Beside the job directories, not in one: rows that were submitted as data frames."""
 RESULTS = "results/"
@@ -78,6 +79,11 @@ def log_of(key: str) -> tuple[str, int] | None:
 def interruption(driver: str) -> str:
     """Why one driver ended before its job did."""
     return f"{INTERRUPTIONS}{driver}.json"
+
+
+def export(export_id: str, document: str) -> str:
+    """One of the records of an export: `outcome` or `failure`."""
+    return f"{EXPORTS}{export_id}/{document}.json"
 
 
 def salvage(shard: int, attempt_id: str) -> str:

@@ -15,6 +15,7 @@ class Panel(StrEnum):
     SAMPLING = "Sampling"
     FORM = "Form of the answer"
     JOB = "Job"
+    EXPORT = "Exports, once the job has succeeded"
     GATES = "Quality gates: shares from 0 to 1; exit 3 and no _SUCCESS if one is crossed"
 
 

@@ -58,9 +58,12 @@ class Schedule(Document):
     name: str
     cron: str = Field(description="Five fields: minute, hour, day of month, month, day of week.")
     tz: str = Field("UTC", description="IANA name of the time zone that `cron` speaks of.")
-    spec: JobSpec = Field(description="`input.uri` may be templated: s3://in/{{ date }}/.")
-    wait_for: str | None = Field(None, description="Templated address that must exist before a run starts.")
-    export: str | None = Field(None, description="Templated file or s3:// object that a good run's results go to.")
+    spec: JobSpec = Field(description="`input.uri` and `export.targets` may be templated: s3://in/{{ date }}/.")
+    wait_for: str | None = Field(
+        None,
+        description="Templated address that must exist before a run starts, or a table that must have new rows.",
+    )
+    export: str | None = Field(None, description="The one target of older versions; see `spec.export`.")
     overlap: Overlap = Field("skip", description="What happens to a run that is due while an earlier one is not done.")
     catch_up: CatchUp = Field("latest", description="Which missed runs are caught up.")
     max_catch_up: int = Field(7, ge=1, le=366, description="At most so many, the newest.")
@@ -95,9 +98,12 @@ class Run(Document):
     by: Literal["schedule", "hand"] = "schedule"
     catch_up: bool = Field(False, description="It was missed: it waits for earlier runs whatever the overlap policy.")
     job_id: str
-    spec: JobSpec
+    spec: JobSpec = Field(description="Its exports are the scheduler's: the job is submitted without them.")
     wait_for: str | None = None
-    export: str | None = None
+    wait_since: AwareDatetime | None = Field(
+        None, description="A table that is waited for must have been committed to after this: the due time before."
+    )
+    export: str | None = Field(None, description="Of older versions: see `spec.export`.")
 
 
 class Retry(Document):
@@ -136,7 +142,8 @@ class Pointer(Document):
     logical_date: str
     job_id: str
     uri: str = Field(description="The job directory; results are in `results/` below it.")
-    export: str | None = Field(None, description="Where the results were exported to.")
+    export: str | None = Field(None, description="Where the results were exported to; the first of several places.")
+    exports: tuple[str, ...] = Field((), description="All of these places.")
     num_rows: int
     num_error_rows: int
     published_at: AwareDatetime
@@ -167,6 +174,7 @@ class Event(Document):
     crossed_gates: tuple[CrossedGate, ...] = ()
     quality: Quality | None = Field(None, description="Finish reasons, JSON validity, warnings about both.")
     export: str | None = None
+    exports: tuple[str, ...] = ()
 
 
 def schedule_key(name: str) -> str:

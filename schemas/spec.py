@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from schemas import FORMAT_VERSION
 from schemas.base import Document
+from schemas.exports import ExportSpec
 from schemas.options import Option, Panel
 from schemas.sampling import Sampling
 
@@ -18,6 +19,9 @@ JOB_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,98}[a-z0-9]|[a-z0-9]")
 
 AUTO = "auto"
 """In `reuse`: every earlier job that may have results for this one."""
+
+LAST_GOOD = "last-good"
+"""In `reuse` of a schedule: the job of the newest earlier date whose results were published."""
 
 RESERVED_COLUMNS = frozenset(
     {
@@ -272,8 +276,12 @@ class JobSpec(Document):
     shards: ShardBudget = ShardBudget()
     reuse: Annotated[
         tuple[str, ...],
-        Option(panel=Panel.JOB, help="Take equal rows' results from this earlier job, or `auto`; may be repeated."),
-    ] = Field((), description="Earlier jobs whose results are taken for equal rows, or `auto`.")
+        Option(
+            panel=Panel.JOB,
+            help="Take equal rows' results from this earlier job, or `auto`; may be repeated. A schedule also takes "
+            "`last-good`: its newest good run before.",
+        ),
+    ] = Field((), description="Earlier jobs whose results are taken for equal rows; `auto`, in a schedule `last-good`.")
     reuse_sampled: Annotated[bool, Option(panel=Panel.JOB)] = Field(
         False, description="With `reuse`: take results that were sampled at random, too."
     )
@@ -294,6 +302,7 @@ class JobSpec(Document):
     keep_staged: Annotated[bool, Option(panel=Panel.JOB)] = Field(
         False, description="Keep the staged shards after success."
     )
+    export: ExportSpec = ExportSpec()
     max_error_rate: Annotated[float, Option(panel=Panel.GATES)] = Field(
         0.05, ge=0.0, le=1.0, description="Most error rows, as a share of all rows."
     )

@@ -44,6 +44,7 @@ _COMMANDS: Mapping[str, tuple[str, Callable[[typer.Typer, str, Any], None]]] = {
     "wait": ("submit", _plain("wait")),
     "logs": ("logs", _plain("logs")),
     "results": ("results", _plain("results")),
+    "export": ("export", _plain("export")),
     "report": ("report", _plain("report")),
     "lm-eval": ("lm_eval", _of_spec("lm_eval", ("Engine", "Pool", "reuse"))),
     "eval": ("evaluate", _of_spec("evaluate", ("Engine", "Pool", "reuse"))),

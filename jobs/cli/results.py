@@ -12,7 +12,7 @@ from jobs import signals
 from jobs.cli.output import Format, Output, with_output
 from jobs.cli.reference import JobId, Root, client_of
 from jobs.errors import UsageError
-from jobs.results.formats import FileFormat
+from jobs.results.formats import FileFormat, compression_of
 from jobs.results.targets import check_target, open_target, target_format
 
 if TYPE_CHECKING:
@@ -29,7 +29,8 @@ def results(
         str | None,
         typer.Argument(
             metavar="[FILE]",
-            help="File or s3:// object to write: .parquet, .jsonl, .json, .csv; - is stdout.",
+            help="File or s3:// object to write: .parquet, .jsonl, .json, .csv (all but Parquet also as .gz or .zst); "
+            "- is stdout.",
             show_default=False,
         ),
     ] = None,
@@ -176,15 +177,20 @@ def _write(
 ) -> int:
     import pyarrow as pa
 
-    from jobs.results.export import write_results
+    from jobs.results.export import compressing, write_results
     from jobs.results.responses import Responses, write_responses
 
     tables = found.tables(columns=names, where=where, limit=limit, verify=verify)
     schema = pa.schema([found.schema.field(name) for name in names]) if names else found.schema
     responses = Responses.of(found.ledger) if form is FileFormat.OPENAI else None
 
+    packed = compression_of(target) if target and form is not FileFormat.PARQUET else None
+
     def write(sink: BinaryIO) -> int:
-        return write_responses(tables, sink, responses) if responses else write_results(tables, schema, sink, form)
+        if responses:
+            with compressing(sink, packed) as opened:
+                return write_responses(tables, opened, responses)
+        return write_results(tables, schema, sink, form, packed)
 
     if target in (None, "-"):
         signals.stands("The output is not whole.")

@@ -40,15 +40,15 @@ def create(
     ],
     tz: Annotated[str, typer.Option("--tz", help="Time zone: Europe/Berlin.", rich_help_panel=_WHEN)] = "UTC",
     wait_for: Annotated[
-        str | None, typer.Option("--wait-for", help="Also wait until this address exists.", rich_help_panel=_WHEN)
+        str | None,
+        typer.Option(
+            "--wait-for", help="Also wait until this is there: a file, or new rows in a table.", rich_help_panel=_WHEN
+        ),
     ] = None,
     input_deadline: Annotated[
         str,
         typer.Option("--input-deadline", help="Give up waiting for input after: 6h.", rich_help_panel=_LATE),
     ] = "6h",
-    export: Annotated[
-        str | None, typer.Option("--export", help="Also write good results there: s3://out/{{ date }}.parquet")
-    ] = None,
     overlap: Annotated[
         str, typer.Option("--overlap", help="If a run is not done when the next is due: skip, queue, cancel-previous.")
     ] = "skip",
@@ -100,9 +100,9 @@ def create(
       --deadline 6h --max-empty-rate 0.01 --webhook https://example.com/hook --webhook-secret-env HOOK_SECRET
     """
     from jobs.job_ids import resolve_reuse
+    from jobs.results.sinks.addresses import absolute
     from jobs.schedules.checks import check_schedule
     from jobs.schedules.durations import seconds
-    from jobs.spec.build import absolute_uri
     from jobs.store.probe import check_write_once
     from jobs.validation import validated
     from schemas.schedules import CatchUp, End, Overlap, Schedule
@@ -114,9 +114,8 @@ def create(
         "name": schedule_name,
         "cron": cron,
         "tz": tz,
-        "spec": resolve_reuse(book.store, request.spec),
-        "wait_for": absolute_uri(wait_for) if wait_for else None,
-        "export": export,
+        "spec": resolve_reuse(book.store, request.spec, of_schedule=True),
+        "wait_for": absolute(wait_for) if wait_for else None,
         "overlap": _one_of("--overlap", overlap, Overlap),
         "catch_up": _one_of("--catch-up", catch_up, CatchUp),
         "max_catch_up": max_catch_up,
@@ -192,7 +191,7 @@ def show(
     """
     book = _book(root)
     schedule = book.schedule(name)
-    runs = [_run(entry) for entry in book.recent(name, limit)]
+    runs = [_run(book, entry) for entry in book.recent(name, limit)]
     about = _described(book, schedule, datetime.now(UTC))
     if output.format is Format.JSON:
         output.record(about | {"schedule": schedule.model_dump(mode="json"), "runs": runs})
@@ -218,6 +217,8 @@ def latest(output: Output, name: ScheduleName, root: Root = None) -> None:
         output.note(f"Nothing of {name} has been published yet.")
         raise typer.Exit(1)
     shown = pointer.model_dump(mode="json", exclude={"format_version"})
+    if output.format is not Format.JSON:
+        shown["exports"] = ", ".join(shown["exports"]) or None
     output.record({"job_id": shown.pop("job_id"), **shown})
 
 
@@ -298,7 +299,7 @@ def _described(book: Book, schedule: Schedule, now: datetime) -> dict[str, Any]:
     }
 
 
-def _run(entry: StoredRun) -> dict[str, Any]:
+def _run(book: Book, entry: StoredRun) -> dict[str, Any]:
     from schemas.schedules import utc
 
     run, outcome = entry.run, entry.outcome
@@ -313,14 +314,19 @@ def _run(entry: StoredRun) -> dict[str, Any]:
         "ended_at": utc(outcome.at) if outcome else None,
         "by": run.by,
         "retries": len([retry for retry in entry.retries if retry.started_at]),
-        "reason": _reason(entry),
+        "reason": _reason(book, entry),
     }
 
 
-def _reason(entry: StoredRun) -> str | None:
-    """How the run ended, or why its job was interrupted last."""
+def _reason(book: Book, entry: StoredRun) -> str | None:
+    """How the run ended; or why its results could not be exported yet, or its job was interrupted last."""
+    from jobs.ledger import Ledger
+    from jobs.schedules.exports import why_not_exported
+
     if entry.outcome is not None:
         return entry.outcome.reason or None
+    if why := why_not_exported(Ledger(book.store, entry.run.job_id), entry.run):
+        return why
     return (entry.retries[-1].reason or None) if entry.retries else None
 
 

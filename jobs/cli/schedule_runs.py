@@ -47,9 +47,9 @@ def run_schedule(
 ) -> None:
     """Run one date of a schedule now, or attach to its run. A date that has succeeded is not run again.
 
-    A date whose run has failed gets another round: its job is resumed if it was interrupted, and replaced if it had
-    ended. Without --wait, `jobs schedule serve` carries the run on. The exit code of --wait tells how it ended:
-    0 succeeded, 3 a quality gate crossed, 1 anything else.
+    A date whose run has failed gets another round: its job is resumed if it was interrupted, exported again if it had
+    succeeded, and replaced if it had ended otherwise. Without --wait, `jobs schedule serve` carries the run on. The
+    exit code of --wait tells how it ended: 0 succeeded, 3 a quality gate crossed, 1 anything else.
 
     Examples:
 

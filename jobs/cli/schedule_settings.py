@@ -25,7 +25,7 @@ def settings_of(schedule: Schedule) -> dict[str, str | None]:
         "retries": retries,
         "overlap": schedule.overlap,
         "catch up": catch_up,
-        "export": schedule.export,
+        "export": ", ".join([*schedule.spec.export.targets, *([schedule.export] if schedule.export else [])]) or None,
         "webhooks": ", ".join(map(_webhook, schedule.webhooks)) or None,
         "notify on": ", ".join(schedule.notify_on) or None,
     }

@@ -109,6 +109,9 @@ def resume(
     output.record({"job_id": job.id, "state": str(status.state), "started": started, "dashboard": status.dashboard_url})
     if not started:
         output.note(f"The job has ended: {status.state}." if status.ended else "A driver is at work already.")
+        if status.ended and not status.exporting and any(each.outcome is None for each in status.exports):
+            output.note("It is not exported to every place.")
+            output.hint(f"jobs export {job.id}")
     if wait:
         raise typer.Exit(_follow(job, output, None))
     output.hint(f"jobs watch {job.id}")

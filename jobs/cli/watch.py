@@ -94,6 +94,11 @@ def follow(job: Job, output: Output, timeout_s: float | None = None) -> int:
         output.note(" ".join(parts))
         for warning in final.quality.warnings:
             output.warn(warning)
+    for export in final.exports:
+        if export.state == "done":
+            output.note(f"Exported {export.num_rows or 0:,} rows to {export.target}.")
+        else:
+            output.warn(f"Not exported to {export.target}. {export.reason or 'Its driver ended before.'}")
     for step in next_steps(final):
         output.hint(step)
     return final.exit_code

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import BinaryIO, Protocol, cast
 
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from jobs.results.formats import FileFormat
+from jobs.results.formats import Compression, FileFormat
 from jobs.results.targets import _Severable
 from jobs.results.values import as_text, json_rows, python_values
 from jobs.values.text import as_json
@@ -21,28 +21,51 @@ _WRITE_BATCH_ROWS = 16
 """Rows after which the Parquet writer checks its page size: with more, large cells would share one page."""
 
 
-def write_results(tables: Iterable[pa.Table], schema: pa.Schema, sink: BinaryIO, form: FileFormat) -> int:
+def write_results(
+    tables: Iterable[pa.Table],
+    schema: pa.Schema,
+    sink: BinaryIO,
+    form: FileFormat,
+    compression: Compression | None = None,
+) -> int:
     """Write a stream of tables in any format except `OPENAI`, which needs more than rows: see `jobs.results.responses`.
 
     Parquet keeps every type. JSON has null for values that it lacks (NaN, infinity) and text for times (ISO 8601),
     decimals and bytes (base64); JSON values of the input become JSON again. CSV has an empty field for null and JSON
     text for lists and structs. See `jobs.values.text` for the text of every type.
 
+    Args:
+        compression: of the whole file, for formats that do not compress by themselves.
+
     Returns:
         The number of rows written.
     """
     num_rows, severable = 0, _Severable(sink)
-    writer = _WRITERS[form](cast(BinaryIO, severable), schema)
+    packed = pa.CompressedOutputStream(severable, compression) if compression else None
+    writer = _WRITERS[form](cast(BinaryIO, packed or severable), schema)
     try:
         for table in tables:
             writer.write(table)
             num_rows += table.num_rows
         writer.close()
+        if packed:
+            packed.close()
     finally:
         severable.sever()
         with suppress(Exception):
             writer.close()
     return num_rows
+
+
+@contextmanager
+def compressing(sink: BinaryIO, compression: Compression | None) -> Iterator[BinaryIO]:
+    """Yield a sink whose bytes reach `sink` compressed, or `sink` itself. The end is written if the block succeeds."""
+    if compression is None:
+        yield sink
+        return
+    packed = pa.CompressedOutputStream(sink, compression)
+    yield cast(BinaryIO, packed)
+    packed.close()
 
 
 class _Writer(Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import islice
 from typing import Literal, TypeVar
 from uuid import uuid4
@@ -13,8 +13,10 @@ from jobs.documents import read_document
 from jobs.errors import Conflict, Damaged, UsageError
 from jobs.failpoints import failpoint
 from jobs.schedules.calendar import Calendar
-from jobs.schedules.template import render, variables
+from jobs.schedules.tables import is_table
+from jobs.schedules.template import render, rendered_exports, variables
 from jobs.store.base import ObjectStore
+from schemas import keys
 from schemas.base import Document
 from schemas.schedules import (
     SCHEDULE_NAME,
@@ -35,7 +37,9 @@ from schemas.schedules import (
     runs_key,
     schedule_key,
 )
-from schemas.spec import JobSpec
+from schemas.spec import LAST_GOOD, JobSpec
+
+_SECOND = timedelta(seconds=1)
 
 _D = TypeVar("_D", bound=Document)
 
@@ -68,10 +72,16 @@ class _Opening:
     catch_up: bool = False
     continues: Run | None = None
 
-    def run(self) -> Run:
-        """Return the run, its templates filled in."""
+    def run(self, last_good: str | None) -> Run:
+        """Return the run, its templates filled in.
+
+        Args:
+            last_good: job of the newest good run before, if there is one.
+        """
         schedule, old = self.schedule, self.continues
-        values = variables(Calendar(schedule.cron, schedule.tz), self.due)
+        calendar = Calendar(schedule.cron, schedule.tz)
+        values = variables(calendar, self.due)
+        wait_for = render(schedule.wait_for, values) if schedule.wait_for else None
         job_id = old.job_id if old else job_id_of(schedule.name, self.date, self.round)
         return Run(
             schedule=schedule.name,
@@ -82,20 +92,34 @@ class _Opening:
             by=self.by,
             catch_up=self.catch_up,
             job_id=job_id,
-            spec=old.spec if old else _rendered(schedule.spec, values, job_id),
-            wait_for=render(schedule.wait_for, values) if schedule.wait_for else None,
+            spec=_with_exports(old.spec, schedule.spec, values)
+            if old
+            else _rendered(schedule.spec, values, job_id, last_good),
+            wait_for=wait_for,
+            wait_since=calendar.latest(self.due - _SECOND) if wait_for and is_table(wait_for) else None,
             export=render(schedule.export, values) if schedule.export else None,
         )
 
 
-def _rendered(spec: JobSpec, values: dict[str, str], job_id: str) -> JobSpec:
-    """Fill in the dataset's address and the job's name; a name that was made of a templated address is the job's id."""
+def _rendered(spec: JobSpec, values: dict[str, str], job_id: str, last_good: str | None) -> JobSpec:
+    """Fill in the addresses, the job's name and the last good run; a name that was made of a templated address is the
+    job's id."""
     from jobs.spec.build import MAX_NAME_CHARS, dataset_stem
 
     uri, name = render(spec.input.uri, values), spec.name
     if uri != spec.input.uri and name == dataset_stem(spec.input.uri)[:MAX_NAME_CHARS]:
         name = job_id
-    return spec.evolve(name=render(name, values)[:MAX_NAME_CHARS], input=spec.input.evolve(uri=uri))
+    return spec.evolve(
+        name=render(name, values)[:MAX_NAME_CHARS],
+        input=spec.input.evolve(uri=uri),
+        export=rendered_exports(spec.export, values),
+        reuse=tuple(found for each in spec.reuse if (found := last_good if each == LAST_GOOD else each)),
+    )
+
+
+def _with_exports(spec: JobSpec, now: JobSpec, values: dict[str, str]) -> JobSpec:
+    """Return the spec of a job that goes on, with the exports that the schedule has now: they may have been mended."""
+    return spec.evolve(export=rendered_exports(now.export, values))
 
 
 class Book:
@@ -204,7 +228,10 @@ class Book:
     def reopen(self, schedule: Schedule, entry: StoredRun, now: datetime, *, job_ended: bool) -> Run:
         """Begin the next round of a run that has ended without success.
 
-        Its job goes on if it can; a finished job cannot, and the new round gets a job of its own.
+        Its job goes on if it can, or is exported if it has succeeded; else the new round gets a job of its own.
+
+        Args:
+            job_ended: the job has ended, and not well.
         """
         old = entry.run
         run = self._open(
@@ -230,7 +257,8 @@ class Book:
         return found
 
     def _open(self, opening: _Opening) -> Run:
-        run = opening.run()
+        schedule = opening.schedule
+        run = opening.run(self.last_good(schedule.name, opening.date) if LAST_GOOD in schedule.spec.reuse else None)
         failpoint("schedule.before_open")
         if self._write(run, "run", run):
             failpoint("schedule.after_open")
@@ -284,6 +312,17 @@ class Book:
             if data is None or self.store.get(latest_key(name)) == data:
                 return
             self.store.put(latest_key(name), data)
+
+    def last_good(self, name: str, logical_date: str) -> str | None:
+        """Return the job of the newest date before this one that was published, if it is there; else None."""
+        earlier = [
+            key
+            for info in self.store.list(published_key(name))
+            if (key := info.key) < published_key(name, logical_date)
+        ]
+        pointer = self._read(max(earlier), Pointer) if earlier else None
+        there = pointer is not None and self.store.head(f"{pointer.job_id}/{keys.TERMINAL}") is not None
+        return pointer.job_id if pointer is not None and there else None
 
     def latest(self, name: str) -> Pointer | None:
         """Return the publication in `latest.json`, the newest if that is damaged, or None before the first success."""

@@ -8,6 +8,7 @@ from jobs.errors import UsageError
 from jobs.schedules.book import Book
 from jobs.schedules.calendar import Calendar
 from jobs.schedules.scheduler import Scheduler
+from schemas.codes import State
 from schemas.schedules import Run, Schedule
 
 
@@ -33,4 +34,6 @@ def begin(book: Book, scheduler: Scheduler, schedule: Schedule, date: str | None
     if entry.outcome is None or entry.outcome.kind == "succeeded":
         return entry.run
     job = scheduler.job_of(entry.run)
-    return book.reopen(schedule, entry, now, job_ended=job is not None and job.ended)
+    # One that has succeeded is published by the next round, which failed before: nothing is computed again.
+    lost = job is not None and job.ended and job.state is not State.SUCCEEDED
+    return book.reopen(schedule, entry, now, job_ended=lost)

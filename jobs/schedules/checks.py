@@ -7,9 +7,11 @@ from datetime import datetime
 from pathlib import Path
 
 from jobs.buckets import check_bucket
-from jobs.results.targets import check_target, check_writable
+from jobs.results.sinks.checks import check_exports, is_file
+from jobs.results.targets import check_writable
 from jobs.schedules.calendar import Calendar
-from jobs.schedules.template import render, variables
+from jobs.schedules.tables import check_table, is_table
+from jobs.schedules.template import render, rendered_exports, variables
 from schemas.schedules import Schedule
 
 
@@ -24,10 +26,14 @@ def check_schedule(schedule: Schedule, allowed_buckets: Collection[str] | None, 
     values = variables(calendar, next(calendar.after(now)))
     render(schedule.spec.name, values)
     for text in filter(None, (schedule.spec.input.uri, schedule.wait_for)):
-        check_bucket(render(text, values), allowed_buckets)
-    if schedule.export:
-        target = render(schedule.export, values)
-        check_target(target, allowed_buckets, later=True)
-        if Path(target).parent == Path(schedule.export).parent:
-            # A directory that is named after the date may still come.
+        uri = render(text, values)
+        if is_table(uri):
+            check_table(uri, allowed_buckets)
+        else:
+            check_bucket(uri, allowed_buckets)
+    exports = rendered_exports(schedule.spec.export, values)
+    check_exports(schedule.spec.evolve(export=exports), allowed_buckets)
+    for template, target in zip(schedule.spec.export.targets, exports.targets, strict=True):
+        # A directory that is named after the date may still come.
+        if is_file(target) and Path(target).parent == Path(template).parent:
             check_writable(target)

@@ -11,6 +11,7 @@ from typing import Unpack
 
 from jobs.errors import UsageError
 from jobs.job_ids import resolve_reuse
+from jobs.results.sinks.addresses import absolute
 from jobs.schedules.book import Book, StoredRun
 from jobs.schedules.by_hand import begin
 from jobs.schedules.calendar import Calendar
@@ -19,7 +20,6 @@ from jobs.schedules.decide import RunView
 from jobs.schedules.gateway import ClientGateway
 from jobs.schedules.scheduler import POLL_S, Scheduler
 from jobs.settings import Settings
-from jobs.spec.build import absolute_uri
 from jobs.spec.options import SubmitOptions, spec_of
 from jobs.store.base import ObjectStore
 from jobs.store.probe import check_write_once
@@ -60,7 +60,6 @@ class Schedules:
         tz: str = "UTC",
         wait_for: str | None = None,
         input_deadline_s: float = 6 * 3600.0,
-        export: str | None = None,
         overlap: Overlap = "skip",
         catch_up: CatchUp = "latest",
         deadline_s: float | None = None,
@@ -93,10 +92,9 @@ class Schedules:
             "name": name,
             "cron": cron,
             "tz": tz,
-            "spec": resolve_reuse(self._book.store, spec),
-            "wait_for": absolute_uri(wait_for) if wait_for else None,
+            "spec": resolve_reuse(self._book.store, spec, of_schedule=True),
+            "wait_for": absolute(wait_for) if wait_for else None,
             "input_deadline_s": input_deadline_s,
-            "export": export,
             "overlap": overlap,
             "catch_up": catch_up,
             "deadline_s": deadline_s,

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
+from datetime import datetime
 from typing import Protocol
 
 from jobs.buckets import check_bucket
 from jobs.client import BatchClient, JobStatus
 from jobs.dataset.sources import find_sources
-from jobs.errors import Conflict, InvalidInput
+from jobs.errors import Conflict, InvalidInput, MissingInput
 from jobs.ledger import Ledger
+from jobs.results.sinks.addresses import address_of, check_address, exports_of
 from jobs.schedules.decide import JobView
+from jobs.schedules.tables import has_commit
 from jobs.settings import Settings
+from schemas.exports import Export, ExportSpec
 from schemas.records import Failed, Succeeded
 from schemas.spec import JobSpec
 
@@ -25,8 +30,11 @@ class JobGateway(Protocol):
     def is_there(self, uri: str) -> bool:
         """Return whether there is a file at an address."""
 
+    def has_commit(self, uri: str, since: datetime | None) -> bool:
+        """Return whether a table has got rows after a moment; see `jobs.schedules.tables`."""
+
     def submit(self, spec: JobSpec, job_id: str) -> None:
-        """Submit a job; one that exists already with this spec is left alone."""
+        """Submit a job without its exports, which are the scheduler's; one that exists already is left alone."""
 
     def resume(self, job_id: str) -> None:
         """Start a driver for a job that has none."""
@@ -34,11 +42,11 @@ class JobGateway(Protocol):
     def cancel(self, job_id: str, by: str) -> None:
         """End a job."""
 
-    def check_export(self, target: str) -> None:
+    def check_exports(self, exports: Sequence[Export]) -> None:
         """Raise if results cannot be written there."""
 
-    def export(self, job_id: str, target: str) -> None:
-        """Write a job's results to a file or an object, whole or not at all."""
+    def export(self, job_id: str, exports: Sequence[Export]) -> None:
+        """Write a job's results to every target that does not have them; each is written once, whoever tries."""
 
     def uri(self, job_id: str) -> str:
         """Return the address of the job directory."""
@@ -59,13 +67,20 @@ class ClientGateway:
         check_bucket(uri, self._settings.allowed_buckets)
         try:
             find_sources(uri)
-        except InvalidInput:
+        except MissingInput:
             return False
+        except InvalidInput:
+            return True  # waiting mends nothing: the submission says what is wrong
         return True
 
+    def has_commit(self, uri: str, since: datetime | None) -> bool:
+        return has_commit(uri, since, self._settings.allowed_buckets)
+
     def submit(self, spec: JobSpec, job_id: str) -> None:
+        # Its driver exports nothing: the scheduler does, and then leads readers to the results.
+        exports, spec = exports_of(spec.export), spec.evolve(export=ExportSpec())
         try:
-            self._client().submit_spec(spec, job_id)
+            self._client().submit_spec(spec, job_id, exports=exports)
         except Conflict:
             # Another scheduler may have submitted it, with the model as that one pins it. Anything else is a conflict.
             standing = self._ledger(job_id).spec()
@@ -79,27 +94,24 @@ class ClientGateway:
     def cancel(self, job_id: str, by: str) -> None:
         self._client().exact_job(job_id).cancel(by)
 
-    def check_export(self, target: str) -> None:
-        from jobs.results.targets import check_target, check_writable
+    def check_exports(self, exports: Sequence[Export]) -> None:
+        from jobs.results.sinks.checks import check_targets_here
 
-        check_target(target, self._settings.allowed_buckets, later=True)
-        check_writable(target)
+        self._check_addresses(exports)
+        check_targets_here(exports, self._settings.allowed_buckets)
 
-    def export(self, job_id: str, target: str) -> None:
-        from jobs.results.export import write_results
-        from jobs.results.formats import FileFormat
-        from jobs.results.read import open_results
-        from jobs.results.responses import Responses, write_responses
-        from jobs.results.targets import open_target, target_format
+    def export(self, job_id: str, exports: Sequence[Export]) -> None:
+        from jobs.results.sinks.exporting import export_all
 
-        check_bucket(target, self._settings.allowed_buckets)
-        form = target_format(target)
-        found = open_results(self._ledger(job_id))
-        with open_target(target) as sink:
-            if form is FileFormat.OPENAI:
-                write_responses(found.tables(verify=True), sink, Responses.of(found.ledger))
-            else:
-                write_results(found.tables(verify=True), found.schema, sink, form)
+        self._check_addresses(exports)
+        done = export_all(self._ledger(job_id), exports, allowed_buckets=self._settings.allowed_buckets)
+        if errors := [each.error for each in done if each.error is not None]:
+            raise errors[0]
+
+    def _check_addresses(self, exports: Sequence[Export]) -> None:
+        for export in exports:
+            address = address_of(export.target, partitioned=bool(export.partition_by))
+            check_address(address, self._settings.allowed_buckets)
 
     def uri(self, job_id: str) -> str:
         return self._ledger(job_id).uri

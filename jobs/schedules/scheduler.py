@@ -30,8 +30,10 @@ from jobs.schedules.decide import (
     decide,
     is_closed,
 )
+from jobs.schedules.exports import exports_of_run
 from jobs.schedules.gateway import JobGateway
 from jobs.schedules.notify import Hook, hooks_of
+from jobs.schedules.tables import is_table
 from jobs.schedules.waiting import waits_for
 from schemas.schedules import Event, Pointer, Retry, Run, RunOutcome, Schedule, Sent, event_id
 
@@ -163,8 +165,7 @@ class Scheduler:
         ended = entry.outcome is not None and entry.outcome.kind in ("succeeded", "gate", "failed")
         job = None if ended else self._gateway.view(run.job_id)
         waits = job is None and entry.outcome is None
-        needed = [run.spec.input.uri, *([run.wait_for] if run.wait_for else [])] if waits else []
-        missing = tuple(uri for uri in needed if not self._gateway.is_there(uri))
+        missing = self._missing(run) if waits else ()
         return RunView(
             retry_seen_s=self._retry_seen_s(entry),
             run=run,
@@ -177,6 +178,18 @@ class Scheduler:
             input_ready=waits and not missing,
             missing=missing,
         )
+
+    def _missing(self, run: Run) -> tuple[str, ...]:
+        """Return what a run waits for and is not there, in words."""
+        found = []
+        for uri, since in ((run.spec.input.uri, None), (run.wait_for, run.wait_since)):
+            if uri is None:
+                continue
+            if not is_table(uri):
+                found += [] if self._gateway.is_there(uri) else [uri]
+            elif not self._gateway.has_commit(uri, since):
+                found.append(f"new rows in {uri}" if since else uri)
+        return tuple(found)
 
     def _retry_seen_s(self, entry: StoredRun) -> float:
         run = entry.run
@@ -238,9 +251,9 @@ class Scheduler:
             self._notify(action, hooks[action.hook_id])
 
     def _submit(self, run: Run) -> None:
-        if run.export is not None:
+        if exports := exports_of_run(run):
             # Found now and not when the GPUs have done their work.
-            self._gateway.check_export(run.export)
+            self._gateway.check_exports(exports)
         self._gateway.submit(run.spec, run.job_id)
 
     def _resume(self, action: Resume) -> None:
@@ -259,8 +272,9 @@ class Scheduler:
     def _publish(self, view: RunView) -> None:
         run, job = view.run, view.job
         assert job is not None, "it has succeeded"
-        if run.export is not None:
-            self._gateway.export(run.job_id, run.export)
+        exports = exports_of_run(run)
+        if exports:
+            self._gateway.export(run.job_id, exports)
         failpoint("schedule.before_publish")
         self._book.publish(
             Pointer(
@@ -268,7 +282,8 @@ class Scheduler:
                 logical_date=run.logical_date,
                 job_id=run.job_id,
                 uri=self._gateway.uri(run.job_id),
-                export=run.export,
+                export=exports[0].target if exports else None,
+                exports=tuple(export.target for export in exports),
                 num_rows=job.num_rows or 0,
                 num_error_rows=job.num_error_rows or 0,
                 published_at=self._now(),
@@ -299,6 +314,7 @@ class Scheduler:
     def _notify(self, action: Notify, hook: Hook) -> None:
         view, run = action.view, action.view.run
         outcome = view.outcome if view.outcome is not None and view.outcome.kind == action.kind else None
+        targets = tuple(export.target for export in exports_of_run(run)) if action.kind == "succeeded" else ()
         event = Event(
             id=event_id(run, action.kind),
             type=action.kind,
@@ -314,7 +330,8 @@ class Scheduler:
             num_error_rows=outcome.num_error_rows if outcome else None,
             crossed_gates=outcome.crossed_gates if outcome else (),
             quality=outcome.quality if outcome else None,
-            export=run.export if action.kind == "succeeded" else None,
+            export=targets[0] if targets else None,
+            exports=targets,
         )
         hook.send(event, self._now())
         failpoint("schedule.after_send")

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from jobs.errors import UsageError
 from jobs.schedules.calendar import Calendar
 from jobs.text import quoted
+from schemas.exports import ExportSpec
 
 
 def variables(calendar: Calendar, due: datetime) -> dict[str, str]:
@@ -39,3 +40,12 @@ def render(text: str, values: dict[str, str]) -> str:
         raise UsageError(
             f"The template {quoted(text)} is not valid: {error}.", f"A schedule's addresses know: {', '.join(values)}."
         ) from error
+
+
+def rendered_exports(exports: ExportSpec, values: dict[str, str]) -> ExportSpec:
+    """Fill in the variables of every target.
+
+    Raises:
+        UsageError: a template is not valid, or uses unknown variables.
+    """
+    return exports.evolve(targets=tuple(render(target, values) for target in exports.targets))

@@ -18,6 +18,7 @@ from jobs.errors import InvalidModel, UsageError
 from jobs.models.encoding import BYTES_MODEL
 from jobs.models.errors import InvalidMessages
 from jobs.models.tools import declare_tools
+from jobs.results.sinks.addresses import absolute
 from jobs.validation import problem, validated
 from schemas.spec import OWN_COLUMNS, JobSpec, ReplicaRange
 
@@ -71,6 +72,7 @@ def build_spec(
     if isinstance(values.get("replicas"), str | int):
         values["replicas"] = _replicas(str(values["replicas"]), label("replicas"))
     _resolve_model(values)
+    _resolve_exports(values)
     spec = validated(JobSpec, values, label)
     check_kept(spec)
     check_forms(spec)
@@ -198,3 +200,11 @@ def _resolve_model(values: dict[str, Any]) -> None:
     if isinstance(path, str) and path != BYTES_MODEL:
         path = str(Path(path).expanduser().absolute())
     _set(values, "model.path", path)
+
+
+def _resolve_exports(values: dict[str, Any]) -> None:
+    """Make the targets absolute: whoever exports may have another working directory."""
+    targets = _get(values, "export.targets")
+    given = (targets,) if isinstance(targets, str) else targets
+    if isinstance(given, list | tuple) and all(isinstance(target, str) for target in given):
+        _set(values, "export.targets", tuple(absolute(target) for target in given))

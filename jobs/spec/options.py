@@ -61,6 +61,10 @@ class SubmitOptions(TypedDict, total=False):
     choice: Sequence[str]
     task: Literal["generate", "score", "perplexity"]
     name: str
+    export: Sequence[str]
+    partition_by: Sequence[str]
+    export_errors: Literal["keep", "drop", "apart"]
+    export_new_columns: Literal["refuse", "add"]
     max_error_rate: float
     max_length_finish_rate: float
     max_empty_rate: float

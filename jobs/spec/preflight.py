@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from jobs.ledger import Ledger
 from jobs.store.base import ObjectStore
+from schemas.exports import Export
+from schemas.records import RowColumn
 from schemas.spec import AUTO, JobSpec
 
 
-def checked(spec: JobSpec, store: ObjectStore, *, model_may_be_elsewhere: bool = False) -> JobSpec:
+def checked(
+    spec: JobSpec,
+    store: ObjectStore,
+    *,
+    model_may_be_elsewhere: bool = False,
+    exports: Sequence[Export] = (),
+    allowed_buckets: Collection[str] | None = None,
+) -> JobSpec:
     """Check dataset, columns and model as far as this machine sees them; return the spec with the model pinned.
 
     Args:
         store: the root that holds the jobs of `spec.reuse`.
         model_may_be_elsewhere: leave a model directory that is missing here unchecked and unpinned.
+        exports: exports that this machine will carry out; their tables must take the results' columns.
+        allowed_buckets: the buckets that they may use; None allows all.
 
     Raises:
         InvalidInput, InvalidModel, UsageError: a check failed; says what is wrong and what to do.
@@ -26,12 +38,19 @@ def checked(spec: JobSpec, store: ObjectStore, *, model_may_be_elsewhere: bool =
     from jobs.models.pinning import pin_model
     from jobs.planning.reuse import is_sound
     from jobs.rows.prepare import check_spec
+    from schemas.tables import result_schema
 
     for job_id in spec.reuse:
         if job_id != AUTO:
             is_sound(Ledger(store, job_id))  # a damaged job is skipped when results are reused
     dataset = inspect(spec.input.uri)
     columns = resolve_columns(dataset.schema, spec.input, choices=spec.task == "score")
+    if exports:
+        from jobs.results.sinks.checks import check_tables_here
+
+        # Columns that follow from single rows are not known yet.
+        given: tuple[RowColumn, ...] = ("is_greedy",) if spec.task == "score" else ()
+        check_tables_here(exports, result_schema(spec, columns.kept, given), allowed_buckets)
     if model_may_be_elsewhere and not Path(spec.model.path).exists():
         return spec
     model = spec.model.evolve(fingerprint=pin_model(spec))

@@ -51,6 +51,7 @@ def facts(summary: Summary) -> dict[str, str]:
         "slowest 5 %": _tail(summary),
         "duration": "" if summary.duration_s is None else duration(summary.duration_s),
         "cost": _cost(summary),
+        **_exports(summary),
         "message": printable(summary.message),
     }
     return {label: text for label, text in found.items() if text}
@@ -134,7 +135,9 @@ def next_steps(summary: Summary) -> list[str]:
     """List the commands that make sense now, most likely first."""
     job = summary.job_id
     if summary.state in COMPLETE:
-        return [f"jobs results {job}", *([f"jobs results {job} --failed"] if summary.rows_error else [])]
+        missing = summary.state is State.SUCCEEDED and any(each.state != "done" for each in summary.exports)
+        again = [f"jobs export {job}"] if missing else []
+        return [*again, f"jobs results {job}", *([f"jobs results {job} --failed"] if summary.rows_error else [])]
     if summary.state is State.INTERRUPTED:
         return [f"jobs resume {job}", f"jobs logs {job}"]
     if summary.state is State.FAILED:
@@ -144,6 +147,16 @@ def next_steps(summary: Summary) -> list[str]:
     if not summary.driver_alive:
         return [f"jobs resume {job}", f"jobs cancel {job}"]
     return [f"jobs watch {job}", f"jobs logs -f {job}", f"jobs cancel {job}"]
+
+
+def _exports(summary: Summary) -> dict[str, str]:
+    """Describe each export: where, how many rows, or why not yet."""
+    found = {}
+    for number, export in enumerate(summary.exports, 1):
+        stands = f"{export.num_rows:,} rows" if export.num_rows is not None else export.reason or export.state
+        label = "export" if len(summary.exports) == 1 else f"export {number}"
+        found[label] = printable(f"{export.target}: {stands}")
+    return found
 
 
 def _why(summary: Summary) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from jobs.results.gates import describe
+from jobs.results.sinks.records import ExportState
 from jobs.status.quality import quality_of
 from schemas.codes import State
 from schemas.records import Cancelled, Failed, Interruption, Manifest, Plan, Progress, Quality, Succeeded
@@ -51,6 +52,8 @@ class JobStatus:
         duration_s: seconds from the submission to the end, or to the driver's last report, by the store's clock; None
             before there is one.
         schedule: name of the schedule that has submitted the job; None if none has.
+        exports: the exports that the job's spec asks for, and those done by hand once the job has succeeded.
+        exporting: whether a driver is at work on exports of a job that has succeeded.
         salvaged: number of salvaged rows by shard, committed or not, while no driver is at work: see `jobs.salvage`.
     """
 
@@ -69,6 +72,8 @@ class JobStatus:
     damage: str = ""
     duration_s: float | None = None
     schedule: str | None = None
+    exports: tuple[ExportState, ...] = ()
+    exporting: bool = False
     salvaged: Mapping[int, int] = field(default_factory=dict)
 
     def __repr__(self) -> str:

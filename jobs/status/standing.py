@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING
 
 from jobs.errors import Damaged
 from jobs.ledger import Ledger
+from jobs.results.sinks.addresses import exports_of
+from jobs.results.sinks.records import ExportState, states
 from jobs.salvage import Salvage
 from jobs.status.interruptions import why
-from jobs.status.job_status import JobStatus, derive_state
+from jobs.status.job_status import JobStatus, derive_state, ended_state
 from jobs.status.liveness import Pulse, is_alive
 from schemas import keys
 from schemas.codes import State
-from schemas.records import Plan, Succeeded
+from schemas.records import Cancelled, Failed, Plan, Succeeded
 from schemas.schedules import run_key, run_of_job
+from schemas.spec import JobSpec
 
 if TYPE_CHECKING:
     from jobs.cluster.submission import Submission
@@ -70,6 +73,7 @@ def look(
         interruption = why(said, submissions, progress, info, job_id=ledger.job_id)
     # A driver at work counts salvaged rows itself.
     salvaged = {} if alive or isinstance(terminal, Succeeded) else Salvage(ledger).counts(())
+    exports = _exports(ledger, spec, terminal, light=light)
     created_at = ledger.created_at()
     return JobStatus(
         job_id=ledger.job_id,
@@ -87,6 +91,10 @@ def look(
         damage=damage,
         duration_s=_duration_s(ledger, created_at, ended=terminal is not None),
         schedule=_schedule(ledger),
+        exports=exports,
+        exporting=isinstance(terminal, Succeeded)
+        and any(each.outcome is None and each.failure is None for each in exports)
+        and any(submission.running for submission in submissions),
         salvaged={shard: record.num_rows for shard, record in salvaged.items()},
     )
 
@@ -95,6 +103,18 @@ def _duration_s(ledger: Ledger, created_at: datetime | None, *, ended: bool) -> 
     """Measure from the submission to the end, or to the driver's last report, by the store's clock alone."""
     last = ledger.store.head(ledger.key(keys.TERMINAL if ended else keys.PROGRESS))
     return None if last is None or created_at is None else max(0.0, (last.modified_at - created_at).total_seconds())
+
+
+def _exports(
+    ledger: Ledger, spec: JobSpec, terminal: Succeeded | Failed | Cancelled | None, *, light: bool
+) -> tuple[ExportState, ...]:
+    """Find how the job's exports stand: none of a job that did not end well."""
+    if terminal is not None and ended_state(terminal) is not State.SUCCEEDED:
+        return ()
+    asked = exports_of(spec.export)
+    if terminal is None or (light and not asked):
+        return tuple(ExportState(export=export) for export in asked)
+    return tuple(states(ledger, asked))
 
 
 def _schedule(ledger: Ledger) -> str | None:

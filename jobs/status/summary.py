@@ -8,12 +8,33 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from jobs.errors import Exit
+from jobs.results.sinks.records import ExportState
 from jobs.status.job_status import JobStatus
 from schemas import keys
 from schemas.codes import State
 from schemas.records import Cancelled, CrossedGate, Failed, Interruption, Progress, Quality, ReplicaProgress, Succeeded
 
 _AT_WORK = frozenset({State.PLANNING, State.RUNNING})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExportSummary:
+    """How one export of a job stands.
+
+    Attributes:
+        rows: which rows: all, ok or error.
+        state: waiting, done or failed.
+        num_rows: rows of the job at the target.
+        version: version or snapshot of the table that has them.
+        reason: why the last try has failed, and what to do about it.
+    """
+
+    target: str
+    rows: str
+    state: str
+    num_rows: int | None
+    version: str | None
+    reason: str | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +57,7 @@ class Summary:
         quality: how the committed rows were answered, with warnings; None if unknown.
         duration_s: seconds from the submission to the end, or to the driver's last report; None before there is one.
         schedule: name of the schedule that has submitted the job; None if none has.
+        exports: how each export stands, as `ExportSummary`.
         reason: why the job failed, did not pass its gates, was cancelled or is interrupted; None in every other state.
         hint: what to do about an interruption.
         damage: which of the job's documents is damaged, and what to do about it.
@@ -101,6 +123,7 @@ class Summary:
     damage: str | None = None
     message: str = ""
     updated_at: str | None = None
+    exports: tuple[ExportSummary, ...] = ()
     replicas: tuple[ReplicaProgress, ...] = field(default=())
 
     @property
@@ -125,7 +148,9 @@ class Summary:
 
     @property
     def exit_code(self) -> Exit:
-        """Exit code of a command that has waited for this job."""
+        """Exit code of a command that has waited for this job and its exports."""
+        if self.state is State.SUCCEEDED and any(export.state != "done" for export in self.exports):
+            return Exit.JOB_FAILED
         return {State.SUCCEEDED: Exit.OK, State.GATE_FAILED: Exit.GATE_CROSSED}.get(self.state, Exit.JOB_FAILED)
 
     def to_dict(self) -> dict[str, Any]:
@@ -177,10 +202,23 @@ def summarise(
         quality=status.quality,
         duration_s=status.duration_s,
         schedule=status.schedule,
+        exports=tuple(map(_export, status.exports)),
         reason=status.reason or None,
         hint=status.hint or None,
         damage=status.damage or None,
         **numbers | _from_terminal(status.terminal) | _from_interruption(status.interruption),
+    )
+
+
+def _export(state: ExportState) -> ExportSummary:
+    outcome, failure = state.outcome, state.failure
+    return ExportSummary(
+        target=state.export.target,
+        rows=state.export.rows,
+        state=state.word,
+        num_rows=outcome.num_rows if outcome else None,
+        version=outcome.version if outcome else None,
+        reason=f"{failure.reason} {failure.hint}".strip() if failure else None,
     )
 
 

@@ -175,7 +175,10 @@ def test_a_night_that_crosses_a_gate_is_not_published_and_can_be_run_again(user:
     [
         (("create", "x", "/d", "--engine", "fake", "--cron", "0 2 * *"), "4 fields"),
         (("create", "x", "/d", "--engine", "fake", "--cron", "0 2 * * *", "--overlap", "often"), "skip, queue"),
-        (("create", "x", "/d", "--engine", "fake", "--cron", "0 2 * * *", "--export", "out.csv"), "absolute path"),
+        (
+            ("create", "x", "/d", "--engine", "fake", "--cron", "0 2 * * *", "--export", "out.txt"),
+            "a directory or a table",
+        ),
         (("create", "x", "/{{ now }}", "--engine", "fake", "--cron", "0 2 * * *"), "'now' is undefined"),
         (("show", "nothing"), "no schedule 'nothing'"),
         (("run", "nothing"), "no schedule 'nothing'"),

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from jobs.ledger import Ledger
 from jobs.planning.shards import row_ids_digest
 from schemas import keys
 from schemas.commits import commit_of
+from schemas.exports import ExportFailure, ExportOutcome
 from schemas.history import History
 from schemas.logs import LogLine
 from schemas.pools import Placement
@@ -47,6 +48,7 @@ _PARSERS: Mapping[str, Callable[[bytes], object]] = {
     keys.ATTEMPTS: Attempt.from_json,
     keys.QUARANTINE: Quarantine.from_json,
     keys.INTERRUPTIONS: Interruption.from_json,
+    keys.EXPORTS: TypeAdapter[ExportOutcome | ExportFailure](ExportOutcome | ExportFailure).validate_json,
     keys.LOGS: lambda data: [LogLine.model_validate_json(line) for line in data.splitlines()],
     **dict.fromkeys(_ROWS, read_rows),
 }
@@ -124,7 +126,7 @@ def examine(
 
 def is_written_once(key: str) -> bool:
     """Return whether an object, by its key below the job directory, must never be overwritten (I4)."""
-    return not key.startswith(_REPLACED)
+    return not key.startswith(_REPLACED) and not (key.startswith(keys.EXPORTS) and key.endswith("/failure.json"))
 
 
 def examine_traffic(proxy: Proxy, job_id: str) -> Findings:

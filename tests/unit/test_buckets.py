@@ -20,6 +20,7 @@ from jobs.settings import Settings
 from jobs.store.local import LocalStore
 from jobs.store.s3_client import S3Client
 from schemas.environment import ALLOWED_BUCKETS
+from schemas.exports import Export
 from schemas.spec import InputSpec, JobSpec, ModelSpec
 from workers.driver import entry
 
@@ -68,6 +69,9 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("schedule", "create", "s", BAD, "--cron", "0 2 * * *"),
         ("schedule", "create", "s", "s3://{{ year }}/x.parquet", "--cron", "0 2 * * *"),
         ("schedule", "create", "s", GOOD, "--cron", "0 2 * * *", "--export", "s3://bad/{{ date }}.parquet"),
+        ("submit", GOOD, "--export", BAD),
+        ("submit", GOOD, "--export", "delta:s3://bad/table"),
+        ("schedule", "create", "s", GOOD, "--cron", "0 2 * * *", "--export", "delta:s3://bad/{{ year }}"),
         ("schedule", "create", "s", GOOD, "--cron", "0 2 * * *", "--wait-for", "s3://bad/{{ date }}/_SUCCESS"),
         ("schedule", "serve", "--root", "s3://bad/jobs"),
     ],
@@ -103,7 +107,7 @@ def test_a_schedule_is_refused_by_what_its_templates_become(tmp_path: Path) -> N
     for step in (
         lambda: runner.is_there(BAD),
         lambda: runner.submit(SPEC, "x"),
-        lambda: runner.export("x", BAD),
+        lambda: runner.export("x", [Export(target=BAD)]),
     ):
         with pytest.raises(UsageError, match="not among the allowed"):
             step()

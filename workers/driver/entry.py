@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable
 from contextlib import ExitStack
 from typing import Any
 from uuid import uuid4
@@ -125,7 +125,32 @@ def _run(
     if isinstance(record, Succeeded) and record.manifest.crossed_gates:
         log.warning("%s", describe(record.manifest.crossed_gates))
         return Exit.GATE_CROSSED
-    return Exit.OK
+    return export(ledger, allowed) if isinstance(record, Succeeded) else Exit.OK
+
+
+def export(ledger: Ledger, allowed_buckets: Collection[str] | None) -> int:
+    """Export a succeeded job as its spec asks; the client may have gone long ago. Returns the exit code.
+
+    The job has ended whatever comes of it: why an export has failed is written beside it, and `jobs export` goes on.
+    """
+    from jobs.results.sinks.addresses import exports_of
+    from jobs.results.sinks.exporting import export_all
+
+    try:
+        if not (wanted := exports_of(ledger.spec().export)):
+            return Exit.OK
+        log.info("job %s is exported to %s", ledger.job_id, ", ".join(each.target for each in wanted))
+        done = export_all(ledger, wanted, allowed_buckets=allowed_buckets)
+    except JobsError as error:
+        log.error("%s", error)
+        return error.exit_code
+    except Exception:
+        log.exception("the export has failed; go on with: jobs export %s", ledger.job_id)
+        return Exit.JOB_FAILED
+    for each in done:
+        if each.error is not None:
+            log.error("the export to %s has failed: %s", each.export.target, each.error)
+    return next((each.error.exit_code for each in done if each.error is not None), Exit.OK)
 
 
 def _run_until_told(work: Coroutine[Any, Any, TerminalRecord]) -> TerminalRecord:

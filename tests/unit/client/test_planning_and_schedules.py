@@ -115,7 +115,7 @@ def test_schedules_that_cannot_be(client: BatchClient, data: Path) -> None:
     schedules = client.schedules()
     for wrong, words in (
         ({"cron": "nope"}, "cron expression"),
-        ({"cron": "0 2 * * *", "export": "relative.parquet"}, "absolute path"),
+        ({"cron": "0 2 * * *", "export": "missing/x.parquet"}, "missing"),
         ({"cron": "0 2 * * *", "retries": -1}, "`retries` must be a whole number from 0 to 100."),
         ({"cron": "0 2 * * *", "temperature": 9}, "`temperature` must be a number from 0 to 2."),
     ):

@@ -101,11 +101,11 @@ def make_job(
     *,
     commit: Iterable[int] | None = None,
     job_id: str = "demo",
-    name: str = "demo",
+    **changes: object,
 ) -> Ledger:
     """A job whose shard `i` has the rows `shards[i]`, with spec and plan; `commit` says which are committed."""
     ledger = Ledger(store, job_id)
-    ledger.create(spec_of(name=name), writer="test")
+    ledger.create(spec_of(**changes), writer="test")
     ledger.create_plan(plan_of(shards), writer="test")
     for index in range(len(shards)) if commit is None else commit:
         table = result_rows(shards[index])

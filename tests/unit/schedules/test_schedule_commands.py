@@ -20,6 +20,7 @@ from jobs.schedules.scheduler import Scheduler
 from jobs.settings import Settings
 from jobs.store import open_store
 from jobs.store.base import ObjectStore
+from schemas.exports import Export
 from tests.unit.schedules.world import World, at, schedule_of
 
 Typed = Callable[..., Result]
@@ -56,10 +57,11 @@ def test_a_duration_needs_a_unit(option: str, typed: Typed) -> None:
 @pytest.mark.parametrize(
     ("export", "why"),
     [
-        ("missing/{{ date }}.parquet", "depends on where"),
+        ("missing/{{ date }}.parquet", "is missing"),
         ("{tmp}/missing/{{{{ date }}}}.parquet", "is missing"),
-        ("{tmp}/{{{{ date }}}}.unknown", "unknown"),
-        ("s3://bucket/", "not a place to write to"),
+        ("{tmp}/{{{{ date }}}}.unknown", "does not say what it is"),
+        ("s3://bucket/", "does not say what it is"),
+        ("iceberg:prod.reviews", "is not a table"),
     ],
 )
 def test_an_export_that_cannot_be_written_is_refused_at_once(
@@ -140,14 +142,14 @@ def test_a_missing_export_ends_the_run_before_its_job(monkeypatch: pytest.Monkey
 
 def test_the_gateway_tries_the_export(root: Path, s3_bucket: str, tmp_path: Path) -> None:
     gateway = ClientGateway(Settings(root=str(root)))
-    gateway.check_export(f"{tmp_path}/out.parquet")
+    gateway.check_exports([Export(target=f"{tmp_path}/out.parquet")])
     with pytest.raises(UsageError, match="is missing"):
-        gateway.check_export(f"{tmp_path}/no/out.parquet")
-    gateway.check_export(f"s3://{s3_bucket}/root/out.parquet")
+        gateway.check_exports([Export(target=f"{tmp_path}/no/out.parquet")])
+    gateway.check_exports([Export(target=f"s3://{s3_bucket}/root/out.parquet")])
     store: ObjectStore = open_store(f"s3://{s3_bucket}/root")
     assert list(store.list("")) == [], "trying leaves no trace"
     with pytest.raises(JobsError, match="no such bucket"):
-        gateway.check_export("s3://no-such-bucket-here/out.parquet")
+        gateway.check_exports([Export(target="s3://no-such-bucket-here/out.parquet")])
 
 
 def test_a_scheduler_says_once_what_a_run_waits_for(

@@ -19,6 +19,7 @@ from jobs.schedules.notify import DeliveryFailed, Hook
 from jobs.schedules.scheduler import Scheduler
 from jobs.store import open_store
 from schemas.codes import State
+from schemas.exports import Export
 from schemas.records import CrossedGate, Quality
 from schemas.schedules import Event, Pointer, Schedule, latest_key
 from schemas.spec import EngineSpec, InputSpec, JobSpec, ModelSpec
@@ -212,6 +213,10 @@ class _Runner:
         step()
         return not self._world.missing(uri, self._world.now)
 
+    def has_commit(self, uri: str, since: datetime | None) -> bool:
+        step()
+        return not self._world.missing(uri, self._world.now)
+
     def submit(self, spec: JobSpec, job_id: str) -> None:
         step()
         self._reach_cluster()
@@ -242,14 +247,15 @@ class _Runner:
             job.stop(self._world.now)
             job.state, job.cancelled_by = State.CANCELLED, f"Cancelled by {by}."
 
-    def check_export(self, target: str) -> None:
+    def check_exports(self, exports: Sequence[Export]) -> None:
         step()
-        if target in self._world.unwritable:
-            raise UsageError(f"The directory of {target} is missing.")
+        for export in exports:
+            if export.target in self._world.unwritable:
+                raise UsageError(f"The directory of {export.target} is missing.")
 
-    def export(self, job_id: str, target: str) -> None:
+    def export(self, job_id: str, exports: Sequence[Export]) -> None:
         step()
-        self._world.exports.append(target)
+        self._world.exports += [export.target for export in exports]
 
     def uri(self, job_id: str) -> str:
         return f"s3://memory/root/{job_id}"
