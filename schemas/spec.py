@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from typing import Annotated, Any, Literal, Self
@@ -56,10 +57,17 @@ OWN_COLUMNS = {
 """Names of output columns by task."""
 
 
+_NO_ENCODINGS = frozenset(
+    {"idna", "mbcs", "oem", "punycode", "raw-unicode-escape", "undefined", "unicode-escape", "utf-7"}
+)
+"""Names that Python knows as encodings of text, and no CSV file has."""
+
+
 class InputSpec(Document):
     """Where the rows are and which columns make a prompt."""
 
     uri: str = Field(min_length=1, description="Absolute path, directory, glob or s3:// URI of Parquet or JSONL files.")
+    more_uris: tuple[str, ...] = Field((), description="Further inputs; their rows follow in this order.")
     prompt_column: Annotated[str | None, Option(panel=Panel.INPUT)] = Field(
         None, description="Column of prompt text. Default: `prompt`."
     )
@@ -93,7 +101,57 @@ class InputSpec(Document):
     limit_seed: Annotated[int | None, Option(panel=Panel.INPUT)] = Field(
         None, ge=0, lt=2**63, description="With `limit`: draw the rows from the whole dataset by this seed."
     )
+    csv_delimiter: Annotated[str | None, Option(panel=Panel.INPUT)] = Field(
+        None,
+        description="What separates the fields of CSV files: ';', tab. Default: what the header leaves no doubt of.",
+    )
+    csv_encoding: Annotated[str | None, Option(panel=Panel.INPUT)] = Field(
+        None, description="Encoding of CSV files: cp1252. Default: UTF-8, or that of the mark at their start."
+    )
+    csv_escape: Annotated[str | None, Option(panel=Panel.INPUT)] = Field(
+        None, description="Character that escapes quotes in CSV files, or none. Default: quotes are doubled."
+    )
     max_row_bytes: int = Field(4 * 2**20, ge=1, description="A row whose prompt is larger becomes an error row.")
+
+    @property
+    def uris(self) -> tuple[str, ...]:
+        """All inputs, in the order of their rows."""
+        return (self.uri, *self.more_uris)
+
+    @property
+    def csv_escape_character(self) -> str | None:
+        """The character that escapes in CSV files; "" if there is none, None if the files must tell."""
+        return "" if self.csv_escape == "none" else self.csv_escape
+
+    @field_validator("csv_delimiter")
+    @classmethod
+    def _is_delimiter(cls, text: str | None) -> str | None:
+        """Take the names of delimiters that are hard to type, too."""
+        character = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";"}.get(text or "", text)
+        if character is not None and (len(character) != 1 or character in '"\r\n'):
+            raise ValueError("a delimiter is one character, such as ';', or the word tab")
+        return character
+
+    @field_validator("csv_escape")
+    @classmethod
+    def _is_escape(cls, text: str | None) -> str | None:
+        if text is not None and text != "none" and (len(text) != 1 or text in '"\r\n'):
+            raise ValueError("it is one character, such as a backslash, or the word none")
+        return text
+
+    @field_validator("csv_encoding")
+    @classmethod
+    def _is_encoding(cls, text: str | None) -> str | None:
+        if text is None:
+            return None
+        try:
+            "".encode(text)
+            known = codecs.lookup(text).name
+        except (LookupError, ValueError):
+            known = ""
+        if not known or known in _NO_ENCODINGS:
+            raise ValueError(f"{text[:40]!r} is not an encoding of text; write utf-8, cp1252, utf-16 or the like")
+        return text
 
     @field_validator("tools", mode="before")
     @classmethod

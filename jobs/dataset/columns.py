@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from jobs.dataset.jsonl import JSON_ONLY, JSON_VALUE
+from jobs.dataset.records import JSON_ONLY, JSON_VALUE
 from jobs.dataset.types import as_text, is_storable, storable
 from jobs.dataset.uniting import check_usable, unmarked
 from jobs.errors import InvalidInput, UsageError

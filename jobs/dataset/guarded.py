@@ -12,6 +12,7 @@ from jobs.dataset.inspection import Dataset, Look
 from jobs.dataset.slicing import Slice
 from jobs.dataset.sources import Source
 from jobs.errors import InvalidInput
+from schemas.spec import InputSpec
 
 _BYTES_PER_CPU_S = 2**20
 """Slowest allowed scan of a large file, in bytes per CPU second."""
@@ -19,9 +20,9 @@ _BYTES_PER_CPU_S = 2**20
 _HINT = "Write the file again, with smaller cells and row groups, or leave it out."
 
 
-def inspect(uri: str) -> Dataset:
+def inspect(given: InputSpec | str) -> Dataset:
     """Inspect a dataset as `jobs.dataset.inspection.inspect` does; refuse by name a file that breaks its decoder."""
-    return inspection.inspect(uri, _look)
+    return inspection.inspect(given, _look)
 
 
 def read_slice(piece: Slice, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:

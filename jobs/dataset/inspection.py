@@ -1,16 +1,22 @@
-"""Inspection of a dataset: its files, rows and schema, from Parquet footers alone or one pass over JSON lines."""
+"""Inspection of a dataset: its files, rows and schema, from footers alone or one pass over text."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
-from jobs.dataset import jsonl, parquet
-from jobs.dataset.sources import Source, find_sources
-from jobs.dataset.uniting import united_schema
+from jobs.dataset import arrow_file, csv_rows, jsonl, parquet
+from jobs.dataset.columnar import Footer
+from jobs.dataset.finding import find_sources
+from jobs.dataset.formats import CsvOptions, Format, odd_one
+from jobs.dataset.left_out import LeftOut
+from jobs.dataset.records import Scan, table_schema
+from jobs.dataset.sources import Source
+from jobs.dataset.uniting import united_schema, with_folders
 from jobs.errors import InvalidInput
+from schemas.spec import InputSpec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,8 +24,8 @@ class DataFile:
     """One file of a dataset.
 
     Attributes:
-        block_rows: row count of each row group, or of each byte range of JSON lines.
-        block_offsets: for JSON lines, the byte where each range starts, then the end of the last.
+        block_rows: row count of each row group, or of each batch, or byte range of text.
+        block_offsets: for text, the byte where each range starts, then the end of the last.
     """
 
     source: Source
@@ -49,13 +55,13 @@ class Dataset:
     Attributes:
         schema: every column of the files that have rows; field metadata says why a column cannot be used, see
             `jobs.dataset.uniting`.
-        num_ignored_files: files found beside them that are neither Parquet nor JSONL by name.
+        left_out: what lies beside the files and is not read.
     """
 
     uri: str
     files: tuple[DataFile, ...]
     schema: pa.Schema
-    num_ignored_files: int = 0
+    left_out: LeftOut = field(default_factory=LeftOut, compare=False)
 
     @property
     def num_rows(self) -> int:
@@ -68,7 +74,7 @@ class Dataset:
         return sum(file.size_bytes for file in self.files)
 
 
-Look = parquet.Footer | jsonl.Scan
+Look = Footer | Scan
 """Result of inspecting one file."""
 
 
@@ -80,14 +86,23 @@ def look(
     Args:
         each: calls a function with each source and returns the results in order, as `map` does.
     """
-    return list(each(lambda source: (jsonl.scan if source.is_jsonl else parquet.read_footer)(source), sources))
+    return list(each(lambda source: _LOOKS[source.format](source), sources))
 
 
-def inspect(uri: str, look: Callable[[Sequence[Source]], list[Look]] = look) -> Dataset:
-    """Find the dataset's files and read their footers; JSON lines are scanned once.
+_LOOKS: Mapping[Format, Callable[[Source], Look]] = {
+    Format.PARQUET: parquet.read_footer,
+    Format.ARROW: arrow_file.read_footer,
+    Format.JSONL: jsonl.scan,
+    Format.JSON: jsonl.scan,
+    Format.CSV: csv_rows.scan,
+}
+
+
+def inspect(given: InputSpec | str, look: Callable[[Sequence[Source]], list[Look]] = look) -> Dataset:
+    """Find the dataset's files and read their footers; files of text are scanned once.
 
     Args:
-        uri: file, directory, glob, or the same under s3://.
+        given: where the rows are: a file, directory, glob, or the same under s3://; several of them in order.
         look: reads the files, all of one kind; by default in this process.
 
     Raises:
@@ -95,39 +110,54 @@ def inspect(uri: str, look: Callable[[Sequence[Source]], list[Look]] = look) -> 
             names the file.
         StoreError: S3 cannot be reached or refuses.
     """
-    sources, num_ignored = find_sources(uri)
-    if len({source.is_jsonl for source in sources}) > 1:
-        odd = next(source for source in sources if source.is_jsonl is not sources[0].is_jsonl)
-        raise InvalidInput(
-            f"{uri} mixes Parquet and JSONL files; {odd.uri} differs.", "Give a glob that fits one kind."
-        )
-    looks = look(sources)
-    schema = _common_schema(sources, looks)
+    # Not validated: what an address may be is for the search to say.
+    spec = InputSpec.model_construct(uri=given) if isinstance(given, str) else given
+    found, left_out = located(spec)
+    shown = " and ".join(spec.uris)
+    if (odd := odd_one(source.uri for source in found)) is not None:
+        raise InvalidInput(f"{shown} mixes kinds of files; {odd} differs.", "Give a glob that fits one kind.")
+    looks = look(found)
+    files = tuple(_data_file(source, seen) for source, seen in zip(found, looks, strict=True))
     dataset = Dataset(
-        uri=uri,
-        files=tuple(_data_file(source, found) for source, found in zip(sources, looks, strict=True)),
-        schema=schema,
-        num_ignored_files=num_ignored,
+        uri=shown,
+        files=files,
+        schema=with_folders(_common_schema(found, looks), [file.source for file in files]),
+        left_out=left_out,
     )
     if dataset.num_rows == 0:
-        raise InvalidInput(f"{uri} has no rows.", "Check that it was written completely.")
-    if not schema.names:
-        raise InvalidInput(f"{uri} has no columns.", "Each row needs a prompt or messages.")
+        raise InvalidInput(f"{shown} has no rows.", "Check that it was written completely.")
+    if not dataset.schema.names:
+        raise InvalidInput(f"{shown} has no columns.", "Each row needs a prompt or messages.")
     return dataset
 
 
+def located(spec: InputSpec) -> tuple[list[Source], LeftOut]:
+    """Return the files of all inputs, in the order of the inputs, and what is left out.
+
+    Raises:
+        InvalidInput: as `find_sources`, or a file is in two of the inputs.
+    """
+    options = CsvOptions(delimiter=spec.csv_delimiter, encoding=spec.csv_encoding, escape=spec.csv_escape_character)
+    found: dict[str, Source] = {}
+    left_out = LeftOut()
+    for uri in spec.uris:
+        sources, beside = find_sources(uri)
+        left_out.join(beside)
+        if twice := [source.uri for source in sources if source.uri in found]:
+            raise InvalidInput(f"{twice[0]} is in two of the inputs.", "Name it once.")
+        found |= {source.uri: replace(source, csv=options) for source in sources}
+    return list(found.values()), left_out
+
+
 def _data_file(source: Source, found: Look) -> DataFile:
-    if isinstance(found, jsonl.Scan):
+    there = found.kinds if isinstance(found, Scan) else {*found.schema.names, *found.unreadable}
+    source = replace(source, constants=tuple(each for each in source.constants if each[0] not in there))
+    if isinstance(found, Scan):
+        source = replace(source, layout=found.layout)
         return DataFile(source=source, block_rows=tuple(found.rows), block_offsets=tuple(found.offsets))
     return DataFile(source=source, block_rows=found.block_rows)
 
 
 def _common_schema(sources: Sequence[Source], looks: Sequence[Look]) -> pa.Schema:
-    scans = [found for found in looks if isinstance(found, jsonl.Scan)]
-    if scans:
-        kinds: dict[str, set[str]] = {}
-        for found in scans:
-            for name, seen in found.kinds.items():
-                kinds.setdefault(name, set()).update(seen)
-        return jsonl.table_schema(kinds)
-    return united_schema(sources, [found for found in looks if isinstance(found, parquet.Footer)])
+    scans = [found for found in looks if isinstance(found, Scan)]
+    return table_schema(scans) if scans else united_schema(sources, [of for of in looks if isinstance(of, Footer)])

@@ -17,6 +17,7 @@ _LOOK = S3Client(patience_s=15.0)
 """Client for requests that a person waits for."""
 _READ = S3Client()
 _BUFFER_BYTES = 4 * 2**20
+_SMALL_BYTES = 16 * 2**20
 
 
 def describe(uri: str) -> tuple[int, str] | None:
@@ -68,6 +69,22 @@ def names_in(folder: str) -> list[str]:
     found = [item["Key"] for item in page.get("Contents", ())]
     found += [item["Prefix"].rstrip("/") for item in page.get("CommonPrefixes", ())]
     return [name.rpartition("/")[2] for name in found]
+
+
+def read_small(uri: str) -> bytes | None:
+    """Return an object's bytes, at most 16 MiB of them; None if it does not exist."""
+    bucket, key = _split(uri)
+
+    def get(client: Any) -> bytes | None:
+        try:
+            data: bytes = client.get_object(Bucket=bucket, Key=key, Range=f"bytes=0-{_SMALL_BYTES - 1}")["Body"].read()
+        except ClientError as error:
+            if is_missing(error):
+                return None
+            raise
+        return data
+
+    return _LOOK.call(uri, get)
 
 
 def open_object(uri: str, size_bytes: int, etag: str, changed: Exception, gone: Exception) -> io.BufferedReader:

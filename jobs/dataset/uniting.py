@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from jobs.dataset import parquet
-from jobs.dataset.parquet import Footer
+from jobs.dataset import folders, parquet
+from jobs.dataset.columnar import Footer
 from jobs.dataset.sources import Source
 from jobs.dataset.types import united
 from jobs.errors import InvalidInput
@@ -37,6 +37,38 @@ def united_schema(sources: Sequence[Source], footers: Sequence[Footer]) -> pa.Sc
             kinds.append((source, footer))
     names = dict.fromkeys(name for _, footer in kinds for name in (*footer.schema.names, *footer.unreadable))
     return pa.schema([_field(name, kinds) for name in names])
+
+
+def with_folders(schema: pa.Schema, sources: Sequence[Source]) -> pa.Schema:
+    """Return the schema with the columns that the folders of these files name.
+
+    Args:
+        sources: the files, each with those of its folders' columns that it does not have itself.
+    """
+    values: dict[str, list[str | None]] = {}
+    first: dict[str, Source] = {}
+    for source in sources:
+        for name, value in source.constants:
+            values.setdefault(name, []).append(value)
+            first.setdefault(name, source)
+    for name, found in values.items():
+        type_ = folders.type_of(found)
+        if name not in schema.names:
+            some = len(found) < len(sources)
+            lacks = next((each for each in sources if name not in dict(each.constants)), None) if some else None
+            marks = {_LACKING: lacks.uri.encode(errors="replace")} if lacks else None
+            schema = schema.append(pa.field(name, type_, metadata=marks))
+            continue
+        index, own = schema.get_field_index(name), schema.field(name)
+        both = united([own.type, type_])
+        if unusable(own) is None and both is None:
+            own = _marked(
+                name,
+                f"The files have different schemas: column {name!r} is {own.type} in files, and {type_} in the folders "
+                f"of {first[name].uri}.",
+            )
+        schema = schema.set(index, own if both is None else own.with_type(both))
+    return schema
 
 
 def unusable(field: pa.Field) -> str | None:

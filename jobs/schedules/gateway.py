@@ -7,7 +7,7 @@ from typing import Protocol
 
 from jobs.buckets import check_bucket
 from jobs.client import BatchClient, JobStatus
-from jobs.dataset.sources import find_sources
+from jobs.dataset.finding import find_sources
 from jobs.errors import Conflict, InvalidInput
 from jobs.ledger import Ledger
 from jobs.schedules.decide import JobView

@@ -52,7 +52,7 @@ def test_a_directory_in_name_order_without_hidden_and_foreign_files(tmp_path: Pa
         write(tmp_path / name)
     (tmp_path / "README.md").write_text("hello")
     assert names(tmp_path, tmp_path) == ["a.parquet", "a/z.parquet", "b.parquet"]
-    assert inspect(str(tmp_path)).num_ignored_files == 1
+    assert inspect(str(tmp_path)).left_out.others == ["README.md"]
 
 
 def test_globs(tmp_path: Path) -> None:
