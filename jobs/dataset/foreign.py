@@ -56,7 +56,7 @@ _MAGICS: tuple[tuple[bytes, str, _Hint], ...] = (
     (
         b"PK\x03\x04",
         "is a ZIP archive or a spreadsheet",
-        _say("Unpack it, or save the sheet as CSV and that as Parquet."),
+        _say("Unpack it, or save the sheet as CSV."),
     ),
     (b"ARROW1", "is an Arrow (Feather) file", _ARROW),
     (b"FEA1", "is an old Feather file", _FEATHER),
@@ -76,7 +76,7 @@ _MAGICS: tuple[tuple[bytes, str, _Hint], ...] = (
 )
 
 _NAMES: dict[str, tuple[str, _Hint]] = {
-    ".xlsx": ("is a spreadsheet by its name", _say("Save the sheet as CSV and that as Parquet.")),
+    ".xlsx": ("is a spreadsheet by its name", _say("Save the sheet as CSV.")),
     ".avro": ("is an Avro file by its name", _say("Write it as Parquet, for example with DuckDB's read_avro.")),
     ".orc": ("is an ORC file by its name", _ORC),
     ".lance": ("is a Lance file by its name", _say("Write its table as Parquet: lance.dataset(…).to_table().")),
