@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Unpack
 from uuid import uuid4
 
 from jobs import settings as settings_module
-from jobs.buckets import check_bucket
+from jobs.buckets import check_buckets
 from jobs.errors import ClusterError, UsageError
 from jobs.failpoints import failpoint
 from jobs.job import Job
@@ -31,10 +31,14 @@ from schemas.environment import SUBMISSION_ID
 from schemas.spec import JobSpec
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from jobs.cluster.submission import Submitter
     from jobs.frames import Frame, WrittenFrame
     from jobs.planning.estimate import Estimate
     from jobs.schedules.client import Schedules
+
+    Dataset = str | PathLike[str] | Sequence[str | PathLike[str]] | Frame | JobSpec
 
 __all__ = ["BatchClient", "Job", "JobStatus"]
 
@@ -97,7 +101,7 @@ class BatchClient:
 
     def submit(
         self,
-        dataset: str | PathLike[str] | Frame | JobSpec,
+        dataset: Dataset,
         *,
         job_id: str | None = None,
         **options: Unpack[SubmitOptions],
@@ -105,8 +109,8 @@ class BatchClient:
         """Submit a dataset, with the options of `jobs submit`: `client.submit("data.parquet", model="/models/x")`.
 
         Args:
-            dataset: Parquet or JSONL file, directory, glob or s3:// URI; a data frame of pandas or polars, or an Arrow
-                table, which is written below the root; or a whole spec, which takes no options.
+            dataset: file, directory, glob, s3:// URI or table, or a list of them; a data frame of pandas or polars, or
+                an Arrow table, which is written below the root; or a whole spec, which takes no options.
             job_id: default: made of the dataset's name and the time. The same spec under the same id attaches, and so
                 does the same data frame.
 
@@ -121,7 +125,7 @@ class BatchClient:
 
     async def submit_async(
         self,
-        dataset: str | PathLike[str] | Frame | JobSpec,
+        dataset: Dataset,
         *,
         job_id: str | None = None,
         **options: Unpack[SubmitOptions],
@@ -131,7 +135,7 @@ class BatchClient:
 
     def plan(
         self,
-        dataset: str | PathLike[str] | Frame | JobSpec,
+        dataset: Dataset,
         *,
         sample_rows: int = 20_000,
         tokens_per_s: float | None = None,
@@ -169,9 +173,7 @@ class BatchClient:
         return Schedules(self.store, self.settings)
 
     @contextmanager
-    def _spec_of(
-        self, dataset: str | PathLike[str] | Frame | JobSpec, options: SubmitOptions
-    ) -> Iterator[tuple[JobSpec, WrittenFrame | None]]:
+    def _spec_of(self, dataset: Dataset, options: SubmitOptions) -> Iterator[tuple[JobSpec, WrittenFrame | None]]:
         """Yield the spec of a job, and its rows on this machine if they are a data frame's."""
         if isinstance(dataset, JobSpec):
             if options:
@@ -179,6 +181,13 @@ class BatchClient:
             yield dataset, None
         elif isinstance(dataset, str | PathLike):
             yield spec_of(fspath(dataset), options, self.settings), None
+        elif isinstance(dataset, list | tuple):
+            if not dataset or not all(isinstance(each, str | PathLike) for each in dataset):
+                raise UsageError(
+                    "A list of datasets holds something that is no address.",
+                    "Give a list of paths and URIs; rows in memory come as a data frame or an Arrow table.",
+                )
+            yield spec_of([fspath(each) for each in dataset], options, self.settings), None
         else:
             from jobs.frames import NAME, as_parquet
 
@@ -192,6 +201,7 @@ class BatchClient:
         *,
         frame: WrittenFrame | None = None,
         before_writing: Callable[[], None] = _nothing,
+        tell: Callable[[str], None] = _nothing,
     ) -> tuple[Job, bool]:
         """Check everything that can be checked before a replica starts, write the spec, start a driver.
 
@@ -199,6 +209,7 @@ class BatchClient:
 
         Args:
             frame: the rows that the spec's input names, on this machine; they are written to the root.
+            tell: called with a sentence on what lies beside the dataset's files and is not read.
             before_writing: called when all checks have passed; before that, nothing of the job is in the store.
 
         Returns:
@@ -211,10 +222,10 @@ class BatchClient:
             StoreError, ClusterError: store or cluster cannot be used.
         """
         job = self.exact_job(job_id)
-        check_bucket(spec.input.uri, self.settings.allowed_buckets)
+        check_buckets(spec.input.uris, self.settings.allowed_buckets)
         self._check_packages(spec)
         # Where the cluster is elsewhere, a model directory may exist only there: its driver checks it first of all.
-        spec = checked(spec, self.store, model_may_be_elsewhere=self.settings.address is not None)
+        spec = checked(spec, self.store, model_may_be_elsewhere=self.settings.address is not None, tell=tell)
         check_write_once(self.store)
         self.submitter()
         before_writing()
@@ -245,7 +256,7 @@ class BatchClient:
             name=spec.name,
             job_id=ledger.job_id,
             job_uri=ledger.uri,
-            dataset=spec.input.uri,
+            dataset=spec.input.shown,
             model=spec.model.path,
         )
         return self.submitter().submit(

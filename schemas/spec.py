@@ -41,6 +41,9 @@ RESERVED_COLUMNS = frozenset(
 )
 """Names of output columns, which `keep` must not collide with."""
 
+TRUNCATED = "truncated"
+"""Further one of jobs that cut long rows: whether this row was cut."""
+
 SCORE_COLUMNS = frozenset({"choices", "best_choice", "best_choice_mean"})
 """Further ones of jobs that score choices."""
 
@@ -101,6 +104,17 @@ class InputSpec(Document):
     limit_seed: Annotated[int | None, Option(panel=Panel.INPUT)] = Field(
         None, ge=0, lt=2**63, description="With `limit`: draw the rows from the whole dataset by this seed."
     )
+    at: Annotated[str | None, Option(panel=Panel.INPUT)] = Field(
+        None, min_length=1, description="Version of a Delta table or snapshot of an Iceberg table. Default: the newest."
+    )
+    where: Annotated[tuple[str, ...], Option(panel=Panel.INPUT)] = Field(
+        (), description="Run only rows that meet this: lang=de, n>=5. May be given several times; then all must hold."
+    )
+    truncate: Annotated[str | None, Option(panel=Panel.INPUT)] = Field(
+        None,
+        description="Cut a column's text where the prompt is too long: text=tail drops its end, head its beginning, "
+        "middle its middle.",
+    )
     csv_delimiter: Annotated[str | None, Option(panel=Panel.INPUT)] = Field(
         None,
         description="What separates the fields of CSV files: ';', tab. Default: what the header leaves no doubt of.",
@@ -119,9 +133,30 @@ class InputSpec(Document):
         return (self.uri, *self.more_uris)
 
     @property
+    def shown(self) -> str:
+        """The inputs, for people."""
+        more = len(self.more_uris)
+        return f"{self.uri} and {more:,} more" if more else self.uri
+
+    @property
+    def truncated(self) -> tuple[str, str] | None:
+        """The column that is cut in rows that are too long, and the part of its text that is dropped."""
+        if self.truncate is None:
+            return None
+        column, _, part = self.truncate.rpartition("=")
+        return column, part
+
+    @property
     def csv_escape_character(self) -> str | None:
         """The character that escapes in CSV files; "" if there is none, None if the files must tell."""
         return "" if self.csv_escape == "none" else self.csv_escape
+
+    @field_validator("truncate")
+    @classmethod
+    def _names_column_and_part(cls, text: str | None) -> str | None:
+        if text is not None and not re.fullmatch(r"(?s).+=(head|tail|middle)", text):
+            raise ValueError("it is a column and the part to drop: text=tail, or head or middle")
+        return text
 
     @field_validator("csv_delimiter")
     @classmethod
@@ -172,6 +207,8 @@ class InputSpec(Document):
             raise ValueError("tools need the chat format; drop --tools or --no-chat")
         if clash := sorted(RESERVED_COLUMNS.intersection(self.keep) - {"custom_id"}):
             raise ValueError(f"cannot keep column {clash[0]!r}: the results have a column of that name")
+        if self.truncate is not None and TRUNCATED in self.keep:
+            raise ValueError(f"cannot keep column {TRUNCATED!r}: the results have a column of that name")
         if self.limit_seed is not None and self.limit is None:
             raise ValueError("a seed draws so many rows as the limit says; add --limit")
         if len(set(self.keep)) != len(self.keep):

@@ -127,7 +127,7 @@ def _header(source: Source, lines: Sequence[str], told: str | None) -> tuple[str
     cuts: dict[str, tuple[str, ...]] = {}
     for delimiter in (told,) if told else _DELIMITERS:
         try:
-            record = next(iter(_reader(iter(lines), delimiter, source.csv.escape or None)), [])
+            record: list[str] = next(iter(_reader(iter(lines), delimiter, source.csv.escape or None)), [])
         except csv.Error:
             continue
         cuts[delimiter] = tuple(name.strip() for name in record)

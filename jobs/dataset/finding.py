@@ -14,10 +14,13 @@ from jobs.dataset import foreign, s3_files, saved_datasets, tables
 from jobs.dataset.folders import values_of
 from jobs.dataset.formats import ENDINGS, tier_of
 from jobs.dataset.left_out import LeftOut
-from jobs.dataset.sources import Source
+from jobs.dataset.sources import InputGone, Source
+from jobs.dataset.table_logs import OpenTable
 from jobs.errors import InvalidInput, MissingInput
+from jobs.threads import in_threads
 from jobs.values.cells import is_encodable
 
+_LOOKS_AT_ONCE = 16
 _MAX_SHOWN = 300
 
 
@@ -59,6 +62,39 @@ def find_sources(uri: str, *, part_of_table: bool = False) -> tuple[list[Source]
             f"No file matches {shown(uri)}.", "Check the pattern; quote it, so that the shell leaves it alone."
         )
     raise MissingInput(f"There is no file or directory {shown(uri)}.", "Check the path.")
+
+
+def may_be_table(uri: str) -> bool:
+    """Return whether an address may be that of a Delta or Iceberg table, as far as it alone tells."""
+    if uri.startswith("s3://"):
+        return is_encodable(uri) and is_name(uri.removeprefix("s3://").partition("/")[0]) and not glob.has_magic(uri)
+    return uri.startswith("/") and is_encodable(uri) and (os.path.isdir(uri) or uri.endswith(".metadata.json"))
+
+
+def table_sources(table: OpenTable) -> list[Source]:
+    """Return the files of a table as they lie there now.
+
+    Raises:
+        InputGone: one is missing.
+        StoreError: S3 cannot be reached or refuses.
+    """
+    found = in_threads(_LOOKS_AT_ONCE, lambda file: _described(file.uri), table.files)
+    sources = []
+    for file, source in zip(table.files, found, strict=True):
+        if source is None:
+            raise InputGone(
+                f"{file.uri} is missing, which {table.table.uri} has at version {table.table.version}.",
+                "Name a newer version with --at, or put the file back: a clean-up may have removed it.",
+            )
+        sources.append(replace(source, constants=file.constants))
+    return sources
+
+
+def _described(uri: str) -> Source | None:
+    if uri.startswith("s3://"):
+        found = s3_files.describe(uri)
+        return None if found is None else Source(uri=uri, size_bytes=found[0], etag=found[1])
+    return _local(uri) if os.path.isfile(uri) else None
 
 
 def local_path(uri: str) -> str:
@@ -263,7 +299,7 @@ def _data_files(uri: str, base: str, sources: list[Source], left_out: LeftOut) -
     named = [source for source in sources if tier_of(source.uri) is not None]
     data = [source for source in named if source.size_bytes]
     if not data:
-        other = (named or sources or [None])[0]
+        other = next(iter(named or sources), None)
         others = f"; it holds {os.path.basename(other.uri)}" if other else ""
         known = foreign.of_name(other.uri) if other and not named else None
         what, how = ("", "") if known is None else (f", which {known[0]}", f" {known[1]}")

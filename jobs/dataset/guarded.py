@@ -6,12 +6,14 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
-from jobs.dataset import decoder, inspection, reading
+from jobs.dataset import decoder, inspection, reading, table_logs
 from jobs.dataset.decoder import DecoderEnded
 from jobs.dataset.inspection import Dataset, Look
 from jobs.dataset.slicing import Slice
 from jobs.dataset.sources import Source
+from jobs.dataset.table_logs import OpenTable
 from jobs.errors import InvalidInput
+from schemas.records import InputTable
 from schemas.spec import InputSpec
 
 _BYTES_PER_CPU_S = 2**20
@@ -20,9 +22,21 @@ _BYTES_PER_CPU_S = 2**20
 _HINT = "Write the file again, with smaller cells and row groups, or leave it out."
 
 
-def inspect(given: InputSpec | str) -> Dataset:
+def inspect(given: InputSpec | str, pinned: Sequence[InputTable] = ()) -> Dataset:
     """Inspect a dataset as `jobs.dataset.inspection.inspect` does; refuse by name a file that breaks its decoder."""
-    return inspection.inspect(given, _look)
+    return inspection.inspect(given, _look, pinned=pinned, open_table=_open_table)
+
+
+def _open_table(uri: str, at: str | None, pinned: InputTable | None) -> OpenTable | None:
+    try:
+        [found] = decoder.stream(_opened, uri, at, pinned)
+    except DecoderEnded as ended:
+        raise InvalidInput(f"The log of {uri} {ended}.", "Make a checkpoint or compact the table.") from ended
+    return found
+
+
+def _opened(uri: str, at: str | None, pinned: InputTable | None) -> Iterator[OpenTable | None]:
+    yield table_logs.open_table(uri, at, pinned)
 
 
 def read_slice(piece: Slice, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:

@@ -9,13 +9,15 @@ import pyarrow as pa
 
 from jobs.dataset import arrow_file, csv_rows, jsonl, parquet
 from jobs.dataset.columnar import Footer
-from jobs.dataset.finding import find_sources
+from jobs.dataset.finding import find_sources, local_path, may_be_table, table_sources
 from jobs.dataset.formats import CsvOptions, Format, odd_one
 from jobs.dataset.left_out import LeftOut
 from jobs.dataset.records import Scan, table_schema
 from jobs.dataset.sources import Source
+from jobs.dataset.table_logs import OpenTable, open_table
 from jobs.dataset.uniting import united_schema, with_folders
 from jobs.errors import InvalidInput
+from schemas.records import InputTable
 from schemas.spec import InputSpec
 
 
@@ -55,12 +57,14 @@ class Dataset:
     Attributes:
         schema: every column of the files that have rows; field metadata says why a column cannot be used, see
             `jobs.dataset.uniting`.
+        tables: Delta and Iceberg tables among the inputs, at the versions that the files are of.
         left_out: what lies beside the files and is not read.
     """
 
     uri: str
     files: tuple[DataFile, ...]
     schema: pa.Schema
+    tables: tuple[InputTable, ...] = ()
     left_out: LeftOut = field(default_factory=LeftOut, compare=False)
 
     @property
@@ -98,12 +102,23 @@ _LOOKS: Mapping[Format, Callable[[Source], Look]] = {
 }
 
 
-def inspect(given: InputSpec | str, look: Callable[[Sequence[Source]], list[Look]] = look) -> Dataset:
+OpenTableAt = Callable[[str, str | None, InputTable | None], OpenTable | None]
+
+
+def inspect(
+    given: InputSpec | str,
+    look: Callable[[Sequence[Source]], list[Look]] = look,
+    *,
+    pinned: Sequence[InputTable] = (),
+    open_table: OpenTableAt = open_table,
+) -> Dataset:
     """Find the dataset's files and read their footers; files of text are scanned once.
 
     Args:
         given: where the rows are: a file, directory, glob, or the same under s3://; several of them in order.
         look: reads the files, all of one kind; by default in this process.
+        pinned: versions of tables that a plan stands on.
+        open_table: opens a Delta or Iceberg table; by default in this process.
 
     Raises:
         InvalidInput: missing, not Parquet, encrypted, truncated, corrupt, without rows, or part of a table with a log;
@@ -112,7 +127,8 @@ def inspect(given: InputSpec | str, look: Callable[[Sequence[Source]], list[Look
     """
     # Not validated: what an address may be is for the search to say.
     spec = InputSpec.model_construct(uri=given) if isinstance(given, str) else given
-    found, left_out = located(spec)
+    located = _located(spec, {table.uri: table for table in pinned}, open_table)
+    found = located.sources
     shown = " and ".join(spec.uris)
     if (odd := odd_one(source.uri for source in found)) is not None:
         raise InvalidInput(f"{shown} mixes kinds of files; {odd} differs.", "Give a glob that fits one kind.")
@@ -121,8 +137,9 @@ def inspect(given: InputSpec | str, look: Callable[[Sequence[Source]], list[Look
     dataset = Dataset(
         uri=shown,
         files=files,
-        schema=with_folders(_common_schema(found, looks), [file.source for file in files]),
-        left_out=left_out,
+        schema=with_folders(_common_schema(found, looks), [file.source for file in files], located.types),
+        tables=tuple(located.tables),
+        left_out=located.left_out,
     )
     if dataset.num_rows == 0:
         raise InvalidInput(f"{shown} has no rows.", "Check that it was written completely.")
@@ -131,22 +148,41 @@ def inspect(given: InputSpec | str, look: Callable[[Sequence[Source]], list[Look
     return dataset
 
 
-def located(spec: InputSpec) -> tuple[list[Source], LeftOut]:
-    """Return the files of all inputs, in the order of the inputs, and what is left out.
+@dataclass(slots=True)
+class _Located:
+    """The files of all inputs, in the order of the inputs.
 
-    Raises:
-        InvalidInput: as `find_sources`, or a file is in two of the inputs.
+    Attributes:
+        types: types of columns that tables' logs tell.
     """
+
+    sources: list[Source] = field(default_factory=list)
+    tables: list[InputTable] = field(default_factory=list)
+    types: dict[str, pa.DataType] = field(default_factory=dict)
+    left_out: LeftOut = field(default_factory=LeftOut)
+
+
+def _located(spec: InputSpec, pinned: Mapping[str, InputTable], open_table: OpenTableAt) -> _Located:
     options = CsvOptions(delimiter=spec.csv_delimiter, encoding=spec.csv_encoding, escape=spec.csv_escape_character)
-    found: dict[str, Source] = {}
-    left_out = LeftOut()
-    for uri in spec.uris:
-        sources, beside = find_sources(uri)
-        left_out.join(beside)
-        if twice := [source.uri for source in sources if source.uri in found]:
+    result, known = _Located(), set[str]()
+    for given in spec.uris:
+        uri = local_path(given) if given.startswith("file://") else given
+        place = uri.rstrip("/")
+        table = open_table(uri, spec.at, pinned.get(place)) if may_be_table(uri) else None
+        if table is not None:
+            sources = table_sources(table)
+            result.tables.append(table.table)
+            result.types |= table.types
+        else:
+            sources, beside = find_sources(uri)
+            result.left_out.join(beside)
+        if twice := [source.uri for source in sources if source.uri in known]:
             raise InvalidInput(f"{twice[0]} is in two of the inputs.", "Name it once.")
-        found |= {source.uri: replace(source, csv=options) for source in sources}
-    return list(found.values()), left_out
+        known |= {source.uri for source in sources}
+        result.sources += [replace(source, csv=options) for source in sources]
+    if spec.at is not None and not result.tables:
+        raise InvalidInput("--at names a version of a table, and the input is none.", "Drop --at.")
+    return result
 
 
 def _data_file(source: Source, found: Look) -> DataFile:

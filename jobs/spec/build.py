@@ -7,7 +7,7 @@ import re
 import secrets
 import tomllib
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -38,7 +38,7 @@ def read_spec_file(path: Path) -> dict[str, Any]:
 
 
 def build_spec(
-    dataset: str | None,
+    dataset: str | Sequence[str] | None,
     flags: Mapping[str, Any],
     file_values: Mapping[str, Any] | None = None,
     label: Callable[[str], str] = lambda field: f"`{field}`",
@@ -46,7 +46,7 @@ def build_spec(
     """Build one validated spec.
 
     Args:
-        dataset: path or URI of the input; overrides the spec file's `input.uri`.
+        dataset: path or URI of the input, or several; overrides the spec file's inputs.
         flags: values by dotted field name (`sampling.max_tokens`); None means not given.
         file_values: values from `read_spec_file`.
         label: returns what errors call the field of a dotted name: the option, or the file and the field in it.
@@ -58,7 +58,9 @@ def build_spec(
     values: dict[str, Any] = {**(file_values or {})}
     if isinstance(model := values.get("model"), str):
         values["model"] = {"path": model}
-    for name, value in {"input.uri": dataset, **flags}.items():
+    uris = [dataset] if isinstance(dataset, str) else list(dataset or ())
+    inputs = {"input.uri": uris[0], "input.more_uris": uris[1:]} if uris else {}
+    for name, value in {**inputs, **flags}.items():
         if value is not None:
             _set(values, name, value)
     uri = _get(values, "input.uri")
@@ -67,6 +69,8 @@ def build_spec(
             "No dataset is given.", "Name a Parquet file, directory, glob or s3:// URI: jobs submit data.parquet"
         )
     _set(values, "input.uri", absolute_uri(uri))
+    if isinstance(more := _get(values, "input.more_uris"), list | tuple):
+        _set(values, "input.more_uris", [absolute_uri(each) if isinstance(each, str) else each for each in more])
     values.setdefault("name", dataset_stem(uri)[:MAX_NAME_CHARS])
     if isinstance(values.get("replicas"), str | int):
         values["replicas"] = _replicas(str(values["replicas"]), label("replicas"))

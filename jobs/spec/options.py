@@ -29,6 +29,12 @@ class SubmitOptions(TypedDict, total=False):
     keep: Sequence[str]
     limit: int
     limit_seed: int
+    at: str
+    where: Sequence[str]
+    truncate: str
+    csv_delimiter: str
+    csv_encoding: str
+    csv_escape: str
     model: str
     engine: Literal["vllm", "fake"]
     replicas: int | str
@@ -72,7 +78,7 @@ class SubmitOptions(TypedDict, total=False):
 
 
 def spec_of(
-    dataset: str | None,
+    dataset: str | Sequence[str] | None,
     options: Mapping[str, Any],
     settings: Settings,
     file_values: Mapping[str, Any] | None = None,

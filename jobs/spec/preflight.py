@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from jobs.ledger import Ledger
@@ -9,12 +10,19 @@ from jobs.store.base import ObjectStore
 from schemas.spec import AUTO, JobSpec
 
 
-def checked(spec: JobSpec, store: ObjectStore, *, model_may_be_elsewhere: bool = False) -> JobSpec:
+def checked(
+    spec: JobSpec,
+    store: ObjectStore,
+    *,
+    model_may_be_elsewhere: bool = False,
+    tell: Callable[[str], None] = lambda text: None,
+) -> JobSpec:
     """Check dataset, columns and model as far as this machine sees them; return the spec with the model pinned.
 
     Args:
         store: the root that holds the jobs of `spec.reuse`.
         model_may_be_elsewhere: leave a model directory that is missing here unchecked and unpinned.
+        tell: called with a sentence on what lies beside the dataset's files and is not read.
 
     Raises:
         InvalidInput, InvalidModel, UsageError: a check failed; says what is wrong and what to do.
@@ -29,7 +37,9 @@ def checked(spec: JobSpec, store: ObjectStore, *, model_may_be_elsewhere: bool =
     for job_id in spec.reuse:
         if job_id != AUTO:
             is_sound(Ledger(store, job_id))  # a damaged job is skipped when results are reused
-    dataset = inspect(spec.input.uri)
+    dataset = inspect(spec.input)
+    if (beside := dataset.left_out.sentence()) is not None:
+        tell(beside)
     columns = resolve_columns(dataset.schema, spec.input, choices=spec.task == "score")
     if model_may_be_elsewhere and not Path(spec.model.path).exists():
         return spec
