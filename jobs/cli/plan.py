@@ -75,7 +75,7 @@ def plan(
     invalid = ", ".join(f"{count:,} {code}" for code, count in result.invalid_rows.items())
     output.record(
         {
-            **{"table": f"{uri} ({kind}, version {version})" for uri, kind, version in result.tables[:1]},
+            **_tables(result),
             "columns": _columns(result),
             "rows": _rows(result, spec),
             "measured": "every row" if result.exact else f"{result.measured_rows:,} rows, extrapolated",
@@ -103,6 +103,15 @@ def plan(
     if result.tokens_per_s is None:
         output.note("No earlier job under this root has used this model and engine: time and cost are unknown.")
         output.note("Run a small job first, or give the rate that you expect with --tokens-per-s.")
+
+
+def _tables(result: Estimate) -> dict[str, str]:
+    """Name the tables among the inputs, with the versions that the estimate is of."""
+    return (
+        {"tables": ", ".join(f"{uri} ({kind}, version {at})" for uri, kind, at in result.tables)}
+        if result.tables
+        else {}
+    )
 
 
 def _columns(result: Estimate) -> str:

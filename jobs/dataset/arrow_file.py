@@ -17,6 +17,7 @@ from jobs.errors import InvalidInput
 
 _FILE_MAGIC = b"ARROW1"
 _STREAM_MARK = b"\xff\xff\xff\xff"
+_STREAM_END = b"\xff\xff\xff\xff\0\0\0\0"
 _DECODED_ROWS = 1024
 
 TWICE = "is there twice"
@@ -91,6 +92,13 @@ def _opened(source: Source) -> Iterator[pa.ipc.RecordBatchFileReader | pa.ipc.Re
         if not head.startswith((_FILE_MAGIC, _STREAM_MARK)):
             what, how = foreign(head, source.uri)
             raise InvalidInput(f"{source.uri} {what}.".replace("a Parquet file", "an Arrow file"), how)
+        if head.startswith(_STREAM_MARK):
+            raw.seek(-len(_STREAM_END), 2)
+            if raw.read() != _STREAM_END:
+                raise InvalidInput(
+                    f"{source.uri} is truncated: it has no mark at its end.", "Copy it again, or close its writer."
+                )
+            raw.seek(0)
         try:
             opener = pa.ipc.open_file if head.startswith(_FILE_MAGIC) else pa.ipc.open_stream
             yield opener(pa.PythonFile(raw, mode="r"))
