@@ -21,9 +21,9 @@ def open_table(uri: str, at: str | None, pinned: InputTable | None) -> OpenTable
     """Open a table at a version. Raises as `jobs.dataset.table_logs.open_table`."""
     name = f"The Delta table {uri}"
     deltalake = library("deltalake", name)
+    wanted = pinned.version if pinned is not None else at
     try:
         table = deltalake.DeltaTable(uri, storage_options=_storage_options() if uri.startswith("s3://") else None)
-        wanted = pinned.version if pinned is not None else at
         if wanted is not None:
             table.load_as_version(int(wanted) if wanted.isdecimal() else wanted)
         _check_readable(name, table)
