@@ -124,8 +124,12 @@ def _columns(result: Estimate) -> str:
 def _rows(result: Estimate, spec: JobSpec) -> str:
     if result.rows == result.dataset_rows:
         return f"{result.rows:,}"
+    where = " and ".join(map(printable, spec.input.where))
+    if where and spec.input.limit is None:
+        return f"{result.rows:,} of {result.dataset_rows:,}, where {where}"
+    where = where and f", where {where}"
     which = "the first" if spec.input.limit_seed is None else f"drawn with seed {spec.input.limit_seed}"
-    return f"{result.rows:,} of {result.dataset_rows:,}, {which}"
+    return f"{result.rows:,} of {result.dataset_rows:,}, {which}{where}"
 
 
 def _replicas(spec: JobSpec) -> str:

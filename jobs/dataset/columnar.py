@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
 
 from jobs.dataset.sources import Source
 from jobs.dataset.types import conform, plain
 from jobs.errors import InvalidInput
+
+Range = tuple[Any, Any]
+"""Least and largest value, as Python has them."""
 
 _EXTENSION = b"ARROW:extension:"
 
@@ -21,12 +25,15 @@ class Footer:
     Attributes:
         schema: the readable columns, as Arrow types. Their metadata keeps only the names of extension types.
         block_rows: row count of each row group.
+        ranges: least and largest value of each row group, or None where they are not known, of the columns that the
+            source asks them of.
         unreadable: reason for each unreadable column, by name.
     """
 
     schema: pa.Schema
     block_rows: tuple[int, ...]
     unreadable: Mapping[str, str] = field(default_factory=dict)
+    ranges: Mapping[str, tuple[Range | None, ...]] = field(default_factory=dict)
 
 
 def window(

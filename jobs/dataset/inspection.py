@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from jobs.dataset import arrow_file, csv_rows, jsonl, parquet
-from jobs.dataset.columnar import Footer
+from jobs.dataset.columnar import Footer, Range
+from jobs.dataset.conditions import conditioned_columns
 from jobs.dataset.finding import find_sources, local_path, may_be_table, table_sources
 from jobs.dataset.formats import CsvOptions, Format, odd_one
 from jobs.dataset.left_out import LeftOut
@@ -27,12 +30,14 @@ class DataFile:
 
     Attributes:
         block_rows: row count of each row group, or of each batch, or byte range of text.
+        block_ranges: least and largest values of each row group, see `Footer`.
         block_offsets: for text, the byte where each range starts, then the end of the last.
     """
 
     source: Source
     block_rows: tuple[int, ...]
     block_offsets: tuple[int, ...] = field(default=(), repr=False)
+    block_ranges: Mapping[str, tuple[Range | None, ...]] = field(default_factory=dict, repr=False)
 
     @property
     def uri(self) -> str:
@@ -57,6 +62,7 @@ class Dataset:
     Attributes:
         schema: every column of the files that have rows; field metadata says why a column cannot be used, see
             `jobs.dataset.uniting`.
+        matching: ascending ids of the rows that meet the job's conditions; None for all.
         tables: Delta and Iceberg tables among the inputs, at the versions that the files are of.
         left_out: what lies beside the files and is not read.
     """
@@ -65,7 +71,13 @@ class Dataset:
     files: tuple[DataFile, ...]
     schema: pa.Schema
     tables: tuple[InputTable, ...] = ()
+    matching: npt.NDArray[np.int64] | None = field(default=None, compare=False, repr=False)
     left_out: LeftOut = field(default_factory=LeftOut, compare=False)
+
+    @property
+    def num_chosen_rows(self) -> int:
+        """Rows that meet the job's conditions."""
+        return self.num_rows if self.matching is None else len(self.matching)
 
     @property
     def num_rows(self) -> int:
@@ -164,6 +176,7 @@ class _Located:
 
 def _located(spec: InputSpec, pinned: Mapping[str, InputTable], open_table: OpenTableAt) -> _Located:
     options = CsvOptions(delimiter=spec.csv_delimiter, encoding=spec.csv_encoding, escape=spec.csv_escape_character)
+    ranges_of = conditioned_columns(spec.where)
     result, known = _Located(), set[str]()
     for given in spec.uris:
         uri = local_path(given) if given.startswith("file://") else given
@@ -179,7 +192,7 @@ def _located(spec: InputSpec, pinned: Mapping[str, InputTable], open_table: Open
         if twice := [source.uri for source in sources if source.uri in known]:
             raise InvalidInput(f"{twice[0]} is in two of the inputs.", "Name it once.")
         known |= {source.uri for source in sources}
-        result.sources += [replace(source, csv=options) for source in sources]
+        result.sources += [replace(source, csv=options, ranges_of=ranges_of) for source in sources]
     if spec.at is not None and not result.tables:
         raise InvalidInput("--at names a version of a table, and the input is none.", "Drop --at.")
     return result
@@ -191,7 +204,7 @@ def _data_file(source: Source, found: Look) -> DataFile:
     if isinstance(found, Scan):
         source = replace(source, layout=found.layout)
         return DataFile(source=source, block_rows=tuple(found.rows), block_offsets=tuple(found.offsets))
-    return DataFile(source=source, block_rows=found.block_rows)
+    return DataFile(source=source, block_rows=found.block_rows, block_ranges=found.ranges)
 
 
 def _common_schema(sources: Sequence[Source], looks: Sequence[Look]) -> pa.Schema:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.dataset import int96
-from jobs.dataset.columnar import Footer, bare, conformed, window
+from jobs.dataset.columnar import Footer, Range, bare, conformed, window
 from jobs.dataset.failures import with_failures
 from jobs.dataset.footer import Footer as Thrift
 from jobs.dataset.footer import NotAFooter, without_arrow_schema
@@ -57,6 +57,11 @@ def read_footer(source: Source) -> Footer:
             schema=pa.schema([bare(each) for each in found.file.schema_arrow if each.name not in unreadable]),
             block_rows=rows,
             unreadable=unreadable,
+            ranges={
+                name: tuple(_range(metadata.row_group(i), name) for i in range(metadata.num_row_groups))
+                for name in source.ranges_of
+                if name in found.file.schema_arrow.names and _is_ordered(found.file.schema_arrow.field(name).type)
+            },
         )
 
 
@@ -264,6 +269,22 @@ def _explained(source: Source) -> Iterator[None]:
         raise
     except (*_DAMAGED, NotAFooter) as error:
         raise _damaged(source) from error
+
+
+def _is_ordered(type_: pa.DataType) -> bool:
+    """Return whether the type's values have the same order in Python as in Parquet's statistics."""
+    return any(is_kind(type_) for is_kind in (pa.types.is_integer, pa.types.is_date32, pa.types.is_string))
+
+
+def _range(group: pq.RowGroupMetaData, name: str) -> Range | None:
+    """Return the least and the largest value of a column in a row group; None if the file does not tell them."""
+    chunks = (group.column(index) for index in range(group.num_columns))
+    chunk = next((each for each in chunks if each.path_in_schema == name), None)
+    said = None if chunk is None else chunk.statistics
+    try:
+        return (said.min, said.max) if said is not None and said.has_min_max else None
+    except (ValueError, OverflowError, pa.ArrowException):
+        return None
 
 
 def _affordable_rows(metadata: pq.FileMetaData, row_groups: range) -> int:

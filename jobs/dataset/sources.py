@@ -31,6 +31,7 @@ class Source:
         etag: S3's ETag without quotes; None for local files.
         csv: what the user says about CSV.
         layout: how a file of text is read, as its scan has found.
+        ranges_of: columns whose ranges in each row group are wanted of the footer.
         constants: columns that have one value in all rows of the file, as text: of its folders, or of its table's log.
     """
 
@@ -40,6 +41,7 @@ class Source:
     csv: CsvOptions = field(default_factory=CsvOptions)
     layout: Layout = None
     constants: tuple[tuple[str, str | None], ...] = ()
+    ranges_of: tuple[str, ...] = ()
 
     @property
     def format(self) -> Format:

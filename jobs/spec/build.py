@@ -19,7 +19,7 @@ from jobs.models.encoding import BYTES_MODEL
 from jobs.models.errors import InvalidMessages
 from jobs.models.tools import declare_tools
 from jobs.validation import problem, validated
-from schemas.spec import OWN_COLUMNS, JobSpec, ReplicaRange
+from schemas.spec import OWN_COLUMNS, TRUNCATED, JobSpec, ReplicaRange
 
 MAX_NAME_CHARS = 200
 """Most characters of `JobSpec.name`; a file's name may be longer."""
@@ -88,7 +88,7 @@ def check_kept(spec: JobSpec) -> None:
         UsageError: a kept column's name differs from another's or from a result column's only by case, spaces or
             Unicode form.
     """
-    own = OWN_COLUMNS[spec.task]
+    own = OWN_COLUMNS[spec.task] | ({TRUNCATED} if spec.input.truncate else frozenset())
     known = {_bare(name): name for name in own - {"custom_id"}}
     known |= {} if "custom_id" in spec.input.keep else {"custom_id": "custom_id"}
     for name in spec.input.keep:
