@@ -21,7 +21,7 @@ from jobs.job_ids import find_job, resolve_reuse
 from jobs.ledger import Ledger, list_jobs
 from jobs.settings import Settings
 from jobs.spec.build import new_job_id
-from jobs.spec.options import SubmitOptions, spec_of
+from jobs.spec.options import SubmitOptions, addresses, spec_of
 from jobs.spec.preflight import checked
 from jobs.status.job_status import JobStatus
 from jobs.store import open_store
@@ -181,13 +181,8 @@ class BatchClient:
             yield dataset, None
         elif isinstance(dataset, str | PathLike):
             yield spec_of(fspath(dataset), options, self.settings), None
-        elif isinstance(dataset, list | tuple):
-            if not dataset or not all(isinstance(each, str | PathLike) for each in dataset):
-                raise UsageError(
-                    "A list of datasets holds something that is no address.",
-                    "Give a list of paths and URIs; rows in memory come as a data frame or an Arrow table.",
-                )
-            yield spec_of([fspath(each) for each in dataset], options, self.settings), None
+        elif isinstance(dataset, list | tuple) and (not dataset or any(isinstance(e, str | PathLike) for e in dataset)):
+            yield spec_of(addresses(dataset), options, self.settings), None
         else:
             from jobs.frames import NAME, as_parquet
 

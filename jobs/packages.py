@@ -14,8 +14,6 @@ NAME = "nightbatch"
 
 _EXTRAS = {
     "vllm": f"`pip install '{NAME}[gpu]'`, or '{NAME}[cpu]' where there are no GPUs",
-    "deltalake": f"`pip install '{NAME}[delta]'`",
-    "pyiceberg": f"`pip install '{NAME}[iceberg]'`",
     "duckdb": f"`pip install '{NAME}[sql]'`",
     "fastapi": f"`pip install '{NAME}[serve]'`",
     "uvicorn": f"`pip install '{NAME}[serve]'`",

@@ -15,8 +15,9 @@ import pyarrow as pa
 
 from jobs.dataset import s3_files
 from jobs.errors import InvalidInput, MissingPackage
-from jobs.packages import install_hint
 from schemas.records import InputTable
+
+_EXTRAS = {"deltalake": "delta", "pyiceberg": "iceberg"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,7 +89,8 @@ def library(module: str, table: str) -> Any:
     except ImportError as error:
         name = module.partition(".")[0]
         raise MissingPackage(
-            f"{table} needs the package {name!r}, which this Python cannot import.", install_hint(name)
+            f"{table} needs the package {name!r}, which this Python cannot import.",
+            f"Install it: `pip install 'nightbatch[{_EXTRAS[name]}]'`, here and where drivers run.",
         ) from error
 
 
