@@ -5,22 +5,23 @@ Arrow trusts what these files say about themselves, so every batch is checked as
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import pyarrow as pa
 
 from jobs.dataset.columnar import Footer, bare, conformed, window
 from jobs.dataset.foreign import foreign
+from jobs.dataset.parquet import STRANGE, TWICE
 from jobs.dataset.sources import Source, open_source
+from jobs.dataset.types import contains
 from jobs.errors import InvalidInput
 
 _FILE_MAGIC = b"ARROW1"
 _STREAM_MARK = b"\xff\xff\xff\xff"
 _STREAM_END = b"\xff\xff\xff\xff\0\0\0\0"
 _DECODED_ROWS = 1024
-
-TWICE = "is there twice"
 
 
 def read_footer(source: Source) -> Footer:
@@ -31,11 +32,12 @@ def read_footer(source: Source) -> Footer:
         StoreError: S3 cannot be reached or refuses.
     """
     with _opened(source) as file:
-        names = file.schema.names
-        twice = {name: TWICE for name in names if names.count(name) > 1}
+        counts = Counter(file.schema.names)
+        unreadable = {field.name: STRANGE for field in file.schema if contains(field.type, _is_strange)}
+        unreadable |= {name: TWICE for name, count in counts.items() if count > 1}
         rows = tuple(batch.num_rows for batch in _batches(file, None))
-        schema = pa.schema([bare(field) for field in file.schema if field.name not in twice])
-        return Footer(schema=schema, block_rows=rows, unreadable=twice)
+        schema = pa.schema([bare(field) for field in file.schema if field.name not in unreadable])
+        return Footer(schema=schema, block_rows=rows, unreadable=unreadable)
 
 
 def read_rows(
@@ -48,7 +50,9 @@ def read_rows(
         StoreError: S3 cannot be reached or refuses.
     """
     with _opened(source) as file:
-        chosen = (_checked(batch) for batch in _batches(file, blocks))
+        # A column of type null has no values, or none that can be read.
+        names = [each.name for each in wanted if not pa.types.is_null(each.type) and each.name in file.schema.names]
+        chosen = (_checked(batch, names) for batch in _batches(file, blocks))
         for rows in window(chosen, skip_rows, num_rows, _DECODED_ROWS):
             yield conformed(rows, wanted, source)
             num_rows -= len(rows)
@@ -70,10 +74,13 @@ def _batches(
             yield batch
 
 
-def _checked(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Check a batch from its offsets to its values. Text at the top may be invalid: it costs its row later."""
-    columns = []
-    for column in batch.columns:
+def _checked(batch: pa.RecordBatch, names: Sequence[str]) -> pa.RecordBatch:
+    """Return these columns, checked from their offsets to their values, after one that gives the number of rows.
+
+    Text at the top may be invalid: it costs its row later.
+    """
+    columns = [pa.nulls(len(batch))]
+    for column in map(batch.column, names):
         if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
             raw = pa.binary() if pa.types.is_string(column.type) else pa.large_binary()
             column.validate()
@@ -81,7 +88,16 @@ def _checked(batch: pa.RecordBatch) -> pa.RecordBatch:
         else:
             column.validate(full=True)
         columns.append(column)
-    return pa.RecordBatch.from_arrays(columns, schema=batch.schema)
+    return pa.RecordBatch.from_arrays(columns, names=["\0rows", *names])
+
+
+def _is_strange(type_: pa.DataType) -> bool:
+    """Return whether this version of Arrow has no values in Python for the type."""
+    try:
+        pa.nulls(0, type_).to_pylist()
+    except (KeyError, ValueError, NotImplementedError, pa.ArrowException):
+        return True
+    return False
 
 
 @contextmanager

@@ -13,12 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.dataset import failures_of, inspect, slices
+from jobs.dataset import failures_of, inspect, resolve_columns, slices
 from jobs.dataset import read_slice as read_guarded
 from jobs.dataset.inspection import inspect as look_at
 from jobs.dataset.reading import read_slice
 from jobs.errors import InvalidInput
 from schemas.codes import RowError
+from schemas.spec import InputSpec
 from tests.support.quick import examples
 
 ROWS: list[dict[str, Any]] = [{"prompt": f'row {n} "[,]{{}}\\', "n": n} for n in range(20)]
@@ -163,6 +164,18 @@ def test_flipped_bytes_of_an_arrow_file_end_no_process_of_ours(tmp_path: Path, w
             assert sum(map(len, found)) == dataset.num_rows
         except InvalidInput as error:
             assert "a.arrow" in str(error)  # noqa: PT017
+
+
+def test_columns_that_arrow_cannot_give_matter_to_those_who_use_them(tmp_path: Path) -> None:
+    arrays = [pa.array(["a", "b"]), pa.array([1, 2]), pa.array([3, 4])]
+    table = pa.Table.from_arrays(arrays, names=["prompt", "n", "n"])
+    stream(tmp_path / "a.arrow", table)
+    dataset = inspect(str(tmp_path / "a.arrow"))
+    [piece] = slices(dataset)
+    [batch] = read_guarded(piece)
+    assert batch.to_pylist() == [{"prompt": "a", "n": None}, {"prompt": "b", "n": None}]
+    with pytest.raises(InvalidInput, match=r"'n' of .*a\.arrow is there twice"):
+        resolve_columns(dataset.schema, InputSpec(uri="x", keep=("n",)))
 
 
 def test_a_saved_dataset_is_what_its_record_names(tmp_path: Path) -> None:
