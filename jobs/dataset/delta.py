@@ -7,7 +7,7 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 
-from jobs.dataset.table_logs import OpenTable, TableFile, check_inside, library, s3_settings
+from jobs.dataset.table_logs import OpenTable, TableFile, check_inside, library, s3_settings, unavailable
 from jobs.errors import InvalidInput
 from schemas.records import InputTable
 
@@ -31,6 +31,8 @@ def open_table(uri: str, at: str | None, pinned: InputTable | None) -> OpenTable
         schema = pa.schema(table.schema().to_arrow())
     except (InvalidInput, MemoryError):
         raise
+    except OSError as error:
+        raise unavailable(name, uri, error) from error
     except Exception as error:
         raise InvalidInput(
             f"{name} cannot be read{f' at {wanted}' if wanted else ''}: {type(error).__name__}.",

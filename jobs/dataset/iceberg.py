@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable
 from datetime import date, timedelta
 from typing import Any
 
-from jobs.dataset.table_logs import OpenTable, TableFile, check_inside, library, s3_settings
+from jobs.dataset.table_logs import OpenTable, TableFile, check_inside, library, s3_settings, unavailable
 from jobs.errors import InvalidInput
 from schemas.records import InputTable
 
@@ -56,6 +56,8 @@ def open_table(uri: str, at: str | None, pinned: InputTable | None, metadata_uri
         tasks = list(table.scan(snapshot_id=snapshot_id).plan_files())
     except (InvalidInput, MemoryError):
         raise
+    except OSError as error:
+        raise unavailable(name, uri, error) from error
     except Exception as error:
         raise InvalidInput(
             f"{name} cannot be read: {type(error).__name__}.", f"Check that {location} is its metadata file."

@@ -55,16 +55,22 @@ def list_objects(uri: str) -> Iterator[tuple[str, int, str]]:
                 yield f"s3://{bucket}/{item['Key']}", item["Size"], item["ETag"].strip('"')
 
 
-def names_in(folder: str) -> list[str]:
-    """Return up to 1,000 names directly inside a folder; none if it does not exist or may not be listed."""
+def names_in(folder: str, *, must_answer: bool = False) -> list[str]:
+    """Return up to 1,000 names directly inside a folder; none if it does not exist or may not be listed.
+
+    Args:
+        must_answer: raise StoreError if the store does not answer, rather than return none.
+    """
     bucket, key = _split(folder)
     request = {"Bucket": bucket, "Prefix": f"{key}/", "Delimiter": "/", "MaxKeys": 1000}
     if not key:
         return []
     try:
         page = _LOOK.call(folder, lambda client: client.list_objects_v2(**request))
-    except StoreError:
+    except StoreError as error:
         # Credentials for a prefix may not cover its parents.
+        if must_answer and not (isinstance(error.__cause__, ClientError) and status_of(error.__cause__) in (403, 404)):
+            raise
         return []
     found = [item["Key"] for item in page.get("Contents", ())]
     found += [item["Prefix"].rstrip("/") for item in page.get("CommonPrefixes", ())]

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from jobs.dataset import s3_files
-from jobs.errors import InvalidInput, MissingPackage
+from jobs.errors import InvalidInput, JobsError, MissingInput, MissingPackage, StoreError
 from schemas.records import InputTable
 
 _EXTRAS = {"deltalake": "delta", "pyiceberg": "iceberg"}
@@ -71,7 +71,7 @@ def open_table(uri: str, at: str | None, pinned: InputTable | None) -> OpenTable
 def names_in(folder: str) -> list[str]:
     """Return names directly inside a folder, on S3 or on disk; none if it does not exist."""
     if folder.startswith("s3://"):
-        return s3_files.names_in(folder)
+        return s3_files.names_in(folder, must_answer=True)
     try:
         return os.listdir(folder)
     except OSError:
@@ -106,6 +106,14 @@ def check_inside(uri: str, table: str) -> None:
             f"The log of {table} names a file outside of it, which this program does not follow.",
             "Copy the table so that its files lie in it (a deep clone), or write it as Parquet.",
         )
+
+
+def unavailable(name: str, uri: str, error: OSError) -> JobsError:
+    """Return the error for a table's log that could not be fetched: it may be there again later."""
+    what = f"{name} cannot be read now: {type(error).__name__}."
+    if uri.startswith("s3://"):
+        return StoreError(what, "Check the network, AWS_ENDPOINT_URL and the credentials; then run the command again.")
+    return MissingInput(what, "Check that its log is complete, and that this user may read it.")
 
 
 def s3_settings() -> tuple[str | None, str | None, Any]:

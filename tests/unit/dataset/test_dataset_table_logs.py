@@ -11,8 +11,9 @@ import pyarrow as pa
 import pytest
 
 from jobs.dataset import Dataset, InputChanged, inspect, read_slice, slices
-from jobs.errors import InvalidInput, MissingPackage
+from jobs.errors import InvalidInput, MissingPackage, StoreError
 from schemas.spec import InputSpec
+from tests.support.s3 import S3Server
 
 ONE = pa.table({"prompt": ["a", "b", None], "lang": ["x y", "ü=1%", None], "n": [1, 2, 3]})
 TWO = pa.table({"prompt": ["c"], "lang": ["de"], "n": [4]})
@@ -146,6 +147,21 @@ def test_a_damaged_log_is_one_sentence(tmp_path: Path) -> None:
     for place, name in (("t", "Delta"), ("i", "Iceberg")):
         with pytest.raises(InvalidInput, match=f"The {name} table .* cannot be read"):
             inspect(f"{tmp_path}/{place}")
+
+
+@pytest.mark.parametrize("kind", ["delta", "iceberg"])
+def test_a_store_that_does_not_answer_is_no_fault_of_the_table(
+    tmp_path: Path, s3_server: S3Server, s3_bucket: str, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    from jobs.dataset import delta as delta_tables
+    from jobs.dataset import iceberg as iceberg_tables
+
+    pytest.importorskip("deltalake" if kind == "delta" else "pyiceberg")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    root = f"s3://{s3_bucket}/t"
+    metadata = () if kind == "delta" else (f"{root}/metadata/0.metadata.json",)
+    with pytest.raises(StoreError):
+        (delta_tables if kind == "delta" else iceberg_tables).open_table(root, None, None, *metadata)
 
 
 def test_a_version_of_what_is_no_table_is_refused(tmp_path: Path) -> None:
