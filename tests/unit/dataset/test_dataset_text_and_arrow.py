@@ -166,6 +166,22 @@ def test_flipped_bytes_of_an_arrow_file_end_no_process_of_ours(tmp_path: Path, w
             assert "a.arrow" in str(error)  # noqa: PT017
 
 
+@pytest.mark.parametrize("type_", [pa.string(), pa.list_(pa.int8()), pa.dictionary(pa.int8(), pa.string())])
+def test_what_points_out_of_an_arrow_file_is_refused(tmp_path: Path, type_: pa.DataType) -> None:
+    if pa.types.is_dictionary(type_):
+        broken = pa.DictionaryArray.from_arrays(pa.array([0, 9], pa.int8()), pa.array(["a"]), safe=False)
+    else:
+        buffers = [None, pa.array([0, 3, 2, 5], pa.int32()).buffers()[1]]
+        children = [] if pa.types.is_string(type_) else [pa.array([1, 2, 3, 4, 5], pa.int8())]
+        buffers += [] if children else [pa.py_buffer(b"abcde")]
+        broken = pa.Array.from_buffers(type_, 3, buffers, children=children)
+    with pa.ipc.new_stream(str(tmp_path / "a.arrow"), pa.schema([("prompt", type_)])) as writer:
+        writer.write_batch(pa.RecordBatch.from_arrays([broken], names=["prompt"]))
+    [piece] = slices(inspect(str(tmp_path / "a.arrow")))
+    with pytest.raises(InvalidInput, match=r"a\.arrow is damaged"):
+        list(read_guarded(piece))
+
+
 def test_columns_that_arrow_cannot_give_matter_to_those_who_use_them(tmp_path: Path) -> None:
     arrays = [pa.array(["a", "b"]), pa.array([1, 2]), pa.array([3, 4])]
     table = pa.Table.from_arrays(arrays, names=["prompt", "n", "n"])
