@@ -13,7 +13,7 @@ from jobs.buckets import is_name
 from jobs.dataset import foreign, s3_files, saved_datasets, tables
 from jobs.dataset.folders import values_of
 from jobs.dataset.formats import ENDINGS, tier_of
-from jobs.dataset.left_out import LeftOut
+from jobs.dataset.left_out import LeftOut, splits_in
 from jobs.dataset.sources import InputGone, Source
 from jobs.dataset.table_logs import OpenTable
 from jobs.errors import InvalidInput, MissingInput
@@ -312,6 +312,7 @@ def _data_files(uri: str, base: str, sources: list[Source], left_out: LeftOut) -
     left_out.add_empty(source.uri for source in named if not source.size_bytes)
     read, empty = {*chosen}, {*named} - {*data}
     left_out.add_others(source.uri for source in sources if source not in read and source not in empty)
+    left_out.splits = splits_in(source.uri for source in chosen)
     return _with_folders(chosen, base), left_out
 
 

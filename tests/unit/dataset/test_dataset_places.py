@@ -110,6 +110,16 @@ def test_what_is_left_out_is_said_once(root: str) -> None:
         inspect(f"{root}/none")
 
 
+def test_splits_that_are_read_together_are_said(root: str) -> None:
+    for split in ("test", "train"):
+        put(root, f"hub/data/{split}-00000-of-00001.parquet", {"prompt": [split]})
+    dataset = inspect(f"{root}/hub")
+    assert dataset.num_rows == 2
+    assert "The splits test and train are one dataset here" in (dataset.left_out.sentence() or "")
+    one = inspect(f"{root}/hub/data/train-*")
+    assert (one.num_rows, one.left_out.sentence()) == (1, None)
+
+
 def test_several_inputs_are_one_dataset_in_their_order(root: str) -> None:
     put(root, "b/x.parquet", {"prompt": ["b1"], "n": [1]})
     put(root, "b/y.parquet", {"prompt": ["b2"]})
