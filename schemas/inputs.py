@@ -22,7 +22,7 @@ _NO_ENCODINGS = frozenset(
 class InputSpec(Document):
     """Where the rows are and which columns make a prompt."""
 
-    uri: str = Field(min_length=1, description="Absolute path, directory, glob or s3:// URI of Parquet or JSONL files.")
+    uri: str = Field(min_length=1, description="Absolute path, directory, glob, s3:// URI or table.")
     more_uris: tuple[str, ...] = Field((), description="Further inputs; their rows follow in this order.")
     prompt_column: Annotated[str | None, Option(panel=Panel.INPUT)] = Field(
         None, description="Column of prompt text. Default: `prompt`."
