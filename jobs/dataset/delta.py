@@ -7,7 +7,7 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 
-from jobs.dataset.table_logs import OpenTable, TableFile, check_inside, library, s3_settings, unavailable
+from jobs.dataset.table_logs import OpenTable, TableFile, check_inside, library, plain_address, s3_settings, unavailable
 from jobs.errors import InvalidInput
 from schemas.records import InputTable
 
@@ -79,9 +79,7 @@ def _write(name: str) -> str:
 
 def _address(uri: str, path: str) -> str:
     """Return the address of a file as the log names it: relative to the table, or absolute; URL-encoded."""
-    path = unquote(path)
-    if path.startswith("file://"):
-        return path.removeprefix("file://")
+    path = plain_address(unquote(path))
     return path if path.startswith("/") or "://" in path else f"{uri}/{path}"
 
 

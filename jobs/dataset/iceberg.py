@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable
 from datetime import date, timedelta
 from typing import Any
 
-from jobs.dataset.table_logs import OpenTable, TableFile, check_inside, library, s3_settings, unavailable
+from jobs.dataset.table_logs import OpenTable, TableFile, check_inside, library, plain_address, s3_settings, unavailable
 from jobs.errors import InvalidInput
 from schemas.records import InputTable
 
@@ -119,7 +119,7 @@ def _file(task: Any, table: Any) -> TableFile:
             value = task.file.partition[index]
             if (text := _text(value, str(schema.find_type(part.source_id)))) is not None or value is None:
                 constants.append((name, text))
-    return TableFile(uri=task.file.file_path.removeprefix("file://"), constants=tuple(constants))
+    return TableFile(uri=plain_address(task.file.file_path), constants=tuple(constants))
 
 
 def _text(value: Any, type_: str) -> str | None:

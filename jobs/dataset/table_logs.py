@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -92,6 +93,11 @@ def library(module: str, table: str) -> Any:
             f"{table} needs the package {name!r}, which this Python cannot import.",
             f"Install it: `pip install 'nightbatch[{_EXTRAS[name]}]'`, here and where drivers run.",
         ) from error
+
+
+def plain_address(path: str) -> str:
+    """Return a log's address of a file as this program writes it: Hadoop has other names for S3 and for disks."""
+    return re.sub(r"^file:(//)?(?=/)", "", re.sub(r"^s3[an]://", "s3://", path))
 
 
 def check_inside(uri: str, table: str) -> None:

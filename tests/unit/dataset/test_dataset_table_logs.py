@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 
 from jobs.dataset import Dataset, InputChanged, inspect, read_slice, slices
+from jobs.dataset.table_logs import plain_address
 from jobs.errors import InvalidInput, MissingPackage, StoreError
 from schemas.spec import InputSpec
 from tests.support.s3 import S3Server
@@ -147,6 +148,21 @@ def test_a_damaged_log_is_one_sentence(tmp_path: Path) -> None:
     for place, name in (("t", "Delta"), ("i", "Iceberg")):
         with pytest.raises(InvalidInput, match=f"The {name} table .* cannot be read"):
             inspect(f"{tmp_path}/{place}")
+
+
+@pytest.mark.parametrize(
+    ("written", "plain"),
+    [
+        ("s3a://b/t/a.parquet", "s3://b/t/a.parquet"),
+        ("s3n://b/t/a.parquet", "s3://b/t/a.parquet"),
+        ("file:/t/a.parquet", "/t/a.parquet"),
+        ("file:///t/a.parquet", "/t/a.parquet"),
+        ("k=s3a://x/a.parquet", "k=s3a://x/a.parquet"),
+        ("/t/file:/a.parquet", "/t/file:/a.parquet"),
+    ],
+)
+def test_addresses_as_hadoop_writes_them(written: str, plain: str) -> None:
+    assert plain_address(written) == plain
 
 
 @pytest.mark.parametrize("kind", ["delta", "iceberg"])
