@@ -67,7 +67,10 @@ def find_sources(uri: str, *, part_of_table: bool = False) -> tuple[list[Source]
 def may_be_table(uri: str) -> bool:
     """Return whether an address may be that of a Delta or Iceberg table, as far as it alone tells."""
     if uri.startswith("s3://"):
-        return is_encodable(uri) and is_name(uri.removeprefix("s3://").partition("/")[0]) and not glob.has_magic(uri)
+        # A look costs two requests: a name of data without a slash at its end is taken for a file's.
+        if glob.has_magic(uri) or (tier_of(uri) is not None and not uri.endswith(".metadata.json")):
+            return False
+        return is_encodable(uri) and is_name(uri.removeprefix("s3://").partition("/")[0])
     return uri.startswith("/") and is_encodable(uri) and (os.path.isdir(uri) or uri.endswith(".metadata.json"))
 
 

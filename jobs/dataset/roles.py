@@ -26,7 +26,8 @@ def as_roles(table: pa.Table, columns: Columns) -> tuple[pa.Table, dict[int, Row
     failures: dict[int, RowFailure] = {}
     for name, code in codes.items():
         if name is not None:
-            type_ = _text_parts(table[name].type) if code is RowError.INVALID_MESSAGES else table[name].type
+            is_chat = columns.kind == "messages" and name == columns.prompt_columns[0]
+            type_ = _text_parts(table[name].type) if is_chat else table[name].type
             column = conform(table[name], as_text(type_))
             if contains(column.type, pa.types.is_map):
                 column, wrong = _objects(column, code)
