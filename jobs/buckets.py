@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from jobs.errors import UsageError
 from schemas.environment import ALLOWED_BUCKETS
@@ -46,6 +46,12 @@ def of_environment() -> tuple[str, ...] | None:
         return parse(text)
     except ValueError as error:
         raise UsageError(f"{ALLOWED_BUCKETS} is not valid: {error}.") from error
+
+
+def check_buckets(uris: Iterable[str], allowed: Collection[str] | None) -> None:
+    """Apply `check_bucket` to each address."""
+    for uri in uris:
+        check_bucket(uri, allowed)
 
 
 def check_bucket(uri: str, allowed: Collection[str] | None) -> None:

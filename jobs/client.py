@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 from uuid import uuid4
 
 from jobs import settings as settings_module
-from jobs.buckets import check_bucket
+from jobs.buckets import check_buckets
 from jobs.errors import ClusterError, UsageError
 from jobs.failpoints import failpoint
 from jobs.job import Job
@@ -23,7 +23,7 @@ from jobs.pools.placing import PLACING
 from jobs.results.sinks.addresses import exports_of
 from jobs.settings import Settings
 from jobs.spec.build import new_job_id
-from jobs.spec.options import SubmitOptions, spec_of
+from jobs.spec.options import SubmitOptions, addresses, spec_of
 from jobs.spec.preflight import checked
 from jobs.starting import StartClock
 from jobs.status.job_status import JobStatus
@@ -35,12 +35,16 @@ from schemas.pools import Placement, PoolSpec
 from schemas.spec import JobSpec
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from jobs.cluster.submission import Submitter
     from jobs.frames import Frame, WrittenFrame
     from jobs.planning.estimate import Estimate
     from jobs.pools.client import Pools
     from jobs.schedules.client import Schedules
     from schemas.exports import Export
+
+    Dataset = str | PathLike[str] | Sequence[str | PathLike[str]] | Frame | JobSpec
 
 __all__ = ["BatchClient", "Job", "JobStatus"]
 
@@ -106,7 +110,7 @@ class BatchClient:
 
     def submit(
         self,
-        dataset: str | PathLike[str] | Frame | JobSpec,
+        dataset: Dataset,
         *,
         job_id: str | None = None,
         **options: Unpack[SubmitOptions],
@@ -114,8 +118,8 @@ class BatchClient:
         """Submit a dataset, with the options of `jobs submit`: `client.submit("data.parquet", model="/models/x")`.
 
         Args:
-            dataset: Parquet or JSONL file, directory, glob or s3:// URI; a data frame of pandas or polars, or an Arrow
-                table, which is written below the root; or a whole spec, which takes no options.
+            dataset: file, directory, glob, s3:// URI or table, or a list of them; a data frame of pandas or polars, or
+                an Arrow table, which is written below the root; or a whole spec, which takes no options.
             job_id: default: made of the dataset's name and the time. The same spec under the same id attaches, and so
                 does the same data frame.
 
@@ -131,7 +135,7 @@ class BatchClient:
 
     async def submit_async(
         self,
-        dataset: str | PathLike[str] | Frame | JobSpec,
+        dataset: Dataset,
         *,
         job_id: str | None = None,
         **options: Unpack[SubmitOptions],
@@ -141,7 +145,7 @@ class BatchClient:
 
     def plan(
         self,
-        dataset: str | PathLike[str] | Frame | JobSpec,
+        dataset: Dataset,
         *,
         sample_rows: int = 20_000,
         tokens_per_s: float | None = None,
@@ -196,7 +200,7 @@ class BatchClient:
 
     @contextmanager
     def _spec_of(
-        self, dataset: str | PathLike[str] | Frame | JobSpec, options: SubmitOptions, placement: Placement | None
+        self, dataset: Dataset, options: SubmitOptions, placement: Placement | None
     ) -> Iterator[tuple[JobSpec, WrittenFrame | None]]:
         """Yield the spec of a job, and its rows on this machine if they are a data frame's."""
         pool = self._pool_of(placement)
@@ -206,6 +210,8 @@ class BatchClient:
             yield dataset, None
         elif isinstance(dataset, str | PathLike):
             yield spec_of(fspath(dataset), options, self.settings, pool=pool), None
+        elif isinstance(dataset, list | tuple) and (not dataset or any(isinstance(e, str | PathLike) for e in dataset)):
+            yield spec_of(addresses(dataset), options, self.settings, pool=pool), None
         else:
             from jobs.frames import NAME, as_parquet
 
@@ -226,6 +232,7 @@ class BatchClient:
         frame: WrittenFrame | None = None,
         exports: Sequence[Export] | None = None,
         before_writing: Callable[[], None] = _nothing,
+        tell: Callable[[str], None] = _nothing,
     ) -> tuple[Job, bool]:
         """Check everything that can be checked before a replica starts, write the spec, start a driver.
 
@@ -236,6 +243,7 @@ class BatchClient:
                 of the job's identity, and what was said last counts.
             frame: the rows that the spec's input names, on this machine; they are written to the root.
             exports: exports that this process will carry out when the job has succeeded, besides those of its driver.
+            tell: called with a sentence on what lies beside the dataset's files and is not read.
             before_writing: called when all checks have passed; before that, nothing of the job is in the store.
 
         Returns:
@@ -251,7 +259,7 @@ class BatchClient:
         job = self.exact_job(job_id)
         clock = job.starting = self.starting or StartClock("command")
         clock.mark("command line")
-        check_bucket(spec.input.uri, self.settings.allowed_buckets)
+        check_buckets(spec.input.uris, self.settings.allowed_buckets)
         self.check_packages(spec.engine.name)
         self._check_exports(spec)
         # Where the cluster is elsewhere, a model directory may exist only there: its driver checks it first of all.
@@ -262,6 +270,7 @@ class BatchClient:
             model_may_be_elsewhere=elsewhere,
             exports=[*(exports or ()), *(() if elsewhere else exports_of(spec.export))],
             allowed_buckets=self.settings.allowed_buckets,
+            tell=tell,
         )
         check_write_once(self.store)
         clock.mark("checks of dataset, model and store")
@@ -304,7 +313,7 @@ class BatchClient:
             name=spec.name,
             job_id=ledger.job_id,
             job_uri=ledger.uri,
-            dataset=spec.input.uri,
+            dataset=spec.input.shown,
             model=spec.model.path,
         )
         started = self.submitter().submit(

@@ -12,7 +12,7 @@ from html import escape
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from jobs.buckets import check_bucket
+from jobs.buckets import check_buckets
 from jobs.errors import ClusterError, Conflict, JobsError, StoreError
 from jobs.failpoints import failpoint
 from jobs.ledger import Ledger
@@ -205,7 +205,7 @@ class Job:
                 f"Job {self.id} has ended: {terminal.state}. A finished job cannot be resumed.",
                 f"See why: jobs status {self.id}. Submit it under a new id; --reuse {self.id} takes over its rows.",
             )
-        check_bucket(spec.input.uri, self.client.settings.allowed_buckets)
+        check_buckets(spec.input.uris, self.client.settings.allowed_buckets)
         submissions = self._known()
         if is_alive(self.ledger, submissions, self.ledger.progress(), Pulse(PROGRESS_FRESH_S), must_move=True):
             return False

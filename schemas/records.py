@@ -24,6 +24,22 @@ class InputFile(Document):
     num_rows: int = Field(ge=0)
 
 
+class InputColumn(Document):
+    """One column of the unified schema of all input files."""
+
+    name: str
+    type: str = Field(description="As Arrow writes it. For people: no decision depends on it.")
+
+
+class InputTable(Document):
+    """A table with a log among the inputs, pinned to one of its versions."""
+
+    uri: str
+    format: Literal["delta", "iceberg"]
+    version: str = Field(description="Version of a Delta table, or id of an Iceberg table's snapshot.")
+    metadata_uri: str | None = Field(None, description="Metadata file of an Iceberg table that names the snapshot.")
+
+
 class ShardPlan(Document):
     """What shard `index` must contain."""
 
@@ -61,6 +77,8 @@ class Plan(Document):
     format_version: int = FORMAT_VERSION
     spec_sha256: str
     files: tuple[InputFile, ...]
+    tables: tuple[InputTable, ...] = Field((), description="Tables whose files are among `files`, with their version.")
+    columns: tuple[InputColumn, ...] = Field((), description="Unified schema; empty: an older version did not note it.")
     shards: tuple[ShardPlan, ...]
     row_columns: tuple[RowColumn, ...] = Field((), description="Result columns that the dataset's columns call for.")
     num_rows: int = Field(ge=0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Annotated, Any, Literal, Self
 
@@ -10,9 +9,26 @@ from pydantic import Field, field_validator, model_validator
 
 from schemas import FORMAT_VERSION
 from schemas.base import Document
+from schemas.columns import OWN_COLUMNS, RESERVED_COLUMNS, TRUNCATED
 from schemas.exports import ExportSpec
+from schemas.inputs import InputSpec
 from schemas.options import Option, Panel
 from schemas.sampling import Sampling
+
+__all__ = [
+    "AUTO",
+    "JOB_ID",
+    "OWN_COLUMNS",
+    "RESERVED_COLUMNS",
+    "TRUNCATED",
+    "EngineSpec",
+    "FakeSpec",
+    "InputSpec",
+    "JobSpec",
+    "ModelSpec",
+    "ReplicaRange",
+    "ShardBudget",
+]
 
 JOB_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,98}[a-z0-9]|[a-z0-9]")
 """Safe as a path segment, an S3 key part and a Ray submission id."""
@@ -22,107 +38,6 @@ AUTO = "auto"
 
 LAST_GOOD = "last-good"
 """In `reuse` of a schedule: the job of the newest earlier date whose results were published."""
-
-RESERVED_COLUMNS = frozenset(
-    {
-        "row_id",
-        "custom_id",
-        "generated_text",
-        "finish_reason",
-        "num_input_tokens",
-        "num_generated_tokens",
-        "outputs",
-        "logprobs",
-        "generated_tokens",
-        "tool_calls",
-        "parsed",
-        "status",
-        "error_code",
-        "error_message",
-        "attempts",
-    }
-)
-"""Names of output columns, which `keep` must not collide with."""
-
-SCORE_COLUMNS = frozenset({"choices", "best_choice", "best_choice_mean"})
-"""Further ones of jobs that score choices."""
-
-PERPLEXITY_COLUMNS = frozenset(
-    {"sum_logprob", "mean_logprob", "perplexity", "num_scored_tokens", "token_ids", "token_logprobs"}
-)
-"""Further ones of jobs that measure the perplexity of texts."""
-
-OWN_COLUMNS = {
-    "generate": RESERVED_COLUMNS,
-    "score": RESERVED_COLUMNS | SCORE_COLUMNS,
-    "perplexity": RESERVED_COLUMNS | PERPLEXITY_COLUMNS,
-}
-"""Names of output columns by task."""
-
-
-class InputSpec(Document):
-    """Where the rows are and which columns make a prompt."""
-
-    uri: str = Field(min_length=1, description="Absolute path, directory, glob or s3:// URI of Parquet or JSONL files.")
-    prompt_column: Annotated[str | None, Option(panel=Panel.INPUT)] = Field(
-        None, description="Column of prompt text. Default: `prompt`."
-    )
-    messages_column: Annotated[str | None, Option(panel=Panel.INPUT)] = Field(
-        None, description="Column of chat messages. Default: `messages`."
-    )
-    template: Annotated[str | None, Option(panel=Panel.INPUT)] = Field(
-        None,
-        description="Jinja template that makes the prompt of a row's columns: 'Summarise: {{ text }}', or "
-        "{{ row['my column'] }}.",
-    )
-    system: Annotated[str | None, Option(panel=Panel.INPUT)] = Field(
-        None, description="System message put before every row's messages."
-    )
-    chat: Annotated[
-        bool, Option(panel=Panel.INPUT, form="negated", help="Send prompts as they are, for base models.")
-    ] = Field(True, description="Wrap prompts in the model's chat format; false for base models.")
-    tools: Annotated[
-        tuple[str, ...],
-        Option(panel=Panel.INPUT, form="json_file", help="File with a JSON list of the tools to offer."),
-    ] = Field((), description="Tools of rows without any of their own: JSON text of each.")
-    choices_column: Annotated[str | None, Option(panel=Panel.INPUT)] = Field(
-        None, description="Column of choices to score. Default: `choices`."
-    )
-    keep: Annotated[
-        tuple[str, ...], Option(panel=Panel.INPUT, form="names", help="Input columns carried to the results: a,b.")
-    ] = Field((), description="Input columns carried to the results.")
-    limit: Annotated[int | None, Option(panel=Panel.INPUT)] = Field(
-        None, ge=1, description="Run only this many rows, the first ones: a trial."
-    )
-    limit_seed: Annotated[int | None, Option(panel=Panel.INPUT)] = Field(
-        None, ge=0, lt=2**63, description="With `limit`: draw the rows from the whole dataset by this seed."
-    )
-    max_row_bytes: int = Field(4 * 2**20, ge=1, description="A row whose prompt is larger becomes an error row.")
-
-    @field_validator("tools", mode="before")
-    @classmethod
-    def _as_text(cls, tools: Any) -> Any:
-        """Takes tools as objects too. Text keeps the order of their keys, which the model reads."""
-        if not isinstance(tools, list | tuple):
-            return tools
-        return tuple(tool if isinstance(tool, str) else json.dumps(tool, ensure_ascii=False) for tool in tools)
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        given = [n for n in ("messages_column", "prompt_column", "template") if getattr(self, n) is not None]
-        if len(given) > 1:
-            raise ValueError(f"{' and '.join(given)} exclude each other: a row has one prompt")
-        if self.system is not None and not self.chat:
-            raise ValueError("a system message needs the chat format; drop --system or --no-chat")
-        if self.tools and not self.chat:
-            raise ValueError("tools need the chat format; drop --tools or --no-chat")
-        if clash := sorted(RESERVED_COLUMNS.intersection(self.keep) - {"custom_id"}):
-            raise ValueError(f"cannot keep column {clash[0]!r}: the results have a column of that name")
-        if self.limit_seed is not None and self.limit is None:
-            raise ValueError("a seed draws so many rows as the limit says; add --limit")
-        if len(set(self.keep)) != len(self.keep):
-            raise ValueError("a column is kept twice")
-        return self
 
 
 class ModelSpec(Document):
@@ -367,6 +282,8 @@ class JobSpec(Document):
 
     @model_validator(mode="after")
     def _fits_task(self) -> Self:
+        if self.task != "generate" and self.input.truncate is not None:
+            raise ValueError("a prompt that is scored is never cut; drop --truncate")
         if self.task != "score" and self.input.choices_column is not None:
             raise ValueError("a column of choices is for scoring; add --task score")
         if self.task == "perplexity" and self.input.chat:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 import pyarrow as pa
 
 from schemas.records import RowColumn
-from schemas.spec import JobSpec
+from schemas.spec import TRUNCATED, JobSpec
 
 STAGED_FIELDS = [
     pa.field("row_id", pa.int64(), nullable=False),
@@ -44,6 +44,9 @@ of the text that are scored at a time: see `jobs.rows.windows`."""
 
 JSON_TEXT = {b"json": b"1"}
 """Metadata of a column whose text is JSON in every row. Where a format is JSON, it is written as what it says."""
+
+TRUNCATED_FIELD = pa.field(TRUNCATED, pa.bool_())
+"""In staged rows and in results of jobs that cut long rows: whether this row was cut."""
 
 COMPLETION = pa.struct(
     [
@@ -85,7 +88,8 @@ TOKEN_FIELDS = [pa.field("token_ids", pa.list_(pa.int32())), pa.field("token_log
 
 def staged_fields(spec: JobSpec) -> list[pa.Field]:
     """The columns of staged rows that come before the kept ones."""
-    return [*STAGED_FIELDS, *(CHOICE_FIELDS if spec.scores else ()), FINGERPRINT]
+    cut = [TRUNCATED_FIELD] if spec.input.truncated else []
+    return [*STAGED_FIELDS, *(CHOICE_FIELDS if spec.scores else ()), *cut, FINGERPRINT]
 
 
 def staged_schema(spec: JobSpec, kept: Iterable[pa.Field]) -> pa.Schema:
@@ -118,6 +122,7 @@ def result_schema(spec: JobSpec, kept: Iterable[pa.Field], row_columns: Collecti
         pa.field("custom_id", pa.string()),
         *(field for field in kept if field.name != "custom_id"),
         *_FIELDS[spec.task](spec, row_columns),
+        *([TRUNCATED_FIELD] if spec.input.truncated else ()),
         pa.field("status", pa.string(), nullable=False),
         pa.field("error_code", pa.string()),
         pa.field("error_message", pa.string()),

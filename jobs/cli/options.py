@@ -114,8 +114,12 @@ def _parameters(only: Collection[str] | None) -> Iterator[inspect.Parameter]:
             inspect.Parameter.POSITIONAL_OR_KEYWORD,
             default=None,
             annotation=Annotated[
-                str | None,
-                typer.Argument(help="Parquet or JSONL file, directory, glob or s3:// URI.", show_default=False),
+                list[str] | None,
+                typer.Argument(
+                    help="Parquet, JSON, CSV or Arrow file, directory, glob, s3:// URI, Delta or Iceberg table; or "
+                    "several of them.",
+                    show_default=False,
+                ),
             ],
         )
     if only is None or _POOL in only:

@@ -8,12 +8,15 @@ import typer
 
 from jobs.cli.options import Request
 from jobs.cli.output import Format, Output
-from jobs.text import duration, percent
+from jobs.text import duration, percent, printable
 
 if TYPE_CHECKING:
     from jobs.planning.estimate import Estimate
     from schemas.spec import JobSpec
 
+
+MOST_COLUMNS = 12
+"""Columns of the dataset that are shown with their types."""
 
 MOST_NAMED = 3
 """Earlier jobs that are named as the source of a rate."""
@@ -72,6 +75,8 @@ def plan(
     invalid = ", ".join(f"{count:,} {code}" for code, count in result.invalid_rows.items())
     output.record(
         {
+            **_tables(result),
+            "columns": _columns(result),
             "rows": _rows(result, spec),
             "measured": "every row" if result.exact else f"{result.measured_rows:,} rows, extrapolated",
             "error rows": invalid or "none",
@@ -85,6 +90,8 @@ def plan(
             **_times(result),
         }
     )
+    if result.left_out is not None:
+        output.note(result.left_out)
     if spec.engine.tensor_parallel_size > 1:
         output.note("If one GPU holds the model, use more replicas instead of --tensor-parallel:")
         output.note("on two H200, two replicas were 1.13 to 1.20 times as fast as one over both.")
@@ -98,11 +105,31 @@ def plan(
         output.note("Run a small job first, or give the rate that you expect with --tokens-per-s.")
 
 
+def _tables(result: Estimate) -> dict[str, str]:
+    """Name the tables among the inputs, with the versions that the estimate is of."""
+    return (
+        {"tables": ", ".join(f"{uri} ({kind}, version {at})" for uri, kind, at in result.tables)}
+        if result.tables
+        else {}
+    )
+
+
+def _columns(result: Estimate) -> str:
+    """Name the columns with their types, as many as a person reads."""
+    shown = [printable(f"{name} {type_}") for name, type_ in result.columns.items()]
+    more = len(shown) - MOST_COLUMNS
+    return ", ".join(shown[:MOST_COLUMNS]) + (f", and {more:,} more (-o json has all)" if more > 0 else "")
+
+
 def _rows(result: Estimate, spec: JobSpec) -> str:
     if result.rows == result.dataset_rows:
         return f"{result.rows:,}"
+    where = " and ".join(map(printable, spec.input.where))
+    if where and spec.input.limit is None:
+        return f"{result.rows:,} of {result.dataset_rows:,}, where {where}"
+    where = where and f", where {where}"
     which = "the first" if spec.input.limit_seed is None else f"drawn with seed {spec.input.limit_seed}"
-    return f"{result.rows:,} of {result.dataset_rows:,}, {which}"
+    return f"{result.rows:,} of {result.dataset_rows:,}, {which}{where}"
 
 
 def _replicas(spec: JobSpec) -> str:

@@ -35,11 +35,11 @@ def preview(
     """
     from dataclasses import asdict
 
-    from jobs.buckets import check_bucket
+    from jobs.buckets import check_buckets
     from jobs.rows.preview import preview as first_rows
 
-    check_bucket(request.spec.input.uri, request.settings.allowed_buckets)
-    found = first_rows(request.spec, rows)
+    check_buckets(request.spec.input.uris, request.settings.allowed_buckets)
+    found = first_rows(request.spec, rows, output.note)
     if output.format is not Format.TABLE:
         output.table([asdict(row) for row in found], ["row_id"])
         return

@@ -107,6 +107,8 @@ def create(
     from jobs.validation import validated
     from schemas.schedules import CatchUp, End, Overlap, Schedule
 
+    if request.spec.input.more_uris:
+        raise UsageError("A schedule has one input.", "Name a directory, a glob or a table that has all of its rows.")
     book, now = _book(request.settings.root), datetime.now(UTC).replace(microsecond=0)
     if (webhook_secret_env or webhook_secret_file) and not webhook:
         raise UsageError("A webhook's secret is given, but no webhook.", "Add --webhook URL.")

@@ -53,11 +53,12 @@ def submit(
     spec = resolve_reuse(client.store, request.spec)
     job_id = job_id or new_job_id(spec.name)
     signals.stands("Nothing was submitted.")
-    output.note(f"Checking {spec.input.uri} …")
+    output.note(f"Checking {spec.input.shown} …")
     job, created = client.submit_spec(
         spec,
         job_id,
         placement=request.placement,
+        tell=output.note,
         before_writing=lambda: signals.stands(
             f"Job {job_id} may have been submitted, with or without a driver: jobs status {job_id}; start it with: "
             f"jobs resume {job_id}"

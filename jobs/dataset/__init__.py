@@ -7,6 +7,7 @@ from jobs.dataset.inspection import DataFile, Dataset
 from jobs.dataset.limiting import Portion, count_rows, portions, read_portion
 from jobs.dataset.pinning import InputChanged, check_unchanged, identity, pin
 from jobs.dataset.slicing import Slice, slices
+from jobs.dataset.uniting import shown_columns
 
 __all__ = [
     "Columns",
@@ -25,5 +26,6 @@ __all__ = [
     "read_portion",
     "read_slice",
     "resolve_columns",
+    "shown_columns",
     "slices",
 ]

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from jobs.dataset.jsonl import JSON_ONLY, JSON_VALUE
+from jobs.dataset.records import JSON_ONLY, JSON_VALUE
 from jobs.dataset.types import as_text, is_storable, storable
 from jobs.dataset.uniting import check_usable, unmarked
 from jobs.errors import InvalidInput, UsageError
@@ -213,8 +213,17 @@ def _is_list_of_messages(type_: pa.DataType) -> bool:
         return False
     fields = {field.name: field.type for field in type_.value_type}
     return {"role", "content"} <= fields.keys() <= _MESSAGE_FIELDS and all(
-        _is_text(of) or pa.types.is_null(of) for of in fields.values()
+        _is_text(of) or pa.types.is_null(of) or (name == "content" and is_list_of_parts(of))
+        for name, of in fields.items()
     )
+
+
+def is_list_of_parts(type_: pa.DataType) -> bool:
+    """Return whether the type holds a message's content in parts: of text, or of what is refused row by row."""
+    if not _is_list(type_) or not pa.types.is_struct(type_.value_type):
+        return False
+    fields = {field.name: field.type for field in type_.value_type}
+    return "type" in fields and _is_text(fields["type"])
 
 
 def _is_text(type_: pa.DataType) -> bool:

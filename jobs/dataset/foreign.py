@@ -1,4 +1,4 @@
-"""Recognition of files that are neither Parquet nor JSON lines, with hints to convert them."""
+"""Recognition of files that are not what they should be, with hints to name or convert them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 import os
 import shlex
 from collections.abc import Callable
+
+from jobs.dataset.formats import ENDINGS
 
 _Hint = Callable[[str], str]
 """Function from a file's name to a hint on what to do with the file."""
@@ -17,8 +19,8 @@ def _say(text: str) -> _Hint:
 
 def _unpack(tool: str) -> _Hint:
     return lambda name: (
-        f"Unpack it first: {tool} {shlex.quote(name)}. What comes out must be Parquet, or JSON lines with a name that "
-        "ends in .jsonl."
+        f"Unpack it first: {tool} {shlex.quote(name)}. Text that is compressed with gzip or zstd is read as it is from "
+        "names that end in .jsonl.gz, .csv.gz, .jsonl.zst and so on."
     )
 
 
@@ -34,17 +36,15 @@ def _python(read: str) -> _Hint:
     return hint
 
 
-def _array(name: str) -> str:
-    target = shlex.quote(f"{os.path.splitext(name)[0]}.jsonl")
-    return f"Write one object per line into a file that ends in .jsonl: jq -c '.[]' {shlex.quote(name)} > {target}"
-
-
-_OTHER = _say("Convert it to Parquet; JSON lines are read from names ending in .jsonl.")
+_array = _say("JSON arrays are read from names ending in .json: rename it.")
+_OTHER = _say(f"Convert it to Parquet, or rename it if it is text: names of data end in {ENDINGS}.")
+_RENAME_PARQUET = "Rename it: Parquet is read from names ending in .parquet."
 _RENAME = _say("JSON lines are read from names ending in .jsonl: rename it.")
 _TABLE = _say("Write the table that you want as Parquet.")
 _AGAIN = _say("Fetch the file again.")
 _UTF8 = _say("Write it in UTF-8.")
-_FEATHER, _ORC, _CSV = map(_python, ("pyarrow.feather.read_table", "pyarrow.orc.read_table", "pyarrow.csv.read_csv"))
+_ARROW = _say("Arrow files are read from names ending in .arrow: rename it.")
+_FEATHER, _ORC = map(_python, ("pyarrow.feather.read_table", "pyarrow.orc.read_table"))
 
 _MAGICS: tuple[tuple[bytes, str, _Hint], ...] = (
     (b"\x1f\x8b", "is compressed with gzip", _unpack("gunzip")),
@@ -56,11 +56,11 @@ _MAGICS: tuple[tuple[bytes, str, _Hint], ...] = (
     (
         b"PK\x03\x04",
         "is a ZIP archive or a spreadsheet",
-        _say("Unpack it, or save the sheet as CSV and that as Parquet."),
+        _say("Unpack it, or save the sheet as CSV."),
     ),
-    (b"ARROW1", "is an Arrow (Feather) file", _FEATHER),
+    (b"ARROW1", "is an Arrow (Feather) file", _ARROW),
     (b"FEA1", "is an old Feather file", _FEATHER),
-    (b"\xff\xff\xff\xff", "is an Arrow stream", _say("Write it as Parquet; pyarrow.ipc.open_stream reads it.")),
+    (b"\xff\xff\xff\xff", "is an Arrow stream", _ARROW),
     (b"Obj\x01", "is an Avro file", _say("Write it as Parquet, for example with DuckDB's read_avro.")),
     (b"ORC", "is an ORC file", _ORC),
     (b"SQLite format 3\0", "is an SQLite database", _TABLE),
@@ -76,12 +76,7 @@ _MAGICS: tuple[tuple[bytes, str, _Hint], ...] = (
 )
 
 _NAMES: dict[str, tuple[str, _Hint]] = {
-    ".csv": ("is CSV by its name", _CSV),
-    ".tsv": ("is TSV by its name", _say("Write it as Parquet; pyarrow.csv reads it, with the delimiter set.")),
-    ".json": ("is JSON by its name", _say("Write one JSON object per line into a file that ends in .jsonl.")),
-    ".xlsx": ("is a spreadsheet by its name", _say("Save the sheet as CSV and that as Parquet.")),
-    ".arrow": ("is an Arrow file by its name", _FEATHER),
-    ".feather": ("is an Arrow (Feather) file by its name", _FEATHER),
+    ".xlsx": ("is a spreadsheet by its name", _say("Save the sheet as CSV.")),
     ".avro": ("is an Avro file by its name", _say("Write it as Parquet, for example with DuckDB's read_avro.")),
     ".orc": ("is an ORC file by its name", _ORC),
     ".lance": ("is a Lance file by its name", _say("Write its table as Parquet: lance.dataset(…).to_table().")),
@@ -107,9 +102,14 @@ def foreign(head: bytes, uri: str) -> tuple[str, str]:
 def no_lines(head: bytes, uri: str) -> tuple[str, str] | None:
     """Return what a file named like JSON lines is by its first bytes, and what to do; None if it may be text."""
     if head.startswith((b"PAR1", b"PARE")):
-        return "is a Parquet file", "Rename it: Parquet is read from names ending in .parquet."
+        return "is a Parquet file", _RENAME_PARQUET
     known = _of_bytes(head)
     return None if known is None else (known[0], known[1](os.path.basename(uri)))
+
+
+def no_text(head: bytes) -> tuple[str, str] | None:
+    """Return what a file named like text is by its first bytes, and what to do; None if it may be text of any kind."""
+    return None if head.startswith((b"\xff\xfe", b"\xfe\xff")) else no_lines(head, "FILE")
 
 
 def of_name(uri: str) -> tuple[str, str] | None:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import pyarrow as pa
 
-from jobs.dataset import decoder, inspection, reading
+from jobs.dataset import decoder, inspection, reading, table_logs
 from jobs.dataset.decoder import DecoderEnded
 from jobs.dataset.inspection import Dataset, Look
+from jobs.dataset.matching import matching_rows
 from jobs.dataset.slicing import Slice
 from jobs.dataset.sources import Source
+from jobs.dataset.table_logs import OpenTable
 from jobs.errors import InvalidInput
+from schemas.records import InputTable
+from schemas.spec import InputSpec
 
 _BYTES_PER_CPU_S = 2**20
 """Slowest allowed scan of a large file, in bytes per CPU second."""
@@ -19,9 +24,29 @@ _BYTES_PER_CPU_S = 2**20
 _HINT = "Write the file again, with smaller cells and row groups, or leave it out."
 
 
-def inspect(uri: str) -> Dataset:
-    """Inspect a dataset as `jobs.dataset.inspection.inspect` does; refuse by name a file that breaks its decoder."""
-    return inspection.inspect(uri, _look)
+def inspect(given: InputSpec | str, pinned: Sequence[InputTable] = ()) -> Dataset:
+    """Inspect a dataset as `jobs.dataset.inspection.inspect` does, and find the rows that meet its conditions.
+
+    Raises:
+        InvalidInput: also if a file breaks its decoder, by name, or no row meets the conditions.
+        UsageError: a condition does not fit the dataset.
+    """
+    dataset = inspection.inspect(given, _look, pinned=pinned, open_table=_open_table)
+    if isinstance(given, str) or not given.where:
+        return dataset
+    return replace(dataset, matching=matching_rows(dataset, given.where, read_slice))
+
+
+def _open_table(uri: str, at: str | None, pinned: InputTable | None) -> OpenTable | None:
+    try:
+        [found] = decoder.stream(_opened, uri, at, pinned)
+    except DecoderEnded as ended:
+        raise InvalidInput(f"The log of {uri} {ended}.", "Make a checkpoint or compact the table.") from ended
+    return found
+
+
+def _opened(uri: str, at: str | None, pinned: InputTable | None) -> Iterator[OpenTable | None]:
+    yield table_logs.open_table(uri, at, pinned)
 
 
 def read_slice(piece: Slice, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:

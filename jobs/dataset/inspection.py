@@ -1,16 +1,27 @@
-"""Inspection of a dataset: its files, rows and schema, from Parquet footers alone or one pass over JSON lines."""
+"""Inspection of a dataset: its files, rows and schema, from footers alone or one pass over text."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
-from jobs.dataset import jsonl, parquet
-from jobs.dataset.sources import Source, find_sources
-from jobs.dataset.uniting import united_schema
+from jobs.dataset import arrow_file, csv_rows, jsonl, parquet
+from jobs.dataset.columnar import Footer, Range
+from jobs.dataset.conditions import conditioned_columns
+from jobs.dataset.finding import find_sources, local_path, may_be_table, table_sources
+from jobs.dataset.formats import CsvOptions, Format, odd_one
+from jobs.dataset.left_out import LeftOut
+from jobs.dataset.records import Scan, table_schema
+from jobs.dataset.sources import Source
+from jobs.dataset.table_logs import OpenTable, open_table
+from jobs.dataset.uniting import united_schema, with_folders
 from jobs.errors import InvalidInput
+from schemas.records import InputTable
+from schemas.spec import InputSpec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,13 +29,15 @@ class DataFile:
     """One file of a dataset.
 
     Attributes:
-        block_rows: row count of each row group, or of each byte range of JSON lines.
-        block_offsets: for JSON lines, the byte where each range starts, then the end of the last.
+        block_rows: row count of each row group, or of each batch, or byte range of text.
+        block_ranges: least and largest values of each row group, see `Footer`.
+        block_offsets: for text, the byte where each range starts, then the end of the last.
     """
 
     source: Source
     block_rows: tuple[int, ...]
     block_offsets: tuple[int, ...] = field(default=(), repr=False)
+    block_ranges: Mapping[str, tuple[Range | None, ...]] = field(default_factory=dict, repr=False)
 
     @property
     def uri(self) -> str:
@@ -49,13 +62,22 @@ class Dataset:
     Attributes:
         schema: every column of the files that have rows; field metadata says why a column cannot be used, see
             `jobs.dataset.uniting`.
-        num_ignored_files: files found beside them that are neither Parquet nor JSONL by name.
+        matching: ascending ids of the rows that meet the job's conditions; None for all.
+        tables: Delta and Iceberg tables among the inputs, at the versions that the files are of.
+        left_out: what lies beside the files and is not read.
     """
 
     uri: str
     files: tuple[DataFile, ...]
     schema: pa.Schema
-    num_ignored_files: int = 0
+    tables: tuple[InputTable, ...] = ()
+    matching: npt.NDArray[np.int64] | None = field(default=None, compare=False, repr=False)
+    left_out: LeftOut = field(default_factory=LeftOut, compare=False)
+
+    @property
+    def num_chosen_rows(self) -> int:
+        """Rows that meet the job's conditions."""
+        return self.num_rows if self.matching is None else len(self.matching)
 
     @property
     def num_rows(self) -> int:
@@ -68,7 +90,7 @@ class Dataset:
         return sum(file.size_bytes for file in self.files)
 
 
-Look = parquet.Footer | jsonl.Scan
+Look = Footer | Scan
 """Result of inspecting one file."""
 
 
@@ -80,54 +102,111 @@ def look(
     Args:
         each: calls a function with each source and returns the results in order, as `map` does.
     """
-    return list(each(lambda source: (jsonl.scan if source.is_jsonl else parquet.read_footer)(source), sources))
+    return list(each(lambda source: _LOOKS[source.format](source), sources))
 
 
-def inspect(uri: str, look: Callable[[Sequence[Source]], list[Look]] = look) -> Dataset:
-    """Find the dataset's files and read their footers; JSON lines are scanned once.
+_LOOKS: Mapping[Format, Callable[[Source], Look]] = {
+    Format.PARQUET: parquet.read_footer,
+    Format.ARROW: arrow_file.read_footer,
+    Format.JSONL: jsonl.scan,
+    Format.JSON: jsonl.scan,
+    Format.CSV: csv_rows.scan,
+}
+
+
+OpenTableAt = Callable[[str, str | None, InputTable | None], OpenTable | None]
+
+
+def inspect(
+    given: InputSpec | str,
+    look: Callable[[Sequence[Source]], list[Look]] = look,
+    *,
+    pinned: Sequence[InputTable] = (),
+    open_table: OpenTableAt = open_table,
+) -> Dataset:
+    """Find the dataset's files and read their footers; files of text are scanned once.
 
     Args:
-        uri: file, directory, glob, or the same under s3://.
+        given: where the rows are: a file, directory, glob, or the same under s3://; several of them in order.
         look: reads the files, all of one kind; by default in this process.
+        pinned: versions of tables that a plan stands on.
+        open_table: opens a Delta or Iceberg table; by default in this process.
 
     Raises:
         InvalidInput: missing, not Parquet, encrypted, truncated, corrupt, without rows, or part of a table with a log;
             names the file.
         StoreError: S3 cannot be reached or refuses.
     """
-    sources, num_ignored = find_sources(uri)
-    if len({source.is_jsonl for source in sources}) > 1:
-        odd = next(source for source in sources if source.is_jsonl is not sources[0].is_jsonl)
-        raise InvalidInput(
-            f"{uri} mixes Parquet and JSONL files; {odd.uri} differs.", "Give a glob that fits one kind."
-        )
-    looks = look(sources)
-    schema = _common_schema(sources, looks)
+    # Not validated: what an address may be is for the search to say.
+    spec = InputSpec.model_construct(uri=given) if isinstance(given, str) else given
+    located = _located(spec, {table.uri: table for table in pinned}, open_table)
+    found = located.sources
+    shown = " and ".join(spec.uris)
+    if (odd := odd_one(source.uri for source in found)) is not None:
+        raise InvalidInput(f"{shown} mixes kinds of files; {odd} differs.", "Give a glob that fits one kind.")
+    looks = look(found)
+    files = tuple(_data_file(source, seen) for source, seen in zip(found, looks, strict=True))
     dataset = Dataset(
-        uri=uri,
-        files=tuple(_data_file(source, found) for source, found in zip(sources, looks, strict=True)),
-        schema=schema,
-        num_ignored_files=num_ignored,
+        uri=shown,
+        files=files,
+        schema=with_folders(_common_schema(found, looks), [file.source for file in files], located.types),
+        tables=tuple(located.tables),
+        left_out=located.left_out,
     )
     if dataset.num_rows == 0:
-        raise InvalidInput(f"{uri} has no rows.", "Check that it was written completely.")
-    if not schema.names:
-        raise InvalidInput(f"{uri} has no columns.", "Each row needs a prompt or messages.")
+        raise InvalidInput(f"{shown} has no rows.", "Check that it was written completely.")
+    if not dataset.schema.names:
+        raise InvalidInput(f"{shown} has no columns.", "Each row needs a prompt or messages.")
     return dataset
 
 
+@dataclass(slots=True)
+class _Located:
+    """The files of all inputs, in the order of the inputs.
+
+    Attributes:
+        types: types of columns that tables' logs tell.
+    """
+
+    sources: list[Source] = field(default_factory=list)
+    tables: list[InputTable] = field(default_factory=list)
+    types: dict[str, pa.DataType] = field(default_factory=dict)
+    left_out: LeftOut = field(default_factory=LeftOut)
+
+
+def _located(spec: InputSpec, pinned: Mapping[str, InputTable], open_table: OpenTableAt) -> _Located:
+    options = CsvOptions(delimiter=spec.csv_delimiter, encoding=spec.csv_encoding, escape=spec.csv_escape_character)
+    ranges_of = conditioned_columns(spec.where)
+    result, known = _Located(), set[str]()
+    for given in spec.uris:
+        uri = local_path(given) if given.startswith("file://") else given
+        place = uri.rstrip("/")
+        table = open_table(uri, spec.at, pinned.get(place)) if may_be_table(uri) else None
+        if table is not None:
+            sources = table_sources(table)
+            result.tables.append(table.table)
+            result.types |= table.types
+        else:
+            sources, beside = find_sources(uri)
+            result.left_out.join(beside)
+        if twice := [source.uri for source in sources if source.uri in known]:
+            raise InvalidInput(f"{twice[0]} is in two of the inputs.", "Name it once.")
+        known |= {source.uri for source in sources}
+        result.sources += [replace(source, csv=options, ranges_of=ranges_of) for source in sources]
+    if spec.at is not None and not result.tables:
+        raise InvalidInput("--at names a version of a table, and the input is none.", "Drop --at.")
+    return result
+
+
 def _data_file(source: Source, found: Look) -> DataFile:
-    if isinstance(found, jsonl.Scan):
+    there = found.kinds if isinstance(found, Scan) else {*found.schema.names, *found.unreadable}
+    source = replace(source, constants=tuple(each for each in source.constants if each[0] not in there))
+    if isinstance(found, Scan):
+        source = replace(source, layout=found.layout)
         return DataFile(source=source, block_rows=tuple(found.rows), block_offsets=tuple(found.offsets))
-    return DataFile(source=source, block_rows=found.block_rows)
+    return DataFile(source=source, block_rows=found.block_rows, block_ranges=found.ranges)
 
 
 def _common_schema(sources: Sequence[Source], looks: Sequence[Look]) -> pa.Schema:
-    scans = [found for found in looks if isinstance(found, jsonl.Scan)]
-    if scans:
-        kinds: dict[str, set[str]] = {}
-        for found in scans:
-            for name, seen in found.kinds.items():
-                kinds.setdefault(name, set()).update(seen)
-        return jsonl.table_schema(kinds)
-    return united_schema(sources, [found for found in looks if isinstance(found, parquet.Footer)])
+    scans = [found for found in looks if isinstance(found, Scan)]
+    return table_schema(scans) if scans else united_schema(sources, [of for of in looks if isinstance(of, Footer)])

@@ -1,144 +1,107 @@
-"""JSON lines, plain or as OpenAI batch requests, read as a table.
+"""JSON lines and JSON arrays as rows, plain or as OpenAI batch requests.
 
-Types come from the values: whole numbers, numbers, booleans and text keep their kind; lists, objects and
-columns of several kinds become JSON text. A line that is not a JSON object is a row of nulls with a failure, so that
-it costs one row. Columns in `OBJECTS` are JSON text whatever they hold, so that a line of another type costs only its
-row, too. Among equal names in a line the last counts. Blank lines are not rows.
+A line or element that is not a JSON object is a row of nulls with a failure, so that it costs one row. Among equal
+names in a line the last counts. Blank lines are not rows.
 """
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from collections.abc import Iterator
+from typing import Any
 
-import pyarrow as pa
-
-from jobs.dataset.failures import with_failures, with_other_kinds
 from jobs.dataset.foreign import no_lines
+from jobs.dataset.formats import Format, format_of
+from jobs.dataset.json_array import NotAnArray, elements, is_array
+from jobs.dataset.records import Record, Scan
 from jobs.dataset.requests import UnsupportedEndpoint, is_request, request_failure, request_row
-from jobs.dataset.sources import InputChanged, Source, open_source
+from jobs.dataset.sources import Source
+from jobs.dataset.streams import open_text, skip_to
 from jobs.errors import InvalidInput
 from jobs.values.cells import RowFailure, is_encodable, is_shallow
 from schemas.codes import RowError
-from schemas.tables import JSON_TEXT
 
-JSON_ONLY = {**JSON_TEXT, b"json_only": b"1"}
-"""Field metadata of columns whose every value is a list or an object."""
-
-JSON_VALUE = {b"json": b"value"}
-"""Field metadata of columns that hold a row's requests as JSON text: each line is judged by itself."""
-
-OBJECTS = frozenset(
-    {"messages", "tools", "choices", "sampling_params", "structured_outputs", "response_format", "prompt_token_ids"}
-)
-"""Names of columns of lists and objects. Text in them is JSON."""
-
-_BLOCK_ROWS = 1024
-_BATCH_BYTES = 64 * 2**20
 _MAX_LINE_BYTES = 64 * 2**20
-_MAX_COLUMNS = 1000
 _MAX_DEPTH = 500
-
-
-@dataclass(kw_only=True, slots=True)
-class Scan:
-    """Findings of one pass over a file.
-
-    Attributes:
-        kinds: kinds of values by column.
-        rows: row count of each block.
-        offsets: byte where each block starts, then the end of the last.
-    """
-
-    kinds: dict[str, set[str]] = field(default_factory=dict)
-    rows: list[int] = field(default_factory=list)
-    offsets: list[int] = field(default_factory=lambda: [0])
 
 
 def scan(source: Source) -> Scan:
     """Count the rows and find the columns of a file.
 
     Raises:
-        InvalidInput: no line is a JSON object, or there are too many columns.
+        InvalidInput: no line is a JSON object, there are too many columns, or an array is damaged.
         StoreError: S3 cannot be reached or refuses.
     """
-    found, block_rows, parsed, first_failure = Scan(), 0, False, None
-    with open_source(source) as file:
-        for line, end in _lines(file, 0, source.size_bytes):
-            row, failure = _parse(line)
-            parsed, first_failure = parsed or failure is None, first_failure or failure
-            for name, value in row.items():
-                found.kinds.setdefault(name, set()).add(_kind(value))
-            if len(found.kinds) > _MAX_COLUMNS:
-                raise InvalidInput(
-                    f"{source.uri} has more than {_MAX_COLUMNS} different names in its lines.",
-                    "Use the same few names in every line.",
-                )
-            block_rows += 1
-            if block_rows == _BLOCK_ROWS or end - found.offsets[-1] >= _BATCH_BYTES:
-                found.rows.append(block_rows)
-                found.offsets.append(end)
-                block_rows = 0
-    if block_rows:
-        found.rows.append(block_rows)
-        found.offsets.append(source.size_bytes)
+    found, parsed, first_failure = Scan(source), False, None
+    with open_text(source) as file:
+        head = file.peek(64)[:64]
+        if _may_be_array(source) and is_array(head):
+            found.layout = "array"
+        for record in _records(source, file, 0, None, array=found.layout == "array"):
+            parsed, first_failure = parsed or record.failure is None, first_failure or record.failure
+            found.add(record)
+    found.end()
     if found.rows and not parsed:
         if isinstance(first_failure, UnsupportedEndpoint):
             what = first_failure.message.removeprefix("url: ")
             raise InvalidInput(f"{source.uri} cannot be answered: {what}.", first_failure.hint)
         if found.kinds:
             return found
-        with open_source(source) as file:
-            known = no_lines(file.read(64), source.uri)
-        if known is not None:
-            raise InvalidInput(f"{source.uri} is not JSON lines: it {known[0]}.", known[1])
-        raise InvalidInput(
-            f"{source.uri} is not JSON lines: no line is a JSON object.", "Write one JSON object per line."
-        )
+        raise _not_lines(source, head)
     return found
 
 
-def table_schema(kinds: Mapping[str, set[str]]) -> pa.Schema:
-    """Return the Arrow schema of columns with these kinds of values."""
-    return pa.schema([_field(name, seen - {"null"}) for name, seen in kinds.items()])
-
-
-def read_rows(
-    source: Source, start: int, end: int, skip_rows: int, num_rows: int, schema: pa.Schema, max_batch_rows: int
-) -> Iterator[pa.RecordBatch]:
-    """Yield rows `skip_rows` to `skip_rows + num_rows` of a byte range, with exactly the schema's columns.
+def records(source: Source, start: int, end: int) -> Iterator[Record]:
+    """Yield the rows of a byte range that ends after a row.
 
     Raises:
-        InputChanged: the values do not fit the schema, which was made from them.
         StoreError: S3 cannot be reached or refuses.
     """
-    rows: list[tuple[dict[str, Any], RowFailure | None]] = []
-    size = 0
-    with open_source(source) as file:
-        for number, (line, _) in enumerate(_lines(file, start, end)):
-            if number < skip_rows:
-                continue
-            if number == skip_rows + num_rows:
-                break
-            rows.append(_parse(line))
-            size += len(line)
-            if len(rows) == max_batch_rows or size >= _BATCH_BYTES:
-                yield _batch(rows, schema, source)
-                rows, size = [], 0
-    if rows:
-        yield _batch(rows, schema, source)
+    with open_text(source) as file:
+        yield from _records(source, file, start, end, array=source.layout == "array")
 
 
-def _lines(file: BinaryIO, start: int, end: int) -> Iterator[tuple[bytes, int]]:
+def _may_be_array(source: Source) -> bool:
+    """Return whether the name leaves open that the file is an array."""
+    return format_of(source.uri) is Format.JSON
+
+
+def _not_lines(source: Source, head: bytes) -> InvalidInput:
+    if (known := no_lines(head, source.uri)) is not None:
+        return InvalidInput(f"{source.uri} is not JSON lines: it {known[0]}.", known[1])
+    if head.lstrip().startswith(b"{"):
+        return InvalidInput(
+            f"{source.uri} is not JSON lines: no line is a whole JSON object.",
+            "If it is one object that holds the rows, write them as an array into a file that ends in .json: "
+            "jq '.NAME' FILE > ROWS.json",
+        )
+    return InvalidInput(f"{source.uri} is not JSON lines: no line is a JSON object.", "Write one JSON object per line.")
+
+
+def _records(source: Source, file: io.BufferedReader, start: int, end: int | None, *, array: bool) -> Iterator[Record]:
+    position = skip_to(file, start, seekable=source.is_seekable)
+    try:
+        for text, after in elements(file, position, _MAX_LINE_BYTES) if array else _lines(file, position, end):
+            yield _record(text, after)
+            if array and after == end:
+                return
+    except NotAnArray as error:
+        raise InvalidInput(f"{source.uri} is not a JSON array: it {error}.", "Write the file again.") from error
+
+
+def _record(text: bytes, after: int) -> Record:
+    values, failure = _parse(text)
+    return Record(values=values, failure=failure, end=after, size=len(text))
+
+
+def _lines(file: io.BufferedReader, position: int, end: int | None) -> Iterator[tuple[bytes, int]]:
     """Yield each line that is not blank, with the offset after it. An over-long line is cut, so it is not JSON."""
-    position = file.seek(start)
-    while position < end:
+    while end is None or position < end:
         line = file.readline(_MAX_LINE_BYTES)
         position += len(line)
         rest = line
-        while rest and not rest.endswith(b"\n") and position < end:
+        while rest and not rest.endswith(b"\n"):
             rest = file.readline(_MAX_LINE_BYTES)
             position += len(rest)
         if not line:
@@ -172,75 +135,3 @@ def _parse(line: bytes) -> tuple[dict[str, Any], RowFailure | None]:
     if isinstance(failure, UnsupportedEndpoint):
         return {"custom_id": row.get("custom_id")}, failure
     return request_row(row), failure
-
-
-def _kind(value: Any) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "bool"
-    if isinstance(value, int):
-        return "int" if -(2**63) <= value < 2**63 else "json"
-    return {float: "float", str: "string"}.get(type(value), "json")
-
-
-def _field(name: str, kinds: set[str]) -> pa.Field:
-    if name in OBJECTS:
-        return pa.field(name, pa.string(), metadata=JSON_VALUE)
-    if name == "max_tokens" and (not kinds or kinds - {"int", "float"}):
-        return pa.field(name, pa.string(), metadata=JSON_VALUE)
-    if name == "custom_id" and kinds != {"int"}:
-        return pa.field(name, pa.string())
-    if kinds == {"int"}:
-        return pa.field(name, pa.int64())
-    if kinds and kinds <= {"int", "float"}:
-        return pa.field(name, pa.float64())
-    if kinds == {"bool"}:
-        return pa.field(name, pa.bool_())
-    if kinds == {"json"}:
-        return pa.field(name, pa.string(), metadata=JSON_ONLY)
-    # In a column that also has text, one cannot tell which texts were JSON.
-    return pa.field(name, pa.string(), metadata=JSON_TEXT if kinds and "string" not in kinds else None)
-
-
-def _batch(
-    found: Sequence[tuple[Mapping[str, Any], RowFailure | None]], schema: pa.Schema, source: Source
-) -> pa.RecordBatch:
-    failures = {index: failure for index, (_, failure) in enumerate(found) if failure is not None}
-    columns = {field.name: [row.get(field.name) for row, _ in found] for field in schema}
-    try:
-        arrays = [_array(columns[field.name], field) for field in schema]
-    except (pa.ArrowException, TypeError, OverflowError) as error:
-        raise InputChanged(f"{source.uri} has changed since it was looked at.", "Submit it as a new job.") from error
-    batch = pa.RecordBatch.from_arrays(arrays, names=list(columns))
-    others = {
-        field.name: {
-            index: "int" if type(value) is int else _kind(value)
-            for index, value in enumerate(columns[field.name])
-            if not _is_text(value)
-        }
-        for field in schema
-        if field.type == pa.string() and field.metadata is None
-    }
-    return with_other_kinds(with_failures(batch, failures), others)
-
-
-def _is_text(value: Any) -> bool:
-    return value is None or isinstance(value, str)
-
-
-def _array(values: Sequence[Any], field: pa.Field) -> pa.Array:
-    if field.type != pa.string():
-        return pa.array(values, field.type)
-    as_text = _json if field.name == "max_tokens" else _text
-    # Lone surrogates pass as invalid UTF-8, so that they later cost only their row.
-    texts = [None if value is None else as_text(value).encode("utf-8", "surrogatepass") for value in values]
-    return pa.array(texts, pa.binary()).view(pa.string())
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else _json(value)
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""The part of a dataset that a job runs: all rows, the first ones, or some drawn by a seed."""
+"""The part of a dataset that a job runs: all rows or those that meet conditions, the first or some drawn by a seed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Portion:
 
 def count_rows(dataset: Dataset, spec: InputSpec) -> int:
     """Count the rows of a dataset that a job runs."""
-    return dataset.num_rows if spec.limit is None else min(spec.limit, dataset.num_rows)
+    return dataset.num_chosen_rows if spec.limit is None else min(spec.limit, dataset.num_chosen_rows)
 
 
 def portions(dataset: Dataset, spec: InputSpec, max_rows: int = 8192) -> list[Portion]:
@@ -74,13 +74,16 @@ def read_portion(portion: Portion, columns: Sequence[str] | None = None) -> Iter
 
 def _chosen(dataset: Dataset, spec: InputSpec) -> RowIds | None:
     """Return the ascending ids of the rows that the job runs; None for all."""
-    if (count := count_rows(dataset, spec)) == dataset.num_rows:
-        return None
+    matching = dataset.matching
+    if (count := count_rows(dataset, spec)) == dataset.num_chosen_rows:
+        return matching
     if spec.limit_seed is None:
-        return np.arange(count, dtype=np.int64)
+        return np.arange(count, dtype=np.int64) if matching is None else matching[:count]
     # The rows with the smallest hashes: a larger limit with the same seed keeps the rows of a smaller one.
     hashes = _hashes(dataset.num_rows, spec.limit_seed)
-    return np.sort(np.argpartition(hashes, count - 1)[:count]).astype(np.int64)
+    hashes = hashes if matching is None else hashes[matching]
+    places = np.sort(np.argpartition(hashes, count - 1)[:count]).astype(np.int64)
+    return places if matching is None else matching[places]
 
 
 def _hashes(num_rows: int, seed: int) -> npt.NDArray[np.uint64]:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.dataset import int96
+from jobs.dataset.columnar import Footer, Range, bare, conformed, window
 from jobs.dataset.failures import with_failures
 from jobs.dataset.footer import Footer as Thrift
 from jobs.dataset.footer import NotAFooter, without_arrow_schema
 from jobs.dataset.foreign import foreign
 from jobs.dataset.sources import Source, open_source
-from jobs.dataset.types import conform, contains, plain
+from jobs.dataset.types import contains
 from jobs.errors import InvalidInput
 
 _MAGIC, _ENCRYPTED_MAGIC = b"PAR1", b"PARE"
@@ -28,28 +29,11 @@ _DECODED_ROWS = 64
 """Most rows decoded at once. A dictionary can make many large cells of one small page, which no stored size shows."""
 
 _DAMAGED = (pa.ArrowException, OSError, ValueError, OverflowError)
-_EXTENSION = b"ARROW:extension:"
-
 ENCRYPTED = "is encrypted"
 STRANGE = "is of a type that Arrow cannot read"
 INTERVAL = "holds values of Parquet's type INTERVAL, which Arrow cannot read"
 TWICE = "is there twice"
 """Reasons that a column cannot be read; predicates that follow its name."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Footer:
-    """The contents of a file's footer.
-
-    Attributes:
-        schema: the readable columns, as Arrow types. Their metadata keeps only the names of extension types.
-        block_rows: row count of each row group.
-        unreadable: reason for each unreadable column, by name.
-    """
-
-    schema: pa.Schema
-    block_rows: tuple[int, ...]
-    unreadable: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_footer(source: Source) -> Footer:
@@ -70,9 +54,14 @@ def read_footer(source: Source) -> Footer:
         unreadable = found.unreadable | {name: TWICE for name, count in counts.items() if count > 1}
         unreadable |= dict.fromkeys(_intervals(found.file), INTERVAL)
         return Footer(
-            schema=pa.schema([_bare(each) for each in found.file.schema_arrow if each.name not in unreadable]),
+            schema=pa.schema([bare(each) for each in found.file.schema_arrow if each.name not in unreadable]),
             block_rows=rows,
             unreadable=unreadable,
+            ranges={
+                name: tuple(_range(metadata.row_group(i), name) for i in range(metadata.num_row_groups))
+                for name in source.ranges_of
+                if name in found.file.schema_arrow.names and _is_ordered(found.file.schema_arrow.field(name).type)
+            },
         )
 
 
@@ -89,19 +78,12 @@ def read_rows(
             type.
         StoreError: S3 cannot be reached or refuses.
     """
-    left = num_rows
-    for batch in _batches(source, row_groups, wanted):
-        if skip_rows >= len(batch):
-            skip_rows -= len(batch)
-            continue
-        rows = batch.slice(skip_rows, left)
-        skip_rows = 0
-        left -= len(rows)
+    for rows in window(_batches(source, row_groups, wanted), skip_rows, num_rows):
         failures = int96.failures(rows)
-        yield with_failures(_conformed(rows, wanted, source), failures)
-        if left == 0:
-            return
-    raise _damaged(source)
+        yield with_failures(conformed(rows, wanted, source), failures)
+        num_rows -= len(rows)
+    if num_rows:
+        raise _damaged(source)
 
 
 def _batches(source: Source, row_groups: range, wanted: pa.Schema) -> Iterator[pa.RecordBatch]:
@@ -146,25 +128,6 @@ def _batches(source: Source, row_groups: range, wanted: pa.Schema) -> Iterator[p
                 strict=True,
             ):
                 yield int96.joined(parts)
-
-
-def _conformed(batch: pa.RecordBatch, wanted: pa.Schema, source: Source) -> pa.RecordBatch:
-    columns = []
-    for each in wanted:
-        type_ = plain(each.type, extensions=True)
-        if each.name not in batch.schema.names:
-            columns.append(pa.nulls(len(batch), type_))
-            continue
-        column = batch[each.name]
-        try:
-            columns.append(conform(column, type_))
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise InvalidInput(
-                f"Column {each.name!r} of {source.uri} is {column.type}, other files of the dataset make it {type_}, "
-                "and it holds a value that this type does not have.",
-                "Write all files with one schema, or give a glob that fits the ones that belong together.",
-            ) from error
-    return pa.RecordBatch.from_arrays(columns, names=wanted.names)
 
 
 # -- opening ------------------------------------------------------------------------------------
@@ -308,10 +271,20 @@ def _explained(source: Source) -> Iterator[None]:
         raise _damaged(source) from error
 
 
-def _bare(each: pa.Field) -> pa.Field:
-    """Return the field without metadata except the name of an extension type that Arrow does not know."""
-    named = {key: value for key, value in (each.metadata or {}).items() if key.startswith(_EXTENSION)}
-    return pa.field(each.name, each.type, metadata=named or None)
+def _is_ordered(type_: pa.DataType) -> bool:
+    """Return whether the type's values have the same order in Python as in Parquet's statistics."""
+    return any(is_kind(type_) for is_kind in (pa.types.is_integer, pa.types.is_date32, pa.types.is_string))
+
+
+def _range(group: pq.RowGroupMetaData, name: str) -> Range | None:
+    """Return the least and the largest value of a column in a row group; None if the file does not tell them."""
+    chunks = (group.column(index) for index in range(group.num_columns))
+    chunk = next((each for each in chunks if each.path_in_schema == name), None)
+    said = None if chunk is None else chunk.statistics
+    try:
+        return (said.min, said.max) if said is not None and said.has_min_max else None
+    except (ValueError, OverflowError, pa.ArrowException):
+        return None
 
 
 def _affordable_rows(metadata: pq.FileMetaData, row_groups: range) -> int:

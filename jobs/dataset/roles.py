@@ -7,8 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from jobs.dataset.columns import Columns
-from jobs.dataset.types import as_text, conform, contains
+from jobs.dataset.columns import Columns, is_list_of_parts
+from jobs.dataset.types import as_text, conform, contains, is_list
 from jobs.values.cells import RowFailure
 from schemas.codes import RowError
 
@@ -26,7 +26,9 @@ def as_roles(table: pa.Table, columns: Columns) -> tuple[pa.Table, dict[int, Row
     failures: dict[int, RowFailure] = {}
     for name, code in codes.items():
         if name is not None:
-            column = conform(table[name], as_text(table[name].type))
+            is_chat = columns.kind == "messages" and name == columns.prompt_columns[0]
+            type_ = _text_parts(table[name].type) if is_chat else table[name].type
+            column = conform(table[name], as_text(type_))
             if contains(column.type, pa.types.is_map):
                 column, wrong = _objects(column, code)
                 failures |= wrong
@@ -35,6 +37,21 @@ def as_roles(table: pa.Table, columns: Columns) -> tuple[pa.Table, dict[int, Row
         index = table.schema.get_field_index(columns.max_tokens)
         table = table.set_column(index, columns.max_tokens, _whole(table[columns.max_tokens]))
     return table, failures
+
+
+def _text_parts(type_: pa.DataType) -> pa.DataType:
+    """Return the type of messages whose content is in parts, without what an image or a sound needs.
+
+    The part's own type says what it is, and its bytes are no text.
+    """
+    if is_list(type_):
+        inner = type_.value_type
+        if pa.types.is_struct(inner):
+            fields = [inner.field(index) for index in range(inner.num_fields)]
+            if is_list_of_parts(type_):
+                return pa.list_(pa.struct([field for field in fields if field.name in ("type", "text")]))
+            return pa.list_(pa.struct([field.with_type(_text_parts(field.type)) for field in fields]))
+    return type_
 
 
 def _objects(column: pa.ChunkedArray, code: RowError) -> tuple[pa.ChunkedArray, dict[int, RowFailure]]:

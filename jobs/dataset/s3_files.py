@@ -17,6 +17,7 @@ _LOOK = S3Client(patience_s=15.0)
 """Client for requests that a person waits for."""
 _READ = S3Client()
 _BUFFER_BYTES = 4 * 2**20
+_SMALL_BYTES = 16 * 2**20
 
 
 def describe(uri: str) -> tuple[int, str] | None:
@@ -54,20 +55,42 @@ def list_objects(uri: str) -> Iterator[tuple[str, int, str]]:
                 yield f"s3://{bucket}/{item['Key']}", item["Size"], item["ETag"].strip('"')
 
 
-def names_in(folder: str) -> list[str]:
-    """Return up to 1,000 names directly inside a folder; none if it does not exist or may not be listed."""
+def names_in(folder: str, *, must_answer: bool = False) -> list[str]:
+    """Return up to 1,000 names directly inside a folder; none if it does not exist or may not be listed.
+
+    Args:
+        must_answer: raise StoreError if the store does not answer, rather than return none.
+    """
     bucket, key = _split(folder)
     request = {"Bucket": bucket, "Prefix": f"{key}/", "Delimiter": "/", "MaxKeys": 1000}
     if not key:
         return []
     try:
         page = _LOOK.call(folder, lambda client: client.list_objects_v2(**request))
-    except StoreError:
+    except StoreError as error:
         # Credentials for a prefix may not cover its parents.
+        if must_answer and not (isinstance(error.__cause__, ClientError) and status_of(error.__cause__) in (403, 404)):
+            raise
         return []
     found = [item["Key"] for item in page.get("Contents", ())]
     found += [item["Prefix"].rstrip("/") for item in page.get("CommonPrefixes", ())]
     return [name.rpartition("/")[2] for name in found]
+
+
+def read_small(uri: str) -> bytes | None:
+    """Return an object's bytes, at most 16 MiB of them; None if it does not exist."""
+    bucket, key = _split(uri)
+
+    def get(client: Any) -> bytes | None:
+        try:
+            data: bytes = client.get_object(Bucket=bucket, Key=key, Range=f"bytes=0-{_SMALL_BYTES - 1}")["Body"].read()
+        except ClientError as error:
+            if is_missing(error):
+                return None
+            raise
+        return data
+
+    return _LOOK.call(uri, get)
 
 
 def open_object(uri: str, size_bytes: int, etag: str, changed: Exception, gone: Exception) -> io.BufferedReader:

@@ -20,8 +20,8 @@ class Slice:
 
     Attributes:
         schema: the dataset's schema.
-        blocks: row groups, or byte ranges of JSON lines, that hold the rows.
-        byte_range: for JSON lines, the half-open byte range of those blocks.
+        blocks: row groups, or batches, or byte ranges of text, that hold the rows.
+        byte_range: for text, the half-open byte range of those blocks.
         skip_rows: rows of the first block that come before the slice.
         first_row_id: position of the first row in the dataset.
     """
@@ -50,7 +50,9 @@ def slices(dataset: Dataset, max_rows: int = 8192) -> list[Slice]:
     result = []
     first_row_id = 0
     for file in dataset.files:
-        for blocks, skip_rows, num_rows in _cuts(file.block_rows, max_rows):
+        # What can only be read from its start is read once for each cut, too.
+        most = max_rows if file.source.is_seekable else max(max_rows, -(-file.num_rows // MAX_CUTS))
+        for blocks, skip_rows, num_rows in _cuts(file.block_rows, most):
             offsets = file.block_offsets
             result.append(
                 Slice(

@@ -45,17 +45,14 @@ _KINDS = (
         name="a Delta table",
         folder=re.compile("_delta_log"),
         at="_delta_log",
-        how=_WRITE + "python -c 'import deltalake, pyarrow.parquet as p; "
-        'p.write_table(deltalake.DeltaTable("{table}").to_pyarrow_table(), "snapshot.parquet")\'',
+        how="Name the table itself: {table}",
     ),
     _Kind(
         name="an Iceberg table",
         folder=re.compile("metadata"),
         inside=re.compile(r".*\.metadata\.json(\.gz)?|version-hint\.text"),
         at="metadata",
-        how=_WRITE + "python -c 'import pyarrow.parquet as p; from pyiceberg.table import StaticTable; "
-        'p.write_table(StaticTable.from_metadata("{table}/metadata/NEWEST.metadata.json").scan().to_arrow(), '
-        '"snapshot.parquet")\' with the newest of its metadata files',
+        how="Name the table itself: {table}",
     ),
     _Kind(
         name="a Hudi table",

@@ -6,15 +6,16 @@ code that needs the column raises it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
-from jobs.dataset import parquet
-from jobs.dataset.parquet import Footer
+from jobs.dataset import folders, parquet
+from jobs.dataset.columnar import Footer
 from jobs.dataset.sources import Source
 from jobs.dataset.types import united
 from jobs.errors import InvalidInput
+from schemas.records import InputColumn
 
 _UNUSABLE, _LACKING = b"nightbatch.unusable", b"nightbatch.lacking"
 
@@ -37,6 +38,39 @@ def united_schema(sources: Sequence[Source], footers: Sequence[Footer]) -> pa.Sc
             kinds.append((source, footer))
     names = dict.fromkeys(name for _, footer in kinds for name in (*footer.schema.names, *footer.unreadable))
     return pa.schema([_field(name, kinds) for name in names])
+
+
+def with_folders(schema: pa.Schema, sources: Sequence[Source], types: Mapping[str, pa.DataType]) -> pa.Schema:
+    """Return the schema with the columns that folders, or the log of a table, name for these files.
+
+    Args:
+        sources: the files, each with those of its folders' columns that it does not have itself.
+        types: types of columns that a table's log tells; those of folders follow from their values.
+    """
+    values: dict[str, list[str | None]] = {}
+    first: dict[str, Source] = {}
+    for source in sources:
+        for name, value in source.constants:
+            values.setdefault(name, []).append(value)
+            first.setdefault(name, source)
+    for name, found in values.items():
+        type_ = types.get(name) or folders.type_of(found)
+        if name not in schema.names:
+            some = len(found) < len(sources)
+            lacks = next((each for each in sources if name not in dict(each.constants)), None) if some else None
+            marks = {_LACKING: lacks.uri.encode(errors="replace")} if lacks else None
+            schema = schema.append(pa.field(name, type_, metadata=marks))
+            continue
+        index, own = schema.get_field_index(name), schema.field(name)
+        both = united([own.type, type_])
+        if unusable(own) is None and both is None:
+            own = _marked(
+                name,
+                f"The files have different schemas: column {name!r} is {own.type} in files, and {type_} in the folders "
+                f"of {first[name].uri}.",
+            )
+        schema = schema.set(index, own if both is None else own.with_type(both))
+    return schema
 
 
 def unusable(field: pa.Field) -> str | None:
@@ -64,6 +98,14 @@ def check_usable(field: pa.Field, *, everywhere: bool = False) -> None:
         raise InvalidInput(why, next((hint for reason, hint in _HINTS.items() if f"{reason}." in why), _APART))
     if everywhere and (uri := lacking(field)) is not None:
         raise InvalidInput(f"The files have different schemas: {uri} has no column {field.name!r}.", _APART)
+
+
+def shown_columns(schema: pa.Schema) -> tuple[InputColumn, ...]:
+    """Return the columns of a dataset in words, for its plan."""
+    return tuple(
+        InputColumn(name=field.name, type=str(field.type) if unusable(field) is None else "cannot be used")
+        for field in schema
+    )
 
 
 def unmarked(field: pa.Field) -> pa.Field:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
-from jobs.buckets import check_bucket
+from jobs.buckets import check_buckets
 from jobs.errors import StoreError
 from jobs.ledger import Ledger
 from jobs.planning.estimate import Estimate, estimate
@@ -34,7 +34,7 @@ def dry_run(
     warn: Callable[[str], None],
 ) -> DryRun:
     """Estimate a job without running it. Arguments and errors are those of `estimate`."""
-    check_bucket(spec.input.uri, allowed_buckets)
+    check_buckets(spec.input.uris, allowed_buckets)
     known: Sequence[Throughput] = []
     try:
         known = find(store, spec)

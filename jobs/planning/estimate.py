@@ -6,14 +6,14 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from jobs.dataset import Dataset, count_rows, inspect, portions, read_portion, resolve_columns
+from jobs.dataset import Dataset, count_rows, inspect, portions, read_portion, resolve_columns, shown_columns
 from jobs.ledger import Ledger
 from jobs.models.encoding import load_encoder
 from jobs.models.pinning import pin_model
@@ -48,6 +48,9 @@ class Estimate:
         observed_in: the earlier jobs that it comes from.
         comparable: whether their work was like this job's; otherwise they are the nearest, and the range of the time
             is wide.
+        columns: types of the dataset's columns, in words, as all files together have them.
+        tables: Delta and Iceberg tables among the inputs: address, format and version.
+        left_out: what lies beside the dataset's files and is not read; None if nothing.
         gpu_hours, eta_s, cost: with all replicas; upper bounds where `output_share` is unknown.
         eta_low_s, eta_high_s: range of the time as rates of earlier jobs vary; None if the rate was given.
     """
@@ -74,6 +77,9 @@ class Estimate:
     eta_low_s: float | None
     eta_high_s: float | None
     cost: float | None
+    columns: dict[str, str] = field(default_factory=dict)
+    tables: tuple[tuple[str, str, str], ...] = ()
+    left_out: str | None = None
 
     @property
     def exact(self) -> bool:
@@ -107,7 +113,7 @@ def estimate(
     if ledger is not None and spec.reuse:
         spec = spec.evolve(model=spec.model.evolve(fingerprint=pin_model(spec)))
         reused = open_sources(ledger, source_jobs(ledger, spec, spec.model.fingerprint, warn), warn)
-    dataset = inspect(spec.input.uri)
+    dataset = inspect(spec.input)
     encoder = load_encoder(spec.model.path)
     max_model_len = min(spec.engine.max_model_len or encoder.max_model_len, encoder.max_model_len)
     columns = resolve_columns(dataset.schema, spec.input, choices=spec.task == "score")
@@ -159,6 +165,9 @@ def estimate(
         eta_low_s=None if rate is None else _eta_s(work_tokens, rate.high, start_s, spec),
         eta_high_s=None if rate is None else _eta_s(work_tokens, rate.low, start_s, spec),
         cost=None if times is None or gpu_hour_price is None else times.gpu_hours * gpu_hour_price,
+        columns={column.name: column.type for column in shown_columns(dataset.schema)},
+        tables=tuple((table.uri, table.format, table.version) for table in dataset.tables),
+        left_out=dataset.left_out.sentence(),
     )
 
 

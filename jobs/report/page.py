@@ -184,7 +184,7 @@ def _fingerprint(spec: JobSpec, plan: Plan | None, past: Past, summary: Summary)
     newest = past.newest
     found: dict[str, Any] = {
         "job directory": summary.uri,
-        "dataset": spec.input.uri,
+        "dataset": spec.input.shown,
         "dataset files": f"{len(plan.files):,}, {plan.num_rows:,} rows" if plan else "",
         "dataset identity": _digest(plan) if plan else "",
         "model": spec.model.path,

@@ -153,7 +153,7 @@ def _check_same_dataset(a: Ledger, b: Ledger) -> None:
     files, others = ([(file.num_rows, file.identity) for file in plan.files] for plan in plans if plan is not None)
     if files == others:
         return
-    uris = [ledger.spec().input.uri for ledger in (a, b)]
+    uris = [ledger.spec().input.shown for ledger in (a, b)]
     what = f"{uris[0]} has changed between them" if uris[0] == uris[1] else f"{uris[0]} and {uris[1]}"
     raise UsageError(
         f"{a.job_id} and {b.job_id} have different datasets: {what}.",

@@ -19,11 +19,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from jobs.dataset.conditions import Condition, known_column, parse_conditions, select
 from jobs.dataset.types import conform
 from jobs.errors import JobsError, StoreError
 from jobs.ledger import Ledger
 from jobs.results import shown
-from jobs.results.filters import Condition, known_column, parse_conditions, select
 from jobs.results.merge import RowMerger
 from jobs.salvage import Salvage, Salvaged
 from jobs.threads import in_threads

@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 from pyarrow.fs import LocalFileSystem
 
 from jobs import signals
-from jobs.dataset.sources import find_sources, open_source
+from jobs.dataset.finding import find_sources
+from jobs.dataset.sources import open_source
 from jobs.errors import MissingPackage, StoreError, UsageError
 from jobs.packages import install_hint
 from jobs.results.read import Results

@@ -25,6 +25,7 @@ from jobs.rows.sampling import RowSampling, as_json, unusable
 from jobs.rows.sizes import row_bytes
 from jobs.rows.tokens import row_tokens
 from jobs.rows.tools import row_tools
+from jobs.rows.truncation import Truncation, check_truncated
 from jobs.rows.windows import num_read_tokens, parts
 from jobs.templates.prompt import render
 from jobs.values.cells import RowFailure, parsed, rows, size_bytes, values
@@ -62,6 +63,7 @@ class RowPreparer:
         self.columns = columns
         self._spec, self._encoder = spec, encoder
         self._max_model_len = max_model_len
+        self._truncation = Truncation(spec, columns, max_model_len) if spec.input.truncated else None
         self._no_tools = _why_no_tools(spec, encoder)
         self._sampling = RowSampling(spec, columns, encoder.vocab_size)
         self._fingerprints = RowFingerprints(spec, spec.model.fingerprint, row_columns(spec, columns))
@@ -84,7 +86,9 @@ class RowPreparer:
         inputs = [
             ids if isinstance(ids, RowFailure) else np.array(ids, np.int32) for ids in self._inputs(table, prompts)
         ]
-        samplings, choices = self._samplings(table), self._choices(table, prompts, inputs)
+        samplings = self._samplings(table)
+        cut = self._truncation.apply(table, given, inputs, samplings, self._encoded_one) if self._truncation else None
+        choices = self._choices(table, prompts, inputs)
         staged = [self._judge(*row) for row in zip(inputs, samplings, choices, strict=True)]
         for index, failure in (no_text | unread | self._id_failures(given) | failures_of(given)).items():
             staged[index] = _StagedRow(failure=failure)
@@ -104,6 +108,7 @@ class RowPreparer:
                 pa.array([row.failure and str(row.failure.code) for row in staged], pa.string()),
                 pa.array([row.failure and row.failure.message for row in staged], pa.string()),
                 *(scored if self._spec.scores else ()),
+                *([] if cut is None else [pa.array(cut, pa.bool_())]),
                 pa.array([row.fingerprint for row in staged], FINGERPRINT.type),
                 *(carried[KEPT + field.name] for field in self.columns.kept),
                 pa.array([row.num_input_tokens for row in staged], pa.int32()),
@@ -182,6 +187,10 @@ class RowPreparer:
             return RowFailure(code=RowError.EMPTY_PROMPT, message="the prompt has no token to score")
         return Choices(context=whole[:1], texts=(), token_ids=parts(whole, self._max_model_len))
 
+    def _encoded_one(self, row: pa.Table, prompt: str) -> list[int] | RowFailure:
+        """Return the token ids of one row with another prompt, which is not checked to have content."""
+        return self._encoded(row, [self._as_given(prompt)])[0]
+
     # -- prompts --------------------------------------------------------------------------------
 
     def _prompts(self, table: pa.Table, given: pa.Table) -> list[Any]:
@@ -224,6 +233,12 @@ class RowPreparer:
             if isinstance(prompt, str):
                 return prompt
             return RowFailure(code=RowError.INVALID_MESSAGES, message="messages need the chat format; drop --no-chat")
+        return self._as_given(prompt)
+
+    def _as_given(self, prompt: str | list[Any]) -> Any:
+        """Return a prompt as the encoder takes it: text, or messages after those of the job."""
+        if not self._spec.input.chat:
+            return prompt
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
         system = self._spec.input.system
         return messages if system is None else [{"role": "system", "content": system}, *messages]
@@ -291,6 +306,8 @@ def check_spec(spec: JobSpec, columns: Columns, encoder: Encoder) -> None:
     """
     if (why := unusable(spec.sampling, encoder.vocab_size)) is not None:
         raise UsageError(f"The sampling values of the job cannot be used: {why}.", "Correct them and submit again.")
+    if (how := spec.input.truncated) is not None:
+        check_truncated(how[0], columns)
     of_all = spec.input.tools or (columns.tools and not columns.by_line)
     if of_all and (why := _why_no_tools(spec, encoder)):
         raise UsageError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
@@ -37,13 +37,18 @@ class PreviewRow:
     error_message: str | None
 
 
-def preview(spec: JobSpec, num_rows: int) -> list[PreviewRow]:
+def preview(spec: JobSpec, num_rows: int, tell: Callable[[str], None] = lambda text: None) -> list[PreviewRow]:
     """Prepare the first rows that the job runs with the code that stages them; of the files, only these rows are read.
+
+    Args:
+        tell: called with a sentence on what lies beside the dataset's files and is not read.
 
     Raises:
         InvalidInput, InvalidModel, UsageError: the job could not be submitted either.
     """
-    dataset = inspect(spec.input.uri)
+    dataset = inspect(spec.input)
+    if (beside := dataset.left_out.sentence()) is not None:
+        tell(beside)
     columns = resolve_columns(dataset.schema, spec.input, choices=spec.task == "score")
     encoder = load_encoder(spec.model.path)
     longest = min(spec.engine.max_model_len or encoder.max_model_len, encoder.max_model_len)

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from jobs.buckets import check_bucket
 from jobs.client import BatchClient, JobStatus
-from jobs.dataset.sources import find_sources
+from jobs.dataset.finding import find_sources
 from jobs.errors import Conflict, InvalidInput, MissingInput
 from jobs.ledger import Ledger
 from jobs.results.sinks.addresses import address_of, check_address, exports_of

@@ -7,7 +7,7 @@ import re
 import secrets
 import tomllib
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -20,7 +20,7 @@ from jobs.models.errors import InvalidMessages
 from jobs.models.tools import declare_tools
 from jobs.results.sinks.addresses import absolute
 from jobs.validation import problem, validated
-from schemas.spec import OWN_COLUMNS, JobSpec, ReplicaRange
+from schemas.spec import OWN_COLUMNS, TRUNCATED, JobSpec, ReplicaRange
 
 MAX_NAME_CHARS = 200
 """Most characters of `JobSpec.name`; a file's name may be longer."""
@@ -39,7 +39,7 @@ def read_spec_file(path: Path) -> dict[str, Any]:
 
 
 def build_spec(
-    dataset: str | None,
+    dataset: str | Sequence[str] | None,
     flags: Mapping[str, Any],
     file_values: Mapping[str, Any] | None = None,
     label: Callable[[str], str] = lambda field: f"`{field}`",
@@ -47,7 +47,7 @@ def build_spec(
     """Build one validated spec.
 
     Args:
-        dataset: path or URI of the input; overrides the spec file's `input.uri`.
+        dataset: path or URI of the input, or several; overrides the spec file's inputs.
         flags: values by dotted field name (`sampling.max_tokens`); None means not given.
         file_values: values from `read_spec_file`.
         label: returns what errors call the field of a dotted name: the option, or the file and the field in it.
@@ -59,7 +59,9 @@ def build_spec(
     values: dict[str, Any] = {**(file_values or {})}
     if isinstance(model := values.get("model"), str):
         values["model"] = {"path": model}
-    for name, value in {"input.uri": dataset, **flags}.items():
+    uris = [dataset] if isinstance(dataset, str) else list(dataset or ())
+    inputs = {"input.uri": uris[0], "input.more_uris": uris[1:]} if uris else {}
+    for name, value in {**inputs, **flags}.items():
         if value is not None:
             _set(values, name, value)
     uri = _get(values, "input.uri")
@@ -68,6 +70,8 @@ def build_spec(
             "No dataset is given.", "Name a Parquet file, directory, glob or s3:// URI: jobs submit data.parquet"
         )
     _set(values, "input.uri", absolute_uri(uri))
+    if isinstance(more := _get(values, "input.more_uris"), list | tuple):
+        _set(values, "input.more_uris", [absolute_uri(each) if isinstance(each, str) else each for each in more])
     values.setdefault("name", dataset_stem(uri)[:MAX_NAME_CHARS])
     if isinstance(values.get("replicas"), str | int):
         values["replicas"] = _replicas(str(values["replicas"]), label("replicas"))
@@ -86,7 +90,7 @@ def check_kept(spec: JobSpec) -> None:
         UsageError: a kept column's name differs from another's or from a result column's only by case, spaces or
             Unicode form.
     """
-    own = OWN_COLUMNS[spec.task]
+    own = OWN_COLUMNS[spec.task] | ({TRUNCATED} if spec.input.truncate else frozenset())
     known = {_bare(name): name for name in own - {"custom_id"}}
     known |= {} if "custom_id" in spec.input.keep else {"custom_id": "custom_id"}
     for name in spec.input.keep:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import json
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
@@ -31,6 +33,12 @@ class SubmitOptions(TypedDict, total=False):
     keep: Sequence[str]
     limit: int
     limit_seed: int
+    at: str
+    where: Sequence[str]
+    truncate: str
+    csv_delimiter: str
+    csv_encoding: str
+    csv_escape: str
     model: str
     engine: Literal["vllm", "fake"]
     replicas: int | str
@@ -82,7 +90,7 @@ class SubmitOptions(TypedDict, total=False):
 
 
 def spec_of(
-    dataset: str | None,
+    dataset: str | Sequence[str] | None,
     options: Mapping[str, Any],
     settings: Settings,
     file_values: Mapping[str, Any] | None = None,
@@ -141,6 +149,32 @@ def spec_of(
 def _without_placing(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values that are the spec's own."""
     return {name: value for name, value in values.items() if name not in PLACING}
+
+
+def addresses(given: Sequence[object]) -> list[str]:
+    """Return several datasets as the spec takes them.
+
+    Raises:
+        UsageError: one is no address, or names no file here. It is not quoted: it may be a prompt.
+    """
+    for number, each in enumerate(given, 1):
+        text = os.fspath(each) if isinstance(each, str | os.PathLike) else None
+        if isinstance(text, str) and ("://" in text or glob.has_magic(text) or _exists(text)):
+            continue
+        raise UsageError(
+            f"A dataset cannot be made of {type(given).__name__} unless it lists addresses: item {number} is none.",
+            "List paths and URIs; make rows in memory a data frame or a pyarrow.Table.",
+        )
+    if not given:
+        raise UsageError("The list of datasets is empty.", "Name at least one file, directory or URI.")
+    return [str(each) for each in given]
+
+
+def _exists(path: str) -> bool:
+    try:
+        return os.path.lexists(os.path.expanduser(path))
+    except ValueError:
+        return False
 
 
 def _says(values: Mapping[str, Any], dotted: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from jobs.ledger import Ledger
@@ -19,6 +19,7 @@ def checked(
     model_may_be_elsewhere: bool = False,
     exports: Sequence[Export] = (),
     allowed_buckets: Collection[str] | None = None,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> JobSpec:
     """Check dataset, columns and model as far as this machine sees them; return the spec with the model pinned.
 
@@ -27,6 +28,7 @@ def checked(
         model_may_be_elsewhere: leave a model directory that is missing here unchecked and unpinned.
         exports: exports that this machine will carry out; their tables must take the results' columns.
         allowed_buckets: the buckets that they may use; None allows all.
+        tell: called with a sentence on what lies beside the dataset's files and is not read.
 
     Raises:
         InvalidInput, InvalidModel, UsageError: a check failed; says what is wrong and what to do.
@@ -43,7 +45,9 @@ def checked(
     for job_id in spec.reuse:
         if job_id != AUTO:
             is_sound(Ledger(store, job_id))  # a damaged job is skipped when results are reused
-    dataset = inspect(spec.input.uri)
+    dataset = inspect(spec.input)
+    if (beside := dataset.left_out.sentence()) is not None:
+        tell(beside)
     columns = resolve_columns(dataset.schema, spec.input, choices=spec.task == "score")
     if exports:
         from jobs.results.sinks.checks import check_tables_here

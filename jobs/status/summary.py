@@ -190,7 +190,7 @@ def summarise(
         job_id=status.job_id,
         state=status.state,
         name=status.spec.name,
-        dataset=status.spec.input.uri,
+        dataset=status.spec.input.shown,
         model=status.spec.model.path,
         engine=status.spec.engine.name,
         driver_alive=status.driver_alive,

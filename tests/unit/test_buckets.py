@@ -12,7 +12,7 @@ from jobs import BatchClient, settings
 from jobs.buckets import check_bucket, of_environment
 from jobs.cli import app
 from jobs.cluster.submission import Submitter, driver_environment
-from jobs.dataset import sources
+from jobs.dataset import finding
 from jobs.errors import Exit, UsageError
 from jobs.ledger import Ledger
 from jobs.schedules.gateway import ClientGateway
@@ -171,4 +171,4 @@ def test_tricks_do_not_help(uri: str) -> None:
 def test_what_passes_as_no_address_of_s3_is_not_read_as_one(uri: str) -> None:
     check_bucket(uri, ("good",))
     with pytest.raises(UsageError):
-        sources.find_sources(uri)
+        finding.find_sources(uri)

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from typing import Any
 from uuid import uuid4
 
-from jobs.buckets import check_bucket, of_environment
+from jobs.buckets import check_bucket, check_buckets, of_environment
 from jobs.errors import Exit, JobsError
 from jobs.failpoints import failpoint
 from jobs.ledger import Ledger
@@ -102,7 +102,7 @@ def _run(
         ledger = Ledger(open_store(root_uri, patience_s=store_patience_s), job_id)
         job_log = until_end.enter_context(JobLog(open_store(root_uri, patience_s=LAST_WRITE_S), job_id, driver_id))
         if allowed is not None:
-            check_bucket(ledger.spec().input.uri, allowed)
+            check_buckets(ledger.spec().input.uris, allowed)
         record = run_job(ledger, driver_id, lambda: connect(ledger, driver_id), _run_until_told, job_log.add, starting)
     except Exception as error:
         if isinstance(error, JobsError):

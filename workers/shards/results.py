@@ -24,7 +24,7 @@ from schemas.codes import RowError
 from schemas.commits import ShardStats
 from schemas.records import Plan
 from schemas.sampling import Sampling
-from schemas.spec import JobSpec
+from schemas.spec import TRUNCATED, JobSpec
 from schemas.tables import CHOICE_FIELDS, KEPT, kept_fields, result_schema
 from workers.engines.base import Output
 from workers.shards.result_rows import form_failure, generated_row, json_text, measured_row, scored_row
@@ -119,7 +119,10 @@ def salvaged_rows(staged: pa.Table, salvage: pa.Table) -> SalvagedRows:
     valid = staged.select(["row_id", "error_code"]).filter(pc.is_null(staged["error_code"]))
     if not pc.all(pc.is_in(salvage["row_id"], value_set=staged["row_id"].combine_chunks())).as_py():
         raise ShardMismatch("it has rows of another shard")
-    carried = {field.name.removeprefix(KEPT) for field in staged.schema if field.name.startswith(KEPT)} | {"custom_id"}
+    carried = {field.name.removeprefix(KEPT) for field in staged.schema if field.name.startswith(KEPT)} | {
+        "custom_id",
+        TRUNCATED,
+    }
     salvage = salvage.select([name for name in salvage.schema.names if name not in carried])
     wanted = salvage.filter(pc.is_in(salvage["row_id"], value_set=valid["row_id"].combine_chunks()))
     return {row["row_id"]: row for row in wanted.to_pylist()}
@@ -161,6 +164,7 @@ def _table(spec: JobSpec, plan: Plan, staged: pa.Table, column: Callable[[pa.Fie
     kept = kept_fields(staged.schema)
     schema = result_schema(spec, kept, plan.row_columns)
     carried = {"row_id": "row_id", "custom_id": "custom_id"}
+    carried |= {TRUNCATED: TRUNCATED} if spec.input.truncated else {}
     carried |= {field.name: f"{KEPT}{field.name}" for field in kept if field.name != "custom_id"}
     return pa.table(
         [

@@ -14,7 +14,7 @@ from jobs.planning.facts import facts_of, fingerprints_of
 from jobs.planning.reuse import open_sources
 from jobs.planning.shards import length_bins, split
 from jobs.rows.prepare import FACTS_FIELDS
-from schemas.records import InputFile, Plan, RowColumn
+from schemas.records import InputColumn, InputFile, InputTable, Plan, RowColumn
 from schemas.spec import JobSpec
 from workers.staging.copies import SOURCE_COLUMNS
 
@@ -32,6 +32,8 @@ class Planning:
     spec: JobSpec
     spec_sha256: str
     files: tuple[InputFile, ...]
+    tables: tuple[InputTable, ...]
+    columns: tuple[InputColumn, ...]
     row_columns: tuple[RowColumn, ...]
     max_model_len: int
     sources: tuple[str, ...] | None
@@ -58,6 +60,9 @@ class Planning:
             # A newer version may write the same spec with more fields.
             spec_sha256=self.standing.spec_sha256 if self.standing else self.spec_sha256,
             files=self.files,
+            tables=self.tables,
+            # Not compared: another version of Arrow may write a type in other words.
+            columns=self.standing.columns if self.standing else self.columns,
             shards=result.shards,
             row_columns=self.row_columns,
             num_rows=len(facts),

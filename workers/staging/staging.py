@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from jobs.dataset import Dataset, check_unchanged, inspect, pin, portions, resolve_columns
+from jobs.dataset import Dataset, check_unchanged, inspect, pin, portions, resolve_columns, shown_columns
 from jobs.errors import InvalidModel, MissingModel
 from jobs.ledger import Ledger
 from jobs.models.encoding import load_encoder
@@ -69,7 +69,7 @@ class _Staging:
         self._max_model_len = max_model_len(spec)
 
     def run(self, standing: Plan | None, missing: set[int] | None, report: Callable[[Plan | int], None]) -> None:
-        dataset = inspect(self._spec.input.uri)
+        dataset = inspect(self._spec.input, standing.tables if standing is not None else ())
         files = pin(dataset)
         if standing is not None:
             check_unchanged(standing.files, files)
@@ -82,6 +82,8 @@ class _Staging:
                 # A newer version may write the same spec with more fields.
                 spec_sha256=self._digest if standing is None else standing.spec_sha256,
                 files=files,
+                tables=dataset.tables,
+                columns=shown_columns(dataset.schema),
                 row_columns=row_columns(self._spec, columns),
                 max_model_len=self._max_model_len,
                 # Listed here, once: Ray may make the plan again when a node is lost, and it must be the same.
@@ -92,6 +94,9 @@ class _Staging:
         if standing is None:
             standing = self._ledger.create_plan(plan, writer=self._writer)
             report(standing)
+            if standing.tables != plan.tables:
+                # Another driver was first, and a table has got a new version in between: the first plan counts.
+                return self.run(standing, {shard.index for shard in standing.shards}, report)
         if standing != plan:
             if lost := [job_id for job_id in standing.reused_jobs if job_id not in plan.reused_jobs or job_id in hurt]:
                 raise source_lost(self._ledger.job_id, lost[0])

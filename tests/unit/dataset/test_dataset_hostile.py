@@ -19,7 +19,8 @@ import pytest
 
 from jobs.dataset import decoder, failures_of, guarded, inspect, read_slice, slices
 from jobs.dataset.decoder import DecoderEnded, stream
-from jobs.dataset.sources import find_sources, open_source
+from jobs.dataset.finding import find_sources
+from jobs.dataset.sources import open_source
 from jobs.errors import Exit, InvalidInput
 from tests.support.hostile import GIB, dictionary_bomb, large_cell, large_list, read_all, small_file, watched
 

@@ -52,7 +52,7 @@ def test_a_directory_in_name_order_without_hidden_and_foreign_files(tmp_path: Pa
         write(tmp_path / name)
     (tmp_path / "README.md").write_text("hello")
     assert names(tmp_path, tmp_path) == ["a.parquet", "a/z.parquet", "b.parquet"]
-    assert inspect(str(tmp_path)).num_ignored_files == 1
+    assert inspect(str(tmp_path)).left_out.others == ["README.md"]
 
 
 def test_globs(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def unknown_scheme(root: Path) -> str:
     [
         (missing, "no file or directory .*nope.parquet"),
         (missing_glob, r"No file matches .*\*.parquet"),
-        (empty_directory, "no Parquet or JSONL file; it holds notes.txt"),
+        (empty_directory, "no file of data; it holds notes.txt"),
         (not_parquet, "bad.parquet is not a Parquet file"),
         (empty_file, "bad.parquet is empty"),
         (truncated, "bad.parquet is truncated"),
@@ -147,7 +147,7 @@ def unknown_scheme(root: Path) -> str:
         (corrupt_footer, "bad.parquet is damaged"),
         (huge_footer, "bad.parquet is truncated"),
         (no_rows, "bad.parquet has no rows"),
-        (two_kinds, "mixes Parquet and JSONL files; .*b.jsonl"),
+        (two_kinds, "mixes kinds of files; .*b.jsonl"),
         (unknown_scheme, "gs://bucket/x"),
     ],
 )

@@ -278,20 +278,22 @@ def orc(path: Path) -> None:
 
 
 FOREIGN: dict[str, tuple[str, bytes | Callable[[Path], None], str, str]] = {
-    "gzip": ("a.jsonl.gz", gzip.compress(LINE), "compressed with gzip", "gunzip a.jsonl.gz"),
+    "gzip by no name": ("a.gz", gzip.compress(LINE), "compressed with gzip", "gunzip a.gz"),
     "gzip by another name": ("a.parquet", gzip.compress(LINE), "compressed with gzip", "gunzip"),
     "gzip named lines": ("a.jsonl", gzip.compress(LINE), "compressed with gzip", "gunzip"),
-    "zstd": ("a.jsonl.zst", b"\x28\xb5\x2f\xfd" + LINE, "compressed with zstd", "unzstd"),
+    "zstd": ("a.zst", b"\x28\xb5\x2f\xfd" + LINE, "compressed with zstd", "unzstd"),
     "bzip2": ("a.bz2", bz2.compress(LINE), "compressed with bzip2", "bunzip2"),
     "xz": ("a.xz", lzma.compress(LINE), "compressed with xz", "unxz"),
     "zip": ("a.xlsx", b"PK\x03\x04" + LINE, "ZIP archive or a spreadsheet", "CSV"),
-    "feather": ("a b.arrow", feather, "Arrow", "python -c 'import pyarrow.feather"),
+    "feather": ("a.data", feather, "Arrow", "ending in .arrow: rename it"),
+    "parquet named arrow": ("a.arrow", b"PAR1\0\1\2\3", "is not an Arrow file", "Parquet"),
     "orc": ("a.orc", orc, "ORC", "python -c 'import pyarrow.orc"),
     "avro": ("a.avro", b"Obj\x01" + LINE, "Avro", "read_avro"),
-    "csv": ("a.csv", b"prompt,n\nsecret text,1\n", "CSV", "python -c 'import pyarrow.csv"),
-    "json": ("a.json", LINE, "JSON", ".jsonl"),
+    "csv by no name": ("a.txt", b"prompt,n\nsecret text,1\n", "not a Parquet file", ".csv"),
+    "parquet named csv": ("a.csv", b"PAR1\0\1\2", "is a Parquet file", "Rename"),
+    "one json object": ("a.json", b'{\n"data": [{"prompt": "secret text"}]\n}', "no line is a whole JSON object", "jq"),
     "json lines by no name": ("a.txt", LINE, "looks like JSON", "rename it"),
-    "json array": ("a.txt", b'[\n{"prompt": "secret text"}]', "JSON array", "jq"),
+    "json array": ("a.txt", b'[\n{"prompt": "secret text"}]', "JSON array", "ending in .json: rename it"),
     "sqlite": ("a.db", b"SQLite format 3\0", "SQLite", "Parquet"),
     "lfs": ("a.parquet", b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer", "git lfs pull"),
     "error page": ("a.parquet", b"<?xml version='1.0'?><Error/>", "server's error", "again"),
@@ -312,19 +314,19 @@ def test_a_file_of_another_format_is_called_what_it_is(tmp_path: Path, case: str
 
 
 def test_a_directory_of_other_files_says_what_they_are(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(LINE))
-    with pytest.raises(InvalidInput, match=r"it holds a\.jsonl\.gz, which is compressed with gzip") as caught:
+    (tmp_path / "a.orc.gz").write_bytes(gzip.compress(LINE))
+    with pytest.raises(InvalidInput, match=r"it holds a\.orc\.gz, which is compressed with gzip") as caught:
         inspect(str(tmp_path))
     assert "gunzip" in caught.value.hint
 
 
-def test_the_advice_for_a_feather_file_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_advice_for_an_orc_file_works(tmp_path: Path) -> None:
     import subprocess
     import sys
 
-    feather(tmp_path / "it's $HOME.arrow")
+    orc(tmp_path / "it's $HOME.orc")
     with pytest.raises(InvalidInput) as caught:
-        inspect(str(tmp_path / "it's $HOME.arrow"))
+        inspect(str(tmp_path / "it's $HOME.orc"))
     command = caught.value.hint.partition(": ")[2].replace("python", sys.executable, 1)
     subprocess.run(["/bin/sh", "-c", command], cwd=tmp_path, check=True, timeout=60)
     assert rows_of(tmp_path / "it's $HOME.parquet") == [{"prompt": "secret text"}]

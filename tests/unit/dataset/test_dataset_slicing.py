@@ -73,7 +73,7 @@ def test_json_lines_every_row_once(
         texts.append(json.dumps({"n": total, "prompt": "é" * (3000 if line == "long" else 3)}, ensure_ascii=False))
         total += 1
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("jobs.dataset.jsonl._BLOCK_ROWS", block_rows)
+        patch.setattr("jobs.dataset.records._BLOCK_ROWS", block_rows)
         path = Path(folder) / "x.jsonl"
         path.write_bytes((ending.join(texts) + (ending if final_newline else "")).encode())
         assert read_ids(inspect(str(path)), max_rows) == list(range(total))

@@ -13,8 +13,8 @@ from jobs.dataset import inspect
 from jobs.errors import InvalidInput
 
 MARKS = {
-    "a Delta table": ("_delta_log/00000000000000000000.json", "deltalake"),
-    "an Iceberg table": ("metadata/00001-abc.metadata.json", "pyiceberg"),
+    "a Delta table": ("_delta_log/00000000000000000000.json", "Name the table itself"),
+    "an Iceberg table": ("metadata/00001-abc.metadata.json", "Name the table itself"),
     "a Hudi table": (".hoodie/hoodie.properties", "hudi"),
     "a Lance data set": ("_versions/1.manifest", "lance"),
     "a Paimon table": ("snapshot/snapshot-1", "paimon"),
@@ -54,7 +54,8 @@ def test_a_table_is_refused_from_outside_and_inside(root: str, kind: str) -> Non
     put(root, "table/b.parquet")
     assert inspect(f"{root}/table").num_rows == 2
     put(root, f"table/{mark}", b"{}")
-    for place in (root, f"{root}/table", f"{root}/table/"):
+    readable = tool == "Name the table itself"  # its own address is tried in tests of its log
+    for place in (root,) if readable else (root, f"{root}/table", f"{root}/table/"):
         with pytest.raises(InvalidInput, match=kind) as caught:
             inspect(place)
         assert tool in caught.value.hint

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jobs.dataset.conditions import parse_conditions, select
 from jobs.errors import UsageError
-from jobs.results.filters import parse_conditions, select
 
 TABLE = pa.table(
     {

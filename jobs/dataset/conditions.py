@@ -1,4 +1,4 @@
-"""Conditions on result rows, as users write them: `status=error`, `num_input_tokens>1000`."""
+"""Conditions on rows, as users write them: `status=error`, `n>1000`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from jobs.errors import UsageError
 from jobs.text import did_you_mean, quoted
 
 _CONDITION = re.compile(r"\s*(?P<column>[^=!<>]*?)\s*(?P<operator>==|!=|<=|>=|=|<|>)\s*(?P<value>.*?)\s*", re.DOTALL)
-_HOW = "Write COLUMN=VALUE, or with !=, <, <=, > or >= for =; for example status=error"
+_HOW = "Write COLUMN=VALUE, or with !=, <, <=, > or >= for =; for example lang=de"
 
 _COMPARE: Mapping[str, Callable[[Any, Any], Any]] = {
     "=": pc.equal,
@@ -53,14 +53,44 @@ class Condition:
         found = _COMPARE[self.operator](conform(column, self.value.type), self.value)
         return pc.fill_null(found, self.operator == "!=")
 
+    def excludes(self, least: Any, most: Any) -> bool:
+        """Return whether no value from `least` to `most`, and no null, can meet the condition."""
+        value = None if self.value is None else self.value.as_py()
+        if value is None:
+            return False
+        try:
+            match self.operator:
+                case "=":
+                    return bool(value < least or value > most)
+                case "<":
+                    return bool(least >= value)
+                case "<=":
+                    return bool(least > value)
+                case ">":
+                    return bool(most <= value)
+                case ">=":
+                    return bool(most < value)
+        except TypeError:
+            pass
+        return False
 
-def parse_conditions(texts: Iterable[str], schema: pa.Schema) -> list[Condition]:
+
+def parse_conditions(texts: Iterable[str], schema: pa.Schema, whose: str = "The results have") -> list[Condition]:
     """Parse conditions on tables of a schema. `COLUMN=` asks for rows without a value, `COLUMN!=` for rows with one.
+
+    Args:
+        whose: subject and verb of the sentence that says that there is no such column.
 
     Raises:
         UsageError: a text is not a condition, names an unknown column, or has a value that is invalid for its type.
     """
-    return [_parse(text, schema) for text in texts]
+    return [_parse(text, schema, whose) for text in texts]
+
+
+def conditioned_columns(texts: Iterable[str]) -> tuple[str, ...]:
+    """Return the columns that these conditions name; texts that are no conditions name none."""
+    found = (match["column"] for text in texts if (match := _CONDITION.fullmatch(text)) is not None)
+    return tuple(dict.fromkeys(filter(None, found)))
 
 
 def select(table: pa.Table, conditions: Iterable[Condition]) -> pa.Table:
@@ -71,7 +101,7 @@ def select(table: pa.Table, conditions: Iterable[Condition]) -> pa.Table:
     return table.filter(reduce(pc.and_, masks)) if masks else table
 
 
-def known_column(schema: pa.Schema, name: str) -> pa.Field:
+def known_column(schema: pa.Schema, name: str, whose: str = "The results have") -> pa.Field:
     """Return the column of that name.
 
     Raises:
@@ -80,24 +110,26 @@ def known_column(schema: pa.Schema, name: str) -> pa.Field:
     if name not in schema.names:
         near = did_you_mean(name, schema.names)
         raise UsageError(
-            f"The results have no column {quoted(name)}{f'; {near}' if near else '.'}",
+            f"{whose} no column {quoted(name)}{f'; {near}' if near else '.'}",
             f"Columns are: {', '.join(schema.names)}.",
         )
     return schema.field(name)
 
 
-def _parse(text: str, schema: pa.Schema) -> Condition:
+def _parse(text: str, schema: pa.Schema, whose: str) -> Condition:
     match = _CONDITION.fullmatch(text)
     if match is None or not match["column"]:
         raise UsageError(f"{quoted(text)} is not a condition.", _HOW)
     name, operator, value = match["column"], match["operator"].replace("==", "="), match["value"]
-    kind = as_text(known_column(schema, name).type)
+    kind = as_text(known_column(schema, name, whose).type)
     if not value:
         if operator not in ("=", "!="):
             raise UsageError(f"{quoted(text)} compares with nothing.", _HOW)
         return Condition(name, operator, None)
     if pa.types.is_nested(kind):
-        raise UsageError(f"Column {name} holds {kind}, which cannot be compared with a text.", "Filter the export.")
+        raise UsageError(
+            f"Column {name} holds {kind}, which cannot be compared with a text.", "Use another column, or filter later."
+        )
     try:
         scalar = pa.scalar(value).cast(kind)
         _COMPARE[operator](pa.nulls(0, kind), scalar)

@@ -1,0 +1,147 @@
+"""Iceberg tables: the files of one snapshot, from the table's metadata.
+
+Which metadata file is the table's is for a catalog to say. Without one it is the one that the version hint names, or
+the one with the highest number; where two have it, the user must name one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+from datetime import date, timedelta
+from typing import Any
+
+from jobs.dataset.table_logs import OpenTable, TableFile, check_inside, library, plain_address, s3_settings, unavailable
+from jobs.errors import InvalidInput
+from schemas.records import InputTable
+
+_METADATA = re.compile(r"v?(\d+)(-[^/]*)?(\.gz)?\.metadata\.json(\.gz)?")
+_WRITE = "Rewrite its data files with the tool that wrote them (compaction), or write what it holds as Parquet."
+
+
+def metadata_in(uri: str, names: Iterable[str]) -> str | None:
+    """Return the address of the newest metadata file, given the names in the table's folder `metadata`.
+
+    The address may also be that of a metadata file itself.
+
+    Raises:
+        InvalidInput: two files are the newest.
+    """
+    if uri.endswith(".metadata.json"):
+        return uri
+    numbered = [(int(match[1]), name) for name in names if (match := _METADATA.fullmatch(name))]
+    if not numbered:
+        return None
+    newest = max(number for number, _ in numbered)
+    found = [name for number, name in numbered if number == newest]
+    if len(found) > 1:
+        raise InvalidInput(
+            f"The Iceberg table {uri} has two newest metadata files, {' and '.join(sorted(found))}: its catalog knows "
+            "which one is the table's.",
+            f"Name it: {uri}/metadata/{sorted(found)[0]}",
+        )
+    return f"{uri}/metadata/{found[0]}"
+
+
+def open_table(uri: str, at: str | None, pinned: InputTable | None, metadata_uri: str | None) -> OpenTable:
+    """Open a table at a snapshot. Raises as `jobs.dataset.table_logs.open_table`."""
+    name = f"The Iceberg table {uri}"
+    location = pinned.metadata_uri if pinned is not None else metadata_uri
+    assert location is not None, "a pinned table has it, too"
+    tables = library("pyiceberg.table", name)
+    try:
+        table = tables.StaticTable.from_metadata(location, _properties(location))
+        snapshot_id = _snapshot(name, table, pinned.version if pinned is not None else at)
+        _check_names(name, table, snapshot_id)
+        tasks = list(table.scan(snapshot_id=snapshot_id).plan_files())
+    except (InvalidInput, MemoryError):
+        raise
+    except OSError as error:
+        raise unavailable(name, uri, error) from error
+    except Exception as error:
+        raise InvalidInput(
+            f"{name} cannot be read: {type(error).__name__}.", f"Check that {location} is its metadata file."
+        ) from error
+    if any(task.delete_files for task in tasks):
+        raise InvalidInput(f"{name} has rows that were deleted and still lie in its files.", _WRITE)
+    if any(str(task.file.file_format).rpartition(".")[2].upper() != "PARQUET" for task in tasks):
+        raise InvalidInput(f"{name} has files that are not Parquet.", _WRITE)
+    root = uri.rpartition("/metadata/")[0] if uri.endswith(".metadata.json") else uri
+    files = [_file(task, table) for task in tasks]
+    for file in files:
+        check_inside(file.uri, root)
+    types = table.schema().as_arrow()
+    names = {name for file in files for name, _ in file.constants}
+    return OpenTable(
+        table=InputTable(uri=uri, format="iceberg", version=str(snapshot_id), metadata_uri=location),
+        files=tuple(sorted(files, key=lambda file: file.uri)),
+        types={each: types.field(each).type for each in names if each in types.names},
+    )
+
+
+def _snapshot(name: str, table: Any, wanted: str | None) -> int:
+    """Return the id of the snapshot that is wanted: by its id, or the name of a branch or tag."""
+    if wanted is None:
+        if table.metadata.current_snapshot_id is None:
+            raise InvalidInput(f"{name} has no rows: no snapshot was committed to it.", "Check that it was written.")
+        return int(table.metadata.current_snapshot_id)
+    if wanted in table.metadata.refs:
+        return int(table.metadata.refs[wanted].snapshot_id)
+    known = [snapshot.snapshot_id for snapshot in table.metadata.snapshots]
+    if wanted.isdecimal() and int(wanted) in known:
+        return int(wanted)
+    raise InvalidInput(
+        f"{name} has no snapshot, branch or tag {wanted[:80]!r}.",
+        f"Its newest snapshots are {', '.join(map(str, known[-3:])) or 'none'}; older ones expire.",
+    )
+
+
+def _check_names(name: str, table: Any, snapshot_id: int) -> None:
+    """Check that a column's name tells which one it is: in files it stands as it was called when they were written."""
+    snapshot = table.snapshot_by_id(snapshot_id)
+    now = table.schemas().get(snapshot.schema_id, table.schema())
+    ids = {field.name: field.field_id for field in now.fields}
+    names = {field.field_id: field.name for field in now.fields}
+    for field in (field for schema in table.schemas().values() for field in schema.fields):
+        if ids.get(field.name, field.field_id) != field.field_id or names.get(field.field_id, field.name) != field.name:
+            raise InvalidInput(f"{name} has a column that was renamed or made anew: {field.name!r}.", _WRITE)
+    if any(getattr(field, "initial_default", None) is not None for field in now.fields):
+        raise InvalidInput(f"{name} has a column with a default for older rows, which its files lack.", _WRITE)
+
+
+def _file(task: Any, table: Any) -> TableFile:
+    """Return a data file, with the values of its partition that are columns: files that were added may lack them."""
+    spec = table.specs()[task.file.spec_id]
+    schema = table.schema()
+    constants = []
+    for index, part in enumerate(spec.fields):
+        if str(part.transform) == "identity" and (name := schema.find_column_name(part.source_id)) is not None:
+            value = task.file.partition[index]
+            if (text := _text(value, str(schema.find_type(part.source_id)))) is not None or value is None:
+                constants.append((name, text))
+    return TableFile(uri=plain_address(task.file.file_path), constants=tuple(constants))
+
+
+def _text(value: Any, type_: str) -> str | None:
+    """Return a partition's value as text; None for null and for types that files always hold themselves."""
+    if type_ == "date" and isinstance(value, int):
+        value = date(1970, 1, 1) + timedelta(days=value)
+    if type_ in _WRITTEN and value is not None:
+        return str(value).lower() if isinstance(value, bool) else str(value)
+    return None
+
+
+_WRITTEN: Collection[str] = frozenset({"string", "int", "long", "boolean", "date"})
+
+
+def _properties(location: str) -> dict[str, str]:
+    properties = {"py-io-impl": "pyiceberg.io.pyarrow.PyArrowFileIO"}
+    if not location.startswith("s3://"):
+        return properties
+    endpoint, region, found = s3_settings()
+    properties |= {"s3.endpoint": endpoint} if endpoint else {}
+    properties |= {"s3.region": region} if region else {}
+    if found is not None:
+        properties |= {"s3.access-key-id": found.access_key, "s3.secret-access-key": found.secret_key}
+        properties |= {"s3.session-token": found.token} if found.token else {}
+    return properties

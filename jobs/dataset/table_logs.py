@@ -1,0 +1,133 @@
+"""Tables with a log, opened at one version: the files that count, read by the libraries of these formats.
+
+The libraries are optional, and imported only where such a table is found.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from jobs.dataset import s3_files
+from jobs.errors import InvalidInput, JobsError, MissingInput, MissingPackage, StoreError
+from schemas.records import InputTable
+
+_EXTRAS = {"deltalake": "delta", "pyiceberg": "iceberg"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TableFile:
+    """One file of a table.
+
+    Attributes:
+        constants: columns that the log tells instead of the file, as text; null is None.
+    """
+
+    uri: str
+    constants: tuple[tuple[str, str | None], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OpenTable:
+    """A table at one version.
+
+    Attributes:
+        files: its files in name order.
+        types: types of the columns that the log tells.
+    """
+
+    table: InputTable
+    files: tuple[TableFile, ...]
+    types: Mapping[str, pa.DataType] = field(default_factory=dict)
+
+
+def open_table(uri: str, at: str | None, pinned: InputTable | None) -> OpenTable | None:
+    """Open the Delta or Iceberg table at an address; None if there is none.
+
+    Args:
+        at: the version that the user wants; None for the newest.
+        pinned: the version that a plan stands on; it goes before `at`.
+
+    Raises:
+        InvalidInput: the table cannot be read as plain files, or has no such version.
+        MissingPackage: its library is not installed.
+        StoreError: S3 cannot be reached or refuses.
+    """
+    from jobs.dataset import delta, iceberg
+
+    place = uri.rstrip("/")
+    if (pinned is not None and pinned.format == "delta") or names_in(f"{place}/_delta_log"):
+        return delta.open_table(place, at, pinned)
+    if pinned is not None or (metadata := iceberg.metadata_in(place, names_in(f"{place}/metadata"))):
+        return iceberg.open_table(place, at, pinned, "" if pinned is not None else metadata)
+    return None
+
+
+def names_in(folder: str) -> list[str]:
+    """Return names directly inside a folder, on S3 or on disk; none if it does not exist."""
+    if folder.startswith("s3://"):
+        return s3_files.names_in(folder, must_answer=True)
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
+
+
+def library(module: str, table: str) -> Any:
+    """Import the library that reads a kind of table.
+
+    Raises:
+        MissingPackage: it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        name = module.partition(".")[0]
+        raise MissingPackage(
+            f"{table} needs the package {name!r}, which this Python cannot import.",
+            f"Install it: `pip install 'nightbatch[{_EXTRAS[name]}]'`, here and where drivers run.",
+        ) from error
+
+
+def plain_address(path: str) -> str:
+    """Return a log's address of a file as this program writes it: Hadoop has other names for S3 and for disks."""
+    return re.sub(r"^file:(//)?(?=/)", "", re.sub(r"^s3[an]://", "s3://", path))
+
+
+def check_inside(uri: str, table: str) -> None:
+    """Check that a file that a log names lies in the table: a log must not lead a job to other data.
+
+    Raises:
+        InvalidInput: it does not.
+    """
+    path = uri if uri.startswith("s3://") else os.path.normpath(uri)
+    if not path.startswith(f"{table}/") or "/../" in uri:
+        raise InvalidInput(
+            f"The log of {table} names a file outside of it, which this program does not follow.",
+            "Copy the table so that its files lie in it (a deep clone), or write it as Parquet.",
+        )
+
+
+def unavailable(name: str, uri: str, error: OSError) -> JobsError:
+    """Return the error for a table's log that could not be fetched: it may be there again later."""
+    what = f"{name} cannot be read now: {type(error).__name__}."
+    if uri.startswith("s3://"):
+        return StoreError(what, "Check the network, AWS_ENDPOINT_URL and the credentials; then run the command again.")
+    return MissingInput(what, "Check that its log is complete, and that this user may read it.")
+
+
+def s3_settings() -> tuple[str | None, str | None, Any]:
+    """Return endpoint (None for AWS itself), region and credentials, as the AWS settings of this process give them."""
+    import boto3
+
+    session = boto3.session.Session()
+    meta = session.client("s3").meta
+    found = session.get_credentials()
+    endpoint = None if ".amazonaws.com" in meta.endpoint_url else meta.endpoint_url
+    return endpoint, meta.region_name, None if found is None else found.get_frozen_credentials()
