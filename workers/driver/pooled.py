@@ -14,6 +14,7 @@ from jobs.errors import JobsError
 from jobs.ledger import Ledger
 from jobs.pools.book import PoolBook
 from schemas.codes import InterruptionCode, RowError
+from schemas.pools import PoolDown
 from schemas.records import Plan
 from schemas.spec import JobSpec
 from workers.driver.cluster import Cluster, ReplicaLost
@@ -137,11 +138,12 @@ class PooledCluster:
         if self._gone_since is None:
             self._gone_since = now
             log.warning("pool %s is gone; its return is awaited for %.0f s", name, POOL_PATIENCE_S)
-        with suppress(JobsError):
+        down: PoolDown | None = None
+        with suppress(JobsError):  # the store's outage has limits of its own
             spec = await asyncio.to_thread(self._book.newest, name)
             down = None if spec is None else await asyncio.to_thread(self._book.down, name, spec.generation)
-            if down is not None:
-                raise self._interruption(f"Pool {name} was taken down by {down.by}.")
+        if down is not None:
+            raise self._interruption(f"Pool {name} was taken down by {down.by}.")
         if now - self._gone_since > POOL_PATIENCE_S:
             state = await asyncio.to_thread(self._book.state, name)
             said = f" It said: {state.reason}" if state is not None and state.reason else ""

@@ -47,7 +47,7 @@ class Halfway:
         engine: Any = self.replica._engine
         generate, behaviour = engine.generate, engine._behaviour
 
-        async def answer(request_id: str, token_ids: Any, sampling: Any) -> Any:
+        async def answer(request_id: str, token_ids: Any, sampling: Any, salt: Any = None) -> Any:
             row = int(request_id.partition("-")[0])
             self.asked.append(bytes(token_ids).decode())
             if row == self._fails:
@@ -232,7 +232,7 @@ class HalfwayCluster(LocalCluster):
             engine: Any = replica._replica._engine
             generate, behaviour = engine.generate, engine._behaviour
 
-            async def answer(request_id: str, token_ids: Any, sampling: Any) -> Any:
+            async def answer(request_id: str, token_ids: Any, sampling: Any, salt: Any = None) -> Any:
                 late = int(request_id.partition("-")[0]) % 4 >= 2
                 engine._behaviour = behaviour.evolve(token_s=SLOW if late else FAST)
                 return await generate(request_id, token_ids, sampling)
