@@ -25,6 +25,7 @@ from pydantic import AwareDatetime, Field, field_validator
 
 from schemas import FORMAT_VERSION
 from schemas.base import Document
+from schemas.pools import Placement
 from schemas.records import CrossedGate, Quality
 from schemas.spec import JobSpec
 
@@ -64,6 +65,7 @@ class Schedule(Document):
         description="Templated address that must exist before a run starts, or a table that must have new rows.",
     )
     export: str | None = Field(None, description="The one target of older versions; see `spec.export`.")
+    placement: Placement | None = Field(None, description="The pool that its jobs compute in, and their claim there.")
     overlap: Overlap = Field("skip", description="What happens to a run that is due while an earlier one is not done.")
     catch_up: CatchUp = Field("latest", description="Which missed runs are caught up.")
     max_catch_up: int = Field(7, ge=1, le=366, description="At most so many, the newest.")
@@ -104,6 +106,7 @@ class Run(Document):
         None, description="A table that is waited for must have been committed to after this: the due time before."
     )
     export: str | None = Field(None, description="Of older versions: see `spec.export`.")
+    placement: Placement | None = None
 
 
 class Retry(Document):

@@ -118,6 +118,7 @@ def create(
         "tz": tz,
         "spec": resolve_reuse(book.store, request.spec, of_schedule=True),
         "wait_for": absolute(wait_for) if wait_for else None,
+        "placement": request.placement,
         "overlap": _one_of("--overlap", overlap, Overlap),
         "catch_up": _one_of("--catch-up", catch_up, CatchUp),
         "max_catch_up": max_catch_up,

@@ -98,6 +98,7 @@ class _Opening:
             wait_for=wait_for,
             wait_since=calendar.latest(self.due - _SECOND) if wait_for and is_table(wait_for) else None,
             export=render(schedule.export, values) if schedule.export else None,
+            placement=schedule.placement,
         )
 
 

@@ -11,6 +11,8 @@ from typing import Unpack
 
 from jobs.errors import UsageError
 from jobs.job_ids import resolve_reuse
+from jobs.pools.book import pool_of
+from jobs.pools.placing import PLACING, placement_of
 from jobs.results.sinks.addresses import absolute
 from jobs.schedules.book import Book, StoredRun
 from jobs.schedules.by_hand import begin
@@ -81,18 +83,21 @@ class Schedules:
             UsageError: a value is not valid.
             Conflict: another schedule has that name.
         """
+        placement = placement_of(options, {}, self._settings)
         if isinstance(dataset, JobSpec):
-            if options:
+            if any(option not in PLACING for option in options):
                 raise UsageError("A spec takes no options beside it.", "Change it: spec.evolve(…).")
             spec = dataset
         else:
-            spec = spec_of(fspath(dataset), options, self._settings)
+            pool = pool_of(self._settings.root, placement)
+            spec = spec_of(fspath(dataset), options, self._settings, pool=pool)
         now = datetime.now(UTC).replace(microsecond=0)
         values = {
             "name": name,
             "cron": cron,
             "tz": tz,
             "spec": resolve_reuse(self._book.store, spec, of_schedule=True),
+            "placement": placement,
             "wait_for": absolute(wait_for) if wait_for else None,
             "input_deadline_s": input_deadline_s,
             "overlap": overlap,

@@ -17,6 +17,7 @@ from jobs.schedules.decide import JobView
 from jobs.schedules.tables import has_commit
 from jobs.settings import Settings
 from schemas.exports import Export, ExportSpec
+from schemas.pools import Placement
 from schemas.records import Failed, Succeeded
 from schemas.spec import JobSpec
 
@@ -33,7 +34,7 @@ class JobGateway(Protocol):
     def has_commit(self, uri: str, since: datetime | None) -> bool:
         """Return whether a table has got rows after a moment; see `jobs.schedules.tables`."""
 
-    def submit(self, spec: JobSpec, job_id: str) -> None:
+    def submit(self, spec: JobSpec, job_id: str, placement: Placement | None) -> None:
         """Submit a job without its exports, which are the scheduler's; one that exists already is left alone."""
 
     def resume(self, job_id: str) -> None:
@@ -76,11 +77,11 @@ class ClientGateway:
     def has_commit(self, uri: str, since: datetime | None) -> bool:
         return has_commit(uri, since, self._settings.allowed_buckets)
 
-    def submit(self, spec: JobSpec, job_id: str) -> None:
+    def submit(self, spec: JobSpec, job_id: str, placement: Placement | None) -> None:
         # Its driver exports nothing: the scheduler does, and then leads readers to the results.
         exports, spec = exports_of(spec.export), spec.evolve(export=ExportSpec())
         try:
-            self._client().submit_spec(spec, job_id, exports=exports)
+            self._client().submit_spec(spec, job_id, placement=placement, exports=exports)
         except Conflict:
             # Another scheduler may have submitted it, with the model as that one pins it. Anything else is a conflict.
             standing = self._ledger(job_id).spec()

@@ -254,7 +254,7 @@ class Scheduler:
         if exports := exports_of_run(run):
             # Found now and not when the GPUs have done their work.
             self._gateway.check_exports(exports)
-        self._gateway.submit(run.spec, run.job_id)
+        self._gateway.submit(run.spec, run.job_id, run.placement)
 
     def _resume(self, action: Resume) -> None:
         run, noted = action.view.run, action.view.retries[-1]

@@ -20,6 +20,7 @@ from jobs.schedules.scheduler import Scheduler
 from jobs.store import open_store
 from schemas.codes import State
 from schemas.exports import Export
+from schemas.pools import Placement
 from schemas.records import CrossedGate, Quality
 from schemas.schedules import Event, Pointer, Schedule, latest_key
 from schemas.spec import EngineSpec, InputSpec, JobSpec, ModelSpec
@@ -217,7 +218,7 @@ class _Runner:
         step()
         return not self._world.missing(uri, self._world.now)
 
-    def submit(self, spec: JobSpec, job_id: str) -> None:
+    def submit(self, spec: JobSpec, job_id: str, placement: Placement | None) -> None:
         step()
         self._reach_cluster()
         if job_id not in self._world.jobs:

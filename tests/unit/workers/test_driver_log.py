@@ -32,7 +32,7 @@ def kept(ledger: Ledger) -> list[LogLine]:
 
 def test_a_job_that_succeeds(tmp_path: Path) -> None:
     ledger = job(tmp_path, [[ROW, "b"], ["c"]])
-    assert entry.main(ledger.uri, lambda namespace: Cluster()) == 0
+    assert entry.main(ledger.uri, lambda *_: Cluster()) == 0
     lines = kept(ledger)
     assert lines[-1].message == "job demo has ended: SUCCEEDED"
     assert any(line.source.startswith("replica-") and "committed" in line.message for line in lines)
@@ -48,7 +48,7 @@ def test_a_driver_that_is_told_to_stop(tmp_path: Path) -> None:
 
     before = signal.getsignal(signal.SIGTERM)
     try:
-        code = entry.main(ledger.uri, lambda namespace: Stopped())
+        code = entry.main(ledger.uri, lambda *_: Stopped())
     finally:
         signal.signal(signal.SIGTERM, before)
     last = kept(ledger)[-1]
@@ -58,7 +58,7 @@ def test_a_driver_that_is_told_to_stop(tmp_path: Path) -> None:
 
 
 def test_a_driver_that_fails_unexpectedly(tmp_path: Path) -> None:
-    def fail(_: str) -> Cluster:
+    def fail(*_: object) -> Cluster:
         raise ValueError(ROW)
 
     ledger = job(tmp_path, [["a"]])

@@ -103,7 +103,7 @@ def test_a_driver_that_cannot_reach_the_cluster_says_so_and_prints_it(
 ) -> None:
     ledger = job(tmp_path, [["a"]])
 
-    def fail(namespace: str) -> None:
+    def fail(*_: object) -> None:
         raise ConnectionError("canary")
 
     monkeypatch.setenv("JOBS_SUBMISSION_ID", "d1")
@@ -125,7 +125,7 @@ def test_a_store_that_takes_nothing_leaves_the_last_line(
 
     monkeypatch.setattr(LocalStore, "put_new", refuse)
     monkeypatch.setenv("JOBS_SUBMISSION_ID", "d1")
-    assert entry.main(ledger.uri, lambda namespace: Cluster()) == 4
+    assert entry.main(ledger.uri, lambda *_: Cluster()) == 4
     told = Interruption.model_validate_json(capsys.readouterr().out.splitlines()[-1].removeprefix(MARK))
     assert (told.driver, told.code) == ("d1", "STORE_UNAVAILABLE")
     assert "Read-only" in told.reason
@@ -163,7 +163,7 @@ def test_a_package_that_staging_or_an_engine_lacks_interrupts_the_job_in_words(
 ) -> None:
     ledger = job(tmp_path / "staging", [["a"]])
     monkeypatch.setenv("JOBS_SUBMISSION_ID", "d1")
-    assert entry.main(ledger.uri, lambda namespace: Unstaged()) == 1
+    assert entry.main(ledger.uri, lambda *_: Unstaged()) == 1
     word = only_word(ledger)
     assert (word.code, "'pandas'" in word.reason) == ("INVALID_CLUSTER", True)
 
@@ -244,7 +244,7 @@ def test_a_driver_that_is_told_to_stop_says_so_before_its_replicas_end(
     monkeypatch.setenv("JOBS_SUBMISSION_ID", "d1")
     before = signal.getsignal(signal.SIGTERM)
     try:
-        assert entry.main(ledger.uri, lambda namespace: Stopped()) == entry.TOLD_TO_STOP
+        assert entry.main(ledger.uri, lambda *_: Stopped()) == entry.TOLD_TO_STOP
     finally:
         signal.signal(signal.SIGTERM, before)
     assert only_word(ledger).code == "STOPPED"
