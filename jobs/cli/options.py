@@ -123,7 +123,7 @@ def _parameters(only: Collection[str] | None) -> Iterator[inspect.Parameter]:
             ],
         )
     if only is None or _POOL in only:
-        yield _option("pool", str, "--pool", "Compute in this pool: jobs pool list.", _POOL)
+        yield _option("pool", str, "--pool", "Compute in this pool of engines that stay loaded.", _POOL)
         yield _option("no_pool", bool, "--no-pool", "Start engines of the job's own, whatever jobs.toml says.", _POOL)
         yield _option(
             "priority", Literal["urgent", "normal", "bulk"], "--priority", "Class in the pool. Default: normal.", _POOL

@@ -49,7 +49,7 @@ def serve(
     model: Annotated[str | None, typer.Option("--model", help="Model directory.")] = None,
     engine: Annotated[str | None, typer.Option("--engine", help="vllm (default) or fake.")] = None,
     replicas: Annotated[str | None, typer.Option("--replicas", help="8 or 2..16. Default: 1.")] = None,
-    pool: Annotated[str | None, typer.Option("--pool", help="Compute batches in this pool: jobs pool list.")] = None,
+    pool: Annotated[str | None, typer.Option("--pool", help="Compute batches in this pool.")] = None,
     priority: Annotated[
         str | None, typer.Option("--priority", help="Their class there: urgent, normal (default), bulk.")
     ] = None,

@@ -34,7 +34,7 @@ class JobGateway(Protocol):
     def has_commit(self, uri: str, since: datetime | None) -> bool:
         """Return whether a table has got rows after a moment; see `jobs.schedules.tables`."""
 
-    def submit(self, spec: JobSpec, job_id: str, placement: Placement | None) -> None:
+    def submit(self, spec: JobSpec, job_id: str, placement: Placement | None = None) -> None:
         """Submit a job without its exports, which are the scheduler's; one that exists already is left alone."""
 
     def resume(self, job_id: str) -> None:
@@ -77,7 +77,7 @@ class ClientGateway:
     def has_commit(self, uri: str, since: datetime | None) -> bool:
         return has_commit(uri, since, self._settings.allowed_buckets)
 
-    def submit(self, spec: JobSpec, job_id: str, placement: Placement | None) -> None:
+    def submit(self, spec: JobSpec, job_id: str, placement: Placement | None = None) -> None:
         # Its driver exports nothing: the scheduler does, and then leads readers to the results.
         exports, spec = exports_of(spec.export), spec.evolve(export=ExportSpec())
         try:

@@ -9,7 +9,6 @@ import time
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
-from jobs.failpoints import failpoint
 from jobs.ledger import Ledger
 from jobs.models.encoding import Encoder, load_encoder
 from jobs.pools.matching import mismatch
@@ -85,7 +84,6 @@ class PoolReplica:
             Exception: the engine cannot start; the message says why.
         """
         began = time.monotonic()
-        failpoint("replica.before_load")
         engine, model = self._pool.engine, self._pool.model
         self._encoder = await asyncio.to_thread(load_encoder, model.path)
         await asyncio.to_thread(import_engine, engine, on_gpu=self._on_gpu)
@@ -97,7 +95,6 @@ class PoolReplica:
         self._had_rows_at = time.monotonic()
         self._tasks = [asyncio.create_task(self._lag.watch()), asyncio.create_task(self._sweep())]
         load_s = time.monotonic() - began
-        failpoint("replica.after_load")
         log.info("the engine of %s is ready after %.1f s: %s", self._name, load_s, info)
         return Loaded(node=os.uname().nodename, pid=os.getpid(), load_s=load_s, engine=info)
 

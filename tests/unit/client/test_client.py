@@ -19,6 +19,7 @@ from jobs.spec.build import build_spec
 from jobs.spec.fields import SpecOption, spec_options
 from jobs.spec.options import SubmitOptions, spec_of
 from jobs.store import open_store
+from schemas.pools import Priority
 from schemas.sampling import Sampling
 from schemas.spec import EngineSpec
 from tests.unit.cli.surface import commands, parameters
@@ -43,6 +44,10 @@ def test_every_option_is_a_keyword_of_the_client_and_a_flag_of_the_commands_and_
     options = spec_options()
     assert get_type_hints(SubmitOptions) == {
         **{option.name: client_type(option) for option in options.values()},
+        "pool": str,
+        "priority": Priority,
+        "weight": float,
+        "isolated": bool,
         "fields": Mapping[str, Any],
     }
     for words in (["submit"], ["plan"], ["schedule", "create"]):

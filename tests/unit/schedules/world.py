@@ -218,7 +218,7 @@ class _Runner:
         step()
         return not self._world.missing(uri, self._world.now)
 
-    def submit(self, spec: JobSpec, job_id: str, placement: Placement | None) -> None:
+    def submit(self, spec: JobSpec, job_id: str, placement: Placement | None = None) -> None:
         step()
         self._reach_cluster()
         if job_id not in self._world.jobs:
