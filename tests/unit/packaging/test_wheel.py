@@ -30,6 +30,8 @@ OPTIONAL = {
     "jobs/serve/": "serve",
     "jobs/cli/serve.py": "serve",
     "jobs/results/sql.py": "sql",
+    "jobs/results/sinks/delta.py": "delta",
+    "jobs/results/sinks/iceberg.py": "iceberg",
     "jobs/evaluation/harness/": "eval",
     "workers/engines/": "cpu",
     "workers/demo/": "cpu",
@@ -103,7 +105,7 @@ def test_each_import_comes_with_the_base_or_with_the_extra_of_its_command(about:
     assert not {"vllm", "torch", "duckdb", "fastapi"} & base
     extras = {
         extra: set(_modules([each for each in wanted if each.marker and each.marker.evaluate({"extra": extra})]))
-        for extra in ("serve", "sql", "cpu", "eval")
+        for extra in ("serve", "sql", "delta", "iceberg", "cpu", "eval")
     }
     for package in OWN:
         for path in (REPOSITORY / package).rglob("*.py"):

@@ -80,7 +80,7 @@ def test_what_is_there_and_wrong_is_not_waited_for(gateway: ClientGateway, tmp_p
     assert not gateway.is_there(f"{day}/")
     day.mkdir(parents=True)
     assert not gateway.is_there(f"{day}/"), "no file yet"
-    (day / "rows.parquet").touch()
+    (day / "rows.parquet").write_bytes(b"rows")
     assert gateway.is_there(f"{day}/")
     assert not gateway.is_there(f"{day}/_SUCCESS")
     (day / "_SUCCESS").touch()
@@ -103,7 +103,7 @@ def test_a_night_waits_for_rows_since_the_night_before(tmp_path: Path) -> None:
     assert run.wait_since == at("2026-03-09T01:30"), "by the schedule's clock"
     gateway = ClientGateway(Settings(root=root))
     (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "rows.parquet").touch()
+    (tmp_path / "in" / "rows.parquet").write_bytes(b"rows")
     scheduler = Scheduler(book, gateway, now=lambda: due)
     book.create(schedule)
     waits = scheduler.advance(schedule, "2026-03-10")
