@@ -14,8 +14,8 @@ from tests.simulation.pools import PoolHistory, PoolRun, draw_pool, pool_cases
 from tests.simulation.runner import SEED_VARIABLE, Simulator, simulator
 from tests.support.quick import QUICK
 
-CHUNK = 50
-HISTORIES, NIGHTLY = range(50 if QUICK else 150), range(150, 5_150)
+CHUNK = 25
+HISTORIES, NIGHTLY = range(25 if QUICK else 75), range(75, 5_075)
 
 
 @pytest.fixture(scope="module")
