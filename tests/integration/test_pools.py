@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
+from schemas.batches import job_id_of
 from tests.support.harness import COMMAND, User, check_invariants, driver_pid, kill, new_id, write_prompts
 
 pytestmark = pytest.mark.timeout(600)
@@ -202,7 +203,7 @@ def test_batches_of_the_facade_compute_in_a_pool(user: User, pool: str, tmp_path
 
         done = until(ended, "end of the batch")
         assert (done["status"], done["request_counts"]["completed"]) == ("completed", 5)
-        placement = user.ledger(done["metadata"]["job_id"] if done.get("metadata") else batch["id"]).placement()
+        placement = user.ledger(job_id_of(batch["id"])).placement()
         assert placement is not None
         assert (placement.pool, placement.priority) == (pool, "urgent")
     finally:

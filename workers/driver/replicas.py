@@ -40,6 +40,9 @@ log = logging.getLogger(__name__)
 MAX_START_FAILURES = 3
 """Failed engine starts in a row, over all replicas, before the job fails."""
 
+SHARED_ADMISSIONS = 2
+"""Shards whose rows enter a shared replica, or are read for it, at a time."""
+
 NOT_NEEDED = "starts once rows need an engine"
 """Note on a slot without a replica, for people."""
 
@@ -209,32 +212,35 @@ class Replicas:
         replica = slot.replica
         assert replica is not None
         running: dict[asyncio.Task[ShardDone | int], Work] = {}
-        admission: asyncio.Task[None] | None = None
+        admissions: set[asyncio.Task[None]] = set()
+        # Among other jobs, a shard's rows are ready when the last ones of the shard before enter: a job without a row
+        # that waits gives its turn away.
+        most = SHARED_ADMISSIONS if replica.shared else 1
         watching = asyncio.create_task(watch(slot, replica, self._spec.engine.stall_timeout_s, self._on_log))
         try:
             while running or not self._done:
                 if slot.retired and not running:
                     raise ReplicaLost("it takes no further rows", blameless=True)
                 news = self._news  # taken before looking for work, so that nothing is missed in between
-                wants = admission is None and not slot.retired and slot.wants_more(running.values())
+                wants = len(admissions) < most and not slot.retired and slot.wants_more(running.values())
                 if wants and (work := self._take(slot)) is not None:
                     attempt_id = slot.shards[work.shard] = uuid4().hex
                     running[asyncio.create_task(_run(slot, replica, work, attempt_id))] = work
-                    admission = asyncio.create_task(replica.admitted(attempt_id))
+                    admissions.add(asyncio.create_task(replica.admitted(attempt_id)))
                     continue
                 waiting = asyncio.create_task(news.wait())
-                awaited = {waiting, watching, *running, *([admission] if admission else [])}
+                awaited = {waiting, watching, *running, *admissions}
                 finished, _ = await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
                 waiting.cancel()
                 for task in [task for task in running if task in finished]:
                     await self._ended(slot, running.pop(task), task)
-                if admission in finished:
+                for admission in admissions & finished:
+                    admissions.discard(admission)
                     await admission
-                    admission = None
                 if watching in finished:
                     await watching
         finally:
-            for pending in (watching, *running, *([admission] if admission else [])):
+            for pending in (watching, *running, *admissions):
                 pending.cancel()
 
     def _take(self, slot: Slot) -> Work | None:
