@@ -38,6 +38,9 @@ class Placement(Document):
     weight: float = Field(1.0, gt=0.0, le=MAX_WEIGHT, description="Share of the tokens within the class.")
     isolated: bool = Field(False, description="Find no prefix of another job in the cache, and leave it none.")
 
+    def __str__(self) -> str:
+        return f"{self.pool} ({self.priority}, weight {self.weight:g}{', isolated' if self.isolated else ''})"
+
 
 class PoolRange(Document):
     """How many replicas a pool has: by the rows that wait, and `min` once it is idle."""

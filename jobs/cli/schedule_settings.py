@@ -8,7 +8,6 @@ from urllib.parse import urlsplit
 from jobs.text import duration
 
 if TYPE_CHECKING:
-    from schemas.pools import Placement
     from schemas.schedules import Schedule, Webhook
 
 
@@ -20,7 +19,7 @@ def settings_of(schedule: Schedule) -> dict[str, str | None]:
     )
     return {
         "model": f"{schedule.spec.model.path} ({schedule.spec.engine.name})",
-        "pool": _claim(schedule.placement),
+        "pool": str(schedule.placement) if schedule.placement else None,
         "wait for": schedule.wait_for,
         "input deadline": f"{duration(schedule.input_deadline_s)} after the run begins",
         "deadline": _deadline(schedule),
@@ -31,10 +30,6 @@ def settings_of(schedule: Schedule) -> dict[str, str | None]:
         "webhooks": ", ".join(map(_webhook, schedule.webhooks)) or None,
         "notify on": ", ".join(schedule.notify_on) or None,
     }
-
-
-def _claim(placement: Placement | None) -> str | None:
-    return None if placement is None else f"{placement.pool} ({placement.priority}, weight {placement.weight:g})"
 
 
 def _deadline(schedule: Schedule) -> str | None:

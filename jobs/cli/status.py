@@ -14,6 +14,7 @@ from schemas.codes import ENDED, State
 if TYPE_CHECKING:
     from jobs.status.listing import Entry
     from jobs.status.summary import Summary
+    from schemas.pools import Placement
 
 _COLUMNS = {
     "job_id": "id",
@@ -60,11 +61,18 @@ def status(
         summary = summarise(now, job.ledger.committed(), gpu_hour_price=price)
     if output.format is Format.JSON:
         beginning = beginning_of(read_starts(job.ledger))
-        output.record(summary.to_dict() | {"beginning": beginning and beginning.to_dict()})
+        placement = job.ledger.placement()
+        output.record(
+            summary.to_dict()
+            | {
+                "placement": placement and placement.model_dump(mode="json"),
+                "beginning": beginning and beginning.to_dict(),
+            }
+        )
     elif output.format is Format.QUIET:
         output.value(summary.state)
     else:
-        output.record(_described(summary))
+        output.record(_described(summary, job.ledger.placement()))
         for step in next_steps(summary):
             output.hint(step)
     if exit_status and summary.state in ENDED | {State.INTERRUPTED}:
@@ -137,7 +145,7 @@ def _row(entry: Entry) -> dict[str, str | None]:
     }
 
 
-def _described(summary: Summary) -> dict[str, str]:
+def _described(summary: Summary, placement: Placement | None) -> dict[str, str]:
     from jobs.results.gates import describe
     from jobs.status.display import facts
 
@@ -152,6 +160,7 @@ def _described(summary: Summary) -> dict[str, str]:
         "name": summary.name if summary.name != summary.job_id else None,
         "dataset": summary.dataset,
         "model": f"{summary.model} ({summary.engine})",
+        "pool": str(placement) if placement else None,
         "schedule": summary.schedule,
         "created": summary.created_at,
         **facts(summary),

@@ -30,6 +30,7 @@ class Resources:
         after_staging: replicas start when the job is staged, because they compute on the CPUs that staging needs.
         starts_at_once: replicas that may be starting at a time; None where Ray limits that, because each takes a GPU
             or CPUs of its own.
+        in_pool: the replica is there already, or a pool starts it.
     """
 
     on_gpu: bool
@@ -37,6 +38,7 @@ class Resources:
     num_cpus: float
     after_staging: bool
     starts_at_once: int | None = None
+    in_pool: bool = False
 
     @property
     def actor_options(self) -> dict[str, Any]:
@@ -52,6 +54,8 @@ class Resources:
 
     def describe(self) -> str:
         """Describe the resources for people, as in `1 GPU` or `2 CPUs`."""
+        if self.in_pool:
+            return "a replica of the pool"
         if not self.num_gpus and not self.num_cpus:
             return "a worker process"
         amount, unit = (self.num_gpus, "GPU") if self.on_gpu else (self.num_cpus, "CPU")
@@ -96,7 +100,7 @@ def seat_resources(spec: JobSpec) -> Resources:
     """Return what one replica of a pool holds, as a job in it sees them: nothing is left to start or to wait for."""
     on_gpu = spec.engine.name != "fake" and _on_gpu(spec)
     num_gpus = spec.engine.tensor_parallel_size if on_gpu else 0
-    return Resources(on_gpu=on_gpu, num_gpus=num_gpus, num_cpus=0, after_staging=False)
+    return Resources(on_gpu=on_gpu, num_gpus=num_gpus, num_cpus=0, after_staging=False, in_pool=True)
 
 
 def _on_gpu(spec: JobSpec | PoolSpec) -> bool:

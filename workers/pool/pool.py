@@ -284,6 +284,7 @@ class Pool:
         except TimeoutError as error:
             raise EngineStalled(f"the engine has not started within {timeout_s:g} s") from error
         self._start_failures, self.reason = 0, ""
+        self.phase = "up" if self.phase == "starting" else self.phase
         slot.begin("ready")
         log.info(
             "%s is ready on %s (pid %d) after %.1f s", slot.name, slot.loaded.node, slot.loaded.pid, slot.loaded.load_s
