@@ -30,6 +30,10 @@ def test_every_query_gives_series_while_a_job_runs(user: User, tmp_path: Path) -
         *(str(data), "--engine", "fake", "--replicas", "2", "--id", new_id("nightly"), "--max-num-seqs", "16"),
         *("--set", "engine.fake.token_s=0.1"),
     )
+    pool = new_id("pool")
+    slow = ("--engine", "fake", "--max-num-seqs", "16", "--set", "engine.fake.token_s=0.1")
+    user.run("pool", "up", pool, *slow, "--wait", timeout_s=180)
+    in_pool = user.submit(str(data), "--pool", pool, "--id", new_id())
     queries = {name: expr for name, expr in panel_queries(job_id).items() if not STORED.search(expr)}
     queries = {name: expr for name, expr in queries.items() if name not in ON_GPUS | AFTER_A_LOSS}
     selectors = {name: selector for name, selector in alert_selectors().items() if not STORED.search(selector)}
@@ -42,6 +46,8 @@ def test_every_query_gives_series_while_a_job_runs(user: User, tmp_path: Path) -
             assert server.query('ALERTS{alertstate="firing"}') == []
     finally:
         user.run("cancel", job_id)
+        user.run("cancel", in_pool)
+        user.run("pool", "down", pool)
 
 
 def test_ray_exports_what_this_cluster_cannot_show() -> None:

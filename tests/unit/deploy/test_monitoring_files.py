@@ -43,6 +43,7 @@ def test_the_dashboard_covers_what_operators_ask_for() -> None:
         "nightbatch_batches{",
         "ray_batch_rows{",
         "ray_batch_gpu_seconds",
+        "ray_batch_pool_share",
         "ray_batch_shard_seconds_bucket",
         "ray_batch_replicas_lost",
         "ray_vllm_kv_cache_usage_perc",
