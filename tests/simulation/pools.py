@@ -334,7 +334,7 @@ class PoolRun:
         manager = self.manager = SimManager(self.world, process, self)
 
         async def run() -> None:
-            reason = await manager.target.run()
+            reason, _ = await manager.target.run()
             self.world.note(f"the pool ends: {reason}")
             if "did not start" in reason and not self.history.actions and not self.history.faults.crashes:
                 self.world.violation(f"the pool has ended: {reason}")

@@ -57,12 +57,12 @@ def main(pool_uri: str) -> int:
             ray.wait([running], timeout=END_S)
             return 128 + signal.SIGTERM
     try:
-        reason = ray.get(running)
+        reason, taken_down = ray.get(running)
     except Exception:
         log.exception("the pool has failed")
         return Exit.JOB_FAILED
     log.info("the pool has ended: %s", reason)
-    return Exit.OK if "taken down" in reason else Exit.JOB_FAILED
+    return Exit.OK if taken_down else Exit.JOB_FAILED
 
 
 if __name__ == "__main__":

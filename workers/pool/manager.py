@@ -45,12 +45,13 @@ class Manager:
         self._pool: Pool | None = None
         self._started_at = _now()
         self._ready = asyncio.Event()
+        self._taken_down = False
 
-    async def run(self) -> str:
-        """Run the pool until it is taken down or cannot go on; return why it has ended."""
+    async def run(self) -> tuple[str, bool]:
+        """Run the pool until it is taken down or cannot go on; return why it has ended, and whether people wanted it."""
         spec = await asyncio.to_thread(self._book.in_force, self._name)
         if spec is None:
-            return "The pool was taken down."
+            return "The pool was taken down.", True
         pool = self._pool = Pool(spec, self._connect(self._root))
         self._usage = Usage(pool)
         self._metrics = PoolMetrics(self._name)
@@ -62,7 +63,7 @@ class Manager:
             reporting.cancel()
             await asyncio.gather(reporting, return_exceptions=True)
             await self._write(pool)
-        return pool.reason
+        return pool.reason, self._taken_down
 
     async def end(self, reason: str) -> None:
         """End the pool now."""
@@ -113,6 +114,7 @@ class Manager:
             return
         down = await asyncio.to_thread(self._book.down, self._name, newest.generation)
         if down is not None:
+            self._taken_down = True
             pool.drain() if down.drain else pool.end(f"The pool was taken down by {down.by}.")
         elif newest.generation > pool.spec.generation:
             pool.renew(newest)

@@ -16,6 +16,10 @@ from workers.driver.resources import Resources, resolve_resources
 from workers.messages import Loaded, PoolReplicaCounters
 
 
+MAX_CALLS = 10_000
+"""Calls that a replica serves at a time: about a dozen of each job in it."""
+
+
 class RayPoolCluster:
     """The cluster that this process is connected to. See `workers.pool.cluster.PoolCluster`.
 
@@ -31,7 +35,8 @@ class RayPoolCluster:
         return resolve_resources(pool, cores=cores())
 
     def start_replica(self, pool: PoolSpec, name: str, resources: Resources) -> RayPoolReplica:
-        actor = ray.remote(self._replica).options(**resources.actor_options, name=name)
+        options = {**resources.actor_options, "max_concurrency": MAX_CALLS}
+        actor = ray.remote(self._replica).options(**options, name=name)
         return RayPoolReplica(actor.remote(pool, self._root, name, on_gpu=resources.on_gpu))
 
     async def draining_nodes(self) -> Collection[str]:
