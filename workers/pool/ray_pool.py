@@ -15,7 +15,6 @@ from workers.driver.ray_cluster import cores, result_of
 from workers.driver.resources import Resources, resolve_resources
 from workers.messages import Loaded, PoolReplicaCounters
 
-
 MAX_CALLS = 10_000
 """Calls that a replica serves at a time: about a dozen of each job in it."""
 
