@@ -48,7 +48,7 @@ class Manager:
         self._taken_down = False
 
     async def run(self) -> tuple[str, bool]:
-        """Run the pool until it is taken down or cannot go on; return why it has ended, and whether people wanted it."""
+        """Run the pool until it is taken down or cannot go on; return why it ended, and whether it was taken down."""
         spec = await asyncio.to_thread(self._book.in_force, self._name)
         if spec is None:
             return "The pool was taken down.", True
