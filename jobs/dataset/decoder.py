@@ -65,11 +65,21 @@ def stream(
     memory_bytes = memory_bytes or MEMORY_BYTES
     request = pickle.dumps((dict(os.environ), function, arguments, memory_bytes, cpu_s))
     child = _idle_child(request) or _Child()
+    may_end_idle = child.asked
     try:
         if not child.asked:
             child.ask(request)
         while True:
-            kind, value = child.answer(memory_bytes)
+            try:
+                kind, value = child.answer(memory_bytes)
+            except _EndedInOrder as ended:
+                if not may_end_idle:
+                    raise DecoderEnded(_last_words(0, memory_bytes)) from ended
+                # It had been idle for so long that it ended just as it was asked.
+                child, may_end_idle = _Child(), False
+                child.ask(request)
+                continue
+            may_end_idle = False
             if kind == _VALUE:
                 yield value
                 continue
@@ -84,6 +94,10 @@ def stream(
         raise DecoderEnded(_too_large(memory_bytes))
     if kind == _ERROR:
         raise value
+
+
+class _EndedInOrder(Exception):
+    """The child has ended with exit code 0, as one does that was idle for `IDLE_S`."""
 
 
 class _Child:
@@ -115,7 +129,7 @@ class _Child:
         self.asked = True
 
     def answer(self, memory_bytes: int) -> tuple[str, Any]:
-        """Return the next answer's kind and value; raise DecoderEnded if there is none."""
+        """Return the next answer's kind and value; raise DecoderEnded or _EndedInOrder if there is none."""
         used_ns = -1
         while not self._answers.poll(STILL_S):
             before_ns, used_ns = used_ns, _cpu_ns(self._process.pid)
@@ -125,7 +139,9 @@ class _Child:
         try:
             kind, value = pickle.loads(self._answers.recv_bytes())  # noqa: S301 - from a process of ours
         except (EOFError, OSError) as error:
-            raise DecoderEnded(_last_words(self._process.wait(), memory_bytes)) from error
+            if (code := self._process.wait()) == 0:
+                raise _EndedInOrder from error
+            raise DecoderEnded(_last_words(code, memory_bytes)) from error
         return kind, value
 
     def kill(self) -> None:
