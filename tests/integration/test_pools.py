@@ -72,7 +72,7 @@ def test_jobs_share_an_engine_and_a_row_that_kills_costs_that_row(user: User, po
         "bulk": submit(
             user,
             pool,
-            write_prompts(tmp_path / "b.parquet", [f"b {n}" for n in range(300)]),
+            write_prompts(tmp_path / "b.parquet", [f"b {n}" for n in range(600)]),
             "--priority",
             "bulk",
             "--weight",
@@ -88,12 +88,18 @@ def test_jobs_share_an_engine_and_a_row_that_kills_costs_that_row(user: User, po
             "--isolated",
         ),
     }
-    shown = until(lambda: pool_with(user, pool, jobs=3), "three jobs in the pool")
-    classes = {job["job_id"]: (job["priority"], job["weight"]) for job in shown["jobs"]}
+    classes: dict[str, tuple[str, float]] = {}
+
+    def all_seen() -> bool:
+        for job in user.json("pool", "show", pool)["jobs"]:
+            classes[job["job_id"]] = job["priority"], job["weight"]
+        return len(classes) == 3
+
+    until(all_seen, "three jobs in the pool")
     assert classes == {jobs["bulk"]: ("bulk", 2.0), jobs["deadly"]: ("normal", 1.0), jobs["urgent"]: ("urgent", 1.0)}
     for job_id in jobs.values():
         user.run("wait", job_id, "--timeout", "240", timeout_s=260, code=None)
-    for name, rows in (("bulk", 300), ("deadly", 40), ("urgent", 30)):
+    for name, rows in (("bulk", 600), ("deadly", 40), ("urgent", 30)):
         table = check_invariants(user.ledger(jobs[name]), rows)
         codes = dict(zip(table["row_id"].to_pylist(), table["error_code"].to_pylist(), strict=True))
         killed = {row for row, code in codes.items() if code is not None}

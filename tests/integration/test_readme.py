@@ -22,7 +22,14 @@ GUIDE = (REPOSITORY / "jobs/README.md").read_text()
 
 pytestmark = pytest.mark.timeout(600)
 
-PLACEHOLDERS = {"data.parquet": "questions.parquet", "DIR": "model", "ID": "questions", "A": "questions", "B": "again"}
+PLACEHOLDERS = {
+    "NAME": "shared",
+    "data.parquet": "questions.parquet",
+    "DIR": "model",
+    "ID": "questions",
+    "A": "questions",
+    "B": "again",
+}
 
 
 def section(title: str, page: str = README) -> str:
