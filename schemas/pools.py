@@ -11,14 +11,14 @@ The newest generation is in force, unless it is down.
 from __future__ import annotations
 
 import re
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from schemas import FORMAT_VERSION
 from schemas.base import Document
 from schemas.records import ProcessId
-from schemas.spec import EngineSpec, ModelSpec
+from schemas.spec import EngineSpec, ModelSpec, ReplicaRange
 
 POOLS = "_pools/"
 POOL_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
@@ -42,30 +42,10 @@ class Placement(Document):
         return f"{self.pool} ({self.priority}, weight {self.weight:g}{', isolated' if self.isolated else ''})"
 
 
-class PoolRange(Document):
-    """How many replicas a pool has: by the rows that wait, and `min` once it is idle."""
+class PoolRange(ReplicaRange):
+    """How many replicas a pool has: by the rows that wait, and `min`, which may be 0, once it is idle."""
 
     min: int = Field(1, ge=0, le=10_000)
-    max: int = Field(1, ge=1, le=10_000)
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.min > self.max:
-            raise ValueError(f"{self.min}..{self.max}: the first number is larger than the second")
-        return self
-
-    @classmethod
-    def parse(cls, text: str) -> PoolRange:
-        """`2` or `0..8`.
-
-        Raises:
-            ValueError: neither of the two forms, or out of range.
-        """
-        match = re.fullmatch(r"\s*(\d+)\s*(?:\.\.\s*(\d+)\s*)?", text)
-        if match is None:
-            raise ValueError(f"{text[:40]!r} is not a number of replicas; write 2 or 0..8")
-        low = int(match[1])
-        return cls(min=low, max=int(match[2]) if match[2] else low)
 
     def __str__(self) -> str:
         return str(self.max) if self.min == self.max else f"{self.min}..{self.max}"

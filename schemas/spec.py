@@ -137,7 +137,7 @@ class ReplicaRange(Document):
         return self
 
     @classmethod
-    def parse(cls, text: str) -> ReplicaRange:
+    def parse(cls, text: str) -> Self:
         """`8` or `2..16`.
 
         Raises:
