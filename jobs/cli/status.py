@@ -12,6 +12,7 @@ from jobs.shell import as_called
 from schemas.codes import ENDED, State
 
 if TYPE_CHECKING:
+    from jobs.job import Job
     from jobs.status.listing import Entry
     from jobs.status.summary import Summary
     from schemas.pools import Placement
@@ -61,7 +62,7 @@ def status(
         summary = summarise(now, job.ledger.committed(), gpu_hour_price=price)
     if output.format is Format.JSON:
         beginning = beginning_of(read_starts(job.ledger))
-        placement = job.ledger.placement()
+        placement = _placement(job)
         output.record(
             summary.to_dict()
             | {
@@ -72,7 +73,7 @@ def status(
     elif output.format is Format.QUIET:
         output.value(summary.state)
     else:
-        output.record(_described(summary, job.ledger.placement()))
+        output.record(_described(summary, _placement(job)))
         for step in next_steps(summary):
             output.hint(step)
     if exit_status and summary.state in ENDED | {State.INTERRUPTED}:
@@ -143,6 +144,16 @@ def _row(entry: Entry) -> dict[str, str | None]:
         "created": entry.created_at[:16].replace("T", " "),
         "name": entry.name,
     }
+
+
+def _placement(job: Job) -> Placement | None:
+    """Return the job's claim in a pool; damaged, it hides nothing else: its next driver says so."""
+    from jobs.errors import Damaged
+
+    try:
+        return job.ledger.placement()
+    except Damaged:
+        return None
 
 
 def _described(summary: Summary, placement: Placement | None) -> dict[str, str]:

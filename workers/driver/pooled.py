@@ -71,7 +71,7 @@ class PooledCluster:
         own: the cluster itself, which stages.
         ticket: who the job is, and its claim.
         book: the records of pools.
-        gpus: returns the GPUs of a replica with this engine.
+        resources: returns what a replica with the job's engine holds.
     """
 
     def __init__(

@@ -14,6 +14,7 @@ from jobs.status.liveness import this_process
 from jobs.store import open_store
 from schemas.pools import PoolJob, PoolSpec, PoolState
 from workers import logs
+from workers.failures import JobFailure
 from workers.messages import STORE_PATIENCE_S, Fate, Offer, Ticket
 from workers.metrics import PoolMetrics
 from workers.pool.cluster import PoolCluster
@@ -52,7 +53,11 @@ class Manager:
         spec = await asyncio.to_thread(self._book.in_force, self._name)
         if spec is None:
             return "The pool was taken down.", True
-        pool = self._pool = Pool(spec, self._connect(self._root))
+        try:
+            pool = self._pool = Pool(spec, self._connect(self._root))
+        except JobFailure as failure:  # its replicas fit on no node
+            await self._write_failure(spec, str(failure))
+            return str(failure), False
         self._usage = Usage(pool)
         self._metrics = PoolMetrics(self._name)
         self._ready.set()
@@ -117,7 +122,24 @@ class Manager:
             self._taken_down = True
             pool.drain() if down.drain else pool.end(f"The pool was taken down by {down.by}.")
         elif newest.generation > pool.spec.generation:
-            pool.renew(newest)
+            try:
+                pool.renew(newest)
+            except JobFailure as failure:  # its replicas fit on no node: those of the generation before stay
+                pool.reason = f"Generation {newest.generation} cannot start: {failure}"
+
+    async def _write_failure(self, spec: PoolSpec, reason: str) -> None:
+        """Write why the pool has no replica at all, as far as the store allows it."""
+        state = PoolState(
+            pool=self._name,
+            generation=spec.generation,
+            driver=self._driver,
+            phase="ended",
+            updated_at=_now(),
+            started_at=self._started_at,
+            reason=reason,
+        )
+        with suppress(StoreError):
+            await asyncio.to_thread(self._writing.write_state, state)
 
     async def _write(self, pool: Pool) -> None:
         """Write the pool's state. Never raises: a report must not end the pool."""

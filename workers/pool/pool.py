@@ -42,6 +42,9 @@ will have computed most of what is less."""
 RETIRE_S = 600.0
 """Longest time that a replica which is to end may take over the rows inside."""
 
+PLACING_S = 60.0
+"""After so long a wait a replica has no place on the cluster now."""
+
 MAX_START_FAILURES = 3
 """Failed engine starts in a row, over all replicas, before the pool ends."""
 
@@ -180,10 +183,10 @@ class Pool:
         return self._fates.get(replica, Fate(kind="alive"))
 
     def accuse(self, replica: str) -> None:
-        """End a replica whose engine stands still, as a driver has seen that had it to itself."""
+        """End a replica whose engine stands still, as a job's driver has seen."""
         for slot in self.slots:
             if slot.name == replica and slot.state == "ready":
-                slot.fail(EngineStalled("a job that was alone in it saw it stand still"))
+                slot.fail(EngineStalled("the driver of a job saw it stand still"))
 
     def _member(self, ticket: Ticket) -> Member:
         if self.phase == "ended":
@@ -247,8 +250,13 @@ class Pool:
             if slot.state == "ready" and slot.loaded is not None and slot.loaded.node_id in leaving:
                 log.info("%s takes no further rows: its node %s is to go", slot.name, slot.loaded.node)
                 slot.retire()
-        if all(slot.state == "ready" for slot in self.slots):
-            old = [slot for slot in self.slots if slot.spec.generation < self.spec.generation]
+        # A slot that has long waited for resources may wait for ever, and must not keep the others from being replaced.
+        if not any(
+            slot.state in ("loading", "retiring", "lost") or (slot.state == "waiting" and slot.since_s < PLACING_S)
+            for slot in self.slots
+        ):
+            ready = [slot for slot in self.slots if slot.state == "ready"]
+            old = [slot for slot in ready if slot.spec.generation < self.spec.generation]
             if old:
                 log.info("%s is replaced by one of generation %d", old[0].name, self.spec.generation)
                 old[0].retire()

@@ -101,11 +101,11 @@ class PoolReplica:
     async def look(self, elsewhere: Mapping[str, float]) -> PoolReplicaCounters:
         """Return the totals so far.
 
-        Raises:
-            EngineDead: the engine has died.
-
         Args:
             elsewhere: tokens that other replicas have computed for each job since the last call.
+
+        Raises:
+            EngineDead: the engine has died.
         """
         assert self._engine is not None
         if self._dead is not None:
@@ -181,11 +181,8 @@ class PoolReplica:
             await standing.close()
 
     async def claim(self, seat: str) -> bool:
-        """See `Seat.claim`; raises `SeatClosed` once the replica is to end."""
-        try:
-            return await self._serve(seat, self._standing(seat).claim())
-        except Retired as error:
-            raise SeatClosed(f"{self._name} takes no further rows") from error
+        """See `Seat.claim`."""
+        return await self._serve(seat, self._standing(seat).claim())
 
     async def release(self, seat: str) -> None:
         """See `Seat.release`."""
@@ -226,9 +223,12 @@ class PoolReplica:
         return standing
 
     async def _serve(self, seat: str, work: Coroutine[Any, Any, _T]) -> _T:
+        """Do a seat's work; raises `SeatClosed` where a row can enter no more because the replica is to end."""
         SEAT.set(self._seats[seat])
         try:
             return await work
+        except Retired as error:
+            raise SeatClosed(f"{self._name} takes no further rows") from error
         except EngineDead as error:
             self._dead = error
             raise
