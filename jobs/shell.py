@@ -36,6 +36,7 @@ COMMANDS = (
     "sql",
     "status",
     "submit",
+    "ui",
     "wait",
     "watch",
 )

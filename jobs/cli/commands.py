@@ -51,6 +51,7 @@ _COMMANDS: Mapping[str, tuple[str, Callable[[typer.Typer, str, Any], None]]] = {
     "compare": ("compare", _plain("compare")),
     "sql": ("sql", _plain("sql")),
     "serve": ("serve", _plain("serve")),
+    "ui": ("ui", _plain("ui")),
     "cancel": ("submit", _plain("cancel")),
     "resume": ("submit", _plain("resume")),
     "pool": ("pool", _group),

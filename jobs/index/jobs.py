@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from threading import Lock
@@ -39,10 +40,14 @@ class JobIndex:
 
     The names of the jobs always come from the store, one request for each thousand, so no job is missing or shown after
     its folder is gone. Safe to use from many threads.
+
+    Args:
+        fresh_s: a look that is not older than this is returned again.
     """
 
-    def __init__(self, store: ObjectStore) -> None:
-        self._store, self._pages, self._lock = store, Pages(store), Lock()
+    def __init__(self, store: ObjectStore, *, fresh_s: float = 0.0) -> None:
+        self._store, self._pages, self._lock, self._fresh_s = store, Pages(store), Lock(), fresh_s
+        self._last: tuple[float, JobsThere] | None = None
 
     def look(self) -> JobsThere:
         """Return the jobs that are there, and what is known of them.
@@ -51,9 +56,16 @@ class JobIndex:
             StoreError: the store cannot be reached.
         """
         with self._lock:
-            ledgers = list(list_jobs(self._store))
-            known = self._pages.entries() if ledgers else {}
-            changed = {info.key.removeprefix(CHANGED) for info in self._store.list(CHANGED)} if known else set()
+            if self._last is not None and time.monotonic() - self._last[0] < self._fresh_s:
+                return self._last[1]
+            there = self._look()
+            self._last = time.monotonic(), there
+            return there
+
+    def _look(self) -> JobsThere:
+        ledgers = list(list_jobs(self._store))
+        known = self._pages.entries() if ledgers else {}
+        changed = {info.key.removeprefix(CHANGED) for info in self._store.list(CHANGED)} if known else set()
         ended = {}
         for ledger in ledgers:
             entry = known.get(ledger.job_id)
@@ -68,6 +80,7 @@ class JobIndex:
             there: what was looked at.
         """
         with self._lock:
+            self._last = None if entries else self._last
             try:
                 self._pages.add(entries, there=there.ids)
             except StoreError as error:

@@ -29,6 +29,8 @@ OWN = {"jobs", "workers", "schemas"}
 OPTIONAL = {
     "jobs/serve/": "serve",
     "jobs/cli/serve.py": "serve",
+    "jobs/ui/": "serve",
+    "jobs/cli/ui.py": "serve",
     "jobs/results/sql.py": "sql",
     "jobs/results/sinks/delta.py": "delta",
     "jobs/results/sinks/iceberg.py": "iceberg",
