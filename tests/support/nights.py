@@ -61,8 +61,8 @@ def schedules(root: Path, now: datetime, *, nights: int = 31) -> None:
     wrong and whose run of tonight is late and at work; `tickets`, four times a day."""
     store = LocalStore(root)
     _reviews(store, now, nights)
-    _claims(store, now, nights)
-    _tickets(store, now, min(nights, 9))
+    _claims(store, now, min(nights, 12))
+    _tickets(store, now, min(nights, 4))
 
 
 def _reviews(store: LocalStore, now: datetime, nights: int) -> None:
