@@ -13,7 +13,7 @@ from schemas.compiled import CompiledManifest
 from schemas.evaluations import Evaluation, ProgramsReport, Scores
 from schemas.exports import ExportFailure, ExportOutcome
 from schemas.history import History
-from schemas.index import IndexPage
+from schemas.index import BatchIndex, IndexPage
 from schemas.logs import LogLine
 from schemas.pools import Placement, PoolDown, PoolSpec, PoolState
 from schemas.records import Attempt, Interruption, Manifest, Plan, Progress, Terminal
@@ -51,6 +51,7 @@ DOCUMENTS: dict[str, Any] = {
     "export_outcome": ExportOutcome,
     "export_failure": ExportFailure,
     "index_page": IndexPage,
+    "batch_index": BatchIndex,
     "evaluation": Evaluation,
     "evaluation_scores": Scores,
     "evaluation_programs": ProgramsReport,

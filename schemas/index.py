@@ -1,6 +1,7 @@
 """The index of ended jobs, beside the job directories: what lists quickly. Other tools skip names that start with `_`.
 
     _index/jobs/<sha256>.json.gz   a page: what is known of up to `PAGE_JOBS` ended jobs; named after its bytes
+    _index/batches.json.gz         how the batches of `jobs serve` have ended; overwritten
     _index/changed/<job_id>        an ended job is to be looked at again, once: it was deleted, or is about to be
 
 Advisory, never a basis for a decision. All of it can be deleted at any time; it is made again from the jobs.
@@ -14,11 +15,13 @@ from pydantic import AwareDatetime, Field
 
 from schemas import FORMAT_VERSION
 from schemas.base import Document
+from schemas.batches import Ended
 from schemas.codes import State
 from schemas.records import CrossedGate
 
 PAGES = "_index/jobs/"
 CHANGED = "_index/changed/"
+ENDED_BATCHES = "_index/batches.json.gz"
 PAGE_JOBS = 1000
 """Most jobs on one page."""
 
@@ -52,6 +55,13 @@ class IndexPage(Document):
 
     format_version: int = FORMAT_VERSION
     jobs: tuple[IndexedJob, ...]
+
+
+class BatchIndex(Document):
+    """How batches have ended."""
+
+    format_version: int = FORMAT_VERSION
+    ended: dict[str, Ended] = Field(description="Status by batch id.")
 
 
 def page_key(digest: str) -> str:

@@ -88,8 +88,9 @@ class BatchRunner:
 
     def clear_leftovers(self) -> None:
         """Remove expired files, and parts that killed servers left behind."""
-        requests = (self._batches.read(each, "request", BatchRequest) for each in self._batches.ids())
-        in_use = {each.input_file_id for each in requests if each is not None and each.id not in self._ended}
+        still = [each for each in self._batches.ids() if each not in self._ended]
+        requests = (self._batches.read(each, "request", BatchRequest) for each in still)
+        in_use = {each.input_file_id for each in requests if each is not None}
         self._leftovers.clear(in_use)
 
     def wake(self) -> None:
@@ -104,6 +105,8 @@ class BatchRunner:
             threads.shutdown(wait=False, cancel_futures=True)
 
     def _run(self) -> None:
+        with suppress(JobsError):  # else each is looked at
+            self._ended |= self._batches.ended()
         while not self._stopping.is_set():
             self._wake.clear()
             try:
