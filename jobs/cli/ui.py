@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,13 @@ from jobs.cli.diary import log_to_stderr
 from jobs.cli.output import Output, with_output
 from jobs.cli.serve import check_packages, listen, run_server, shown_host
 from jobs.errors import UsageError
+
+if TYPE_CHECKING:
+    from jobs.ui.site import Site
+
+
+MANY = 200
+"""Jobs that the index does not know, from which on they are read before the first page is shown."""
 
 
 @with_output
@@ -64,6 +71,7 @@ def ui(
         token_file = None if no_auth else token_file or default_token_path()
         token = load_token(token_file) if token_file else None
         site = Site(settings=settings, token=token, allow_actions=allow_actions)
+        _index(site, output)
         url = f"http://{shown_host(host)}:{listener.getsockname()[1]}/ui/"
         output.record({"url": url, "token_file": str(token_file or ""), "root": site.store.uri})
         if token_file:
@@ -73,3 +81,13 @@ def ui(
         run_server(
             make_app(site, local=local), listener, "The pages are away; jobs go on. The same command serves them."
         )
+
+
+def _index(site: Site, output: Output) -> None:
+    """Read the jobs of a root whose index is missing, once; pages would be slow until then."""
+    from jobs.status.listing import index_ended
+
+    count = len(site.index.look().others)
+    if count >= MANY:
+        output.note(f"Reading {count:,} jobs that the index does not know yet; the next start will not.")
+        index_ended(site.store, site.index, lambda looked: output.note(f"{looked:,} of {count:,}"))

@@ -18,7 +18,7 @@ from jobs.status.entry import Entry, entry_of, read_entry
 from jobs.threads import threads
 from schemas import keys
 from schemas.codes import State
-from schemas.index import IndexedJob
+from schemas.index import PAGE_JOBS, IndexedJob
 
 if TYPE_CHECKING:
     from jobs.cluster.submission import Submitter
@@ -108,6 +108,28 @@ def newest(
     return Listing(entries=tuple(entries[:limit]), more=len(entries) > limit, unreadable=tuple(unreadable))
 
 
+def index_ended(store: ObjectStore, index: JobIndex, tell: Callable[[int], None] = lambda _: None) -> int:
+    """Index every ended job that the index does not know, a page at a time; return how many there were.
+
+    Args:
+        tell: called with the number of jobs that were looked at so far.
+
+    Raises:
+        StoreError: the store cannot be reached.
+    """
+    there, known, looked = index.look(), 0, 0
+    remaining = iter(there.others)
+    with threads(REQUESTS_AT_ONCE) as pool:
+        while batch := list(islice(remaining, PAGE_JOBS)):
+            created = pool.map(Ledger.created_at, batch)
+            jobs = [(at, ledger, None) for at, ledger in zip(created, batch, strict=True) if at is not None]
+            found = list(_ended(pool, jobs, within_s=float("inf")))
+            index.add(found, there)
+            known, looked = known + len(found), looked + len(batch)
+            tell(looked)
+    return known
+
+
 def _in_order(
     pool: ThreadPoolExecutor, describe: Callable[[Found], Entry | None], dated: Iterable[Found]
 ) -> Iterator[Entry]:
@@ -117,9 +139,9 @@ def _in_order(
         yield from (entry for entry in pool.map(describe, batch) if entry is not None)
 
 
-def _ended(pool: ThreadPoolExecutor, jobs: Iterable[Found]) -> Iterator[IndexedJob]:
+def _ended(pool: ThreadPoolExecutor, jobs: Iterable[Found], *, within_s: float = MAX_INDEXED_S) -> Iterator[IndexedJob]:
     """Yield what the index should know of those of the jobs that have ended, as far as there is time."""
-    until = time.monotonic() + MAX_INDEXED_S
+    until = time.monotonic() + within_s
 
     def read(found: Found) -> IndexedJob | None:
         created_at, ledger, _ = found

@@ -19,7 +19,7 @@ from jobs.index.pages import MAX_SMALL_PAGES, Pages
 from jobs.job_ids import find_job
 from jobs.ledger import Ledger
 from jobs.planning.reuse import source_jobs
-from jobs.status.listing import newest
+from jobs.status.listing import index_ended, newest
 from jobs.store.local import LocalStore
 from schemas.codes import State
 from schemas.index import PAGES
@@ -212,6 +212,18 @@ def test_small_pages_are_merged_and_entries_of_removed_jobs_dropped(
     assert len(files) <= MAX_SMALL_PAGES + 40 // 5
     known = set(Pages(store).entries())
     assert known == {f"job-{number:02d}" for number in range(40)} - {"job-02"}
+
+
+def test_a_root_without_an_index_is_indexed_page_by_page(store: Counting, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.status.listing.PAGE_JOBS", 3)
+    for number in range(8):
+        ended(store, f"job-{number}")
+    Ledger(store, "open").create(spec_of(), writer="test")
+    (Path(store.uri) / "job-3" / "_job" / "terminal.json").write_bytes(b"{")
+    index, told = JobIndex(store), list[int]()
+    assert index_ended(store, index, told.append) == 7
+    assert told == [3, 6, 9]
+    assert [ledger.job_id for ledger in index.look().others] == ["job-3", "open"]
 
 
 def test_writers_at_the_same_time_lose_nothing(store: Counting, monkeypatch: pytest.MonkeyPatch) -> None:
