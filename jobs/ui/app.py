@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from urllib.parse import quote, urlsplit
 
 from fastapi import APIRouter, FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -65,6 +66,7 @@ def make_pages(site: Site, *, local: bool) -> FastAPI:
     pages.add_middleware(PageGuard, local=local)
     pages.add_exception_handler(JobsError, _on_jobs_error)
     pages.add_exception_handler(HTTPException, _on_http_error)
+    pages.add_exception_handler(RequestValidationError, _on_invalid)
     pages.add_exception_handler(Exception, _on_fault)
     return pages
 
@@ -156,6 +158,14 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     return _page(
         request, "message", error.status_code, title=titles.get(error.status_code, "Error"), text=text, hint=""
     )
+
+
+async def _on_invalid(request: Request, error: Exception) -> Response:
+    """Answer an address with a value that is none. The value itself is not repeated."""
+    assert isinstance(error, RequestValidationError)
+    name = str(error.errors()[0]["loc"][-1])
+    text = f"The value of {name!r} in the address is not valid."
+    return _page(request, "message", 422, title="Not valid", text=text, hint="")
 
 
 async def _on_fault(request: Request, error: Exception) -> Response:

@@ -24,8 +24,8 @@ FRESH = timedelta(hours=36)
 """What went wrong within this time needs attention."""
 
 AT_WORK = frozenset({State.QUEUED, State.PLANNING, State.RUNNING})
-STOPPED = frozenset({State.INTERRUPTED})
-_MOST = 200
+STOPPED = frozenset(state for state in State if state in ("INTERRUPTED", "PAUSED"))
+"""States in which a job waits for a person."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -210,7 +210,9 @@ def test_what_is_not_there_says_so(browser: TestClient) -> None:
         answer = browser.get(path)
         assert answer.status_code == 404, path
         assert "Not found" in answer.text
-    assert browser.get("/ui/jobs?show=0").status_code == 422
+    invalid = browser.get("/ui/jobs?show=0")
+    assert invalid.status_code == 422
+    assert "The value of &#39;show&#39; in the address is not valid." in invalid.text
     assert browser.get("/").headers["location"] == "/ui/"
 
 
