@@ -7,6 +7,7 @@ import shutil
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,17 @@ def test_a_store_that_takes_no_writes_is_listed_all_the_same(store: Counting, mo
     monkeypatch.setattr(LocalStore, "put_new", refuse)
     assert ids(store) == ["one"]
     assert ids(store) == ["one"]
+
+
+def test_of_several_entries_the_highest_revision_of_the_latest_job_counts(store: Counting) -> None:
+    ended(store, "one")
+    ids(store)
+    old = Pages(store).entries()["one"]
+    deleted = old.evolve(revision=1)
+    again = old.evolve(created_at=old.created_at + timedelta(days=1))
+    for entries, counts in (([old, deleted], deleted), ([old, again], again), ([deleted, again], again)):
+        assert pages_module.newest(entries) == {"one": counts}
+        assert pages_module.newest(reversed(entries)) == {"one": counts}
 
 
 def test_small_pages_are_merged_and_entries_of_removed_jobs_dropped(
