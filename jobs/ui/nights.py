@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
@@ -16,6 +16,7 @@ from jobs.schedules.book import Book, StoredRun
 from jobs.schedules.calendar import Calendar
 from jobs.schedules.decide import START_GRACE_S
 from jobs.threads import in_threads
+from schemas.index import IndexedJob
 from schemas.schedules import Pointer, Schedule
 
 MAX_NIGHTS = 400
@@ -94,13 +95,14 @@ class Nights:
         dues = calendar.between(max(after, schedule.since), until)[-MAX_NIGHTS:]
         begun = set(self.book.dates(schedule.name))
         reopened = self.book.reopened(schedule.name)
+        ended = self._index.look().ended
         # A run by hand may be of a date before the schedule's beginning.
         known = {calendar.logical_date(due): due for due in dues}
         early = [day for day in begun - known.keys() if (due := _due(calendar, day)) and after < due <= until]
         known |= {day: calendar.due_at(day) for day in early}
 
         def read(day: str) -> Night | None:
-            return self._night(schedule, calendar, day, reopened.get(day, 1)) if day in begun else None
+            return self._night(schedule, calendar, day, reopened.get(day, 1), ended) if day in begun else None
 
         days = sorted(known, key=lambda day: known[day])[-MAX_NIGHTS:]
         found = in_threads(_REQUESTS_AT_ONCE, read, days)
@@ -123,7 +125,9 @@ class Nights:
         calendar = Calendar(schedule.cron, schedule.tz)
         return None if schedule.suspended else next(iter(islice(calendar.after(max(now, schedule.since)), 1)))
 
-    def _night(self, schedule: Schedule, calendar: Calendar, day: str, round_: int) -> Night | None:
+    def _night(
+        self, schedule: Schedule, calendar: Calendar, day: str, round_: int, ended: Mapping[str, IndexedJob]
+    ) -> Night | None:
         with self._lock:
             known = self._ended.get((schedule.name, day))
         if known is not None and known.round >= round_:
@@ -136,15 +140,15 @@ class Nights:
             return Night(schedule=schedule.name, date=day, kind="failed", due_at=due, day=local, reason=str(error))
         if entry is None:
             return None
-        night, settled = self._of_entry(calendar, entry)
+        night, settled = self._of_entry(calendar, entry, ended.get(entry.run.job_id))
         if settled:
             with self._lock:
                 self._ended[schedule.name, day] = night
         return night
 
-    def _of_entry(self, calendar: Calendar, entry: StoredRun) -> tuple[Night, bool]:
+    def _of_entry(self, calendar: Calendar, entry: StoredRun, indexed: IndexedJob | None) -> tuple[Night, bool]:
+        """Return the night, and whether nothing about it changes any more."""
         run, outcome = entry.run, entry.outcome
-        indexed = self._index.look().ended.get(run.job_id)
         ledger = Ledger(self.book.store, run.job_id)
         there = indexed is not None or ledger.created_at() is not None
         progress = None if indexed or not there else ledger.progress()

@@ -63,8 +63,8 @@ class Site:
 
     @cached_property
     def index(self) -> JobIndex:
-        """The index of ended jobs; pages that follow each other within two seconds share one look."""
-        return JobIndex(self.store, fresh_s=2.0)
+        """The index of ended jobs; pages that follow each other within four seconds share one look."""
+        return JobIndex(self.store, fresh_s=4.0)
 
     @cached_property
     def nights(self) -> Nights:
