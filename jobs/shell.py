@@ -24,6 +24,7 @@ COMMANDS = (
     "lm-eval",
     "logs",
     "model",
+    "pause",
     "plan",
     "pool",
     "preview",

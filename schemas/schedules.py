@@ -43,6 +43,9 @@ CatchUp = Literal["none", "latest", "all"]
 End = Literal["succeeded", "gate", "failed", "late", "cancelled", "skipped"]
 """How a run ends, and the kinds of events. A run that goes on after its deadline has a `late` event before its end."""
 
+Notified = Literal["succeeded", "gate", "failed", "late", "cancelled", "skipped", "limit"]
+"""Kinds of events: how a run ends, and that a limit of its job is near, expected to be crossed, or reached."""
+
 
 class Webhook(Document):
     """A place to post events to. The secret itself is never stored."""
@@ -75,7 +78,7 @@ class Schedule(Document):
     retries: int = Field(3, ge=0, le=100, description="How often an interrupted job is resumed.")
     retry_backoff_s: float = Field(60.0, ge=0, description="Pause before the first of them; it doubles with each.")
     webhooks: tuple[Webhook, ...] = ()
-    notify_on: tuple[End, ...] = ("succeeded", "gate", "failed", "late")
+    notify_on: tuple[Notified, ...] = ("succeeded", "gate", "failed", "late", "limit")
     suspended: bool = False
     since: AwareDatetime = Field(description="Only occurrences after this are run.")
     created_at: AwareDatetime
@@ -163,7 +166,7 @@ class Event(Document):
     """What a notification says."""
 
     id: str = Field(description="The same on every delivery of this event.")
-    type: End
+    type: Notified
     schedule: str
     logical_date: str
     round: int
@@ -221,9 +224,9 @@ def run_of_job(job_id: str) -> tuple[str, str, int] | None:
     return (found["name"], found["date"], int(found["round"] or 1)) if found else None
 
 
-def event_id(run: Run, kind: End) -> str:
-    """Id of an event: the same whoever delivers it, and however often."""
-    return f"{run.schedule}/{run.logical_date}/{run.round}/{kind}"
+def event_id(run: Run, name: str) -> str:
+    """Id of an event: the same whoever delivers it, and however often. `name` is how it is noted as sent."""
+    return f"{run.schedule}/{run.logical_date}/{run.round}/{name}"
 
 
 def utc(moment: datetime) -> str:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from jobs.cli.options import Request
 from jobs.cli.output import Format, Output
+from jobs.errors import Exit
 from jobs.text import duration, percent, printable
 
 if TYPE_CHECKING:
     from jobs.planning.estimate import Estimate
+    from jobs.planning.fitting import Fit
     from schemas.spec import JobSpec
 
 
@@ -45,7 +48,9 @@ def plan(
     """Estimate a job without running it: rows, tokens, errors, GPU-hours and cost.
 
     Takes the same options as `jobs submit`. Time and cost come from the throughput of earlier jobs with the same model
-    and engine under the same root; without such a job they are unknown.
+    and engine under the same root; without such a job they are unknown. Exits with 5 if the job will not fit a limit
+    (--finish-within, --finish-by, --max-cost, --max-gpu-hours), and says by how much, and with how many replicas it
+    would.
 
     Example:
 
@@ -59,7 +64,7 @@ def plan(
 
     store = open_store(request.settings.root, patience_s=5.0)
     spec = resolve_reuse(store, request.spec)
-    result, known = dry_run(
+    result, known, limits = dry_run(
         spec,
         store,
         allowed_buckets=request.settings.allowed_buckets,
@@ -69,7 +74,10 @@ def plan(
         warn=output.warn,
     )
     if output.format is not Format.TABLE:
-        output.record(asdict(result) | {"exact": result.exact})
+        output.record(
+            asdict(result) | {"exact": result.exact, "limits": [asdict(fit) | {"excess": fit.excess} for fit in limits]}
+        )
+        _exit_unless_fitting(limits, output)
         return
     share = result.shared_input_tokens / max(1, result.input_tokens)
     invalid = ", ".join(f"{count:,} {code}" for code, count in result.invalid_rows.items())
@@ -103,6 +111,18 @@ def plan(
     if result.tokens_per_s is None:
         output.note("No earlier job under this root has used this model and engine: time and cost are unknown.")
         output.note("Run a small job first, or give the rate that you expect with --tokens-per-s.")
+    _exit_unless_fitting(limits, output)
+
+
+def _exit_unless_fitting(limits: Sequence[Fit], output: Output) -> None:
+    """Say how the job stands to each of its limits; exit with 5 if it will not fit one."""
+    from jobs.planning.fitting import sentence
+
+    for fit in limits:
+        said = sentence(fit)
+        output.note(said) if fit.fits == "yes" else output.warn(said)
+    if any(fit.fits == "no" for fit in limits):
+        raise typer.Exit(Exit.WILL_NOT_FIT)
 
 
 def _tables(result: Estimate) -> dict[str, str]:

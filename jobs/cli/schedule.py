@@ -82,9 +82,9 @@ def create(
     notify_on: Annotated[
         str,
         typer.Option(
-            "--notify-on", help="Of: succeeded, gate, failed, late, cancelled, skipped.", rich_help_panel=_NEWS
+            "--notify-on", help="Of: succeeded, gate, failed, late, limit, cancelled, skipped.", rich_help_panel=_NEWS
         ),
-    ] = "succeeded,gate,failed,late",
+    ] = "succeeded,gate,failed,late,limit",
     replace: Annotated[bool, typer.Option("--replace", help="Change a schedule that exists.")] = False,
 ) -> None:
     """Create a schedule. `jobs schedule serve` must run somewhere to start its runs, or what `render` prints.
@@ -99,13 +99,13 @@ def create(
       jobs schedule create reviews 's3://in/{{ date }}/' --cron '0 2 * * *' --wait-for 's3://in/{{ date }}/_SUCCESS'
       --deadline 6h --max-empty-rate 0.01 --webhook https://example.com/hook --webhook-secret-env HOOK_SECRET
     """
+    from jobs.durations import seconds
     from jobs.job_ids import resolve_reuse
     from jobs.results.sinks.addresses import absolute
     from jobs.schedules.checks import check_schedule
-    from jobs.schedules.durations import seconds
     from jobs.store.probe import check_write_once
     from jobs.validation import validated
-    from schemas.schedules import CatchUp, End, Overlap, Schedule
+    from schemas.schedules import CatchUp, Notified, Overlap, Schedule
 
     if request.spec.input.more_uris:
         raise UsageError("A schedule has one input.", "Name a directory, a glob or a table that has all of its rows.")
@@ -130,7 +130,9 @@ def create(
         "webhooks": tuple(
             {"url": url, "secret_env": webhook_secret_env, "secret_path": webhook_secret_file} for url in webhook or ()
         ),
-        "notify_on": tuple(_one_of("--notify-on", each.strip(), End) for each in notify_on.split(",") if each.strip()),
+        "notify_on": tuple(
+            _one_of("--notify-on", each.strip(), Notified) for each in notify_on.split(",") if each.strip()
+        ),
         "since": now,
         "created_at": now,
     }

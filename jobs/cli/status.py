@@ -120,7 +120,7 @@ def list_jobs(
     columns = {key: title for key, title in _COLUMNS.items() if key not in _RARE or any(row.get(key) for row in rows)}
     output.table(rows, columns, optional=[key for key in _OPTIONAL if key in columns])
     for entry in listing.entries:
-        if entry.state in (State.INTERRUPTED, State.GATE_FAILED) and entry.reason:
+        if entry.state in (State.INTERRUPTED, State.PAUSED, State.GATE_FAILED) and entry.reason:
             output.note(f"{entry.job_id}: {printable(entry.reason)} {printable(entry.hint or '')}".rstrip())
     if listing.more:
         output.note(f"There are more jobs; show them with --limit {2 * limit}.")
@@ -175,7 +175,7 @@ def _described(summary: Summary, placement: Placement | None) -> dict[str, str]:
         "schedule": summary.schedule,
         "created": summary.created_at,
         **facts(summary),
-        "last seen": summary.updated_at if summary.state is State.INTERRUPTED else None,
+        "last seen": summary.updated_at if summary.state in (State.INTERRUPTED, State.PAUSED) else None,
         "results": summary.results_uri,
         "dashboard": summary.dashboard_url,
     }

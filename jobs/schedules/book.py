@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from itertools import islice
 from typing import Literal, TypeVar
 from uuid import uuid4
+from zoneinfo import ZoneInfo
 
 from jobs.documents import read_document
 from jobs.errors import Conflict, Damaged, UsageError
@@ -15,13 +16,13 @@ from jobs.failpoints import failpoint
 from jobs.schedules.calendar import Calendar
 from jobs.schedules.tables import is_table
 from jobs.schedules.template import render, rendered_exports, variables
+from jobs.spec.limits import with_moment
 from jobs.store.base import ObjectStore
 from schemas import keys
 from schemas.base import Document
 from schemas.schedules import (
     SCHEDULE_NAME,
     SCHEDULES,
-    End,
     Late,
     Pointer,
     Retry,
@@ -52,7 +53,7 @@ class StoredRun:
     outcome: RunOutcome | None
     late: Late | None
     retries: tuple[Retry, ...]
-    sent: frozenset[tuple[End, str]]
+    sent: frozenset[tuple[str, str]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,7 +95,11 @@ class _Opening:
             job_id=job_id,
             spec=_with_exports(old.spec, schedule.spec, values)
             if old
-            else _rendered(schedule.spec, values, job_id, last_good),
+            else with_moment(
+                _rendered(schedule.spec, values, job_id, last_good),
+                after=max(self.due, self.now),
+                zone=ZoneInfo(schedule.tz),
+            ),
             wait_for=wait_for,
             wait_since=calendar.latest(self.due - _SECOND) if wait_for and is_table(wait_for) else None,
             export=render(schedule.export, values) if schedule.export else None,
@@ -288,9 +293,9 @@ class Book:
         """Release a claimed resumption that could not be tried."""
         self.store.delete(run_key(run.schedule, run.logical_date, run.round, f"retry-{number}-started"))
 
-    def mark_sent(self, run: Run, kind: End, hook_id: str, sent: Sent) -> bool:
+    def mark_sent(self, run: Run, name: str, hook_id: str, sent: Sent) -> bool:
         """Write that a notification was delivered."""
-        return self._write(run, f"sent-{kind}-{hook_id}", sent)
+        return self._write(run, f"sent-{name}-{hook_id}", sent)
 
     # -- publications ---------------------------------------------------------------------------
 
@@ -344,9 +349,9 @@ class Book:
         return None if data is None else read_document(data, f"{self.store.uri}/{key}", kind.from_json, remedy)
 
 
-def _sent(name: str) -> tuple[End, str]:
-    _, kind, hook_id = name.split("-", 2)
-    return kind, hook_id  # type: ignore[return-value]
+def _sent(name: str) -> tuple[str, str]:
+    _, event, hook_id = name.split("-", 2)
+    return event, hook_id
 
 
 def _writer() -> str:

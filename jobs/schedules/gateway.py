@@ -90,7 +90,7 @@ class ClientGateway:
 
     def resume(self, job_id: str) -> None:
         with suppress(Conflict):
-            self._client().exact_job(job_id).resume()
+            self._client().exact_job(job_id).resume(attended=False)
 
     def cancel(self, job_id: str, by: str) -> None:
         self._client().exact_job(job_id).cancel(by)
@@ -140,4 +140,10 @@ def view_of(status: JobStatus) -> JobView:
     reason = f"{status.reason} {status.hint}".strip()
     if isinstance(terminal, Failed):
         reason = f"{terminal.code}: {reason}"
-    return JobView(state=status.state, driver_alive=status.driver_alive, reason=reason)
+    return JobView(
+        state=status.state,
+        driver_alive=status.driver_alive,
+        reason=reason,
+        held=status.held,
+        notices=status.notices,
+    )

@@ -316,7 +316,7 @@ class Scheduler:
         outcome = view.outcome if view.outcome is not None and view.outcome.kind == action.kind else None
         targets = tuple(export.target for export in exports_of_run(run)) if action.kind == "succeeded" else ()
         event = Event(
-            id=event_id(run, action.kind),
+            id=event_id(run, action.name),
             type=action.kind,
             schedule=run.schedule,
             logical_date=run.logical_date,
@@ -325,7 +325,7 @@ class Scheduler:
             job_uri=self._gateway.uri(run.job_id),
             due_at=run.due_at,
             at=action.at,
-            reason=outcome.reason if outcome else _late(view.job),
+            reason=_said(action, outcome),
             num_rows=outcome.num_rows if outcome else None,
             num_error_rows=outcome.num_error_rows if outcome else None,
             crossed_gates=outcome.crossed_gates if outcome else (),
@@ -335,7 +335,14 @@ class Scheduler:
         )
         hook.send(event, self._now())
         failpoint("schedule.after_send")
-        self._book.mark_sent(run, action.kind, hook.id, Sent(event_id=event.id, at=self._now()))
+        self._book.mark_sent(run, action.name, hook.id, Sent(event_id=event.id, at=self._now()))
+
+
+def _said(action: Notify, outcome: RunOutcome | None) -> str:
+    """Return the reason in an event."""
+    if action.notice is not None:
+        return action.notice.reason
+    return outcome.reason if outcome else _late(action.view.job)
 
 
 def _late(job: JobView | None) -> str:
@@ -349,5 +356,5 @@ def _identity(schedule: Schedule, action: Action) -> tuple[object, ...]:
     """Return a key that stays the same when an action is tried again."""
     if isinstance(action, Open):
         return schedule.name, "open", action.logical_date
-    more = (action.kind, action.hook_id) if isinstance(action, Notify) else ()
+    more = (action.name, action.hook_id) if isinstance(action, Notify) else ()
     return schedule.name, type(action).__name__.lower(), action.view.run.logical_date, action.view.run.round, *more

@@ -19,6 +19,7 @@ from jobs.models.encoding import BYTES_MODEL
 from jobs.models.errors import InvalidMessages
 from jobs.models.tools import declare_tools
 from jobs.results.sinks.addresses import absolute
+from jobs.spec.limits import limit_values
 from jobs.validation import problem, validated
 from schemas.spec import OWN_COLUMNS, TRUNCATED, JobSpec, ReplicaRange
 
@@ -43,6 +44,8 @@ def build_spec(
     flags: Mapping[str, Any],
     file_values: Mapping[str, Any] | None = None,
     label: Callable[[str], str] = lambda field: f"`{field}`",
+    *,
+    gpu_hour_price: float | None = None,
 ) -> JobSpec:
     """Build one validated spec.
 
@@ -51,6 +54,7 @@ def build_spec(
         flags: values by dotted field name (`sampling.max_tokens`); None means not given.
         file_values: values from `read_spec_file`.
         label: returns what errors call the field of a dotted name: the option, or the file and the field in it.
+        gpu_hour_price: price of a GPU-hour as the settings have it, for a limit on the cost.
 
     Raises:
         UsageError: no dataset or no model, a value that is unknown or out of range, or a kept column, a form or a tool
@@ -77,6 +81,8 @@ def build_spec(
         values["replicas"] = _replicas(str(values["replicas"]), label("replicas"))
     _resolve_model(values)
     _resolve_exports(values)
+    if isinstance(limits := values.get("limits"), Mapping):
+        values["limits"] = limit_values(limits, gpu_hour_price, lambda name: label(f"limits.{name}"))
     spec = validated(JobSpec, values, label)
     check_kept(spec)
     check_forms(spec)

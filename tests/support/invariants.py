@@ -22,6 +22,7 @@ from schemas import keys
 from schemas.commits import commit_of
 from schemas.exports import ExportFailure, ExportOutcome
 from schemas.history import History
+from schemas.limits import LimitNotice, Pause, RaisedLimits
 from schemas.logs import LogLine
 from schemas.pools import Placement
 from schemas.records import Attempt, Failed, Interruption, Manifest, Plan, Progress, Quarantine, Succeeded
@@ -48,6 +49,8 @@ _PARSERS: Mapping[str, Callable[[bytes], object]] = {
     keys.ATTEMPTS: Attempt.from_json,
     keys.QUARANTINE: Quarantine.from_json,
     keys.INTERRUPTIONS: Interruption.from_json,
+    keys.LIMITS: TypeAdapter[RaisedLimits | LimitNotice](RaisedLimits | LimitNotice).validate_json,
+    keys.PAUSES: Pause.from_json,
     keys.EXPORTS: TypeAdapter[ExportOutcome | ExportFailure](ExportOutcome | ExportFailure).validate_json,
     keys.LOGS: lambda data: [LogLine.model_validate_json(line) for line in data.splitlines()],
     **dict.fromkeys(_ROWS, read_rows),

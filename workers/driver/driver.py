@@ -22,15 +22,18 @@ from jobs.salvage import Salvage
 from jobs.starting import StartClock
 from jobs.status.job_status import ended_state
 from schemas import keys
-from schemas.codes import InterruptionCode, JobError
+from schemas.codes import HELD, InterruptionCode, JobError
 from schemas.logs import LogLine
 from schemas.records import Cancelled, Failed, Manifest, Plan, ShardCommit, Succeeded
 from schemas.spec import JobSpec
 from workers.driver.assignment import Killer
+from workers.driver.closing import close_shards
 from workers.driver.cluster import Cluster
 from workers.driver.dispatch import Dispatcher
 from workers.driver.interruption import record_interruption
+from workers.driver.limits import LimitWatch
 from workers.driver.progress import Reporter
+from workers.driver.rates import eta_of
 from workers.driver.replicas import Replicas
 from workers.failures import JobFailure, JobInterruption
 from workers.messages import ShardDone, ShardSalvaged
@@ -89,7 +92,9 @@ class Driver:
             on_log=on_log,
         )
         self._reporter = Reporter(ledger, driver_id, self._replicas)
+        self._limits = LimitWatch(ledger, self._spec, driver_id)
         self._plan: Plan | None = None
+        self._dispatcher: Dispatcher | None = None
         self._damaged: asyncio.Queue[int] = asyncio.Queue()
 
     async def run(self) -> TerminalRecord:
@@ -98,6 +103,11 @@ class Driver:
         Raises:
             JobInterruption, StoreError: the job is interrupted and can be resumed; the reason is in the store.
         """
+        try:
+            await self._limits.begin()
+        except JobsError as error:
+            await self._interrupted(error)
+            raise
         working, watching = asyncio.create_task(self._work()), asyncio.create_task(self._watch())
         try:
             finished, _ = await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
@@ -125,6 +135,10 @@ class Driver:
             raise told from None
         except Exception as error:
             await self._interrupted(error)
+            if isinstance(error, JobInterruption) and error.code in HELD:
+                # As good an end as that of a driver that is told to stop; what the job has used is written, too.
+                await self._stop(working, watching)
+                await self._reporter.end(succeeded=False)
             raise
         finally:
             await self._stop(working, watching)
@@ -156,18 +170,41 @@ class Driver:
         self._passed("model and resources")
         staging = asyncio.create_task(self._stage(staged.put_nowait))
         dispatching = asyncio.create_task(self._dispatch(staged))
+        if self._limits.closing.is_set():
+            await self._replicas.halt()
         running = asyncio.create_task(self._replicas.run(resources, before_plan=before_plan))
-        pending: set[asyncio.Task[None]] = {staging, dispatching, running}
+        closing = asyncio.create_task(self._close())
+        pending: set[asyncio.Task[None]] = {staging, dispatching, running, closing}
         try:
             while not running.done():
                 finished, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
                 for future in finished:
                     future.result()
         finally:
-            await _cancel(staging, dispatching, running)
+            await _cancel(staging, dispatching, running, closing)
         self._reporter.finish()
         failpoint("driver.before_finish")
         return await self._finish()
+
+    async def _close(self) -> None:
+        """Once a limit is reached at which the job finishes, commit what is left with error rows for missing ones."""
+        await self._limits.closing.wait()
+        await self._replicas.halt()
+        while self._dispatcher is None:
+            await asyncio.sleep(TICK_S)  # the plan is being made
+        assert self._plan is not None
+        assert self._limits.kind is not None
+        await close_shards(
+            self._ledger,
+            self._spec,
+            self._plan,
+            self._dispatcher,
+            self._limits.kind.row_error,
+            driver=self._driver_id,
+            on_commit=self._reporter.committed,
+            on_damage=self._on_damage,
+        )
+        self._replicas.wake()
 
     def _has_runnable_rows(self) -> bool:
         """Return whether rows are left for an engine: as the plan says or, before there is one, in all likelihood."""
@@ -235,6 +272,7 @@ class Driver:
                 for record in kept.values():
                     self._reporter.salvaged(record.index, record.num_rows, record.num_error_rows)
                 self._reporter.phase = "running"
+                self._dispatcher = dispatcher
                 self._replicas.open(dispatcher)
             else:
                 assert dispatcher is not None, "the plan comes first"
@@ -272,10 +310,13 @@ class Driver:
         await self._reporter.begin()
         while True:
             self._cluster.report_demand(self._replicas.rows_left)
-            await self._reporter.tick()
+            progress = await self._reporter.tick()
             if (record := await asyncio.to_thread(self._ledger.terminal)) is not None:
                 log.info("the job has ended: %s", ended_state(record))
                 return record
+            if self._reporter.phase != "finishing":  # every row is committed: nothing is left to stop
+                gpu_s, eta = self._reporter.gpu_s, eta_of(progress)
+                await self._limits.look(gpu_s=gpu_s, own_gpu_s=self._reporter.own_gpu_s, eta=eta)
             await asyncio.sleep(TICK_S)
 
     async def _finish(self) -> TerminalRecord:

@@ -64,6 +64,16 @@ class Reporter:
         self._process = this_process()
         self.phase: Phase = "starting"
 
+    @property
+    def own_gpu_s(self) -> float:
+        """GPU-seconds that this driver's replicas have held."""
+        return self._recorder.gpu_s
+
+    @property
+    def gpu_s(self) -> float:
+        """GPU-seconds that replicas of this and of earlier drivers have held."""
+        return self._recorder.gpu_s + (self._gpu_s_before or 0.0)
+
     async def begin(self) -> None:
         """Start from the counts of earlier drivers, so that no count drops while this one starts up."""
         try:
@@ -280,7 +290,7 @@ class Reporter:
             eta_high_s=eta and eta.high_s and round(eta.high_s, 1),
             engine_s=round(totals.ready_s, 1),
             engine_idle_s=round(totals.idle_s, 1),
-            gpu_s=round(self._recorder.gpu_s + (self._gpu_s_before or 0.0), 1),
+            gpu_s=round(self.gpu_s, 1),
             planned_s=self._planned_s and round(self._planned_s, 1),
             took_s=self._took_s and round(self._took_s, 1),
             tail_s=self._tail.seconds and round(self._tail.seconds, 1),

@@ -78,6 +78,8 @@ class Replicas:
         self._news = asyncio.Event()
         self._asking: set[asyncio.Task[None]] = set()
         self._ending: set[asyncio.Task[None]] = set()
+        self._filling: list[asyncio.Task[None]] = []
+        self._halted = False
         self.slots = [Slot(number) for number in range(spec.replicas.max)]
         self._retired = ReplicaCounters()
         self.losses = Losses()
@@ -111,11 +113,16 @@ class Replicas:
         self._starting = asyncio.Semaphore(resources.starts_at_once or len(self.slots))
         self.gpus_per_replica = resources.num_gpus
         # A slot that waits for resources must not hold up a job whose last shard is committed elsewhere.
-        tasks = [asyncio.create_task(self._until_done()), *(asyncio.create_task(self._fill(s)) for s in self.slots)]
+        done = asyncio.create_task(self._until_done())
+        self._filling = [] if self._halted else [asyncio.create_task(self._fill(slot)) for slot in self.slots]
+        tasks = [done, *self._filling]
+        pending = set(tasks)
         try:
-            finished, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in finished:
-                task.result()
+            while pending and not done.done():
+                finished, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                for task in finished:
+                    if not (self._halted and task.cancelled()):
+                        task.result()
         finally:
             for task in (*tasks, *self._asking):
                 task.cancel()
@@ -145,6 +152,20 @@ class Replicas:
     def num_copies(self) -> int:
         """Times that an idle replica was given a shard that another one works on."""
         return self._dispatcher.num_copies if self._dispatcher is not None else 0
+
+    async def halt(self) -> None:
+        """End every replica, which saves its finished rows first, and start no other. `run` goes on until all shards
+        are committed, by whomever."""
+        self._halted = True
+        for task in self._filling:
+            task.cancel()
+        await asyncio.gather(*self._filling, return_exceptions=True)
+        await self.kill()
+        for slot in self.slots:
+            if self._dispatcher is not None:
+                self._dispatcher.give_back(slot.name)
+            slot.shards = {}
+            slot.enter("waiting", "none starts any more: the job has reached a limit")
 
     async def kill(self) -> None:
         """End every replica now, and wait until all are gone."""

@@ -13,7 +13,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from jobs.errors import Damaged
 from jobs.failpoints import failpoint
 from jobs.ledger import Commit, Ledger
 from jobs.models.encoding import Encoder
@@ -27,14 +26,8 @@ from workers.messages import ShardDone, ShardSalvaged, ShardUnfinished
 from workers.metrics import ReplicaMetrics
 from workers.replica.feed import Feed, Retired
 from workers.shards.outputs import Row, quarantined
-from workers.shards.results import (
-    SalvagedRows,
-    ShardMismatch,
-    encode_results,
-    encode_salvage,
-    read_parquet,
-    salvaged_rows,
-)
+from workers.shards.results import SalvagedRows, encode_results, encode_salvage
+from workers.shards.salvaged import finished_rows
 from workers.shards.staged_shards import read_staged
 
 log = logging.getLogger(__name__)
@@ -101,7 +94,7 @@ class JobWork:
                 return ShardDone(shard=shard, ours=False, stats=commit, engine_rows=0, engine_errors=0)
             await self._record(shard, attempt_id, probe=False)
             staged, rows = await self._read(shard)
-            salvaged = await asyncio.to_thread(self._salvaged, shard, staged)
+            salvaged = await asyncio.to_thread(finished_rows, self._ledger, shard, staged)
             failpoint("replica.before_rows")
             # A salvaged row keeps its result even when excluded: an engine has answered it, so it kills none.
             killers = {rows[place].row_id: code for place, code in excluded.items() if place < len(rows)}
@@ -183,19 +176,6 @@ class JobWork:
             return None
         log.info("shard %d: %d finished rows salvaged, %d errors", opened.shard, stats.num_rows, stats.num_error_rows)
         return ShardSalvaged(shard=opened.shard, num_rows=stats.num_rows, num_error_rows=stats.num_error_rows)
-
-    def _salvaged(self, shard: int, staged: pa.Table) -> SalvagedRows:
-        """Return the shard's rows that earlier attempts have finished. A damaged object costs only time."""
-        salvage, rows = Salvage(self._ledger), dict[int, Mapping[str, Any]]()
-        for each in salvage.find(shard):
-            try:
-                data = salvage.read(each)
-                rows = rows if data is None else {**salvaged_rows(staged, read_parquet(data)), **rows}
-            except (Damaged, ShardMismatch, OSError, pa.ArrowException) as error:
-                log.warning("%s cannot be read, so its rows are computed again: %s", each.key, type(error).__name__)
-        if rows:
-            log.info("shard %d: %d rows were finished by earlier attempts", shard, len(rows))
-        return rows
 
     async def admitted(self, attempt_id: str) -> None:
         """Wait until every row of the attempt is inside the engine, so that the next shard can follow."""

@@ -20,7 +20,7 @@ from jobs.models.encoding import Encoder
 from jobs.planning.shards import row_ids_digest
 from jobs.rows.sizes import filled, row_bytes, taken
 from jobs.values.cells import RowFailure
-from schemas.codes import RowError
+from schemas.codes import AT_LIMIT, RowError
 from schemas.commits import ShardStats
 from schemas.records import Plan
 from schemas.sampling import Sampling
@@ -295,7 +295,7 @@ def _rows(
         elif result is None:
             raise ShardMismatch("a valid row came back without a result")
         elif isinstance(result, RowFailure):
-            rows.append(_error_row(result.code, result.message, num_tokens, attempts=1))
+            rows.append(_error_row(result.code, result.message, num_tokens, attempts=int(result.code not in AT_LIMIT)))
         else:
             if spec.task == "score":
                 answer = scored_row(choices, result.scores, token_ids)
