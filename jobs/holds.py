@@ -103,7 +103,8 @@ class Holds:
             data = self._get(keys.limit_notice(standing.number, kind, stage))
             if data is not None:
                 found.append(read_document(data, f"{self._ledger.uri}/{keys.LIMITS}", LimitNotice.from_json))
-        return sorted(found, key=lambda notice: notice.at)
+        stages = get_args(Stage)
+        return sorted(found, key=lambda notice: (notice.at, stages.index(notice.stage), notice.kind))
 
     # -- pauses ---------------------------------------------------------------------------------
 

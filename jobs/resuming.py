@@ -78,7 +78,8 @@ def allow(job: Job, by: str, options: Mapping[str, Any]) -> None:
     if given := {name: value for name, value in options.items() if value is not None}:
         holds.change(changed(standing.limits, given, job.client.settings.gpu_hour_price, datetime.now(UTC)), by=by)
     elif (kind := standing.stopped_by) is not None:
-        reason = next((notice.reason for notice in holds.notices(standing) if notice.kind == kind), "")
+        told = (notice for notice in holds.notices(standing) if (notice.kind, notice.stage) == (kind, "reached"))
+        reason = next(told).reason
         raise Conflict(
             f"Job {job.id} was stopped by a limit. {reason}", f"Raise it: jobs resume {job.id} {kind.option}"
         )

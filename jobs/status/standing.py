@@ -70,7 +70,8 @@ def look(
         driver_alive=alive,
         paused=(pause := None if terminal is not None else holds.paused()) is not None,
     )
-    limits = holds.limits(spec) if terminal is None else Standing(limits=spec.limits)
+    ended = terminal is not None
+    limits = holds.limits(spec) if not ended or (spec.limits and not light) else Standing(limits=spec.limits)
     interruption = None
     if pause is not None:
         interruption = held_by_pause(pause, ledger.job_id)
@@ -99,7 +100,7 @@ def look(
         dashboard_url=dashboard_url,
         interruption=interruption,
         pause=pause,
-        notices=tuple(holds.notices(limits)),
+        notices=() if ended else tuple(holds.notices(limits)),
         limits=limits.limits,
         damage=damage,
         duration_s=_duration_s(ledger, created_at, ended=terminal is not None),

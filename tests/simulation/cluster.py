@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import Context, copy_context
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from jobs.errors import StoreError
 from jobs.ledger import Ledger
 from jobs.store import open_store
 from schemas import keys
-from schemas.codes import InterruptionCode, RowError
+from schemas.codes import HELD, InterruptionCode, RowError
 from schemas.records import Plan
 from schemas.spec import JobSpec
 from tests.simulation.loop import CURRENT, Process
@@ -83,6 +84,7 @@ class SimDriver:
 
     Attributes:
         record: the terminal record that it returned; None if it died or was interrupted.
+        started_s: when it was started.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class SimDriver:
         self.replicas: list[SimReplica] = []
         self._running: asyncio.Task[Any] | None = None
         self._told = False
+        self.started_s = world.loop.time()
         self.process = world.spawn(name)
         self.process.thread(self._main)
 
@@ -125,7 +128,7 @@ class SimDriver:
             world.note(f"ends: {self.record.state}")
         except JobInterruption as error:
             world.note(f"is interrupted: {error.code}")
-            told = error.code is InterruptionCode.STOPPED and self._told
+            told = (error.code is InterruptionCode.STOPPED and self._told) or error.code in HELD
             if not told and error.code is not InterruptionCode.POOL_UNAVAILABLE:
                 world.violation(f"a driver is interrupted for no reason: {error.code}: {error}")
         except StoreError as error:
@@ -149,7 +152,8 @@ class SimCluster:
         self._world, self._driver = world, driver
 
     def resolve_resources(self, spec: JobSpec) -> Resources:
-        return resolve_resources(spec, cores=2)
+        # A GPU each, which costs.
+        return replace(resolve_resources(spec, cores=2), num_gpus=1)
 
     def start_replica(self, ledger: Ledger, name: str, driver: str, resources: Resources) -> SimReplica:
         self._world.step(f"starts {name}")
