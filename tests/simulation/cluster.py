@@ -42,6 +42,10 @@ Connect = Callable[["World", "SimDriver", Ledger], Cluster]
 """Gives a driver its cluster, as `workers.driver.__main__.connect` does."""
 
 
+NOTICE_S = 15.0
+"""Longest time in which a driver that nobody stops sees that a node is to go."""
+
+
 class JobApi:
     """One cluster's job API, with the methods of `jobs.cluster.submission.Submitter`. Starts drivers."""
 
@@ -164,6 +168,14 @@ class SimCluster:
     def report_demand(self, rows: int | None) -> None:
         pass
 
+    async def draining_nodes(self) -> Mapping[str, float]:
+        now = self._world.loop.time()
+        return {
+            replica.process.name: max(0.0, replica.goes_at_s - now)
+            for replica in self._driver.replicas
+            if replica.goes_at_s is not None and not replica.process.dead
+        }
+
     async def close(self) -> None:
         pass
 
@@ -227,20 +239,41 @@ class SimActor:
 
 
 class SimReplica(SimActor):
-    """One replica, seen from its driver. See `workers.driver.cluster.ReplicaHandle`."""
+    """One replica, seen from its driver. It has a node to itself. See `workers.driver.cluster.ReplicaHandle`.
+
+    Attributes:
+        noticed_at_s, goes_at_s: when notice was given that its node goes, and when it goes; None without a notice.
+    """
 
     shared = False
 
     def __init__(self, world: World, driver: Process, ledger: Ledger, name: str, driver_id: str) -> None:
         super().__init__(world, world.spawn(f"{driver.name}/{name}", parent=driver))
         self._replica = Replica(ledger, name, driver_id, on_gpu=False)
+        self.noticed_at_s: float | None = None
+        self.goes_at_s: float | None = None
+
+    def drain(self, notice_s: float) -> None:
+        """Give notice that its node goes; then it goes."""
+        now = self._world.loop.time()
+        self.noticed_at_s, self.goes_at_s = now, now + notice_s
+        self._world.note(f"{self.process} has a notice of {notice_s:.0f} s")
+
+        def go() -> None:
+            self.node_lost = True
+            self.process.kill()
+
+        self._world.loop.around(notice_s, go)
+
+    async def leave(self, grace_s: float) -> None:
+        await self.call("leave", partial(self._replica.leave, grace_s))
 
     async def started(self) -> None:
         await self.call("started", self._nothing)
 
     async def load(self) -> Loaded:
         loaded: Loaded = await self.call("load", self._replica.load)
-        return loaded
+        return replace(loaded, node_id=self.process.name)
 
     async def claim(self) -> bool:
         return True
@@ -252,6 +285,9 @@ class SimReplica(SimActor):
         pass
 
     async def run_shard(self, shard: int, attempt_id: str, excluded: Mapping[int, RowError]) -> ShardDone:
+        overdue = self.noticed_at_s is not None and self._world.loop.time() > self.noticed_at_s + NOTICE_S
+        if overdue and not any("stops for" in line for line in self._world.trace):
+            self._world.violation(f"drain: {self.process} gets shard {shard} although its node is to go")
         run = partial(self._run_shard, shard, attempt_id, excluded)
         done: ShardDone = await self.call(f"run_shard {shard}", run)
         return done

@@ -1,4 +1,4 @@
-"""Jobs with limits, and people who pause them: cases and histories of their own, drawn from a seed."""
+"""Jobs with limits, people who pause them, drained nodes: cases and histories of their own, drawn from a seed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from jobs.models.encoding import BYTES_MODEL
 from schemas.limits import Limits
 from schemas.spec import EngineSpec, FakeSpec, InputSpec, JobSpec, ModelSpec, ReplicaRange, ShardBudget
-from tests.simulation.histories import Action, Case, History, Verb, draw
+from tests.simulation.histories import Action, Blow, Case, History, Verb, draw
 from tests.simulation.seams import CANARY
 
 LIMITED_S = 30.0
@@ -51,11 +51,16 @@ def held_cases(folder: Path) -> list[Case]:
 
 
 def draw_held(seed: int, cases: int) -> History:
-    """Draw the history of a seed: what `draw` gives it, and people who pause, resume and raise limits meanwhile."""
+    """Draw a seed's history: what `draw` gives it, people who pause and resume the job, and nodes that are drained."""
     drawn, random = draw(seed, cases), Random(f"held/{seed}")
-    verbs: list[Verb] = ["pause", "pause", "attach", "attach", "resume", "raise"]
+    verbs: list[Verb | Blow] = ["pause", "pause", "attach", "attach", "resume", "raise", "drain", "drain"]
     more = [
-        Action(at_s=random.uniform(2, 40), what=random.choice(verbs), cluster=random.randrange(2))
+        Action(
+            at_s=random.uniform(2, 40),
+            what=random.choice(verbs),
+            cluster=random.randrange(2),
+            seconds=random.choice((0.0, 5.0, 30.0, 300.0)),
+        )
         for _ in range(random.randrange(1, 6))
     ]
     actions = tuple(sorted((*drawn.actions, *more), key=lambda action: action.at_s))

@@ -33,7 +33,7 @@ Verb = Literal[
     *("pause", "raise", "attach"),
 ]
 """What people and programs do. `raise`: a person resumes the job without its limits. `attach`: a program resumes it."""
-Blow = Literal["kill replica", "lose node", "partition", "stop replica"]
+Blow = Literal["kill replica", "lose node", "partition", "stop replica", "drain"]
 Damage = Literal["flip", "cut", "empty", "delete"]
 """Kinds of damage to a staged object."""
 
@@ -286,7 +286,7 @@ class Run:
                 if staged:
                     place = self._random.randrange(2**20)
                     self.world.bucket.damage(self._random.choice(staged), action.what, place)
-            case "kill replica" | "lose node" | "partition" | "stop replica" if replicas:
+            case "kill replica" | "lose node" | "partition" | "stop replica" | "drain" if replicas:
                 self._strike(action, self._random.choice(replicas))
 
     def _strike(self, action: Action, replica: SimReplica) -> None:
@@ -297,6 +297,8 @@ class Run:
                 self.world.loop.around(action.seconds, replica.process.kill)
             case "stop replica":
                 self.world.pause(replica.process, action.seconds)
+            case "drain":
+                replica.drain(action.seconds)
             case _:
                 replica.node_lost = action.what == "lose node"
                 replica.process.kill()

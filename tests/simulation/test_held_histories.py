@@ -13,6 +13,7 @@ import pytest
 from jobs.holds import Holds
 from schemas import keys
 from schemas.codes import AT_LIMIT
+from schemas.throughput import Throughput
 from tests.simulation.held import draw_held, held_cases
 from tests.simulation.histories import Action, History
 from tests.simulation.invariants import Outcome, rows_of
@@ -95,6 +96,25 @@ def test_a_job_that_finishes_at_its_limit_has_every_row_once(held: Simulator) ->
     assert codes.count("TIME_LIMIT") >= 1
     assert codes.count("EMPTY_PROMPT") == 1
     assert set(codes) & AT_LIMIT == {"TIME_LIMIT"}
+
+
+@pytest.mark.parametrize("notice_s", [60.0, 6.0])
+def test_a_drained_node_costs_no_finished_row(held: Simulator, notice_s: float) -> None:
+    """Both nodes are drained, so that others have to take over. With time enough every row is computed once."""
+    drains = tuple(Action(at_s=6.5, what="drain", seconds=notice_s) for _ in range(6))
+    outcome, run = held.run(History(seed=1, case=FREE, actions=(Action(at_s=0.0, what="submit"), *drains)))
+    assert outcome.state == "SUCCEEDED"
+    assert sum("has a notice" in line for line in run.world.trace) == 6
+    salvaged = [change for change in run.world.bucket.changes if "/salvage/" in change.key and change.kind == "created"]
+    assert salvaged, "finished rows of open shards are kept"
+    assert not any(dispatcher.deaths for dispatcher in run.world.dispatchers), "nobody has a strike"
+    (observed,) = (
+        Throughput.from_json(data) for key, data in run.world.bucket.objects().items() if "_throughput/" in key
+    )
+    computed = observed.observations[-1].num_rows
+    assert computed == 9 if notice_s == 60.0 else 9 <= computed <= 13, (
+        "of 11 rows, one is empty and one repeats another"
+    )
 
 
 def test_a_driver_that_does_not_look_at_holds_is_noticed(held: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,7 @@ from workers.driver.asking import (
 from workers.driver.assignment import Work
 from workers.driver.cluster import Cluster, ReplicaHandle, ReplicaLost
 from workers.driver.dispatch import Dispatcher
+from workers.driver.draining import heed_drains
 from workers.driver.losses import Losses
 from workers.driver.resources import Resources
 from workers.driver.slots import Slot, added
@@ -114,8 +115,9 @@ class Replicas:
         self.gpus_per_replica = resources.num_gpus
         # A slot that waits for resources must not hold up a job whose last shard is committed elsewhere.
         done = asyncio.create_task(self._until_done())
+        draining = asyncio.create_task(heed_drains(self.slots, self._cluster, self.wake))
         self._filling = [] if self._halted else [asyncio.create_task(self._fill(slot)) for slot in self.slots]
-        tasks = [done, *self._filling]
+        tasks = [done, draining, *self._filling]
         pending = set(tasks)
         try:
             while pending and not done.done():

@@ -53,6 +53,7 @@ class Replica(JobWork):
         self._recent = logs.recent_lines(name)
         self._on_gpu = on_gpu
         self._engine: Engine | None = None
+        self._room: Room
         self._lag = LoopLag()
 
     def __repr__(self) -> str:
@@ -76,7 +77,8 @@ class Replica(JobWork):
         info = await engine.start()
         self._starting.mark("engine's start")
         cached_share = self._plan.num_cached_tokens / max(1, self._plan.num_input_tokens) if self._plan else 0.0
-        self._feed = Feed(engine, Room(info, lambda: engine.steps, cached_share), self._encoder.vocab_size)
+        self._room = Room(info, lambda: engine.steps, cached_share)
+        self._feed = Feed(engine, self._room, self._encoder.vocab_size)
         self._feed.on_first = self._first_row
         self._metrics = ReplicaMetrics(self._ledger.job_id, self._name)
         self._ready_at = time.monotonic()
@@ -110,6 +112,14 @@ class Replica(JobWork):
             idle_s=feed.idle_s,
             lag_s=self._lag.total_s,
         )
+
+    async def leave(self, grace_s: float) -> None:
+        """Let no further row in: the process is to end. Calls for shards raise `ShardUnfinished` once the rows inside
+        have ended, or after `grace_s` seconds, in which case running rows are lost; finished ones are kept.
+        """
+        log.info("%s takes no further rows, and ends within %.0f s", self._name, grace_s)
+        self._room.retire()
+        await self.cut_off(grace_s)
 
     async def log_lines(self, number: int) -> LogBatch:
         """Return what this process has logged, from the line with this number on."""

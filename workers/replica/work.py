@@ -32,6 +32,8 @@ from workers.shards.staged_shards import read_staged
 
 log = logging.getLogger(__name__)
 
+CUT_OFF_LOOK_S = 0.2
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _OpenShard:
@@ -64,6 +66,7 @@ class JobWork:
         self._serving: set[str] = set()
         self._told_to_abandon: set[str] = set()
         self._open: dict[str, _OpenShard] = {}
+        self._cut_off: set[str] = set()
 
     async def run_shard(self, shard: int, attempt_id: str, excluded: Mapping[int, RowError]) -> ShardDone:
         """Process one shard up to its commit. Calls may overlap; their rows enter the engine in call order.
@@ -133,13 +136,17 @@ class JobWork:
             Number of valid rows of the shard, equal ones counted once; higher places refer to no row.
 
         Raises:
-            EngineDead, StoreError, Exception: as `run_shard`.
+            EngineDead, ShardUnfinished, StoreError, Exception: as `run_shard`.
         """
         feed = self._standing_feed()
         with feed.admitting(attempt_id):
             await self._record(shard, attempt_id, probe=True)
             _, rows = await self._read(shard)
-            await feed.run(attempt_id, [rows[place] for place in places if place < len(rows)])
+            probed = [rows[place] for place in places if place < len(rows)]
+            try:
+                await self._finishes(attempt_id, feed.run(attempt_id, probed))
+            except Retired as retired:
+                raise ShardUnfinished(None) from retired
         return len(rows)
 
     async def abandon(self, attempt_id: str) -> None:
@@ -190,13 +197,28 @@ class JobWork:
             await running
         except asyncio.CancelledError:
             caller = asyncio.current_task()
+            if attempt_id in self._cut_off and not (caller is not None and caller.cancelling()):
+                raise Retired from None
             if attempt_id not in self._abandoned or (caller is not None and caller.cancelling()):
                 raise
             return False
         finally:
             del self._running[attempt_id]
             self._abandoned.discard(attempt_id)
+            self._cut_off.discard(attempt_id)
         return True
+
+    async def cut_off(self, after_s: float) -> None:
+        """End every attempt as unfinished that has not ended by itself after so many seconds.
+
+        Its finished rows are kept, and its rows leave the engine.
+        """
+        until = time.monotonic() + after_s
+        while self._running and time.monotonic() < until:
+            await asyncio.sleep(min(CUT_OFF_LOOK_S, until - time.monotonic()))
+        for attempt_id, running in list(self._running.items()):
+            self._cut_off.add(attempt_id)
+            running.cancel()
 
     def _standing_feed(self) -> Feed:
         assert self._feed is not None, "load() comes first"
