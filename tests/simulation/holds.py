@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pyarrow as pa
-
 from schemas import keys
 from schemas.codes import AT_LIMIT
 from schemas.records import Attempt
@@ -33,11 +31,6 @@ def check_holds(run: Run, stored: Stored) -> None:
         codes = set(read_rows(stored.objects[key])["error_code"].to_pylist())
         if codes & AT_LIMIT and not closed:
             violation(f"limits: {key} has rows at a limit that was not reached")
-
-
-def without_rows_at_limits(table: pa.Table) -> pa.Table:
-    """Return a result's rows without those that no engine was asked for because of a limit."""
-    return table.filter(pa.array([code not in AT_LIMIT for code in table["error_code"].to_pylist()]))
 
 
 def _holds(run: Run) -> list[tuple[float, float, str]]:

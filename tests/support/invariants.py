@@ -144,7 +144,12 @@ def examine_traffic(proxy: Proxy, job_id: str) -> Findings:
         # Staged rows may be deleted after success, and written again by a driver that has not heard of it yet.
         if ours in path and count > 1 + proxy.deleted[path] and is_written_once(path.partition(ours)[2]):
             wrong.append(f"I4: {path} was written {count} times")
-    wrong += [f"I4: {path} was deleted" for path in proxy.deleted if ours in path and keys.STAGED not in path]
+    may_go = (keys.STAGED, keys.SALVAGE, keys.PLACEMENT)
+    wrong += [
+        f"I4: {path} was deleted"
+        for path in proxy.deleted
+        if ours in path and not path.partition(ours)[2].startswith(may_go)
+    ]
     for request in list(proxy.requests):
         if ours not in request.path:
             continue

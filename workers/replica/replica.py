@@ -21,6 +21,7 @@ from workers.replica.feed import Feed
 from workers.replica.loop_lag import LoopLag
 from workers.replica.room import Room
 from workers.replica.starting import import_engine, make_engine
+from workers.replica.termination import GRACE_S, on_sigterm
 from workers.replica.work import JobWork
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,9 @@ class Replica(JobWork):
         self._engine: Engine | None = None
         self._room: Room
         self._lag = LoopLag()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        if traced and not on_sigterm(self._told_to_end):
+            log.debug("SIGTERM is not caught: it ends this process at once")
 
     def __repr__(self) -> str:
         """Return the prefix that Ray puts before each line that this process prints."""
@@ -82,6 +86,7 @@ class Replica(JobWork):
         self._feed.on_first = self._first_row
         self._metrics = ReplicaMetrics(self._ledger.job_id, self._name)
         self._ready_at = time.monotonic()
+        self._loop = asyncio.get_running_loop()
         self._watching = asyncio.create_task(self._lag.watch())
         load_s = time.monotonic() - began
         failpoint("replica.after_load")
@@ -112,6 +117,18 @@ class Replica(JobWork):
             idle_s=feed.idle_s,
             lag_s=self._lag.total_s,
         )
+
+    def _told_to_end(self) -> bool:
+        """Leave because of SIGTERM; return False if there is nothing to end in order."""
+        loop = self._loop
+        if loop is None:
+            return False
+
+        def leave() -> None:
+            self._leaving = loop.create_task(self.leave(GRACE_S))
+
+        loop.call_soon_threadsafe(leave)
+        return True
 
     async def leave(self, grace_s: float) -> None:
         """Let no further row in: the process is to end. Calls for shards raise `ShardUnfinished` once the rows inside
