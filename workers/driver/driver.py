@@ -33,8 +33,9 @@ from workers.driver.dispatch import Dispatcher
 from workers.driver.interruption import record_interruption
 from workers.driver.limits import LimitWatch
 from workers.driver.progress import Reporter
-from workers.driver.rates import eta_of
+from workers.driver.rates import Eta, eta_of
 from workers.driver.replicas import Replicas
+from workers.driver.scaling import needed_by_plan, needed_by_rate
 from workers.failures import JobFailure, JobInterruption
 from workers.messages import ShardDone, ShardSalvaged
 
@@ -91,6 +92,8 @@ class Driver:
             on_damage=self._on_damage,
             on_log=on_log,
         )
+        if self._spec.limits.finish_within_s is not None or self._spec.limits.finish_by is not None:
+            self._replicas.want(self._spec.replicas.min)  # until it is known how many the time limit needs
         self._reporter = Reporter(ledger, driver_id, self._replicas)
         self._limits = LimitWatch(ledger, self._spec, driver_id)
         self._plan: Plan | None = None
@@ -317,7 +320,27 @@ class Driver:
             if self._reporter.phase != "finishing":  # every row is committed: nothing is left to stop
                 gpu_s, eta = self._reporter.gpu_s, eta_of(progress)
                 await self._limits.look(gpu_s=gpu_s, own_gpu_s=self._reporter.own_gpu_s, eta=eta)
+                self._replicas.want(self._replicas_wanted(eta))
             await asyncio.sleep(TICK_S)
+
+    def _replicas_wanted(self, eta: Eta | None) -> int:
+        """Return how many replicas the time limit needs; all that the job may have if there is none."""
+        reach, time_left_s, replicas = self._spec.replicas, self._limits.time_left_s, self._replicas
+        if time_left_s is None or reach.min == reach.max or replicas.shared:
+            return reach.max
+        loads = [slot.loaded.load_s for slot in replicas.slots if slot.state == "ready" and slot.loaded is not None]
+        if eta is not None and eta.low_s is not None and loads:
+            return needed_by_rate(
+                reach,
+                eta_s=eta.high_s or 2 * eta.likely_s,
+                ready=len(loads),
+                wanted=replicas.wanted,
+                time_left_s=time_left_s,
+                load_s=max(loads),
+            )
+        if eta is None and (plan := self._reporter.slow_plan) is not None:
+            return needed_by_plan(reach, planned_s=plan[0], start_s=plan[1], time_left_s=time_left_s)
+        return replicas.wanted
 
     async def _finish(self) -> TerminalRecord:
         """Write manifest, terminal record and `_SUCCESS`, after every shard is committed."""

@@ -39,6 +39,8 @@ class Reporter:
 
     Attributes:
         phase: what the driver is doing.
+        slow_plan: seconds predicted for this driver with all of its replicas, at the slow end of the range, and those
+            of them until the first row; None: unknown.
     """
 
     def __init__(self, ledger: Ledger, driver: str, replicas: Replicas) -> None:
@@ -60,6 +62,7 @@ class Reporter:
         self._engine: EngineInfo | None = None
         self._predicted = False
         self._planned_s: float | None = None
+        self.slow_plan: tuple[float, float] | None = None
         self._took_s: float | None = None
         self._process = this_process()
         self.phase: Phase = "starting"
@@ -196,7 +199,9 @@ class Reporter:
         tokens -= 0 if share is None else round((1 - share) * allowed)
         left = 1 - self._rows / max(1, plan.num_rows)
         times = predict_times(left * tokens, rate.tokens_per_s if rate else None, known[0].start_s, spec)
+        slowly = predict_times(left * tokens, rate.low if rate else None, known[0].start_s, spec)
         self._planned_s = times and times.eta_s
+        self.slow_plan = (slowly.eta_s, known[0].start_s) if slowly else None
         log.info(
             "predicted duration: %.0f s, from %s", self._planned_s or 0.0, ", ".join(rate.jobs) if rate else "no job"
         )
@@ -221,6 +226,8 @@ class Reporter:
             prompt=prompt_of(spec),
             scores=spec.scores,
             has_form=spec.sampling.structured_outputs is not None,
+            planned_s=self._planned_s and round(self._planned_s, 1),
+            took_s=self._took_s and round(self._took_s, 1),
         )
         remember(self._ledger.store, spec, engine.device, observation)
 

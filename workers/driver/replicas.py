@@ -47,9 +47,16 @@ SHARED_ADMISSIONS = 2
 NOT_NEEDED = "starts once rows need an engine"
 """Note on a slot without a replica, for people."""
 
+NOT_IN_TIME = "not needed to end within the time limit"
+"""Note on a slot without a replica because the others are enough."""
+
 LAST_COUNTERS_S = 1.0
 STOP_GRACE_S = 8.0
 RESTART_PAUSE_S = 1.0
+
+
+class _NotNeeded(Exception):
+    """Raised for a replica without work that the job can do without."""
 
 
 class Replicas:
@@ -60,6 +67,9 @@ class Replicas:
         on_salvage: called with each shard whose finished rows are kept because its replica has to end.
         on_damage: called with each shard to stage again, because its staged rows are damaged or gone.
         on_log: called with the lines that replicas log.
+
+    Attributes:
+        wanted: replicas that the job goes on with, of those that it may have.
     """
 
     def __init__(
@@ -82,6 +92,7 @@ class Replicas:
         self._filling: list[asyncio.Task[None]] = []
         self._halted = False
         self.slots = [Slot(number) for number in range(spec.replicas.max)]
+        self.wanted = spec.replicas.max
         self._retired = ReplicaCounters()
         self.losses = Losses()
         self.gpus_per_replica: int | None = None
@@ -130,6 +141,13 @@ class Replicas:
                 task.cancel()
             # Replicas are not awaited: an engine takes seconds to free its device, and the job is done before that.
             await asyncio.gather(*tasks, *self._asking, return_exceptions=True)
+
+    def want(self, number: int) -> None:
+        """Go on with so many replicas: more start, or the last slots take no further shard."""
+        if number != self.wanted:
+            log.info("the job goes on with %d replicas, to end within its time limit", number)
+            self.wanted = number
+            self.wake()
 
     async def refresh(self, timeout_s: float) -> None:
         """Ask the ready replicas for their counters; a replica that does not answer in time keeps its last ones."""
@@ -190,6 +208,8 @@ class Replicas:
                 await self._work(slot)
             except (JobFailure, JobInterruption):
                 raise
+            except _NotNeeded:
+                slot.enter("waiting", NOT_IN_TIME)
             except Exception as error:  # noqa: BLE001 - `_handle_loss` decides what follows the death of a replica
                 await self._handle_loss(slot, error)
                 self.wake()
@@ -204,10 +224,11 @@ class Replicas:
     async def _is_needed(self, slot: Slot) -> bool:
         """Wait until a shard needs an engine; return False once every shard is committed."""
         while not self._done:
-            if self._before_plan if self._dispatcher is None else self._dispatcher.needs_engine:
+            surplus = slot.number >= self.wanted
+            if not surplus and (self._before_plan if self._dispatcher is None else self._dispatcher.needs_engine):
                 return True
             if slot.state == "waiting":
-                slot.note = NOT_NEEDED
+                slot.note = NOT_IN_TIME if surplus else NOT_NEEDED
             await self._news.wait()
         return False
 
@@ -244,8 +265,11 @@ class Replicas:
             while running or not self._done:
                 if slot.retired and not running:
                     raise ReplicaLost("it takes no further rows", blameless=True)
+                surplus = slot.number >= self.wanted
+                if surplus and not running:
+                    raise _NotNeeded
                 news = self._news  # taken before looking for work, so that nothing is missed in between
-                wants = len(admissions) < most and not slot.retired and slot.wants_more(running.values())
+                wants = len(admissions) < most and not (slot.retired or surplus) and slot.wants_more(running.values())
                 if wants and (work := self._take(slot)) is not None:
                     attempt_id = slot.shards[work.shard] = uuid4().hex
                     running[asyncio.create_task(_run(slot, replica, work, attempt_id))] = work

@@ -57,8 +57,8 @@ class Replica(JobWork):
         self._room: Room
         self._lag = LoopLag()
         self._loop: asyncio.AbstractEventLoop | None = None
-        if traced and not on_sigterm(self._told_to_end):
-            log.debug("SIGTERM is not caught: it ends this process at once")
+        if traced:
+            on_sigterm(self._told_to_end)
 
     def __repr__(self) -> str:
         """Return the prefix that Ray puts before each line that this process prints."""
