@@ -158,7 +158,7 @@ def terminate_driver(world: World, chance: random.Random) -> Run:
 
 def pause_and_resume(world: World, chance: random.Random) -> Run:
     """A job is paused while it works; another submission leaves it alone; a person resumes it."""
-    run = world.run("pause", token_s=SLOW_TOKEN_S)
+    run = world.run("pause", token_s=3 * SLOW_TOKEN_S)
     run.submit()
     run.at_work()
     time.sleep(chance.uniform(0, 2))

@@ -13,10 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 from uuid import uuid4
 
-from jobs.errors import InvalidModel, JobsError, MissingModel, StoreError
+from jobs.errors import JobsError, StoreError
 from jobs.failpoints import failpoint
 from jobs.ledger import Ledger, Missing
-from jobs.models.pinning import pin_model
 from jobs.results.gates import judged
 from jobs.salvage import Salvage
 from jobs.starting import StartClock
@@ -26,16 +25,16 @@ from schemas.codes import HELD, InterruptionCode, JobError
 from schemas.logs import LogLine
 from schemas.records import Cancelled, Failed, Manifest, Plan, ShardCommit, Succeeded
 from schemas.spec import JobSpec
-from workers.driver.assignment import Killer
 from workers.driver.closing import close_shards
 from workers.driver.cluster import Cluster
 from workers.driver.dispatch import Dispatcher
 from workers.driver.interruption import record_interruption
 from workers.driver.limits import LimitWatch
+from workers.driver.preparation import check_model, killers_of
 from workers.driver.progress import Reporter
-from workers.driver.rates import Eta, eta_of
+from workers.driver.rates import eta_of
 from workers.driver.replicas import Replicas
-from workers.driver.scaling import needed_by_plan, needed_by_rate
+from workers.driver.scaling import wanted
 from workers.failures import JobFailure, JobInterruption
 from workers.messages import ShardDone, ShardSalvaged
 
@@ -164,7 +163,7 @@ class Driver:
 
     async def _work(self) -> TerminalRecord:
         """Stage and dispatch until every shard is committed, then finish."""
-        await asyncio.to_thread(self._check_model)
+        await asyncio.to_thread(check_model, self._spec)
         resources = await asyncio.to_thread(self._cluster.resolve_resources, self._spec)
         before_plan = await asyncio.to_thread(self._has_runnable_rows)
         staged: asyncio.Queue[Plan | int] = asyncio.Queue()
@@ -262,7 +261,9 @@ class Driver:
                 self._passed("staging until the plan")
                 failpoint("driver.plan_stands")
                 dispatcher = Dispatcher(
-                    event.shards, await asyncio.to_thread(self._killers), max_strikes=self._spec.max_shard_strikes
+                    event.shards,
+                    await asyncio.to_thread(killers_of, self._ledger, event),
+                    max_strikes=self._spec.max_shard_strikes,
                 )
                 commits = await asyncio.to_thread(self._commits)
                 kept = await asyncio.to_thread(self._salvage.counts, {commit.index for commit in commits})
@@ -320,27 +321,8 @@ class Driver:
             if self._reporter.phase != "finishing":  # every row is committed: nothing is left to stop
                 gpu_s, eta = self._reporter.gpu_s, eta_of(progress)
                 await self._limits.look(gpu_s=gpu_s, own_gpu_s=self._reporter.own_gpu_s, eta=eta)
-                self._replicas.want(self._replicas_wanted(eta))
+                self._replicas.want(wanted(self._spec, self._replicas, self._limits, self._reporter, eta))
             await asyncio.sleep(TICK_S)
-
-    def _replicas_wanted(self, eta: Eta | None) -> int:
-        """Return how many replicas the time limit needs; all that the job may have if there is none."""
-        reach, time_left_s, replicas = self._spec.replicas, self._limits.time_left_s, self._replicas
-        if time_left_s is None or reach.min == reach.max or replicas.shared:
-            return reach.max
-        loads = [slot.loaded.load_s for slot in replicas.slots if slot.state == "ready" and slot.loaded is not None]
-        if eta is not None and eta.low_s is not None and loads:
-            return needed_by_rate(
-                reach,
-                eta_s=eta.high_s or 2 * eta.likely_s,
-                ready=len(loads),
-                wanted=replicas.wanted,
-                time_left_s=time_left_s,
-                load_s=max(loads),
-            )
-        if eta is None and (plan := self._reporter.slow_plan) is not None:
-            return needed_by_plan(reach, planned_s=plan[0], start_s=plan[1], time_left_s=time_left_s)
-        return replicas.wanted
 
     async def _finish(self) -> TerminalRecord:
         """Write manifest, terminal record and `_SUCCESS`, after every shard is committed."""
@@ -372,27 +354,6 @@ class Driver:
         """Record the reason before the replicas are ended: a driver told to stop may lack time for both."""
         await asyncio.to_thread(record_interruption, self._ledger, self._driver_id, error)
 
-    def _check_model(self) -> None:
-        """Check that the model is usable here and matches the submitted fingerprint.
-
-        Raises:
-            JobFailure: it never was usable, or has changed.
-            JobInterruption: it is missing, or no longer complete.
-        """
-        model = self._spec.model
-        try:
-            found = pin_model(self._spec)
-        except InvalidModel as error:
-            # A model with a fingerprint was complete when the job was submitted.
-            if isinstance(error, MissingModel) or model.fingerprint is not None:
-                raise JobInterruption(InterruptionCode.MODEL_UNAVAILABLE, error.message, error.hint) from error
-            raise JobFailure(JobError.INVALID_MODEL, str(error)) from error
-        if model.fingerprint is not None and model.fingerprint != found:
-            raise JobFailure(
-                JobError.MODEL_CHANGED,
-                f"The model in {model.path} is not the one this job was submitted with. Submit a new job for it.",
-            )
-
     def _commits(self) -> list[ShardCommit]:
         """Read the commit records of all committed shards, in order of shard number.
 
@@ -408,16 +369,6 @@ class Driver:
             )
         with ThreadPoolExecutor(HEADS_AT_ONCE) as threads:
             return list(threads.map(self._ledger.shard_commit, committed))
-
-    def _killers(self) -> list[Killer]:
-        """Read the rows that earlier drivers found to kill the engine."""
-        assert self._plan is not None
-        shards = self._plan.shards
-        return [
-            Killer(shard=row.shard, place=row.place, code=row.code)
-            for row in self._ledger.quarantined()
-            if row.shard < len(shards) and row.place < shards[row.shard].num_rows - shards[row.shard].num_invalid_rows
-        ]
 
     def _on_damage(self, shard: int) -> None:
         self._damaged.put_nowait(shard)

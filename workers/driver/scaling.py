@@ -1,16 +1,43 @@
-"""How many replicas a job with a time limit needs, of those that it may have. Pure."""
+"""How many replicas a job with a time limit needs, of those that it may have."""
 
 from __future__ import annotations
 
 from math import ceil
 
-from schemas.spec import ReplicaRange
+from schemas.spec import JobSpec, ReplicaRange
+from workers.driver.limits import LimitWatch
+from workers.driver.progress import Reporter
+from workers.driver.rates import Eta
+from workers.driver.replicas import Replicas
 
 MARGIN = 0.9
 """Share of the time left that the work is to take: the last rows of a job keep only some of its replicas busy."""
 
 KEEP = 0.75
 """A replica that is up is given up only if no more than this share of them is needed: a model load costs minutes."""
+
+
+def wanted(spec: JobSpec, replicas: Replicas, limits: LimitWatch, reporter: Reporter, eta: Eta | None) -> int:
+    """Return how many replicas the time limit needs; all that the job may have if there is none, or in a pool.
+
+    While nothing is known about the job's speed, that is the least number: a first estimate takes less than a minute.
+    """
+    reach, time_left_s = spec.replicas, limits.time_left_s
+    if time_left_s is None or reach.min == reach.max or replicas.shared:
+        return reach.max
+    loads = [slot.loaded.load_s for slot in replicas.slots if slot.state == "ready" and slot.loaded is not None]
+    if eta is not None and eta.low_s is not None and loads:
+        return needed_by_rate(
+            reach,
+            eta_s=eta.high_s or 2 * eta.likely_s,
+            ready=len(loads),
+            wanted=replicas.wanted,
+            time_left_s=time_left_s,
+            load_s=max(loads),
+        )
+    if eta is None and (plan := reporter.slow_plan) is not None:
+        return needed_by_plan(reach, planned_s=plan[0], start_s=plan[1], time_left_s=time_left_s)
+    return replicas.wanted
 
 
 def needed_by_rate(
