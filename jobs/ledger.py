@@ -37,6 +37,7 @@ from schemas.records import (
     Succeeded,
     Terminal,
 )
+from schemas.sampling import USUAL_DETECTION
 from schemas.spec import JOB_ID, JobSpec
 
 _TERMINAL: TypeAdapter[Succeeded | Failed | Cancelled] = TypeAdapter(Terminal)
@@ -399,8 +400,13 @@ class Ledger:
 
 
 def _identity(spec: JobSpec) -> bytes:
-    """Return what makes a spec another one. Compiled code decides only how soon an engine is up."""
-    return spec.evolve(model=spec.model.evolve(compiled=None)).to_json()
+    """Return what makes a spec another one. Compiled code decides only how soon an engine is up; and where nobody says
+    when loops are ended, the job that stands decides: older versions ended none.
+    """
+    sampling = spec.sampling
+    if sampling.repetition_detection == USUAL_DETECTION:
+        sampling = sampling.evolve(repetition_detection=None)
+    return spec.evolve(model=spec.model.evolve(compiled=None), sampling=sampling).to_json()
 
 
 def list_jobs(store: ObjectStore) -> Iterator[Ledger]:

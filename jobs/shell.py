@@ -30,6 +30,7 @@ COMMANDS = (
     "report",
     "results",
     "resume",
+    "retry",
     "schedule",
     "serve",
     "shell-init",
