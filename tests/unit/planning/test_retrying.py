@@ -72,7 +72,9 @@ def test_only_the_chosen_rows_are_computed_and_the_job_outlives_the_one_before(t
 
 def test_equal_rows_of_which_one_is_copied_are_computed(tmp_path: Path, parent: Ledger) -> None:
     child, _ = retried(tmp_path, parent, "two", "lang=de", sampling__max_tokens=300)
-    before, after = rows_of(parent), rows_of(child)
+    before, after, plan = rows_of(parent), rows_of(child), child.plan()
+    assert plan is not None
+    assert plan.num_repeated_rows == 0, "what it equals is not computed here"
     assert [row["finish_reason"] for row in after[::2]] == [row["finish_reason"] for row in before[::2]]
     assert after[0] == before[0]
     assert after[9]["finish_reason"] == "stop", "it equals row 0, which was copied as it was"
