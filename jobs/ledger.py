@@ -20,6 +20,7 @@ from jobs.errors import Conflict, Damaged, StoreError, UsageError
 from jobs.failpoints import failpoint
 from jobs.store.base import ObjectInfo, ObjectStore
 from jobs.text import quoted
+from jobs.tombstones import Deleted, check_not_deleted
 from schemas import FORMAT_VERSION, keys
 from schemas.commits import ShardStats, commit_of
 from schemas.history import History
@@ -104,8 +105,15 @@ class Ledger:
 
         Raises:
             Conflict: the id is taken by a job with another spec.
+            Deleted: it was that of a job that was deleted.
         """
         if self.store.put_new(self.key(keys.SPEC), spec.to_json(), writer=writer):
+            try:
+                # Only now: a tombstone that comes later finds the spec, and one that was there before is seen.
+                check_not_deleted(self.store, self.job_id)
+            except Deleted:
+                self.store.delete(self.key(keys.SPEC))
+                raise
             return True
         if _identity(self.spec()) == _identity(spec):
             return False
@@ -118,10 +126,11 @@ class Ledger:
         """Read the frozen spec.
 
         Raises:
-            UsageError: no such job.
+            UsageError: no such job; `Deleted`, if it was deleted.
         """
         spec = self._read(keys.SPEC, JobSpec.from_json)
         if spec is None:
+            check_not_deleted(self.store, self.job_id)
             raise UsageError(f"No job {self.job_id} under {self.store.uri}.", "List the jobs with: jobs list")
         return spec
 

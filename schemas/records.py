@@ -222,6 +222,21 @@ class Interruption(Document):
     at: str = Field("", description="UTC, ISO 8601. For people; no decision depends on it.")
 
 
+class Tombstone(Document):
+    """What is left of a job that was deleted, write-once. It stays: the id is never used again."""
+
+    format_version: int = FORMAT_VERSION
+    job_id: str
+    by: str = Field(description="Who has deleted it.")
+    at: str = Field(description="UTC, ISO 8601. For people; no decision depends on it.")
+    reason: str = Field("", description="What has deleted it: a command, a schedule's policy, a batch's.")
+    name: str = ""
+    state: str = Field("", description="How it had ended.")
+    created_at: str = ""
+    num_rows: int | None = None
+    num_error_rows: int | None = None
+
+
 Terminal = Annotated[Succeeded | Failed | Cancelled, Field(discriminator="state")]
 """The one write-once document that ends a job."""
 

@@ -73,6 +73,8 @@ _COMMANDS: Mapping[str, tuple[str, Callable[[typer.Typer, str, Any], None]]] = {
     "cancel": ("submit", _plain("cancel")),
     "resume": ("submit", _plain("resume")),
     "retry": ("retry", _of_changes("retry", _REPAIRING)),
+    "delete": ("delete", _plain("delete")),
+    "prune": ("delete", _plain("prune")),
     "pool": ("pool", _group),
     "schedule": ("schedule", _group),
     "cluster": ("cluster", _group),

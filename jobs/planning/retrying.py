@@ -17,6 +17,7 @@ from jobs.planning.reuse import RESULTS_AT_ONCE, Warn, read_source
 from jobs.salvage import Salvage
 from jobs.store.base import ObjectStore
 from jobs.threads import in_threads
+from jobs.tombstones import check_not_deleted
 from schemas.records import InputFile, Plan
 from schemas.spec import Retry
 
@@ -94,6 +95,7 @@ def plan_of(store: ObjectStore, retry: Retry) -> Plan:
     """
     plan = Ledger(store, retry.job).plan()
     if plan is None:
+        check_not_deleted(store, retry.job)
         raise UsageError(
             f"Job {retry.job} has no plan and no results: nothing of it can be kept.", "Submit its dataset again."
         )
