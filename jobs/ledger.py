@@ -115,7 +115,7 @@ class Ledger:
                 self.store.delete(self.key(keys.SPEC))
                 raise
             return True
-        if _identity(self.spec()) == _identity(spec):
+        if identity_of(self.spec()) == identity_of(spec):
             return False
         raise Conflict(
             f"Job {self.job_id} exists with a different spec.",
@@ -408,7 +408,7 @@ class Ledger:
         return read_document(data, f"{self.uri}/{key}", parse, _REMEDIES.get(key, ""))
 
 
-def _identity(spec: JobSpec) -> bytes:
+def identity_of(spec: JobSpec) -> bytes:
     """Return what makes a spec another one. Compiled code decides only how soon an engine is up; and where nobody says
     when loops are ended, the job that stands decides: older versions ended none.
     """

@@ -68,8 +68,8 @@ def delete(
         return
     signals.stands(f"Job {ledger.job_id} may be deleted in part; the same command finishes it.")
     freed = trim_job(ledger) if keep_results else delete_job(ledger, by=getpass.getuser(), reason="jobs delete")
-    signals.stands(f"Job {ledger.job_id} is deleted.")
-    output.record({"job_id": ledger.job_id, "deleted": True, **_sizes(freed)})
+    signals.stands(f"Job {ledger.job_id} is {'trimmed to its results' if keep_results else 'deleted'}.")
+    output.record({"job_id": ledger.job_id, "trimmed" if keep_results else "deleted": True, **_sizes(freed)})
 
 
 @with_output
@@ -137,7 +137,7 @@ def prune(
         num_bytes += each.freed.num_bytes
         rows.append(
             {"job_id": job.ledger.job_id, "state": str(job.state), "ended": f"{duration(job.age_s)} ago"}
-            | {"deleted": yes, **_sizes(each.freed)}
+            | {"trimmed" if keep_results else "deleted": yes, **_sizes(each.freed)}
         )
     columns = {"job_id": "id", "state": "state", "ended": "ended", "objects": "objects", "bytes": "bytes"}
     if rows or output.format == "json":
@@ -145,7 +145,8 @@ def prune(
     for job_id, why in kept:
         output.note(f"{job_id} stays. {why}")
     if halves:
-        output.note(f"{len(halves):,} deletions were cut short{', and are finished now' if yes else ''}.")
+        number = "A deletion was" if len(halves) == 1 else f"{len(halves):,} deletions were"
+        output.note(f"{number} cut short{', and finished now' if yes else ' before'}.")
     what = f"{len(rows):,} job{'' if len(rows) == 1 else 's'}, {num_bytes / 2**20:,.1f} MiB"
     done = "trimmed to their results" if keep_results else "deleted"
     if not rows:

@@ -25,7 +25,7 @@ def retry(
     where: Annotated[
         list[str] | None,
         typer.Option(
-            "--where", help="Rows to compute, as in `jobs results`: finish_reason=length. Default: status=error."
+            "--where", help="Rows of it to compute: finish_reason=length; may be repeated. Default: status=error."
         ),
     ] = None,
     new_id: Annotated[str | None, typer.Option("--id", help="Id of the new job.", show_default=False)] = None,

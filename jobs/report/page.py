@@ -186,6 +186,7 @@ def _fingerprint(spec: JobSpec, plan: Plan | None, past: Past, summary: Summary)
     newest = past.newest
     found: dict[str, Any] = {
         "job directory": summary.uri,
+        "retry of": " ← ".join(reversed(summary.retry_of)),
         "dataset": spec.input.shown,
         "dataset files": f"{len(plan.files):,}, {plan.num_rows:,} rows" if plan else "",
         "dataset identity": _digest(plan) if plan else "",

@@ -7,8 +7,11 @@ afterwards is removed by it, too.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import NamedTuple
 from uuid import uuid4
 
@@ -16,6 +19,7 @@ from jobs.failpoints import failpoint
 from jobs.ledger import Ledger
 from jobs.status.job_status import ended_state
 from jobs.store.base import ObjectInfo
+from jobs.store.local import LocalStore
 from jobs.threads import in_threads
 from jobs.tombstones import find_tombstone
 from schemas import keys
@@ -59,6 +63,8 @@ def delete_job(ledger: Ledger, *, by: str, reason: str = "") -> Freed:
     rest = [key for key in found if key not in {ledger.key(first) for first in _FIRST}]
     in_threads(_DELETES_AT_ONCE, ledger.store.delete, rest)
     failpoint("delete.after_rest")
+    if isinstance(ledger.store, LocalStore):
+        _clear_folders(Path(ledger.uri))
     return Freed(len(found), sum(found.values()))
 
 
@@ -81,6 +87,13 @@ def to_be_freed(ledger: Ledger, *, keep_results: bool) -> Freed:
 def unfinished(ledger: Ledger) -> bool:
     """Return whether something is left beside the tombstone of a deleted job."""
     return bool(_sizes(ledger))
+
+
+def _clear_folders(job: Path) -> None:
+    """Remove the job's empty folders: a store has none, but a disk keeps them."""
+    for folder, _, _ in os.walk(job, topdown=False):
+        with suppress(OSError):
+            Path(folder).rmdir()
 
 
 def _of_work(ledger: Ledger) -> Iterator[ObjectInfo]:

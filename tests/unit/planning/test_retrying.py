@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from jobs.errors import UsageError
+from jobs.errors import StoreError, UsageError
 from jobs.ledger import Ledger
 from jobs.spec.repair import Repair, repair_of
 from jobs.store import open_store
@@ -17,6 +17,7 @@ from schemas.records import Cancelled, Failed, Succeeded
 from tests.support.local_jobs import rows_of, run_job, run_spec, write_rows
 from tests.unit.workers.test_salvaging import salvaged
 from workers.replica import tries as trying
+from workers.staging import local
 
 PROMPTS = [*(f"prompt {n}" for n in range(6)), "prompt LOOP", "prompt FAIL", "", "prompt 0"]
 FAKE = {"engine__fake__loop_marker": "LOOP", "engine__fake__fail_marker": "FAIL"}
@@ -89,6 +90,30 @@ def test_copied_rows_are_no_results_of_the_new_sampling_values(tmp_path: Path, d
     assert longer is not None
     assert same is not None
     assert (longer.num_reused_rows, same.num_reused_rows) == (0, 8)
+
+
+def test_a_driver_that_dies_while_rows_are_copied_is_continued(
+    tmp_path: Path, parent: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = repair_of(parent, ["lang=de"], {"sampling.max_tokens": 300}).spec
+    undisturbed, _ = retried(tmp_path, parent, "undisturbed", "lang=de", sampling__max_tokens=300)
+    write, written = local.write_shard, list[int]()
+
+    def dies(rows: Any, target: Any) -> None:
+        if len(written) == 2:
+            raise StoreError("the driver dies here")
+        written.append(1)
+        write(rows, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(local, "write_shard", dies)
+        with pytest.raises(StoreError):
+            run_spec(tmp_path, "two", spec)
+    child = Ledger(parent.store, "two")
+    assert child.plan() is not None
+    assert child.terminal() is None
+    assert isinstance(run_spec(tmp_path, "two", spec), Succeeded)
+    assert rows_of(child) == rows_of(undisturbed)
 
 
 def test_what_cannot_be_repaired_is_refused_with_a_next_step(tmp_path: Path, dataset: Path, parent: Ledger) -> None:

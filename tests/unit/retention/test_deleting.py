@@ -132,6 +132,7 @@ def test_a_deletion_that_dies_at_any_step_leaves_a_whole_job_or_none(store: Dyin
         delete_job(ledger, by="second")
         left = list(ledger.objects())
         assert [info.key for info in left] == [ledger.key(keys.TOMBSTONE)]
+        assert [path.name for path in Path(ledger.uri).rglob("*") if path.is_dir()] == ["_job"]
         tombstone = find_tombstone(store, ledger.job_id)
         assert tombstone is not None
         assert (tombstone.by, tombstone.num_rows) == ("first" if begun else "second", 20)
