@@ -310,9 +310,11 @@ def _structured(form: StructuredOutputs | None) -> Any:
 
 
 def _detection(wanted: RepetitionDetection | None) -> Any:
+    if wanted is None:
+        return None
     from vllm.sampling_params import RepetitionDetectionParams
 
-    return None if wanted is None else RepetitionDetectionParams(**wanted.model_dump())
+    return RepetitionDetectionParams(**wanted.model_dump())
 
 
 def _stat_loggers() -> list[Any]:
