@@ -22,7 +22,7 @@ from schemas.codes import State
 from schemas.exports import Export
 from schemas.pools import Placement
 from schemas.records import CrossedGate, Quality
-from schemas.schedules import Event, Pointer, Schedule, latest_key
+from schemas.schedules import Event, Pointer, Retention, Schedule, latest_key
 from schemas.spec import EngineSpec, InputSpec, JobSpec, ModelSpec
 from tests.simulation.bucket import Bucket
 
@@ -107,6 +107,7 @@ class World:
         self.jobs: dict[str, Job] = {}
         self.submits: list[str] = []
         self.exports: list[str] = []
+        self.retained: list[tuple[str, datetime]] = []
         self.unwritable: set[str] = set()
         self.missing: Callable[[str, datetime], bool] = lambda uri, now: False
         self.cluster_away: Callable[[datetime], bool] = lambda now: False
@@ -230,6 +231,11 @@ class _Runner:
         # Ray takes a submission id once: of two that come here, one starts the first driver.
         if job.drivers == 0 and job.state is None:
             job.start(self._world.now)
+
+    def retain(self, schedule: str, retention: Retention) -> list[str]:
+        step()
+        self._world.retained.append((schedule, self._world.now))
+        return []
 
     def resume(self, job_id: str) -> None:
         step()
