@@ -53,12 +53,12 @@ def plan(
     """
     from dataclasses import asdict
 
-    from jobs.job_ids import resolve_reuse
+    from jobs.job_ids import resolve_jobs
     from jobs.planning.dry_run import dry_run
     from jobs.store import open_store
 
     store = open_store(request.settings.root, patience_s=5.0)
-    spec = resolve_reuse(store, request.spec)
+    spec = resolve_jobs(store, request.spec)
     result, known = dry_run(
         spec,
         store,
@@ -107,11 +107,10 @@ def plan(
 
 def _tables(result: Estimate) -> dict[str, str]:
     """Name the tables among the inputs, with the versions that the estimate is of."""
-    return (
-        {"tables": ", ".join(f"{uri} ({kind}, version {at})" for uri, kind, at in result.tables)}
-        if result.tables
-        else {}
-    )
+    from schemas.records import InputTable
+
+    tables = (InputTable(uri=uri, format=kind, version=at, since=since) for uri, kind, at, since in result.tables)
+    return {"tables": ", ".join(table.shown for table in tables)} if result.tables else {}
 
 
 def _columns(result: Estimate) -> str:

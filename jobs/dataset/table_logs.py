@@ -6,10 +6,12 @@ The libraries are optional, and imported only where such a table is found.
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -47,26 +49,48 @@ class OpenTable:
     types: Mapping[str, pa.DataType] = field(default_factory=dict)
 
 
-def open_table(uri: str, at: str | None, pinned: InputTable | None) -> OpenTable | None:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wanted:
+    """Which rows of a table are wanted.
+
+    Attributes:
+        at: the version or snapshot that has them; None for the newest.
+        since: take only those that were appended after this version or snapshot.
+        metadata_uri: an Iceberg table's metadata file, if a plan names it.
+    """
+
+    at: str | None = None
+    since: str | None = None
+    metadata_uri: str | None = None
+
+    @classmethod
+    def of(cls, pinned: InputTable) -> Wanted:
+        """Return what a plan stands on."""
+        return cls(at=pinned.version, since=pinned.since, metadata_uri=pinned.metadata_uri)
+
+
+def open_table(uri: str, wanted: Wanted, pinned: InputTable | None) -> OpenTable | None:
     """Open the Delta or Iceberg table at an address; None if there is none.
 
     Args:
-        at: the version that the user wants; None for the newest.
-        pinned: the version that a plan stands on; it goes before `at`.
+        wanted: what the user wants of it.
+        pinned: what a plan stands on; it goes before `wanted`.
 
     Raises:
-        InvalidInput: the table cannot be read as plain files, or has no such version.
+        InvalidInput: the table cannot be read as plain files, has no such version, or has seen more than appends since
+            the one after which rows are wanted.
         MissingPackage: its library is not installed.
         StoreError: S3 cannot be reached or refuses.
     """
     from jobs.dataset import delta, iceberg
 
     place = uri.rstrip("/")
+    if pinned is not None:
+        wanted = Wanted.of(pinned)
     if (pinned is not None and pinned.format == "delta") or names_in(f"{place}/_delta_log"):
-        return delta.open_table(place, at, pinned)
-    if pinned is not None or (metadata := iceberg.metadata_in(place, names_in(f"{place}/metadata"))):
-        return iceberg.open_table(place, at, pinned, "" if pinned is not None else metadata)
-    return None
+        return delta.open_table(place, wanted)
+    metadata = wanted.metadata_uri or iceberg.metadata_in(place, names_in(f"{place}/metadata"))
+    return None if metadata is None else iceberg.open_table(place, wanted, metadata)
 
 
 def names_in(folder: str) -> list[str]:
@@ -77,6 +101,31 @@ def names_in(folder: str) -> list[str]:
         return os.listdir(folder)
     except OSError:
         return []
+
+
+def read_commit(uri: str) -> list[dict[str, Any]] | None:
+    """Return the entries of a Delta log's commit; None if it is not there.
+
+    Raises:
+        InvalidInput: it is damaged.
+        StoreError: S3 cannot be reached or refuses.
+    """
+    damaged = InvalidInput(f"{uri} is damaged.", "Restore the table's log with the tool that wrote it.")
+    try:
+        if not uri.startswith("s3://"):
+            lines = Path(uri).read_bytes().splitlines()
+        elif (found := s3_files.describe(uri)) is None:
+            return None
+        else:
+            lines = s3_files.open_object(uri, *found, damaged, damaged).readlines()
+        actions = [json.loads(line) for line in lines if line.strip()]
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise damaged from error
+    if not all(isinstance(action, dict) for action in actions):
+        raise damaged
+    return actions
 
 
 def library(module: str, table: str) -> Any:
@@ -98,6 +147,15 @@ def library(module: str, table: str) -> Any:
 def plain_address(path: str) -> str:
     """Return a log's address of a file as this program writes it: Hadoop has other names for S3 and for disks."""
     return re.sub(r"^file:(//)?(?=/)", "", re.sub(r"^s3[an]://", "s3://", path))
+
+
+def not_appended(table: str, since: str, why: str) -> InvalidInput:
+    """Return the error for rows after a version that cannot be told from the others."""
+    return InvalidInput(
+        f"{table} has seen more than appends since {since}: {why}.",
+        "Read the whole table once, without --since, and go on from there; rows that did not change need no engine "
+        "with --reuse.",
+    )
 
 
 def check_inside(uri: str, table: str) -> None:

@@ -22,6 +22,7 @@ from jobs.planning.facts import RowFacts, facts_of, fingerprints_of, light_colum
 from jobs.planning.reuse import Warn, open_sources, source_jobs
 from jobs.planning.shards import count_shards, shared_tokens, split
 from jobs.rows.prepare import RowPreparer
+from schemas.records import TableFormat
 from schemas.spec import JobSpec, ShardBudget
 from schemas.throughput import Throughput
 
@@ -49,7 +50,8 @@ class Estimate:
         comparable: whether their work was like this job's; otherwise they are the nearest, and the range of the time
             is wide.
         columns: types of the dataset's columns, in words, as all files together have them.
-        tables: Delta and Iceberg tables among the inputs: address, format and version.
+        tables: Delta and Iceberg tables among the inputs: address, format, version, and the version after which rows
+            must have been appended; None for all rows.
         left_out: what lies beside the dataset's files and is not read; None if nothing.
         gpu_hours, eta_s, cost: with all replicas; upper bounds where `output_share` is unknown.
         eta_low_s, eta_high_s: range of the time as rates of earlier jobs vary; None if the rate was given.
@@ -78,7 +80,7 @@ class Estimate:
     eta_high_s: float | None
     cost: float | None
     columns: dict[str, str] = field(default_factory=dict)
-    tables: tuple[tuple[str, str, str], ...] = ()
+    tables: tuple[tuple[str, TableFormat, str, str | None], ...] = ()
     left_out: str | None = None
 
     @property
@@ -166,7 +168,7 @@ def estimate(
         eta_high_s=None if rate is None else _eta_s(work_tokens, rate.low, start_s, spec),
         cost=None if times is None or gpu_hour_price is None else times.gpu_hours * gpu_hour_price,
         columns={column.name: column.type for column in shown_columns(dataset.schema)},
-        tables=tuple((table.uri, table.format, table.version) for table in dataset.tables),
+        tables=tuple((table.uri, table.format, table.version, table.since) for table in dataset.tables),
         left_out=dataset.left_out.sentence(),
     )
 

@@ -72,6 +72,8 @@ def build_spec(
     _set(values, "input.uri", absolute_uri(uri))
     if isinstance(more := _get(values, "input.more_uris"), list | tuple):
         _set(values, "input.more_uris", [absolute_uri(each) if isinstance(each, str) else each for each in more])
+    if isinstance(since := _get(values, "input.since"), list | tuple):
+        _set(values, "input.since", [_absolute_since(each) if isinstance(each, str) else each for each in since])
     values.setdefault("name", dataset_stem(uri)[:MAX_NAME_CHARS])
     if isinstance(values.get("replicas"), str | int):
         values["replicas"] = _replicas(str(values["replicas"]), label("replicas"))
@@ -142,6 +144,11 @@ def read_json_file(path: Path, option: str) -> Any:
 def absolute_uri(uri: str) -> str:
     """Return the address as an absolute one, which means the same on every machine of the cluster."""
     return uri if "://" in uri else str(Path(uri).expanduser().absolute())
+
+
+def _absolute_since(text: str) -> str:
+    table, equals, version = text.rpartition("=")
+    return f"{absolute_uri(table)}={version}" if equals and table else text
 
 
 def dataset_stem(uri: str) -> str:
