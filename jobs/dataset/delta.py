@@ -7,12 +7,12 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 
+from jobs.dataset.libraries import library
 from jobs.dataset.table_logs import (
     OpenTable,
     TableFile,
     Wanted,
     check_inside,
-    library,
     not_appended,
     plain_address,
     read_commit,

@@ -11,12 +11,12 @@ from collections.abc import Collection, Iterable
 from datetime import date, timedelta
 from typing import Any
 
+from jobs.dataset.libraries import library
 from jobs.dataset.table_logs import (
     OpenTable,
     TableFile,
     Wanted,
     check_inside,
-    library,
     not_appended,
     plain_address,
     s3_settings,
@@ -60,6 +60,11 @@ def open_table(uri: str, wanted: Wanted, location: str) -> OpenTable:
         location: its metadata file.
     """
     name = f"The Iceberg table {uri}"
+    if "://" in location and not location.startswith("s3://"):
+        raise InvalidInput(
+            f"{name} is on a store that Iceberg tables are not read from: these are S3 and disks.",
+            "Write what it holds as Parquet, and give that; Delta tables are read from there.",
+        )
     tables = library("pyiceberg.table", name)
     try:
         table = tables.StaticTable.from_metadata(location, _properties(location))

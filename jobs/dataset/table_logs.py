@@ -5,7 +5,6 @@ The libraries are optional, and imported only where such a table is found.
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import re
@@ -16,11 +15,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from jobs.dataset import s3_files
-from jobs.errors import InvalidInput, JobsError, MissingInput, MissingPackage, StoreError
+from jobs.dataset import objects
+from jobs.errors import InvalidInput, JobsError, MissingInput, StoreError
 from schemas.records import InputTable
-
-_EXTRAS = {"deltalake": "delta", "pyiceberg": "iceberg"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,8 +92,8 @@ def open_table(uri: str, wanted: Wanted, pinned: InputTable | None) -> OpenTable
 
 def names_in(folder: str) -> list[str]:
     """Return names directly inside a folder, on S3 or on disk; none if it does not exist."""
-    if folder.startswith("s3://"):
-        return s3_files.names_in(folder, must_answer=True)
+    if objects.is_object(folder):
+        return objects.names_in(folder, must_answer=True)
     try:
         return os.listdir(folder)
     except OSError:
@@ -112,12 +109,12 @@ def read_commit(uri: str) -> list[dict[str, Any]] | None:
     """
     damaged = InvalidInput(f"{uri} is damaged.", "Restore the table's log with the tool that wrote it.")
     try:
-        if not uri.startswith("s3://"):
+        if not objects.is_object(uri):
             lines = Path(uri).read_bytes().splitlines()
-        elif (found := s3_files.describe(uri)) is None:
+        elif (found := objects.describe(uri)) is None:
             return None
         else:
-            lines = s3_files.open_object(uri, *found, damaged, damaged).readlines()
+            lines = objects.open_object(uri, *found, damaged, damaged).readlines()
         actions = [json.loads(line) for line in lines if line.strip()]
     except FileNotFoundError:
         return None
@@ -126,22 +123,6 @@ def read_commit(uri: str) -> list[dict[str, Any]] | None:
     if not all(isinstance(action, dict) for action in actions):
         raise damaged
     return actions
-
-
-def library(module: str, table: str) -> Any:
-    """Import the library that reads a kind of table.
-
-    Raises:
-        MissingPackage: it is not installed.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        name = module.partition(".")[0]
-        raise MissingPackage(
-            f"{table} needs the package {name!r}, which this Python cannot import.",
-            f"Install it: `pip install 'nightbatch[{_EXTRAS[name]}]'`, here and where drivers run.",
-        ) from error
 
 
 def plain_address(path: str) -> str:
@@ -164,7 +145,7 @@ def check_inside(uri: str, table: str) -> None:
     Raises:
         InvalidInput: it does not.
     """
-    path = uri if uri.startswith("s3://") else os.path.normpath(uri)
+    path = uri if objects.is_object(uri) else os.path.normpath(uri)
     if not path.startswith(f"{table}/") or "/../" in uri:
         raise InvalidInput(
             f"The log of {table} names a file outside of it, which this program does not follow.",
@@ -175,8 +156,8 @@ def check_inside(uri: str, table: str) -> None:
 def unavailable(name: str, uri: str, error: OSError) -> JobsError:
     """Return the error for a table's log that could not be fetched: it may be there again later."""
     what = f"{name} cannot be read now: {type(error).__name__}."
-    if uri.startswith("s3://"):
-        return StoreError(what, "Check the network, AWS_ENDPOINT_URL and the credentials; then run the command again.")
+    if objects.is_object(uri):
+        return StoreError(what, "Check the network, the store's address and the credentials; then run it again.")
     return MissingInput(what, "Check that its log is complete, and that this user may read it.")
 
 
