@@ -20,6 +20,7 @@ from jobs.threads import in_threads
 from jobs.values.cells import is_encodable
 
 _LOOKS_AT_ONCE = 16
+_CATALOGUED = "iceberg:"
 _MAX_SHOWN = 300
 
 
@@ -70,6 +71,8 @@ def may_be_table(uri: str) -> bool:
         if glob.has_magic(uri) or (tier_of(uri) is not None and not uri.endswith(".metadata.json")):
             return False
         return is_encodable(uri) and objects.is_bucket(uri)
+    if uri.startswith(_CATALOGUED):
+        return True
     return uri.startswith("/") and is_encodable(uri) and (os.path.isdir(uri) or uri.endswith(".metadata.json"))
 
 

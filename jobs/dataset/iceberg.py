@@ -22,11 +22,40 @@ from jobs.dataset.table_logs import (
     s3_settings,
     unavailable,
 )
-from jobs.errors import InvalidInput
+from jobs.errors import InvalidInput, MissingInput, StoreError
 from schemas.records import InputTable
+
+CATALOGUED = "iceberg:"
+"""Before the name of a table that a catalog knows."""
 
 _METADATA = re.compile(r"v?(\d+)(-[^/]*)?(\.gz)?\.metadata\.json(\.gz)?")
 _WRITE = "Rewrite its data files with the tool that wrote them (compaction), or write what it holds as Parquet."
+
+
+def metadata_of(name: str) -> str:
+    """Return the metadata file of a table that a catalog knows.
+
+    Args:
+        name: catalog, namespaces and table, with dots between.
+
+    Raises:
+        InvalidInput: the catalog has no such table.
+        MissingPackage, UsageError, StoreError: as `jobs.catalogs.open_catalog`.
+    """
+    from jobs.catalogs import open_catalog, told
+
+    catalog_name, _, table = name.partition(".")
+    catalog = open_catalog(catalog_name, "Check the catalog and its configuration where this runs.")
+    exceptions = library("pyiceberg.exceptions", f"The Iceberg table {name}")
+    try:
+        found = catalog.load_table(table)
+    except (exceptions.NoSuchTableError, exceptions.NoSuchNamespaceError) as error:
+        raise MissingInput(
+            f"The Iceberg catalog {catalog_name!r} has no table {table}.", "Check its name, or wait until it is made."
+        ) from error
+    except Exception as error:
+        raise StoreError(f"The Iceberg table {name} cannot be read: {told(error)}.", "Check the catalog.") from error
+    return str(found.metadata_location)
 
 
 def metadata_in(uri: str, names: Iterable[str]) -> str | None:
@@ -85,6 +114,8 @@ def open_table(uri: str, wanted: Wanted, location: str) -> OpenTable:
     if any(str(task.file.file_format).rpartition(".")[2].upper() != "PARQUET" for task in tasks):
         raise InvalidInput(f"{name} has files that are not Parquet.", _WRITE)
     root = uri.rpartition("/metadata/")[0] if uri.endswith(".metadata.json") else uri
+    if uri.startswith(CATALOGUED):
+        root = plain_address(table.location()).rstrip("/")
     files = [_file(task, table) for task in tasks]
     for file in files:
         check_inside(file.uri, root)

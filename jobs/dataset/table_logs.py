@@ -84,6 +84,9 @@ def open_table(uri: str, wanted: Wanted, pinned: InputTable | None) -> OpenTable
     place = uri.rstrip("/")
     if pinned is not None:
         wanted = Wanted.of(pinned)
+    if uri.startswith(iceberg.CATALOGUED):
+        location = wanted.metadata_uri or iceberg.metadata_of(uri.removeprefix(iceberg.CATALOGUED))
+        return iceberg.open_table(uri, wanted, plain_address(location))
     if (pinned is not None and pinned.format == "delta") or names_in(f"{place}/_delta_log"):
         return delta.open_table(place, wanted)
     metadata = wanted.metadata_uri or iceberg.metadata_in(place, names_in(f"{place}/metadata"))

@@ -183,10 +183,14 @@ class Scheduler:
 
     def _missing(self, run: Run) -> tuple[str, ...]:
         """Return what a run waits for and is not there, in words."""
-        waits = [*run.spec.input.uris, *([run.wait_for] if run.wait_for else [])]
-        found = [uri for uri in waits if not is_table(uri) and not self._gateway.is_there(uri)]
-        if run.wait_for and is_table(run.wait_for) and not self._gateway.has_commit(run.wait_for, run.wait_since):
-            found.append(f"new rows in {run.wait_for}" if run.wait_since else run.wait_for)
+        found = []
+        for uri, since in (*((uri, None) for uri in run.spec.input.uris), (run.wait_for, run.wait_since)):
+            if uri is None:
+                continue
+            if not is_table(uri):
+                found += [] if self._gateway.is_there(uri) else [uri]
+            elif not self._gateway.has_commit(uri, since):
+                found.append(f"new rows in {uri}" if since else uri)
         if not found and run.takes_new_rows and not self._has_new_rows(run):
             found.append(f"new rows in {run.spec.input.shown}")
         return tuple(found)

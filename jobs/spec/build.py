@@ -143,7 +143,8 @@ def read_json_file(path: Path, option: str) -> Any:
 
 def absolute_uri(uri: str) -> str:
     """Return the address as an absolute one, which means the same on every machine of the cluster."""
-    return uri if "://" in uri else str(Path(uri).expanduser().absolute())
+    uri = uri.removeprefix("delta:")  # as targets of exports and `--wait-for` name a table
+    return uri if "://" in uri or uri.startswith("iceberg:") else str(Path(uri).expanduser().absolute())
 
 
 def _absolute_since(text: str) -> str:
@@ -153,6 +154,8 @@ def _absolute_since(text: str) -> str:
 
 def dataset_stem(uri: str) -> str:
     """Return `reviews` for `/data/reviews.parquet`, `s3://bucket/reviews/` or `reviews/*.parquet`."""
+    if uri.startswith("iceberg:"):
+        return uri.rpartition(".")[2] or "job"
     parts = [part for part in PurePosixPath(uri.partition("://")[2] or uri).parts if part != "/" and "*" not in part]
     stem = PurePosixPath(parts[-1]).stem if parts else ""
     return stem or "job"

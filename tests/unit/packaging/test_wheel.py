@@ -30,6 +30,7 @@ OPTIONAL = {
     "jobs/serve/": "serve",
     "jobs/cli/serve.py": "serve",
     "jobs/results/sql.py": "sql",
+    "jobs/catalogs.py": "iceberg",
     "jobs/results/sinks/delta.py": "delta",
     "jobs/results/sinks/iceberg.py": "iceberg",
     "jobs/evaluation/harness/": "eval",
