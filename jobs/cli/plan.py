@@ -80,6 +80,8 @@ def plan(
             "rows": _rows(result, spec),
             "measured": "every row" if result.exact else f"{result.measured_rows:,} rows, extrapolated",
             "error rows": invalid or "none",
+            **({"left out": f"{_rows_of(result.unmatched_rows)}, by --where"} if spec.input.where else {}),
+            **({"cut rows": _cut(result, spec)} if spec.input.truncate else {}),
             **({"reused rows": f"{result.reused_rows:,} have a result in an earlier job"} if spec.reuse else {}),
             **({"repeated rows": f"{result.repeated_rows:,} repeat another row"} if result.repeated_rows else {}),
             "shards": f"{result.shards:,}",
@@ -129,6 +131,15 @@ def _rows(result: Estimate, spec: JobSpec) -> str:
     where = where and f", where {where}"
     which = "the first" if spec.input.limit_seed is None else f"drawn with seed {spec.input.limit_seed}"
     return f"{result.rows:,} of {result.dataset_rows:,}, {which}{where}"
+
+
+def _rows_of(count: int) -> str:
+    return f"{count:,} row{'' if count == 1 else 's'}"
+
+
+def _cut(result: Estimate, spec: JobSpec) -> str:
+    column, part = spec.input.truncated or ("", "")
+    return printable(f"{_rows_of(result.truncated_rows)}, without the {part} of {column!r}")
 
 
 def _replicas(spec: JobSpec) -> str:
