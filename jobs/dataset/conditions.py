@@ -66,7 +66,7 @@ class Condition:
             return pc.cast(texts, pa.float64())
         except pa.ArrowInvalid as error:
             raise UsageError(
-                f"Column {self.column} holds text that is not all numbers: {self.operator} with a number means nothing.",
+                f"Column {self.column} holds text that is no number: {self.operator} with a number means nothing.",
                 "Use = or !=, or write its values as numbers with a decimal point.",
             ) from error
 
