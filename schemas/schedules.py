@@ -26,8 +26,8 @@ from pydantic import AwareDatetime, Field, field_validator, model_validator
 from schemas import FORMAT_VERSION
 from schemas.base import Document
 from schemas.pools import Placement
-from schemas.records import CrossedGate, Quality
-from schemas.spec import JobSpec
+from schemas.records import CrossedGate, InputTable, Quality
+from schemas.spec import LAST_GOOD, JobSpec
 
 SCHEDULES = "_schedules/"
 SCHEDULE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,58}[a-z0-9])?")
@@ -73,7 +73,7 @@ class Schedule(Document):
     name: str
     cron: str = Field(description="Five fields: minute, hour, day of month, month, day of week.")
     tz: str = Field("UTC", description="IANA name of the time zone that `cron` speaks of.")
-    spec: JobSpec = Field(description="`input.uri` and `export.targets` may be templated: s3://in/{{ date }}/.")
+    spec: JobSpec = Field(description="Inputs and `export.targets` may be templated: s3://in/{{ date }}/.")
     wait_for: str | None = Field(
         None,
         description="Templated address that must exist before a run starts, or a table that must have new rows.",
@@ -123,6 +123,11 @@ class Run(Document):
     export: str | None = Field(None, description="Of older versions: see `spec.export`.")
     placement: Placement | None = None
 
+    @property
+    def takes_new_rows(self) -> bool:
+        """Whether it computes only rows that are new since the last good run; which one is told at its submission."""
+        return LAST_GOOD in self.spec.input.since
+
 
 class Retry(Document):
     """A run's job was found interrupted."""
@@ -162,6 +167,9 @@ class Pointer(Document):
     uri: str = Field(description="The job directory; results are in `results/` below it.")
     export: str | None = Field(None, description="Where the results were exported to; the first of several places.")
     exports: tuple[str, ...] = Field((), description="All of these places.")
+    tables: tuple[InputTable, ...] | None = Field(
+        None, description="Tables that its job has read, with their versions; null: an older version did not note them."
+    )
     num_rows: int
     num_error_rows: int
     published_at: AwareDatetime

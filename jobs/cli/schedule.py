@@ -114,7 +114,7 @@ def create(
       jobs schedule create reviews 's3://in/{{ date }}/' --cron '0 2 * * *' --wait-for 's3://in/{{ date }}/_SUCCESS'
       --deadline 6h --max-empty-rate 0.01 --webhook https://example.com/hook --webhook-secret-env HOOK_SECRET
     """
-    from jobs.job_ids import resolve_reuse
+    from jobs.job_ids import resolve_jobs
     from jobs.results.sinks.addresses import absolute
     from jobs.schedules.checks import check_schedule
     from jobs.schedules.durations import seconds
@@ -122,8 +122,6 @@ def create(
     from jobs.validation import validated
     from schemas.schedules import CatchUp, End, Overlap, Schedule
 
-    if request.spec.input.more_uris:
-        raise UsageError("A schedule has one input.", "Name a directory, a glob or a table that has all of its rows.")
     book, now = _book(request.settings.root), datetime.now(UTC).replace(microsecond=0)
     if (webhook_secret_env or webhook_secret_file) and not webhook:
         raise UsageError("A webhook's secret is given, but no webhook.", "Add --webhook URL.")
@@ -131,7 +129,7 @@ def create(
         "name": schedule_name,
         "cron": cron,
         "tz": tz,
-        "spec": resolve_reuse(book.store, request.spec, of_schedule=True),
+        "spec": resolve_jobs(book.store, request.spec, of_schedule=True),
         "wait_for": absolute(wait_for) if wait_for else None,
         "placement": request.placement,
         "overlap": _one_of("--overlap", overlap, Overlap),
@@ -310,7 +308,7 @@ def _described(book: Book, schedule: Schedule, now: datetime) -> dict[str, Any]:
         "state": "suspended" if schedule.suspended else "active",
         "cron": schedule.cron,
         "tz": schedule.tz,
-        "dataset": schedule.spec.input.uri,
+        "dataset": schedule.spec.input.shown,
         "next": following.isoformat(timespec="minutes") if following else None,
         "last": last.run.logical_date if last else None,
         "outcome": _outcome(last) if last else None,

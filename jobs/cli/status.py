@@ -170,6 +170,7 @@ def _described(summary: Summary, placement: Placement | None) -> dict[str, str]:
         "cancelled by": summary.cancelled_by,
         "name": summary.name if summary.name != summary.job_id else None,
         "dataset": summary.dataset,
+        "tables": ", ".join(summary.tables),
         "model": f"{summary.model} ({summary.engine})",
         "pool": str(placement) if placement else None,
         "schedule": summary.schedule,

@@ -43,14 +43,14 @@ def submit(
       jobs submit prompts.parquet --pool chat --priority urgent
     """
     from jobs.client import BatchClient
-    from jobs.job_ids import resolve_reuse
+    from jobs.job_ids import resolve_jobs
     from jobs.spec.build import new_job_id
     from jobs.starting import StartClock
 
     client = BatchClient(request.settings)
     client.starting = StartClock.of_process("command")
     _tell_of_start(client, output)
-    spec = resolve_reuse(client.store, request.spec)
+    spec = resolve_jobs(client.store, request.spec)
     job_id = job_id or new_job_id(spec.name)
     signals.stands("Nothing was submitted.")
     output.note(f"Checking {spec.input.shown} …")

@@ -108,12 +108,14 @@ def _rendered(spec: JobSpec, values: dict[str, str], job_id: str, last_good: str
     job's id."""
     from jobs.spec.build import MAX_NAME_CHARS, dataset_stem
 
-    uri, name = render(spec.input.uri, values), spec.name
+    (uri, *more), name = (render(each, values) for each in spec.input.uris), spec.name
     if uri != spec.input.uri and name == dataset_stem(spec.input.uri)[:MAX_NAME_CHARS]:
         name = job_id
     return spec.evolve(
         name=render(name, values)[:MAX_NAME_CHARS],
-        input=spec.input.evolve(uri=uri),
+        input=spec.input.evolve(
+            uri=uri, more_uris=tuple(more), since=tuple(render(each, values) for each in spec.input.since)
+        ),
         export=rendered_exports(spec.export, values),
         reuse=tuple(found for each in spec.reuse if (found := last_good if each == LAST_GOOD else each)),
     )
@@ -327,6 +329,15 @@ class Book:
         pointer = self._read(max(earlier), Pointer) if earlier else None
         there = pointer is not None and self.store.head(f"{pointer.job_id}/{keys.TERMINAL}") is not None
         return pointer.job_id if pointer is not None and there else None
+
+    def published(self, name: str) -> list[str]:
+        """Return the logical dates whose results may be read, oldest first."""
+        found = (info.key for info in self.store.list(published_key(name)))
+        return sorted(key.rpartition("/")[2].removesuffix(".json") for key in found)
+
+    def pointer(self, name: str, logical_date: str) -> Pointer | None:
+        """Return the publication of a date, or None."""
+        return self._read(published_key(name, logical_date), Pointer)
 
     def latest(self, name: str) -> Pointer | None:
         """Return the publication in `latest.json`, the newest if that is damaged, or None before the first success."""

@@ -25,7 +25,7 @@ def check_schedule(schedule: Schedule, allowed_buckets: Collection[str] | None, 
     calendar = Calendar(schedule.cron, schedule.tz)
     values = variables(calendar, next(calendar.after(now)))
     render(schedule.spec.name, values)
-    for text in filter(None, (schedule.spec.input.uri, schedule.wait_for)):
+    for text in filter(None, (*schedule.spec.input.uris, schedule.wait_for)):
         uri = render(text, values)
         if is_table(uri):
             check_table(uri, allowed_buckets)

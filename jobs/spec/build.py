@@ -73,6 +73,8 @@ def build_spec(
     _set(values, "input.uri", absolute_uri(uri))
     if isinstance(more := _get(values, "input.more_uris"), list | tuple):
         _set(values, "input.more_uris", [absolute_uri(each) if isinstance(each, str) else each for each in more])
+    if isinstance(since := _get(values, "input.since"), list | tuple):
+        _set(values, "input.since", [_absolute_since(each) if isinstance(each, str) else each for each in since])
     values.setdefault("name", dataset_stem(uri)[:MAX_NAME_CHARS])
     if isinstance(values.get("replicas"), str | int):
         values["replicas"] = _replicas(str(values["replicas"]), label("replicas"))
@@ -170,11 +172,19 @@ def read_json_file(path: Path, option: str) -> Any:
 
 def absolute_uri(uri: str) -> str:
     """Return the address as an absolute one, which means the same on every machine of the cluster."""
-    return uri if "://" in uri else str(Path(uri).expanduser().absolute())
+    uri = uri.removeprefix("delta:")  # as targets of exports and `--wait-for` name a table
+    return uri if "://" in uri or uri.startswith("iceberg:") else str(Path(uri).expanduser().absolute())
+
+
+def _absolute_since(text: str) -> str:
+    table, equals, version = text.rpartition("=")
+    return f"{absolute_uri(table)}={version}" if equals and table else text
 
 
 def dataset_stem(uri: str) -> str:
     """Return `reviews` for `/data/reviews.parquet`, `s3://bucket/reviews/` or `reviews/*.parquet`."""
+    if uri.startswith("iceberg:"):
+        return uri.rpartition(".")[2] or "job"
     parts = [part for part in PurePosixPath(uri.partition("://")[2] or uri).parts if part != "/" and "*" not in part]
     stem = PurePosixPath(parts[-1]).stem if parts else ""
     return stem or "job"

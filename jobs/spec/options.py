@@ -34,6 +34,7 @@ class SubmitOptions(TypedDict, total=False):
     limit: int
     limit_seed: int
     at: str
+    since: Sequence[str]
     where: Sequence[str]
     truncate: str
     csv_delimiter: str

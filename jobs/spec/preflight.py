@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
+from jobs.buckets import check_buckets
 from jobs.ledger import Ledger
 from jobs.store.base import ObjectStore
 from schemas.exports import Export
@@ -47,6 +48,7 @@ def checked(
         if job_id != AUTO:
             is_sound(Ledger(store, job_id))  # a damaged job is skipped when results are reused
     dataset = inspect(spec.input, () if spec.retry is None else plan_of(store, spec.retry).tables)
+    check_buckets((file.uri for file in dataset.files), allowed_buckets)  # a catalog may have led elsewhere
     if (beside := dataset.left_out.sentence()) is not None:
         tell(beside)
     columns = resolve_columns(dataset.schema, spec.input, choices=spec.task == "score")

@@ -59,6 +59,7 @@ class Summary:
         schedule: name of the schedule that has submitted the job; None if none has.
         retry_of: the jobs that this one repairs, oldest first; the last is the one whose rows it has copied.
         exports: how each export stands, as `ExportSummary`.
+        tables: tables among the inputs, with the versions that the plan stands on, in words.
         reason: why the job failed, did not pass its gates, was cancelled or is interrupted; None in every other state.
         hint: what to do about an interruption.
         damage: which of the job's documents is damaged, and what to do about it.
@@ -126,6 +127,7 @@ class Summary:
     message: str = ""
     updated_at: str | None = None
     exports: tuple[ExportSummary, ...] = ()
+    tables: tuple[str, ...] = ()
     replicas: tuple[ReplicaProgress, ...] = field(default=())
 
     @property
@@ -181,6 +183,7 @@ def summarise(
         numbers["cost"] = round(numbers.get("gpu_s", 0.0) / 3600 * gpu_hour_price, 4)
     if status.plan is not None:
         numbers |= {"rows_total": status.plan.num_rows, "shards_total": len(status.plan.shards)}
+        numbers["tables"] = tuple(table.shown for table in status.plan.tables)
         numbers |= {"rows_reused": status.plan.num_reused_rows, "rows_repeated": status.plan.num_repeated_rows}
         if committed is not None:
             rows = sum(shard.num_rows for shard in status.plan.shards if shard.index in committed)
