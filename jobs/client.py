@@ -17,7 +17,7 @@ from jobs.buckets import check_buckets
 from jobs.errors import ClusterError, UsageError
 from jobs.failpoints import failpoint
 from jobs.job import Job
-from jobs.job_ids import find_job, resolve_reuse
+from jobs.job_ids import find_job, resolve_jobs
 from jobs.ledger import Ledger, list_jobs
 from jobs.pools.placing import PLACING
 from jobs.results.sinks.addresses import exports_of
@@ -130,7 +130,7 @@ class BatchClient:
         """
         placement = self.placement_of(options)
         with self._spec_of(dataset, options, placement) as (spec, frame):
-            spec = resolve_reuse(self.store, spec)
+            spec = resolve_jobs(self.store, spec)
             return self.submit_spec(spec, job_id or new_job_id(spec.name), frame=frame, placement=placement)[0]
 
     async def submit_async(
@@ -167,7 +167,7 @@ class BatchClient:
 
         with self._spec_of(dataset, options, self.placement_of(options)) as (spec, _):
             return dry_run(
-                resolve_reuse(self.store, spec),
+                resolve_jobs(self.store, spec),
                 self.store,
                 allowed_buckets=self.settings.allowed_buckets,
                 sample_rows=sample_rows,

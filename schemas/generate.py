@@ -16,7 +16,7 @@ from schemas.history import History
 from schemas.limits import LimitNotice, Pause, RaisedLimits
 from schemas.logs import LogLine
 from schemas.pools import Placement, PoolDown, PoolSpec, PoolState
-from schemas.records import Attempt, Interruption, Manifest, Plan, Progress, Terminal
+from schemas.records import Attempt, Interruption, Manifest, Plan, Progress, Terminal, Tombstone
 from schemas.schedules import Event, Pointer, Run, RunOutcome, Schedule
 from schemas.spec import JobSpec
 from schemas.starts import Start
@@ -34,6 +34,7 @@ DOCUMENTS: dict[str, Any] = {
     "raised_limits": RaisedLimits,
     "limit_notice": LimitNotice,
     "pause": Pause,
+    "tombstone": Tombstone,
     "history": History,
     "start": Start,
     "log_line": LogLine,

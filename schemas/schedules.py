@@ -19,15 +19,15 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import AwareDatetime, Field, field_validator
+from pydantic import AwareDatetime, Field, field_validator, model_validator
 
 from schemas import FORMAT_VERSION
 from schemas.base import Document
 from schemas.pools import Placement
-from schemas.records import CrossedGate, Quality
-from schemas.spec import JobSpec
+from schemas.records import CrossedGate, InputTable, Quality
+from schemas.spec import LAST_GOOD, JobSpec
 
 SCHEDULES = "_schedules/"
 SCHEDULE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,58}[a-z0-9])?")
@@ -55,6 +55,20 @@ class Webhook(Document):
     secret_path: str | None = Field(None, description="Or a file on its machine.")
 
 
+class Retention(Document):
+    """Which of a schedule's jobs are deleted: those that both limits let go. The latest good run always stays."""
+
+    keep_for_s: float | None = Field(None, gt=0, description="How long a job stays after its end.")
+    keep_newest: int | None = Field(None, ge=1, description="The newest so many jobs stay, however old.")
+    keep_results: bool = Field(False, description="Only logs, attempts and staged rows go; results stay.")
+
+    @model_validator(mode="after")
+    def _limits(self) -> Self:
+        if self.keep_for_s is None and self.keep_newest is None:
+            raise ValueError("retention needs an age or a number")
+        return self
+
+
 class Schedule(Document):
     """When to run what."""
 
@@ -62,7 +76,7 @@ class Schedule(Document):
     name: str
     cron: str = Field(description="Five fields: minute, hour, day of month, month, day of week.")
     tz: str = Field("UTC", description="IANA name of the time zone that `cron` speaks of.")
-    spec: JobSpec = Field(description="`input.uri` and `export.targets` may be templated: s3://in/{{ date }}/.")
+    spec: JobSpec = Field(description="Inputs and `export.targets` may be templated: s3://in/{{ date }}/.")
     wait_for: str | None = Field(
         None,
         description="Templated address that must exist before a run starts, or a table that must have new rows.",
@@ -79,6 +93,7 @@ class Schedule(Document):
     retry_backoff_s: float = Field(60.0, ge=0, description="Pause before the first of them; it doubles with each.")
     webhooks: tuple[Webhook, ...] = ()
     notify_on: tuple[Notified, ...] = ("succeeded", "gate", "failed", "late", "limit")
+    retention: Retention | None = Field(None, description="Which of its jobs are deleted; null: none.")
     suspended: bool = False
     since: AwareDatetime = Field(description="Only occurrences after this are run.")
     created_at: AwareDatetime
@@ -110,6 +125,11 @@ class Run(Document):
     )
     export: str | None = Field(None, description="Of older versions: see `spec.export`.")
     placement: Placement | None = None
+
+    @property
+    def takes_new_rows(self) -> bool:
+        """Whether it computes only rows that are new since the last good run; which one is told at its submission."""
+        return LAST_GOOD in self.spec.input.since
 
 
 class Retry(Document):
@@ -150,6 +170,9 @@ class Pointer(Document):
     uri: str = Field(description="The job directory; results are in `results/` below it.")
     export: str | None = Field(None, description="Where the results were exported to; the first of several places.")
     exports: tuple[str, ...] = Field((), description="All of these places.")
+    tables: tuple[InputTable, ...] | None = Field(
+        None, description="Tables that its job has read, with their versions; null: an older version did not note them."
+    )
     num_rows: int
     num_error_rows: int
     published_at: AwareDatetime

@@ -58,12 +58,12 @@ def plan(
     """
     from dataclasses import asdict
 
-    from jobs.job_ids import resolve_reuse
+    from jobs.job_ids import resolve_jobs
     from jobs.planning.dry_run import dry_run
     from jobs.store import open_store
 
     store = open_store(request.settings.root, patience_s=5.0)
-    spec = resolve_reuse(store, request.spec)
+    spec = resolve_jobs(store, request.spec)
     result, known, limits = dry_run(
         spec,
         store,
@@ -88,6 +88,8 @@ def plan(
             "rows": _rows(result, spec),
             "measured": "every row" if result.exact else f"{result.measured_rows:,} rows, extrapolated",
             "error rows": invalid or "none",
+            **({"left out": f"{_rows_of(result.unmatched_rows)}, by --where"} if spec.input.where else {}),
+            **({"cut rows": _cut(result, spec)} if spec.input.truncate else {}),
             **({"reused rows": f"{result.reused_rows:,} have a result in an earlier job"} if spec.reuse else {}),
             **({"repeated rows": f"{result.repeated_rows:,} repeat another row"} if result.repeated_rows else {}),
             "shards": f"{result.shards:,}",
@@ -127,11 +129,10 @@ def _exit_unless_fitting(limits: Sequence[Fit], output: Output) -> None:
 
 def _tables(result: Estimate) -> dict[str, str]:
     """Name the tables among the inputs, with the versions that the estimate is of."""
-    return (
-        {"tables": ", ".join(f"{uri} ({kind}, version {at})" for uri, kind, at in result.tables)}
-        if result.tables
-        else {}
-    )
+    from schemas.records import InputTable
+
+    tables = (InputTable(uri=uri, format=kind, version=at, since=since) for uri, kind, at, since in result.tables)
+    return {"tables": ", ".join(table.shown for table in tables)} if result.tables else {}
 
 
 def _columns(result: Estimate) -> str:
@@ -150,6 +151,15 @@ def _rows(result: Estimate, spec: JobSpec) -> str:
     where = where and f", where {where}"
     which = "the first" if spec.input.limit_seed is None else f"drawn with seed {spec.input.limit_seed}"
     return f"{result.rows:,} of {result.dataset_rows:,}, {which}{where}"
+
+
+def _rows_of(count: int) -> str:
+    return f"{count:,} row{'' if count == 1 else 's'}"
+
+
+def _cut(result: Estimate, spec: JobSpec) -> str:
+    column, part = spec.input.truncated or ("", "")
+    return printable(f"{_rows_of(result.truncated_rows)}, without the {part} of {column!r}")
 
 
 def _replicas(spec: JobSpec) -> str:

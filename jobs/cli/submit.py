@@ -43,14 +43,14 @@ def submit(
       jobs submit prompts.parquet --pool chat --priority urgent
     """
     from jobs.client import BatchClient
-    from jobs.job_ids import resolve_reuse
+    from jobs.job_ids import resolve_jobs
     from jobs.spec.build import new_job_id
     from jobs.starting import StartClock
 
     client = BatchClient(request.settings)
     client.starting = StartClock.of_process("command")
     _tell_of_start(client, output)
-    spec = resolve_reuse(client.store, request.spec)
+    spec = resolve_jobs(client.store, request.spec)
     job_id = job_id or new_job_id(spec.name)
     signals.stands("Nothing was submitted.")
     output.note(f"Checking {spec.input.shown} …")
@@ -64,10 +64,15 @@ def submit(
             f"jobs resume {job_id}"
         ),
     )
+    follow_up(job, created, output, wait=wait, timeout=timeout)
+
+
+def follow_up(job: Job, created: bool, output: Output, *, wait: bool, timeout: float | None) -> None:
+    """Say that a job was submitted and what to do next, or wait for its end."""
     signals.stands(f"Job {job.id} was submitted and goes on: jobs watch {job.id}")
     status = job.status()
     output.record({"job_id": job.id, "state": str(status.state), "uri": job.uri, "dashboard": status.dashboard_url})
-    if token := client.token_path():
+    if token := job.client.token_path():
         output.note(f"The dashboard asks for a token: cat {token}")
     if not created:
         output.note("This job existed with the same spec; attached to it.")

@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 from jobs.documents import read_document
 from jobs.errors import Conflict, Damaged, UsageError
 from jobs.failpoints import failpoint
+from jobs.ledger import identity_of
 from jobs.schedules.calendar import Calendar
 from jobs.schedules.tables import is_table
 from jobs.schedules.template import render, rendered_exports, variables
@@ -112,12 +113,14 @@ def _rendered(spec: JobSpec, values: dict[str, str], job_id: str, last_good: str
     job's id."""
     from jobs.spec.build import MAX_NAME_CHARS, dataset_stem
 
-    uri, name = render(spec.input.uri, values), spec.name
+    (uri, *more), name = (render(each, values) for each in spec.input.uris), spec.name
     if uri != spec.input.uri and name == dataset_stem(spec.input.uri)[:MAX_NAME_CHARS]:
         name = job_id
     return spec.evolve(
         name=render(name, values)[:MAX_NAME_CHARS],
-        input=spec.input.evolve(uri=uri),
+        input=spec.input.evolve(
+            uri=uri, more_uris=tuple(more), since=tuple(render(each, values) for each in spec.input.since)
+        ),
         export=rendered_exports(spec.export, values),
         reuse=tuple(found for each in spec.reuse if (found := last_good if each == LAST_GOOD else each)),
     )
@@ -166,7 +169,9 @@ class Book:
         if self.store.put_new(schedule_key(schedule.name), schedule.to_json(), writer=_writer()):
             return True
         standing = self.schedule(schedule.name)
-        if standing.evolve(since=schedule.since, created_at=schedule.created_at, suspended=False) != schedule:
+        known = standing.evolve(since=schedule.since, created_at=schedule.created_at, suspended=False)
+        same_job = identity_of(known.spec) == identity_of(schedule.spec)
+        if not same_job or known.evolve(spec=schedule.spec) != schedule:
             raise Conflict(
                 f"There is a schedule {schedule.name!r} with other settings.",
                 "Change it with --replace, or give the new one another name.",
@@ -329,6 +334,15 @@ class Book:
         pointer = self._read(max(earlier), Pointer) if earlier else None
         there = pointer is not None and self.store.head(f"{pointer.job_id}/{keys.TERMINAL}") is not None
         return pointer.job_id if pointer is not None and there else None
+
+    def published(self, name: str) -> list[str]:
+        """Return the logical dates whose results may be read, oldest first."""
+        found = (info.key for info in self.store.list(published_key(name)))
+        return sorted(key.rpartition("/")[2].removesuffix(".json") for key in found)
+
+    def pointer(self, name: str, logical_date: str) -> Pointer | None:
+        """Return the publication of a date, or None."""
+        return self._read(published_key(name, logical_date), Pointer)
 
     def latest(self, name: str) -> Pointer | None:
         """Return the publication in `latest.json`, the newest if that is damaged, or None before the first success."""

@@ -35,7 +35,7 @@ def check_schedule(schedule: Schedule, allowed_buckets: Collection[str] | None, 
             "Write --finish-by 07:00, or `07:00 Europe/Berlin` if the zone is not the schedule's.",
         )
     resolved(schedule.spec.limits, now, ZoneInfo(schedule.tz))
-    for text in filter(None, (schedule.spec.input.uri, schedule.wait_for)):
+    for text in filter(None, (*schedule.spec.input.uris, schedule.wait_for)):
         uri = render(text, values)
         if is_table(uri):
             check_table(uri, allowed_buckets)

@@ -187,13 +187,17 @@ def is_closed(schedule: Schedule, view: RunView, now: datetime, hook_ids: Sequen
 
 
 def blockers(view: RunView, views: Sequence[RunView]) -> list[RunView]:
-    """Return the earlier runs that are not done. Runs by hand neither wait nor make others wait."""
-    if view.run.by == "hand":
+    """Return the earlier runs that are not done.
+
+    Runs by hand neither wait nor make others wait, unless they compute what is new: no row is to be new to two runs.
+    """
+    alone = view.run.takes_new_rows
+    if view.run.by == "hand" and not alone:
         return []
     return [
         other
         for other in views
-        if other.run.by == "schedule" and other.outcome is None and other.run.due_at < view.run.due_at
+        if (other.run.by == "schedule" or alone) and other.outcome is None and other.run.due_at < view.run.due_at
     ]
 
 
@@ -277,7 +281,7 @@ def _not_started(schedule: Schedule, view: RunView, before: Sequence[RunView]) -
 
 
 def _missing(view: RunView) -> str:
-    return " and ".join(view.missing) or view.run.wait_for or view.run.spec.input.uri
+    return " and ".join(view.missing) or view.run.wait_for or view.run.spec.input.shown
 
 
 def _carry_on(schedule: Schedule, view: RunView, job: JobView, now: datetime) -> Iterator[Action]:

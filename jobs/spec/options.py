@@ -34,6 +34,7 @@ class SubmitOptions(TypedDict, total=False):
     limit: int
     limit_seed: int
     at: str
+    since: Sequence[str]
     where: Sequence[str]
     truncate: str
     csv_delimiter: str
@@ -60,6 +61,7 @@ class SubmitOptions(TypedDict, total=False):
     presence_penalty: float
     frequency_penalty: float
     seed: int
+    repetition_detection: Mapping[str, Any] | Literal["off"]
     stop: Sequence[str]
     bad_word: Sequence[str]
     n: int
@@ -80,6 +82,7 @@ class SubmitOptions(TypedDict, total=False):
     at_limit: Literal["interrupt", "finish"]
     max_error_rate: float
     max_length_finish_rate: float
+    max_repetition_rate: float
     max_empty_rate: float
     min_valid_json_rate: float
     output_tokens: bool
@@ -87,6 +90,7 @@ class SubmitOptions(TypedDict, total=False):
     keep_staged: bool
     reuse: Sequence[str]
     reuse_sampled: bool
+    retry_invalid: int
     pool: str
     priority: Literal["urgent", "normal", "bulk"]
     weight: float

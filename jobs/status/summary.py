@@ -58,7 +58,9 @@ class Summary:
         quality: how the committed rows were answered, with warnings; None if unknown.
         duration_s: seconds from the submission to the end, or to the driver's last report; None before there is one.
         schedule: name of the schedule that has submitted the job; None if none has.
+        retry_of: the jobs that this one repairs, oldest first; the last is the one whose rows it has copied.
         exports: how each export stands, as `ExportSummary`.
+        tables: tables among the inputs, with the versions that the plan stands on, in words.
         reason: why the job failed, did not pass its gates, was cancelled or is interrupted; None in every other state.
         hint: what to do about an interruption.
         damage: which of the job's documents is damaged, and what to do about it.
@@ -123,6 +125,7 @@ class Summary:
     cancelled_by: str | None = None
     duration_s: float | None = None
     schedule: str | None = None
+    retry_of: tuple[str, ...] = ()
     reason: str | None = None
     hint: str | None = None
     damage: str | None = None
@@ -132,6 +135,7 @@ class Summary:
     limits: Mapping[str, str | float] = field(default_factory=dict)
     limit_notices: tuple[str, ...] = ()
     paused_by: str | None = None
+    tables: tuple[str, ...] = ()
     replicas: tuple[ReplicaProgress, ...] = field(default=())
 
     @property
@@ -189,6 +193,7 @@ def summarise(
         numbers["cost"] = round(numbers.get("gpu_s", 0.0) / 3600 * gpu_hour_price, 4)
     if status.plan is not None:
         numbers |= {"rows_total": status.plan.num_rows, "shards_total": len(status.plan.shards)}
+        numbers["tables"] = tuple(table.shown for table in status.plan.tables)
         numbers |= {"rows_reused": status.plan.num_reused_rows, "rows_repeated": status.plan.num_repeated_rows}
         if committed is not None:
             rows = sum(shard.num_rows for shard in status.plan.shards if shard.index in committed)
@@ -212,6 +217,7 @@ def summarise(
         quality=status.quality,
         duration_s=status.duration_s,
         schedule=status.schedule,
+        retry_of=status.spec.retry.ancestors if status.spec.retry else (),
         exports=tuple(map(_export, status.exports)),
         limits=_limits(status),
         limit_notices=tuple(notice.reason for notice in status.notices),

@@ -28,8 +28,8 @@ SLOW_TOKEN_S = 0.1
 
 NUM_SUBMITS = 16
 
-JOB_FAILPOINTS = tuple(name for name in FAILPOINTS if not name.startswith(("schedule.", "pause.", "limit.")))
-"""Failpoints that every job passes; the others are the scheduler's, and of jobs that are paused or limited."""
+JOB_FAILPOINTS = tuple(name for name in FAILPOINTS if not name.startswith(("schedule.", "pause.", "limit.", "delete.")))
+"""Failpoints that every job passes; the others are the scheduler's, and of jobs that are paused, limited or deleted."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,7 @@ HISTORIES, NIGHTLY = range(100 if QUICK else 500), range(500, 10_000)
 ELSEWHERE = {"driver.start", "staging.before_tokenise", "store.before_link"}
 """Failpoints in code that the simulation replaces: the process's main, Ray Data's tasks, the local store."""
 
-_OTHERS = ("schedule.", "export.", "pause.", "limit.")
+_OTHERS = ("schedule.", "export.", "pause.", "limit.", "delete.")
 """Failpoints of what these histories do not do; test_held_histories.py has pauses and limits."""
 
 

@@ -70,7 +70,7 @@ def close_shard(
     )
     staged, rows = read_staged(ledger, spec, plan, shard)
     finished = finished_rows(ledger, shard, staged)
-    missing = RowFailure(code=code, message=_SAID[code])
+    missing = RowFailure(code=code, message=_SAID[code], attempts=0)
     ended = {
         row.row_id: quarantined(killers[place]) if place in killers else missing
         for place, row in enumerate(rows)
