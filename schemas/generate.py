@@ -14,9 +14,10 @@ from schemas.evaluations import Evaluation, ProgramsReport, Scores
 from schemas.exports import ExportFailure, ExportOutcome
 from schemas.history import History
 from schemas.index import BatchIndex, IndexPage
+from schemas.limits import LimitNotice, Pause, RaisedLimits
 from schemas.logs import LogLine
 from schemas.pools import Placement, PoolDown, PoolSpec, PoolState
-from schemas.records import Attempt, Interruption, Manifest, Plan, Progress, Terminal
+from schemas.records import Attempt, Interruption, Manifest, Plan, Progress, Terminal, Tombstone
 from schemas.schedules import Event, Pointer, Run, RunOutcome, Schedule
 from schemas.spec import JobSpec
 from schemas.starts import Start
@@ -31,6 +32,10 @@ DOCUMENTS: dict[str, Any] = {
     "progress": Progress,
     "terminal": Terminal,
     "interruption": Interruption,
+    "raised_limits": RaisedLimits,
+    "limit_notice": LimitNotice,
+    "pause": Pause,
+    "tombstone": Tombstone,
     "history": History,
     "start": Start,
     "log_line": LogLine,

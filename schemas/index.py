@@ -31,6 +31,7 @@ class IndexedJob(Document):
 
     job_id: str
     revision: int = Field(0, ge=0, description="The entry with the highest one counts: 1 once the job was deleted.")
+    deleted: bool = Field(False, description="Only its tombstone is left; lists leave it out.")
     state: State
     created_at: AwareDatetime = Field(description="By the store's clock; tells a job from an earlier one of its id.")
     name: str
@@ -46,6 +47,7 @@ class IndexedJob(Document):
     gpu_s: float = 0.0
     crossed_gates: tuple[CrossedGate, ...] = ()
     schedule: str | None = None
+    retry_of: tuple[str, ...] = ()
     reason: str | None = None
     hint: str | None = None
 

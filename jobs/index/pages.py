@@ -105,7 +105,7 @@ class Pages:
 
 
 def newest(entries: Iterable[IndexedJob]) -> dict[str, IndexedJob]:
-    """Return what counts of each job: the highest revision of the job that was created last under the id."""
+    """Return what counts of each job: the highest revision, and of equal ones the job that was created last."""
     found: dict[str, IndexedJob] = {}
     for entry in entries:
         known = found.get(entry.job_id)
@@ -115,4 +115,4 @@ def newest(entries: Iterable[IndexedJob]) -> dict[str, IndexedJob]:
 
 
 def _rank(entry: IndexedJob) -> tuple[object, ...]:
-    return entry.created_at, entry.revision
+    return entry.revision, entry.created_at  # the id of a deleted job is never used again

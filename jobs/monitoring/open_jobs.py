@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from jobs.client import BatchClient
 from jobs.errors import ClusterError, Damaged, UsageError
-from jobs.index.jobs import JobIndex, JobsThere
+from jobs.index.jobs import JobIndex, JobsThere, deleted_entry
 from jobs.ledger import Ledger
 from jobs.settings import Settings
 from jobs.status.entry import SETTLED_S, read_entry
@@ -75,6 +75,7 @@ class JobWatch:
         self._index: JobIndex | None = None
         self._ended: dict[str, State] = {}
         self._index_at: dict[str, float] = {}
+        self._deleted: dict[str, IndexedJob] = {}
         self._pulses: dict[str, Pulse] = {}
 
     def look(self) -> JobFacts:
@@ -93,7 +94,7 @@ class JobWatch:
         self._pulses = {job_id: pulse for job_id, pulse in self._pulses.items() if job_id in others - unsettled.keys()}
         self._ended = unsettled | {job_id: job.state for job_id, job in there.ended.items()}
         submitter = client.reachable_submitter() if others else None
-        unknown = [ledger for ledger in there.others if ledger.job_id not in unsettled]
+        unknown = [ledger for ledger in there.others if ledger.job_id not in unsettled.keys() | self._deleted.keys()]
         found = in_threads(_REQUESTS_AT_ONCE, lambda ledger: self._look_at(ledger, submitter), unknown)
         self._remember(index, there)
         still = sorted((each for each in found if isinstance(each, OpenJob)), key=lambda job: job.created_at)
@@ -121,7 +122,8 @@ class JobWatch:
         self._index_at = {ledger.job_id: self._index_at.get(ledger.job_id, now) for ledger in ended}
         due = [ledger for ledger in ended if self._index_at[ledger.job_id] <= now]
         self._index_at |= {ledger.job_id: now + SETTLED_S for ledger in due}
-        index.add([job for job in in_threads(_REQUESTS_AT_ONCE, self._indexed, due) if job], there)
+        gone = [self._deleted[each.job_id] for each in there.others if each.job_id in self._deleted]
+        index.add([*gone, *(job for job in in_threads(_REQUESTS_AT_ONCE, self._indexed, due) if job)], there)
 
     def _indexed(self, ledger: Ledger) -> IndexedJob | None:
         created_at = ledger.created_at()
@@ -133,6 +135,8 @@ class JobWatch:
     def _open(self, ledger: Ledger, submitter: Submitter | None) -> OpenJob | None:
         created_at = ledger.created_at()
         if created_at is None:
+            if (gone := deleted_entry(ledger)) is not None:
+                self._deleted[ledger.job_id] = gone
             return None
         try:
             submissions = submitter.find(ledger.uri) if submitter else []

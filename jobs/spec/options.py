@@ -34,6 +34,7 @@ class SubmitOptions(TypedDict, total=False):
     limit: int
     limit_seed: int
     at: str
+    since: Sequence[str]
     where: Sequence[str]
     truncate: str
     csv_delimiter: str
@@ -60,6 +61,7 @@ class SubmitOptions(TypedDict, total=False):
     presence_penalty: float
     frequency_penalty: float
     seed: int
+    repetition_detection: Mapping[str, Any] | Literal["off"]
     stop: Sequence[str]
     bad_word: Sequence[str]
     n: int
@@ -73,8 +75,14 @@ class SubmitOptions(TypedDict, total=False):
     partition_by: Sequence[str]
     export_errors: Literal["keep", "drop", "apart"]
     export_new_columns: Literal["refuse", "add"]
+    finish_within: float | str
+    finish_by: str
+    max_cost: float
+    max_gpu_hours: float
+    at_limit: Literal["interrupt", "finish"]
     max_error_rate: float
     max_length_finish_rate: float
+    max_repetition_rate: float
     max_empty_rate: float
     min_valid_json_rate: float
     output_tokens: bool
@@ -82,6 +90,7 @@ class SubmitOptions(TypedDict, total=False):
     keep_staged: bool
     reuse: Sequence[str]
     reuse_sampled: bool
+    retry_invalid: int
     pool: str
     priority: Literal["urgent", "normal", "bulk"]
     weight: float
@@ -140,7 +149,7 @@ def spec_of(
             return said
         return f"{file}: `{field}`" if file and _says(file_values, field) else f"`{field}`"
 
-    spec = build_spec(dataset, flags, file_values, label)
+    spec = build_spec(dataset, flags, file_values, label, gpu_hour_price=settings.gpu_hour_price)
     if pool is not None:
         check_engine(spec, pool, label)
     return spec

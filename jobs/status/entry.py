@@ -43,6 +43,7 @@ class Entry:
     duration_s: float | None = None
     crossed_gates: tuple[CrossedGate, ...] = ()
     schedule: str | None = None
+    retry_of: tuple[str, ...] = ()
     gpu_s: float = 0.0
 
     @property
@@ -84,6 +85,7 @@ def read_entry(
         duration_s=summary.duration_s,
         crossed_gates=summary.crossed_gates,
         schedule=summary.schedule,
+        retry_of=summary.retry_of,
         gpu_s=summary.gpu_s,
     )
     return entry, _indexed(status, summary, created_at) if _settled(ledger, status) else None
@@ -106,6 +108,7 @@ def entry_of(job: IndexedJob, root: str) -> Entry:
         duration_s=job.duration_s,
         crossed_gates=job.crossed_gates,
         schedule=job.schedule,
+        retry_of=job.retry_of,
         gpu_s=job.gpu_s,
     )
 
@@ -138,6 +141,7 @@ def _indexed(status: JobStatus, summary: Summary, created_at: datetime) -> Index
         gpu_s=summary.gpu_s,
         crossed_gates=summary.crossed_gates,
         schedule=summary.schedule,
+        retry_of=summary.retry_of,
         reason=summary.reason,
         hint=summary.hint,
     )

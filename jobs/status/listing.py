@@ -12,7 +12,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from jobs.errors import Damaged, UsageError
-from jobs.index.jobs import JobIndex
+from jobs.index.jobs import JobIndex, deleted_entry
 from jobs.ledger import Ledger
 from jobs.status.entry import Entry, entry_of, read_entry
 from jobs.threads import threads
@@ -96,7 +96,9 @@ def newest(
         return (not states or entry.state in states) and fits(entry)
 
     with threads(REQUESTS_AT_ONCE) as pool:
-        created = pool.map(Ledger.created_at, there.others)
+        created = list(pool.map(Ledger.created_at, there.others))
+        gone = [ledger for at, ledger in zip(created, there.others, strict=True) if at is None]
+        ended += filter(None, pool.map(deleted_entry, gone[:MAX_INDEXED]))
         dated: list[Found] = [(at, ledger, None) for at, ledger in zip(created, there.others, strict=True) if at]
         known = [job for job in there.ended.values() if wanted(entry_of(job, store.uri))]
         dated += [(job.created_at, Ledger(store, job.job_id), job) for job in known]
@@ -121,9 +123,11 @@ def index_ended(store: ObjectStore, index: JobIndex, tell: Callable[[int], None]
     remaining = iter(there.others)
     with threads(REQUESTS_AT_ONCE) as pool:
         while batch := list(islice(remaining, PAGE_JOBS)):
-            created = pool.map(Ledger.created_at, batch)
+            created = list(pool.map(Ledger.created_at, batch))
             jobs = [(at, ledger, None) for at, ledger in zip(created, batch, strict=True) if at is not None]
+            gone = [ledger for at, ledger in zip(created, batch, strict=True) if at is None]
             found = list(_ended(pool, jobs, within_s=float("inf")))
+            found += filter(None, pool.map(deleted_entry, gone))
             index.add(found, there)
             known, looked = known + len(found), looked + len(batch)
             tell(looked)

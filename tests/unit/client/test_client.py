@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 import pytest
 
@@ -63,8 +63,10 @@ def client_type(option: SpecOption) -> Any:
     """The type that the client takes for an option."""
     of_form = {
         "replicas": int | str,
+        "finish_within": float | str,
         "tools": Sequence[Mapping[str, Any]],
         "json_schema": Mapping[str, Any],
+        "repetition_detection": Mapping[str, Any] | Literal["off"],
     }
     return of_form.get(option.name, Sequence[str] if option.type == tuple[str, ...] else option.type)
 

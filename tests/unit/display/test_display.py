@@ -311,9 +311,10 @@ def test_json_form_is_complete_and_stable() -> None:
             "failure_code",
             "failure_reason",
             "cancelled_by",
-            *("duration_s", "schedule", "reason", "hint", "damage"),
+            *("duration_s", "schedule", "retry_of", "reason", "hint", "damage"),
             "message",
             "updated_at",
         ),
-        *("exports", "replicas", "rows_computing", "replica_counts", "plan_error"),
+        *("exports", "limits", "limit_notices", "paused_by", "tables"),
+        *("replicas", "rows_computing", "replica_counts", "plan_error"),
     ]

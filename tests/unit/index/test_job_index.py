@@ -20,10 +20,11 @@ from jobs.index.pages import MAX_SMALL_PAGES, Pages
 from jobs.job_ids import find_job
 from jobs.ledger import Ledger
 from jobs.planning.reuse import source_jobs
+from jobs.retention.deleting import delete_job
 from jobs.status.listing import index_ended, newest
 from jobs.store.local import LocalStore
 from schemas.codes import State
-from schemas.index import PAGES
+from schemas.index import CHANGED, PAGES
 from schemas.records import Cancelled, Failed, Progress
 from tests.unit.results.ledgers import make_job, spec_of, succeed
 
@@ -176,17 +177,32 @@ def test_a_job_that_was_removed_is_gone_and_another_of_its_id_is_not_taken_for_i
         assert (entry.state, entry.name) == (State.QUEUED, "again")
 
 
-def test_a_deleted_job_is_looked_at_again_once_it_is_marked(store: Counting) -> None:
-    ended(store, "one")
-    ended(store, "two")
+def test_a_deleted_job_is_gone_at_once_and_costs_later_lists_nothing(store: Counting) -> None:
+    for job_id in ("one", "two", "three"):
+        ended(store, job_id)
     ids(store)
-    assert set(JobIndex(store).look().ended) == {"one", "two"}
-    mark_changed(store, "one")
+    assert set(JobIndex(store).look().ended) == {"one", "two", "three"}
+    delete_job(Ledger(store, "one"), by="me")
     there = JobIndex(store).look()
-    assert (set(there.ended), [ledger.job_id for ledger in there.others]) == ({"two"}, ["one"])
-    old = Pages(store).entries()["one"]
-    JobIndex(store).add([old.evolve(revision=1, reason="Deleted by me.")], there)
-    assert JobIndex(store).look().ended["one"].reason == "Deleted by me."
+    assert (set(there.ended), [ledger.job_id for ledger in there.others]) == ({"two", "three"}, ["one"])
+    assert ids(store) == ["three", "two"]
+    store.keys.clear()
+    assert ids(store) == ["three", "two"]
+    there = JobIndex(store).look()
+    assert (set(there.ended), there.others, there.deleted) == ({"two", "three"}, (), {"one"})
+    assert not [key for key in store.keys if key.startswith("one/")]
+    assert not [info.key for info in store.list(CHANGED)], "the mark has done its work"
+    shutil.rmtree(Path(store.uri) / "_index")
+    assert ids(store) == ["three", "two"]
+    assert JobIndex(store).look().deleted == {"one"}, "made again from its tombstone"
+
+
+def test_a_deletion_that_dies_before_its_tombstone_hides_nothing(store: Counting) -> None:
+    ended(store, "one")
+    ids(store)
+    mark_changed(store, "one")
+    assert ids(store) == ["one"]
+    assert ids(store) == ["one"]
 
 
 def test_a_store_that_takes_no_writes_is_listed_all_the_same(store: Counting, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,7 +222,7 @@ def test_of_several_entries_the_highest_revision_of_the_latest_job_counts(store:
     old = Pages(store).entries()["one"]
     deleted = old.evolve(revision=1)
     again = old.evolve(created_at=old.created_at + timedelta(days=1))
-    for entries, counts in (([old, deleted], deleted), ([old, again], again), ([deleted, again], again)):
+    for entries, counts in (([old, deleted], deleted), ([old, again], again), ([deleted, again], deleted)):
         assert pages_module.newest(entries) == {"one": counts}
         assert pages_module.newest(reversed(entries)) == {"one": counts}
 
