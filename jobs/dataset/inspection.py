@@ -207,7 +207,7 @@ def _located(spec: InputSpec, pinned: Mapping[str, InputTable], open_table: Open
             result.types |= table.types
         else:
             sources, beside = find_sources(uri)
-            if since is not None:
+            if spec.since:  # a file would be new each time
                 raise InvalidInput(f"--since is for rows of tables, and {given} is none.", "Drop one of both.")
             result.left_out.join(beside)
         if twice := [source.uri for source in sources if source.uri in known]:
