@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from hashlib import sha256
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from jobs.buckets import check_buckets
-from jobs.errors import ClusterError, Conflict, JobsError, StoreError
+from jobs.errors import ClusterError, Conflict, JobsError, StoreError, UsageError
 from jobs.failpoints import failpoint
 from jobs.ledger import Ledger
 from jobs.results.gates import describe
@@ -297,6 +297,39 @@ class Job:
                 if submission.active:
                     submitter.stop(submission.submission_id)
         return record
+
+    def settle(self, timeout_s: float = CANCEL_GRACE_S) -> None:
+        """Wait while a driver may still keep finished rows of an ended job, for so long at most."""
+        deadline = time.monotonic() + timeout_s
+        while self.ledger.terminal() is not None and self.may_keep_rows() and time.monotonic() < deadline:
+            time.sleep(0.3)
+
+    def retry(self, *, where: str | Sequence[str] = (), job_id: str | None = None, **options: Any) -> Job:
+        """Submit a job that computes this job's error rows again, or those that `where` chooses, and copies all others:
+        `job.retry(where="finish_reason=length", max_tokens=4096)`.
+
+        Args:
+            where: conditions on this job's results; rows that meet all are computed, as are rows without a result.
+            job_id: id of the new job; default: made of the name and the time.
+            options: what changes, of the options of `submit`; input, model and columns stay.
+
+        Raises:
+            UsageError: this job has not ended, no row is chosen, or an option cannot be changed.
+            StoreError, ClusterError: store or cluster cannot be used.
+        """
+        from jobs.spec.build import new_job_id
+        from jobs.spec.fields import spec_options
+        from jobs.spec.repair import repair_of
+
+        known = spec_options()
+        if unknown := sorted(options.keys() - known.keys() - {"fields"}):
+            raise UsageError(f"There is no option {unknown[0]!r} of a retry.", "It takes those of `submit`.")
+        fields = {known[name].field: value for name, value in options.items() if name != "fields"}
+        fields |= options.get("fields", {})
+        self.settle()
+        spec = repair_of(self.ledger, [where] if isinstance(where, str) else where, fields).spec
+        placement = self.ledger.placement()
+        return self.client.submit_spec(spec, job_id or new_job_id(spec.name), placement=placement)[0]
 
     def may_keep_rows(self) -> bool:
         """Return whether a driver may still be at work on an ended job, while its replicas save finished rows.

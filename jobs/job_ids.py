@@ -11,6 +11,7 @@ from jobs.ledger import Ledger, list_jobs
 from jobs.store.base import ObjectStore
 from jobs.text import printable
 from jobs.threads import in_threads
+from jobs.tombstones import check_not_deleted
 from schemas.records import InputTable
 from schemas.spec import AUTO, JOB_ID, LAST_GOOD, JobSpec
 
@@ -29,11 +30,13 @@ def find_job(store: ObjectStore, reference: str) -> Ledger:
     `latest` (the job that was created last), and a job's name.
 
     Raises:
-        UsageError: no job, or several, fit; says which are near or which ones fit.
+        UsageError: no job, or several, fit; says which are near or which ones fit. `Deleted`, if it was deleted.
         StoreError: the store cannot be reached.
     """
     if JOB_ID.fullmatch(reference) and (exact := Ledger(store, reference)).created_at() is not None:
         return exact
+    if JOB_ID.fullmatch(reference):
+        check_not_deleted(store, reference)
     named = printable(reference[:_MAX_CHARACTERS]) or "''"
     ledgers = list(list_jobs(store))
     if reference == LATEST:

@@ -20,6 +20,7 @@ from jobs.errors import Conflict, Damaged, StoreError, UsageError
 from jobs.failpoints import failpoint
 from jobs.store.base import ObjectInfo, ObjectStore
 from jobs.text import quoted
+from jobs.tombstones import Deleted, check_not_deleted
 from schemas import FORMAT_VERSION, keys
 from schemas.commits import ShardStats, commit_of
 from schemas.history import History
@@ -37,6 +38,7 @@ from schemas.records import (
     Succeeded,
     Terminal,
 )
+from schemas.sampling import USUAL_DETECTION
 from schemas.spec import JOB_ID, JobSpec
 
 _TERMINAL: TypeAdapter[Succeeded | Failed | Cancelled] = TypeAdapter(Terminal)
@@ -103,10 +105,17 @@ class Ledger:
 
         Raises:
             Conflict: the id is taken by a job with another spec.
+            Deleted: it was that of a job that was deleted.
         """
         if self.store.put_new(self.key(keys.SPEC), spec.to_json(), writer=writer):
+            try:
+                # Only now: a tombstone that comes later finds the spec, and one that was there before is seen.
+                check_not_deleted(self.store, self.job_id)
+            except Deleted:
+                self.store.delete(self.key(keys.SPEC))
+                raise
             return True
-        if _identity(self.spec()) == _identity(spec):
+        if identity_of(self.spec()) == identity_of(spec):
             return False
         raise Conflict(
             f"Job {self.job_id} exists with a different spec.",
@@ -117,10 +126,11 @@ class Ledger:
         """Read the frozen spec.
 
         Raises:
-            UsageError: no such job.
+            UsageError: no such job; `Deleted`, if it was deleted.
         """
         spec = self._read(keys.SPEC, JobSpec.from_json)
         if spec is None:
+            check_not_deleted(self.store, self.job_id)
             raise UsageError(f"No job {self.job_id} under {self.store.uri}.", "List the jobs with: jobs list")
         return spec
 
@@ -398,9 +408,14 @@ class Ledger:
         return read_document(data, f"{self.uri}/{key}", parse, _REMEDIES.get(key, ""))
 
 
-def _identity(spec: JobSpec) -> bytes:
-    """Return what makes a spec another one. Compiled code decides only how soon an engine is up."""
-    return spec.evolve(model=spec.model.evolve(compiled=None)).to_json()
+def identity_of(spec: JobSpec) -> bytes:
+    """Return what makes a spec another one. Compiled code decides only how soon an engine is up; and where nobody says
+    when loops are ended, the job that stands decides: older versions ended none.
+    """
+    sampling = spec.sampling
+    if sampling.repetition_detection == USUAL_DETECTION:
+        sampling = sampling.evolve(repetition_detection=None)
+    return spec.evolve(model=spec.model.evolve(compiled=None), sampling=sampling).to_json()
 
 
 def list_jobs(store: ObjectStore) -> Iterator[Ledger]:

@@ -24,6 +24,7 @@ class ShardStats:
     num_generated_tokens: int
     sha256: str
     num_length_rows: int = 0
+    num_repetition_rows: int = 0
     num_empty_rows: int = 0
     num_valid_json_rows: int = 0
     num_json_rows: int = 0
@@ -40,6 +41,7 @@ class ShardStats:
         input_tokens: int,
         generated_tokens: int,
         cut: int = 0,
+        looped: int = 0,
         empty: int = 0,
         valid_json: int = 0,
         json: int = 0,
@@ -51,6 +53,7 @@ class ShardStats:
             num_error_rows=sum(error_codes.values()),
             error_codes=error_codes,
             num_length_rows=cut,
+            num_repetition_rows=looped,
             num_empty_rows=empty,
             num_valid_json_rows=valid_json,
             num_json_rows=json,
@@ -69,6 +72,7 @@ class ShardStats:
             "rows": str(self.num_rows),
             "error-rows": str(self.num_error_rows),
             "length-rows": str(self.num_length_rows),
+            **({"repetition-rows": str(self.num_repetition_rows)} if self.num_repetition_rows else {}),
             "empty-rows": str(self.num_empty_rows),
             "valid-json-rows": str(self.num_valid_json_rows),
             "json-rows": str(self.num_json_rows),
@@ -97,6 +101,7 @@ def commit_of(shard: int, metadata: Mapping[str, str], size_bytes: int, key: str
         num_error_rows=int(metadata["error-rows"]),
         # Older versions did not count these.
         num_length_rows=int(metadata.get("length-rows", 0)),
+        num_repetition_rows=int(metadata.get("repetition-rows", 0)),
         num_empty_rows=int(metadata.get("empty-rows", 0)),
         num_valid_json_rows=int(metadata.get("valid-json-rows", 0)),
         num_json_rows=int(metadata.get("json-rows", 0)),

@@ -15,7 +15,7 @@ from schemas.exports import ExportFailure, ExportOutcome
 from schemas.history import History
 from schemas.logs import LogLine
 from schemas.pools import Placement, PoolDown, PoolSpec, PoolState
-from schemas.records import Attempt, Interruption, Manifest, Plan, Progress, Terminal
+from schemas.records import Attempt, Interruption, Manifest, Plan, Progress, Terminal, Tombstone
 from schemas.schedules import Event, Pointer, Run, RunOutcome, Schedule
 from schemas.spec import JobSpec
 from schemas.starts import Start
@@ -30,6 +30,7 @@ DOCUMENTS: dict[str, Any] = {
     "progress": Progress,
     "terminal": Terminal,
     "interruption": Interruption,
+    "tombstone": Tombstone,
     "history": History,
     "start": Start,
     "log_line": LogLine,

@@ -29,11 +29,11 @@ class Option:
         name: name of the option with `_` for `-`; default: the field's name.
         help: help text of the flag, if it takes something else than the field: a file, say.
         form: what the flag takes. `value`: what the field takes. `text`: text, which `jobs.spec.build` reads. `names`:
-            names with commas between them. `json_file`: the path of a JSON file. `negated`: nothing; `--no-chat` sets
-            `chat` to false.
+            names with commas between them. `json_file`: the path of a JSON file. `json_or_off`: JSON, or
+            `off` for null. `negated`: nothing; `--no-chat` sets `chat` to false.
     """
 
     panel: Panel
     name: str | None = None
     help: str | None = None
-    form: Literal["value", "text", "names", "json_file", "negated"] = "value"
+    form: Literal["value", "text", "names", "json_file", "json_or_off", "negated"] = "value"

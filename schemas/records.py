@@ -96,6 +96,10 @@ class Plan(Document):
     num_reused_rows: int = Field(0, ge=0, description="Rows whose result an earlier job has.")
     num_repeated_rows: int = Field(0, ge=0, description="Rows whose result another row of this job has.")
     reused_jobs: tuple[str, ...] = Field((), description="Jobs that results are taken from; the first that has one.")
+    reuse_version: int = Field(
+        1,
+        description="1: results are found by the whole fingerprint; 2: also where only what can end an answer differs.",
+    )
     num_input_tokens: int = Field(ge=0)
     num_cached_tokens: int = Field(0, ge=0, description="Of these, the ones that a prefix cache should have.")
     max_input_tokens: int = Field(ge=0, description="Longest valid prompt.")
@@ -116,7 +120,9 @@ class Attempt(Document):
     started_at: str = Field(description="UTC, ISO 8601. For people; no decision depends on it.")
 
 
-Gate = Literal["max_error_rate", "max_length_finish_rate", "max_empty_rate", "min_valid_json_rate"]
+Gate = Literal[
+    "max_error_rate", "max_length_finish_rate", "max_repetition_rate", "max_empty_rate", "min_valid_json_rate"
+]
 """The quality gates of a job, by the names of their limits in the spec."""
 
 
@@ -134,7 +140,7 @@ class Quality(Document):
     """How the rows of committed shards were answered."""
 
     finish_reasons: dict[str, int] = Field(
-        default_factory=dict, description="Rows by `finish_reason`: stop, length, error."
+        default_factory=dict, description="Rows by `finish_reason`: stop, length, repetition, error."
     )
     num_empty_rows: int = Field(0, ge=0, description="Answers without text and tool calls.")
     num_json_rows: int = Field(0, ge=0, description="Answers that had to be JSON, with those of INVALID_FORM.")
@@ -159,6 +165,7 @@ class ShardCommit(Document):
     num_rows: int = Field(ge=1)
     num_error_rows: int = Field(ge=0)
     num_length_rows: int = Field(0, ge=0, description="Answers that were cut by their length.")
+    num_repetition_rows: int = Field(0, ge=0, description="Answers that were ended in a loop.")
     num_empty_rows: int = Field(0, ge=0, description="Answers without text and tool calls.")
     num_valid_json_rows: int = Field(0, ge=0, description="Answers that are JSON; counted if the job has that gate.")
     num_json_rows: int = Field(0, ge=0, description="Answers that had to be JSON, with those of INVALID_FORM.")
@@ -181,6 +188,7 @@ class Manifest(Document):
     num_rows: int = Field(ge=0)
     num_error_rows: int = Field(ge=0)
     num_length_rows: int = Field(0, ge=0)
+    num_repetition_rows: int = Field(0, ge=0)
     num_empty_rows: int = Field(0, ge=0)
     num_valid_json_rows: int = Field(0, ge=0)
     num_input_tokens: int = Field(ge=0)
@@ -222,6 +230,21 @@ class Interruption(Document):
     reason: str = Field(description="What happened, for people. Never quotes a prompt.")
     hint: str = Field("", description="What to do next.")
     at: str = Field("", description="UTC, ISO 8601. For people; no decision depends on it.")
+
+
+class Tombstone(Document):
+    """What is left of a job that was deleted, write-once. It stays: the id is never used again."""
+
+    format_version: int = FORMAT_VERSION
+    job_id: str
+    by: str = Field(description="Who has deleted it.")
+    at: str = Field(description="UTC, ISO 8601. For people; no decision depends on it.")
+    reason: str = Field("", description="What has deleted it: a command, a schedule's policy, a batch's.")
+    name: str = ""
+    state: str = Field("", description="How it had ended.")
+    created_at: str = ""
+    num_rows: int | None = None
+    num_error_rows: int | None = None
 
 
 Terminal = Annotated[Succeeded | Failed | Cancelled, Field(discriminator="state")]

@@ -100,6 +100,43 @@ class StructuredOutputs(Document):
         return next(name for name in _FORMS if getattr(self, name) is not None)
 
 
+class RepetitionDetection(Document):
+    """When an answer counts as caught in a loop: its last tokens are one pattern, repeated. Names are vLLM's.
+
+    The engine then ends it, with the finish reason `repetition`.
+    """
+
+    max_pattern_size: Whole = Field(ge=1, le=1024, description="Most tokens of the pattern.")
+    min_pattern_size: Whole = Field(1, ge=0, le=1024, description="Fewest tokens of the pattern; 0 means 1.")
+    min_count: Whole = Field(ge=2, le=100_000, description="Times that the pattern comes, one after the other.")
+
+    @field_validator("min_pattern_size")
+    @classmethod
+    def _at_least_one(cls, size: int) -> int:
+        return max(1, size)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min_pattern_size > self.max_pattern_size:
+            raise ValueError(
+                f"min_pattern_size ({self.min_pattern_size}) is larger than max_pattern_size ({self.max_pattern_size})"
+            )
+        return self
+
+    @property
+    def least_tokens(self) -> int:
+        """Fewest tokens of an answer that can be ended by it."""
+        return self.min_pattern_size * self.min_count
+
+    def __str__(self) -> str:
+        return f"{self.min_pattern_size}-{self.max_pattern_size}x{self.min_count}"
+
+
+USUAL_DETECTION = RepetitionDetection(max_pattern_size=1, min_count=256)
+"""What new jobs get unless they say otherwise: one token 256 times in a row, which no sane answer has. A wider pattern
+costs the engine's scheduler a comparison per size, row and step."""
+
+
 class Sampling(Document):
     """Sampling values of a job; a row may override all of them.
 
@@ -149,6 +186,15 @@ class Sampling(Document):
         {}, max_length=MAX_BIASES, description="Added to logits, by token id; -100 to 100."
     )
     structured_outputs: StructuredOutputs | None = Field(None, description="The form that the text must have.")
+    repetition_detection: Annotated[
+        RepetitionDetection | None,
+        Option(
+            panel=Panel.SAMPLING,
+            form="json_or_off",
+            help="End an answer whose last tokens are a repeated pattern: `off`, or vLLM's values as JSON, for example "
+            '{"max_pattern_size": 32, "min_count": 8}. Default: one token 256 times in a row.',
+        ),
+    ] = Field(None, description="End an answer that is caught in a loop. Null: never, as in jobs of older versions.")
     ignore_eos: Flag = Field(False, description="Go on after the end-of-sequence token (benchmarks).")
     logprobs: Annotated[Whole | None, Option(panel=Panel.SAMPLING)] = Field(
         None, ge=0, le=20, description="Report this many likeliest tokens per position."
@@ -169,6 +215,17 @@ class Sampling(Document):
         if not all(_is_token_id(key) for key in value):
             raise ValueError("a key is not a token id")
         return {key: bias for key, bias in value.items() if bias is not None}
+
+    @field_validator("repetition_detection", mode="before")
+    @classmethod
+    def _off(cls, value: Any) -> Any:
+        """Takes vLLM's spelling of `off`, a pattern of no token, and nulls for what a struct leaves out."""
+        if isinstance(value, str) and value == "off":
+            return None
+        if isinstance(value, Mapping):
+            given = {name: each for name, each in value.items() if each is not None}
+            return None if given.get("max_pattern_size") == 0 or not given else given
+        return value
 
     @field_validator("stop", "bad_words", mode="before")
     @classmethod
@@ -226,7 +283,14 @@ class Sampling(Document):
             raise ValueError("n: n is set per job unless its results have the column `outputs`; give the job n above 1")
         if "logprobs" in values and self.logprobs is None and not may_ask_logprobs:
             raise ValueError("logprobs: of a row need logprobs of the job, which give the results their column")
+        if values.get("structured_outputs") is not None and "repetition_detection" not in values:
+            # What keeps to a form ends where the form ends, and may well repeat itself: a list of zeros.
+            values = {**values, "repetition_detection": None}
         return self.evolve(**values)
+
+
+UNSAID = (Sampling(), Sampling(repetition_detection=USUAL_DETECTION))
+"""Sampling values of a spec for which nobody has set any."""
 
 
 def _is_token_id(key: Any) -> bool:

@@ -19,9 +19,9 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import AwareDatetime, Field, field_validator
+from pydantic import AwareDatetime, Field, field_validator, model_validator
 
 from schemas import FORMAT_VERSION
 from schemas.base import Document
@@ -52,6 +52,20 @@ class Webhook(Document):
     secret_path: str | None = Field(None, description="Or a file on its machine.")
 
 
+class Retention(Document):
+    """Which of a schedule's jobs are deleted: those that both limits let go. The latest good run always stays."""
+
+    keep_for_s: float | None = Field(None, gt=0, description="How long a job stays after its end.")
+    keep_newest: int | None = Field(None, ge=1, description="The newest so many jobs stay, however old.")
+    keep_results: bool = Field(False, description="Only logs, attempts and staged rows go; results stay.")
+
+    @model_validator(mode="after")
+    def _limits(self) -> Self:
+        if self.keep_for_s is None and self.keep_newest is None:
+            raise ValueError("retention needs an age or a number")
+        return self
+
+
 class Schedule(Document):
     """When to run what."""
 
@@ -76,6 +90,7 @@ class Schedule(Document):
     retry_backoff_s: float = Field(60.0, ge=0, description="Pause before the first of them; it doubles with each.")
     webhooks: tuple[Webhook, ...] = ()
     notify_on: tuple[End, ...] = ("succeeded", "gate", "failed", "late")
+    retention: Retention | None = Field(None, description="Which of its jobs are deleted; null: none.")
     suspended: bool = False
     since: AwareDatetime = Field(description="Only occurrences after this are run.")
     created_at: AwareDatetime

@@ -61,6 +61,10 @@ class FakeSpec(Document):
     fail_marker: str | None = Field(None, description="A prompt that contains this text fails with ENGINE_ERROR.")
     raise_marker: str | None = Field(None, description="A prompt with it makes the engine raise what it should not.")
     formless_marker: str | None = Field(None, description="A prompt with it is answered without regard to its form.")
+    loop_marker: str | None = Field(None, description="A prompt with it is answered by one token, again and again.")
+    blank_marker: str | None = Field(
+        None, description="A prompt with it is answered by nothing, unless it is sampled at random."
+    )
     nonsense_marker: str | None = Field(None, description="A prompt with it is answered with what is no answer.")
     crash_marker: str | None = Field(None, description="A prompt that contains this text kills the process.")
     exit_marker: str | None = Field(None, description="A prompt with it makes the process exit after a last line.")
@@ -167,6 +171,31 @@ class ShardBudget(Document):
     )
 
 
+class Retry(Document):
+    """Which job a job repairs: rows that are chosen are computed, and the results of all others are copied from it."""
+
+    ancestors: tuple[str, ...] = Field(
+        min_length=1, description="The jobs before it, oldest first; the last is the one."
+    )
+    where: tuple[str, ...] = Field(
+        ("status=error",),
+        min_length=1,
+        description="Conditions on that job's results; rows that meet all are computed.",
+    )
+
+    @field_validator("ancestors")
+    @classmethod
+    def _are_job_ids(cls, jobs: tuple[str, ...]) -> tuple[str, ...]:
+        if wrong := next((job for job in jobs if not JOB_ID.fullmatch(job)), None):
+            raise ValueError(f"{wrong[:100]!r} is not a job id")
+        return jobs
+
+    @property
+    def job(self) -> str:
+        """Id of the job whose rows it repairs."""
+        return self.ancestors[-1]
+
+
 class JobSpec(Document):
     """One dataset and everything that decides what its rows become."""
 
@@ -200,6 +229,14 @@ class JobSpec(Document):
     reuse_sampled: Annotated[bool, Option(panel=Panel.JOB)] = Field(
         False, description="With `reuse`: take results that were sampled at random, too."
     )
+    retry: Retry | None = Field(None, description="Set by `jobs retry`: the job whose rows this one repairs.")
+    retry_invalid: Annotated[int, Option(panel=Panel.JOB)] = Field(
+        0,
+        ge=0,
+        le=10,
+        description="Ask again up to so often for an answer that is empty or not the JSON or the form asked for, with "
+        "another seed and a higher temperature each time.",
+    )
     output_tokens: Annotated[bool, Option(panel=Panel.JOB)] = Field(
         False, description="Add the column `generated_tokens` to the results."
     )
@@ -223,6 +260,9 @@ class JobSpec(Document):
     )
     max_length_finish_rate: Annotated[float | None, Option(panel=Panel.GATES)] = Field(
         None, ge=0.0, le=1.0, description="Most answers that were cut by their length, as a share of the answers."
+    )
+    max_repetition_rate: Annotated[float | None, Option(panel=Panel.GATES)] = Field(
+        None, ge=0.0, le=1.0, description="Most answers that were ended in a loop, as a share of the answers."
     )
     max_empty_rate: Annotated[float | None, Option(panel=Panel.GATES)] = Field(
         None, ge=0.0, le=1.0, description="Most answers without text and tool calls, as a share of the answers."
@@ -291,9 +331,19 @@ class JobSpec(Document):
         if self.task == "generate":
             if self.token_logprobs:
                 raise ValueError("Log-likelihoods of given tokens are for scoring; generated ones have --logprobs")
+        elif self.retry_invalid:
+            raise ValueError("scoring generates nothing: drop --retry-invalid")
         elif self.sampling != Sampling() or self.output_tokens or self.has_outputs or self.has_logprobs:
             raise ValueError("scoring generates nothing: drop the sampling options and --output-tokens")
-        elif (self.max_length_finish_rate, self.max_empty_rate, self.min_valid_json_rate) != (None, None, None):
+        elif any(
+            gate is not None
+            for gate in (
+                self.max_length_finish_rate,
+                self.max_repetition_rate,
+                self.max_empty_rate,
+                self.min_valid_json_rate,
+            )
+        ):
             raise ValueError("scoring generates nothing: of the gates it has only max_error_rate")
         elif clash := sorted((OWN_COLUMNS[self.task] - {"custom_id"}).intersection(self.input.keep)):
             raise ValueError(f"cannot keep column {clash[0]!r}: the results have a column of that name")

@@ -23,8 +23,15 @@ STAGED_FIELDS = [
 FINGERPRINT = pa.field("fingerprint", pa.binary(16))
 """Last of the staged columns before the kept ones; null on error rows. See `jobs.rows.fingerprints`."""
 
-FINGERPRINT_FIELDS = [pa.field("row_id", pa.int64(), nullable=False), FINGERPRINT]
-"""`_job/fingerprints/part-*.parquet`, by row id; they stay when staged rows are deleted."""
+OPEN_FINGERPRINT = pa.field("open_fingerprint", pa.binary(16))
+"""Of rows that are answered greedily: as the fingerprint, but without what can only end an answer earlier."""
+
+DETECTION = pa.field("detection", pa.string())
+"""The row's repetition detection, in its text form; null: none, or the row is not answered greedily."""
+
+FINGERPRINT_FIELDS = [pa.field("row_id", pa.int64(), nullable=False), FINGERPRINT, OPEN_FINGERPRINT, DETECTION]
+"""`_job/fingerprints/part-*.parquet`, by row id; they stay when staged rows are deleted. Older versions wrote the first
+two columns only."""
 
 KEPT = "kept."
 """Prefix of kept columns in staged rows, where they must not meet ours."""

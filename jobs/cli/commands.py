@@ -24,7 +24,18 @@ def _of_spec(function: str, only: tuple[str, ...] | None = None) -> Callable[[ty
     def add(app: typer.Typer, name: str, module: Any) -> None:
         from jobs.cli.options import add_spec_command
 
-        add_spec_command(app, name, getattr(module, function), **({} if only is None else {"only": only}))
+        add_spec_command(app, name, getattr(module, function), only=only)
+
+    return add
+
+
+def _of_changes(function: str, only: tuple[str, ...]) -> Callable[[typer.Typer, str, Any], None]:
+    """Add a command that takes changes of a spec that exists."""
+
+    def add(app: typer.Typer, name: str, module: Any) -> None:
+        from jobs.cli.options import add_spec_command
+
+        add_spec_command(app, name, getattr(module, function), only=only, changes=True)
 
     return add
 
@@ -33,6 +44,14 @@ def _group(app: typer.Typer, name: str, module: Any) -> None:
     """Add a module's group of commands."""
     app.add_typer(module.app, name=name)
 
+
+_REPAIRING = (
+    *("Sampling", "Form of the answer", "Pool"),
+    *("Exports, once the job has succeeded",),
+    *("Quality gates: shares from 0 to 1; exit 3 and no _SUCCESS if one is crossed",),
+    *("replicas", "tensor_parallel", "device", "max_model_len", "max_num_seqs", "name", "retry_invalid", "keep_staged"),
+)
+"""Headings and names of the options that a job may change which repairs another."""
 
 _COMMANDS: Mapping[str, tuple[str, Callable[[typer.Typer, str, Any], None]]] = {
     "submit": ("submit", _of_spec("submit")),
@@ -53,6 +72,9 @@ _COMMANDS: Mapping[str, tuple[str, Callable[[typer.Typer, str, Any], None]]] = {
     "serve": ("serve", _plain("serve")),
     "cancel": ("submit", _plain("cancel")),
     "resume": ("submit", _plain("resume")),
+    "retry": ("retry", _of_changes("retry", _REPAIRING)),
+    "delete": ("delete", _plain("delete")),
+    "prune": ("delete", _plain("prune")),
     "pool": ("pool", _group),
     "schedule": ("schedule", _group),
     "cluster": ("cluster", _group),

@@ -161,23 +161,28 @@ def warm_up_model(
     model_dir: Annotated[Path, typer.Argument(help="Directory of a model.", metavar="DIR")],
     tensor_parallel: Annotated[int, typer.Option("--tensor-parallel", min=1, help="GPUs of one replica.")] = 1,
     dtype: Annotated[str, typer.Option("--dtype", help="As of the jobs: auto, bfloat16, float16, float32.")] = "auto",
+    assign: Annotated[list[str] | None, typer.Option("--set", help="Any engine.FIELD=VALUE that the jobs set.")] = None,
 ) -> None:
     """Compile a model for this machine's kind of GPU, once for all nodes, and keep the code in DIR.compiled.
 
     Jobs that are submitted where DIR.compiled is seen pin its hash, and their replicas load what has that hash instead
     of compiling: a new node starts its first engine sooner. Run it again for another GPU, another version of vLLM, or
-    other options; what is there stays. Other options of the engine are those of jobs.toml.
+    other options; what is there stays.
 
-    Example:
+    Examples:
 
       jobs model warm-up /models/internlm2_5-20b-chat
+
+      jobs model warm-up /models/internlm2_5-20b-chat --set engine.max_model_len=32768
     """
     from jobs import settings
+    from jobs.cli.options import assignment
     from jobs.models.compiled import folder_of, manifest_digest
     from jobs.models.warming import warm_up
     from jobs.spec.options import spec_of
 
     given = {"engine": "vllm", "model": str(model_dir), "tensor_parallel": tensor_parallel, "dtype": dtype}
+    given["fields"] = dict(assignment(text) for text in assign or ())
     engine = spec_of("unused", given, settings.load({})).engine
     signals.stands(f"Nothing was added to {folder_of(model_dir)}.")
     out.note("Starting an engine with empty caches …")

@@ -44,8 +44,26 @@ class Request(NamedTuple):
     placement: Placement | None = None
 
 
+class Changes(NamedTuple):
+    """What the command line changes in a spec that exists: values by dotted field, and what errors call each field.
+
+    Attributes:
+        placing: options of a claim in a pool by name; None: not given. An empty `pool` stands for none.
+    """
+
+    fields: dict[str, Any]
+    labels: dict[str, str]
+    placing: dict[str, Any]
+    settings: Settings
+
+
 def add_spec_command(
-    app: typer.Typer, name: str, command: Callable[..., None], *, only: Collection[str] | None = None
+    app: typer.Typer,
+    name: str,
+    command: Callable[..., None],
+    *,
+    only: Collection[str] | None = None,
+    changes: bool = False,
 ) -> None:
     """Add a command that takes the argument DATASET and every option of a spec.
 
@@ -53,11 +71,13 @@ def add_spec_command(
         command: takes an `Output` first, then its own arguments, and `request` by keyword.
         only: headings and names of the options of a spec that the command has; it then has no argument DATASET, and
             the spec's input is for the command to replace.
+        changes: `request` is what changes in a spec that exists, as `Changes`.
     """
 
     class Built(_SpecCommand):
         function = staticmethod(command)
         wanted = only
+        of_changes = changes
 
     def later() -> None:
         """Stand for the command until its options are known."""
@@ -71,6 +91,7 @@ class _SpecCommand(TyperCommand):
 
     function: ClassVar[Callable[..., None]]
     wanted: ClassVar[Collection[str] | None]
+    of_changes: ClassVar[bool]
     _is_built = False
 
     def get_params(self, ctx: Any) -> Any:
@@ -82,7 +103,9 @@ class _SpecCommand(TyperCommand):
         if self._is_built:
             return
         app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-        app.command()(with_output(_with_spec(self.function, self.wanted)))
+        app.command()(
+            with_output(_with_spec(self.function, self.wanted, _resolve_changes if self.of_changes else _resolve))
+        )
         whole = typer.main.get_command(app)
         self.params, self.callback, self._is_built = whole.params, whole.callback, True
 
@@ -90,12 +113,14 @@ class _SpecCommand(TyperCommand):
 _COMPLETIONS = {"--reuse": {"autocompletion": complete_reuse}}
 
 
-def _with_spec(command: Callable[..., None], only: Collection[str] | None) -> Callable[..., None]:
+def _with_spec(
+    command: Callable[..., None], only: Collection[str] | None, resolve: Callable[[dict[str, Any]], Any]
+) -> Callable[..., None]:
     """Give a command the argument DATASET and options of a spec, see `add_spec_command`."""
 
     @functools.wraps(command)
     def wrapper(*args: Any, **kwargs: Any) -> None:
-        command(*args, request=_resolve({option.name: kwargs.pop(option.name) for option in extra}), **kwargs)
+        command(*args, request=resolve({option.name: kwargs.pop(option.name) for option in extra}), **kwargs)
 
     own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "request"]
     extra = list(_parameters(only))
@@ -173,7 +198,7 @@ def _completion(choices: Sequence[str]) -> Callable[[str], list[str]]:
 def _kind(option: SpecOption) -> Any:
     """Return the type that an option has on the command line."""
     match option.declared.form:
-        case "text":
+        case "text" | "json_or_off":
             return str
         case "names":
             return list[str]
@@ -200,17 +225,7 @@ def _resolve(given: dict[str, Any]) -> Request:
     flags["fields"] = dict(assignment(text) for text in given["assign"] or ())
     placement = None
     if "pool" in given:
-        placement = placement_of(
-            {
-                "pool": "" if given["no_pool"] else given["pool"],
-                "priority": given["priority"],
-                "weight": given["weight"],
-                "isolated": given["isolated"] or None,
-            },
-            file_values,
-            settings,
-            lambda name: f"--{name}",
-        )
+        placement = placement_of(_placing(given), file_values, settings, lambda name: f"--{name}")
     spec = spec_of(
         given.get("dataset", _PLACEHOLDER),
         flags,
@@ -221,6 +236,36 @@ def _resolve(given: dict[str, Any]) -> Request:
         pool=pool_of(settings.root, placement),
     )
     return Request(spec, settings, placement)
+
+
+def _resolve_changes(given: dict[str, Any]) -> Changes:
+    """Return the fields that the flags set, and nothing else: a spec file and settings say how new jobs are."""
+    from jobs import settings as settings_module
+    from jobs.spec.fields import spec_options
+
+    if given["spec_file"] is not None:
+        raise UsageError("--spec has no use here: the spec is that of the job.", "Change single values by options.")
+    fields: dict[str, Any] = {}
+    labels: dict[str, str] = {}
+    for name, option in spec_options().items():
+        if name in given and (value := _value(option, given[name])) is not None:
+            if option.declared.form == "json_file":
+                value = json.dumps(value, ensure_ascii=False)
+            fields[option.field], labels[option.field] = value, option.flag
+    for text in given["assign"] or ():
+        field, value = assignment(text)
+        fields[field], labels[field] = value, f"--set {field}"
+    settings = settings_module.load({name: given[name] for name in ("root", "address", "token_path")})
+    return Changes(fields, labels, _placing(given), settings)
+
+
+def _placing(given: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "pool": "" if given["no_pool"] else given["pool"],
+        "priority": given["priority"],
+        "weight": given["weight"],
+        "isolated": given["isolated"] or None,
+    }
 
 
 def _value(option: SpecOption, given: Any) -> Any:
@@ -234,10 +279,24 @@ def _value(option: SpecOption, given: Any) -> Any:
             return [name for part in given for name in part.split(",") if name]
         case "json_file":
             return read_json_file(given, option.flag)
+        case "json_or_off":
+            return _json_or_off(given, option.flag)
         case "negated":
             return False
         case _:
             return given
+
+
+def _json_or_off(text: str, flag: str) -> Any:
+    if text == "off":
+        return "off"
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise UsageError(
+            f"{flag} {quoted(text)} is neither `off` nor JSON.",
+            f"""For example: {flag} '{{"max_pattern_size": 32, "min_count": 8}}'""",
+        ) from None
 
 
 def assignment(text: str) -> tuple[str, Any]:

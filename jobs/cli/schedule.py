@@ -28,6 +28,7 @@ app.command("render")(render_schedule)
 
 NewName = Annotated[str, typer.Argument(metavar="NAME", help="The schedule's name.", show_default=False)]
 _WHEN, _LATE, _NEWS = "When", "Late and interrupted runs", "Notifications"
+_KEEP = "How long its jobs stay"
 
 
 def create(
@@ -85,6 +86,20 @@ def create(
             "--notify-on", help="Of: succeeded, gate, failed, late, cancelled, skipped.", rich_help_panel=_NEWS
         ),
     ] = "succeeded,gate,failed,late",
+    keep_for: Annotated[
+        str | None,
+        typer.Option("--keep-for", help="Delete its jobs so long after their end: 30d.", rich_help_panel=_KEEP),
+    ] = None,
+    keep_newest: Annotated[
+        int | None,
+        typer.Option(
+            "--keep-newest", min=1, help="But keep the newest so many; alone: delete all others.", rich_help_panel=_KEEP
+        ),
+    ] = None,
+    keep_results: Annotated[
+        bool,
+        typer.Option("--keep-results", help="Delete only logs, attempts and staged rows.", rich_help_panel=_KEEP),
+    ] = False,
     replace: Annotated[bool, typer.Option("--replace", help="Change a schedule that exists.")] = False,
 ) -> None:
     """Create a schedule. `jobs schedule serve` must run somewhere to start its runs, or what `render` prints.
@@ -129,6 +144,7 @@ def create(
             {"url": url, "secret_env": webhook_secret_env, "secret_path": webhook_secret_file} for url in webhook or ()
         ),
         "notify_on": tuple(_one_of("--notify-on", each.strip(), End) for each in notify_on.split(",") if each.strip()),
+        "retention": _retention(keep_for, keep_newest, keep_results=keep_results),
         "since": now,
         "created_at": now,
     }
@@ -335,6 +351,17 @@ def _outcome(entry: StoredRun) -> str:
     if entry.outcome is not None:
         return outcome_word(entry.outcome.kind)
     return "late, not done" if entry.late is not None else "not done"
+
+
+def _retention(keep_for: str | None, keep_newest: int | None, *, keep_results: bool) -> dict[str, Any] | None:
+    from jobs.schedules.durations import seconds
+
+    if keep_for is None and keep_newest is None:
+        if keep_results:
+            raise UsageError("--keep-results says what stays, but not for how long.", "Add --keep-for 30d.")
+        return None
+    keep_for_s = None if keep_for is None else seconds(keep_for, "--keep-for")
+    return {"keep_for_s": keep_for_s, "keep_newest": keep_newest, "keep_results": keep_results}
 
 
 def _one_of(flag: str, value: str, choices: Any) -> Any:

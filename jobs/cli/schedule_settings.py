@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from jobs.text import duration
 
 if TYPE_CHECKING:
-    from schemas.schedules import Schedule, Webhook
+    from schemas.schedules import Retention, Schedule, Webhook
 
 
 def settings_of(schedule: Schedule) -> dict[str, str | None]:
@@ -31,6 +31,7 @@ def settings_of(schedule: Schedule) -> dict[str, str | None]:
         "export": ", ".join([*schedule.spec.export.targets, *([schedule.export] if schedule.export else [])]) or None,
         "webhooks": ", ".join(map(_webhook, schedule.webhooks)) or None,
         "notify on": ", ".join(schedule.notify_on) or None,
+        "jobs stay": _retention(schedule.retention),
     }
 
 
@@ -39,6 +40,16 @@ def _deadline(schedule: Schedule) -> str | None:
         return None
     then = "a late job is cancelled" if schedule.cancel_late else "a late job goes on"
     return f"{duration(schedule.deadline_s)} after the run begins; {then}"
+
+
+def _retention(retention: Retention | None) -> str | None:
+    if retention is None:
+        return None
+    parts = [f"for {duration(retention.keep_for_s)}"] if retention.keep_for_s is not None else []
+    parts += [f"the newest {retention.keep_newest}"] if retention.keep_newest is not None else []
+    return " and ".join([*parts, "the latest good one"]) + (
+        "; of others their results" if retention.keep_results else ""
+    )
 
 
 def _webhook(webhook: Webhook) -> str:

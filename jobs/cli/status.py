@@ -174,6 +174,7 @@ def _described(summary: Summary, placement: Placement | None) -> dict[str, str]:
         "model": f"{summary.model} ({summary.engine})",
         "pool": str(placement) if placement else None,
         "schedule": summary.schedule,
+        "retry of": " ← ".join(reversed(summary.retry_of)) or None,
         "created": summary.created_at,
         **facts(summary),
         "last seen": summary.updated_at if summary.state is State.INTERRUPTED else None,

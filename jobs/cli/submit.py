@@ -64,10 +64,15 @@ def submit(
             f"jobs resume {job_id}"
         ),
     )
+    follow_up(job, created, output, wait=wait, timeout=timeout)
+
+
+def follow_up(job: Job, created: bool, output: Output, *, wait: bool, timeout: float | None) -> None:
+    """Say that a job was submitted and what to do next, or wait for its end."""
     signals.stands(f"Job {job.id} was submitted and goes on: jobs watch {job.id}")
     status = job.status()
     output.record({"job_id": job.id, "state": str(status.state), "uri": job.uri, "dashboard": status.dashboard_url})
-    if token := client.token_path():
+    if token := job.client.token_path():
         output.note(f"The dashboard asks for a token: cat {token}")
     if not created:
         output.note("This job existed with the same spec; attached to it.")

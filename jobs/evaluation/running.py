@@ -17,7 +17,7 @@ from jobs.evaluation.suites import Suite
 from jobs.frames import as_parquet
 from schemas.evaluations import Evaluation, Scores, Task
 from schemas.pools import Placement
-from schemas.sampling import Sampling
+from schemas.sampling import UNSAID, Sampling
 from schemas.spec import AUTO, InputSpec, JobSpec
 
 if TYPE_CHECKING:
@@ -93,6 +93,7 @@ class EvaluationRun:
         chat = "messages" in self.prepared.tables[task].schema.names
         keep = (*KEPT, *(KEPT_OF_PROGRAMS if task == "generate" else ()))
         return self._spec.evolve(
+            sampling=Sampling(),
             name=f"{self.suite.name} {task}",
             task=task,
             input=InputSpec(uri=uri, chat=chat, keep=keep),
@@ -160,7 +161,7 @@ def check_spec(spec: JobSpec) -> None:
     Raises:
         UsageError: the spec has sampling values.
     """
-    if spec.sampling != Sampling():
+    if spec.sampling not in UNSAID:
         raise UsageError("A suite has its own sampling values; its hash covers them.", "Leave [sampling] out.")
 
 

@@ -17,6 +17,7 @@ from jobs.status.liveness import Pulse
 from jobs.status.standing import look
 from jobs.status.summary import summarise
 from jobs.threads import in_threads
+from jobs.tombstones import find_tombstone
 from schemas.codes import State
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class JobWatch:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._ended: dict[str, State] = {}
+        self._deleted: set[str] = set()
         self._pulses: dict[str, Pulse] = {}
 
     def look(self) -> JobFacts:
@@ -83,7 +85,7 @@ class JobWatch:
         there = {ledger.job_id for ledger in ledgers}
         self._ended = {job_id: state for job_id, state in self._ended.items() if job_id in there}
         self._pulses = {job_id: pulse for job_id, pulse in self._pulses.items() if job_id in there - self._ended.keys()}
-        unknown = [ledger for ledger in ledgers if ledger.job_id not in self._ended]
+        unknown = [ledger for ledger in ledgers if ledger.job_id not in self._ended.keys() | self._deleted]
         submitter = client.reachable_submitter() if unknown else None
         found = in_threads(_REQUESTS_AT_ONCE, lambda ledger: self._look_at(ledger, submitter), unknown)
         still = sorted((each for each in found if isinstance(each, OpenJob)), key=lambda job: job.created_at)
@@ -107,6 +109,8 @@ class JobWatch:
     def _open(self, ledger: Ledger, submitter: Submitter | None) -> OpenJob | None:
         created_at = ledger.created_at()
         if created_at is None:
+            if find_tombstone(ledger.store, ledger.job_id) is not None:
+                self._deleted.add(ledger.job_id)
             return None
         try:
             submissions = submitter.find(ledger.uri) if submitter else []

@@ -19,7 +19,8 @@ from jobs.ledger import Ledger
 from jobs.models.encoding import load_encoder
 from jobs.models.pinning import pin_model
 from jobs.planning.comparable import Work, expected_rate, output_share
-from jobs.planning.facts import RowFacts, facts_of, fingerprints_of, light_columns
+from jobs.planning.facts import RowFacts, facts_of, light_columns
+from jobs.planning.matching import Wanted
 from jobs.planning.reuse import Warn, open_sources, source_jobs
 from jobs.planning.shards import count_shards, shared_tokens, split
 from jobs.rows.prepare import RowPreparer
@@ -133,7 +134,7 @@ def estimate(
     facts, found = measured, None
     if reused is not None:
         ordered = light.sort_by("row_id")
-        found = reused.find(fingerprints_of(ordered, sampled=spec.reuse_sampled))
+        found = reused.find(Wanted.of(ordered, spec))
         facts = facts_of(ordered.filter(pa.array(found < 0)))
     output_tokens = round(scale * int(facts.num_output_tokens[~facts.repeated].sum()))
     shared = scale * shared_tokens(facts)

@@ -6,7 +6,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from threading import Semaphore
 
@@ -18,11 +18,14 @@ import pyarrow.parquet as pq
 
 from jobs.errors import Damaged, JobsError, UsageError
 from jobs.ledger import Ledger, list_jobs
+from jobs.planning.matching import END_COLUMNS, VERSION, Wanted, ends_of, find
+from jobs.salvage import Salvage
+from jobs.store.base import ObjectStore
 from jobs.threads import in_threads, threads
 from schemas import keys
 from schemas.records import Succeeded
 from schemas.spec import AUTO, JobSpec
-from schemas.tables import FINGERPRINT
+from schemas.tables import DETECTION, FINGERPRINT, OPEN_FINGERPRINT
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +38,9 @@ READS_AT_ONCE, RESULTS_AT_ONCE = 16, 2
 Warn = Callable[[str], None]
 """Callback that tells a person what is left out."""
 
+_PRINTS = (FINGERPRINT, OPEN_FINGERPRINT, DETECTION)
 _SCHEMA = pa.schema(
-    [FINGERPRINT, pa.field("job", pa.int16()), pa.field("shard", pa.int32()), pa.field("row_id", pa.int64())]
+    [*_PRINTS, pa.field("job", pa.int16()), pa.field("shard", pa.int32()), pa.field("row_id", pa.int64())]
 )
 _EARLIEST = datetime.min.replace(tzinfo=UTC)
 
@@ -46,34 +50,40 @@ class Sources:
     """Results that may be reused.
 
     Attributes:
+        store: the root that holds the jobs.
         jobs: jobs that hold the results, in order of preference.
-        rows: one row per result: `fingerprint`, `job` (index into `jobs`), `shard`, `row_id`; by job, shard, row id.
+        rows: one row per result: its fingerprints as stored, `job` (index into `jobs`), `shard`, `row_id`; by job,
+            shard, row id.
         damaged: jobs with results left out because these, or the documents about them, are damaged.
     """
 
+    store: ObjectStore
     jobs: tuple[str, ...]
     rows: pa.Table
     damaged: tuple[str, ...] = ()
+    _ends: dict[tuple[int, int], pa.Table | None] = field(default_factory=dict, repr=False, compare=False)
 
-    def find(self, fingerprints: pa.Array) -> npt.NDArray[np.int64]:
-        """Return the first place of each fingerprint in `rows`, -1 if it has none: shape (fingerprints,)."""
-        places = pc.index_in(fingerprints, value_set=self.rows["fingerprint"].combine_chunks(), skip_nulls=True)
-        return places.cast(pa.int64()).fill_null(-1).to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
+    def find(self, wanted: Wanted) -> npt.NDArray[np.int64]:
+        """Return the first place in `rows` of each wanted row's result, -1 if it has none: shape (wanted rows,)."""
+        return find(self.rows, wanted, self._read_ends)
 
-    def readable(self, ledger: Ledger, fingerprints: pa.Array, warn: Warn = log.warning) -> Sources:
-        """Return the sources without damaged results, of those that the fingerprints find; each is read once to check.
+    def _read_ends(self, job: int, shard: int) -> pa.Table | None:
+        """Read how the answers of one shard ended, once."""
+        if (job, shard) not in self._ends:
+            results = read_source(Ledger(self.store, self.jobs[job]), shard, END_COLUMNS)
+            self._ends[job, shard] = None if results is None else ends_of(results)
+        return self._ends[job, shard]
 
-        Args:
-            ledger: ledger of the job that reuses them.
-        """
+    def readable(self, wanted: Wanted, warn: Warn = log.warning) -> Sources:
+        """Return the sources without damaged results, of those that the wanted rows find. Each is read once."""
         sources, seen = self, set[tuple[int, int]]()
         while True:
-            found = sources.find(fingerprints)
+            found = sources.find(wanted)
             used = sources.rows.select(["job", "shard"]).take(pa.array(found[found >= 0])).group_by(["job", "shard"])
             new = sorted({(row["job"], row["shard"]) for row in used.aggregate([]).to_pylist()} - seen)
             if not new:
                 return sources
-            places = [(Ledger(ledger.store, self.jobs[job]), shard) for job, shard in new]
+            places = [(Ledger(self.store, self.jobs[job]), shard) for job, shard in new]
             sound = in_threads(RESULTS_AT_ONCE, lambda place: read_source(*place) is not None, places)
             seen |= set(new)
             for job, shard in (place for place, good in zip(new, sound, strict=True) if not good):
@@ -156,8 +166,9 @@ def is_sound(source: Ledger, warn: Warn = log.warning) -> bool:
     return True
 
 
-def open_sources(ledger: Ledger, jobs: Sequence[str], warn: Warn = log.warning) -> Sources:
-    """Read where the results of the jobs lie; takes about 40 bytes per row in memory.
+def open_sources(ledger: Ledger, jobs: Sequence[str], warn: Warn = log.warning, *, version: int = VERSION) -> Sources:
+    """Read where the results of the jobs lie; takes about 80 bytes per row in memory. Salvaged rows of jobs that were
+    cancelled or have failed are results, too, since version 2.
 
     Jobs without results are left out, as are shards whose results cannot be located.
     """
@@ -166,7 +177,7 @@ def open_sources(ledger: Ledger, jobs: Sequence[str], warn: Warn = log.warning) 
     damaged: list[str] = []
     for job_id in jobs:
         found = []
-        for shard, table in _rows_of(Ledger(ledger.store, job_id)):
+        for shard, table in _rows_of(Ledger(ledger.store, job_id), with_salvage=version >= 2):
             if table is None:
                 warn(f"{_part(job_id, shard)}, or the fingerprints of their rows, are damaged or gone: not reused.")
                 damaged += [] if job_id in damaged else [job_id]
@@ -179,25 +190,44 @@ def open_sources(ledger: Ledger, jobs: Sequence[str], warn: Warn = log.warning) 
         tables += [_with_place(table, number, shard) for shard, table in found]
         used.append(job_id)
     rows = pa.concat_tables([_SCHEMA.empty_table(), *tables])
-    return Sources(jobs=tuple(used), rows=rows, damaged=tuple(damaged))
+    return Sources(store=ledger.store, jobs=tuple(used), rows=rows, damaged=tuple(damaged))
 
 
 def read_source(source: Ledger, shard: int, columns: Sequence[str] | None = None) -> pa.Table | None:
-    """Read columns of a shard's results in another job; None if they are gone or not what was committed."""
+    """Read columns of a shard's results in another job, which has ended; of a shard that it has not committed, those of
+    salvaged rows. None if they are gone or not what was written.
+    """
+    names = ["row_id"] if columns is None else columns
     try:
-        commit, data = source.find_commit(shard), source.read_result(shard)
-        if commit is None or data is None or hashlib.sha256(data).hexdigest() != commit.sha256:
+        commit = source.find_commit(shard)
+        if commit is None:
+            return _read_salvaged(source, shard, names)
+        data = source.read_result(shard)
+        if data is None or hashlib.sha256(data).hexdigest() != commit.sha256:
             return None
-        return _read(data, ["row_id"] if columns is None else columns)
+        return _read(data, names)
     except Damaged:
         return None
+
+
+def _read_salvaged(source: Ledger, shard: int, columns: Sequence[str]) -> pa.Table | None:
+    """Read the salvaged rows of a shard; of several attempts that have a row, the first by attempt id counts."""
+    salvage = Salvage(source)
+    kept = [data for each in salvage.find(shard) if (data := salvage.read(each)) is not None]
+    if not kept:
+        return None
+    rows = pa.concat_tables(
+        [_read(data, list(dict.fromkeys(["row_id", *columns]))) for data in kept], promote_options="default"
+    )
+    first = np.sort(np.unique(rows["row_id"].to_numpy(), return_index=True)[1])
+    return rows.take(pa.array(first)).select([name for name in columns if name in rows.schema.names])
 
 
 def _part(job_id: str, shard: int) -> str:
     return f"Results of job {job_id} in {keys.result(shard)}"
 
 
-def _rows_of(source: Ledger) -> Iterator[tuple[int, pa.Table | None]]:
+def _rows_of(source: Ledger, *, with_salvage: bool) -> Iterator[tuple[int, pa.Table | None]]:
     """Yield fingerprint and row id of each good result of a job, by shard; None for a damaged shard."""
     room, promised = Semaphore(RESULTS_AT_ONCE), set[int]()
     with suppress(UsageError, Damaged):  # an existing plan reuses the rows even if the record is gone or damaged
@@ -205,7 +235,9 @@ def _rows_of(source: Ledger) -> Iterator[tuple[int, pa.Table | None]]:
         promised = (
             {commit.index for commit in terminal.manifest.shards} if isinstance(terminal, Succeeded) else promised
         )
-    shards = sorted(source.committed() | promised)
+    committed = source.committed()
+    salvaged = {each.shard for each in Salvage(source).find(committed=committed)} if with_salvage else set[int]()
+    shards = sorted(committed | promised | salvaged)
     with threads(READS_AT_ONCE) as pool:
         yield from zip(shards, pool.map(lambda shard: _rows_of_shard(source, shard, room), shards), strict=True)
 
@@ -215,14 +247,18 @@ def _rows_of_shard(source: Ledger, shard: int, room: Semaphore) -> pa.Table | No
         data = source.read_fingerprints(shard)
         if data is None:
             return _SCHEMA.empty_table()  # an older version wrote none
-        table, commit = _read(data, [FINGERPRINT.name, "row_id"]), source.find_commit(shard)
+        names = [*(field.name for field in _PRINTS), "row_id"]
+        table, commit = _read(data, names), source.find_commit(shard)
     except Damaged:
         return None
-    if table.schema.names != [FINGERPRINT.name, "row_id"]:
+    if not {FINGERPRINT.name, "row_id"} <= {*table.schema.names}:
         return None
+    for print_ in _PRINTS[1:]:
+        if print_.name not in table.schema.names:  # an older version wrote none
+            table = table.append_column(print_, pa.nulls(len(table), print_.type))
     table = table.filter(pc.field(FINGERPRINT.name).is_valid())
-    if commit is None or commit.num_error_rows == 0:
-        return None if commit is None else table
+    if commit is not None and commit.num_error_rows == 0:
+        return table
     with room:
         results = read_source(source, shard, ["row_id", "status"])
     if results is None:
@@ -234,7 +270,8 @@ def _rows_of_shard(source: Ledger, shard: int, room: Semaphore) -> pa.Table | No
 
 def _with_place(table: pa.Table, job: pa.Scalar, shard: int) -> pa.Table:
     size = len(table)
-    columns = [table[FINGERPRINT.name], pa.repeat(job, size), pa.repeat(pa.scalar(shard, pa.int32()), size)]
+    columns = [*(table[print_.name] for print_ in _PRINTS), pa.repeat(job, size)]
+    columns.append(pa.repeat(pa.scalar(shard, pa.int32()), size))
     return pa.table([*columns, table["row_id"]], schema=_SCHEMA)
 
 

@@ -89,7 +89,7 @@ def split(facts: RowFacts, budget: ShardBudget, sources: npt.NDArray[np.int64] |
                 index=index,
                 group=groups[index],
                 num_rows=len(rows),
-                num_invalid_rows=int(facts.invalid[rows].sum()),
+                num_invalid_rows=int((facts.invalid & ~reused)[rows].sum()),
                 num_reused_rows=int(reused[rows].sum()),
                 num_input_tokens=int(facts.num_input_tokens[rows].sum()),
                 num_cached_tokens=int(cached[start:stop].sum()),

@@ -101,6 +101,8 @@ def _tiles(summary: Summary, rows: RowStatistics, past: Past) -> list[tuple[str,
     tiles.append(("failed", f"{failed:,}", percent(failed / rows.rows) if rows.rows else ""))
     if cut := rows.finish_reasons["length"]:
         tiles.append(("cut at token limit", f"{cut:,}", f"{percent(cut / rows.ok)} of the answers"))
+    if loops := rows.finish_reasons["repetition"]:
+        tiles.append(("ended in a loop", f"{loops:,}", f"{percent(loops / rows.ok)} of the answers"))
     if summary.quality is not None and (asked := summary.quality.num_json_rows):
         valid = asked - summary.quality.num_not_json_rows
         tiles.append(("valid JSON", percent(valid / asked), f"{valid:,} of {asked:,} answers"))
@@ -184,6 +186,7 @@ def _fingerprint(spec: JobSpec, plan: Plan | None, past: Past, summary: Summary)
     newest = past.newest
     found: dict[str, Any] = {
         "job directory": summary.uri,
+        "retry of": " ← ".join(reversed(summary.retry_of)),
         "dataset": spec.input.shown,
         "dataset files": f"{len(plan.files):,}, {plan.num_rows:,} rows" if plan else "",
         "dataset identity": _digest(plan) if plan else "",

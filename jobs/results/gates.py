@@ -13,6 +13,7 @@ from schemas.spec import JobSpec
 _COUNTED: dict[Gate, str] = {
     "max_error_rate": "rows are errors",
     "max_length_finish_rate": "answers were cut at their token limit",
+    "max_repetition_rate": "answers were ended in a loop",
     "max_empty_rate": "answers are empty",
     "min_valid_json_rate": "answers are valid JSON",
 }
@@ -21,6 +22,7 @@ _COUNTED: dict[Gate, str] = {
 _SHORT: dict[Gate, str] = {
     "max_error_rate": "errors",
     "max_length_finish_rate": "cut",
+    "max_repetition_rate": "loops",
     "max_empty_rate": "empty",
     "min_valid_json_rate": "valid JSON",
 }
@@ -48,6 +50,7 @@ def _crossed(spec: JobSpec, manifest: Manifest) -> Iterator[CrossedGate]:
     counts = {
         "max_error_rate": (manifest.num_error_rows, manifest.num_rows),
         "max_length_finish_rate": (manifest.num_length_rows, answers),
+        "max_repetition_rate": (manifest.num_repetition_rows, answers),
         "max_empty_rate": (manifest.num_empty_rows, answers),
         "min_valid_json_rate": (manifest.num_valid_json_rows, answers + formless),
     }

@@ -27,6 +27,7 @@ from jobs.results import shown
 from jobs.results.merge import RowMerger
 from jobs.salvage import Salvage, Salvaged
 from jobs.threads import in_threads
+from jobs.tombstones import Deleted, find_tombstone
 from jobs.values.utf8 import valid_columns
 from schemas import keys
 from schemas.records import Cancelled, Failed, ShardCommit, Succeeded
@@ -388,7 +389,9 @@ def _ahead(parts: Sequence[Part], fetch: Callable[[Part], bytes], ahead: int) ->
         threads.shutdown(wait=False, cancel_futures=True)
 
 
-def _missing(ledger: Ledger, key: str) -> StoreError:
+def _missing(ledger: Ledger, key: str) -> JobsError:
+    if (tombstone := find_tombstone(ledger.store, ledger.job_id)) is not None:
+        return Deleted(tombstone)
     how = "salvaged" if key.startswith(keys.SALVAGE) else "committed"
     return StoreError(f"{ledger.uri}/{key} was {how} and is missing.", _CHANGED)
 

@@ -142,7 +142,10 @@ class Responses:
         logprobs, calls = self._of_text(row.get("logprobs"), row["finish_reason"]), row.get("tool_calls") or []
         make = self._chat_choice if self.chat else self._text_choice
         return [
-            {"index": index, **make(each, logprobs if index == 0 else None, calls if index == 0 else (), unique)}
+            {
+                "index": index,
+                **_ended(make(each, logprobs if index == 0 else None, calls if index == 0 else (), unique)),
+            }
             for index, each in enumerate(completions)
         ]
 
@@ -214,6 +217,13 @@ class Responses:
             if text := self.token_text(token["token_id"]):
                 found.setdefault(text, _finite(token["logprob"]))
         return found
+
+
+def _ended(choice: dict[str, Any]) -> dict[str, Any]:
+    """Return a choice with a finish reason that OpenAI knows; `stop_reason` says in vLLM's words what ended a loop."""
+    if choice["finish_reason"] != "repetition":
+        return choice
+    return {**choice, "finish_reason": "stop", "stop_reason": "repetition_detected"}
 
 
 def _finite(logprob: float) -> float:

@@ -19,7 +19,7 @@ from jobs.models.encoding import BYTES_MODEL, Encoder
 from jobs.models.errors import InvalidMessages
 from jobs.rows.boundaries import Context, chat_context
 from jobs.rows.choices import Choices, row_choices
-from jobs.rows.fingerprints import RowFingerprints
+from jobs.rows.fingerprints import NO_PRINTS, Prints, RowFingerprints
 from jobs.rows.prefixes import Prefixes
 from jobs.rows.sampling import RowSampling, as_json, unusable
 from jobs.rows.sizes import row_bytes
@@ -34,9 +34,17 @@ from schemas.codes import RowError
 from schemas.records import RowColumn
 from schemas.sampling import Sampling
 from schemas.spec import JobSpec
-from schemas.tables import FINGERPRINT, KEPT, staged_schema
+from schemas.tables import DETECTION, FINGERPRINT, KEPT, OPEN_FINGERPRINT, staged_schema
+
+FORMER_FINGERPRINT = pa.field("former_fingerprint", FINGERPRINT.type)
+"""The row's fingerprint in versions that did not know all values of today; null if it is the same."""
+
+REUSE_FIELDS = [OPEN_FINGERPRINT, DETECTION]
+"""Facts that are written down with the fingerprint, for jobs that reuse the results."""
 
 FACTS_FIELDS = [
+    *REUSE_FIELDS,
+    FORMER_FINGERPRINT,
     pa.field("num_input_tokens", pa.int32()),
     pa.field("num_output_tokens", pa.int32()),
     pa.field("repeatable", pa.bool_()),
@@ -109,8 +117,11 @@ class RowPreparer:
                 pa.array([row.failure and row.failure.message for row in staged], pa.string()),
                 *(scored if self._spec.scores else ()),
                 *([] if cut is None else [pa.array(cut, pa.bool_())]),
-                pa.array([row.fingerprint for row in staged], FINGERPRINT.type),
+                pa.array([row.prints.whole for row in staged], FINGERPRINT.type),
                 *(carried[KEPT + field.name] for field in self.columns.kept),
+                pa.array([row.prints.open for row in staged], OPEN_FINGERPRINT.type),
+                pa.array([row.prints.detection for row in staged], DETECTION.type),
+                pa.array([row.prints.former for row in staged], FINGERPRINT.type),
                 pa.array([row.num_input_tokens for row in staged], pa.int32()),
                 pa.array([row.num_output_tokens for row in staged], pa.int32()),
                 pa.array([row.repeatable for row in staged], pa.bool_()),
@@ -284,7 +295,7 @@ class RowPreparer:
                 num_input_tokens=num_read_tokens([len(part) for part in choices.token_ids])
                 if in_parts
                 else len(ids) + choices.num_tokens,
-                fingerprint=self._fingerprints.of_choices(ids, choices.token_ids, choices.texts),
+                prints=Prints(whole=self._fingerprints.of_choices(ids, choices.token_ids, choices.texts)),
                 repeatable=True,
             )
         used, room_tokens = sampling or self._spec.sampling, self._max_model_len - len(ids)
@@ -293,7 +304,7 @@ class RowPreparer:
             sampling=None if sampling is None else as_json(sampling),
             num_input_tokens=len(ids),
             num_output_tokens=min(used.max_tokens, room_tokens) * used.n,
-            fingerprint=self._fingerprints.of_prompt(ids, used, room_tokens),
+            prints=self._fingerprints.of_prompt(ids, used, room_tokens),
             repeatable=used.deterministic,
         )
 
@@ -346,7 +357,7 @@ class _StagedRow:
     choices: Choices | None = None
     num_input_tokens: int = 0
     num_output_tokens: int = 0
-    fingerprint: bytes | None = None
+    prints: Prints = NO_PRINTS
     repeatable: bool = False
     failure: RowFailure | None = None
 

@@ -12,6 +12,7 @@ from uuid import uuid4
 from jobs.documents import read_document
 from jobs.errors import Conflict, Damaged, UsageError
 from jobs.failpoints import failpoint
+from jobs.ledger import identity_of
 from jobs.schedules.calendar import Calendar
 from jobs.schedules.tables import is_table
 from jobs.schedules.template import render, rendered_exports, variables
@@ -163,7 +164,9 @@ class Book:
         if self.store.put_new(schedule_key(schedule.name), schedule.to_json(), writer=_writer()):
             return True
         standing = self.schedule(schedule.name)
-        if standing.evolve(since=schedule.since, created_at=schedule.created_at, suspended=False) != schedule:
+        known = standing.evolve(since=schedule.since, created_at=schedule.created_at, suspended=False)
+        same_job = identity_of(known.spec) == identity_of(schedule.spec)
+        if not same_job or known.evolve(spec=schedule.spec) != schedule:
             raise Conflict(
                 f"There is a schedule {schedule.name!r} with other settings.",
                 "Change it with --replace, or give the new one another name.",

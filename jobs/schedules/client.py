@@ -26,7 +26,7 @@ from jobs.spec.options import SubmitOptions, addresses, spec_of
 from jobs.store.base import ObjectStore
 from jobs.store.probe import check_write_once
 from jobs.validation import validated
-from schemas.schedules import CatchUp, Overlap, Pointer, Schedule, Webhook
+from schemas.schedules import CatchUp, Overlap, Pointer, Retention, Schedule, Webhook
 from schemas.spec import JobSpec
 
 
@@ -68,6 +68,7 @@ class Schedules:
         cancel_late: bool = False,
         retries: int = 3,
         webhooks: Sequence[Webhook] = (),
+        retention: Retention | None = None,
         replace: bool = False,
         **options: Unpack[SubmitOptions],
     ) -> Schedule:
@@ -78,6 +79,7 @@ class Schedules:
                 no options.
             cron: minute, hour, day of month, month, day of week.
             tz: IANA name of the time zone that `cron` speaks of.
+            retention: which of its jobs the scheduler deletes; None: none.
             replace: change a schedule of that name.
 
         Raises:
@@ -108,6 +110,7 @@ class Schedules:
             "cancel_late": cancel_late,
             "retries": retries,
             "webhooks": tuple(webhooks),
+            "retention": retention,
             "since": now,
             "created_at": now,
         }

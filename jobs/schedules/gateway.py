@@ -20,6 +20,7 @@ from jobs.settings import Settings
 from schemas.exports import Export, ExportSpec
 from schemas.pools import Placement
 from schemas.records import Failed, InputTable, Succeeded
+from schemas.schedules import Retention
 from schemas.spec import InputSpec, JobSpec
 
 
@@ -70,6 +71,9 @@ class JobGateway(Protocol):
 
     def uri(self, job_id: str) -> str:
         """Return the address of the job directory."""
+
+    def retain(self, schedule: str, retention: Retention) -> list[str]:
+        """Delete the jobs of a schedule that its policy lets go; return their ids."""
 
 
 class ClientGateway:
@@ -150,6 +154,11 @@ class ClientGateway:
 
     def uri(self, job_id: str) -> str:
         return self._ledger(job_id).uri
+
+    def retain(self, schedule: str, retention: Retention) -> list[str]:
+        from jobs.retention.policies import retain
+
+        return retain(self._client(), schedule, retention)
 
     def _client(self) -> BatchClient:
         # A new client each time: the embedded cluster may be another one by now.

@@ -44,6 +44,9 @@ POLL_S = 5.0
 _FIRST_PAUSE_S, _MAX_PAUSE_S = 5.0, 300.0
 """An action that failed is tried again after this time; it doubles with each failure."""
 
+RETAIN_S = 3600.0
+"""Time between two looks for jobs that a schedule's policy lets go."""
+
 _DATES = 100
 """Number of newest logical dates that are looked at; older runs have long ended."""
 
@@ -77,6 +80,7 @@ class Scheduler:
         self._closed: dict[str, dict[str, RunView]] = {}
         self._pauses = Pauses(_FIRST_PAUSE_S, _MAX_PAUSE_S, (lambda: now().timestamp(), monotonic))
         self._told: dict[tuple[str, str], str] = {}
+        self._retain_at: dict[str, float] = {}
 
     def serve(self, wait: Callable[[float], bool]) -> None:
         """Tick until `wait`, which is given the seconds to the next tick, returns true."""
@@ -125,6 +129,16 @@ class Scheduler:
                 break
         for view in views:
             self._tell(schedule, view, blockers(view, views))
+        self._retain(schedule)
+
+    def _retain(self, schedule: Schedule) -> None:
+        """Delete what the schedule's policy lets go, now and then."""
+        now = self._monotonic()
+        if schedule.retention is None or now < self._retain_at.get(schedule.name, 0.0):
+            return
+        self._retain_at[schedule.name] = now + RETAIN_S
+        for job_id in self._gateway.retain(schedule.name, schedule.retention):
+            _log.info("%s: job %s was deleted, as the schedule's policy says", schedule.name, job_id)
 
     def _tell(self, schedule: Schedule, view: RunView, before: Sequence[RunView]) -> None:
         """Log what a run waits for, whenever that changes."""

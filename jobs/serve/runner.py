@@ -20,10 +20,11 @@ from jobs.client import BatchClient
 from jobs.errors import ClusterError, Conflict, JobsError, StoreError, UsageError
 from jobs.ledger import Ledger
 from jobs.pauses import Pauses
+from jobs.retention.policies import expire
 from jobs.serve.batches import Batches, Standing
 from jobs.serve.errors import ApiError
 from jobs.serve.files import Files
-from jobs.serve.leftovers import Leftovers
+from jobs.serve.leftovers import KEPT_S, Leftovers
 from jobs.serve.outputs import EXPIRED_BY, ended_as, write_outputs
 from jobs.serve.requests import check_requests, job_spec
 from jobs.settings import Settings
@@ -72,6 +73,7 @@ class BatchRunner:
         self._batches, self._files = Batches(store), Files(store)
         self._leftovers = Leftovers(store, self._files, self._batches)
         self._ended: set[str] = set()
+        self._expired: set[str] = set()
         self._under_way: set[str] = set()
         self._looks = Pauses(RESUME_S, MAX_RESUME_S)
         self._seen_ended: dict[str, float] = {}
@@ -88,9 +90,21 @@ class BatchRunner:
 
     def clear_leftovers(self) -> None:
         """Remove expired files, and parts that killed servers left behind."""
-        requests = (self._batches.read(each, "request", BatchRequest) for each in self._batches.ids())
-        in_use = {each.input_file_id for each in requests if each is not None and each.id not in self._ended}
-        self._leftovers.clear(in_use)
+        read = (self._batches.read(each, "request", BatchRequest) for each in self._batches.ids())
+        requests = [each for each in read if each is not None]
+        self._leftovers.clear({each.input_file_id for each in requests if each.id not in self._ended})
+        for request in requests:
+            if request.output_expires_after_s is not None and request.id not in self._expired:
+                self._expire(request, request.output_expires_after_s)
+
+    def _expire(self, request: BatchRequest, after_s: int) -> None:
+        """Delete the job of a batch once its files of answers are gone; the batch itself stays to be seen."""
+        outcome = self._batches.read(request.id, "done", Outcome)
+        if outcome is None or time.time() < outcome.at + after_s + KEPT_S:
+            return
+        ledger = self._batches.ledger(request.id)
+        if ledger.created_at() is None or expire(BatchClient(self._settings), ledger.job_id):
+            self._expired.add(request.id)
 
     def wake(self) -> None:
         """Look at all batches now: one has been created or cancelled."""

@@ -20,6 +20,7 @@ from jobs.models.errors import InvalidMessages
 from jobs.models.tools import declare_tools
 from jobs.results.sinks.addresses import absolute
 from jobs.validation import problem, validated
+from schemas.sampling import USUAL_DETECTION
 from schemas.spec import OWN_COLUMNS, TRUNCATED, JobSpec, ReplicaRange
 
 MAX_NAME_CHARS = 200
@@ -79,10 +80,18 @@ def build_spec(
         values["replicas"] = _replicas(str(values["replicas"]), label("replicas"))
     _resolve_model(values)
     _resolve_exports(values)
-    spec = validated(JobSpec, values, label)
+    spec = _with_usual_detection(validated(JobSpec, values, label), values)
     check_kept(spec)
     check_forms(spec)
     return spec
+
+
+def _with_usual_detection(spec: JobSpec, values: Mapping[str, Any]) -> JobSpec:
+    """Return the spec of a new job that ends loops, unless it says how itself, scores, or has a form."""
+    said = "repetition_detection" in _table(values, "sampling")
+    if said or spec.scores or spec.sampling.structured_outputs is not None:
+        return spec
+    return spec.evolve(sampling=spec.sampling.evolve(repetition_detection=USUAL_DETECTION))
 
 
 def check_kept(spec: JobSpec) -> None:
@@ -127,6 +136,26 @@ def check_forms(spec: JobSpec) -> None:
     except (ValueError, InvalidMessages) as error:
         why = str(error) if isinstance(error, InvalidMessages) else "a tool is not JSON"
         raise UsageError(f"The tools of the job cannot be used: {why}.", "Write a JSON list of functions.") from error
+
+
+def changed_spec(spec: JobSpec, fields: Mapping[str, Any], label: Callable[[str], str]) -> JobSpec:
+    """Return a spec with some of its fields changed, by dotted name.
+
+    Raises:
+        UsageError: a field is unknown or its value is wrong, or a form or a tool cannot be used.
+    """
+    values = spec.model_dump()
+    for name in fields:
+        if name.startswith("sampling.structured_outputs."):
+            _set(values, "sampling.structured_outputs", {})  # one form takes the place of another
+    for name, value in fields.items():
+        _set(values, name, value)
+    if isinstance(values.get("replicas"), str | int):
+        values["replicas"] = _replicas(str(values["replicas"]), label("replicas"))
+    _resolve_exports(values)
+    changed = validated(JobSpec, values, label)
+    check_forms(changed)
+    return changed
 
 
 def read_json_file(path: Path, option: str) -> Any:

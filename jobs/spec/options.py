@@ -61,6 +61,7 @@ class SubmitOptions(TypedDict, total=False):
     presence_penalty: float
     frequency_penalty: float
     seed: int
+    repetition_detection: Mapping[str, Any] | Literal["off"]
     stop: Sequence[str]
     bad_word: Sequence[str]
     n: int
@@ -76,6 +77,7 @@ class SubmitOptions(TypedDict, total=False):
     export_new_columns: Literal["refuse", "add"]
     max_error_rate: float
     max_length_finish_rate: float
+    max_repetition_rate: float
     max_empty_rate: float
     min_valid_json_rate: float
     output_tokens: bool
@@ -83,6 +85,7 @@ class SubmitOptions(TypedDict, total=False):
     keep_staged: bool
     reuse: Sequence[str]
     reuse_sampled: bool
+    retry_invalid: int
     pool: str
     priority: Literal["urgent", "normal", "bulk"]
     weight: float

@@ -39,6 +39,7 @@ def checked(
     from jobs.models.compiled import manifest_digest
     from jobs.models.encoding import load_encoder
     from jobs.models.pinning import pin_model
+    from jobs.planning.retrying import plan_of
     from jobs.planning.reuse import is_sound
     from jobs.rows.prepare import check_spec
     from schemas.tables import result_schema
@@ -46,7 +47,7 @@ def checked(
     for job_id in spec.reuse:
         if job_id != AUTO:
             is_sound(Ledger(store, job_id))  # a damaged job is skipped when results are reused
-    dataset = inspect(spec.input)
+    dataset = inspect(spec.input, () if spec.retry is None else plan_of(store, spec.retry).tables)
     check_buckets((file.uri for file in dataset.files), allowed_buckets)  # a catalog may have led elsewhere
     if (beside := dataset.left_out.sentence()) is not None:
         tell(beside)

@@ -44,6 +44,7 @@ class Entry:
     duration_s: float | None = None
     crossed_gates: tuple[CrossedGate, ...] = ()
     schedule: str | None = None
+    retry_of: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form. Keys are stable."""
@@ -125,6 +126,7 @@ def _entry(ledger: Ledger, created_at: datetime, submitter: Submitter | None) ->
         duration_s=summary.duration_s,
         crossed_gates=summary.crossed_gates,
         schedule=summary.schedule,
+        retry_of=summary.retry_of,
     )
 
 

@@ -16,6 +16,9 @@ MAX_CUT_SHARE = 0.05
 MAX_EMPTY_SHARE = 0.05
 """Likewise of empty answers."""
 
+MAX_REPETITION_SHARE = 0.01
+"""Likewise of answers that were ended in a loop."""
+
 MAX_NOT_JSON_SHARE = 0.01
 """Likewise of answers that are not the JSON asked for."""
 
@@ -41,13 +44,16 @@ def quality_of(
 def add_shard(quality: Quality, shard: ShardCommit | ShardStats) -> Quality:
     """Add the counts of a committed shard."""
     reasons = {
-        "stop": shard.num_rows - shard.num_error_rows - shard.num_length_rows,
+        "stop": shard.num_rows - shard.num_error_rows - shard.num_length_rows - shard.num_repetition_rows,
         "length": shard.num_length_rows,
+        "repetition": shard.num_repetition_rows,
         "error": shard.num_error_rows,
     }
     invalid_form = shard.error_codes.get(RowError.INVALID_FORM, 0)
+    counts = {reason: quality.finish_reasons.get(reason, 0) + count for reason, count in reasons.items()}
     return Quality(
-        finish_reasons={reason: quality.finish_reasons.get(reason, 0) + count for reason, count in reasons.items()},
+        # Loops are rare, and older versions knew none.
+        finish_reasons={reason: count for reason, count in counts.items() if count or reason != "repetition"},
         num_empty_rows=quality.num_empty_rows + shard.num_empty_rows,
         num_json_rows=quality.num_json_rows + shard.num_json_rows,
         num_not_json_rows=quality.num_not_json_rows + shard.num_not_json_rows,
@@ -80,11 +86,16 @@ def _of_manifest(manifest: Manifest) -> Quality | None:
 
 def _warnings(spec: JobSpec, found: Quality) -> Iterator[str]:
     cut = found.finish_reasons.get("length", 0)
-    answers = cut + found.finish_reasons.get("stop", 0)
-    mend = f"Raise it with --max-tokens (now {spec.sampling.max_tokens:,})."
+    loops = found.finish_reasons.get("repetition", 0)
+    answers = cut + loops + found.finish_reasons.get("stop", 0)
+    mend = f"Raise it with --max-tokens (now {spec.sampling.max_tokens:,}; what rows set themselves comes first)."
     most_cut = MAX_CUT_SHARE if spec.max_length_finish_rate is None else spec.max_length_finish_rate
     if cut > most_cut * answers:
         yield f"{_share(cut, answers)} were cut at their token limit. {mend}"
+    most_loops = MAX_REPETITION_SHARE if spec.max_repetition_rate is None else spec.max_repetition_rate
+    if loops > most_loops * answers:
+        mend_loops = "Try --repetition-penalty 1.1, for these rows by `jobs retry`."
+        yield f"{_share(loops, answers)} were ended in a loop. {mend_loops}"
     most_empty = MAX_EMPTY_SHARE if spec.max_empty_rate is None else spec.max_empty_rate
     if found.num_empty_rows > most_empty * answers:
         yield f"{_share(found.num_empty_rows, answers)} are empty. Check the prompt's template and --stop."

@@ -57,6 +57,7 @@ class Summary:
         quality: how the committed rows were answered, with warnings; None if unknown.
         duration_s: seconds from the submission to the end, or to the driver's last report; None before there is one.
         schedule: name of the schedule that has submitted the job; None if none has.
+        retry_of: the jobs that this one repairs, oldest first; the last is the one whose rows it has copied.
         exports: how each export stands, as `ExportSummary`.
         tables: tables among the inputs, with the versions that the plan stands on, in words.
         reason: why the job failed, did not pass its gates, was cancelled or is interrupted; None in every other state.
@@ -119,6 +120,7 @@ class Summary:
     cancelled_by: str | None = None
     duration_s: float | None = None
     schedule: str | None = None
+    retry_of: tuple[str, ...] = ()
     reason: str | None = None
     hint: str | None = None
     damage: str | None = None
@@ -205,6 +207,7 @@ def summarise(
         quality=status.quality,
         duration_s=status.duration_s,
         schedule=status.schedule,
+        retry_of=status.spec.retry.ancestors if status.spec.retry else (),
         exports=tuple(map(_export, status.exports)),
         reason=status.reason or None,
         hint=status.hint or None,

@@ -20,10 +20,15 @@ _FORMS = Forms(bytes.decode, mapping)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RowFailure:
-    """The reason that a row becomes an error row. The message never quotes the row."""
+    """The reason that a row becomes an error row. The message never quotes the row.
+
+    Attributes:
+        attempts: how often an engine was asked, if it was.
+    """
 
     code: RowError
     message: str
+    attempts: int = 1
 
 
 def values(table: pa.Table, column: str | None) -> list[Any]:

@@ -1,11 +1,15 @@
 """A pool against engines of a job's own: `python -m tests.bench.pool_arm MODEL OUT.json [--gpu] [--steps …]`.
 
-Every job goes from `jobs submit` to its end on one embedded cluster. OUT.json is written after each step:
+Every job goes from `jobs submit` to its end on one embedded cluster, whose caches of compiled code begin empty.
+OUT.json is written after each step:
 
+- first: 50 rows with an engine of their own, with empty caches, with full ones, and with empty ones beside code that
+  `jobs model warm-up` has made (on GPUs): how each came to its first row, phase by phase
 - own, alone: one workload with engines of its own, and alone in the pool: rows a second from the first shard to the end
 - small: three jobs of 50 rows in the pool, one after the other; seconds from `submit` to the end
 - urgent: a bulk job, and an urgent one of 200 rows into its middle; seconds to its first and last row
-- weights: two equal jobs of weights 1 and 3; who got which share of the tokens while both had rows that waited
+- weights: two equal jobs of weights 1 and 3; who got which share of the tokens while both had rows that waited, until
+  the first one has ended
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,9 +28,10 @@ import pyarrow.parquet as pq
 
 from tests.bench.system_arm import DEADLINE_S, elapsed, jobs, read, run
 from tests.bench.workloads import build, single_token_words
+from workers.engines.compiled import caches
 
 POOL = "bench"
-STEPS = ("own", "alone", "small", "urgent", "weights")
+STEPS = ("first", "own", "alone", "small", "urgent", "weights")
 LOOK_S = 0.25
 
 
@@ -35,9 +41,12 @@ class Arm:
     Args:
         work: directory for datasets and the root.
         shrink: factor on all lengths, for small machines.
+        values: further assignments of the engine's fields.
     """
 
-    def __init__(self, model: Path, work: Path, *, gpu: bool, replicas: int, rows: int, shrink: float) -> None:
+    def __init__(
+        self, model: Path, work: Path, *, gpu: bool, replicas: int, rows: int, shrink: float, values: list[str]
+    ) -> None:
         self.model, self.work, self.gpu, self.replicas, self.rows = model, work, gpu, replicas, rows
         words = single_token_words(model / "tokenizer.json")
         self.large, self.short = work / "large.parquet", work / "short.parquet"
@@ -46,6 +55,7 @@ class Arm:
         pq.write_table(pq.read_table(self.short).slice(0, 50), work / "small.parquet")
         self.engine = ["--model", str(model), "--max-model-len", "8192" if gpu else "4096"]
         self.engine += ["--set", "engine.load_format=dummy"] if gpu else []
+        self.engine += [word for value in values for word in ("--set", value)]
 
     def up(self) -> dict[str, Any]:
         """Start the pool; return the seconds until a replica was ready, and until all were."""
@@ -55,6 +65,26 @@ class Arm:
         while sum(each["state"] == "ready" for each in self._state()["replicas"]) < self.replicas:
             time.sleep(LOOK_S)
         return {"first_ready_s": first_s, "all_ready_s": elapsed(began)}
+
+    def first(self) -> dict[str, Any]:
+        found = {"cold": self._first("cold"), "warm": self._first("warm")}
+        if self.gpu:
+            options = ("--set", "engine.load_format=dummy", "--set", "engine.max_model_len=8192")
+            began = time.monotonic()
+            try:
+                made = json.loads(jobs("model", "warm-up", str(self.model), *options, "-o", "json"))
+                took = elapsed(began)
+                shutil.rmtree(self.work / "caches")
+                found["compiled"] = {"warm_up_s": took, "made": made, **self._first("compiled")}
+            except (Exception, SystemExit) as error:  # the other two are worth their time
+                found["compiled"] = {"failed": repr(error)[-2000:]}
+        return found
+
+    def _first(self, name: str) -> dict[str, Any]:
+        job = f"first-{name}"
+        took = run(self.model, self.work / "small.parquet", [], gpu=self.gpu, job_id=job)
+        status = json.loads(jobs("status", job, "-o", "json"))
+        return {"total_s": took["total_s"], "beginning": status["beginning"]}
 
     def own(self) -> dict[str, Any]:
         return run(self.model, self.large, ["--replicas", str(self.replicas)], gpu=self.gpu, job_id="own")
@@ -88,7 +118,10 @@ class Arm:
         self._submit(self.large, "one", "--weight", "1")
         self._submit(self.large, "three", "--weight", "3")
         seen: list[dict[str, tuple[int, int]]] = []
-        while not all((self._root(name) / "_job/terminal.json").exists() for name in ("one", "three")):
+        until = time.monotonic() + DEADLINE_S
+        while not any((self._root(name) / "_job/terminal.json").exists() for name in ("one", "three")):
+            if time.monotonic() > until:
+                break
             found = {
                 job["job_id"]: (job["computed_tokens"], job["rows_left"] - job["rows_in_flight"])
                 for job in self._state()["jobs"]
@@ -96,6 +129,8 @@ class Arm:
             if {"one", "three"} <= found.keys() and all(found[name][1] > 0 for name in ("one", "three")):
                 seen.append(found)
             time.sleep(LOOK_S)
+        for name in ("one", "three"):
+            jobs("cancel", name, check=False)
         if not seen:
             return {"failed": "the jobs never waited at the same time"}
         # What was inside before both were there says nothing about shares: the first third is left out.
@@ -133,6 +168,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=640, help="rows of the large jobs")
     parser.add_argument("--shrink", type=float, default=1.0, help="factor on all lengths")
     parser.add_argument("--steps", nargs="+", choices=STEPS, default=STEPS)
+    parser.add_argument("--set", action="append", default=[], dest="values", help="FIELD=VALUE of the pool's engine")
     given = parser.parse_args()
     report: dict[str, Any] = {"rows": given.rows, "replicas": given.replicas, "steps": {}}
 
@@ -144,14 +180,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         os.environ |= {"JOBS_STATE_DIR": f"{work}/state", "JOBS_ROOT": f"{work}/root", "NO_COLOR": "1"}
+        os.environ |= caches(work / "caches")
         options = {"gpu": given.gpu, "replicas": given.replicas, "rows": given.rows, "shrink": given.shrink}
+        options["values"] = given.values
         arm = Arm(given.model.absolute(), work, **options)
         jobs("cluster", "up")
         try:
-            if "own" in given.steps:  # before the pool holds the GPUs
-                keep("own", arm.own())
-            keep("up", arm.up())
-            for step in (step for step in given.steps if step != "own"):
+            for step in (step for step in ("first", "own") if step in given.steps):  # before the pool holds the GPUs
+                keep(step, getattr(arm, step)())
+            rest = [step for step in given.steps if step not in ("first", "own")]
+            if rest:
+                keep("up", arm.up())
+            for step in rest:
                 try:
                     keep(step, getattr(arm, step)())
                 except (Exception, SystemExit) as error:  # the other steps are worth their time

@@ -14,7 +14,7 @@ import pytest
 
 from jobs.models.prompt_encoder import PromptEncoder
 from jobs.rows.windows import parts, windows
-from schemas.sampling import Sampling
+from schemas.sampling import USUAL_DETECTION, Sampling
 from schemas.spec import EngineSpec
 from tests.reference.internlm2 import Reference
 from tests.reference.llama import Llama, write_llama
@@ -145,6 +145,23 @@ def test_a_bias_and_a_bad_word_change_the_answer(bench: Bench) -> None:
     assert biased != plain
     banned, _ = bench.ask("What is 20 + 31?", bad_words=["51"])
     assert banned != plain
+
+
+def test_a_loop_is_ended_and_says_so(bench: Bench) -> None:
+    _, plain = bench.ask("mira is ", max_tokens=2)
+    token, other = next(iter(bench.encoder.encode_continuations(["a"])[0])), plain.completions[0].token_ids[0]
+    assert token != other
+    stuck = {"logit_bias": {token: 100.0}, "max_tokens": 60}
+    _, whole = bench.ask("mira is ", **stuck)
+    assert (whole.completions[0].finish_reason, len(whole.completions[0].token_ids)) == ("length", 60)
+    _, ended = bench.ask("mira is ", **stuck, repetition_detection={"max_pattern_size": 4, "min_count": 20})
+    assert (ended.completions[0].finish_reason, list(ended.completions[0].token_ids)) == ("repetition", [token] * 20)
+    # At its last token an answer is cut, not ended: the fingerprint counts on it.
+    _, last = bench.ask("mira is ", **stuck, repetition_detection={"max_pattern_size": 1, "min_count": 60})
+    assert last.completions[0].finish_reason == "length"
+    usual = {"logit_bias": {token: 100.0}, "max_tokens": 300, "repetition_detection": USUAL_DETECTION.model_dump()}
+    _, loop = bench.ask("mira is ", **usual)
+    assert (loop.completions[0].finish_reason, len(loop.completions[0].token_ids)) == ("repetition", 256)
 
 
 def test_scores_are_those_of_the_reference(bench: Bench) -> None:

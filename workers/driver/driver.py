@@ -172,7 +172,8 @@ class Driver:
     def _has_runnable_rows(self) -> bool:
         """Return whether rows are left for an engine: as the plan says or, before there is one, in all likelihood."""
         if (plan := self._ledger.plan()) is None:
-            return not self._spec.reuse  # earlier jobs may have answered everything
+            # Earlier jobs may have answered everything.
+            return not self._spec.reuse and self._spec.retry is None
         committed = self._ledger.committed()
         return any(shard.num_runnable_rows and shard.index not in committed for shard in plan.shards)
 
@@ -291,6 +292,7 @@ class Driver:
                 num_rows=sum(c.num_rows for c in commits),
                 num_error_rows=sum(c.num_error_rows for c in commits),
                 num_length_rows=sum(c.num_length_rows for c in commits),
+                num_repetition_rows=sum(c.num_repetition_rows for c in commits),
                 num_empty_rows=sum(c.num_empty_rows for c in commits),
                 num_valid_json_rows=sum(c.num_valid_json_rows for c in commits),
                 num_input_tokens=sum(c.num_input_tokens for c in commits),

@@ -26,6 +26,9 @@ class RowFailed(Exception):
         message: why, without a word of the prompt.
     """
 
+    attempts = 1
+    """How often the engine was asked."""
+
     def __init__(self, code: RowError, message: str) -> None:
         super().__init__(message)
         self.code = code
@@ -77,11 +80,13 @@ class Output:
     Attributes:
         scores: one for each choice, if the row was scored; then there are no completions.
         num_cached_tokens: input tokens found in the prefix cache instead of computed.
+        attempts: how often the engine was asked for this answer: more than once if earlier ones were invalid.
     """
 
     completions: Sequence[Completion] = ()
     scores: Sequence[ChoiceScore] = ()
     num_cached_tokens: int = 0
+    attempts: int = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -91,6 +91,10 @@ class FakeEngine:
         digest.update(f"{self._values(sampling)}/{index}".encode())
         form = None if self._is_marked("formless", token_ids) else sampling.structured_outputs
         text = _shaped(f"fake-{digest.hexdigest()[:16]}", form)
+        if self._is_marked("blank", token_ids) and sampling.deterministic:
+            text = ""
+        if self._is_marked("loop", token_ids):
+            return _loop(sampling, budget)
         is_whole = len(text) <= budget and (form is None or is_of_form(text, form))
         return Completion(
             text=text[:budget],
@@ -103,7 +107,10 @@ class FakeEngine:
     def _values(self, sampling: Sampling) -> str:
         """Return the sampling values as text; remembered, since most rows share one object."""
         if self._written is None or self._written[0] is not sampling:
-            self._written = sampling, repr(sampling.to_json())
+            # When loops are ended changes no answer that is none.
+            values = sampling.model_dump(mode="json", exclude={"repetition_detection"})
+            text = json.dumps(values, sort_keys=True, ensure_ascii=False, indent=1) + "\n"
+            self._written = sampling, repr(text.encode())
         return self._written[1]
 
     async def _compute(self, seconds: float) -> None:
@@ -188,6 +195,22 @@ def _nonsense(output: Output, kind: int) -> Output:
     if (chosen := kind % (len(wrong) + 1)) == len(wrong):
         return Output(completions=[])
     return Output(completions=[replace(first, **wrong[chosen])])
+
+
+def _loop(sampling: Sampling, budget: int) -> Completion:
+    """Return an answer that repeats one token until it is ended, by the rules of vLLM."""
+    detection, num_tokens, reason = sampling.repetition_detection, budget, "length"
+    if detection is not None and detection.min_pattern_size == 1:
+        ended_at = max(detection.min_count, sampling.min_tokens)
+        num_tokens, reason = (ended_at, "repetition") if ended_at < budget else (budget, "length")
+    logprobs = None if sampling.logprobs is None else [(_LOOP[0], 0.0, ())] * num_tokens
+    text = _LOOP.decode() * num_tokens
+    return Completion(
+        text=text, token_ids=list(text.encode()), finish_reason=reason, cumulative_logprob=0.0, logprobs=logprobs
+    )
+
+
+_LOOP = b"o"
 
 
 def _shaped(text: str, form: StructuredOutputs | None) -> str:

@@ -18,7 +18,7 @@ from jobs.models.encoding import Encoder
 from jobs.rows.structured import guided_schema
 from schemas.codes import RowError
 from schemas.records import Plan
-from schemas.sampling import Sampling, StructuredOutputs
+from schemas.sampling import RepetitionDetection, Sampling, StructuredOutputs
 from schemas.spec import EngineSpec
 from workers.engines import compiled as code
 from workers.engines import fork_server, start_log
@@ -256,6 +256,7 @@ class VllmEngine:
         if sampling.deterministic:
             values["n"] = 1  # vLLM refuses to give one answer several times
         values["structured_outputs"] = _structured(sampling.structured_outputs)
+        values["repetition_detection"] = _detection(sampling.repetition_detection)
         return SamplingParams(
             **values,
             stop_token_ids=[] if sampling.ignore_eos else list(self._encoder.eos_ids),
@@ -306,6 +307,14 @@ def _structured(form: StructuredOutputs | None) -> Any:
         regex=form.regex,
         choice=None if form.choice is None else list(form.choice),
     )
+
+
+def _detection(wanted: RepetitionDetection | None) -> Any:
+    if wanted is None:
+        return None
+    from vllm.sampling_params import RepetitionDetectionParams
+
+    return RepetitionDetectionParams(**wanted.model_dump())
 
 
 def _stat_loggers() -> list[Any]:

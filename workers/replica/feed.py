@@ -20,6 +20,7 @@ from jobs.rows.windows import windows
 from jobs.values.cells import RowFailure
 from schemas.codes import RowError
 from workers.engines.base import Engine, EngineDead, Output, RowFailed
+from workers.replica.tries import Tries, ask_again
 from workers.shards.outputs import Row, check_output
 
 
@@ -62,6 +63,8 @@ class Feed:
         self._admitted: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self.on_first: Callable[[], None] | None = None
         """Called when the first row has left the engine."""
+        self.tries: Tries | None = None
+        """When an answer is asked for again; None: never."""
         self.in_flight = self.done = self.failed = 0
         self.input_tokens = self.generated_tokens = self.cached_tokens = 0
         self._idle_s, self._idle_since = 0.0, time.monotonic()
@@ -126,9 +129,9 @@ class Feed:
             self._idle_s += time.monotonic() - self._idle_since
         self.in_flight += 1
         try:
-            output = await self._ask(f"{row.row_id}-{uuid4().hex[:8]}", row)
+            output = await ask_again(self._ask_once, row, self.tries)
         except RowFailed as error:
-            results[row.row_id] = RowFailure(code=error.code, message=str(error))
+            results[row.row_id] = RowFailure(code=error.code, message=str(error), attempts=error.attempts)
             self.failed += 1
         else:
             results[row.row_id] = output
@@ -144,6 +147,9 @@ class Feed:
             self.on_first()
             self.on_first = None
         self.input_tokens += row.num_tokens
+
+    async def _ask_once(self, row: Row) -> Output:
+        return await self._ask(f"{row.row_id}-{uuid4().hex[:8]}", row)
 
     async def _ask(self, request_id: str, row: Row) -> Output:
         """Return the engine's answer, checked. Any failure short of the engine's death costs only this row."""

@@ -26,6 +26,7 @@ from workers.engines.base import Output
 from workers.messages import ShardDone, ShardSalvaged, ShardUnfinished
 from workers.metrics import ReplicaMetrics
 from workers.replica.feed import Feed, Retired
+from workers.replica.tries import Tries
 from workers.shards.outputs import Row, quarantined
 from workers.shards.results import (
     SalvagedRows,
@@ -96,6 +97,8 @@ class JobWork:
         results: dict[int, Output | RowFailure] = {}
         with feed.admitting(attempt_id):
             plan = await self._standing_plan()
+            if self._spec.retry_invalid and feed.tries is None:
+                feed.tries = Tries.of(self._spec, plan.row_columns, self._encoder)
             if (commit := await asyncio.to_thread(self._ledger.find_commit, shard)) is not None:
                 # Committed by a replica that died before it could report it, or for another driver.
                 return ShardDone(shard=shard, ours=False, stats=commit, engine_rows=0, engine_errors=0)

@@ -15,7 +15,7 @@ from schemas.codes import RowError
 from schemas.sampling import Sampling
 from workers.engines.base import ChoiceScore, Completion, Output, RowFailed
 
-FINISH_REASONS = frozenset({"stop", "length"})
+FINISH_REASONS = frozenset({"stop", "length", "repetition"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -202,6 +202,7 @@ def _quality(spec: JobSpec, rows: Sequence[Mapping[str, Any]], asked: Sequence[S
     answers = [row for row in rows if row["status"] == "ok"]
     counts = {
         "cut": sum(row["finish_reason"] == "length" for row in answers),
+        "looped": sum(row["finish_reason"] == "repetition" for row in answers),
         "empty": sum(not row["generated_text"].strip() and not row.get("tool_calls") for row in answers),
     }
     if spec.min_valid_json_rate is not None:
@@ -295,7 +296,7 @@ def _rows(
         elif result is None:
             raise ShardMismatch("a valid row came back without a result")
         elif isinstance(result, RowFailure):
-            rows.append(_error_row(result.code, result.message, num_tokens, attempts=1))
+            rows.append(_error_row(result.code, result.message, num_tokens, attempts=result.attempts))
         else:
             if spec.task == "score":
                 answer = scored_row(choices, result.scores, token_ids)
@@ -304,9 +305,9 @@ def _rows(
             else:
                 answer = generated_row(result, sampling, plan.row_columns, encoder)
             if spec.task == "generate" and (why := form_failure(answer, result, sampling)):
-                rows.append(_error_row(RowError.INVALID_FORM, why, num_tokens, attempts=1))
+                rows.append(_error_row(RowError.INVALID_FORM, why, num_tokens, attempts=result.attempts))
             else:
-                rows.append({"num_input_tokens": num_tokens, "status": "ok", "attempts": 1, **answer})
+                rows.append({"num_input_tokens": num_tokens, "status": "ok", "attempts": result.attempts, **answer})
     return rows
 
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from jobs.errors import Damaged
 from jobs.ledger import Ledger
 from jobs.planning.reuse import read_source, source_lost
 from schemas.commits import ShardStats
 from schemas.records import Plan
 from schemas.spec import JobSpec
-from schemas.tables import result_schema
-from workers.shards.results import by_row_id, result_table, shard_stats, write_parquet
+from schemas.tables import FINGERPRINT_FIELDS, result_schema
+from workers.shards.results import by_row_id, read_parquet, result_table, shard_stats, write_parquet
 
 SOURCE_COLUMNS = ("source_job", "source_shard", "source_row")
 """Extra columns of rows to copy: index into the plan's `reused_jobs`, and the shard and row id in that job."""
@@ -42,6 +44,33 @@ def encode_copies(ledger: Ledger, spec: JobSpec, plan: Plan, shard: int, staged:
 
     data = write_parquet(result_table(spec, plan, shard, rows, column))
     return data, shard_stats(spec, data, found.to_pylist(), rows)
+
+
+def copied_prints(ledger: Ledger, plan: Plan, rows: pa.Table) -> pa.Table:
+    """Return the fingerprints that the results of rows to copy have in the job that they come from, by row id.
+
+    A job that repairs another copies rows whatever its own sampling values are: under its own fingerprints, later jobs
+    would take them for results of these.
+
+    Args:
+        rows: prepared rows of one shard with `SOURCE_COLUMNS`, where row ids are the other job's.
+    """
+    own = rows.select(["row_id", *SOURCE_COLUMNS]).sort_by("row_id")
+    found: dict[str, pa.ChunkedArray | pa.Array] = {"row_id": own["row_id"]}
+    theirs = []
+    for job, shard in sorted(set(zip(*(own[name].to_pylist() for name in SOURCE_COLUMNS[:2]), strict=True))):
+        data = None
+        with suppress(Damaged):  # rows without a fingerprint are reused by nobody
+            data = Ledger(ledger.store, plan.reused_jobs[job]).read_fingerprints(shard)
+        theirs += [] if data is None else [read_parquet(data)]
+    known = pa.concat_tables(theirs, promote_options="default") if theirs else None
+    at = None if known is None else pc.index_in(own["row_id"], value_set=known["row_id"].combine_chunks())
+    for field in FINGERPRINT_FIELDS[1:]:
+        if known is None or field.name not in known.schema.names:
+            found[field.name] = pa.nulls(len(own), field.type)
+        else:
+            found[field.name] = known[field.name].take(at)
+    return pa.table(found, schema=pa.schema(FINGERPRINT_FIELDS))
 
 
 def _results(

@@ -17,6 +17,7 @@ from ray.exceptions import (
 
 from jobs.dataset import InputChanged
 from jobs.errors import JobsError, MissingInput, MissingModel, StoreError, UsageError
+from jobs.planning.retrying import OtherInput
 from jobs.planning.reuse import SourceLost
 from schemas.codes import InterruptionCode, JobError
 from workers.failures import JobFailure, JobInterruption, find_cause, passing
@@ -33,6 +34,8 @@ def told(error: Exception, job_id: str) -> Exception:
         return passing(error) or error
     if (changed := find_cause(error, InputChanged)) is not None:
         return JobFailure(JobError.INPUT_CHANGED, str(changed))
+    if (other := find_cause(error, OtherInput)) is not None:
+        return JobFailure(JobError.INPUT_CHANGED, str(other))
     if (invalid := find_cause(error, UsageError)) is not None:
         return JobFailure(JobError.INVALID_INPUT, str(invalid))
     if (outage := find_cause(error, StoreError)) is not None:

@@ -8,14 +8,19 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from jobs.ledger import Ledger
 from jobs.planning.facts import facts_of, fingerprints_of
+from jobs.planning.matching import VERSION, Wanted
+from jobs.planning.retrying import take_over
 from jobs.planning.reuse import open_sources
 from jobs.planning.shards import length_bins, split
-from jobs.rows.prepare import FACTS_FIELDS
+from jobs.rows.fingerprints import first_of_equal
+from jobs.rows.prepare import FACTS_FIELDS, REUSE_FIELDS
 from schemas.records import InputColumn, InputFile, InputTable, Plan, RowColumn
 from schemas.spec import JobSpec
+from schemas.tables import FINGERPRINT
 from workers.staging.copies import SOURCE_COLUMNS
 
 
@@ -45,17 +50,19 @@ class Planning:
         Args:
             light: the `LIGHT_COLUMNS` of all rows, sorted by row id.
         """
-        reused = None if self.sources is None else open_sources(self.ledger, self.sources)
+        version = VERSION if self.standing is None else self.standing.reuse_version
+        reused = self._retried(light) if self.spec.retry is not None else self._reused(light, version)
         facts = facts_of(light)
         if self.standing is not None and self.standing.shards[0].num_bytes is None:
             facts = replace(facts, num_bytes=None)
-        found = None
-        if reused is not None:
-            prints = fingerprints_of(light, sampled=self.spec.reuse_sampled)
-            reused = reused.readable(self.ledger, prints)
-            found = reused.find(prints)
+        found = None if reused is None else reused.found
+        if found is not None and self.spec.retry is not None:
+            # Of equal rows, some may be copied and others computed: these have only each other.
+            computed = pc.if_else(pa.array(found < 0), fingerprints_of(light, sampled=False), _NO_PRINT)
+            facts = replace(facts, same_as=first_of_equal(computed))
         result = split(facts, self.spec.shards, found)
         rows = None if reused is None or found is None else reused.rows.take(pa.array(found, mask=found < 0))
+        own = np.ones(len(facts), np.bool_) if found is None else found < 0
         plan = Plan(
             # A newer version may write the same spec with more fields.
             spec_sha256=self.standing.spec_sha256 if self.standing else self.spec_sha256,
@@ -66,18 +73,46 @@ class Planning:
             shards=result.shards,
             row_columns=self.row_columns,
             num_rows=len(facts),
-            num_invalid_rows=int(facts.invalid.sum()),
+            num_invalid_rows=int((facts.invalid & own).sum()),
             num_reused_rows=sum(shard.num_reused_rows for shard in result.shards),
-            num_repeated_rows=int((facts.repeated if found is None else facts.repeated & (found < 0)).sum()),
+            num_repeated_rows=int((facts.repeated & own).sum()),
             reused_jobs=() if reused is None else reused.jobs,
+            reuse_version=version,
             num_input_tokens=int(facts.num_input_tokens.sum()),
             num_cached_tokens=sum(shard.num_cached_tokens for shard in result.shards),
             max_input_tokens=int(facts.num_input_tokens.max()),
-            lengths=length_bins(facts, np.ones(len(facts), np.bool_) if found is None else found < 0),
+            lengths=length_bins(facts, own),
             max_model_len=self.max_model_len,
         )
         places = Places(light["row_id"].to_numpy(), result.shard_of, result.position, rows)
         return plan, () if reused is None else reused.damaged, places
+
+    def _reused(self, light: pa.Table, version: int) -> _Reused | None:
+        """Find the rows' results in the jobs that the spec reuses; None if it reuses none."""
+        if self.sources is None:
+            return None
+        wanted = Wanted.of(light, self.spec, version)
+        sources = open_sources(self.ledger, self.sources, version=version).readable(wanted)
+        return _Reused(sources.jobs, sources.rows, sources.find(wanted), sources.damaged)
+
+    def _retried(self, light: pa.Table) -> _Reused:
+        """Find the rows' results in the job that the spec repairs."""
+        assert self.spec.retry is not None
+        theirs = take_over(self.ledger.store, self.spec.retry)
+        found = theirs.find(light["row_id"].combine_chunks())
+        return _Reused((self.spec.retry.job,), theirs.rows, found, theirs.damaged)
+
+
+class _Reused(NamedTuple):
+    """Results of other jobs, and the place among them of each row's own, -1 if it has none."""
+
+    jobs: tuple[str, ...]
+    rows: pa.Table
+    found: npt.NDArray[np.int64]
+    damaged: tuple[str, ...]
+
+
+_NO_PRINT = pa.scalar(None, FINGERPRINT.type)
 
 
 class Places(NamedTuple):
@@ -98,7 +133,7 @@ def assign(rows: pa.Table, places: Places, wanted: set[int]) -> pa.Table:
     """Add each row's shard and position; drop the light columns and the rows of shards not wanted."""
     at = np.searchsorted(places.row_ids, rows["row_id"].to_numpy())
     shards = places.shard_of[at]
-    rows = rows.drop_columns([field.name for field in FACTS_FIELDS])
+    rows = rows.drop_columns([field.name for field in FACTS_FIELDS if field not in REUSE_FIELDS])
     rows = rows.append_column("shard", pa.array(shards, pa.int32()))
     rows = rows.append_column("position", pa.array(places.position[at], pa.int64()))
     if places.sources is not None:

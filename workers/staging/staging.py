@@ -13,6 +13,7 @@ from jobs.errors import InvalidModel, MissingModel
 from jobs.ledger import Ledger
 from jobs.models.encoding import load_encoder
 from jobs.models.pinning import pin_model
+from jobs.planning.retrying import check_same_input, plan_of
 from jobs.planning.reuse import source_jobs, source_lost
 from jobs.rows.prepare import row_columns
 from schemas.codes import JobError
@@ -69,8 +70,12 @@ class _Staging:
         self._max_model_len = max_model_len(spec)
 
     def run(self, standing: Plan | None, missing: set[int] | None, report: Callable[[Plan | int], None]) -> None:
-        dataset = inspect(self._spec.input, standing.tables if standing is not None else ())
+        repaired = None if self._spec.retry is None else plan_of(self._ledger.store, self._spec.retry)
+        pinned = standing or repaired
+        dataset = inspect(self._spec.input, pinned.tables if pinned is not None else ())
         files = pin(dataset)
+        if repaired is not None and self._spec.retry is not None and standing is None:
+            check_same_input(self._spec.retry, repaired.files, files)
         if standing is not None:
             check_unchanged(standing.files, files)
         rows = self._prepare(dataset)

@@ -9,13 +9,14 @@ import pyarrow as pa
 
 from jobs.failpoints import failpoint
 from jobs.ledger import Ledger
+from jobs.rows.prepare import REUSE_FIELDS
 from jobs.store import open_store
 from schemas.records import Plan
 from schemas.spec import JobSpec
 from schemas.tables import FINGERPRINT_FIELDS, with_kept_types
 from workers.shards.results import write_parquet
 from workers.staging.commits import commit_shard
-from workers.staging.copies import SOURCE_COLUMNS
+from workers.staging.copies import SOURCE_COLUMNS, copied_prints
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +46,9 @@ def write_shard(rows: pa.Table, target: Target) -> None:
     shard, order = rows["shard"][0].as_py(), np.argsort(rows["position"].to_numpy())
     rows = with_kept_types(rows.drop_columns(["shard", "position"]), target.kept)
     prints = rows.select([field.name for field in FINGERPRINT_FIELDS]).sort_by("row_id")
+    if target.spec.retry is not None and target.plan.shards[shard].num_reused_rows:
+        prints = copied_prints(ledger, target.plan, rows)
+    rows = rows.drop_columns([field.name for field in REUSE_FIELDS])
     ledger.write_fingerprints(shard, write_parquet(prints), writer=target.writer)
     if not target.plan.shards[shard].num_runnable_rows:
         commit_shard(ledger, target.spec, target.plan, shard, rows, driver=target.writer.partition("/")[0])

@@ -13,7 +13,7 @@ from jobs.models.encoding import load_encoder
 from jobs.models.pinning import pin_model
 from jobs.text import did_you_mean
 from schemas.pools import Placement
-from schemas.sampling import Sampling
+from schemas.sampling import UNSAID, Sampling
 from schemas.spec import JobSpec
 
 if TYPE_CHECKING:
@@ -81,11 +81,11 @@ def evaluate(
         UsageError: the harness is not installed, or a task is unknown or asks for what cannot be done.
         JobsError: the harness fails, or a job has not succeeded.
     """
-    if spec.sampling != Sampling():
+    if spec.sampling not in UNSAID:
         raise UsageError("The tasks have sampling values of their own.", "Leave [sampling] out, or use --gen-kwargs.")
     harness = _imported()
     encoder = load_encoder(spec.model.path)
-    spec = spec.evolve(input=spec.input.evolve(chat=False))
+    spec = spec.evolve(input=spec.input.evolve(chat=False), sampling=Sampling())
     model = harness.BatchModel(
         batches := Batches(
             client,

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 import pytest
 
@@ -65,6 +65,7 @@ def client_type(option: SpecOption) -> Any:
         "replicas": int | str,
         "tools": Sequence[Mapping[str, Any]],
         "json_schema": Mapping[str, Any],
+        "repetition_detection": Mapping[str, Any] | Literal["off"],
     }
     return of_form.get(option.name, Sequence[str] if option.type == tuple[str, ...] else option.type)
 

@@ -16,7 +16,8 @@ from jobs.errors import InvalidModel, UsageError
 from jobs.models.encoding import BYTES_MODEL, BytesEncoder
 from jobs.rows.prepare import RowPreparer
 from jobs.spec.build import absolute_uri, build_spec, dataset_stem, new_job_id, read_spec_file
-from schemas.spec import JOB_ID, EngineSpec, InputSpec, JobSpec, ReplicaRange
+from schemas.sampling import USUAL_DETECTION, Sampling
+from schemas.spec import JOB_ID, EngineSpec, InputSpec, ReplicaRange
 from workers.driver import resources
 from workers.failures import JobFailure
 
@@ -26,7 +27,7 @@ FAKE = {"engine.name": "fake"}
 def test_defaults_fill_what_nobody_says() -> None:
     spec = build_spec("/d/reviews.parquet", FAKE)
     assert (spec.name, spec.input.uri, spec.model.path) == ("reviews", "/d/reviews.parquet", BYTES_MODEL)
-    assert spec.sampling == JobSpec.model_validate(spec.model_dump(exclude={"sampling"})).sampling
+    assert spec.sampling == Sampling(repetition_detection=USUAL_DETECTION)
     assert (spec.replicas.min, spec.replicas.max) == (1, 1)
 
 

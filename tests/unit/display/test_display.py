@@ -311,7 +311,7 @@ def test_json_form_is_complete_and_stable() -> None:
             "failure_code",
             "failure_reason",
             "cancelled_by",
-            *("duration_s", "schedule", "reason", "hint", "damage"),
+            *("duration_s", "schedule", "retry_of", "reason", "hint", "damage"),
             "message",
             "updated_at",
         ),

@@ -47,6 +47,15 @@ def row(**changes: Any) -> dict[str, Any]:
     }
 
 
+@pytest.mark.parametrize("chat", [True, False])
+def test_a_loop_stopped_for_openai_and_says_why(*, chat: bool) -> None:
+    body = responses(chat=chat).line(row(finish_reason="repetition"))["response"]["body"]
+    (ChatCompletion if chat else Completion).model_validate(body)
+    assert body["choices"][0]["finish_reason"] == "stop"
+    assert body["choices"][0]["stop_reason"] == "repetition_detected"
+    assert "stop_reason" not in responses(chat=chat).line(row())["response"]["body"]["choices"][0]
+
+
 def test_export_gives_complete_objects_and_the_same_bytes_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from jobs.errors import UsageError
 from jobs.ledger import Ledger
+from jobs.planning.matching import Wanted
 from jobs.planning.reuse import Sources, is_sound, open_sources, read_source
 from jobs.store.local import LocalStore
 from schemas import keys
@@ -50,8 +52,12 @@ def spoil(ledger: Ledger, key: str, how: str) -> None:
 def taken(ledger: Ledger, *jobs: str, warned: list[str] | None = None) -> tuple[Sources, list[tuple[str, int] | None]]:
     """For each of the rows the job and the shard that its result is taken from."""
     heard = [] if warned is None else warned
-    wanted = pa.array(PRINTS, pa.binary(16))
-    sources = open_sources(ledger, jobs, heard.append).readable(ledger, wanted, heard.append)
+    prints, nothing = pa.array(PRINTS, pa.binary(16)), pa.nulls(len(PRINTS), pa.binary(16))
+    wanted = Wanted(
+        whole=prints, open=nothing, former=nothing, detection=pa.nulls(len(PRINTS), pa.string()),
+        limit_tokens=np.full(len(PRINTS), 10, np.int32),
+    )  # fmt: skip
+    sources = open_sources(ledger, jobs, heard.append).readable(wanted, heard.append)
     places = [None if at < 0 else sources.rows.slice(at, 1).to_pylist()[0] for at in sources.find(wanted).tolist()]
     return sources, [place and (sources.jobs[place["job"]], place["shard"]) for place in places]
 

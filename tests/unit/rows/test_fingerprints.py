@@ -14,7 +14,7 @@ from jobs.planning.facts import facts_of
 from jobs.planning.shards import split
 from jobs.rows.fingerprints import first_of_equal
 from jobs.rows.prepare import RowPreparer
-from schemas.sampling import Sampling
+from schemas.sampling import USUAL_DETECTION, RepetitionDetection, Sampling
 from schemas.spec import EngineSpec, InputSpec, JobSpec, ModelSpec, ShardBudget
 from schemas.tables import FINGERPRINT
 
@@ -52,6 +52,8 @@ def test_equal_rows_have_equal_fingerprints_and_others_do_not() -> None:
         {"sampling": Sampling(temperature=0.5)},
         {"sampling": Sampling(max_tokens=255)},
         {"sampling": Sampling(stop=("x",))},
+        {"sampling": Sampling(repetition_detection=RepetitionDetection(max_pattern_size=2, min_count=9))},
+        {"retry_invalid": 1},
         {"input": InputSpec(uri="/d", system="Be brief.")},
         {"input": InputSpec(uri="/d", template="Say {{ prompt }}")},
         {"engine": EngineSpec(name="fake", dtype="float16")},
@@ -78,6 +80,31 @@ def test_what_changes_a_result_changes_the_fingerprint(changes: dict[str, object
 )
 def test_what_does_not_change_a_result_leaves_it_alone(changes: dict[str, object]) -> None:
     assert fingerprints() == fingerprints(SPEC.evolve(**changes))
+
+
+def test_fingerprints_are_those_of_earlier_versions_where_nothing_new_is_asked_for() -> None:
+    usual = SPEC.evolve(sampling=Sampling(repetition_detection=USUAL_DETECTION))
+    for spec in (SPEC, usual):  # within 256 tokens, 256 equal ones are the whole answer, which is cut and not ended
+        assert (fingerprints(spec)[0] or b"").hex() == "29f092413e97f1e61c483eca25b00a3e"
+    warm = SPEC.evolve(sampling=Sampling(temperature=0.5, repetition_detection=USUAL_DETECTION))
+    assert (fingerprints(warm)[0] or b"").hex() == "18c2cec194ed8c26025745c3acdbd892"
+    longer = Sampling(max_tokens=4000)
+    assert (fingerprints(SPEC.evolve(sampling=longer))[0] or b"").hex() == "4fbe4a57bc11957d16612d41edf401e0"
+    detecting = prepared(SPEC.evolve(sampling=longer.evolve(repetition_detection=USUAL_DETECTION)))
+    assert detecting["former_fingerprint"][0].as_py().hex() == "4fbe4a57bc11957d16612d41edf401e0"
+    assert detecting["fingerprint"][0] != detecting["former_fingerprint"][0]
+
+
+def test_an_open_fingerprint_leaves_out_what_only_ends_an_answer() -> None:
+    wide = RepetitionDetection(max_pattern_size=2, min_count=9)
+    values = [Sampling(), Sampling(max_tokens=9), Sampling(repetition_detection=wide)]
+    found = [prepared(SPEC.evolve(sampling=each)) for each in values]
+    found.append(prepared(SPEC.evolve(retry_invalid=3)))
+    assert len({table["open_fingerprint"][0].as_py() for table in found}) == 1
+    assert found[2]["detection"].to_pylist() == ["1-2x9"] * 3
+    assert prepared(SPEC.evolve(sampling=Sampling(temperature=0.5)))["open_fingerprint"].null_count == 3
+    other = prepared(SPEC.evolve(sampling=Sampling(stop=("x",))))
+    assert other["open_fingerprint"][0] != found[0]["open_fingerprint"][0]
 
 
 def test_a_limit_that_no_answer_reaches_does_not_count_and_one_that_cuts_it_does() -> None:

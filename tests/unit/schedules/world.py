@@ -23,7 +23,7 @@ from schemas.codes import State
 from schemas.exports import Export
 from schemas.pools import Placement
 from schemas.records import CrossedGate, InputTable, Quality
-from schemas.schedules import Event, Pointer, Schedule, latest_key
+from schemas.schedules import Event, Pointer, Retention, Schedule, latest_key
 from schemas.spec import EngineSpec, InputSpec, JobSpec, ModelSpec
 from tests.simulation.bucket import Bucket
 
@@ -108,6 +108,7 @@ class World:
         self.jobs: dict[str, Job] = {}
         self.submits: list[str] = []
         self.exports: list[str] = []
+        self.retained: list[tuple[str, datetime]] = []
         self.read: dict[str, Read] = {}
         self.tables: Callable[[datetime], tuple[InputTable, ...]] = lambda now: ()
         self.unwritable: set[str] = set()
@@ -242,6 +243,11 @@ class _Runner:
         # Ray takes a submission id once: of two that come here, one starts the first driver.
         if job.drivers == 0 and job.state is None:
             job.start(self._world.now)
+
+    def retain(self, schedule: str, retention: Retention) -> list[str]:
+        step()
+        self._world.retained.append((schedule, self._world.now))
+        return []
 
     def resume(self, job_id: str) -> None:
         step()

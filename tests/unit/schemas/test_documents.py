@@ -58,6 +58,7 @@ def test_no_value_is_coerced(name: str) -> None:
     """Each JSON value is taken for what it is: another type that reads like a good value is refused."""
     default = Sampling(seed=3, logprobs=2, n=2, max_tokens=7, temperature=1.0).model_dump(mode="json")[name]
     good = {"stop": ["a"], "bad_words": ["a"], "logit_bias": {"5": 1}, "structured_outputs": {"choice": ["a"]}}
+    good |= {"repetition_detection": {"max_pattern_size": 1, "min_count": 2}}
     value = good.get(name, default)
     assert Sampling().evolve(**{name: value}).model_dump(mode="json")[name] is not None
     for other in (str(value), True, False, b"1", [value], {"value": value}):

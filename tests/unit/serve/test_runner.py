@@ -16,12 +16,14 @@ import jobs.serve.runner as runner_module
 from jobs.ledger import Ledger
 from jobs.serve.batches import Batches, Standing
 from jobs.serve.files import Files
+from jobs.serve.leftovers import KEPT_S
 from jobs.serve.outputs import EXPIRED_BY
 from jobs.serve.runner import SALVAGE_S, BatchRunner
 from jobs.settings import Settings
 from jobs.store import open_store
 from jobs.store.base import ObjectStore
-from schemas.batches import Accepted, BatchRequest, CancelRequest, Outcome
+from jobs.tombstones import find_tombstone
+from schemas.batches import Accepted, BatchRequest, CancelRequest, Outcome, batch_key
 from schemas.records import Cancelled, Failed, Progress
 from tests.support.bounds import LOADED_S
 from tests.unit.results.ledgers import is_error, make_job, salvage, spec_of, succeed
@@ -61,6 +63,30 @@ def job(store: ObjectStore, *, commit: Sequence[int] | None = None, window_s: fl
     batches.write(BATCH, "request", request)
     batches.write(BATCH, "accepted", Accepted(spec=spec_of(), model="demo", total=ROWS, at=now))
     return make_job(store, SHARDS, commit=commit, job_id="batch-1")
+
+
+def test_the_job_of_a_batch_goes_with_its_answers(store: ObjectStore) -> None:
+    ledger, now = job(store), int(time.time())
+    succeed(ledger)
+    request = Batches(store).read(BATCH, "request", BatchRequest)
+    assert request is not None
+    store.put(batch_key(BATCH, "request"), request.evolve(output_expires_after_s=3600).to_json())
+    done = advance(store).outcome
+    assert done is not None
+    current = runner(store)
+    for _ in range(2):
+        current.clear_leftovers()
+        assert ledger.created_at() is not None, "its answers have not expired"
+    store.put(batch_key(BATCH, "done"), done.evolve(at=now - 3600 - int(KEPT_S) - 9).to_json())
+    current.clear_leftovers()
+    assert [info.key for info in ledger.objects()] == ["batch-1/_job/tombstone.json"]
+    tombstone = find_tombstone(store, "batch-1")
+    assert tombstone is not None
+    assert (tombstone.by, tombstone.reason) == ("jobs serve", "output_expires_after of its batch")
+    standing = Batches(store).standing(BATCH)
+    assert standing.status == "completed"
+    assert Batches(store).show(standing).request_counts.total == ROWS
+    runner(store).clear_leftovers()
 
 
 def advance(store: ObjectStore, steps: int = 5) -> Standing:
