@@ -75,7 +75,7 @@ lock-gpu:
 	$(INSTALL) uv
 	{ echo "# Written by 'make lock-gpu' from pyproject.toml and requirements-gpu.in. Complete: pip install --no-deps -r."; \
 	  $(BIN)/uv pip compile -q --no-header --no-annotate --python-version 3.12 --python-platform x86_64-unknown-linux-gnu \
-	    --extra gpu --extra serve pyproject.toml requirements-gpu.in; } > .cache/lock/frozen
+	    --extra gpu --extra serve --extra delta --extra iceberg --extra cloud pyproject.toml requirements-gpu.in; } > .cache/lock/frozen
 	mv .cache/lock/frozen requirements-gpu.lock
 	rm -rf .cache/lock
 

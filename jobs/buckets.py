@@ -13,7 +13,8 @@ from jobs.errors import UsageError
 from schemas.environment import ALLOWED_BUCKETS
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}|arn:[A-Za-z0-9:-]+")
-_S3 = "s3://"
+_STORES = re.compile(r"(?:s3|gs|az|abfss?)://([^/@]*)")
+"""The bucket, or Azure's container, in an address of an object store."""
 
 
 def parse(text: str) -> tuple[str, ...]:
@@ -63,9 +64,9 @@ def check_bucket(uri: str, allowed: Collection[str] | None) -> None:
     Raises:
         UsageError: the bucket is not allowed.
     """
-    if allowed is None or not uri.startswith(_S3):
+    if allowed is None or (found := _STORES.match(uri)) is None:
         return
-    bucket = uri.removeprefix(_S3).partition("/")[0]
+    bucket = found[1]
     if bucket in allowed:
         return
     # Text that is not a bucket name is not quoted: it may be a key and its secret.

@@ -17,14 +17,14 @@ from jobs.buckets import check_buckets
 from jobs.errors import ClusterError, UsageError
 from jobs.failpoints import failpoint
 from jobs.job import Job
-from jobs.job_ids import find_job, resolve_reuse
+from jobs.job_ids import find_job, resolve_jobs
 from jobs.ledger import Ledger, list_jobs
 from jobs.pools.placing import PLACING
 from jobs.results.sinks.addresses import exports_of
 from jobs.settings import Settings
 from jobs.spec.build import new_job_id
 from jobs.spec.options import SubmitOptions, addresses, spec_of
-from jobs.spec.preflight import checked
+from jobs.spec.preflight import checked, with_moment_of
 from jobs.starting import StartClock
 from jobs.status.job_status import JobStatus
 from jobs.store import open_store
@@ -130,7 +130,7 @@ class BatchClient:
         """
         placement = self.placement_of(options)
         with self._spec_of(dataset, options, placement) as (spec, frame):
-            spec = resolve_reuse(self.store, spec)
+            spec = resolve_jobs(self.store, spec)
             return self.submit_spec(spec, job_id or new_job_id(spec.name), frame=frame, placement=placement)[0]
 
     async def submit_async(
@@ -167,7 +167,7 @@ class BatchClient:
 
         with self._spec_of(dataset, options, self.placement_of(options)) as (spec, _):
             return dry_run(
-                resolve_reuse(self.store, spec),
+                resolve_jobs(self.store, spec),
                 self.store,
                 allowed_buckets=self.settings.allowed_buckets,
                 sample_rows=sample_rows,
@@ -236,7 +236,8 @@ class BatchClient:
     ) -> tuple[Job, bool]:
         """Check everything that can be checked before a replica starts, write the spec, start a driver.
 
-        Submitting the same spec under the same id again attaches to the job, and resumes it if it was interrupted.
+        Submitting the same spec under the same id again attaches to the job, and resumes it if it was interrupted; not
+        if it is paused, or was stopped by a limit.
 
         Args:
             placement: the pool that the job computes in, and its claim there; None: engines of its own. It is no part
@@ -260,6 +261,7 @@ class BatchClient:
         clock = job.starting = self.starting or StartClock("command")
         clock.mark("command line")
         check_buckets(spec.input.uris, self.settings.allowed_buckets)
+        spec = with_moment_of(job.ledger, spec)
         self.check_packages(spec.engine.name)
         self._check_exports(spec)
         # Where the cluster is elsewhere, a model directory may exist only there: its driver checks it first of all.
@@ -289,7 +291,7 @@ class BatchClient:
         if placement is not None or not created:
             job.ledger.place(placement)
         clock.mark("upload")
-        started = job.resume()
+        started = job.resume(attended=False)
         failpoint("submit.after_start")
         if started and self.settings.address is not None:
             # The embedded cluster runs this very Python; another one may lack the program.

@@ -15,6 +15,7 @@ class Exit(IntEnum):
     USAGE = 2
     GATE_CROSSED = 3
     UNREACHABLE = 4
+    WILL_NOT_FIT = 5
     WAIT_TIMEOUT = 124
     INTERRUPTED = 130
 

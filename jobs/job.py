@@ -7,27 +7,26 @@ import getpass
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext, suppress
-from hashlib import sha256
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 from uuid import uuid4
 
 from jobs.buckets import check_buckets
-from jobs.errors import ClusterError, Conflict, JobsError, StoreError, UsageError
+from jobs.errors import ClusterError, Conflict, JobsError, StoreError
 from jobs.failpoints import failpoint
+from jobs.holds import Holds
 from jobs.ledger import Ledger
-from jobs.results.gates import describe
+from jobs.resuming import LimitOptions, allow, check_start, end_drivers, pause, start
 from jobs.salvage import Salvage
 from jobs.starting import StartClock
-from jobs.status.ended import GateFailed, JobFailed
+from jobs.status.ended import raise_unless_good
 from jobs.status.following import progress_shown
 from jobs.status.html import block
-from jobs.status.interruptions import by_cluster
 from jobs.status.job_status import JobStatus, ended_state
-from jobs.status.liveness import PROGRESS_FRESH_S, Pulse, is_alive
+from jobs.status.liveness import Pulse
 from jobs.status.standing import look
 from jobs.status.summary import summarise
-from schemas.codes import InterruptionCode, State
+from schemas.codes import State
 from schemas.pools import Placement
 from schemas.records import Cancelled, Failed, Interruption, Plan, Succeeded
 
@@ -37,14 +36,6 @@ if TYPE_CHECKING:
     from jobs.logs.reader import LogReader
     from jobs.results.read import Results
     from schemas.exports import Errors, ExportOutcome, NewColumns
-
-FIRST_SIGN_S, RUNNING_S, LOOK_S = 10.0, 3.0, 0.3
-"""How long a submission to a joined cluster is watched for a driver that cannot start there, in all and from the time
-that Ray calls it running, and how often."""
-
-CANCEL_GRACE_S = 30.0
-"""A cancelled driver may take this long to end by itself before it is stopped: its replicas keep finished rows first.
-"""
 
 
 def _nothing(*_: object) -> None:
@@ -86,7 +77,7 @@ class Job:
             UsageError: no such job.
             StoreError: the store cannot be reached, or the spec or the terminal record is damaged.
         """
-        submissions = self._submissions()
+        submissions = self.known_submissions()
         status = look(
             self.ledger, submissions, self._pulse, plan=self._plan, dashboard_url=self.dashboard_url(submissions)
         )
@@ -117,7 +108,7 @@ class Job:
             for status in self.watch(poll_s, timeout_s):
                 show(summarise(status, gpu_hour_price=self.client.settings.gpu_hour_price))
         if raise_on_failure:
-            _check(status)
+            raise_unless_good(status)
         return status
 
     async def wait_async(
@@ -138,7 +129,7 @@ class Job:
                     break
                 await asyncio.sleep(poll_s)
         if raise_on_failure:
-            _check(status)
+            raise_unless_good(status)
         return status
 
     def watch(self, poll_s: float = 1.0, timeout_s: float | None = None) -> Iterator[JobStatus]:
@@ -159,7 +150,7 @@ class Job:
         """Return the status, and keep what the cluster knows about an interruption."""
         status = self.status()
         if status.interruption is not None:
-            self._keep(status.interruption)
+            self.keep(status.interruption)
         return status
 
     def _is_over(self, status: JobStatus, deadline: float | None, timeout_s: float | None) -> bool:
@@ -179,8 +170,16 @@ class Job:
             self.client.pools().check(placement, self.ledger.spec())
         self.ledger.place(placement)
 
-    def resume(self) -> bool:
+    def resume(
+        self, *, attended: bool = True, no_limits: bool = False, by: str | None = None, **limits: Unpack[LimitOptions]
+    ) -> bool:
         """Start a driver if the job has not ended and no driver is at work; it continues from the ledger.
+
+        Args:
+            attended: a person wants it to go on. A program leaves a job alone that is paused or stopped by a limit.
+            no_limits: remove the job's limits.
+            by: who resumes it, for people; default: this user.
+            limits: limits on time and cost that replace those in force: `job.resume(max_cost=300)`.
 
         Takes up to 15 s where only the store can tell whether a driver is at work: see `jobs.status.liveness`.
 
@@ -188,8 +187,8 @@ class Job:
             Whether a driver was started.
 
         Raises:
-            Conflict: the job has failed or was cancelled.
-            UsageError: its input is in a bucket that is not allowed.
+            Conflict: the job has failed or was cancelled, or was stopped by a limit that is not changed.
+            UsageError: a limit is wrong, or its input is in a bucket that is not allowed.
         """
         clock = self.starting or StartClock("command")
         spec, terminal = self.ledger.spec(), self.ledger.terminal()
@@ -206,24 +205,11 @@ class Job:
                 f"See why: jobs status {self.id}. Submit it under a new id; --reuse {self.id} takes over its rows.",
             )
         check_buckets(spec.input.uris, self.client.settings.allowed_buckets)
-        submissions = self._known()
-        if is_alive(self.ledger, submissions, self.ledger.progress(), Pulse(PROGRESS_FRESH_S), must_move=True):
+        if attended:
+            allow(self, by or getpass.getuser(), {**limits, "no_limits": no_limits or None})
+        elif Holds(self.ledger).stands_still(spec):
             return False
-        # Ray never takes an id twice. The first driver has the job's own, unless a job of another root has it.
-        if not submissions:
-            if self.client.start_driver(self.ledger, spec, self._next_driver(), clock):
-                return True
-            if self._known():
-                return False  # Somebody else has just started it.
-        return self.client.start_driver(self.ledger, spec, f"{self.id}-{uuid4().hex[:6]}", clock)
-
-    def _next_driver(self) -> str:
-        """Name the next driver, where the cluster knows of none: two that resume at once must name the same one, and
-        none may have the name of a driver on an earlier cluster, whose records would be overwritten.
-        """
-        if (last := self.ledger.progress()) is None:
-            return self.id
-        return f"{self.id}-{sha256(f'{last.driver} {last.started_at}'.encode()).hexdigest()[:6]}"
+        return start(self, spec, clock)
 
     def results(self) -> Results:
         """Open the rows that are committed now: all rows once the job has succeeded. For a job that was cancelled or
@@ -284,25 +270,8 @@ class Job:
         record = self.ledger.end(Cancelled(by=by or getpass.getuser()), writer=f"cancel/{uuid4().hex}")
         recorded(ended_state(record))
         failpoint("cancel.after_record")
-        try:
-            submitter = self.client.running_submitter()
-        except ClusterError:
-            return record  # No cluster, no driver there; one elsewhere sees the record by itself.
-        if submitter is not None:
-            deadline = time.monotonic() + CANCEL_GRACE_S
-            # One that the cluster has not started yet has nothing to keep, and will find the record.
-            while any(s.running for s in submitter.find(self.ledger.uri)) and time.monotonic() < deadline:
-                time.sleep(0.3)
-            for submission in submitter.find(self.ledger.uri):
-                if submission.active:
-                    submitter.stop(submission.submission_id)
+        end_drivers(self)
         return record
-
-    def settle(self, timeout_s: float = CANCEL_GRACE_S) -> None:
-        """Wait while a driver may still keep finished rows of an ended job, for so long at most."""
-        deadline = time.monotonic() + timeout_s
-        while self.ledger.terminal() is not None and self.may_keep_rows() and time.monotonic() < deadline:
-            time.sleep(0.3)
 
     def retry(self, *, where: str | Sequence[str] = (), job_id: str | None = None, **options: Any) -> Job:
         """Submit a job that computes this job's error rows again, or those that `where` chooses, and copies all others:
@@ -317,26 +286,32 @@ class Job:
             UsageError: this job has not ended, no row is chosen, or an option cannot be changed.
             StoreError, ClusterError: store or cluster cannot be used.
         """
-        from jobs.spec.build import new_job_id
-        from jobs.spec.fields import spec_options
-        from jobs.spec.repair import repair_of
+        from jobs.retrying import retry
 
-        known = spec_options()
-        if unknown := sorted(options.keys() - known.keys() - {"fields"}):
-            raise UsageError(f"There is no option {unknown[0]!r} of a retry.", "It takes those of `submit`.")
-        fields = {known[name].field: value for name, value in options.items() if name != "fields"}
-        fields |= options.get("fields", {})
-        self.settle()
-        spec = repair_of(self.ledger, [where] if isinstance(where, str) else where, fields).spec
-        placement = self.ledger.placement()
-        return self.client.submit_spec(spec, job_id or new_job_id(spec.name), placement=placement)[0]
+        return retry(self, [where] if isinstance(where, str) else where, job_id, options)
+
+    def pause(self, by: str | None = None, *, recorded: Callable[[], None] = _nothing) -> bool:
+        """Stop the job until a person resumes it: schedules and `jobs serve` leave it alone. Waits for the driver's
+        end, for half a minute at most; its replicas save finished rows meanwhile.
+
+        Args:
+            by: who pauses it, for people; default: this user.
+            recorded: called as soon as the pause is recorded, before the wait for the driver.
+
+        Returns:
+            Whether it was not paused already.
+
+        Raises:
+            Conflict: the job has ended.
+        """
+        return pause(self, by or getpass.getuser(), recorded)
 
     def may_keep_rows(self) -> bool:
         """Return whether a driver may still be at work on an ended job, while its replicas save finished rows.
 
         A driver that no known cluster runs counts as alive until it has reported its end.
         """
-        submissions, progress = self._submissions(), self.ledger.progress()
+        submissions, progress = self.known_submissions(), self.ledger.progress()
         if any(submission.running for submission in submissions):
             return True
         known = {submission.submission_id for submission in submissions}
@@ -362,18 +337,18 @@ class Job:
         from jobs.logs.reader import LogReader
 
         self.ledger.spec()
-        submissions = self._submissions()
+        submissions = self.known_submissions()
         submitter = self.client.running_submitter() if submissions else None
         return LogReader(self.ledger, submitter, submissions, everything=everything)
 
     def is_idle(self) -> bool:
-        """Return whether no driver is at work: the job has ended or is interrupted."""
+        """Return whether no driver is at work: the job has ended, is interrupted or paused."""
         status = self.status()
-        return status.ended or status.state is State.INTERRUPTED
+        return status.ended or (status.state in (State.INTERRUPTED, State.PAUSED) and not status.driver_alive)
 
     def dashboard_url(self, submissions: list[Submission] | None = None) -> str | None:
         """Return the URL of the job's page in the Ray dashboard, if a cluster knows the job."""
-        submissions = self._submissions() if submissions is None else submissions
+        submissions = self.known_submissions() if submissions is None else submissions
         submitter = self.client.running_submitter() if submissions else None
         return submitter.dashboard_job_url(submissions[0].submission_id) if submitter and submissions else None
 
@@ -383,57 +358,18 @@ class Job:
         Raises:
             ClusterError: the cluster cannot run it.
         """
-        deadline, running_s = time.monotonic() + FIRST_SIGN_S, 0.0
-        while time.monotonic() < deadline and running_s < RUNNING_S:
-            newest = next(iter(self._known()), None)
-            if newest is None or self.ledger.progress() is not None:
-                return
-            if newest.status == "FAILED" and not self.ledger.has_interruption(newest.submission_id):
-                found = by_cluster(newest, self.id)
-                if found.code is InterruptionCode.DRIVER_NOT_STARTED:
-                    self._keep(found)
-                    raise ClusterError(f"Job {self.id} is submitted. {found.reason}", found.hint)
-            if not newest.active:
-                return
-            running_s += LOOK_S if newest.status == "RUNNING" else 0.0
-            time.sleep(LOOK_S)
+        check_start(self)
 
-    def _keep(self, interruption: Interruption) -> None:
+    def keep(self, interruption: Interruption) -> None:
         """Write the cluster's knowledge of a driver's end into the store: it is lost with the cluster."""
         with suppress(StoreError):
-            if interruption.driver in {each.submission_id for each in self._submissions()}:
+            if interruption.driver in {each.submission_id for each in self.known_submissions()}:
                 self.ledger.interrupt(interruption)
 
-    def _known(self) -> list[Submission]:
-        """List the cluster's submissions of this job, newest first."""
-        return self.client.submitter().find(self.ledger.uri)
-
-    def _submissions(self) -> list[Submission]:
-        """List the cluster's submissions of this job; empty if no cluster can be reached."""
+    def known_submissions(self) -> list[Submission]:
+        """List the cluster's submissions of this job, newest first; empty if no cluster can be reached."""
         try:
             submitter = self.client.running_submitter()
             return submitter.find(self.ledger.uri) if submitter else []
         except ClusterError:
             return []
-
-
-def _check(status: JobStatus) -> None:
-    """Raise unless the job has succeeded within its quality gates."""
-    job, terminal = f"Job {status.job_id}", status.terminal
-    kept = "Finished rows are kept: job.results()."
-    if isinstance(terminal, Failed):
-        raise JobFailed(f"{job} has failed. {terminal.code}: {terminal.reason}", kept, status)
-    if isinstance(terminal, Cancelled):
-        raise JobFailed(f"{job} was cancelled by {terminal.by}.", kept, status)
-    if terminal is None:
-        raise JobFailed(f"{job} was interrupted. {status.reason}", status.hint, status)
-    if crossed := terminal.manifest.crossed_gates:
-        raise GateFailed(f"{job} has not passed its quality gates: {describe(crossed)}.", kept, status)
-    for export in status.exports:
-        if export.outcome is None:
-            why = export.failure.reason if export.failure else "Its driver ended before."
-            raise JobFailed(
-                f"{job} has succeeded, and is not exported to {export.export.target}. {why}",
-                f"Export it again: jobs export {status.job_id}",
-                status,
-            )

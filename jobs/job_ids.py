@@ -12,9 +12,13 @@ from jobs.store.base import ObjectStore
 from jobs.text import printable
 from jobs.threads import in_threads
 from jobs.tombstones import check_not_deleted
+from schemas.records import InputTable
 from schemas.spec import AUTO, JOB_ID, LAST_GOOD, JobSpec
 
 LATEST = "latest"
+
+SINCE_JOB = "job:"
+"""Before a job in `input.since`: the versions of tables that this job has read."""
 
 MAX_SHOWN = 10
 _REQUESTS_AT_ONCE = 16
@@ -57,12 +61,60 @@ def find_job(store: ObjectStore, reference: str) -> Ledger:
     raise UsageError(f"No job {named} under {store.uri}.", f"{hint}List the jobs with: jobs list")
 
 
-def resolve_reuse(store: ObjectStore, spec: JobSpec, *, of_schedule: bool = False) -> JobSpec:
-    """Return the spec with exact ids of the jobs that it reuses. Raises like `find_job`.
+def resolve_jobs(store: ObjectStore, spec: JobSpec, *, of_schedule: bool = False) -> JobSpec:
+    """Return the spec with exact ids of the jobs that it reuses, and the versions of tables that a job has read.
 
     Args:
         of_schedule: the spec is a schedule's: each run finds out which one the last good run is.
+
+    Raises:
+        UsageError: as `find_job`; or a job after which rows are wanted has read no table of the input.
+        StoreError: the store cannot be reached.
     """
+    return _resolve_since(store, _resolve_reuse(store, spec, of_schedule=of_schedule), of_schedule=of_schedule)
+
+
+def _resolve_since(store: ObjectStore, spec: JobSpec, *, of_schedule: bool) -> JobSpec:
+    since = spec.input.since
+    if LAST_GOOD in since and not of_schedule:
+        raise UsageError(
+            f"--since {LAST_GOOD} is for schedules: it means what the last good run before has read.",
+            "Name a version of the table, or the job that has read it: --since job:ID",
+        )
+    if len(since) != 1 or not since[0].startswith(SINCE_JOB):
+        return spec
+    ledger = find_job(store, since[0].removeprefix(SINCE_JOB))
+    if (plan := ledger.plan()) is None:
+        raise UsageError(
+            f"--since {since[0]}: {ledger.job_id} has not been planned, so what it reads is not known yet.",
+            f"Wait until it has: jobs wait {ledger.job_id}",
+        )
+    return after_tables(spec, plan.tables, ledger.job_id)
+
+
+def after_tables(spec: JobSpec, tables: Sequence[InputTable], reader: str) -> JobSpec:
+    """Return the spec with the versions that a job has read as those after which rows are wanted.
+
+    A table that the job has not read is read whole.
+
+    Args:
+        tables: the tables of that job's plan.
+        reader: what read them, for errors.
+
+    Raises:
+        UsageError: none of them is among the inputs.
+    """
+    versions = {table.uri: table.version for table in tables}
+    found = {uri: versions[uri.rstrip("/")] for uri in spec.input.uris if uri.rstrip("/") in versions}
+    if not found:
+        raise UsageError(
+            f"{reader} has read no table that is an input now, so which rows are new is not known.",
+            "Name the version after which rows are wanted, or take all rows once, without --since.",
+        )
+    return spec.evolve(input=spec.input.evolve(since=tuple(f"{uri}={version}" for uri, version in found.items())))
+
+
+def _resolve_reuse(store: ObjectStore, spec: JobSpec, *, of_schedule: bool) -> JobSpec:
     if LAST_GOOD in spec.reuse and not of_schedule:
         raise UsageError(
             f"--reuse {LAST_GOOD} is for schedules: it names the last good run before.",

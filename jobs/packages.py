@@ -15,6 +15,7 @@ NAME = "nightbatch"
 _EXTRAS = {
     "vllm": f"`pip install '{NAME}[gpu]'`, or '{NAME}[cpu]' where there are no GPUs",
     "deltalake": f"`pip install '{NAME}[delta]'`",
+    "obstore": f"`pip install '{NAME}[cloud]'`",
     "pyiceberg": f"`pip install '{NAME}[iceberg]'`",
     "sqlalchemy": f"`pip install '{NAME}[iceberg]'`",
     "duckdb": f"`pip install '{NAME}[sql]'`",

@@ -40,7 +40,7 @@ class Settings(BaseModel):
     output: Literal["table", "json", "quiet"] = Field("table", description="How results of commands are printed.")
     gpu_hour_price: float | None = Field(None, ge=0.0, description="Price of one GPU for one hour, for costs.")
     allowed_buckets: tuple[str, ...] | None = Field(
-        None, description="The only buckets that s3:// addresses may name; unset: all."
+        None, description="The only buckets that addresses may name; unset: all."
     )
 
     @field_validator("root")

@@ -25,6 +25,7 @@ COMMANDS = (
     "lm-eval",
     "logs",
     "model",
+    "pause",
     "plan",
     "pool",
     "preview",

@@ -21,6 +21,12 @@ class RowError(StrEnum):
     ENGINE_ERROR = "ENGINE_ERROR"
     ENGINE_CRASH = "ENGINE_CRASH"
     TIMEOUT = "TIMEOUT"
+    TIME_LIMIT = "TIME_LIMIT"
+    BUDGET = "BUDGET"
+
+
+AT_LIMIT = frozenset({RowError.TIME_LIMIT, RowError.BUDGET})
+"""Codes of rows that no engine has been asked for, because the job had reached a limit."""
 
 
 class JobError(StrEnum):
@@ -38,7 +44,10 @@ class JobError(StrEnum):
 
 
 class InterruptionCode(StrEnum):
-    """Why a driver ended before its job did. Each of these can come back: the job goes on with `jobs resume`."""
+    """Why a driver ended before its job did. Each of these can come back: the job goes on with `jobs resume`.
+
+    After PAUSED, TIME_LIMIT and BUDGET only a person resumes it.
+    """
 
     STORE_UNAVAILABLE = "STORE_UNAVAILABLE"
     INPUT_UNAVAILABLE = "INPUT_UNAVAILABLE"
@@ -49,6 +58,9 @@ class InterruptionCode(StrEnum):
     OUT_OF_RESOURCES = "OUT_OF_RESOURCES"
     DAMAGED = "DAMAGED"
     STOPPED = "STOPPED"
+    PAUSED = "PAUSED"
+    TIME_LIMIT = "TIME_LIMIT"
+    BUDGET = "BUDGET"
     POOL_UNAVAILABLE = "POOL_UNAVAILABLE"
     POOL_MISMATCH = "POOL_MISMATCH"
     DRIVER_NOT_STARTED = "DRIVER_NOT_STARTED"
@@ -56,9 +68,14 @@ class InterruptionCode(StrEnum):
     UNEXPECTED = "UNEXPECTED"
 
 
+HELD = frozenset({InterruptionCode.PAUSED, InterruptionCode.TIME_LIMIT, InterruptionCode.BUDGET})
+"""Interruptions after which only a person resumes the job."""
+
+
 class State(StrEnum):
     """State of a job, derived from the ledger.
 
+    PAUSED: a person has paused it, and nobody but a person resumes it.
     GATE_FAILED: every row has its result, but the results cross a quality gate. Its terminal record is `Succeeded`,
     as that of SUCCEEDED.
     """
@@ -66,6 +83,7 @@ class State(StrEnum):
     QUEUED = "QUEUED"
     PLANNING = "PLANNING"
     RUNNING = "RUNNING"
+    PAUSED = "PAUSED"
     INTERRUPTED = "INTERRUPTED"
     SUCCEEDED = "SUCCEEDED"
     GATE_FAILED = "GATE_FAILED"

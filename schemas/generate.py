@@ -13,6 +13,7 @@ from schemas.compiled import CompiledManifest
 from schemas.evaluations import Evaluation, ProgramsReport, Scores
 from schemas.exports import ExportFailure, ExportOutcome
 from schemas.history import History
+from schemas.limits import LimitNotice, Pause, RaisedLimits
 from schemas.logs import LogLine
 from schemas.pools import Placement, PoolDown, PoolSpec, PoolState
 from schemas.records import Attempt, Interruption, Manifest, Plan, Progress, Terminal, Tombstone
@@ -30,6 +31,9 @@ DOCUMENTS: dict[str, Any] = {
     "progress": Progress,
     "terminal": Terminal,
     "interruption": Interruption,
+    "raised_limits": RaisedLimits,
+    "limit_notice": LimitNotice,
+    "pause": Pause,
     "tombstone": Tombstone,
     "history": History,
     "start": Start,

@@ -60,6 +60,11 @@ class InputSpec(Document):
     at: Annotated[str | None, Option(panel=Panel.INPUT)] = Field(
         None, min_length=1, description="Version of a Delta table or snapshot of an Iceberg table. Default: the newest."
     )
+    since: Annotated[tuple[str, ...], Option(panel=Panel.INPUT)] = Field(
+        (),
+        description="Run only rows appended to a table after this version or snapshot: 17, or TABLE=17 of several; "
+        "job:ID for what that job has read, and in a schedule last-good.",
+    )
     where: Annotated[tuple[str, ...], Option(panel=Panel.INPUT)] = Field(
         (), description="Run only rows that meet this: lang=de, n>=5. May be given several times; then all must hold."
     )
@@ -103,6 +108,21 @@ class InputSpec(Document):
     def csv_escape_character(self) -> str | None:
         """The character that escapes in CSV files; "" if there is none, None if the files must tell."""
         return "" if self.csv_escape == "none" else self.csv_escape
+
+    @field_validator("since", mode="before")
+    @classmethod
+    def _one_or_many(cls, versions: Any) -> Any:
+        return (versions,) if isinstance(versions, str) else versions
+
+    @field_validator("since")
+    @classmethod
+    def _are_versions(cls, versions: tuple[str, ...]) -> tuple[str, ...]:
+        bare = [text for text in versions if "=" not in text]
+        if len(bare) > 1 or (bare and len(versions) > 1):
+            raise ValueError("of several tables each has a version of its own: s3://bucket/table=17")
+        if any(not text.strip("=") or text.startswith("=") or text.endswith("=") for text in versions):
+            raise ValueError("it is a version or a snapshot, or a table and one: s3://bucket/table=17")
+        return versions
 
     @field_validator("truncate")
     @classmethod

@@ -19,6 +19,8 @@ FINGERPRINTS = "_job/fingerprints/"
 INTERRUPTIONS = "_job/interruptions/"
 SALVAGE = "_job/salvage/"
 EXPORTS = "_job/exports/"
+LIMITS = "_job/limits/"
+PAUSES = "_job/pauses/"
 INPUTS = "_inputs/"
 """Beside the job directories, not in one: rows that were submitted as data frames."""
 RESULTS = "results/"
@@ -80,6 +82,21 @@ def log_of(key: str) -> tuple[str, int] | None:
 def interruption(driver: str) -> str:
     """Why one driver ended before its job did."""
     return f"{INTERRUPTIONS}{driver}.json"
+
+
+def raised_limits(number: int) -> str:
+    """A change of the job's limits; the first one is number 1."""
+    return f"{LIMITS}{number:05d}-raised.json"
+
+
+def limit_notice(number: int, kind: str, stage: str) -> str:
+    """A notice about a limit, as the change of this number has made it; number 0 are the spec's own limits."""
+    return f"{LIMITS}{number:05d}-{kind}-{stage}.json"
+
+
+def pause(number: int, *, ended: bool = False) -> str:
+    """A pause, or its end; the first one is number 1."""
+    return f"{PAUSES}{number:05d}{'-ended' if ended else ''}.json"
 
 
 def export(export_id: str, document: str) -> str:

@@ -16,6 +16,7 @@ class Panel(StrEnum):
     FORM = "Form of the answer"
     JOB = "Job"
     EXPORT = "Exports, once the job has succeeded"
+    LIMITS = "Limits on time and cost, over all of the job's drivers"
     GATES = "Quality gates: shares from 0 to 1; exit 3 and no _SUCCESS if one is crossed"
 
 

@@ -31,13 +31,23 @@ class InputColumn(Document):
     type: str = Field(description="As Arrow writes it. For people: no decision depends on it.")
 
 
+TableFormat = Literal["delta", "iceberg"]
+
+
 class InputTable(Document):
     """A table with a log among the inputs, pinned to one of its versions."""
 
     uri: str
-    format: Literal["delta", "iceberg"]
+    format: TableFormat
     version: str = Field(description="Version of a Delta table, or id of an Iceberg table's snapshot.")
     metadata_uri: str | None = Field(None, description="Metadata file of an Iceberg table that names the snapshot.")
+    since: str | None = Field(None, description="Only rows appended after this version or snapshot; null: all rows.")
+
+    @property
+    def shown(self) -> str:
+        """The table and its version, for people."""
+        after = f", rows appended after {self.since}" if self.since is not None else ""
+        return f"{self.uri} ({self.format}, version {self.version}{after})"
 
 
 class ShardPlan(Document):

@@ -26,8 +26,8 @@ from pydantic import AwareDatetime, Field, field_validator, model_validator
 from schemas import FORMAT_VERSION
 from schemas.base import Document
 from schemas.pools import Placement
-from schemas.records import CrossedGate, Quality
-from schemas.spec import JobSpec
+from schemas.records import CrossedGate, InputTable, Quality
+from schemas.spec import LAST_GOOD, JobSpec
 
 SCHEDULES = "_schedules/"
 SCHEDULE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,58}[a-z0-9])?")
@@ -42,6 +42,9 @@ Overlap = Literal["skip", "queue", "cancel-previous"]
 CatchUp = Literal["none", "latest", "all"]
 End = Literal["succeeded", "gate", "failed", "late", "cancelled", "skipped"]
 """How a run ends, and the kinds of events. A run that goes on after its deadline has a `late` event before its end."""
+
+Notified = Literal["succeeded", "gate", "failed", "late", "cancelled", "skipped", "limit"]
+"""Kinds of events: how a run ends, and that a limit of its job is near, expected to be crossed, or reached."""
 
 
 class Webhook(Document):
@@ -73,7 +76,7 @@ class Schedule(Document):
     name: str
     cron: str = Field(description="Five fields: minute, hour, day of month, month, day of week.")
     tz: str = Field("UTC", description="IANA name of the time zone that `cron` speaks of.")
-    spec: JobSpec = Field(description="`input.uri` and `export.targets` may be templated: s3://in/{{ date }}/.")
+    spec: JobSpec = Field(description="Inputs and `export.targets` may be templated: s3://in/{{ date }}/.")
     wait_for: str | None = Field(
         None,
         description="Templated address that must exist before a run starts, or a table that must have new rows.",
@@ -89,7 +92,7 @@ class Schedule(Document):
     retries: int = Field(3, ge=0, le=100, description="How often an interrupted job is resumed.")
     retry_backoff_s: float = Field(60.0, ge=0, description="Pause before the first of them; it doubles with each.")
     webhooks: tuple[Webhook, ...] = ()
-    notify_on: tuple[End, ...] = ("succeeded", "gate", "failed", "late")
+    notify_on: tuple[Notified, ...] = ("succeeded", "gate", "failed", "late", "limit")
     retention: Retention | None = Field(None, description="Which of its jobs are deleted; null: none.")
     suspended: bool = False
     since: AwareDatetime = Field(description="Only occurrences after this are run.")
@@ -122,6 +125,11 @@ class Run(Document):
     )
     export: str | None = Field(None, description="Of older versions: see `spec.export`.")
     placement: Placement | None = None
+
+    @property
+    def takes_new_rows(self) -> bool:
+        """Whether it computes only rows that are new since the last good run; which one is told at its submission."""
+        return LAST_GOOD in self.spec.input.since
 
 
 class Retry(Document):
@@ -162,6 +170,9 @@ class Pointer(Document):
     uri: str = Field(description="The job directory; results are in `results/` below it.")
     export: str | None = Field(None, description="Where the results were exported to; the first of several places.")
     exports: tuple[str, ...] = Field((), description="All of these places.")
+    tables: tuple[InputTable, ...] | None = Field(
+        None, description="Tables that its job has read, with their versions; null: an older version did not note them."
+    )
     num_rows: int
     num_error_rows: int
     published_at: AwareDatetime
@@ -178,7 +189,7 @@ class Event(Document):
     """What a notification says."""
 
     id: str = Field(description="The same on every delivery of this event.")
-    type: End
+    type: Notified
     schedule: str
     logical_date: str
     round: int
@@ -236,9 +247,9 @@ def run_of_job(job_id: str) -> tuple[str, str, int] | None:
     return (found["name"], found["date"], int(found["round"] or 1)) if found else None
 
 
-def event_id(run: Run, kind: End) -> str:
-    """Id of an event: the same whoever delivers it, and however often."""
-    return f"{run.schedule}/{run.logical_date}/{run.round}/{kind}"
+def event_id(run: Run, name: str) -> str:
+    """Id of an event: the same whoever delivers it, and however often. `name` is how it is noted as sent."""
+    return f"{run.schedule}/{run.logical_date}/{run.round}/{name}"
 
 
 def utc(moment: datetime) -> str:

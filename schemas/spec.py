@@ -12,6 +12,7 @@ from schemas.base import Document
 from schemas.columns import OWN_COLUMNS, RESERVED_COLUMNS, TRUNCATED
 from schemas.exports import ExportSpec
 from schemas.inputs import InputSpec
+from schemas.limits import Limits
 from schemas.options import Option, Panel
 from schemas.sampling import Sampling
 
@@ -255,6 +256,7 @@ class JobSpec(Document):
         False, description="Keep the staged shards after success."
     )
     export: ExportSpec = ExportSpec()
+    limits: Limits = Limits()
     max_error_rate: Annotated[float, Option(panel=Panel.GATES)] = Field(
         0.05, ge=0.0, le=1.0, description="Most error rows, as a share of all rows."
     )

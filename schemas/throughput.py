@@ -23,6 +23,15 @@ class Observation(Document):
     prompt: str = Field("", description="Fingerprint of what was asked of every row; empty by older versions.")
     scores: bool = Field(False, description="Choices were scored instead of answers generated.")
     has_form: bool = Field(False, description="Answers had to have a form.")
+    planned_s: float | None = Field(None, description="Seconds that were predicted; None: nothing was known.")
+    took_s: float | None = Field(None, description="Seconds that it took until every row was committed.")
+
+    @property
+    def error(self) -> float | None:
+        """Factor by which the prediction was wrong, at least 1; None if there was none."""
+        if not self.planned_s or not self.took_s:
+            return None
+        return max(self.took_s / self.planned_s, self.planned_s / self.took_s)
 
 
 class Throughput(Document):

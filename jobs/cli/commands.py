@@ -71,6 +71,7 @@ _COMMANDS: Mapping[str, tuple[str, Callable[[typer.Typer, str, Any], None]]] = {
     "sql": ("sql", _plain("sql")),
     "serve": ("serve", _plain("serve")),
     "cancel": ("submit", _plain("cancel")),
+    "pause": ("submit", _plain("pause")),
     "resume": ("submit", _plain("resume")),
     "retry": ("retry", _of_changes("retry", _REPAIRING)),
     "delete": ("delete", _plain("delete")),

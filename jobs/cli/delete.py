@@ -101,12 +101,12 @@ def prune(
 
       jobs prune --older-than 90d --keep-results --yes
     """
+    from jobs.durations import seconds
     from jobs.retention.deleting import delete_job
     from jobs.retention.policies import protection_of
     from jobs.retention.protection import deleted_in_part
     from jobs.retention.pruning import ended_jobs, old_enough
     from jobs.retention.pruning import prune as pruned
-    from jobs.schedules.durations import seconds
     from jobs.text import duration
 
     if older_than is None and keep_newest is None:

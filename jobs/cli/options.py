@@ -141,8 +141,8 @@ def _parameters(only: Collection[str] | None) -> Iterator[inspect.Parameter]:
             annotation=Annotated[
                 list[str] | None,
                 typer.Argument(
-                    help="Parquet, JSON, CSV or Arrow file, directory, glob, s3:// URI, Delta or Iceberg table; or "
-                    "several of them.",
+                    help="Parquet, JSON, CSV or Arrow file, directory, glob, s3:// (gs://, abfss://) URI, Delta or "
+                    "Iceberg table; or several of them.",
                     show_default=False,
                 ),
             ],

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from jobs.cli.options import Request
 from jobs.cli.output import Format, Output
+from jobs.errors import Exit
 from jobs.text import duration, percent, printable
 
 if TYPE_CHECKING:
     from jobs.planning.estimate import Estimate
+    from jobs.planning.fitting import Fit
     from schemas.spec import JobSpec
 
 
@@ -45,7 +48,9 @@ def plan(
     """Estimate a job without running it: rows, tokens, errors, GPU-hours and cost.
 
     Takes the same options as `jobs submit`. Time and cost come from the throughput of earlier jobs with the same model
-    and engine under the same root; without such a job they are unknown.
+    and engine under the same root; without such a job they are unknown. Exits with 5 if the job will not fit a limit
+    (--finish-within, --finish-by, --max-cost, --max-gpu-hours), and says by how much, and with how many replicas it
+    would.
 
     Example:
 
@@ -53,13 +58,13 @@ def plan(
     """
     from dataclasses import asdict
 
-    from jobs.job_ids import resolve_reuse
+    from jobs.job_ids import resolve_jobs
     from jobs.planning.dry_run import dry_run
     from jobs.store import open_store
 
     store = open_store(request.settings.root, patience_s=5.0)
-    spec = resolve_reuse(store, request.spec)
-    result, known = dry_run(
+    spec = resolve_jobs(store, request.spec)
+    result, known, limits = dry_run(
         spec,
         store,
         allowed_buckets=request.settings.allowed_buckets,
@@ -69,7 +74,10 @@ def plan(
         warn=output.warn,
     )
     if output.format is not Format.TABLE:
-        output.record(asdict(result) | {"exact": result.exact})
+        output.record(
+            asdict(result) | {"exact": result.exact, "limits": [asdict(fit) | {"excess": fit.excess} for fit in limits]}
+        )
+        _exit_unless_fitting(limits, output)
         return
     share = result.shared_input_tokens / max(1, result.input_tokens)
     invalid = ", ".join(f"{count:,} {code}" for code, count in result.invalid_rows.items())
@@ -80,6 +88,8 @@ def plan(
             "rows": _rows(result, spec),
             "measured": "every row" if result.exact else f"{result.measured_rows:,} rows, extrapolated",
             "error rows": invalid or "none",
+            **({"left out": f"{_rows_of(result.unmatched_rows)}, by --where"} if spec.input.where else {}),
+            **({"cut rows": _cut(result, spec)} if spec.input.truncate else {}),
             **({"reused rows": f"{result.reused_rows:,} have a result in an earlier job"} if spec.reuse else {}),
             **({"repeated rows": f"{result.repeated_rows:,} repeat another row"} if result.repeated_rows else {}),
             "shards": f"{result.shards:,}",
@@ -103,15 +113,26 @@ def plan(
     if result.tokens_per_s is None:
         output.note("No earlier job under this root has used this model and engine: time and cost are unknown.")
         output.note("Run a small job first, or give the rate that you expect with --tokens-per-s.")
+    _exit_unless_fitting(limits, output)
+
+
+def _exit_unless_fitting(limits: Sequence[Fit], output: Output) -> None:
+    """Say how the job stands to each of its limits; exit with 5 if it will not fit one."""
+    from jobs.planning.fitting import sentence
+
+    for fit in limits:
+        said = sentence(fit)
+        output.note(said) if fit.fits == "yes" else output.warn(said)
+    if any(fit.fits == "no" for fit in limits):
+        raise typer.Exit(Exit.WILL_NOT_FIT)
 
 
 def _tables(result: Estimate) -> dict[str, str]:
     """Name the tables among the inputs, with the versions that the estimate is of."""
-    return (
-        {"tables": ", ".join(f"{uri} ({kind}, version {at})" for uri, kind, at in result.tables)}
-        if result.tables
-        else {}
-    )
+    from schemas.records import InputTable
+
+    tables = (InputTable(uri=uri, format=kind, version=at, since=since) for uri, kind, at, since in result.tables)
+    return {"tables": ", ".join(table.shown for table in tables)} if result.tables else {}
 
 
 def _columns(result: Estimate) -> str:
@@ -130,6 +151,15 @@ def _rows(result: Estimate, spec: JobSpec) -> str:
     where = where and f", where {where}"
     which = "the first" if spec.input.limit_seed is None else f"drawn with seed {spec.input.limit_seed}"
     return f"{result.rows:,} of {result.dataset_rows:,}, {which}{where}"
+
+
+def _rows_of(count: int) -> str:
+    return f"{count:,} row{'' if count == 1 else 's'}"
+
+
+def _cut(result: Estimate, spec: JobSpec) -> str:
+    column, part = spec.input.truncated or ("", "")
+    return printable(f"{_rows_of(result.truncated_rows)}, without the {part} of {column!r}")
 
 
 def _replicas(spec: JobSpec) -> str:

@@ -79,8 +79,8 @@ def up(
       jobs pool up demo --engine fake --wait && jobs submit prompts.parquet --pool demo
     """
     from jobs.client import BatchClient
+    from jobs.durations import seconds
     from jobs.pools.ranges import parse_range
-    from jobs.schedules.durations import seconds
 
     client = BatchClient(request.settings)
     client.before_cluster_start = lambda: output.note("Starting a local Ray cluster …")

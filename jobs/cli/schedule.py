@@ -83,9 +83,9 @@ def create(
     notify_on: Annotated[
         str,
         typer.Option(
-            "--notify-on", help="Of: succeeded, gate, failed, late, cancelled, skipped.", rich_help_panel=_NEWS
+            "--notify-on", help="Of: succeeded, gate, failed, late, limit, cancelled, skipped.", rich_help_panel=_NEWS
         ),
-    ] = "succeeded,gate,failed,late",
+    ] = "succeeded,gate,failed,late,limit",
     keep_for: Annotated[
         str | None,
         typer.Option("--keep-for", help="Delete its jobs so long after their end: 30d.", rich_help_panel=_KEEP),
@@ -114,16 +114,14 @@ def create(
       jobs schedule create reviews 's3://in/{{ date }}/' --cron '0 2 * * *' --wait-for 's3://in/{{ date }}/_SUCCESS'
       --deadline 6h --max-empty-rate 0.01 --webhook https://example.com/hook --webhook-secret-env HOOK_SECRET
     """
-    from jobs.job_ids import resolve_reuse
+    from jobs.durations import seconds
+    from jobs.job_ids import resolve_jobs
     from jobs.results.sinks.addresses import absolute
     from jobs.schedules.checks import check_schedule
-    from jobs.schedules.durations import seconds
     from jobs.store.probe import check_write_once
     from jobs.validation import validated
-    from schemas.schedules import CatchUp, End, Overlap, Schedule
+    from schemas.schedules import CatchUp, Notified, Overlap, Schedule
 
-    if request.spec.input.more_uris:
-        raise UsageError("A schedule has one input.", "Name a directory, a glob or a table that has all of its rows.")
     book, now = _book(request.settings.root), datetime.now(UTC).replace(microsecond=0)
     if (webhook_secret_env or webhook_secret_file) and not webhook:
         raise UsageError("A webhook's secret is given, but no webhook.", "Add --webhook URL.")
@@ -131,7 +129,7 @@ def create(
         "name": schedule_name,
         "cron": cron,
         "tz": tz,
-        "spec": resolve_reuse(book.store, request.spec, of_schedule=True),
+        "spec": resolve_jobs(book.store, request.spec, of_schedule=True),
         "wait_for": absolute(wait_for) if wait_for else None,
         "placement": request.placement,
         "overlap": _one_of("--overlap", overlap, Overlap),
@@ -145,7 +143,9 @@ def create(
         "webhooks": tuple(
             {"url": url, "secret_env": webhook_secret_env, "secret_path": webhook_secret_file} for url in webhook or ()
         ),
-        "notify_on": tuple(_one_of("--notify-on", each.strip(), End) for each in notify_on.split(",") if each.strip()),
+        "notify_on": tuple(
+            _one_of("--notify-on", each.strip(), Notified) for each in notify_on.split(",") if each.strip()
+        ),
         "retention": _retention(keep_for, keep_newest, keep_results=keep_results),
         "since": now,
         "created_at": now,
@@ -310,7 +310,7 @@ def _described(book: Book, schedule: Schedule, now: datetime) -> dict[str, Any]:
         "state": "suspended" if schedule.suspended else "active",
         "cron": schedule.cron,
         "tz": schedule.tz,
-        "dataset": schedule.spec.input.uri,
+        "dataset": schedule.spec.input.shown,
         "next": following.isoformat(timespec="minutes") if following else None,
         "last": last.run.logical_date if last else None,
         "outcome": _outcome(last) if last else None,
@@ -356,7 +356,7 @@ def _outcome(entry: StoredRun) -> str:
 
 
 def _retention(keep_for: str | None, keep_newest: int | None, *, keep_results: bool) -> dict[str, Any] | None:
-    from jobs.schedules.durations import seconds
+    from jobs.durations import seconds
 
     if keep_for is None and keep_newest is None:
         if keep_results:

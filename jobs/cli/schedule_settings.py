@@ -20,6 +20,8 @@ def settings_of(schedule: Schedule) -> dict[str, str | None]:
     return {
         "model": f"{schedule.spec.model.path} ({schedule.spec.engine.name})",
         "pool": str(schedule.placement) if schedule.placement else None,
+        "inputs": ", ".join(schedule.spec.input.more_uris and schedule.spec.input.uris) or None,
+        "rows since": ", ".join(schedule.spec.input.since) or None,
         "wait for": schedule.wait_for,
         "input deadline": f"{duration(schedule.input_deadline_s)} after the run begins",
         "deadline": _deadline(schedule),

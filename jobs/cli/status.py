@@ -120,7 +120,7 @@ def list_jobs(
     columns = {key: title for key, title in _COLUMNS.items() if key not in _RARE or any(row.get(key) for row in rows)}
     output.table(rows, columns, optional=[key for key in _OPTIONAL if key in columns])
     for entry in listing.entries:
-        if entry.state in (State.INTERRUPTED, State.GATE_FAILED) and entry.reason:
+        if entry.state in (State.INTERRUPTED, State.PAUSED, State.GATE_FAILED) and entry.reason:
             output.note(f"{entry.job_id}: {printable(entry.reason)} {printable(entry.hint or '')}".rstrip())
     if listing.more:
         output.note(f"There are more jobs; show them with --limit {2 * limit}.")
@@ -170,13 +170,14 @@ def _described(summary: Summary, placement: Placement | None) -> dict[str, str]:
         "cancelled by": summary.cancelled_by,
         "name": summary.name if summary.name != summary.job_id else None,
         "dataset": summary.dataset,
+        "tables": ", ".join(summary.tables),
         "model": f"{summary.model} ({summary.engine})",
         "pool": str(placement) if placement else None,
         "schedule": summary.schedule,
         "retry of": " ← ".join(reversed(summary.retry_of)) or None,
         "created": summary.created_at,
         **facts(summary),
-        "last seen": summary.updated_at if summary.state is State.INTERRUPTED else None,
+        "last seen": summary.updated_at if summary.state in (State.INTERRUPTED, State.PAUSED) else None,
         "results": summary.results_uri,
         "dashboard": summary.dashboard_url,
     }

@@ -43,14 +43,14 @@ def submit(
       jobs submit prompts.parquet --pool chat --priority urgent
     """
     from jobs.client import BatchClient
-    from jobs.job_ids import resolve_reuse
+    from jobs.job_ids import resolve_jobs
     from jobs.spec.build import new_job_id
     from jobs.starting import StartClock
 
     client = BatchClient(request.settings)
     client.starting = StartClock.of_process("command")
     _tell_of_start(client, output)
-    spec = resolve_reuse(client.store, request.spec)
+    spec = resolve_jobs(client.store, request.spec)
     job_id = job_id or new_job_id(spec.name)
     signals.stands("Nothing was submitted.")
     output.note(f"Checking {spec.input.shown} …")
@@ -94,12 +94,26 @@ def resume(
         str | None, typer.Option("--pool", help="Go on in this pool, with the class and weight that it had.")
     ] = None,
     no_pool: Annotated[bool, typer.Option("--no-pool", help="Go on with engines of the job's own.")] = False,
+    finish_within: Annotated[
+        str | None, typer.Option("--finish-within", help="New time limit, from the submission: 12h.")
+    ] = None,
+    finish_by: Annotated[str | None, typer.Option("--finish-by", help="New time limit: `07:00 Europe/Berlin`.")] = None,
+    max_cost: Annotated[float | None, typer.Option("--max-cost", help="New limit on the cost.")] = None,
+    max_gpu_hours: Annotated[float | None, typer.Option("--max-gpu-hours", help="New limit on GPU-hours.")] = None,
+    at_limit: Annotated[
+        str | None, typer.Option("--at-limit", help="What happens at a limit.", metavar="<interrupt|finish>")
+    ] = None,
+    no_limits: Annotated[bool, typer.Option("--no-limits", help="Remove the job's limits.")] = False,
 ) -> None:
-    """Resume an interrupted job, on this or another cluster. Committed rows are not computed again.
+    """Resume an interrupted or paused job, on this or another cluster. Committed rows are not computed again.
+
+    A job that a limit has stopped goes on with a new limit. One that is at work gets it while it runs.
 
     Examples:
 
       jobs resume reviews-20260301-020000-5f3a --wait
+
+      jobs resume reviews-20260301-020000-5f3a --max-cost 300
 
       jobs resume reviews-20260301-020000-5f3a --no-pool
     """
@@ -109,18 +123,48 @@ def resume(
         _place(job, None if no_pool else pool)
     _tell_of_start(job.client, output)
     signals.stands(f"Job {job_id} may have been resumed: jobs status {job_id}; the same command again does no harm.")
-    started = job.resume()
+    given = {
+        "finish_within": finish_within,
+        "finish_by": finish_by,
+        "max_cost": max_cost,
+        "max_gpu_hours": max_gpu_hours,
+        "at_limit": at_limit,
+    }
+    limits = {name: value for name, value in given.items() if value is not None}
+    started = job.resume(no_limits=no_limits, **limits)  # type: ignore[arg-type]
     signals.stands(f"Job {job_id} goes on: jobs watch {job_id}" if started else f"See: jobs status {job_id}")
     status = job.status()
     output.record({"job_id": job.id, "state": str(status.state), "started": started, "dashboard": status.dashboard_url})
     if not started:
-        output.note(f"The job has ended: {status.state}." if status.ended else "A driver is at work already.")
+        changed = " It has the new limits." if limits or no_limits else ""
+        said = f"The job has ended: {status.state}." if status.ended else f"A driver is at work already.{changed}"
+        output.note(said)
         if status.ended and not status.exporting and any(each.outcome is None for each in status.exports):
             output.note("It is not exported to every place.")
             output.hint(f"jobs export {job.id}")
     if wait:
         raise typer.Exit(_follow(job, output, None))
     output.hint(f"jobs watch {job.id}")
+
+
+@with_output
+def pause(
+    output: Output, job_id: JobId, root: Root = None, address: Address = None, token_path: TokenPath = None
+) -> None:
+    """Stop a job until a person resumes it. What is finished stays; schedules and `jobs serve` leave it alone.
+
+    Example:
+
+      jobs pause reviews-20260301-020000-5f3a && jobs resume reviews-20260301-020000-5f3a
+    """
+    job = open_job(job_id, root, address, token_path)
+    job_id = job.id
+    signals.stands(f"Job {job_id} may have been paused: jobs status {job_id}; the same command again does no harm.")
+    new = job.pause(recorded=lambda: signals.stands(f"Job {job_id} is paused; its driver may still be ending."))
+    output.record({"job_id": job.id, "state": str(job.status().state)})
+    if not new:
+        output.note("The job was paused already.")
+    output.hint(f"jobs resume {job.id}")
 
 
 @with_output

@@ -78,7 +78,7 @@ def follow(job: Job, output: Output, timeout_s: float | None = None) -> int:
         with screen(output) as show:
             for status in job.watch(timeout_s=timeout_s):
                 summary = summarise(status, gpu_hour_price=job.client.settings.gpu_hour_price)
-                if summary.at_work or summary.state is State.QUEUED:
+                if summary.at_work or summary.state in (State.QUEUED, State.PAUSED):
                     show(summary)
     except TimeoutError:
         output.note(f"Job {job.id} has not ended after {timeout_s:g} s. It goes on.")

@@ -18,6 +18,9 @@ from jobs.text import did_you_mean, quoted
 _CONDITION = re.compile(r"\s*(?P<column>[^=!<>]*?)\s*(?P<operator>==|!=|<=|>=|=|<|>)\s*(?P<value>.*?)\s*", re.DOTALL)
 _HOW = "Write COLUMN=VALUE, or with !=, <, <=, > or >= for =; for example lang=de"
 
+_ORDERED = frozenset({"<", "<=", ">", ">="})
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
 _COMPARE: Mapping[str, Callable[[Any, Any], Any]] = {
     "=": pc.equal,
     "!=": pc.not_equal,
@@ -50,8 +53,22 @@ class Condition:
             if _is_text(as_text(column.type)):
                 empty = pc.or_(empty, pc.fill_null(pc.equal(conform(column, pa.string()), ""), True))
             return empty if self.operator == "=" else pc.invert(empty)
-        found = _COMPARE[self.operator](conform(column, self.value.type), self.value)
+        as_numbers = _is_text(as_text(column.type)) and pa.types.is_float64(self.value.type)
+        values = self._numbers(column) if as_numbers else conform(column, self.value.type)
+        found = _COMPARE[self.operator](values, self.value)
         return pc.fill_null(found, self.operator == "!=")
+
+    def _numbers(self, column: pa.ChunkedArray) -> pa.ChunkedArray:
+        """Return the numbers that a column of text holds, as one of CSV does."""
+        texts = pc.utf8_trim_whitespace(conform(column, pa.string()))
+        texts = pc.if_else(pc.fill_null(pc.equal(texts, ""), True), pa.scalar(None, pa.string()), texts)
+        try:
+            return pc.cast(texts, pa.float64())
+        except pa.ArrowInvalid as error:
+            raise UsageError(
+                f"Column {self.column} holds text that is no number: {self.operator} with a number means nothing.",
+                "Use = or !=, or write its values as numbers with a decimal point.",
+            ) from error
 
     def excludes(self, least: Any, most: Any) -> bool:
         """Return whether no value from `least` to `most`, and no null, can meet the condition."""
@@ -130,6 +147,9 @@ def _parse(text: str, schema: pa.Schema, whose: str) -> Condition:
         raise UsageError(
             f"Column {name} holds {kind}, which cannot be compared with a text.", "Use another column, or filter later."
         )
+    if operator in _ORDERED and _is_text(kind) and _NUMBER.fullmatch(value):
+        # By its characters, 10 would come before 7.
+        return Condition(name, operator, pa.scalar(float(value), pa.float64()))
     try:
         scalar = pa.scalar(value).cast(kind)
         _COMPARE[operator](pa.nulls(0, kind), scalar)

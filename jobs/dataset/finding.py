@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from urllib.parse import unquote
 
-from jobs.buckets import is_name
-from jobs.dataset import foreign, s3_files, saved_datasets, tables
+from jobs.dataset import foreign, objects, saved_datasets, tables
 from jobs.dataset.folders import values_of
 from jobs.dataset.formats import ENDINGS, tier_of
 from jobs.dataset.left_out import LeftOut, splits_in
@@ -21,6 +20,7 @@ from jobs.threads import in_threads
 from jobs.values.cells import is_encodable
 
 _LOOKS_AT_ONCE = 16
+_CATALOGUED = "iceberg:"
 _MAX_SHOWN = 300
 
 
@@ -37,10 +37,10 @@ def find_sources(uri: str, *, part_of_table: bool = False) -> tuple[list[Source]
 
     Raises:
         InvalidInput: nothing there, no such files, or a table.
-        StoreError: S3 cannot be reached or refuses.
+        StoreError: the object store cannot be reached or refuses.
     """
-    if uri.startswith("s3://"):
-        return _find_on_s3(uri, part_of_table)
+    if objects.is_object(uri):
+        return _find_objects(uri, part_of_table)
     path = local_path(uri)
     if os.path.isfile(path):
         return _as_named([_local(path)], os.path.dirname(path))
@@ -66,11 +66,13 @@ def find_sources(uri: str, *, part_of_table: bool = False) -> tuple[list[Source]
 
 def may_be_table(uri: str) -> bool:
     """Return whether an address may be that of a Delta or Iceberg table, as far as it alone tells."""
-    if uri.startswith("s3://"):
+    if objects.is_object(uri):
         # A look costs two requests: a name of data without a slash at its end is taken for a file's.
         if glob.has_magic(uri) or (tier_of(uri) is not None and not uri.endswith(".metadata.json")):
             return False
-        return is_encodable(uri) and is_name(uri.removeprefix("s3://").partition("/")[0])
+        return is_encodable(uri) and objects.is_bucket(uri)
+    if uri.startswith(_CATALOGUED):
+        return True
     return uri.startswith("/") and is_encodable(uri) and (os.path.isdir(uri) or uri.endswith(".metadata.json"))
 
 
@@ -79,7 +81,7 @@ def table_sources(table: OpenTable) -> list[Source]:
 
     Raises:
         InputGone: one is missing.
-        StoreError: S3 cannot be reached or refuses.
+        StoreError: the object store cannot be reached or refuses.
     """
     found = in_threads(_LOOKS_AT_ONCE, lambda file: _described(file.uri), table.files)
     sources = []
@@ -94,8 +96,8 @@ def table_sources(table: OpenTable) -> list[Source]:
 
 
 def _described(uri: str) -> Source | None:
-    if uri.startswith("s3://"):
-        found = s3_files.describe(uri)
+    if objects.is_object(uri):
+        found = objects.describe(uri)
         return None if found is None else Source(uri=uri, size_bytes=found[0], etag=found[1])
     return _local(uri) if os.path.isfile(uri) else None
 
@@ -133,30 +135,18 @@ def names_in(folder: str) -> list[str]:
         return []
 
 
-_CLOUDS = {
-    "gs": ("Google Cloud Storage", "gcloud storage cp -r"),
-    "gcs": ("Google Cloud Storage", "gcloud storage cp -r"),
-    "az": ("Azure's storage", "azcopy copy --recursive"),
-    "abfs": ("Azure's storage", "azcopy copy --recursive"),
-    "abfss": ("Azure's storage", "azcopy copy --recursive"),
-    "wasbs": ("Azure's storage", "azcopy copy --recursive"),
-}
-
-
 def _no_address(uri: str) -> InvalidInput:
     scheme = uri.partition("://")[0].lower()
-    if scheme in _CLOUDS:
-        name, copy = _CLOUDS[scheme]
-        return InvalidInput(
-            f"{shown(uri)} is on {name}, which this program does not read: it reads S3, what speaks S3, and folders.",
-            f"Mount it as a folder on every node, or copy it: {copy} {shown(uri)} DIRECTORY",
-        )
+    if (known := {"gcs": "gs", "azure": "az", "wasb": "abfss", "wasbs": "abfss"}.get(scheme)) is not None:
+        return InvalidInput(f"{shown(uri)} is not an address this program reads.", f"Write it as {known}://…")
     if scheme == "hf":
         return InvalidInput(
             f"{shown(uri)} is on Hugging Face's hub, and jobs download nothing.",
             "Fetch it, and name the directory: hf download --repo-type dataset NAME --local-dir DIRECTORY",
         )
-    return InvalidInput(f"{shown(uri)} is not an address this program reads.", "Give a path or s3://bucket/prefix.")
+    return InvalidInput(
+        f"{shown(uri)} is not an address this program reads.", "Give a path, s3://bucket/prefix, gs://… or abfss://…"
+    )
 
 
 def _local(path: str) -> Source:
@@ -229,20 +219,18 @@ def _not_a_file(path: str) -> InvalidInput:
     return InvalidInput(f"{path} {what}.", "Remove it, or give a glob that leaves it out.")
 
 
-def _find_on_s3(uri: str, part_of_table: bool) -> tuple[list[Source], LeftOut]:
-    if not is_name(uri.removeprefix("s3://").partition("/")[0]):
-        # Not quoted: an invalid bucket name may be a key and its secret.
-        raise InvalidInput("The address names no bucket.", "Write s3://bucket/prefix.")
+def _find_objects(uri: str, part_of_table: bool) -> tuple[list[Source], LeftOut]:
+    objects.check_address(uri)
     if not is_encodable(uri):
         raise InvalidInput(f"{shown(uri)} is not an address: it holds what is no character.", "Check the address.")
-    if (size_and_etag := s3_files.describe(uri)) is not None:
+    if (size_and_etag := objects.describe(uri)) is not None:
         source = Source(uri=uri, size_bytes=size_and_etag[0], etag=size_and_etag[1])
         return _as_named([source], uri.rpartition("/")[0])
     if not glob.has_magic(uri):
-        return _s3_prefix(uri, _listed(f"{uri.rstrip('/')}/", uri), part_of_table)
+        return _object_prefix(uri, _listed(f"{uri.rstrip('/')}/", uri), part_of_table)
     # A name that looks like a pattern goes first, as on disk.
     if literal := list(_objects(f"{uri.rstrip('/')}/")):
-        return _s3_prefix(uri, literal, part_of_table)
+        return _object_prefix(uri, literal, part_of_table)
     pattern = _glob_expression(uri)
     fixed = _fixed_part(uri)
     base = fixed[: fixed.rindex("/") + 1]
@@ -254,13 +242,13 @@ def _find_on_s3(uri: str, part_of_table: bool) -> tuple[list[Source], LeftOut]:
     )
 
 
-def _s3_prefix(uri: str, found: list[Source], part_of_table: bool) -> tuple[list[Source], LeftOut]:
+def _object_prefix(uri: str, found: list[Source], part_of_table: bool) -> tuple[list[Source], LeftOut]:
     base, left_out = f"{uri.rstrip('/')}/", LeftOut()
     paths = [source.uri.removeprefix(base) for source in found]
-    tables.check_inside(uri, paths, s3_files.names_in)
+    tables.check_inside(uri, paths, objects.names_in)
     if not part_of_table:
-        tables.check_above(uri, s3_files.names_in)
-    if (saved := _saved(uri, paths, s3_files.read_small)) is not None:
+        tables.check_above(uri, objects.names_in)
+    if (saved := _saved(uri, paths, objects.read_small)) is not None:
         known = {source.uri: source for source in found}
         if lost := [name for name in saved if base + name not in known]:
             raise MissingInput(f"{base}{lost[0]} is missing, which the dataset's record names.", "Copy it again.")
@@ -269,7 +257,7 @@ def _s3_prefix(uri: str, found: list[Source], part_of_table: bool) -> tuple[list
 
 
 def _objects(prefix: str) -> Iterator[Source]:
-    for name, size, etag in s3_files.list_objects(prefix):
+    for name, size, etag in objects.list_objects(prefix):
         yield Source(uri=name, size_bytes=size, etag=etag)
 
 
@@ -331,7 +319,7 @@ def _is_hidden(path: str) -> bool:
 def _fixed_part(pattern: str) -> str:
     """Return the part before the first wildcard: up to a slash in paths, anywhere in S3 keys."""
     fixed = re.split(r"[*?[]", pattern, maxsplit=1)[0]
-    return fixed if pattern.startswith("s3://") else fixed[: fixed.rindex("/") + 1]
+    return fixed if objects.is_object(pattern) else fixed[: fixed.rindex("/") + 1]
 
 
 def _glob_expression(pattern: str) -> re.Pattern[str]:

@@ -13,7 +13,7 @@ from jobs.dataset.inspection import Dataset, Look
 from jobs.dataset.matching import matching_rows
 from jobs.dataset.slicing import Slice
 from jobs.dataset.sources import Source
-from jobs.dataset.table_logs import OpenTable
+from jobs.dataset.table_logs import OpenTable, Wanted
 from jobs.errors import InvalidInput
 from schemas.records import InputTable
 from schemas.spec import InputSpec
@@ -37,16 +37,25 @@ def inspect(given: InputSpec | str, pinned: Sequence[InputTable] = ()) -> Datase
     return replace(dataset, matching=matching_rows(dataset, given.where, read_slice))
 
 
-def _open_table(uri: str, at: str | None, pinned: InputTable | None) -> OpenTable | None:
+def has_rows(given: InputSpec) -> bool:
+    """Return whether there is any file to read, of tables as far as their logs tell: no data is looked at.
+
+    Raises:
+        InvalidInput: as `inspect`, as far as the search for files goes.
+    """
+    return bool(inspection.located(given, _open_table))
+
+
+def _open_table(uri: str, wanted: Wanted, pinned: InputTable | None) -> OpenTable | None:
     try:
-        [found] = decoder.stream(_opened, uri, at, pinned)
+        [found] = decoder.stream(_opened, uri, wanted, pinned)
     except DecoderEnded as ended:
         raise InvalidInput(f"The log of {uri} {ended}.", "Make a checkpoint or compact the table.") from ended
     return found
 
 
-def _opened(uri: str, at: str | None, pinned: InputTable | None) -> Iterator[OpenTable | None]:
-    yield table_logs.open_table(uri, at, pinned)
+def _opened(uri: str, wanted: Wanted, pinned: InputTable | None) -> Iterator[OpenTable | None]:
+    yield table_logs.open_table(uri, wanted, pinned)
 
 
 def read_slice(piece: Slice, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:

@@ -11,12 +11,51 @@ from collections.abc import Collection, Iterable
 from datetime import date, timedelta
 from typing import Any
 
-from jobs.dataset.table_logs import OpenTable, TableFile, check_inside, library, plain_address, s3_settings, unavailable
-from jobs.errors import InvalidInput
+from jobs.dataset.libraries import library
+from jobs.dataset.table_logs import (
+    OpenTable,
+    TableFile,
+    Wanted,
+    check_inside,
+    not_appended,
+    plain_address,
+    s3_settings,
+    unavailable,
+)
+from jobs.errors import InvalidInput, MissingInput, StoreError
 from schemas.records import InputTable
+
+CATALOGUED = "iceberg:"
+"""Before the name of a table that a catalog knows."""
 
 _METADATA = re.compile(r"v?(\d+)(-[^/]*)?(\.gz)?\.metadata\.json(\.gz)?")
 _WRITE = "Rewrite its data files with the tool that wrote them (compaction), or write what it holds as Parquet."
+
+
+def metadata_of(name: str) -> str:
+    """Return the metadata file of a table that a catalog knows.
+
+    Args:
+        name: catalog, namespaces and table, with dots between.
+
+    Raises:
+        InvalidInput: the catalog has no such table.
+        MissingPackage, UsageError, StoreError: as `jobs.catalogs.open_catalog`.
+    """
+    from jobs.catalogs import open_catalog, told
+
+    catalog_name, _, table = name.partition(".")
+    catalog = open_catalog(catalog_name, "Check the catalog and its configuration where this runs.")
+    exceptions = library("pyiceberg.exceptions", f"The Iceberg table {name}")
+    try:
+        found = catalog.load_table(table)
+    except (exceptions.NoSuchTableError, exceptions.NoSuchNamespaceError) as error:
+        raise MissingInput(
+            f"The Iceberg catalog {catalog_name!r} has no table {table}.", "Check its name, or wait until it is made."
+        ) from error
+    except Exception as error:
+        raise StoreError(f"The Iceberg table {name} cannot be read: {told(error)}.", "Check the catalog.") from error
+    return str(found.metadata_location)
 
 
 def metadata_in(uri: str, names: Iterable[str]) -> str | None:
@@ -43,17 +82,25 @@ def metadata_in(uri: str, names: Iterable[str]) -> str | None:
     return f"{uri}/metadata/{found[0]}"
 
 
-def open_table(uri: str, at: str | None, pinned: InputTable | None, metadata_uri: str | None) -> OpenTable:
-    """Open a table at a snapshot. Raises as `jobs.dataset.table_logs.open_table`."""
+def open_table(uri: str, wanted: Wanted, location: str) -> OpenTable:
+    """Open a table at a snapshot. Raises as `jobs.dataset.table_logs.open_table`.
+
+    Args:
+        location: its metadata file.
+    """
     name = f"The Iceberg table {uri}"
-    location = pinned.metadata_uri if pinned is not None else metadata_uri
-    assert location is not None, "a pinned table has it, too"
+    if "://" in location and not location.startswith("s3://"):
+        raise InvalidInput(
+            f"{name} is on a store that Iceberg tables are not read from: these are S3 and disks.",
+            "Write what it holds as Parquet, and give that; Delta tables are read from there.",
+        )
     tables = library("pyiceberg.table", name)
     try:
         table = tables.StaticTable.from_metadata(location, _properties(location))
-        snapshot_id = _snapshot(name, table, pinned.version if pinned is not None else at)
+        snapshot_id = _snapshot(name, table, wanted.at)
         _check_names(name, table, snapshot_id)
-        tasks = list(table.scan(snapshot_id=snapshot_id).plan_files())
+        since = None if wanted.since is None else _since(name, table, wanted.since, snapshot_id)
+        tasks = _tasks(table, since, snapshot_id)
     except (InvalidInput, MemoryError):
         raise
     except OSError as error:
@@ -67,13 +114,21 @@ def open_table(uri: str, at: str | None, pinned: InputTable | None, metadata_uri
     if any(str(task.file.file_format).rpartition(".")[2].upper() != "PARQUET" for task in tasks):
         raise InvalidInput(f"{name} has files that are not Parquet.", _WRITE)
     root = uri.rpartition("/metadata/")[0] if uri.endswith(".metadata.json") else uri
+    if uri.startswith(CATALOGUED):
+        root = plain_address(table.location()).rstrip("/")
     files = [_file(task, table) for task in tasks]
     for file in files:
         check_inside(file.uri, root)
     types = table.schema().as_arrow()
     names = {name for file in files for name, _ in file.constants}
     return OpenTable(
-        table=InputTable(uri=uri, format="iceberg", version=str(snapshot_id), metadata_uri=location),
+        table=InputTable(
+            uri=uri,
+            format="iceberg",
+            version=str(snapshot_id),
+            metadata_uri=location,
+            since=None if since is None else str(since),
+        ),
         files=tuple(sorted(files, key=lambda file: file.uri)),
         types={each: types.field(each).type for each in names if each in types.names},
     )
@@ -94,6 +149,41 @@ def _snapshot(name: str, table: Any, wanted: str | None) -> int:
         f"{name} has no snapshot, branch or tag {wanted[:80]!r}.",
         f"Its newest snapshots are {', '.join(map(str, known[-3:])) or 'none'}; older ones expire.",
     )
+
+
+def _since(name: str, table: Any, wanted: str, snapshot_id: int) -> int:
+    """Return the id of the snapshot after which rows are wanted; check that only appends came after it.
+
+    Compaction changes no row. The snapshot itself may have expired: the next one names it.
+    """
+    known = table.metadata.refs.get(wanted)
+    if known is None and not wanted.isdecimal():
+        raise InvalidInput(f"{name} has no snapshot, branch or tag {wanted[:80]!r}.", "Check --since.")
+    since = int(known.snapshot_id if known is not None else wanted)
+    each: int | None = snapshot_id
+    while each != since:
+        snapshot = None if each is None else table.metadata.snapshot_by_id(each)
+        if snapshot is None:
+            what = "is none of its snapshots before" if each is None else "is no longer linked to"
+            raise InvalidInput(
+                f"{name}: snapshot {since} {what} {snapshot_id}: it has expired, or the table was rolled back or made "
+                "anew.",
+                "Read the whole table once, without --since, and go on from there.",
+            )
+        did = "unknown" if snapshot.summary is None else str(snapshot.summary.operation.value)
+        if did not in ("append", "replace"):
+            raise not_appended(name, f"snapshot {since}", f"snapshot {each} took rows away or changed them ({did})")
+        each = snapshot.parent_snapshot_id
+    return since
+
+
+def _tasks(table: Any, since: int | None, snapshot_id: int) -> list[Any]:
+    if since is None:
+        return list(table.scan(snapshot_id=snapshot_id).plan_files())
+    if since == snapshot_id:
+        return []
+    scan = table.incremental_append_scan(from_snapshot_id_exclusive=since, to_snapshot_id_inclusive=snapshot_id)
+    return list(scan.plan_files())
 
 
 def _check_names(name: str, table: Any, snapshot_id: int) -> None:

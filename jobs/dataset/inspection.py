@@ -17,9 +17,9 @@ from jobs.dataset.formats import CsvOptions, Format, odd_one
 from jobs.dataset.left_out import LeftOut
 from jobs.dataset.records import Scan, table_schema
 from jobs.dataset.sources import Source
-from jobs.dataset.table_logs import OpenTable, open_table
+from jobs.dataset.table_logs import OpenTable, Wanted, open_table
 from jobs.dataset.uniting import united_schema, with_folders
-from jobs.errors import InvalidInput
+from jobs.errors import InvalidInput, MissingInput
 from schemas.records import InputTable
 from schemas.spec import InputSpec
 
@@ -114,7 +114,7 @@ _LOOKS: Mapping[Format, Callable[[Source], Look]] = {
 }
 
 
-OpenTableAt = Callable[[str, str | None, InputTable | None], OpenTable | None]
+OpenTableAt = Callable[[str, Wanted, InputTable | None], OpenTable | None]
 
 
 def inspect(
@@ -144,6 +144,8 @@ def inspect(
     shown = " and ".join(spec.uris)
     if (odd := odd_one(source.uri for source in found)) is not None:
         raise InvalidInput(f"{shown} mixes kinds of files; {odd} differs.", "Give a glob that fits one kind.")
+    if not found and located.tables:
+        raise nothing_new(located.tables)
     looks = look(found)
     files = tuple(_data_file(source, seen) for source, seen in zip(found, looks, strict=True))
     dataset = Dataset(
@@ -160,6 +162,16 @@ def inspect(
     return dataset
 
 
+def nothing_new(tables: Sequence[InputTable]) -> MissingInput:
+    """Return the error for tables without rows to take."""
+    table = tables[0]
+    what = f"{table.uri} has no rows at version {table.version}"
+    if table.since is not None:
+        new = "is" if table.version == table.since else f"is at version {table.version}, with no row more than"
+        what = f"There is nothing new: {table.uri} {new} at version {table.since}"
+    return MissingInput(f"{what}.", "Wait until somebody has appended rows to it.")
+
+
 @dataclass(slots=True)
 class _Located:
     """The files of all inputs, in the order of the inputs.
@@ -174,6 +186,11 @@ class _Located:
     left_out: LeftOut = field(default_factory=LeftOut)
 
 
+def located(spec: InputSpec, open_table: OpenTableAt = open_table) -> list[Source]:
+    """Return the files of a dataset, without a look into them. Raises as `inspect`."""
+    return _located(spec, {}, open_table).sources
+
+
 def _located(spec: InputSpec, pinned: Mapping[str, InputTable], open_table: OpenTableAt) -> _Located:
     options = CsvOptions(delimiter=spec.csv_delimiter, encoding=spec.csv_encoding, escape=spec.csv_escape_character)
     ranges_of = conditioned_columns(spec.where)
@@ -181,21 +198,54 @@ def _located(spec: InputSpec, pinned: Mapping[str, InputTable], open_table: Open
     for given in spec.uris:
         uri = local_path(given) if given.startswith("file://") else given
         place = uri.rstrip("/")
-        table = open_table(uri, spec.at, pinned.get(place)) if may_be_table(uri) else None
+        since = _since(spec, given)
+        wanted = Wanted(at=spec.at, since=since)
+        table = open_table(uri, wanted, pinned.get(place)) if may_be_table(uri) else None
         if table is not None:
             sources = table_sources(table)
             result.tables.append(table.table)
             result.types |= table.types
         else:
             sources, beside = find_sources(uri)
+            if since is not None:
+                raise InvalidInput(f"--since is for rows of tables, and {given} is none.", "Drop one of both.")
             result.left_out.join(beside)
         if twice := [source.uri for source in sources if source.uri in known]:
             raise InvalidInput(f"{twice[0]} is in two of the inputs.", "Name it once.")
         known |= {source.uri for source in sources}
         result.sources += [replace(source, csv=options, ranges_of=ranges_of) for source in sources]
+    _check_since(spec, result.tables)
     if spec.at is not None and not result.tables:
         raise InvalidInput("--at names a version of a table, and the input is none.", "Drop --at.")
     return result
+
+
+def _since(spec: InputSpec, given: str) -> str | None:
+    """Return the version of this input after which its rows are wanted; None for all rows."""
+    place = given.rstrip("/")
+    for text in spec.since:
+        table, _, version = text.rpartition("=")
+        if table.rstrip("/") == place or not table:
+            return version
+    return None
+
+
+def _check_since(spec: InputSpec, tables: Sequence[InputTable]) -> None:
+    """Check that each version after which rows are wanted is that of one input.
+
+    Raises:
+        InvalidInput: it is not.
+    """
+    places = {given.rstrip("/") for given in spec.uris}
+    for text in spec.since:
+        table, _, version = text.rpartition("=")
+        if table and table.rstrip("/") not in places:
+            raise InvalidInput(f"--since names {table}, which is none of the inputs.", "Name it as the input is named.")
+        if not table and len(tables) > 1:
+            raise InvalidInput(
+                f"--since {version} is of one table, and the input has {len(tables)}.",
+                f"Give each its own: --since {tables[0].uri}={version}",
+            )
 
 
 def _data_file(source: Source, found: Look) -> DataFile:

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from botocore.exceptions import ClientError
 
+from jobs.dataset.range_file import open_ranges
 from jobs.errors import StoreError
 from jobs.store.s3_client import S3Client
 from jobs.store.s3_errors import is_missing, status_of
@@ -16,7 +17,6 @@ from jobs.store.s3_errors import is_missing, status_of
 _LOOK = S3Client(patience_s=15.0)
 """Client for requests that a person waits for."""
 _READ = S3Client()
-_BUFFER_BYTES = 4 * 2**20
 _SMALL_BYTES = 16 * 2**20
 
 
@@ -95,57 +95,29 @@ def read_small(uri: str) -> bytes | None:
 
 def open_object(uri: str, size_bytes: int, etag: str, changed: Exception, gone: Exception) -> io.BufferedReader:
     """Open one version of an object as a seekable file; reads raise `changed` for another version, `gone` for none."""
-    return io.BufferedReader(_ObjectFile(uri, size_bytes, etag, changed, gone), _BUFFER_BYTES)
 
-
-class _ObjectFile(io.RawIOBase):
-    def __init__(self, uri: str, size_bytes: int, etag: str, changed: Exception, gone: Exception) -> None:
-        self._uri, self._size, self._etag, self._changed, self._gone = uri, size_bytes, etag, changed, gone
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        self._position = max(0, start + offset)
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        length = min(len(buffer), self._size - self._position)
-        if length <= 0:
-            return 0
-        data = self._range(self._position, length)
-        buffer[:length] = data
-        self._position += length
-        return length
-
-    def _range(self, start: int, length: int) -> bytes:
-        bucket, key = _split(self._uri)
+    def read(start: int, length: int) -> bytes:
+        bucket, key = _split(uri)
 
         def get(client: Any) -> bytes:
             try:
                 answer = client.get_object(
-                    Bucket=bucket, Key=key, Range=f"bytes={start}-{start + length - 1}", IfMatch=self._etag
+                    Bucket=bucket, Key=key, Range=f"bytes={start}-{start + length - 1}", IfMatch=etag
                 )
             except ClientError as error:
                 if is_missing(error):
-                    raise self._gone from error
+                    raise gone from error
                 if status_of(error) in (412, 416):
-                    raise self._changed from error
+                    raise changed from error
                 raise
             data: bytes = answer["Body"].read()
             if len(data) != length:
-                raise self._changed
+                raise changed
             return data
 
-        return _READ.call(self._uri, get)
+        return _READ.call(uri, get)
+
+    return open_ranges(size_bytes, read)
 
 
 def _split(uri: str) -> tuple[str, str]:

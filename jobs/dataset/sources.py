@@ -9,7 +9,7 @@ import stat
 from dataclasses import dataclass, field
 from typing import Literal
 
-from jobs.dataset import s3_files
+from jobs.dataset import objects
 from jobs.dataset.formats import CsvLayout, CsvOptions, Format, Layout, compression_of, format_of
 from jobs.errors import InvalidInput, MissingInput
 
@@ -27,8 +27,8 @@ class Source:
     """One file of a dataset.
 
     Attributes:
-        uri: absolute path or `s3://bucket/key`.
-        etag: S3's ETag without quotes; None for local files.
+        uri: absolute path, or an object's address.
+        etag: the object's ETag without quotes; None for local files.
         csv: what the user says about CSV.
         layout: how a file of text is read, as its scan has found.
         ranges_of: columns whose ranges in each row group are wanted of the footer.
@@ -65,16 +65,16 @@ def open_source(source: Source) -> io.BufferedReader:
     """Open the file for reading, seekable.
 
     Raises:
-        InputChanged: its size or ETag differs from when it was found. On S3 reads may raise it too.
+        InputChanged: its size or ETag differs from when it was found. Reads of objects may raise it too.
         InputGone: gone since it was found.
         MissingInput: it may not be read.
-        StoreError: S3 cannot be reached or refuses.
+        StoreError: the object store cannot be reached or refuses.
     """
     what = f"{source.uri} has changed since it was looked at"
     changed = InputChanged(f"{what}.", "Submit it as a new job.")
     gone = InputGone(f"{what}: it is gone.", "Put it back, or mount what it lies on.")
     if source.etag is not None:
-        return s3_files.open_object(source.uri, source.size_bytes, source.etag, changed, gone)
+        return objects.open_object(source.uri, source.size_bytes, source.etag, changed, gone)
     try:
         # O_NONBLOCK: a pipe that has replaced the file must not block us.
         file = os.fdopen(os.open(source.uri, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")

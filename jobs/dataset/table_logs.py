@@ -5,20 +5,19 @@ The libraries are optional, and imported only where such a table is found.
 
 from __future__ import annotations
 
-import importlib
+import json
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from jobs.dataset import s3_files
-from jobs.errors import InvalidInput, JobsError, MissingInput, MissingPackage, StoreError
+from jobs.dataset import objects
+from jobs.errors import InvalidInput, JobsError, MissingInput, StoreError
 from schemas.records import InputTable
-
-_EXTRAS = {"deltalake": "delta", "pyiceberg": "iceberg"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,57 +46,100 @@ class OpenTable:
     types: Mapping[str, pa.DataType] = field(default_factory=dict)
 
 
-def open_table(uri: str, at: str | None, pinned: InputTable | None) -> OpenTable | None:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wanted:
+    """Which rows of a table are wanted.
+
+    Attributes:
+        at: the version or snapshot that has them; None for the newest.
+        since: take only those that were appended after this version or snapshot.
+        metadata_uri: an Iceberg table's metadata file, if a plan names it.
+    """
+
+    at: str | None = None
+    since: str | None = None
+    metadata_uri: str | None = None
+
+    @classmethod
+    def of(cls, pinned: InputTable) -> Wanted:
+        """Return what a plan stands on."""
+        return cls(at=pinned.version, since=pinned.since, metadata_uri=pinned.metadata_uri)
+
+
+def open_table(uri: str, wanted: Wanted, pinned: InputTable | None) -> OpenTable | None:
     """Open the Delta or Iceberg table at an address; None if there is none.
 
     Args:
-        at: the version that the user wants; None for the newest.
-        pinned: the version that a plan stands on; it goes before `at`.
+        wanted: what the user wants of it.
+        pinned: what a plan stands on; it goes before `wanted`.
 
     Raises:
-        InvalidInput: the table cannot be read as plain files, or has no such version.
+        InvalidInput: the table cannot be read as plain files, has no such version, or has seen more than appends since
+            the one after which rows are wanted.
         MissingPackage: its library is not installed.
         StoreError: S3 cannot be reached or refuses.
     """
     from jobs.dataset import delta, iceberg
 
     place = uri.rstrip("/")
+    if pinned is not None:
+        wanted = Wanted.of(pinned)
+    if uri.startswith(iceberg.CATALOGUED):
+        location = wanted.metadata_uri or iceberg.metadata_of(uri.removeprefix(iceberg.CATALOGUED))
+        return iceberg.open_table(uri, wanted, plain_address(location))
     if (pinned is not None and pinned.format == "delta") or names_in(f"{place}/_delta_log"):
-        return delta.open_table(place, at, pinned)
-    if pinned is not None or (metadata := iceberg.metadata_in(place, names_in(f"{place}/metadata"))):
-        return iceberg.open_table(place, at, pinned, "" if pinned is not None else metadata)
-    return None
+        return delta.open_table(place, wanted)
+    metadata = wanted.metadata_uri or iceberg.metadata_in(place, names_in(f"{place}/metadata"))
+    return None if metadata is None else iceberg.open_table(place, wanted, metadata)
 
 
 def names_in(folder: str) -> list[str]:
     """Return names directly inside a folder, on S3 or on disk; none if it does not exist."""
-    if folder.startswith("s3://"):
-        return s3_files.names_in(folder, must_answer=True)
+    if objects.is_object(folder):
+        return objects.names_in(folder, must_answer=True)
     try:
         return os.listdir(folder)
     except OSError:
         return []
 
 
-def library(module: str, table: str) -> Any:
-    """Import the library that reads a kind of table.
+def read_commit(uri: str) -> list[dict[str, Any]] | None:
+    """Return the entries of a Delta log's commit; None if it is not there.
 
     Raises:
-        MissingPackage: it is not installed.
+        InvalidInput: it is damaged.
+        StoreError: S3 cannot be reached or refuses.
     """
+    damaged = InvalidInput(f"{uri} is damaged.", "Restore the table's log with the tool that wrote it.")
     try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        name = module.partition(".")[0]
-        raise MissingPackage(
-            f"{table} needs the package {name!r}, which this Python cannot import.",
-            f"Install it: `pip install 'nightbatch[{_EXTRAS[name]}]'`, here and where drivers run.",
-        ) from error
+        if not objects.is_object(uri):
+            lines = Path(uri).read_bytes().splitlines()
+        elif (found := objects.describe(uri)) is None:
+            return None
+        else:
+            lines = objects.open_object(uri, *found, damaged, damaged).readlines()
+        actions = [json.loads(line) for line in lines if line.strip()]
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise damaged from error
+    if not all(isinstance(action, dict) for action in actions):
+        raise damaged
+    return actions
 
 
 def plain_address(path: str) -> str:
     """Return a log's address of a file as this program writes it: Hadoop has other names for S3 and for disks."""
     return re.sub(r"^file:(//)?(?=/)", "", re.sub(r"^s3[an]://", "s3://", path))
+
+
+def not_appended(table: str, since: str, why: str) -> InvalidInput:
+    """Return the error for rows after a version that cannot be told from the others."""
+    return InvalidInput(
+        f"{table} has seen more than appends since {since}: {why}.",
+        "Read the whole table once, without --since, and go on from there; rows that did not change need no engine "
+        "with --reuse.",
+    )
 
 
 def check_inside(uri: str, table: str) -> None:
@@ -106,7 +148,7 @@ def check_inside(uri: str, table: str) -> None:
     Raises:
         InvalidInput: it does not.
     """
-    path = uri if uri.startswith("s3://") else os.path.normpath(uri)
+    path = uri if objects.is_object(uri) else os.path.normpath(uri)
     if not path.startswith(f"{table}/") or "/../" in uri:
         raise InvalidInput(
             f"The log of {table} names a file outside of it, which this program does not follow.",
@@ -117,8 +159,8 @@ def check_inside(uri: str, table: str) -> None:
 def unavailable(name: str, uri: str, error: OSError) -> JobsError:
     """Return the error for a table's log that could not be fetched: it may be there again later."""
     what = f"{name} cannot be read now: {type(error).__name__}."
-    if uri.startswith("s3://"):
-        return StoreError(what, "Check the network, AWS_ENDPOINT_URL and the credentials; then run the command again.")
+    if objects.is_object(uri):
+        return StoreError(what, "Check the network, the store's address and the credentials; then run it again.")
     return MissingInput(what, "Check that its log is complete, and that this user may read it.")
 
 

@@ -24,7 +24,7 @@ def warm_up(model_dir: Path, engine: EngineSpec) -> dict[str, Any]:
         UsageError: nothing would be compiled here.
         JobsError: the engine does not start.
     """
-    check_model(model_dir)
+    check_model(model_dir, weights=engine.load_format != "dummy")
     check_packages("vllm")
     if engine.enforce_eager:
         raise UsageError("With enforce_eager the engine compiles nothing.", "Leave it out of the settings.")

@@ -20,7 +20,8 @@ COMPARABLE = 1.0
 """Largest distance of comparable work, in powers of two: rows that read, or write, twice as much."""
 
 LEAST_SPREAD, FALLBACK_SPREAD = 1.2, 2.0
-"""Least factor between the expected rate and both ends of its range: from comparable jobs, and from any others."""
+"""Least factor between the expected rate and both ends of its range: from comparable jobs, and from any others. The
+errors of earlier predictions widen the first up to the second."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,7 +104,9 @@ def expected_rate(observations: Sequence[Observation], work: Work) -> Rate | Non
     chosen = same or near or [each for each in useful if distances[each.job_id] == least]
     likely = sum(each.computed_tokens for each in chosen) / sum(each.engine_s for each in chosen)
     ranging = [likely, *(each.computed_tokens / each.engine_s for each in (chosen if near else useful))]
-    spread = LEAST_SPREAD if near else FALLBACK_SPREAD
+    # What was predicted of such jobs says how far to trust a prediction; one outlier must not make it worthless.
+    errors = [min(each.error, FALLBACK_SPREAD) for each in chosen if each.error is not None]
+    spread = max([LEAST_SPREAD, *errors]) if near else FALLBACK_SPREAD
     return Rate(
         tokens_per_s=likely,
         low=min(likely / spread, *ranging),

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from jobs.dataset import Dataset, count_rows, inspect, portions, read_portion, resolve_columns, shown_columns
 from jobs.ledger import Ledger
@@ -23,7 +24,8 @@ from jobs.planning.matching import Wanted
 from jobs.planning.reuse import Warn, open_sources, source_jobs
 from jobs.planning.shards import count_shards, shared_tokens, split
 from jobs.rows.prepare import RowPreparer
-from schemas.spec import JobSpec, ShardBudget
+from schemas.records import TableFormat
+from schemas.spec import TRUNCATED, JobSpec, ShardBudget
 from schemas.throughput import Throughput
 
 log = logging.getLogger(__name__)
@@ -50,8 +52,11 @@ class Estimate:
         comparable: whether their work was like this job's; otherwise they are the nearest, and the range of the time
             is wide.
         columns: types of the dataset's columns, in words, as all files together have them.
-        tables: Delta and Iceberg tables among the inputs: address, format and version.
+        tables: Delta and Iceberg tables among the inputs: address, format, version, and the version after which rows
+            must have been appended; None for all rows.
         left_out: what lies beside the dataset's files and is not read; None if nothing.
+        truncated_rows: rows whose text will be cut to fit.
+        unmatched_rows: rows of the dataset that the spec's conditions leave out.
         gpu_hours, eta_s, cost: with all replicas; upper bounds where `output_share` is unknown.
         eta_low_s, eta_high_s: range of the time as rates of earlier jobs vary; None if the rate was given.
     """
@@ -79,8 +84,10 @@ class Estimate:
     eta_high_s: float | None
     cost: float | None
     columns: dict[str, str] = field(default_factory=dict)
-    tables: tuple[tuple[str, str, str], ...] = ()
+    tables: tuple[tuple[str, TableFormat, str, str | None], ...] = ()
     left_out: str | None = None
+    truncated_rows: int = 0
+    unmatched_rows: int = 0
 
     @property
     def exact(self) -> bool:
@@ -120,7 +127,8 @@ def estimate(
     columns = resolve_columns(dataset.schema, spec.input, choices=spec.task == "score")
     preparer = RowPreparer(spec, columns, encoder, max_model_len)
     num_rows = count_rows(dataset, spec.input)
-    light = pa.concat_tables(_sample(dataset, spec, preparer, sample_rows))
+    samples = list(_sample(dataset, spec, preparer, sample_rows))
+    light = pa.concat_tables([rows for rows, _ in samples])
     measured = facts_of(light)
     scale = num_rows / len(light)
     facts, found = measured, None
@@ -155,6 +163,8 @@ def estimate(
         invalid_rows={code: round(scale * count) for code, count in sorted(codes.items())},
         reused_rows=round(scale * (len(measured) - len(facts))),
         repeated_rows=round(scale * int(facts.repeated.sum())),
+        truncated_rows=round(scale * sum(cut for _, cut in samples)),
+        unmatched_rows=dataset.num_rows - dataset.num_chosen_rows,
         output_share=share,
         tokens_per_s=rate.tokens_per_s if rate else tokens_per_s,
         start_s=start_s,
@@ -167,7 +177,7 @@ def estimate(
         eta_high_s=None if rate is None else _eta_s(work_tokens, rate.low, start_s, spec),
         cost=None if times is None or gpu_hour_price is None else times.gpu_hours * gpu_hour_price,
         columns={column.name: column.type for column in shown_columns(dataset.schema)},
-        tables=tuple((table.uri, table.format, table.version) for table in dataset.tables),
+        tables=tuple((table.uri, table.format, table.version, table.since) for table in dataset.tables),
         left_out=dataset.left_out.sentence(),
     )
 
@@ -216,10 +226,15 @@ def _count_shards(measured: RowFacts, found: npt.NDArray[np.int64] | None, budge
     )
 
 
-def _sample(dataset: Dataset, spec: JobSpec, preparer: RowPreparer, sample_rows: int) -> Iterator[pa.Table]:
-    """Yield light columns of rows from slices spread evenly over the job's; of all rows if they are few enough."""
+def _sample(dataset: Dataset, spec: JobSpec, preparer: RowPreparer, sample_rows: int) -> Iterator[tuple[pa.Table, int]]:
+    """Yield light columns of rows, and how many of these rows are cut.
+
+    They are of slices spread evenly over the job's; of all rows if they are few enough.
+    """
     work = portions(dataset, spec.input, max_rows=1024)
     step = max(1, -(-count_rows(dataset, spec.input) // sample_rows))
     for portion in work[::step]:
         for batch, row_ids in read_portion(portion, list(preparer.columns.needed)):
-            yield light_columns(preparer.prepare(batch, row_ids))
+            rows = preparer.prepare(batch, row_ids)
+            cut = pc.sum(rows[TRUNCATED]).as_py() if TRUNCATED in rows.schema.names else 0
+            yield light_columns(rows), cut or 0

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from itertools import islice
 from typing import Literal, TypeVar
 from uuid import uuid4
+from zoneinfo import ZoneInfo
 
 from jobs.documents import read_document
 from jobs.errors import Conflict, Damaged, UsageError
@@ -16,13 +17,13 @@ from jobs.ledger import identity_of
 from jobs.schedules.calendar import Calendar
 from jobs.schedules.tables import is_table
 from jobs.schedules.template import render, rendered_exports, variables
+from jobs.spec.limits import with_moment
 from jobs.store.base import ObjectStore
 from schemas import keys
 from schemas.base import Document
 from schemas.schedules import (
     SCHEDULE_NAME,
     SCHEDULES,
-    End,
     Late,
     Pointer,
     Retry,
@@ -53,7 +54,7 @@ class StoredRun:
     outcome: RunOutcome | None
     late: Late | None
     retries: tuple[Retry, ...]
-    sent: frozenset[tuple[End, str]]
+    sent: frozenset[tuple[str, str]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,7 +96,11 @@ class _Opening:
             job_id=job_id,
             spec=_with_exports(old.spec, schedule.spec, values)
             if old
-            else _rendered(schedule.spec, values, job_id, last_good),
+            else with_moment(
+                _rendered(schedule.spec, values, job_id, last_good),
+                after=max(self.due, self.now),
+                zone=ZoneInfo(schedule.tz),
+            ),
             wait_for=wait_for,
             wait_since=calendar.latest(self.due - _SECOND) if wait_for and is_table(wait_for) else None,
             export=render(schedule.export, values) if schedule.export else None,
@@ -108,12 +113,14 @@ def _rendered(spec: JobSpec, values: dict[str, str], job_id: str, last_good: str
     job's id."""
     from jobs.spec.build import MAX_NAME_CHARS, dataset_stem
 
-    uri, name = render(spec.input.uri, values), spec.name
+    (uri, *more), name = (render(each, values) for each in spec.input.uris), spec.name
     if uri != spec.input.uri and name == dataset_stem(spec.input.uri)[:MAX_NAME_CHARS]:
         name = job_id
     return spec.evolve(
         name=render(name, values)[:MAX_NAME_CHARS],
-        input=spec.input.evolve(uri=uri),
+        input=spec.input.evolve(
+            uri=uri, more_uris=tuple(more), since=tuple(render(each, values) for each in spec.input.since)
+        ),
         export=rendered_exports(spec.export, values),
         reuse=tuple(found for each in spec.reuse if (found := last_good if each == LAST_GOOD else each)),
     )
@@ -291,9 +298,9 @@ class Book:
         """Release a claimed resumption that could not be tried."""
         self.store.delete(run_key(run.schedule, run.logical_date, run.round, f"retry-{number}-started"))
 
-    def mark_sent(self, run: Run, kind: End, hook_id: str, sent: Sent) -> bool:
+    def mark_sent(self, run: Run, name: str, hook_id: str, sent: Sent) -> bool:
         """Write that a notification was delivered."""
-        return self._write(run, f"sent-{kind}-{hook_id}", sent)
+        return self._write(run, f"sent-{name}-{hook_id}", sent)
 
     # -- publications ---------------------------------------------------------------------------
 
@@ -328,6 +335,15 @@ class Book:
         there = pointer is not None and self.store.head(f"{pointer.job_id}/{keys.TERMINAL}") is not None
         return pointer.job_id if pointer is not None and there else None
 
+    def published(self, name: str) -> list[str]:
+        """Return the logical dates whose results may be read, oldest first."""
+        found = (info.key for info in self.store.list(published_key(name)))
+        return sorted(key.rpartition("/")[2].removesuffix(".json") for key in found)
+
+    def pointer(self, name: str, logical_date: str) -> Pointer | None:
+        """Return the publication of a date, or None."""
+        return self._read(published_key(name, logical_date), Pointer)
+
     def latest(self, name: str) -> Pointer | None:
         """Return the publication in `latest.json`, the newest if that is damaged, or None before the first success."""
         try:
@@ -347,9 +363,9 @@ class Book:
         return None if data is None else read_document(data, f"{self.store.uri}/{key}", kind.from_json, remedy)
 
 
-def _sent(name: str) -> tuple[End, str]:
-    _, kind, hook_id = name.split("-", 2)
-    return kind, hook_id  # type: ignore[return-value]
+def _sent(name: str) -> tuple[str, str]:
+    _, event, hook_id = name.split("-", 2)
+    return event, hook_id
 
 
 def _writer() -> str:

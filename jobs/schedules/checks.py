@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import datetime
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 from jobs.buckets import check_bucket
+from jobs.errors import UsageError
 from jobs.results.sinks.checks import check_exports, is_file
 from jobs.results.targets import check_writable
 from jobs.schedules.calendar import Calendar
 from jobs.schedules.tables import check_table, is_table
 from jobs.schedules.template import render, rendered_exports, variables
+from jobs.spec.limits import resolved
 from schemas.schedules import Schedule
 
 
@@ -19,13 +22,20 @@ def check_schedule(schedule: Schedule, allowed_buckets: Collection[str] | None, 
     """Check templates, buckets and the export's target as they will be in the next run.
 
     Raises:
-        UsageError: a template is not valid, a bucket is not allowed, or the target cannot be written.
+        UsageError: a template is not valid, its time limit is no time of day, a bucket is not allowed, or the target
+            cannot be written.
         StoreError: the target's store cannot be reached.
     """
     calendar = Calendar(schedule.cron, schedule.tz)
     values = variables(calendar, next(calendar.after(now)))
     render(schedule.spec.name, values)
-    for text in filter(None, (schedule.spec.input.uri, schedule.wait_for)):
+    if schedule.spec.limits.finish_at is not None:
+        raise UsageError(
+            "--finish-by of a schedule is a time of day, which each run takes on its own date.",
+            "Write --finish-by 07:00, or `07:00 Europe/Berlin` if the zone is not the schedule's.",
+        )
+    resolved(schedule.spec.limits, now, ZoneInfo(schedule.tz))
+    for text in filter(None, (*schedule.spec.input.uris, schedule.wait_for)):
         uri = render(text, values)
         if is_table(uri):
             check_table(uri, allowed_buckets)

@@ -10,7 +10,7 @@ from os import PathLike, fspath
 from typing import Unpack
 
 from jobs.errors import UsageError
-from jobs.job_ids import resolve_reuse
+from jobs.job_ids import resolve_jobs
 from jobs.pools.book import pool_of
 from jobs.pools.placing import PLACING, placement_of
 from jobs.results.sinks.addresses import absolute
@@ -22,7 +22,7 @@ from jobs.schedules.decide import RunView
 from jobs.schedules.gateway import ClientGateway
 from jobs.schedules.scheduler import POLL_S, Scheduler
 from jobs.settings import Settings
-from jobs.spec.options import SubmitOptions, spec_of
+from jobs.spec.options import SubmitOptions, addresses, spec_of
 from jobs.store.base import ObjectStore
 from jobs.store.probe import check_write_once
 from jobs.validation import validated
@@ -56,7 +56,7 @@ class Schedules:
         self,
         name: str,
         /,
-        dataset: str | PathLike[str] | JobSpec,
+        dataset: str | PathLike[str] | Sequence[str | PathLike[str]] | JobSpec,
         *,
         cron: str,
         tz: str = "UTC",
@@ -75,7 +75,8 @@ class Schedules:
         """Create a schedule, with the options of `jobs schedule create`; times are in seconds.
 
         Args:
-            dataset: address, which may be templated (`s3://in/{{ date }}/`), or a whole spec, which takes no options.
+            dataset: address, which may be templated (`s3://in/{{ date }}/`), or several; or a whole spec, which takes
+                no options.
             cron: minute, hour, day of month, month, day of week.
             tz: IANA name of the time zone that `cron` speaks of.
             retention: which of its jobs the scheduler deletes; None: none.
@@ -92,13 +93,14 @@ class Schedules:
             spec = dataset
         else:
             pool = pool_of(self._settings.root, placement)
-            spec = spec_of(fspath(dataset), options, self._settings, pool=pool)
+            given = fspath(dataset) if isinstance(dataset, str | PathLike) else addresses(dataset)
+            spec = spec_of(given, options, self._settings, pool=pool)
         now = datetime.now(UTC).replace(microsecond=0)
         values = {
             "name": name,
             "cron": cron,
             "tz": tz,
-            "spec": resolve_reuse(self._book.store, spec, of_schedule=True),
+            "spec": resolve_jobs(self._book.store, spec, of_schedule=True),
             "placement": placement,
             "wait_for": absolute(wait_for) if wait_for else None,
             "input_deadline_s": input_deadline_s,

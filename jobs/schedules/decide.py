@@ -15,8 +15,9 @@ from jobs.results.gates import describe
 from jobs.schedules.calendar import Calendar
 from jobs.text import duration
 from schemas.codes import ENDED, State
+from schemas.limits import LimitNotice
 from schemas.records import CrossedGate, Quality
-from schemas.schedules import End, Late, Retry, Run, RunOutcome, Schedule
+from schemas.schedules import End, Late, Notified, Retry, Run, RunOutcome, Schedule
 
 START_GRACE_S = 600.0
 """A run that is found due within this time of its due time is still on time; later, it was missed."""
@@ -36,6 +37,8 @@ class JobView:
 
     Attributes:
         reason: why it failed, who cancelled it, or why it is interrupted and what to do about it.
+        held: whether only a person resumes it: it is paused, or stopped by a limit.
+        notices: what was said about its limits.
     """
 
     state: State
@@ -45,6 +48,8 @@ class JobView:
     num_error_rows: int | None = None
     crossed_gates: tuple[CrossedGate, ...] = ()
     quality: Quality | None = None
+    held: bool = False
+    notices: tuple[LimitNotice, ...] = ()
 
     @property
     def ended(self) -> bool:
@@ -60,7 +65,7 @@ class RunView:
         job: None if it has not been submitted.
         input_ready: whether the files that the run waits for exist; checked only before its job is submitted.
         missing: the addresses, of those that it waits for, at which there is nothing yet.
-        sent: notifications delivered, as (kind, id of the hook).
+        sent: notifications delivered, as (name of the event, id of the hook).
         retry_seen_s: how long this scheduler has seen the newest of the retries, by the monotonic clock.
     """
 
@@ -69,7 +74,7 @@ class RunView:
     late: Late | None = None
     retries: tuple[Retry, ...] = ()
     published: bool = False
-    sent: frozenset[tuple[End, str]] = frozenset()
+    sent: frozenset[tuple[str, str]] = frozenset()
     job: JobView | None = None
     input_ready: bool = False
     missing: tuple[str, ...] = ()
@@ -142,12 +147,19 @@ class Settle:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Notify:
-    """Deliver one event to one hook."""
+    """Deliver one event to one hook.
+
+    Attributes:
+        name: name of the event, under which its delivery is noted.
+        notice: what there is to say about a limit; None: the event is how the run ended, or that it is late.
+    """
 
     view: RunView
-    kind: End
+    kind: Notified
     at: datetime
     hook_id: str
+    name: str
+    notice: LimitNotice | None = None
 
 
 Action = Open | Submit | NoteInterruption | Resume | Cancel | MarkLate | Publish | Settle | Notify
@@ -175,13 +187,17 @@ def is_closed(schedule: Schedule, view: RunView, now: datetime, hook_ids: Sequen
 
 
 def blockers(view: RunView, views: Sequence[RunView]) -> list[RunView]:
-    """Return the earlier runs that are not done. Runs by hand neither wait nor make others wait."""
-    if view.run.by == "hand":
+    """Return the earlier runs that are not done.
+
+    Runs by hand neither wait nor make others wait, unless they compute what is new: no row is to be new to two runs.
+    """
+    alone = view.run.takes_new_rows
+    if view.run.by == "hand" and not alone:
         return []
     return [
         other
         for other in views
-        if other.run.by == "schedule" and other.outcome is None and other.run.due_at < view.run.due_at
+        if (other.run.by == "schedule" or alone) and other.outcome is None and other.run.due_at < view.run.due_at
     ]
 
 
@@ -265,7 +281,7 @@ def _not_started(schedule: Schedule, view: RunView, before: Sequence[RunView]) -
 
 
 def _missing(view: RunView) -> str:
-    return " and ".join(view.missing) or view.run.wait_for or view.run.spec.input.uri
+    return " and ".join(view.missing) or view.run.wait_for or view.run.spec.input.shown
 
 
 def _carry_on(schedule: Schedule, view: RunView, job: JobView, now: datetime) -> Iterator[Action]:
@@ -276,7 +292,11 @@ def _carry_on(schedule: Schedule, view: RunView, job: JobView, now: datetime) ->
         if schedule.cancel_late:
             yield Cancel(view=view, why="its deadline has passed")
             return
-    if job.driver_alive:
+    if job.driver_alive or job.state is State.PAUSED:
+        return
+    if job.held:
+        again = f"jobs schedule run {view.run.schedule} --date {view.run.logical_date}"
+        yield Settle(view=view, kind="failed", reason=f"{job.reason} Its results are published after: {again}")
         return
     last = view.retries[-1] if view.retries else None
     if last is None or (last.started_at and _has_passed(RESUME_GRACE_S, last.started_at, view, now)):
@@ -331,8 +351,13 @@ def _notifications(schedule: Schedule, view: RunView, now: datetime, hook_ids: S
         facts["late"] = view.late.at
     if view.outcome is not None:
         facts.setdefault(view.outcome.kind, view.outcome.at)
-    for kind, at in facts.items():
+    due: list[tuple[Notified, str, datetime, LimitNotice | None]] = [
+        (kind, kind, at, None) for kind, at in facts.items()
+    ]
+    notices = view.job.notices if view.job is not None else ()
+    due += [("limit", notice.event, datetime.fromisoformat(notice.at), notice) for notice in notices]
+    for kind, name, at, notice in due:
         if kind in schedule.notify_on and (now - at).total_seconds() < NOTIFY_FOR_S:
             for hook_id in hook_ids:
-                if (kind, hook_id) not in view.sent:
-                    yield Notify(view=view, kind=kind, at=at, hook_id=hook_id)
+                if (name, hook_id) not in view.sent:
+                    yield Notify(view=view, kind=kind, at=at, hook_id=hook_id, name=name, notice=notice)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from jobs.buckets import check_bucket
+from jobs.buckets import check_bucket, check_buckets
 from jobs.client import BatchClient, JobStatus
 from jobs.dataset.finding import find_sources
+from jobs.dataset.guarded import has_rows
 from jobs.errors import Conflict, InvalidInput, MissingInput
 from jobs.ledger import Ledger
 from jobs.results.sinks.addresses import address_of, check_address, exports_of
@@ -18,9 +19,21 @@ from jobs.schedules.tables import has_commit
 from jobs.settings import Settings
 from schemas.exports import Export, ExportSpec
 from schemas.pools import Placement
-from schemas.records import Failed, Succeeded
+from schemas.records import Failed, InputTable, Succeeded
 from schemas.schedules import Retention
-from schemas.spec import JobSpec
+from schemas.spec import InputSpec, JobSpec
+
+
+class Read(NamedTuple):
+    """Rows that a job has read.
+
+    Attributes:
+        since: versions of tables after which rows were wanted, as in its spec.
+        tables: the tables of its plan.
+    """
+
+    since: tuple[str, ...] = ()
+    tables: tuple[InputTable, ...] = ()
 
 
 class JobGateway(Protocol):
@@ -34,6 +47,12 @@ class JobGateway(Protocol):
 
     def has_commit(self, uri: str, since: datetime | None) -> bool:
         """Return whether a table has got rows after a moment; see `jobs.schedules.tables`."""
+
+    def has_new_rows(self, wanted: InputSpec) -> bool:
+        """Return whether a table among the inputs has rows after the version that `since` says."""
+
+    def read(self, job_id: str) -> Read:
+        """Return which rows of tables a job has read."""
 
     def submit(self, spec: JobSpec, job_id: str, placement: Placement | None = None) -> None:
         """Submit a job without its exports, which are the scheduler's; one that exists already is left alone."""
@@ -81,6 +100,20 @@ class ClientGateway:
     def has_commit(self, uri: str, since: datetime | None) -> bool:
         return has_commit(uri, since, self._settings.allowed_buckets)
 
+    def has_new_rows(self, wanted: InputSpec) -> bool:
+        check_buckets(wanted.uris, self._settings.allowed_buckets)
+        try:
+            return has_rows(wanted)
+        except MissingInput:
+            return False
+        except InvalidInput:
+            return True  # waiting mends nothing: the submission says what is wrong
+
+    def read(self, job_id: str) -> Read:
+        ledger = self._ledger(job_id)
+        plan = ledger.plan()
+        return Read(ledger.spec().input.since, plan.tables if plan is not None else ())
+
     def submit(self, spec: JobSpec, job_id: str, placement: Placement | None = None) -> None:
         # Its driver exports nothing: the scheduler does, and then leads readers to the results.
         exports, spec = exports_of(spec.export), spec.evolve(export=ExportSpec())
@@ -89,12 +122,13 @@ class ClientGateway:
         except Conflict:
             # Another scheduler may have submitted it, with the model as that one pins it. Anything else is a conflict.
             standing = self._ledger(job_id).spec()
-            if standing.evolve(model=spec.model) != spec:
+            alike = spec.evolve(model=standing.model, input=spec.input.evolve(since=standing.input.since))
+            if standing != alike:
                 raise
 
     def resume(self, job_id: str) -> None:
         with suppress(Conflict):
-            self._client().exact_job(job_id).resume()
+            self._client().exact_job(job_id).resume(attended=False)
 
     def cancel(self, job_id: str, by: str) -> None:
         self._client().exact_job(job_id).cancel(by)
@@ -149,4 +183,10 @@ def view_of(status: JobStatus) -> JobView:
     reason = f"{status.reason} {status.hint}".strip()
     if isinstance(terminal, Failed):
         reason = f"{terminal.code}: {reason}"
-    return JobView(state=status.state, driver_alive=status.driver_alive, reason=reason)
+    return JobView(
+        state=status.state,
+        driver_alive=status.driver_alive,
+        reason=reason,
+        held=status.held,
+        notices=status.notices,
+    )

@@ -32,6 +32,7 @@ from jobs.schedules.decide import (
 )
 from jobs.schedules.exports import exports_of_run
 from jobs.schedules.gateway import JobGateway
+from jobs.schedules.new_rows import check_first, spec_of
 from jobs.schedules.notify import Hook, hooks_of
 from jobs.schedules.tables import is_table
 from jobs.schedules.waiting import waits_for
@@ -109,7 +110,8 @@ class Scheduler:
         hooks = self._hooks(schedule)
         for _ in range(_STEPS):
             view = self._view(schedule, logical_date)
-            actions = [*advance(schedule, view, (), self._now(), list(hooks))]
+            before = blockers(view, self._views(schedule, list(hooks))) if view.run.takes_new_rows else ()
+            actions = [*advance(schedule, view, before, self._now(), list(hooks))]
             if not self._perform_all(schedule, actions, hooks):
                 break
         return self._view(schedule, logical_date)
@@ -196,14 +198,23 @@ class Scheduler:
     def _missing(self, run: Run) -> tuple[str, ...]:
         """Return what a run waits for and is not there, in words."""
         found = []
-        for uri, since in ((run.spec.input.uri, None), (run.wait_for, run.wait_since)):
+        for uri, since in (*((uri, None) for uri in run.spec.input.uris), (run.wait_for, run.wait_since)):
             if uri is None:
                 continue
             if not is_table(uri):
                 found += [] if self._gateway.is_there(uri) else [uri]
             elif not self._gateway.has_commit(uri, since):
                 found.append(f"new rows in {uri}" if since else uri)
+        if not found and run.takes_new_rows and not self._has_new_rows(run):
+            found.append(f"new rows in {run.spec.input.shown}")
         return tuple(found)
+
+    def _has_new_rows(self, run: Run) -> bool:
+        try:
+            spec = spec_of(self._book, run)
+        except UsageError:
+            return True  # waiting mends nothing: the submission says what is wrong
+        return not spec.input.since or self._gateway.has_new_rows(spec.input)
 
     def _retry_seen_s(self, entry: StoredRun) -> float:
         run = entry.run
@@ -246,7 +257,7 @@ class Scheduler:
         run = action.view.run
         if isinstance(action, Submit):
             failpoint("schedule.before_submit")
-            self._or_fail(action.view, lambda: self._submit(run))
+            self._or_fail(action.view, lambda: self._submit(schedule, run))
         elif isinstance(action, NoteInterruption):
             self._book.note_interruption(run, Retry(number=action.number, noticed_at=now, reason=action.reason))
         elif isinstance(action, Resume):
@@ -264,11 +275,21 @@ class Scheduler:
         else:
             self._notify(action, hooks[action.hook_id])
 
-    def _submit(self, run: Run) -> None:
+    def _submit(self, schedule: Schedule, run: Run) -> None:
+        if run.takes_new_rows:
+            self._check_alone(schedule, run)
         if exports := exports_of_run(run):
             # Found now and not when the GPUs have done their work.
             self._gateway.check_exports(exports)
-        self._gateway.submit(run.spec, run.job_id, run.placement)
+        self._gateway.submit(spec_of(self._book, run), run.job_id, run.placement)
+
+    def _check_alone(self, schedule: Schedule, run: Run) -> None:
+        for other in self._views(schedule, ()):
+            if other.run.due_at > run.due_at and other.job is not None and other.outcome is None:
+                raise UsageError(
+                    f"The run of {other.run.logical_date} computes the rows that were new on {run.logical_date}, too.",
+                    f"Wait until it has ended: jobs wait {other.run.job_id}",
+                )
 
     def _resume(self, action: Resume) -> None:
         run, noted = action.view.run, action.view.retries[-1]
@@ -287,6 +308,8 @@ class Scheduler:
         run, job = view.run, view.job
         assert job is not None, "it has succeeded"
         exports = exports_of_run(run)
+        read = self._gateway.read(run.job_id)
+        check_first(self._book, run, read.since)
         if exports:
             self._gateway.export(run.job_id, exports)
         failpoint("schedule.before_publish")
@@ -298,6 +321,7 @@ class Scheduler:
                 uri=self._gateway.uri(run.job_id),
                 export=exports[0].target if exports else None,
                 exports=tuple(export.target for export in exports),
+                tables=read.tables,
                 num_rows=job.num_rows or 0,
                 num_error_rows=job.num_error_rows or 0,
                 published_at=self._now(),
@@ -330,7 +354,7 @@ class Scheduler:
         outcome = view.outcome if view.outcome is not None and view.outcome.kind == action.kind else None
         targets = tuple(export.target for export in exports_of_run(run)) if action.kind == "succeeded" else ()
         event = Event(
-            id=event_id(run, action.kind),
+            id=event_id(run, action.name),
             type=action.kind,
             schedule=run.schedule,
             logical_date=run.logical_date,
@@ -339,7 +363,7 @@ class Scheduler:
             job_uri=self._gateway.uri(run.job_id),
             due_at=run.due_at,
             at=action.at,
-            reason=outcome.reason if outcome else _late(view.job),
+            reason=_said(action, outcome),
             num_rows=outcome.num_rows if outcome else None,
             num_error_rows=outcome.num_error_rows if outcome else None,
             crossed_gates=outcome.crossed_gates if outcome else (),
@@ -349,7 +373,14 @@ class Scheduler:
         )
         hook.send(event, self._now())
         failpoint("schedule.after_send")
-        self._book.mark_sent(run, action.kind, hook.id, Sent(event_id=event.id, at=self._now()))
+        self._book.mark_sent(run, action.name, hook.id, Sent(event_id=event.id, at=self._now()))
+
+
+def _said(action: Notify, outcome: RunOutcome | None) -> str:
+    """Return the reason in an event."""
+    if action.notice is not None:
+        return action.notice.reason
+    return outcome.reason if outcome else _late(action.view.job)
 
 
 def _late(job: JobView | None) -> str:
@@ -363,5 +394,5 @@ def _identity(schedule: Schedule, action: Action) -> tuple[object, ...]:
     """Return a key that stays the same when an action is tried again."""
     if isinstance(action, Open):
         return schedule.name, "open", action.logical_date
-    more = (action.kind, action.hook_id) if isinstance(action, Notify) else ()
+    more = (action.name, action.hook_id) if isinstance(action, Notify) else ()
     return schedule.name, type(action).__name__.lower(), action.view.run.logical_date, action.view.run.round, *more

@@ -253,7 +253,7 @@ class BatchRunner:
         try:
             if ledger.created_at() is None:
                 client.submit_spec(accepted.spec, ledger.job_id, placement=self._placement)
-            elif client.exact_job(ledger.job_id).resume():
+            elif client.exact_job(ledger.job_id).resume(attended=False):
                 said = ledger.interruptions()
                 why = f" The last one ended: {said[-1][1].reason}" if said else ""
                 _log.warning("Batch %s had no driver; it has one again.%s", batch_id, why)

@@ -19,6 +19,7 @@ from jobs.models.encoding import BYTES_MODEL
 from jobs.models.errors import InvalidMessages
 from jobs.models.tools import declare_tools
 from jobs.results.sinks.addresses import absolute
+from jobs.spec.limits import limit_values
 from jobs.validation import problem, validated
 from schemas.sampling import USUAL_DETECTION
 from schemas.spec import OWN_COLUMNS, TRUNCATED, JobSpec, ReplicaRange
@@ -44,6 +45,8 @@ def build_spec(
     flags: Mapping[str, Any],
     file_values: Mapping[str, Any] | None = None,
     label: Callable[[str], str] = lambda field: f"`{field}`",
+    *,
+    gpu_hour_price: float | None = None,
 ) -> JobSpec:
     """Build one validated spec.
 
@@ -52,6 +55,7 @@ def build_spec(
         flags: values by dotted field name (`sampling.max_tokens`); None means not given.
         file_values: values from `read_spec_file`.
         label: returns what errors call the field of a dotted name: the option, or the file and the field in it.
+        gpu_hour_price: price of a GPU-hour as the settings have it, for a limit on the cost.
 
     Raises:
         UsageError: no dataset or no model, a value that is unknown or out of range, or a kept column, a form or a tool
@@ -73,11 +77,15 @@ def build_spec(
     _set(values, "input.uri", absolute_uri(uri))
     if isinstance(more := _get(values, "input.more_uris"), list | tuple):
         _set(values, "input.more_uris", [absolute_uri(each) if isinstance(each, str) else each for each in more])
+    if isinstance(since := _get(values, "input.since"), list | tuple):
+        _set(values, "input.since", [_absolute_since(each) if isinstance(each, str) else each for each in since])
     values.setdefault("name", dataset_stem(uri)[:MAX_NAME_CHARS])
     if isinstance(values.get("replicas"), str | int):
         values["replicas"] = _replicas(str(values["replicas"]), label("replicas"))
     _resolve_model(values)
     _resolve_exports(values)
+    if isinstance(limits := values.get("limits"), Mapping):
+        values["limits"] = limit_values(limits, gpu_hour_price, lambda name: label(f"limits.{name}"))
     spec = _with_usual_detection(validated(JobSpec, values, label), values)
     check_kept(spec)
     check_forms(spec)
@@ -151,6 +159,7 @@ def changed_spec(spec: JobSpec, fields: Mapping[str, Any], label: Callable[[str]
     if isinstance(values.get("replicas"), str | int):
         values["replicas"] = _replicas(str(values["replicas"]), label("replicas"))
     _resolve_exports(values)
+    values["limits"] = limit_values(values["limits"], None, lambda name: label(f"limits.{name}"))
     changed = validated(JobSpec, values, label)
     check_forms(changed)
     return changed
@@ -170,11 +179,19 @@ def read_json_file(path: Path, option: str) -> Any:
 
 def absolute_uri(uri: str) -> str:
     """Return the address as an absolute one, which means the same on every machine of the cluster."""
-    return uri if "://" in uri else str(Path(uri).expanduser().absolute())
+    uri = uri.removeprefix("delta:")  # as targets of exports and `--wait-for` name a table
+    return uri if "://" in uri or uri.startswith("iceberg:") else str(Path(uri).expanduser().absolute())
+
+
+def _absolute_since(text: str) -> str:
+    table, equals, version = text.rpartition("=")
+    return f"{absolute_uri(table)}={version}" if equals and table else text
 
 
 def dataset_stem(uri: str) -> str:
     """Return `reviews` for `/data/reviews.parquet`, `s3://bucket/reviews/` or `reviews/*.parquet`."""
+    if uri.startswith("iceberg:"):
+        return uri.rpartition(".")[2] or "job"
     parts = [part for part in PurePosixPath(uri.partition("://")[2] or uri).parts if part != "/" and "*" not in part]
     stem = PurePosixPath(parts[-1]).stem if parts else ""
     return stem or "job"

@@ -34,6 +34,7 @@ class SubmitOptions(TypedDict, total=False):
     limit: int
     limit_seed: int
     at: str
+    since: Sequence[str]
     where: Sequence[str]
     truncate: str
     csv_delimiter: str
@@ -74,6 +75,11 @@ class SubmitOptions(TypedDict, total=False):
     partition_by: Sequence[str]
     export_errors: Literal["keep", "drop", "apart"]
     export_new_columns: Literal["refuse", "add"]
+    finish_within: float | str
+    finish_by: str
+    max_cost: float
+    max_gpu_hours: float
+    at_limit: Literal["interrupt", "finish"]
     max_error_rate: float
     max_length_finish_rate: float
     max_repetition_rate: float
@@ -143,7 +149,7 @@ def spec_of(
             return said
         return f"{file}: `{field}`" if file and _says(file_values, field) else f"`{field}`"
 
-    spec = build_spec(dataset, flags, file_values, label)
+    spec = build_spec(dataset, flags, file_values, label, gpu_hour_price=settings.gpu_hour_price)
     if pool is not None:
         check_engine(spec, pool, label)
     return spec

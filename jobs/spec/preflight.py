@@ -3,13 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
+from jobs.buckets import check_buckets
+from jobs.errors import UsageError
 from jobs.ledger import Ledger
+from jobs.spec.limits import with_moment
 from jobs.store.base import ObjectStore
 from schemas.exports import Export
 from schemas.records import RowColumn
 from schemas.spec import AUTO, JobSpec
+
+
+def with_moment_of(ledger: Ledger, spec: JobSpec) -> JobSpec:
+    """Return the spec with the moment that its time limit means. A job that exists has its own.
+
+    Raises:
+        UsageError: the moment of a new job lies in the past, or its time zone is unknown.
+        StoreError: the store cannot be reached.
+    """
+    if spec.limits.finish_by is None:
+        return spec
+    now = datetime.now(UTC)
+    exists = ledger.created_at() is not None
+    if exists and spec.limits.finish_at is None and (standing := ledger.spec().limits.finish_by) is not None:
+        return spec.evolve(limits=spec.limits.evolve(finish_by=standing))
+    spec = with_moment(spec, now)
+    if not exists and spec.limits.finish_at is not None and spec.limits.finish_at <= now:
+        raise UsageError(f"The job is to end by {spec.limits.finish_by}, which is past.", "Give a later --finish-by.")
+    return spec
 
 
 def checked(
@@ -47,6 +70,7 @@ def checked(
         if job_id != AUTO:
             is_sound(Ledger(store, job_id))  # a damaged job is skipped when results are reused
     dataset = inspect(spec.input, () if spec.retry is None else plan_of(store, spec.retry).tables)
+    check_buckets((file.uri for file in dataset.files), allowed_buckets)  # a catalog may have led elsewhere
     if (beside := dataset.left_out.sentence()) is not None:
         tell(beside)
     columns = resolve_columns(dataset.schema, spec.input, choices=spec.task == "score")

@@ -10,6 +10,7 @@ from jobs.ledger import Ledger
 from jobs.results.read import open_results
 from jobs.spec.build import changed_spec
 from schemas.exports import ExportSpec
+from schemas.limits import Limits
 from schemas.records import Succeeded
 from schemas.spec import JobSpec, Retry
 
@@ -77,8 +78,8 @@ def repair_of(
         )
     ancestors = (*(spec.retry.ancestors if spec.retry else ()), job_id)
     repaired = changed_spec(
-        # What was exported is exported: rows of a table would come twice.
-        spec.evolve(reuse=(), export=ExportSpec(), retry=Retry(ancestors=ancestors, where=conditions)),
+        # What was exported is exported: rows of a table would come twice. Limits were those of the other job's time.
+        spec.evolve(reuse=(), export=ExportSpec(), limits=Limits(), retry=Retry(ancestors=ancestors, where=conditions)),
         fields,
         label,
     )

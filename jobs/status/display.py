@@ -10,7 +10,7 @@ from jobs.results.gates import describe
 from jobs.status.quality import describe_finish_reasons, describe_json
 from jobs.status.summary import Summary
 from jobs.text import duration, percent, printable
-from schemas.codes import COMPLETE, State
+from schemas.codes import COMPLETE, InterruptionCode, State
 from schemas.records import Quality, ReplicaProgress
 
 if TYPE_CHECKING:
@@ -23,8 +23,9 @@ _STYLES = {
     State.FAILED: "bold red",
     State.CANCELLED: "bold yellow",
     State.INTERRUPTED: "bold yellow",
+    State.PAUSED: "bold yellow",
 }
-_FACT_STYLES = {"errors": "red", "warning": "yellow"}
+_FACT_STYLES = {"errors": "red", "warning": "yellow", "limit": "yellow"}
 _PHASES = {
     "starting": "the driver is starting",
     "staging": "reading and tokenising the dataset",
@@ -51,6 +52,8 @@ def facts(summary: Summary) -> dict[str, str]:
         "slowest 5 %": _tail(summary),
         "duration": "" if summary.duration_s is None else duration(summary.duration_s),
         "cost": _cost(summary),
+        "limits": _limits(summary),
+        **{"limit" if n == 1 else f"limit {n}": printable(said) for n, said in enumerate(summary.limit_notices, 1)},
         **_exports(summary),
         "message": printable(summary.message),
     }
@@ -60,6 +63,8 @@ def facts(summary: Summary) -> dict[str, str]:
 def one_line(summary: Summary) -> str:
     """Format the job as one line, for logs."""
     parts: list[str] = [summary.state]
+    if summary.paused_by is not None:
+        parts.append(f"by {printable(summary.paused_by)}; goes on with: jobs resume {summary.job_id}")
     if phase := _phase(summary):
         parts.append(phase)
     if summary.rows_total:
@@ -79,6 +84,7 @@ def one_line(summary: Summary) -> str:
         parts.append(f"ETA {_eta(summary)}")
     if summary.cost:
         parts.append(f"cost {summary.cost:,.2f}")
+    parts += map(printable, summary.limit_notices[-1:])
     if summary.message:
         parts.append(printable(summary.message))
     return " · ".join(parts)
@@ -89,7 +95,7 @@ def signature(summary: Summary) -> Hashable:
     counts = tuple(sorted(summary.replica_counts.items()))
     rows = (summary.rows_staged, summary.rows_done, summary.rows_uncommitted, summary.rows_error)
     progress = (*rows, summary.shards_committed)
-    return summary.state, summary.phase, progress, counts, summary.message
+    return summary.state, summary.phase, progress, counts, summary.message, summary.limit_notices
 
 
 def picture(summary: Summary) -> RenderableType:
@@ -126,6 +132,8 @@ def outcome(summary: Summary) -> str:
         return f"{job} failed{done}. {summary.failure_code}: {printable(summary.failure_reason or '')}"
     if summary.state is State.CANCELLED:
         return f"{job} was cancelled by {printable(summary.cancelled_by or '')}{done}."
+    if summary.state is State.PAUSED:
+        return f"{job} is paused by {printable(summary.paused_by or '')}{done}. Rows done are kept."
     if summary.state is State.INTERRUPTED:
         return " ".join([f"{job} was interrupted{done}. Rows done are kept and not computed again.", *_why(summary)])
     return f"{job} is {summary.state}."
@@ -138,8 +146,10 @@ def next_steps(summary: Summary) -> list[str]:
         missing = summary.state is State.SUCCEEDED and any(each.state != "done" for each in summary.exports)
         again = [f"jobs export {job}"] if missing else []
         return [*again, f"jobs results {job}", *([f"jobs results {job} --failed"] if summary.rows_error else [])]
+    if summary.state is State.PAUSED:
+        return [f"jobs resume {job}", f"jobs cancel {job}"]
     if summary.state is State.INTERRUPTED:
-        return [f"jobs resume {job}", f"jobs logs {job}"]
+        return [_resume(summary), f"jobs logs {job}"]
     if summary.state is State.FAILED:
         return [f"jobs logs {job}", *([f"jobs results {job}"] if summary.rows_done else [])]
     if summary.state is State.CANCELLED:
@@ -147,6 +157,27 @@ def next_steps(summary: Summary) -> list[str]:
     if not summary.driver_alive:
         return [f"jobs resume {job}", f"jobs cancel {job}"]
     return [f"jobs watch {job}", f"jobs logs -f {job}", f"jobs cancel {job}"]
+
+
+def _resume(summary: Summary) -> str:
+    """Return the command that lets an interrupted job go on; one that a limit has stopped needs another limit."""
+    command = f"jobs resume {summary.job_id}"
+    _, _, option = (summary.hint or "").partition(command)
+    return (
+        command + option if summary.failure_code in (InterruptionCode.TIME_LIMIT, InterruptionCode.BUDGET) else command
+    )
+
+
+def _limits(summary: Summary) -> str:
+    """Format the limits in force: `done by 07:00 UTC, cost 200.00; then it is interrupted`."""
+    limits = summary.limits
+    parts = [f"done by {limits['finish_by']}"] if "finish_by" in limits else []
+    parts += [f"cost {limits['max_cost']:,.2f}"] if "max_cost" in limits else []
+    parts += [f"{limits['max_gpu_hours']:,.2f} GPU-hours"] if "max_gpu_hours" in limits else []
+    if not parts:
+        return ""
+    then = "missing rows become error rows" if limits["at_limit"] == "finish" else "it is interrupted"
+    return f"{', '.join(parts)}; then {then}"
 
 
 def _exports(summary: Summary) -> dict[str, str]:

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from jobs.packages import install_hint
 from jobs.store.base import ObjectInfo
 from schemas.codes import InterruptionCode
+from schemas.limits import LimitNotice, Pause
 from schemas.markers import MARK
 from schemas.records import Interruption, Progress
 
@@ -82,6 +83,28 @@ def why(
         code=InterruptionCode.DRIVER_LOST,
         reason="The driver ended without a report: it was killed, or its node or cluster is gone.",
         hint=f"The cluster that ran it may know more: jobs logs {job_id}. {resume}",
+    )
+
+
+def held_by_pause(pause: Pause, job_id: str) -> Interruption:
+    """Return why a paused job is not at work."""
+    return Interruption(
+        driver="",
+        code=InterruptionCode.PAUSED,
+        reason=f"Paused by {pause.by} at {pause.at}.",
+        hint=f"Go on where it stopped: jobs resume {job_id}",
+        at=pause.at,
+    )
+
+
+def held_by_limit(notice: LimitNotice, job_id: str) -> Interruption:
+    """Return why a job that a limit has stopped is not at work."""
+    return Interruption(
+        driver=notice.driver,
+        code=notice.kind.interruption,
+        reason=notice.reason,
+        hint=f"Raise the limit to go on: jobs resume {job_id} {notice.kind.option}",
+        at=notice.at,
     )
 
 

@@ -9,13 +9,19 @@ from datetime import datetime
 from jobs.results.gates import describe
 from jobs.results.sinks.records import ExportState
 from jobs.status.quality import quality_of
-from schemas.codes import State
+from schemas.codes import HELD, State
+from schemas.limits import LimitNotice, Limits, Pause
 from schemas.records import Cancelled, Failed, Interruption, Manifest, Plan, Progress, Quality, Succeeded
 from schemas.spec import JobSpec
 
 
 def derive_state(
-    terminal: Succeeded | Failed | Cancelled | None, *, planned: bool, driver_seen: bool, driver_alive: bool
+    terminal: Succeeded | Failed | Cancelled | None,
+    *,
+    planned: bool,
+    driver_seen: bool,
+    driver_alive: bool,
+    paused: bool = False,
 ) -> State:
     """Derive the state of a job.
 
@@ -25,9 +31,12 @@ def derive_state(
         driver_seen: whether a driver has ever started or been asked for.
         driver_alive: whether a driver works on the job now, by the best evidence available (the
             cluster's list, or fresh progress). For display only: no decision depends on it.
+        paused: whether a person has paused it. Its driver may still be ending.
     """
     if terminal is not None:
         return ended_state(terminal)
+    if paused:
+        return State.PAUSED
     if not driver_alive:
         return State.INTERRUPTED if driver_seen or planned else State.QUEUED
     return State.RUNNING if planned else State.PLANNING if driver_seen else State.QUEUED
@@ -47,7 +56,10 @@ class JobStatus:
     Attributes:
         driver_alive: see `jobs.status.liveness`.
         driver: submission id of the driver at work, if the cluster knows it; the progress may still be another's.
-        interruption: why an interrupted job has no driver.
+        interruption: why an interrupted or paused job has no driver.
+        pause: who has paused it, and when; None unless it is paused.
+        notices: what was said about its limits, in order, since they were last changed.
+        limits: those in force.
         damage: which of the job's documents is damaged, and what to do about it; "" if none is.
         duration_s: seconds from the submission to the end, or to the driver's last report, by the store's clock; None
             before there is one.
@@ -69,6 +81,9 @@ class JobStatus:
     driver: str | None
     dashboard_url: str | None
     interruption: Interruption | None = None
+    pause: Pause | None = None
+    notices: tuple[LimitNotice, ...] = ()
+    limits: Limits = field(default_factory=Limits)
     damage: str = ""
     duration_s: float | None = None
     schedule: str | None = None
@@ -101,13 +116,18 @@ class JobStatus:
 
     @property
     def hint(self) -> str:
-        """The next step for a job that has not ended and has no driver at work; "" in every other state."""
+        """The next step for a job that has not ended and is not at work; "" in every other state."""
         if self.state is State.QUEUED and not self.driver_alive:
             return (
                 "No driver has been seen: its cluster may be gone, or this command may ask another one. "
                 f"Start a driver: jobs resume {self.job_id}"
             )
         return self.interruption.hint if self.interruption else ""
+
+    @property
+    def held(self) -> bool:
+        """Whether only a person resumes the job: it is paused, or stopped by a limit."""
+        return self.state is State.PAUSED or (self.interruption is not None and self.interruption.code in HELD)
 
     @property
     def terminal_manifest(self) -> Manifest | None:

@@ -88,7 +88,7 @@ def _warnings(spec: JobSpec, found: Quality) -> Iterator[str]:
     cut = found.finish_reasons.get("length", 0)
     loops = found.finish_reasons.get("repetition", 0)
     answers = cut + loops + found.finish_reasons.get("stop", 0)
-    mend = f"Raise it with --max-tokens (now {spec.sampling.max_tokens:,})."
+    mend = f"Raise it with --max-tokens (now {spec.sampling.max_tokens:,}; what rows set themselves comes first)."
     most_cut = MAX_CUT_SHARE if spec.max_length_finish_rate is None else spec.max_length_finish_rate
     if cut > most_cut * answers:
         yield f"{_share(cut, answers)} were cut at their token limit. {mend}"

@@ -7,11 +7,12 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from jobs.errors import Damaged
+from jobs.holds import Holds, Standing
 from jobs.ledger import Ledger
 from jobs.results.sinks.addresses import exports_of
 from jobs.results.sinks.records import ExportState, states
 from jobs.salvage import Salvage
-from jobs.status.interruptions import why
+from jobs.status.interruptions import held_by_limit, held_by_pause, why
 from jobs.status.job_status import JobStatus, derive_state, ended_state
 from jobs.status.liveness import Pulse, is_alive
 from schemas import keys
@@ -45,6 +46,7 @@ def look(
         StoreError: the store cannot be reached, or the spec or the terminal record is damaged.
     """
     spec, terminal, progress = ledger.spec(), ledger.terminal(), ledger.progress()
+    holds = Holds(ledger)
     alive = terminal is None and is_alive(ledger, submissions, progress, pulse)
     if terminal is None and not alive:
         # The job may have ended between the two checks.
@@ -66,9 +68,18 @@ def look(
         # A driver may have died before its first report.
         driver_seen=progress_there or bool(said) or (bool(submissions) and not alive),
         driver_alive=alive,
+        paused=(pause := None if terminal is not None else holds.paused()) is not None,
     )
+    ended = terminal is not None
+    limits = holds.limits(spec) if not ended or (spec.limits and not light) else Standing(limits=spec.limits)
     interruption = None
-    if state is State.INTERRUPTED:
+    if pause is not None:
+        interruption = held_by_pause(pause, ledger.job_id)
+    elif state is State.INTERRUPTED and (kind := limits.stopped_by) is not None:
+        interruption = held_by_limit(
+            next(each for each in holds.notices(limits) if (each.kind, each.stage) == (kind, "reached")), ledger.job_id
+        )
+    elif state is State.INTERRUPTED:
         info = ledger.store.head(ledger.key(keys.PROGRESS))
         interruption = why(said, submissions, progress, info, job_id=ledger.job_id)
     # A driver at work counts salvaged rows itself.
@@ -88,6 +99,9 @@ def look(
         driver=next((submission.submission_id for submission in submissions if submission.active), None),
         dashboard_url=dashboard_url,
         interruption=interruption,
+        pause=pause,
+        notices=() if ended else tuple(holds.notices(limits)),
+        limits=limits.limits,
         damage=damage,
         duration_s=_duration_s(ledger, created_at, ended=terminal is not None),
         schedule=_schedule(ledger),

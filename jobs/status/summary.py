@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import timedelta
 from typing import Any
 
 from jobs.errors import Exit
@@ -59,6 +60,7 @@ class Summary:
         schedule: name of the schedule that has submitted the job; None if none has.
         retry_of: the jobs that this one repairs, oldest first; the last is the one whose rows it has copied.
         exports: how each export stands, as `ExportSummary`.
+        tables: tables among the inputs, with the versions that the plan stands on, in words.
         reason: why the job failed, did not pass its gates, was cancelled or is interrupted; None in every other state.
         hint: what to do about an interruption.
         damage: which of the job's documents is damaged, and what to do about it.
@@ -68,6 +70,10 @@ class Summary:
         engine_s: seconds that the last driver's engines were ready; `engine_idle_s`: seconds of these without a row.
         gpu_s: GPU-seconds that replicas have held so far.
         cost: cost of `gpu_s`, in the currency of the setting `gpu_hour_price`; None without that setting.
+        limits: limits in force by name: finish_by (a moment, of whichever limit on time comes first), max_cost,
+            max_gpu_hours, at_limit; empty without any.
+        limit_notices: what was said about them: a limit is near, expected to be crossed, or reached.
+        paused_by: who has paused the job; None unless it is paused.
         updated_at: time of the driver's last report, UTC, ISO 8601.
     """
 
@@ -126,6 +132,10 @@ class Summary:
     message: str = ""
     updated_at: str | None = None
     exports: tuple[ExportSummary, ...] = ()
+    limits: Mapping[str, str | float] = field(default_factory=dict)
+    limit_notices: tuple[str, ...] = ()
+    paused_by: str | None = None
+    tables: tuple[str, ...] = ()
     replicas: tuple[ReplicaProgress, ...] = field(default=())
 
     @property
@@ -177,10 +187,13 @@ def summarise(
             the rows done. While a driver is at work, its progress may know of more.
     """
     numbers = _from_progress(status.progress, at_work=_speaks_for_now(status))
+    if gpu_hour_price is None:
+        gpu_hour_price = status.limits.gpu_hour_price
     if gpu_hour_price is not None:
         numbers["cost"] = round(numbers.get("gpu_s", 0.0) / 3600 * gpu_hour_price, 4)
     if status.plan is not None:
         numbers |= {"rows_total": status.plan.num_rows, "shards_total": len(status.plan.shards)}
+        numbers["tables"] = tuple(table.shown for table in status.plan.tables)
         numbers |= {"rows_reused": status.plan.num_reused_rows, "rows_repeated": status.plan.num_repeated_rows}
         if committed is not None:
             rows = sum(shard.num_rows for shard in status.plan.shards if shard.index in committed)
@@ -206,11 +219,24 @@ def summarise(
         schedule=status.schedule,
         retry_of=status.spec.retry.ancestors if status.spec.retry else (),
         exports=tuple(map(_export, status.exports)),
+        limits=_limits(status),
+        limit_notices=tuple(notice.reason for notice in status.notices),
+        paused_by=status.pause.by if status.pause is not None else None,
         reason=status.reason or None,
         hint=status.hint or None,
         damage=status.damage or None,
         **numbers | _from_terminal(status.terminal) | _from_interruption(status.interruption),
     )
+
+
+def _limits(status: JobStatus) -> dict[str, str | float]:
+    limits = status.limits
+    if not limits:
+        return {}
+    found: dict[str, str | float | None] = {"max_cost": limits.max_cost, "max_gpu_hours": limits.max_gpu_hours}
+    if status.created_at is not None and (time_s := limits.time_limit_s(status.created_at)) is not None:
+        found["finish_by"] = (status.created_at + timedelta(seconds=time_s)).isoformat(timespec="seconds")
+    return {name: value for name, value in found.items() if value is not None} | {"at_limit": limits.at_limit}
 
 
 def _export(state: ExportState) -> ExportSummary:

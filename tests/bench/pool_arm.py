@@ -71,9 +71,13 @@ class Arm:
         if self.gpu:
             options = ("--set", "engine.load_format=dummy", "--set", "engine.max_model_len=8192")
             began = time.monotonic()
-            made = json.loads(jobs("model", "warm-up", str(self.model), *options, "-o", "json"))
-            shutil.rmtree(self.work / "caches")
-            found["compiled"] = {"warm_up_s": elapsed(began), "made": made, **self._first("compiled")}
+            try:
+                made = json.loads(jobs("model", "warm-up", str(self.model), *options, "-o", "json"))
+                took = elapsed(began)
+                shutil.rmtree(self.work / "caches")
+                found["compiled"] = {"warm_up_s": took, "made": made, **self._first("compiled")}
+            except (Exception, SystemExit) as error:  # the other two are worth their time
+                found["compiled"] = {"failed": repr(error)[-2000:]}
         return found
 
     def _first(self, name: str) -> dict[str, Any]:

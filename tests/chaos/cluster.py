@@ -87,6 +87,10 @@ class RayNodes:
         os.kill(raylet, signal.SIGKILL)
         self.raylets.remove(raylet)
 
+    def drain(self, raylet: int, notice_s: int) -> None:
+        """Give Ray notice that the node of a raylet goes after so many seconds; it does not go by itself."""
+        assert self._ask(f"drain {raylet} {notice_s}")["accepted"], "Ray refuses the drain"
+
     def processes(self) -> set[psutil.Process]:
         """Return every live process of the cluster."""
         return processes.members(self._host.pid, (MARK, str(self._temp_dir)))

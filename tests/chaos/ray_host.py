@@ -1,7 +1,7 @@
 """Runs a Ray cluster of several raylets in this process's name: `python -m tests.chaos.ray_host` (see `cluster.py`).
 
-Reads one command per line and writes one line of JSON after the start and after each command. The command `add` adds a
-raylet. Ends with its input.
+Reads one command per line and writes one line of JSON after the start and after each command. `add` adds a raylet,
+`drain PID SECONDS` gives Ray notice that the node of this raylet goes. Ends with its input.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from typing import Any
 
 from ray._private import ray_constants
 from ray._private.node import Node
+from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
+from ray.core.generated import autoscaler_pb2
 
 NODE = {"num_cpus": 1, "object_store_memory": 150 * 2**20}
 """Resources of a node: one CPU, for staging; replicas of the fake engine take none."""
@@ -38,7 +40,12 @@ def main(dashboard_port: int, num_nodes: int) -> None:
     threading.Thread(target=reap, args=(nodes,), daemon=True).start()
     answer({"address": cluster.address, "raylets": [raylet_pid(node) for node in nodes]})
     for command in sys.stdin:
-        assert command.strip() == "add", command
+        verb, *arguments = command.split()
+        if verb == "drain":
+            raylet, seconds = map(int, arguments)
+            answer({"accepted": drain(cluster, next(node for node in nodes if raylet_pid(node) == raylet), seconds)})
+            continue
+        assert verb == "add", command
         nodes.append(added(cluster))
         answer({"raylet": raylet_pid(nodes[-1])})
     os._exit(0)
@@ -62,6 +69,17 @@ def added(cluster: Cluster) -> Node:
             if attempt == 2:
                 raise
     raise AssertionError
+
+
+def drain(cluster: Cluster, node: Node, seconds: int) -> bool:
+    """Give Ray the notice that a cloud gives before it takes a machine away, as `ray drain-node` does."""
+    client = GcsClient(address=cluster.address)
+    at_ms = int((time.time() + seconds) * 1000)
+    preemption = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    accepted, refusal = client.drain_node(node.node_id, preemption, "the machine is taken away", at_ms)
+    if not accepted:
+        print(refusal, file=sys.stderr)
+    return bool(accepted)
 
 
 def raylet_pid(node: Node) -> int:

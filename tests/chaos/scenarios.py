@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -13,19 +15,21 @@ from functools import partial
 import psutil
 
 from jobs.failpoints import FAILPOINTS
+from schemas import keys
 from schemas.records import Cancelled
 from tests.chaos import damage
 from tests.chaos.s3_proxy import ALL_FAULTS, SLOW_DOWN, always, no_faults, seeded, throttled
 from tests.chaos.world import Run, World, kill, pick
 from tests.support.harness import COMMAND
+from tests.support.stored import Stored, read_rows
 
 SLOW_TOKEN_S = 0.1
 """About two seconds per row: long enough to be hit in the middle."""
 
 NUM_SUBMITS = 16
 
-JOB_FAILPOINTS = tuple(name for name in FAILPOINTS if not name.startswith(("schedule.", "delete.")))
-"""Failpoints that a job passes; the others are the scheduler's."""
+JOB_FAILPOINTS = tuple(name for name in FAILPOINTS if not name.startswith(("schedule.", "pause.", "limit.", "delete.")))
+"""Failpoints that every job passes; the others are the scheduler's, and of jobs that are paused, limited or deleted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +110,89 @@ def lose_raylet(world: World, chance: random.Random) -> Run:
     world.nodes.lose(chance.choice(busy or workers))
     world.nodes.add()
     run.finish()
+    return run
+
+
+def drain_node(world: World, _: random.Random) -> Run:
+    """A node on which a replica works is drained, as before a preemption, and then lost; another one joins."""
+    run = world.run("drain", token_s=SLOW_TOKEN_S)
+    run.submit()
+    run.at_work()
+    raylet = next(each for each in world.nodes.raylets[1:] if _replicas_on(run, each))
+    world.nodes.drain(raylet, notice_s=30)
+    run.wait(lambda: run.ended or not _replicas_on(run, raylet), "departure of the replicas", 30)
+    assert any(run.ledger.store.list(run.ledger.key(keys.SALVAGE))) or run.ledger.committed(), "finished rows are kept"
+    world.nodes.lose(raylet)
+    world.nodes.add()
+    run.finish()
+    said = run.user.logs(run.job_id)
+    assert "its node" in said, said
+    assert "ActorDiedError" not in said, said
+    return run
+
+
+def terminate_replica(world: World, _: random.Random) -> Run:
+    """A replica at work gets SIGTERM: finished rows are kept, and nobody has a strike."""
+    run = world.run("sigterm", token_s=SLOW_TOKEN_S)
+    run.submit()
+    run.at_work()
+    os.kill(run.replica_pids()[0], signal.SIGTERM)
+    run.finish()
+    said = run.user.logs(run.job_id)
+    assert "takes no further rows" in said, said
+    assert "ActorDiedError" not in said, said
+    return run
+
+
+def terminate_driver(world: World, chance: random.Random) -> Run:
+    """The driver at work gets SIGTERM."""
+    run = world.run("told", token_s=SLOW_TOKEN_S)
+    run.submit()
+    run.at_work()
+    time.sleep(chance.uniform(0, 2))
+    if (driver := run.driver()) is not None:
+        driver.terminate()
+    run.finish()
+    return run
+
+
+def pause_and_resume(world: World, chance: random.Random) -> Run:
+    """A job is paused while it works; another submission leaves it alone; a person resumes it."""
+    run = world.run("pause", token_s=3 * SLOW_TOKEN_S)
+    run.submit()
+    run.at_work()
+    time.sleep(chance.uniform(0, 2))
+    run.user.run("pause", run.job_id)
+    assert run.user.run("status", run.job_id, "-q").stdout.strip() == "PAUSED"
+    run.submit()
+    assert run.driver() is None, "submitting again resumes no paused job"
+    run.user.run("resume", run.job_id)
+    run.finish()
+    return run
+
+
+def reach_time_limit(world: World, _: random.Random) -> Run:
+    """A job stops at its time limit; another submission leaves it alone; a person raises the limit."""
+    run = world.run("limit", token_s=SLOW_TOKEN_S)
+    run.options = ("--finish-within", "20s")
+    run.submit()
+    run.wait(lambda: run.user.run("status", run.job_id, "-q").stdout.strip() == "INTERRUPTED", "stop at the limit")
+    run.submit()
+    assert run.driver() is None, "submitting again resumes no job that a limit has stopped"
+    run.user.run("resume", run.job_id, code=2)
+    run.user.run("resume", run.job_id, "--finish-within", "2h")
+    run.finish()
+    return run
+
+
+def finish_at_time_limit(world: World, _: random.Random) -> Run:
+    """A job reaches its time limit while it works, and its missing rows become error rows."""
+    run = world.run("closed", token_s=3 * SLOW_TOKEN_S)
+    run.options = ("--finish-within", "20s", "--at-limit", "finish")
+    run.submit()
+    run.wait(lambda: run.ended, "end at the limit")
+    codes = Counter(code for key in Stored.of(run.ledger).below(keys.RESULTS) for code in _codes(run, key))
+    assert codes["TIME_LIMIT"] > 0, codes
     return run
 
 
@@ -234,6 +321,7 @@ def _at(name: str) -> Scenario:
 FAULTS = tuple(
     Scenario(name=play.__name__.replace("_", " "), play=play)
     for play in (
+        *(drain_node, terminate_replica, terminate_driver, pause_and_resume, reach_time_limit, finish_at_time_limit),
         *(kill_replica, kill_driver, lose_raylet, lose_cluster, two_drivers, frozen_driver, sixteen_submits),
         *(cancel_races_finish, bad_store, throttling_store, store_outage, killed_over_a_bad_store),
     )
@@ -249,6 +337,16 @@ def _move(world: World, run: Run, num_nodes: int) -> None:
     world.nodes.__exit__()
     world.start_cluster(num_nodes)
     run.user.env.update(world.nodes.environment())
+
+
+def _replicas_on(run: Run, raylet: int) -> list[int]:
+    """Return the job's replicas on the node of a raylet."""
+    return [pid for pid in run.replica_pids() if psutil.pid_exists(pid) and psutil.Process(pid).ppid() == raylet]
+
+
+def _codes(run: Run, key: str) -> list[str | None]:
+    """Return the error codes of a result's rows."""
+    return list(read_rows(Stored.of(run.ledger).objects[key])["error_code"].to_pylist())
 
 
 def _lives(pid: int) -> bool:

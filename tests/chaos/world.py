@@ -22,7 +22,7 @@ from tests.chaos.s3_proxy import Proxy, no_faults
 from tests.support import s3
 from tests.support.harness import User, new_id, write_prompts
 from tests.support.invariants import Findings, examine, examine_traffic, examine_words, snapshot
-from tests.support.stored import Stored
+from tests.support.stored import Stored, is_as_undisturbed
 
 NUM_ROWS = 24
 CANARY = "kiwi-quartz-umbra"
@@ -105,6 +105,7 @@ class Run:
 
     Attributes:
         damaged: keys below the job directory of objects that were damaged and need not be mended.
+        options: further options of `submit`.
     """
 
     world: World
@@ -112,6 +113,7 @@ class Run:
     job_id: str
     token_s: float
     damaged: set[str] = field(default_factory=set)
+    options: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.ledger = self.user.ledger(self.job_id)
@@ -124,6 +126,7 @@ class Run:
             *("--set", "shards.min_tokens=1", "--set", "shards.target_count=3", "--max-num-seqs", "4"),
             *("--set", "engine.fake.fail_marker=FAIL", "--max-model-len", "400", "--max-error-rate", "1"),
             *("--set", f"engine.fake.token_s={self.token_s}"),
+            *self.options,
         )
 
     def submit(self, *, code: int | None = 0) -> None:
@@ -197,15 +200,15 @@ class Run:
         findings = examine(
             stored,
             num_rows=NUM_ROWS,
-            as_undisturbed=lambda key, data: not reference or data == reference.get(key),
+            as_undisturbed=lambda key, data: not reference or is_as_undisturbed(data, reference.get(key)),
             damaged=self.damaged,
         )
         findings += Findings(violations=tuple(f"I5: left over: {each}" for each in self._left_over()))
         findings += Findings(violations=tuple(self._unfinished_uploads()))
-        before, stored = snapshot(self.ledger), sum(self.world.proxy.stored.values())
+        before, written = snapshot(self.ledger), sum(self.world.proxy.stored.values())
         # A job that ended without success refuses to be resumed.
         self.user.run("resume", self.job_id, code=None)
-        if snapshot(self.ledger) != before or sum(self.world.proxy.stored.values()) != stored:
+        if snapshot(self.ledger) != before or sum(self.world.proxy.stored.values()) != written:
             findings += Findings(violations=("I6: a rerun has written something",))
         findings += examine_traffic(self.world.proxy, self.job_id)
         canaries = {

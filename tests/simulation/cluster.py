@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import Context, copy_context
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from jobs.errors import StoreError
 from jobs.ledger import Ledger
 from jobs.store import open_store
 from schemas import keys
-from schemas.codes import InterruptionCode, RowError
+from schemas.codes import HELD, InterruptionCode, RowError
 from schemas.records import Plan
 from schemas.spec import JobSpec
 from tests.simulation.loop import CURRENT, Process
@@ -39,6 +40,10 @@ log = logging.getLogger("workers.driver")
 
 Connect = Callable[["World", "SimDriver", Ledger], Cluster]
 """Gives a driver its cluster, as `workers.driver.__main__.connect` does."""
+
+
+NOTICE_S = 15.0
+"""Longest time in which a driver that nobody stops sees that a node is to go."""
 
 
 class JobApi:
@@ -83,6 +88,7 @@ class SimDriver:
 
     Attributes:
         record: the terminal record that it returned; None if it died or was interrupted.
+        started_s: when it was started.
     """
 
     def __init__(
@@ -94,6 +100,7 @@ class SimDriver:
         self.replicas: list[SimReplica] = []
         self._running: asyncio.Task[Any] | None = None
         self._told = False
+        self.started_s = world.loop.time()
         self.process = world.spawn(name)
         self.process.thread(self._main)
 
@@ -125,7 +132,7 @@ class SimDriver:
             world.note(f"ends: {self.record.state}")
         except JobInterruption as error:
             world.note(f"is interrupted: {error.code}")
-            told = error.code is InterruptionCode.STOPPED and self._told
+            told = (error.code is InterruptionCode.STOPPED and self._told) or error.code in HELD
             if not told and error.code is not InterruptionCode.POOL_UNAVAILABLE:
                 world.violation(f"a driver is interrupted for no reason: {error.code}: {error}")
         except StoreError as error:
@@ -149,7 +156,8 @@ class SimCluster:
         self._world, self._driver = world, driver
 
     def resolve_resources(self, spec: JobSpec) -> Resources:
-        return resolve_resources(spec, cores=2)
+        # A GPU each, which costs.
+        return replace(resolve_resources(spec, cores=2), num_gpus=1)
 
     def start_replica(self, ledger: Ledger, name: str, driver: str, resources: Resources) -> SimReplica:
         self._world.step(f"starts {name}")
@@ -159,6 +167,14 @@ class SimCluster:
 
     def report_demand(self, rows: int | None) -> None:
         pass
+
+    async def draining_nodes(self) -> Mapping[str, float]:
+        now = self._world.loop.time()
+        return {
+            replica.process.name: max(0.0, replica.goes_at_s - now)
+            for replica in self._driver.replicas
+            if replica.goes_at_s is not None and not replica.process.dead
+        }
 
     async def close(self) -> None:
         pass
@@ -223,20 +239,41 @@ class SimActor:
 
 
 class SimReplica(SimActor):
-    """One replica, seen from its driver. See `workers.driver.cluster.ReplicaHandle`."""
+    """One replica, seen from its driver. It has a node to itself. See `workers.driver.cluster.ReplicaHandle`.
+
+    Attributes:
+        noticed_at_s, goes_at_s: when notice was given that its node goes, and when it goes; None without a notice.
+    """
 
     shared = False
 
     def __init__(self, world: World, driver: Process, ledger: Ledger, name: str, driver_id: str) -> None:
         super().__init__(world, world.spawn(f"{driver.name}/{name}", parent=driver))
         self._replica = Replica(ledger, name, driver_id, on_gpu=False)
+        self.noticed_at_s: float | None = None
+        self.goes_at_s: float | None = None
+
+    def drain(self, notice_s: float) -> None:
+        """Give notice that its node goes; then it goes."""
+        now = self._world.loop.time()
+        self.noticed_at_s, self.goes_at_s = now, now + notice_s
+        self._world.note(f"{self.process} has a notice of {notice_s:.0f} s")
+
+        def go() -> None:
+            self.node_lost = True
+            self.process.kill()
+
+        self._world.loop.around(notice_s, go)
+
+    async def leave(self, grace_s: float) -> None:
+        await self.call("leave", partial(self._replica.leave, grace_s))
 
     async def started(self) -> None:
         await self.call("started", self._nothing)
 
     async def load(self) -> Loaded:
         loaded: Loaded = await self.call("load", self._replica.load)
-        return loaded
+        return replace(loaded, node_id=self.process.name)
 
     async def claim(self) -> bool:
         return True
@@ -248,6 +285,9 @@ class SimReplica(SimActor):
         pass
 
     async def run_shard(self, shard: int, attempt_id: str, excluded: Mapping[int, RowError]) -> ShardDone:
+        overdue = self.noticed_at_s is not None and self._world.loop.time() > self.noticed_at_s + NOTICE_S
+        if overdue and not any("stops for" in line for line in self._world.trace):
+            self._world.violation(f"drain: {self.process} gets shard {shard} although its node is to go")
         run = partial(self._run_shard, shard, attempt_id, excluded)
         done: ShardDone = await self.call(f"run_shard {shard}", run)
         return done

@@ -28,8 +28,12 @@ CHAOS_S = 120.0
 QUIET_S = 5000.0
 """Longest virtual time that the program may take to come to rest once faults have stopped."""
 
-Verb = Literal["submit", "resume", "cancel", "duplicate", "kill driver", "stop driver", "tell driver", "lose cluster"]
-Blow = Literal["kill replica", "lose node", "partition", "stop replica"]
+Verb = Literal[
+    *("submit", "resume", "cancel", "duplicate", "kill driver", "stop driver", "tell driver", "lose cluster"),
+    *("pause", "raise", "attach"),
+]
+"""What people and programs do. `raise`: a person resumes the job without its limits. `attach`: a program resumes it."""
+Blow = Literal["kill replica", "lose node", "partition", "stop replica", "drain"]
 Damage = Literal["flip", "cut", "empty", "delete"]
 """Kinds of damage to a staged object."""
 
@@ -229,7 +233,8 @@ class Run:
             objects = self.world.bucket.objects()
             if f"root/{JOB_ID}/_job/terminal.json" in objects and attempt:
                 return
-            self._settle("resume" if f"root/{JOB_ID}/_job/spec.json" in objects else "submit", attempt % 2)
+            again: Verb = "raise" if self.case.spec.limits else "resume"
+            self._settle(again if f"root/{JOB_ID}/_job/spec.json" in objects else "submit", attempt % 2)
         self.world.violation("liveness: the job is not ended by resumes in a quiet world")
 
     def _settle(self, what: Verb, cluster: int) -> None:
@@ -255,6 +260,12 @@ class Run:
                 self._command("submit", api, lambda client: client.submit_spec(self.case.spec, JOB_ID))
             case "resume":
                 self._command("resume", api, lambda client: self._job(client).resume())
+            case "raise":
+                self._command("raise", api, lambda client: self._job(client).resume(no_limits=True))
+            case "attach":
+                self._command("attach", api, lambda client: self._job(client).resume(attended=False))
+            case "pause":
+                self._command("pause", api, lambda client: self._job(client).pause("test"))
             case "cancel":
                 self.cancelled = True
                 self._command("cancel", api, lambda client: self.records.append(self._job(client).cancel("test")))
@@ -275,7 +286,7 @@ class Run:
                 if staged:
                     place = self._random.randrange(2**20)
                     self.world.bucket.damage(self._random.choice(staged), action.what, place)
-            case "kill replica" | "lose node" | "partition" | "stop replica" if replicas:
+            case "kill replica" | "lose node" | "partition" | "stop replica" | "drain" if replicas:
                 self._strike(action, self._random.choice(replicas))
 
     def _strike(self, action: Action, replica: SimReplica) -> None:
@@ -286,6 +297,8 @@ class Run:
                 self.world.loop.around(action.seconds, replica.process.kill)
             case "stop replica":
                 self.world.pause(replica.process, action.seconds)
+            case "drain":
+                replica.drain(action.seconds)
             case _:
                 replica.node_lost = action.what == "lose node"
                 replica.process.kill()

@@ -5,7 +5,7 @@ The pool is the real one: its actor, its replicas and the drivers' seats run as 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -252,8 +252,8 @@ class SimPoolCluster:
         self._run.replicas.append(replica)
         return replica
 
-    async def draining_nodes(self) -> Collection[str]:
-        return ()
+    async def draining_nodes(self) -> Mapping[str, float]:
+        return {}
 
 
 class PoolRun:

@@ -28,7 +28,7 @@ from workers.driver import entry
 from workers.driver.dispatch import Dispatcher
 from workers.driver.driver import Driver
 from workers.driver.search import Search
-from workers.replica import work
+from workers.shards import salvaged
 from workers.shards.results import salvaged_rows
 
 TRIES = 200
@@ -308,7 +308,7 @@ MUTANTS = (
     ),
     Mutant(
         rule="a salvaged row is taken over as its own",
-        where=work,
+        where=salvaged,
         name="salvaged_rows",
         bug=mixes_salvaged_rows_up,
         noticed_as="I7: results.* is not what an undisturbed run gives",

@@ -22,6 +22,7 @@ from schemas import keys
 from schemas.commits import commit_of
 from schemas.exports import ExportFailure, ExportOutcome
 from schemas.history import History
+from schemas.limits import LimitNotice, Pause, RaisedLimits
 from schemas.logs import LogLine
 from schemas.pools import Placement
 from schemas.records import Attempt, Failed, Interruption, Manifest, Plan, Progress, Quarantine, Succeeded
@@ -48,6 +49,8 @@ _PARSERS: Mapping[str, Callable[[bytes], object]] = {
     keys.ATTEMPTS: Attempt.from_json,
     keys.QUARANTINE: Quarantine.from_json,
     keys.INTERRUPTIONS: Interruption.from_json,
+    keys.LIMITS: TypeAdapter[RaisedLimits | LimitNotice](RaisedLimits | LimitNotice).validate_json,
+    keys.PAUSES: Pause.from_json,
     keys.EXPORTS: TypeAdapter[ExportOutcome | ExportFailure](ExportOutcome | ExportFailure).validate_json,
     keys.LOGS: lambda data: [LogLine.model_validate_json(line) for line in data.splitlines()],
     **dict.fromkeys(_ROWS, read_rows),
@@ -141,7 +144,12 @@ def examine_traffic(proxy: Proxy, job_id: str) -> Findings:
         # Staged rows may be deleted after success, and written again by a driver that has not heard of it yet.
         if ours in path and count > 1 + proxy.deleted[path] and is_written_once(path.partition(ours)[2]):
             wrong.append(f"I4: {path} was written {count} times")
-    wrong += [f"I4: {path} was deleted" for path in proxy.deleted if ours in path and keys.STAGED not in path]
+    may_go = (keys.STAGED, keys.SALVAGE, keys.PLACEMENT)
+    wrong += [
+        f"I4: {path} was deleted"
+        for path in proxy.deleted
+        if ours in path and not path.partition(ours)[2].startswith(may_go)
+    ]
     for request in list(proxy.requests):
         if ours not in request.path:
             continue

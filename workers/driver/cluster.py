@@ -63,6 +63,9 @@ class ReplicaHandle(Protocol):
     async def abandon(self, attempt_id: str) -> None:
         """See `Replica.abandon`."""
 
+    async def leave(self, grace_s: float) -> None:
+        """See `Replica.leave`. A replica of a pool is the pool's to end: this does nothing to it."""
+
     async def salvage(self) -> list[ShardSalvaged]:
         """See `Replica.salvage`."""
 
@@ -101,6 +104,9 @@ class Cluster(Protocol):
     def report_demand(self, rows: int | None) -> None:
         """Tell the cluster how many rows of the job wait for a result, None if that is not known yet: a pool starts
         replicas by it."""
+
+    async def draining_nodes(self) -> Mapping[str, float]:
+        """See `workers.drains.draining_nodes`; only nodes on which this driver has replicas of its own count."""
 
     async def close(self) -> None:
         """Leave the cluster, as the job has ended or is interrupted."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 from schemas.codes import JobError, RowError
 from schemas.records import ShardPlan
@@ -158,13 +159,26 @@ class Dispatcher:
     def unstage(self, replica: str, work: Work) -> bool:
         """Take back a shard whose staged rows cannot be read; not a fault. Return whether to stage it again."""
         self._close(work.shard, replica)
-        shard = self._shards[work.shard]
+        return self.lose_staged(work.shard)
+
+    def lose_staged(self, number: int) -> bool:
+        """Record that a shard's staged rows cannot be read. Return whether to stage it again."""
+        shard = self._shards[number]
         was_staged, shard.staged = shard.staged, False
         if shard.committed or not was_staged:
             return False
-        self._unstaged.add(work.shard)
-        self._discard(work.shard)
+        self._unstaged.add(number)
+        self._discard(number)
         return True
+
+    def closable(self, most: int) -> list[int]:
+        """List shards that are staged and not committed, whatever replicas do with them."""
+        open_ones = (number for number, shard in enumerate(self._shards) if shard.staged and not shard.committed)
+        return list(islice(open_ones, most))
+
+    def killers_of(self, number: int) -> dict[int, RowError]:
+        """Return the places of a shard's rows that are known to kill the engine, with the codes that they get."""
+        return dict(self._shards[number].search.killers)
 
     def take(self, replica: str) -> Work | None:
         """Return the next work for a replica; None if there is none for it now.

@@ -13,25 +13,28 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 from uuid import uuid4
 
-from jobs.errors import InvalidModel, JobsError, MissingModel, StoreError
+from jobs.errors import JobsError, StoreError
 from jobs.failpoints import failpoint
 from jobs.ledger import Ledger, Missing
-from jobs.models.pinning import pin_model
 from jobs.results.gates import judged
 from jobs.salvage import Salvage
 from jobs.starting import StartClock
 from jobs.status.job_status import ended_state
 from schemas import keys
-from schemas.codes import InterruptionCode, JobError
+from schemas.codes import HELD, InterruptionCode, JobError
 from schemas.logs import LogLine
 from schemas.records import Cancelled, Failed, Manifest, Plan, ShardCommit, Succeeded
 from schemas.spec import JobSpec
-from workers.driver.assignment import Killer
+from workers.driver.closing import close_shards
 from workers.driver.cluster import Cluster
 from workers.driver.dispatch import Dispatcher
 from workers.driver.interruption import record_interruption
+from workers.driver.limits import LimitWatch
+from workers.driver.preparation import check_model, killers_of
 from workers.driver.progress import Reporter
+from workers.driver.rates import eta_of
 from workers.driver.replicas import Replicas
+from workers.driver.scaling import wanted
 from workers.failures import JobFailure, JobInterruption
 from workers.messages import ShardDone, ShardSalvaged
 
@@ -88,8 +91,12 @@ class Driver:
             on_damage=self._on_damage,
             on_log=on_log,
         )
+        if self._spec.limits.finish_within_s is not None or self._spec.limits.finish_by is not None:
+            self._replicas.want(self._spec.replicas.min)  # until it is known how many the time limit needs
         self._reporter = Reporter(ledger, driver_id, self._replicas)
+        self._limits = LimitWatch(ledger, self._spec, driver_id)
         self._plan: Plan | None = None
+        self._dispatcher: Dispatcher | None = None
         self._damaged: asyncio.Queue[int] = asyncio.Queue()
 
     async def run(self) -> TerminalRecord:
@@ -98,6 +105,11 @@ class Driver:
         Raises:
             JobInterruption, StoreError: the job is interrupted and can be resumed; the reason is in the store.
         """
+        try:
+            await self._limits.begin()
+        except JobsError as error:
+            await self._interrupted(error)
+            raise
         working, watching = asyncio.create_task(self._work()), asyncio.create_task(self._watch())
         try:
             finished, _ = await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
@@ -125,6 +137,10 @@ class Driver:
             raise told from None
         except Exception as error:
             await self._interrupted(error)
+            if isinstance(error, JobInterruption) and error.code in HELD:
+                # As good an end as that of a driver that is told to stop; what the job has used is written, too.
+                await self._stop(working, watching)
+                await self._reporter.end(succeeded=False)
             raise
         finally:
             await self._stop(working, watching)
@@ -147,7 +163,7 @@ class Driver:
 
     async def _work(self) -> TerminalRecord:
         """Stage and dispatch until every shard is committed, then finish."""
-        await asyncio.to_thread(self._check_model)
+        await asyncio.to_thread(check_model, self._spec)
         resources = await asyncio.to_thread(self._cluster.resolve_resources, self._spec)
         before_plan = await asyncio.to_thread(self._has_runnable_rows)
         staged: asyncio.Queue[Plan | int] = asyncio.Queue()
@@ -156,18 +172,41 @@ class Driver:
         self._passed("model and resources")
         staging = asyncio.create_task(self._stage(staged.put_nowait))
         dispatching = asyncio.create_task(self._dispatch(staged))
+        if self._limits.closing.is_set():
+            await self._replicas.halt()
         running = asyncio.create_task(self._replicas.run(resources, before_plan=before_plan))
-        pending: set[asyncio.Task[None]] = {staging, dispatching, running}
+        closing = asyncio.create_task(self._close())
+        pending: set[asyncio.Task[None]] = {staging, dispatching, running, closing}
         try:
             while not running.done():
                 finished, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
                 for future in finished:
                     future.result()
         finally:
-            await _cancel(staging, dispatching, running)
+            await _cancel(staging, dispatching, running, closing)
         self._reporter.finish()
         failpoint("driver.before_finish")
         return await self._finish()
+
+    async def _close(self) -> None:
+        """Once a limit is reached at which the job finishes, commit what is left with error rows for missing ones."""
+        await self._limits.closing.wait()
+        await self._replicas.halt()
+        while self._dispatcher is None:
+            await asyncio.sleep(TICK_S)  # the plan is being made
+        assert self._plan is not None
+        assert self._limits.kind is not None
+        await close_shards(
+            self._ledger,
+            self._spec,
+            self._plan,
+            self._dispatcher,
+            self._limits.kind.row_error,
+            driver=self._driver_id,
+            on_commit=self._reporter.committed,
+            on_damage=self._on_damage,
+        )
+        self._replicas.wake()
 
     def _has_runnable_rows(self) -> bool:
         """Return whether rows are left for an engine: as the plan says or, before there is one, in all likelihood."""
@@ -223,7 +262,9 @@ class Driver:
                 self._passed("staging until the plan")
                 failpoint("driver.plan_stands")
                 dispatcher = Dispatcher(
-                    event.shards, await asyncio.to_thread(self._killers), max_strikes=self._spec.max_shard_strikes
+                    event.shards,
+                    await asyncio.to_thread(killers_of, self._ledger, event),
+                    max_strikes=self._spec.max_shard_strikes,
                 )
                 commits = await asyncio.to_thread(self._commits)
                 kept = await asyncio.to_thread(self._salvage.counts, {commit.index for commit in commits})
@@ -236,6 +277,7 @@ class Driver:
                 for record in kept.values():
                     self._reporter.salvaged(record.index, record.num_rows, record.num_error_rows)
                 self._reporter.phase = "running"
+                self._dispatcher = dispatcher
                 self._replicas.open(dispatcher)
             else:
                 assert dispatcher is not None, "the plan comes first"
@@ -273,10 +315,14 @@ class Driver:
         await self._reporter.begin()
         while True:
             self._cluster.report_demand(self._replicas.rows_left)
-            await self._reporter.tick()
+            progress = await self._reporter.tick()
             if (record := await asyncio.to_thread(self._ledger.terminal)) is not None:
                 log.info("the job has ended: %s", ended_state(record))
                 return record
+            if self._reporter.phase != "finishing":  # every row is committed: nothing is left to stop
+                gpu_s, eta = self._reporter.gpu_s, eta_of(progress)
+                await self._limits.look(gpu_s=gpu_s, own_gpu_s=self._reporter.own_gpu_s, eta=eta)
+                self._replicas.want(wanted(self._spec, self._replicas, self._limits, self._reporter, eta))
             await asyncio.sleep(TICK_S)
 
     async def _finish(self) -> TerminalRecord:
@@ -310,27 +356,6 @@ class Driver:
         """Record the reason before the replicas are ended: a driver told to stop may lack time for both."""
         await asyncio.to_thread(record_interruption, self._ledger, self._driver_id, error)
 
-    def _check_model(self) -> None:
-        """Check that the model is usable here and matches the submitted fingerprint.
-
-        Raises:
-            JobFailure: it never was usable, or has changed.
-            JobInterruption: it is missing, or no longer complete.
-        """
-        model = self._spec.model
-        try:
-            found = pin_model(self._spec)
-        except InvalidModel as error:
-            # A model with a fingerprint was complete when the job was submitted.
-            if isinstance(error, MissingModel) or model.fingerprint is not None:
-                raise JobInterruption(InterruptionCode.MODEL_UNAVAILABLE, error.message, error.hint) from error
-            raise JobFailure(JobError.INVALID_MODEL, str(error)) from error
-        if model.fingerprint is not None and model.fingerprint != found:
-            raise JobFailure(
-                JobError.MODEL_CHANGED,
-                f"The model in {model.path} is not the one this job was submitted with. Submit a new job for it.",
-            )
-
     def _commits(self) -> list[ShardCommit]:
         """Read the commit records of all committed shards, in order of shard number.
 
@@ -346,16 +371,6 @@ class Driver:
             )
         with ThreadPoolExecutor(HEADS_AT_ONCE) as threads:
             return list(threads.map(self._ledger.shard_commit, committed))
-
-    def _killers(self) -> list[Killer]:
-        """Read the rows that earlier drivers found to kill the engine."""
-        assert self._plan is not None
-        shards = self._plan.shards
-        return [
-            Killer(shard=row.shard, place=row.place, code=row.code)
-            for row in self._ledger.quarantined()
-            if row.shard < len(shards) and row.place < shards[row.shard].num_rows - shards[row.shard].num_invalid_rows
-        ]
 
     def _on_damage(self, shard: int) -> None:
         self._damaged.put_nowait(shard)

@@ -117,6 +117,8 @@ def _run(
         print(f"{MARK}{interruption.model_dump_json()}", flush=True)
         if isinstance(error, JobInterruption) and error.code is InterruptionCode.STOPPED:
             return TOLD_TO_STOP
+        if isinstance(error, JobInterruption) and error.code is InterruptionCode.PAUSED:
+            return Exit.OK  # nothing is wrong
         return error.exit_code if isinstance(error, JobsError) else Exit.JOB_FAILED
     if isinstance(record, Failed):
         log.error("job %s has ended: %s: %s: %s", job_id, record.state, record.code, record.reason)

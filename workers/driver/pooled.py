@@ -100,6 +100,10 @@ class PooledCluster:
         """See `Cluster.stage`."""
         await self._own.stage(ledger, spec, writer, report)
 
+    async def draining_nodes(self) -> Mapping[str, float]:
+        """Return none: the pool sees to its replicas itself."""
+        return {}
+
     async def close(self) -> None:
         """Leave the pool, in order."""
         with suppress(Exception):
@@ -215,6 +219,9 @@ class PooledReplica:
 
     async def abandon(self, attempt_id: str) -> None:
         await self._ask("abandon", attempt_id)
+
+    async def leave(self, grace_s: float) -> None:
+        """Do nothing: the pool ends its replicas."""
 
     async def salvage(self) -> list[ShardSalvaged]:
         salvaged: list[ShardSalvaged] = await self._ask("salvage")

@@ -39,6 +39,8 @@ class Reporter:
 
     Attributes:
         phase: what the driver is doing.
+        slow_plan: seconds predicted for this driver with all of its replicas, at the slow end of the range, and those
+            of them until the first row; None: unknown.
     """
 
     def __init__(self, ledger: Ledger, driver: str, replicas: Replicas) -> None:
@@ -60,9 +62,20 @@ class Reporter:
         self._engine: EngineInfo | None = None
         self._predicted = False
         self._planned_s: float | None = None
+        self.slow_plan: tuple[float, float] | None = None
         self._took_s: float | None = None
         self._process = this_process()
         self.phase: Phase = "starting"
+
+    @property
+    def own_gpu_s(self) -> float:
+        """GPU-seconds that this driver's replicas have held."""
+        return self._recorder.gpu_s
+
+    @property
+    def gpu_s(self) -> float:
+        """GPU-seconds that replicas of this and of earlier drivers have held."""
+        return self._recorder.gpu_s + (self._gpu_s_before or 0.0)
 
     async def begin(self) -> None:
         """Start from the counts of earlier drivers, so that no count drops while this one starts up."""
@@ -186,7 +199,9 @@ class Reporter:
         tokens -= 0 if share is None else round((1 - share) * allowed)
         left = 1 - self._rows / max(1, plan.num_rows)
         times = predict_times(left * tokens, rate.tokens_per_s if rate else None, known[0].start_s, spec)
+        slowly = predict_times(left * tokens, rate.low if rate else None, known[0].start_s, spec)
         self._planned_s = times and times.eta_s
+        self.slow_plan = (slowly.eta_s, known[0].start_s) if slowly else None
         log.info(
             "predicted duration: %.0f s, from %s", self._planned_s or 0.0, ", ".join(rate.jobs) if rate else "no job"
         )
@@ -211,6 +226,8 @@ class Reporter:
             prompt=prompt_of(spec),
             scores=spec.scores,
             has_form=spec.sampling.structured_outputs is not None,
+            planned_s=self._planned_s and round(self._planned_s, 1),
+            took_s=self._took_s and round(self._took_s, 1),
         )
         remember(self._ledger.store, spec, engine.device, observation)
 
@@ -280,7 +297,7 @@ class Reporter:
             eta_high_s=eta and eta.high_s and round(eta.high_s, 1),
             engine_s=round(totals.ready_s, 1),
             engine_idle_s=round(totals.idle_s, 1),
-            gpu_s=round(self._recorder.gpu_s + (self._gpu_s_before or 0.0), 1),
+            gpu_s=round(self.gpu_s, 1),
             planned_s=self._planned_s and round(self._planned_s, 1),
             took_s=self._took_s and round(self._took_s, 1),
             tail_s=self._tail.seconds and round(self._tail.seconds, 1),

@@ -7,6 +7,8 @@ from collections import deque
 from dataclasses import dataclass
 from itertools import pairwise
 
+from schemas.records import Progress
+
 RATE_WINDOW_S = 60.0
 """Time span over which rates are computed."""
 
@@ -33,6 +35,13 @@ class Eta:
     likely_s: float
     low_s: float | None = None
     high_s: float | None = None
+
+
+def eta_of(progress: Progress | None) -> Eta | None:
+    """Return the expected end that a progress report tells; None if it tells none."""
+    if progress is None or progress.eta_s is None:
+        return None
+    return Eta(likely_s=progress.eta_s, low_s=progress.eta_low_s, high_s=progress.eta_high_s)
 
 
 class Rates:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import ray
@@ -15,6 +16,7 @@ from jobs.ledger import Ledger
 from schemas.codes import RowError
 from schemas.records import Plan
 from schemas.spec import JobSpec
+from workers.drains import draining_nodes
 from workers.driver.cluster import ReplicaHandle, ReplicaLost
 from workers.driver.last_lines import last_lines
 from workers.driver.resources import Resources, resolve_resources
@@ -43,6 +45,9 @@ class RayCluster:
     def report_demand(self, rows: int | None) -> None:
         pass
 
+    async def draining_nodes(self) -> Mapping[str, float]:
+        return await asyncio.to_thread(draining_nodes)
+
     async def close(self) -> None:
         pass
 
@@ -66,11 +71,11 @@ class RayReplica:
         self._actor = actor
 
     async def started(self) -> None:
-        await result_of(self._actor.__ray_ready__.remote())
+        self._node_id = await node_id_of(self._actor)
 
     async def load(self) -> Loaded:
         loaded: Loaded = await result_of(self._actor.load.remote())
-        return loaded
+        return replace(loaded, node_id=self._node_id)
 
     async def claim(self) -> bool:
         return True
@@ -91,6 +96,9 @@ class RayReplica:
 
     async def abandon(self, attempt_id: str) -> None:
         await result_of(self._actor.abandon.remote(attempt_id))
+
+    async def leave(self, grace_s: float) -> None:
+        await result_of(self._actor.leave.remote(grace_s))
 
     async def salvage(self) -> list[ShardSalvaged]:
         salvaged: list[ShardSalvaged] = await result_of(self._actor.salvage.remote())
@@ -122,6 +130,15 @@ def cores() -> int:
     here, own = ray.get_runtime_context().get_node_id(), len(os.sched_getaffinity(0))
     cpus = {node["NodeID"]: int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]}
     return sum(min(count, own) if node == here else count for node, count in cpus.items())
+
+
+async def node_id_of(actor: Any) -> str:
+    """Wait until an actor runs; return the id of its node."""
+    return str(await result_of(actor.__ray_call__.remote(_node_id)))
+
+
+def _node_id(_: Any) -> str:
+    return str(ray.get_runtime_context().get_node_id())
 
 
 async def result_of(reference: Any) -> Any:

@@ -27,6 +27,7 @@ from workers.driver.asking import (
 from workers.driver.assignment import Work
 from workers.driver.cluster import Cluster, ReplicaHandle, ReplicaLost
 from workers.driver.dispatch import Dispatcher
+from workers.driver.draining import heed_drains
 from workers.driver.losses import Losses
 from workers.driver.resources import Resources
 from workers.driver.slots import Slot, added
@@ -46,9 +47,16 @@ SHARED_ADMISSIONS = 2
 NOT_NEEDED = "starts once rows need an engine"
 """Note on a slot without a replica, for people."""
 
+NOT_IN_TIME = "not needed to end within the time limit"
+"""Note on a slot without a replica because the others are enough."""
+
 LAST_COUNTERS_S = 1.0
 STOP_GRACE_S = 8.0
 RESTART_PAUSE_S = 1.0
+
+
+class _NotNeeded(Exception):
+    """Raised for a replica without work that the job can do without."""
 
 
 class Replicas:
@@ -59,6 +67,9 @@ class Replicas:
         on_salvage: called with each shard whose finished rows are kept because its replica has to end.
         on_damage: called with each shard to stage again, because its staged rows are damaged or gone.
         on_log: called with the lines that replicas log.
+
+    Attributes:
+        wanted: replicas that the job goes on with, of those that it may have.
     """
 
     def __init__(
@@ -78,7 +89,10 @@ class Replicas:
         self._news = asyncio.Event()
         self._asking: set[asyncio.Task[None]] = set()
         self._ending: set[asyncio.Task[None]] = set()
+        self._filling: list[asyncio.Task[None]] = []
+        self._halted = False
         self.slots = [Slot(number) for number in range(spec.replicas.max)]
+        self.wanted = spec.replicas.max
         self._retired = ReplicaCounters()
         self.losses = Losses()
         self.gpus_per_replica: int | None = None
@@ -111,16 +125,29 @@ class Replicas:
         self._starting = asyncio.Semaphore(resources.starts_at_once or len(self.slots))
         self.gpus_per_replica = resources.num_gpus
         # A slot that waits for resources must not hold up a job whose last shard is committed elsewhere.
-        tasks = [asyncio.create_task(self._until_done()), *(asyncio.create_task(self._fill(s)) for s in self.slots)]
+        done = asyncio.create_task(self._until_done())
+        draining = asyncio.create_task(heed_drains(self.slots, self._cluster, self.wake))
+        self._filling = [] if self._halted else [asyncio.create_task(self._fill(slot)) for slot in self.slots]
+        tasks = [done, draining, *self._filling]
+        pending = set(tasks)
         try:
-            finished, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in finished:
-                task.result()
+            while pending and not done.done():
+                finished, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                for task in finished:
+                    if not (self._halted and task.cancelled()):
+                        task.result()
         finally:
             for task in (*tasks, *self._asking):
                 task.cancel()
             # Replicas are not awaited: an engine takes seconds to free its device, and the job is done before that.
             await asyncio.gather(*tasks, *self._asking, return_exceptions=True)
+
+    def want(self, number: int) -> None:
+        """Go on with so many replicas: more start, or the last slots take no further shard."""
+        if number != self.wanted:
+            log.info("the job goes on with %d replicas, to end within its time limit", number)
+            self.wanted = number
+            self.wake()
 
     async def refresh(self, timeout_s: float) -> None:
         """Ask the ready replicas for their counters; a replica that does not answer in time keeps its last ones."""
@@ -146,6 +173,20 @@ class Replicas:
         """Times that an idle replica was given a shard that another one works on."""
         return self._dispatcher.num_copies if self._dispatcher is not None else 0
 
+    async def halt(self) -> None:
+        """End every replica, which saves its finished rows first, and start no other. `run` goes on until all shards
+        are committed, by whomever."""
+        self._halted = True
+        for task in self._filling:
+            task.cancel()
+        await asyncio.gather(*self._filling, return_exceptions=True)
+        await self.kill()
+        for slot in self.slots:
+            if self._dispatcher is not None:
+                self._dispatcher.give_back(slot.name)
+            slot.shards = {}
+            slot.enter("waiting", "none starts any more: the job has reached a limit")
+
     async def kill(self) -> None:
         """End every replica now, and wait until all are gone."""
         await asyncio.gather(*self._ending, *map(self._end, self.slots))
@@ -167,6 +208,8 @@ class Replicas:
                 await self._work(slot)
             except (JobFailure, JobInterruption):
                 raise
+            except _NotNeeded:
+                slot.enter("waiting", NOT_IN_TIME)
             except Exception as error:  # noqa: BLE001 - `_handle_loss` decides what follows the death of a replica
                 await self._handle_loss(slot, error)
                 self.wake()
@@ -181,10 +224,11 @@ class Replicas:
     async def _is_needed(self, slot: Slot) -> bool:
         """Wait until a shard needs an engine; return False once every shard is committed."""
         while not self._done:
-            if self._before_plan if self._dispatcher is None else self._dispatcher.needs_engine:
+            surplus = slot.number >= self.wanted
+            if not surplus and (self._before_plan if self._dispatcher is None else self._dispatcher.needs_engine):
                 return True
             if slot.state == "waiting":
-                slot.note = NOT_NEEDED
+                slot.note = NOT_IN_TIME if surplus else NOT_NEEDED
             await self._news.wait()
         return False
 
@@ -221,8 +265,11 @@ class Replicas:
             while running or not self._done:
                 if slot.retired and not running:
                     raise ReplicaLost("it takes no further rows", blameless=True)
+                surplus = slot.number >= self.wanted
+                if surplus and not running:
+                    raise _NotNeeded
                 news = self._news  # taken before looking for work, so that nothing is missed in between
-                wants = len(admissions) < most and not slot.retired and slot.wants_more(running.values())
+                wants = len(admissions) < most and not (slot.retired or surplus) and slot.wants_more(running.values())
                 if wants and (work := self._take(slot)) is not None:
                     attempt_id = slot.shards[work.shard] = uuid4().hex
                     running[asyncio.create_task(_run(slot, replica, work, attempt_id))] = work

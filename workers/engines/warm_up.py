@@ -36,7 +36,8 @@ async def warm_up(model: str, spec: EngineSpec, *, on_gpu: bool, engine: type[Vl
             await started.start()
         finally:
             await started.stop()
-        return add_pack(model, made_for(fingerprint(model), on_gpu=on_gpu), Path(work))
+        identity = fingerprint(model, weights=spec.load_format != "dummy")
+        return add_pack(model, made_for(identity, on_gpu=on_gpu), Path(work))
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from schemas.pools import PoolSpec
@@ -54,5 +54,5 @@ class PoolCluster(Protocol):
     def start_replica(self, pool: PoolSpec, name: str, resources: Resources) -> PoolReplicaHandle:
         """Request a replica, which starts when there is room and dies with this process."""
 
-    async def draining_nodes(self) -> Collection[str]:
-        """Return the ids of nodes that are to go: of a drain, or of a preemption notice."""
+    async def draining_nodes(self) -> Mapping[str, float]:
+        """See `workers.drains.draining_nodes`."""

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import ray
 
 from schemas.pools import PoolSpec
+from workers.drains import draining_nodes
 from workers.driver.last_lines import last_lines
-from workers.driver.ray_cluster import cores, result_of
+from workers.driver.ray_cluster import cores, node_id_of, result_of
 from workers.driver.resources import Resources, resolve_resources
 from workers.messages import Loaded, PoolReplicaCounters
 
@@ -38,7 +39,7 @@ class RayPoolCluster:
         actor = ray.remote(self._replica).options(**options, name=name)
         return RayPoolReplica(actor.remote(pool, self._root, name, on_gpu=resources.on_gpu))
 
-    async def draining_nodes(self) -> Collection[str]:
+    async def draining_nodes(self) -> Mapping[str, float]:
         return await asyncio.to_thread(draining_nodes)
 
 
@@ -49,7 +50,7 @@ class RayPoolReplica:
         self.reference = self._actor = actor
 
     async def started(self) -> None:
-        self._node_id: str = await result_of(self._actor.__ray_call__.remote(_node_id))
+        self._node_id: str = await node_id_of(self._actor)
 
     async def load(self) -> Loaded:
         loaded: Loaded = await result_of(self._actor.load.remote())
@@ -70,21 +71,3 @@ class RayPoolReplica:
 
     def kill(self) -> None:
         ray.kill(self._actor)
-
-
-def draining_nodes() -> Collection[str]:
-    """Return the ids of the nodes that Ray is draining; none where this version of Ray does not say.
-
-    Ray's public interface does not tell them; its own Serve reads them from here (Ray 2.60).
-    """
-    try:
-        from ray._private.worker import global_worker
-
-        found: Mapping[str, int] = global_worker.gcs_client.get_draining_nodes(timeout=2)
-    except (AttributeError, ImportError, TypeError, RuntimeError):
-        return ()
-    return list(found)
-
-
-def _node_id(_: Any) -> str:
-    return str(ray.get_runtime_context().get_node_id())

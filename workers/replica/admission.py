@@ -22,6 +22,10 @@ from workers.shards.outputs import Row
 SHARED_S = 5.0
 """Between two times in which one job has the engine to itself, all others may enter for so long."""
 
+PAUSE_S = 0.2
+"""A job whose row has entered counts as waiting for so long, although others may enter: the first row of its next shard
+comes a moment later. Without that, the job would lose what it is behind by at each border of shards."""
+
 MEMORY = 64
 """Rows after which older ones weigh 1/e in a job's expected tokens."""
 
@@ -103,6 +107,7 @@ class Door:
     def __init__(self, admission: Admission, job: str) -> None:
         self._admission, self.job = admission, job
         self._inside: dict[int, _Expected] = {}
+        self._pause: asyncio.TimerHandle | None = None
         self._share = 1.0
         self.computed_tokens = 0
 
@@ -115,7 +120,9 @@ class Door:
         admission = self._admission
         admission._rows[self.job] = row
         admission._shares.waits(self.job)
+        self._end_pause()
         admission._wake()
+        entered = False
         try:
             while not admission._admits(self, row):
                 if admission._retired:
@@ -128,11 +135,25 @@ class Door:
             expected = most * self._share
             is_owed = admission._shares.enters(self.job, expected)
             self._inside[place] = _Expected(row.num_tokens, most, expected, is_owed)
+            entered = True
             return place
         finally:
             admission._rows.pop(self.job, None)
-            admission._shares.ends_waiting(self.job)
+            if entered:
+                admission._shares.pauses(self.job)
+                self._pause = asyncio.get_running_loop().call_later(PAUSE_S, self._end_waiting)
+            else:
+                self._end_waiting()
             admission._wake()
+
+    def _end_waiting(self) -> None:
+        self._end_pause()
+        self._admission._shares.ends_waiting(self.job)
+
+    def _end_pause(self) -> None:
+        if self._pause is not None:
+            self._pause.cancel()
+            self._pause = None
 
     def leave(self, place: int, *, cut_off: bool = False) -> None:
         """Free the place of a row that has left the engine; `cut_off`: before the engine had answered it."""
@@ -196,6 +217,7 @@ class Door:
 
     def close(self) -> None:
         """Forget the job, whose rows have left."""
+        self._end_pause()
         self.release()
         self._admission._shares.leave(self.job)
         self._admission._wake()

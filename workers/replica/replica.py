@@ -21,6 +21,7 @@ from workers.replica.feed import Feed
 from workers.replica.loop_lag import LoopLag
 from workers.replica.room import Room
 from workers.replica.starting import import_engine, make_engine
+from workers.replica.termination import GRACE_S, on_sigterm
 from workers.replica.work import JobWork
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,11 @@ class Replica(JobWork):
         self._recent = logs.recent_lines(name)
         self._on_gpu = on_gpu
         self._engine: Engine | None = None
+        self._room: Room
         self._lag = LoopLag()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        if traced:
+            on_sigterm(self._told_to_end)
 
     def __repr__(self) -> str:
         """Return the prefix that Ray puts before each line that this process prints."""
@@ -76,10 +81,12 @@ class Replica(JobWork):
         info = await engine.start()
         self._starting.mark("engine's start")
         cached_share = self._plan.num_cached_tokens / max(1, self._plan.num_input_tokens) if self._plan else 0.0
-        self._feed = Feed(engine, Room(info, lambda: engine.steps, cached_share), self._encoder.vocab_size)
+        self._room = Room(info, lambda: engine.steps, cached_share)
+        self._feed = Feed(engine, self._room, self._encoder.vocab_size)
         self._feed.on_first = self._first_row
         self._metrics = ReplicaMetrics(self._ledger.job_id, self._name)
         self._ready_at = time.monotonic()
+        self._loop = asyncio.get_running_loop()
         self._watching = asyncio.create_task(self._lag.watch())
         load_s = time.monotonic() - began
         failpoint("replica.after_load")
@@ -110,6 +117,26 @@ class Replica(JobWork):
             idle_s=feed.idle_s,
             lag_s=self._lag.total_s,
         )
+
+    def _told_to_end(self) -> bool:
+        """Leave because of SIGTERM; return False if there is nothing to end in order."""
+        loop = self._loop
+        if loop is None:
+            return False
+
+        def leave() -> None:
+            self._leaving = loop.create_task(self.leave(GRACE_S))
+
+        loop.call_soon_threadsafe(leave)
+        return True
+
+    async def leave(self, grace_s: float) -> None:
+        """Let no further row in: the process is to end. Calls for shards raise `ShardUnfinished` once the rows inside
+        have ended, or after `grace_s` seconds, in which case running rows are lost; finished ones are kept.
+        """
+        log.info("%s takes no further rows, and ends within %.0f s", self._name, grace_s)
+        self._room.retire()
+        await self.cut_off(grace_s)
 
     async def log_lines(self, number: int) -> LogBatch:
         """Return what this process has logged, from the line with this number on."""

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from workers.engines.base import EngineInfo, Output
 from workers.replica.answer_lengths import AnswerLengths
+from workers.replica.feed import Retired
 from workers.shards.outputs import Row
 
 QUEUE_AHEAD = 0.25
@@ -61,6 +62,7 @@ class Room:
         self._inside = np.zeros(self._max_sequences, _Facts)  # by place
         self._free = list(range(self._max_sequences))
         self._freed = asyncio.Event()
+        self._retired = False
         self._lengths = AnswerLengths()
         # The plan's estimate weighs as much as one cache full of prompts.
         self._prompt_tokens = self._kv_tokens or 1.0
@@ -71,13 +73,23 @@ class Room:
         """Wait until there is room for the row; return its place.
 
         A row that is too large to fit beside others gets the engine to itself.
+
+        Raises:
+            Retired: no row enters any more.
         """
-        while not self.has_room(row):
+        while self._retired or not self.has_room(row):
+            if self._retired:
+                raise Retired
             self._freed.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_AGAIN_S):  # `wait_for` can lose a cancellation (Python 3.11)
                     await self._freed.wait()
         return self.take(row)
+
+    def retire(self) -> None:
+        """Let no row in any more; those inside go on."""
+        self._retired = True
+        self._freed.set()
 
     @property
     def is_empty(self) -> bool:

@@ -31,6 +31,7 @@ class Shares:
         self._members: dict[str, _Member] = {}
         self._owed: dict[Priority, float] = dict.fromkeys(PRIORITIES, 0.0)
         self._waiting: dict[str, None] = {}
+        self._paused: dict[str, None] = {}
         self._entered = 0
 
     def join(self, job: str, priority: Priority, weight: float) -> None:
@@ -45,20 +46,29 @@ class Shares:
     def waits(self, job: str) -> None:
         """Record that a row of the job waits. What others were given while none did is lost, not saved up."""
         member = self._members[job]
-        if job not in self._waiting and member.left_at != self._entered:
+        if job not in self._waiting and job not in self._paused and member.left_at != self._entered:
             others = [self._members[each].used for each in self._of_class(member.priority)]
             member.used = max(member.used, min(others, default=member.used))
+        self._paused.pop(job, None)
         self._waiting[job] = None
+
+    def pauses(self, job: str) -> None:
+        """Record that no row of the job waits, and that the next one comes in a moment: others enter meanwhile, and the
+        job catches up.
+        """
+        self._waiting.pop(job, None)
+        self._paused[job] = None
 
     def ends_waiting(self, job: str) -> None:
         """Record that no row of the job waits any more."""
-        if job not in self._waiting:
+        if job not in self._waiting and job not in self._paused:
             return
-        del self._waiting[job]
+        self._waiting.pop(job, None)
+        self._paused.pop(job, None)
         member = self._members[job]
         member.left_at = self._entered
-        if not self._of_class(member.priority):  # a class without rows that wait is owed nothing
-            self._owed[member.priority] = min(0, self._owed[member.priority])
+        if not any(self._members[each].priority == member.priority for each in (*self._waiting, *self._paused)):
+            self._owed[member.priority] = min(0, self._owed[member.priority])  # nothing is owed to a class without rows
 
     def next(self) -> str | None:
         """Return the job whose row enters next; None if none waits."""

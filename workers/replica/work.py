@@ -13,7 +13,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from jobs.errors import Damaged
 from jobs.failpoints import failpoint
 from jobs.ledger import Commit, Ledger
 from jobs.models.encoding import Encoder
@@ -28,17 +27,13 @@ from workers.metrics import ReplicaMetrics
 from workers.replica.feed import Feed, Retired
 from workers.replica.tries import Tries
 from workers.shards.outputs import Row, quarantined
-from workers.shards.results import (
-    SalvagedRows,
-    ShardMismatch,
-    encode_results,
-    encode_salvage,
-    read_parquet,
-    salvaged_rows,
-)
+from workers.shards.results import SalvagedRows, encode_results, encode_salvage
+from workers.shards.salvaged import finished_rows
 from workers.shards.staged_shards import read_staged
 
 log = logging.getLogger(__name__)
+
+CUT_OFF_LOOK_S = 0.2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,6 +67,7 @@ class JobWork:
         self._serving: set[str] = set()
         self._told_to_abandon: set[str] = set()
         self._open: dict[str, _OpenShard] = {}
+        self._cut_off: set[str] = set()
 
     async def run_shard(self, shard: int, attempt_id: str, excluded: Mapping[int, RowError]) -> ShardDone:
         """Process one shard up to its commit. Calls may overlap; their rows enter the engine in call order.
@@ -104,7 +100,7 @@ class JobWork:
                 return ShardDone(shard=shard, ours=False, stats=commit, engine_rows=0, engine_errors=0)
             await self._record(shard, attempt_id, probe=False)
             staged, rows = await self._read(shard)
-            salvaged = await asyncio.to_thread(self._salvaged, shard, staged)
+            salvaged = await asyncio.to_thread(finished_rows, self._ledger, shard, staged)
             failpoint("replica.before_rows")
             # A salvaged row keeps its result even when excluded: an engine has answered it, so it kills none.
             killers = {rows[place].row_id: code for place, code in excluded.items() if place < len(rows)}
@@ -143,13 +139,17 @@ class JobWork:
             Number of valid rows of the shard, equal ones counted once; higher places refer to no row.
 
         Raises:
-            EngineDead, StoreError, Exception: as `run_shard`.
+            EngineDead, ShardUnfinished, StoreError, Exception: as `run_shard`.
         """
         feed = self._standing_feed()
         with feed.admitting(attempt_id):
             await self._record(shard, attempt_id, probe=True)
             _, rows = await self._read(shard)
-            await feed.run(attempt_id, [rows[place] for place in places if place < len(rows)])
+            probed = [rows[place] for place in places if place < len(rows)]
+            try:
+                await self._finishes(attempt_id, feed.run(attempt_id, probed))
+            except Retired as retired:
+                raise ShardUnfinished(None) from retired
         return len(rows)
 
     async def abandon(self, attempt_id: str) -> None:
@@ -187,19 +187,6 @@ class JobWork:
         log.info("shard %d: %d finished rows salvaged, %d errors", opened.shard, stats.num_rows, stats.num_error_rows)
         return ShardSalvaged(shard=opened.shard, num_rows=stats.num_rows, num_error_rows=stats.num_error_rows)
 
-    def _salvaged(self, shard: int, staged: pa.Table) -> SalvagedRows:
-        """Return the shard's rows that earlier attempts have finished. A damaged object costs only time."""
-        salvage, rows = Salvage(self._ledger), dict[int, Mapping[str, Any]]()
-        for each in salvage.find(shard):
-            try:
-                data = salvage.read(each)
-                rows = rows if data is None else {**salvaged_rows(staged, read_parquet(data)), **rows}
-            except (Damaged, ShardMismatch, OSError, pa.ArrowException) as error:
-                log.warning("%s cannot be read, so its rows are computed again: %s", each.key, type(error).__name__)
-        if rows:
-            log.info("shard %d: %d rows were finished by earlier attempts", shard, len(rows))
-        return rows
-
     async def admitted(self, attempt_id: str) -> None:
         """Wait until every row of the attempt is inside the engine, so that the next shard can follow."""
         await self._standing_feed().admitted(attempt_id)
@@ -213,13 +200,28 @@ class JobWork:
             await running
         except asyncio.CancelledError:
             caller = asyncio.current_task()
+            if attempt_id in self._cut_off and not (caller is not None and caller.cancelling()):
+                raise Retired from None
             if attempt_id not in self._abandoned or (caller is not None and caller.cancelling()):
                 raise
             return False
         finally:
             del self._running[attempt_id]
             self._abandoned.discard(attempt_id)
+            self._cut_off.discard(attempt_id)
         return True
+
+    async def cut_off(self, after_s: float) -> None:
+        """End every attempt as unfinished that has not ended by itself after so many seconds.
+
+        Its finished rows are kept, and its rows leave the engine.
+        """
+        until = time.monotonic() + after_s
+        while self._running and time.monotonic() < until:
+            await asyncio.sleep(min(CUT_OFF_LOOK_S, until - time.monotonic()))
+        for attempt_id, running in list(self._running.items()):
+            self._cut_off.add(attempt_id)
+            running.cancel()
 
     def _standing_feed(self) -> Feed:
         assert self._feed is not None, "load() comes first"

@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from jobs.catalogs import told
 from jobs.errors import StoreError, UsageError
 from jobs.failpoints import failpoint
 from jobs.packages import failed_import
@@ -19,8 +20,6 @@ from jobs.results.sinks.table_types import fitted, has_job_column
 from schemas.exports import JOB_COLUMN, NewColumns
 
 _REACH = "Check the address and this machine's right to write there, then run the export again: it is done once."
-
-_TOLD_CHARS = 300
 
 _FILE_BYTES = 16 * 2**20
 """Size of a partitioned table's files. The library holds one for each partition in memory."""
@@ -155,13 +154,6 @@ def lacking(table: str, names: Sequence[str]) -> UsageError:
         f"{table} lacks {len(names)} of the results' columns: {', '.join(names)}.",
         "Add them with --export-new-columns add, or export to another table.",
     )
-
-
-def told(error: Exception) -> str:
-    """Return a library's error as the end of a sentence, on one line. It may quote a row: that part is left out."""
-    text = " ".join(str(error).split()).partition("violated by")[0]
-    text = text if len(text) <= _TOLD_CHARS else f"{text[:_TOLD_CHARS]} …"
-    return text.rstrip(". ") or type(error).__name__
 
 
 def _columns(table: Any) -> pa.Schema:

@@ -6,7 +6,6 @@ variables `PYICEBERG_CATALOG__NAME__…`.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -15,11 +14,11 @@ from typing import Any
 import pyarrow as pa
 
 from jobs.buckets import check_bucket
-from jobs.errors import JobsError, StoreError, UsageError
+from jobs.catalogs import open_catalog, told
+from jobs.errors import JobsError, StoreError
 from jobs.failpoints import failpoint
-from jobs.packages import failed_import
 from jobs.results.sinks.append import Moved, Stream, Unclear
-from jobs.results.sinks.delta import lacking, told
+from jobs.results.sinks.delta import lacking
 from jobs.results.sinks.rounds import Rounds
 from jobs.results.sinks.table_types import fitted, has_job_column
 from schemas.exports import JOB_COLUMN, NewColumns
@@ -39,7 +38,7 @@ class IcebergTarget:
     def __init__(self, where: str, allowed_buckets: Collection[str] | None = None) -> None:
         catalog, _, self._table_name = where.partition(".")
         self.name, self._allowed_buckets = f"The Iceberg table {where}", allowed_buckets
-        self._catalog = _catalog(catalog)
+        self._catalog = open_catalog(catalog, _REACH)
         self._table: Any = None
         self._lacking: list[str] = []
 
@@ -172,42 +171,3 @@ def _parts(reader: pa.RecordBatchReader) -> Iterator[pa.Table]:
             waiting, size = [], 0
     if waiting:
         yield pa.Table.from_batches(waiting)
-
-
-def _catalog(name: str) -> Any:
-    """Load a catalog by its name.
-
-    Raises:
-        UsageError: it is not configured here.
-        StoreError: it cannot be reached.
-    """
-    try:
-        from pyiceberg.catalog import load_catalog
-    except ImportError as error:
-        raise failed_import(error) from error
-    try:
-        # A catalog's own configuration comes first: it may know a store of its own.
-        return load_catalog(name, **{**_store_of_environment(), **_configured(name)})
-    except ImportError as error:
-        raise failed_import(error) from error
-    except (ValueError, KeyError) as error:
-        raise UsageError(
-            f"The Iceberg catalog {name!r} is not configured where the export runs.",
-            f"Name its address in .pyiceberg.yaml there, or in PYICEBERG_CATALOG__{name.upper()}__URI.",
-        ) from error
-    except Exception as error:
-        raise StoreError(f"The Iceberg catalog {name!r} cannot be reached: {told(error)}.", _REACH) from error
-
-
-def _store_of_environment() -> Mapping[str, str]:
-    """Return the store that the environment names; the library would ask AWS itself for a bucket's region."""
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or ("us-east-1" if endpoint else None)
-    found = {"s3.endpoint": endpoint, "s3.region": region}
-    return {key: value for key, value in found.items() if value}
-
-
-def _configured(name: str) -> Mapping[str, Any]:
-    from pyiceberg.utils.config import Config
-
-    return Config().get_catalog_config(name) or {}

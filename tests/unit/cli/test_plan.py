@@ -93,3 +93,18 @@ def test_a_model_over_several_gpus_is_told_with_what_was_measured(
     lines = {line.split("  ")[0]: line for line in told.out.splitlines()}
     assert lines["replicas"].endswith("3, each on 2 GPUs")
     assert "instead of --tensor-parallel" in told.err
+
+
+def test_rows_that_are_cut_and_rows_that_are_left_out_are_counted(
+    dataset: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", dataset, *PLAN, "--truncate", "prompt=middle", "--where", "prompt!="]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "left out 1 row, by --where" in shown
+    assert "cut rows 1 row, without the middle of 'prompt'" in shown
+    assert "error rows none" in shown
+    assert main(["plan", dataset, *PLAN, "--truncate", "prompt=tail", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["truncated_rows"], told["unmatched_rows"], told["rows"]) == (1, 0, 102)
+    assert main(["plan", dataset, *PLAN]) == 0
+    assert "cut rows" not in capsys.readouterr().out

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from jobs import job as job_module
+from jobs import resuming
 from jobs.client import BatchClient, Job
 from jobs.cluster.submission import STOP_GRACE_S, Submission, Submitter, driver_environment
 from jobs.settings import Settings
@@ -60,7 +60,7 @@ def test_a_driver_that_ends_by_itself_is_not_stopped(job: Job) -> None:
 
 
 def test_a_driver_that_does_not_end_is_stopped(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job_module, "CANCEL_GRACE_S", 0.5)
+    monkeypatch.setattr(resuming, "END_GRACE_S", 0.5)
     job.client._submitter = cluster = Cluster(*["RUNNING"] * 8, "STOPPED")
     began = time.monotonic()
     job.cancel("ada")
@@ -94,4 +94,4 @@ def test_ray_gives_a_driver_time_to_keep_its_rows() -> None:
 
     assert int(driver_environment()["RAY_JOB_STOP_WAIT_TIME_S"]) == STOP_GRACE_S
     assert LAST_COUNTERS_S + SALVAGE_S + ENGINE_GRACE_S < STOP_GRACE_S < 30
-    assert job_module.CANCEL_GRACE_S > LAST_COUNTERS_S + SALVAGE_S + ENGINE_GRACE_S
+    assert resuming.END_GRACE_S > LAST_COUNTERS_S + SALVAGE_S + ENGINE_GRACE_S

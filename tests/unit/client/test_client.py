@@ -63,6 +63,7 @@ def client_type(option: SpecOption) -> Any:
     """The type that the client takes for an option."""
     of_form = {
         "replicas": int | str,
+        "finish_within": float | str,
         "tools": Sequence[Mapping[str, Any]],
         "json_schema": Mapping[str, Any],
         "repetition_detection": Mapping[str, Any] | Literal["off"],

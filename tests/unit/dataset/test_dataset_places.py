@@ -136,8 +136,6 @@ def test_several_inputs_are_one_dataset_in_their_order(root: str) -> None:
 @pytest.mark.parametrize(
     ("uri", "how"),
     [
-        ("gs://bucket/data", "gcloud storage cp -r gs://bucket/data DIRECTORY"),
-        ("abfss://c@account.dfs.core.windows.net/d", "azcopy copy"),
         ("hf://datasets/a/b", "hf download"),
         ("ftp://host/x", "s3://bucket/prefix"),
     ],

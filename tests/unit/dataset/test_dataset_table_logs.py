@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from jobs.dataset import Dataset, InputChanged, inspect, read_slice, slices
-from jobs.dataset.table_logs import plain_address
+from jobs.dataset.table_logs import Wanted, plain_address
 from jobs.errors import InvalidInput, MissingPackage, StoreError
 from schemas.spec import InputSpec
 from tests.support.s3 import S3Server
@@ -177,7 +177,7 @@ def test_a_store_that_does_not_answer_is_no_fault_of_the_table(
     root = f"s3://{s3_bucket}/t"
     metadata = () if kind == "delta" else (f"{root}/metadata/0.metadata.json",)
     with pytest.raises(StoreError):
-        (delta_tables if kind == "delta" else iceberg_tables).open_table(root, None, None, *metadata)
+        (delta_tables if kind == "delta" else iceberg_tables).open_table(root, Wanted(), *metadata)
 
 
 def test_a_version_of_what_is_no_table_is_refused(tmp_path: Path) -> None:

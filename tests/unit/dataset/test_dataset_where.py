@@ -108,6 +108,25 @@ def test_conditions_mean_the_same_with_statistics_and_without(
     assert found[0] == found[1] == [index for index, n in enumerate(values) if compare(n)]
 
 
+def test_numbers_that_are_text_are_compared_as_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("prompt,n\na,5\nb,10\nc,-3\nd,\ne,7.5\nf, 100\n")
+    for where, wanted in (("n>=7", "bef"), ("n<7", "ac"), ("n>7.5", "bf"), ("n<=1e1", "abce"), ("n=10", "b")):
+        assert "".join(row["prompt"] for _, row in rows_of(InputSpec(uri=str(path), where=(where,)))) == wanted
+    path.write_text("prompt;n\na;49,90\nb;7\n")
+    with pytest.raises(UsageError, match="text that is no number") as caught:
+        rows_of(InputSpec(uri=str(path), where=("n>20",)))
+    assert "decimal point" in caught.value.hint
+    assert "49" not in str(caught.value)
+    path.write_text("prompt,day\na,2026-03-01\nb,2026-02-28\n")
+    assert [row["prompt"] for _, row in rows_of(InputSpec(uri=str(path), where=("day>=2026-03-01",)))] == ["a"]
+    pq.write_table(
+        pa.table({"prompt": ["a", "b", "c"], "n": ["9", "10", "11"]}), tmp_path / "a.parquet", row_group_size=1
+    )
+    found = rows_of(InputSpec(uri=str(tmp_path / "a.parquet"), where=("n>9",)))
+    assert [row["prompt"] for _, row in found] == ["b", "c"], "statistics of text say nothing about numbers"
+
+
 def test_what_cannot_match_is_not_read(tmp_path: Path) -> None:
     read: list[tuple[str, range]] = []
 

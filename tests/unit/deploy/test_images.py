@@ -34,10 +34,15 @@ def test_locks_have_what_builds_the_project(name: str) -> None:
     assert {Requirement(text).name for text in BUILD["requires"]} <= locked(name).keys()
 
 
-def test_the_gpu_lock_has_what_the_project_asks_for() -> None:
-    versions = locked("requirements-gpu.lock")
+@pytest.mark.parametrize(
+    ("name", "engine"), [("requirements-cpu.lock", "cpu"), ("requirements-gpu.lock", "gpu")], ids=["cpu", "gpu"]
+)
+def test_the_locks_have_what_the_project_asks_for(name: str, engine: str) -> None:
+    """Drivers and schedulers run in the images, and read and write tables there."""
+    versions = locked(name)
     extras = PROJECT["optional-dependencies"]
-    for text in [*PROJECT["dependencies"], *extras["gpu"], *extras["serve"]]:
+    wanted_extras = (engine, "serve", "delta", "iceberg", "cloud")
+    for text in [*PROJECT["dependencies"], *(text for extra in wanted_extras for text in extras[extra])]:
         wanted = Requirement(text)
         assert wanted.specifier.contains(versions[wanted.name.lower().replace("_", "-")]), text
 

@@ -315,5 +315,6 @@ def test_json_form_is_complete_and_stable() -> None:
             "message",
             "updated_at",
         ),
-        *("exports", "replicas", "rows_computing", "replica_counts", "plan_error"),
+        *("exports", "limits", "limit_notices", "paused_by", "tables"),
+        *("replicas", "rows_computing", "replica_counts", "plan_error"),
     ]

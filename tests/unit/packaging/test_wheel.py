@@ -30,6 +30,7 @@ OPTIONAL = {
     "jobs/serve/": "serve",
     "jobs/cli/serve.py": "serve",
     "jobs/results/sql.py": "sql",
+    "jobs/catalogs.py": "iceberg",
     "jobs/results/sinks/delta.py": "delta",
     "jobs/results/sinks/iceberg.py": "iceberg",
     "jobs/evaluation/harness/": "eval",
@@ -105,7 +106,7 @@ def test_each_import_comes_with_the_base_or_with_the_extra_of_its_command(about:
     assert not {"vllm", "torch", "duckdb", "fastapi"} & base
     extras = {
         extra: set(_modules([each for each in wanted if each.marker and each.marker.evaluate({"extra": extra})]))
-        for extra in ("serve", "sql", "delta", "iceberg", "cpu", "eval")
+        for extra in ("serve", "sql", "delta", "iceberg", "cloud", "cpu", "eval")
     }
     for package in OWN:
         for path in (REPOSITORY / package).rglob("*.py"):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from jobs.durations import seconds
 from jobs.errors import UsageError
 from jobs.schedules.calendar import Calendar
-from jobs.schedules.durations import seconds
 from jobs.schedules.template import render, variables
 from schemas.schedules import LOGICAL_DATE, job_id_of
 from schemas.spec import JOB_ID

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from jobs.errors import StoreError
+from jobs.errors import StoreError, UsageError
 from jobs.schedules import decide as decisions
+from jobs.schedules.book import Book
 from jobs.schedules.calendar import Calendar
+from jobs.schedules.checks import check_schedule
 from jobs.schedules.decide import JobView, MarkLate, NoteInterruption, Open, Resume, RunView, Settle, Submit, decide
 from jobs.schedules.scheduler import Scheduler
+from jobs.store import open_store
 from schemas.codes import State
+from schemas.limits import LimitKind, LimitNotice, Limits
 from schemas.schedules import Late, Pointer, Retry, Run, latest_key
 from tests.unit.schedules.world import GATE, QUALITY, Plan, World, at, schedule_of
 
@@ -270,3 +276,54 @@ def test_the_pause_of_a_failed_action_ends_by_a_clock_that_nobody_sets(monkeypat
     seconds[0] = 5.0
     scheduler._perform_all(schedule_of(SINCE), [action], {})
     assert tries == [0.0, 5.0]
+
+
+PAUSED = JobView(state=State.PAUSED, reason="Paused by ada.", held=True)
+STOPPED = JobView(state=State.INTERRUPTED, reason="It has reached its time limit.", held=True)
+
+
+def test_a_paused_job_counts_as_running_and_nobody_resumes_it() -> None:
+    paused = view_of(DUE - timedelta(days=1), job=PAUSED)
+    assert decided([paused], DUE - timedelta(hours=1)) == []
+    (settle,) = decided([paused, view_of(DUE)], DUE, overlap="skip")
+    assert (settle.view.run.due_at, settle.kind) == (DUE, "skipped")
+    assert decided([paused, view_of(DUE)], DUE, overlap="queue") == []
+
+
+def test_a_job_that_a_limit_has_stopped_is_not_resumed_and_its_run_has_failed() -> None:
+    (settle,) = decided([view_of(job=STOPPED)], DUE + timedelta(minutes=1))
+    assert isinstance(settle, Settle)
+    assert settle.kind == "failed"
+    assert settle.reason.startswith("It has reached its time limit. Its results are published after: jobs schedule run")
+
+
+def test_each_notice_about_a_limit_is_an_event_of_its_own() -> None:
+    at = DUE + timedelta(minutes=1)
+    notices = tuple(
+        LimitNotice(number=0, kind=LimitKind.TIME, stage=stage, reason=stage, driver="d", at=at.isoformat())
+        for stage in ("near", "expected")
+    )
+    view = view_of(job=replace(RUNNING, notices=notices))
+    schedule = schedule_of(SINCE, notify_on=("limit",))
+    found = [*decisions.advance(schedule, view, (), at, ["hook"])]
+    assert [(each.kind, each.name, each.notice.reason) for each in found] == [
+        ("limit", "limit_0_time_near", "near"),
+        ("limit", "limit_0_time_expected", "expected"),
+    ]
+    sent = replace(view, sent=frozenset({("limit_0_time_near", "hook")}))
+    assert len([*decisions.advance(schedule, sent, (), at, ["hook"])]) == 1
+    assert [*decisions.advance(schedule_of(SINCE, notify_on=("failed",)), view, (), at, ["hook"])] == []
+
+
+def test_each_night_has_its_own_moment_to_finish_by(tmp_path: Path) -> None:
+    spec = schedule_of(SINCE).spec.evolve(limits=Limits(finish_by="07:00"))
+    book = Book(open_store(str(tmp_path)))
+    schedule = schedule_of(SINCE, spec=spec, tz="Europe/Berlin")
+    on_time = book.open(schedule, DUE, DUE, catch_up=False)
+    assert on_time.spec.limits.finish_by == "2026-03-10T06:00:00+00:00"
+    caught_up = book.open(schedule, DUE + timedelta(days=1), DUE + timedelta(days=4, hours=8), catch_up=True)
+    assert caught_up.spec.limits.finish_by == "2026-03-15T06:00:00+00:00", "the first one after it has begun"
+    for wrong, said in (("2026-03-10T06:00Z", "is a time of day"), ("07:00 Mars/Base", "no time zone")):
+        bad = schedule.evolve(spec=spec.evolve(limits=Limits(finish_by=wrong)))
+        with pytest.raises(UsageError, match=said):
+            check_schedule(bad, None, DUE)

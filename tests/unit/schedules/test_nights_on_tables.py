@@ -12,7 +12,7 @@ import pytest
 
 from jobs.cli import main
 from jobs.errors import StoreError, UsageError
-from jobs.job_ids import resolve_reuse
+from jobs.job_ids import resolve_jobs
 from jobs.schedules.book import Book
 from jobs.schedules.by_hand import begin
 from jobs.schedules.gateway import ClientGateway
@@ -155,7 +155,7 @@ def test_each_night_reuses_the_last_good_one(tmp_path: Path) -> None:
     assert twelfth.spec.reuse == ("nightly-2026-03-11-r2", "other")
     assert book.open(schedule, at("2026-03-13T01:30"), due).spec.reuse == ("other",), "its job was deleted"
     with pytest.raises(UsageError, match="is for schedules"):
-        resolve_reuse(book.store, spec.evolve(reuse=("last-good",)))
+        resolve_jobs(book.store, spec.evolve(reuse=("last-good",)))
 
 
 def test_a_night_that_cannot_be_exported_says_why_and_is_exported_by_hand(

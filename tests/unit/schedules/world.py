@@ -15,13 +15,14 @@ from greenlet import getcurrent, greenlet
 from jobs.errors import ClusterError, UsageError
 from jobs.schedules.book import Book
 from jobs.schedules.decide import JobView
+from jobs.schedules.gateway import Read
 from jobs.schedules.notify import DeliveryFailed, Hook
 from jobs.schedules.scheduler import Scheduler
 from jobs.store import open_store
 from schemas.codes import State
 from schemas.exports import Export
 from schemas.pools import Placement
-from schemas.records import CrossedGate, Quality
+from schemas.records import CrossedGate, InputTable, Quality
 from schemas.schedules import Event, Pointer, Retention, Schedule, latest_key
 from schemas.spec import EngineSpec, InputSpec, JobSpec, ModelSpec
 from tests.simulation.bucket import Bucket
@@ -108,6 +109,8 @@ class World:
         self.submits: list[str] = []
         self.exports: list[str] = []
         self.retained: list[tuple[str, datetime]] = []
+        self.read: dict[str, Read] = {}
+        self.tables: Callable[[datetime], tuple[InputTable, ...]] = lambda now: ()
         self.unwritable: set[str] = set()
         self.missing: Callable[[str, datetime], bool] = lambda uri, now: False
         self.cluster_away: Callable[[datetime], bool] = lambda now: False
@@ -219,6 +222,14 @@ class _Runner:
         step()
         return not self._world.missing(uri, self._world.now)
 
+    def has_new_rows(self, wanted: InputSpec) -> bool:
+        step()
+        return True
+
+    def read(self, job_id: str) -> Read:
+        step()
+        return self._world.read.get(job_id, Read())
+
     def submit(self, spec: JobSpec, job_id: str, placement: Placement | None = None) -> None:
         step()
         self._reach_cluster()
@@ -226,6 +237,7 @@ class _Runner:
             plan = self._world.plans.get(job_id.removeprefix("nightly-"), Plan())
             self._world.jobs[job_id] = Job(plan=plan, remaining_s=plan.work_s)
             self._world.submits.append(job_id)
+            self._world.read[job_id] = Read(spec.input.since, self._world.tables(self._world.now))
         step()
         job = self._world.jobs[job_id]
         # Ray takes a submission id once: of two that come here, one starts the first driver.

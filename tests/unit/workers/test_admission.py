@@ -139,3 +139,32 @@ async def test_tokens_are_counted_as_they_are_computed() -> None:
     door.learn(place, Output(completions=[answer], num_cached_tokens=20))
     door.leave(place)
     assert door.computed_tokens == 10 + 5, "cached input costs nothing"
+
+
+@pytest.mark.parametrize("shard_rows", [5, 25])
+async def test_weights_hold_over_the_borders_of_small_shards(shard_rows: int) -> None:
+    """A job whose shard ends has its next rows in a moment: what it is behind by is not lost meanwhile."""
+    sequences, engine, start = 64, ScriptedEngine(), 0
+    shared = Admission(Room(EngineInfo(max_num_seqs=sequences, max_model_len=100), lambda: 0))
+
+    async def works(job: str, weight: float, first: int) -> None:
+        feed = Feed(engine, shared.open(job, weight=weight), 10**7)  # type: ignore[arg-type]
+        async with asyncio.TaskGroup() as shards:
+            for shard in range(2000):
+                begin = first + shard * shard_rows
+                shards.create_task(feed.run(str(shard), rows(*range(begin, begin + shard_rows))))
+                if shard:  # one shard enters, the next one waits
+                    await feed.admitted(str(shard - 1))
+
+    jobs = [asyncio.create_task(works("one", 1, 0)), asyncio.create_task(works("three", 3, 10**6))]
+    await settle()
+    for step in range(24 * sequences // 4):
+        inside = [number for number in engine.entered if not engine.gates[number].is_set()]
+        await engine.release(*inside[:4])  # of one step of the engine
+        if step == sequences:  # what was inside before says nothing
+            start = len(engine.entered)
+    three = sum(number >= 10**6 for number in engine.entered[start:])
+    for job in jobs:
+        job.cancel()
+    await asyncio.gather(*jobs, return_exceptions=True)
+    assert three / (len(engine.entered) - start - three) == pytest.approx(3, rel=0.1)
