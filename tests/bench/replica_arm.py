@@ -115,6 +115,10 @@ class LocalCluster:
         self._replicas.append(LocalReplica(ledger, name, driver, on_gpu=resources.on_gpu))
         return self._replicas[-1]
 
+    async def draining_nodes(self) -> dict[str, float]:
+        """See `workers.driver.cluster.Cluster`."""
+        return {}
+
     def report_demand(self, rows: int | None) -> None:
         """Nothing is started by it."""
 

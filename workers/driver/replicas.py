@@ -5,22 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
-from typing import NoReturn
 from uuid import uuid4
 
-from jobs.errors import MissingModel, StoreError
-from jobs.ledger import Ledger, Missing
-from jobs.traces import describe
-from schemas.codes import JobError, RowError
+from jobs.ledger import Ledger
 from schemas.logs import LogLine
-from schemas.records import Quarantine
 from schemas.spec import JobSpec
 from workers.driver.asking import (
     abandon_all,
     ask_counters,
-    ask_last_lines,
     collect_log,
-    report_stall,
     save_finished_rows,
     watch,
 )
@@ -29,17 +22,15 @@ from workers.driver.cluster import Cluster, ReplicaHandle, ReplicaLost
 from workers.driver.dispatch import Dispatcher
 from workers.driver.draining import heed_drains
 from workers.driver.losses import Losses
+from workers.driver.outcomes import Outcomes
 from workers.driver.resources import Resources
 from workers.driver.slots import Slot, added
-from workers.engines.base import EngineDead, EngineInfo, EngineStalled
-from workers.failures import JobFailure, JobInterruption, describe_error, find_cause, passing
-from workers.messages import ReplicaCounters, ShardDone, ShardSalvaged, ShardUnfinished
+from workers.engines.base import EngineInfo, EngineStalled
+from workers.failures import JobFailure, JobInterruption
+from workers.messages import ReplicaCounters, ShardDone, ShardSalvaged
 from workers.within import within
 
 log = logging.getLogger(__name__)
-
-MAX_START_FAILURES = 3
-"""Failed engine starts in a row, over all replicas, before the job fails."""
 
 SHARED_ADMISSIONS = 2
 """Shards whose rows enter a shared replica, or are read for it, at a time."""
@@ -84,10 +75,9 @@ class Replicas:
         on_log: Callable[[Iterable[LogLine]], None] = lambda _: None,
     ) -> None:
         self._ledger, self._spec, self._driver, self._cluster = ledger, spec, driver, cluster
-        self._on_commit, self._on_salvage, self._on_damage, self._on_log = on_commit, on_salvage, on_damage, on_log
+        self._on_salvage, self._on_log = on_salvage, on_log
         self._dispatcher: Dispatcher | None = None
         self._news = asyncio.Event()
-        self._asking: set[asyncio.Task[None]] = set()
         self._ending: set[asyncio.Task[None]] = set()
         self._filling: list[asyncio.Task[None]] = []
         self._halted = False
@@ -95,12 +85,13 @@ class Replicas:
         self.wanted = spec.replicas.max
         self._retired = ReplicaCounters()
         self.losses = Losses()
+        self._outcomes = Outcomes(ledger, driver, self.slots, self.losses, on_commit, on_salvage, on_damage)
         self.gpus_per_replica: int | None = None
         self.shared = False
 
     def open(self, dispatcher: Dispatcher) -> None:
         """Let loaded replicas take work: there is a plan."""
-        self._dispatcher = dispatcher
+        self._dispatcher = self._outcomes.dispatcher = dispatcher
         self.wake()
 
     def wake(self) -> None:
@@ -137,10 +128,10 @@ class Replicas:
                     if not (self._halted and task.cancelled()):
                         task.result()
         finally:
-            for task in (*tasks, *self._asking):
+            for task in tasks:
                 task.cancel()
             # Replicas are not awaited: an engine takes seconds to free its device, and the job is done before that.
-            await asyncio.gather(*tasks, *self._asking, return_exceptions=True)
+            await asyncio.gather(*tasks, self._outcomes.close(), return_exceptions=True)
 
     def want(self, number: int) -> None:
         """Go on with so many replicas: more start, or the last slots take no further shard."""
@@ -210,8 +201,8 @@ class Replicas:
                 raise
             except _NotNeeded:
                 slot.enter("waiting", NOT_IN_TIME)
-            except Exception as error:  # noqa: BLE001 - `_handle_loss` decides what follows the death of a replica
-                await self._handle_loss(slot, error)
+            except Exception as error:  # noqa: BLE001 - `Outcomes.lost` decides what follows the death of a replica
+                await self._outcomes.lost(slot, error)
                 self.wake()
                 await asyncio.sleep(RESTART_PAUSE_S)
             finally:
@@ -297,135 +288,22 @@ class Replicas:
             JobFailure: the dispatcher has found that the job cannot go on.
         """
         work = self._dispatcher.take(slot.name) if self._dispatcher is not None else None
-        self._raise_on_verdict()
+        self._outcomes.raise_on_verdict()
         return work
 
     async def _ended(self, slot: Slot, work: Work, task: asyncio.Task[ShardDone | int]) -> None:
         """Handle finished work: re-raise errors that kill the replica, and attribute any others to the shard."""
-        await self._settle(slot, work, task)
+        await self._outcomes.settle(slot, work, task)
         slot.shards.pop(work.shard, None)
         if work.alone:
             await self._release(slot)
         self.wake()
-
-    async def _settle(self, slot: Slot, work: Work, task: asyncio.Task[ShardDone | int]) -> None:
-        assert self._dispatcher is not None
-        try:
-            done = await task
-        except (ReplicaLost, EngineDead):
-            raise
-        except ShardUnfinished as unfinished:
-            if unfinished.kept is not None:
-                self._on_salvage(unfinished.kept)
-            slot.retired = True
-            self._dispatcher.hand_back(slot.name, work)
-        except Exception as error:
-            if isinstance(error, Missing):
-                log.warning("%s: %s It is staged again.", slot.name, error.message)
-                if self._dispatcher.unstage(slot.name, work):
-                    self._on_damage(work.shard)
-                return
-            if find_cause(error, StoreError) is not None:
-                raise
-            self.losses.last_report = describe(error)
-            log.warning("%s failed on shard %d: %s", slot.name, work.shard, self.losses.last_report)
-            self._dispatcher.fail(slot.name, work)
-            if self._dispatcher.verdict is not None and (interruption := passing(error)) is not None:
-                raise interruption from error
-            self._raise_on_verdict()
-        else:
-            if isinstance(done, int):
-                self._dispatcher.survived(slot.name, work, num_rows=done)
-            else:
-                slot.rows_committed += done.engine_rows
-                slot.errors_committed += done.engine_errors
-                if self._dispatcher.commit(done.shard, engine_rows=done.engine_rows):
-                    self._abandon(done.shard, winner=slot)
-                    self._on_commit(done)
-            await self._remember()
 
     async def _release(self, slot: Slot) -> None:
         """Share the engine again. Its death from now on may be another job's doing: this one's rows have come back."""
         slot.alone = False
         if slot.replica is not None and slot.replica.shared:
             await slot.replica.release()
-
-    def _abandon(self, shard: int, *, winner: Slot) -> None:
-        """Tell other replicas to stop working on a shard that is now committed."""
-        for slot in self.slots:
-            if slot is not winner and shard in slot.shards and slot.replica is not None:
-                asking = asyncio.create_task(slot.replica.abandon(slot.shards[shard]))
-                self._asking.add(asking)
-                asking.add_done_callback(self._asked)
-
-    def _asked(self, asking: asyncio.Task[None]) -> None:
-        self._asking.discard(asking)
-        if not asking.cancelled() and (error := asking.exception()) is not None:
-            log.debug(
-                "a replica was not told to abandon a shard: %s", type(error).__name__
-            )  # a dead replica is noticed where its work is awaited
-
-    async def _remember(self) -> None:
-        """Record confirmed killers, to spare later drivers the search for them."""
-        assert self._dispatcher is not None
-        for killer in self._dispatcher.confirmed():
-            log.warning("a row that kills the engine is quarantined: shard %d, place %d", killer.shard, killer.place)
-            row = Quarantine(shard=killer.shard, place=killer.place, code=killer.code)
-            try:
-                await asyncio.to_thread(self._ledger.quarantine, row, writer=f"{self._driver}/{uuid4().hex}")
-            except StoreError as error:
-                log.warning("the next driver will have to search for this row again: %s", error)
-
-    async def _handle_loss(self, slot: Slot, error: Exception) -> None:
-        """Put a lost replica's shards back, and raise if the job cannot go on.
-
-        Raises:
-            StoreError: the store is unreachable; the replica is not at fault.
-            JobFailure: too many starts failed, or engines keep dying.
-            JobInterruption: too many starts failed because the model is missing.
-        """
-        reason = describe_error(error)
-        slot.shards, was_ready = {}, slot.loaded is not None
-        among_others = slot.replica is not None and slot.replica.shared and not slot.alone
-        log.warning("%s is lost: %s", slot.name, reason)
-        self.losses.add(slot, reason)
-        if (outage := find_cause(error, StoreError)) is not None:
-            raise outage
-        self.losses.count += was_ready
-        if isinstance(error, ReplicaLost) and error.blameless:
-            if self._dispatcher is not None:
-                self._dispatcher.give_back(slot.name)
-            return
-        if isinstance(error, EngineStalled) and slot.replica is not None:
-            await report_stall(slot, slot.replica)
-        lines = await ask_last_lines(slot)
-        if lines:
-            log.warning("last output of %s:\n%s", slot.name, lines)
-        self.losses.last_report = f"{reason}\n{lines}" if lines else reason
-        if was_ready:
-            if self._dispatcher is not None:
-                stalled = isinstance(error, EngineStalled)
-                if among_others:
-                    self._dispatcher.died_among_others(slot.name)
-                else:
-                    self._dispatcher.died(slot.name, RowError.TIMEOUT if stalled else RowError.ENGINE_CRASH)
-            self._raise_on_verdict()
-            return
-        self.losses.start_failures += 1
-        if self.losses.start_failures >= MAX_START_FAILURES:
-            can_come_back = find_cause(error, MissingModel) or find_cause(error, ImportError)
-            if can_come_back is not None and (interruption := passing(error)) is not None:
-                raise interruption from error
-            reason = f"The engine did not start, {self.losses.start_failures} times in a row"
-            self._fail(JobError.ENGINE_START_FAILED, reason)
-
-    def _raise_on_verdict(self) -> None:
-        if self._dispatcher is not None and (verdict := self._dispatcher.verdict) is not None:
-            self._fail(verdict.code, verdict.reason)
-
-    def _fail(self, code: JobError, reason: str) -> NoReturn:
-        seen = f"See: jobs logs {self._ledger.job_id}. Last report: {self.losses.last_report}"
-        raise JobFailure(code, f"{reason}. {seen}")
 
     async def _end(self, slot: Slot) -> None:
         """Let the engine free its device, then kill the process. Prepares the slot for its next replica."""

@@ -123,6 +123,9 @@ class LocalCluster:
     def resolve_resources(self, spec: JobSpec) -> Resources:
         return ANYWHERE
 
+    async def draining_nodes(self) -> dict[str, float]:
+        return {}
+
     def start_replica(self, ledger: Ledger, name: str, driver: str, resources: Resources) -> LocalReplica:
         self.num_started += 1
         self.replicas.append(LocalReplica(Replica(ledger, name, driver, on_gpu=False)))
