@@ -75,7 +75,13 @@ def follow_up(job: Job, created: bool, output: Output, *, wait: bool, timeout: f
     if token := job.client.token_path():
         output.note(f"The dashboard asks for a token: cat {token}")
     if not created:
-        output.note("This job existed with the same spec; attached to it.")
+        held = " It is held, and goes on only if you resume it." if status.held else ""
+        output.note(f"This job existed with the same spec; attached to it.{held}")
+    if status.limits:
+        from jobs.status.display import facts
+        from jobs.status.summary import summarise
+
+        output.note(f"Limits: {facts(summarise(status))['limits']}.")
     if wait:
         raise typer.Exit(_follow(job, output, timeout))
     for hint in (f"jobs watch {job.id}", f"jobs logs -f {job.id}", f"jobs results {job.id}", f"jobs cancel {job.id}"):

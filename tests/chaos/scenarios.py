@@ -131,6 +131,28 @@ def drain_node(world: World, _: random.Random) -> Run:
     return run
 
 
+def drain_pool_node(world: World, _: random.Random) -> Run:
+    """A node on which a pool's replica works is drained, as before a preemption, and then lost."""
+    run = world.run("drainpool", token_s=3 * SLOW_TOKEN_S)
+    run.options = ("--pool", run.job_id)
+    run.user.run("pool", "up", run.job_id, *run.engine, "--replicas", "2", "--wait", timeout_s=180)
+    try:
+        run.submit()
+        run.at_work()
+        run.wait(lambda: any(_replicas_on(run, each) for each in world.nodes.raylets[1:]), "replica off the head")
+        raylet = next(each for each in world.nodes.raylets[1:] if _replicas_on(run, each))
+        world.nodes.drain(raylet, notice_s=60)
+        run.wait(lambda: not _replicas_on(run, raylet), "departure of the pool's replica", 60)
+        world.nodes.lose(raylet)
+        world.nodes.add()
+        run.finish()
+    finally:
+        run.user.run("pool", "down", run.job_id, timeout_s=120, code=None)
+    said = run.user.logs(run.job_id)
+    assert "ActorDiedError" not in said, said
+    return run
+
+
 def terminate_replica(world: World, _: random.Random) -> Run:
     """A replica at work gets SIGTERM: finished rows are kept, and nobody has a strike."""
     run = world.run("sigterm", token_s=SLOW_TOKEN_S)
@@ -321,7 +343,15 @@ def _at(name: str) -> Scenario:
 FAULTS = tuple(
     Scenario(name=play.__name__.replace("_", " "), play=play)
     for play in (
-        *(drain_node, terminate_replica, terminate_driver, pause_and_resume, reach_time_limit, finish_at_time_limit),
+        *(
+            drain_node,
+            drain_pool_node,
+            terminate_replica,
+            terminate_driver,
+            pause_and_resume,
+            reach_time_limit,
+            finish_at_time_limit,
+        ),
         *(kill_replica, kill_driver, lose_raylet, lose_cluster, two_drivers, frozen_driver, sixteen_submits),
         *(cancel_races_finish, bad_store, throttling_store, store_outage, killed_over_a_bad_store),
     )

@@ -122,11 +122,17 @@ class Run:
     def arguments(self) -> tuple[str, ...]:
         """Arguments of `submit`: the same each time, so that submitting again attaches and resumes."""
         return (
-            *("submit", str(self.world.dataset), "--id", self.job_id, "--engine", "fake", "--replicas", "2"),
-            *("--set", "shards.min_tokens=1", "--set", "shards.target_count=3", "--max-num-seqs", "4"),
-            *("--set", "engine.fake.fail_marker=FAIL", "--max-model-len", "400", "--max-error-rate", "1"),
-            *("--set", f"engine.fake.token_s={self.token_s}"),
+            *("submit", str(self.world.dataset), "--id", self.job_id, *self.engine, "--replicas", "2"),
+            *("--set", "shards.min_tokens=1", "--set", "shards.target_count=3", "--max-error-rate", "1"),
             *self.options,
+        )
+
+    @property
+    def engine(self) -> tuple[str, ...]:
+        """Options of the engine."""
+        return (
+            *("--engine", "fake", "--max-num-seqs", "4", "--max-model-len", "400"),
+            *("--set", "engine.fake.fail_marker=FAIL", "--set", f"engine.fake.token_s={self.token_s}"),
         )
 
     def submit(self, *, code: int | None = 0) -> None:

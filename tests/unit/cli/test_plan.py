@@ -108,3 +108,23 @@ def test_rows_that_are_cut_and_rows_that_are_left_out_are_counted(
     assert (told["truncated_rows"], told["unmatched_rows"], told["rows"]) == (1, 0, 102)
     assert main(["plan", dataset, *PLAN]) == 0
     assert "cut rows" not in capsys.readouterr().out
+
+
+def test_a_job_that_will_not_fit_its_limits_has_an_exit_code_of_its_own(
+    dataset: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rate = ("--tokens-per-s", "10")
+    assert main(["plan", dataset, *PLAN, *rate, "--finish-within", "10h", "--max-gpu-hours", "100"]) == 0
+    assert "It fits" in capsys.readouterr().err
+    assert main(["plan", dataset, *PLAN, *rate, "--finish-within", "2m"]) == 5
+    said = capsys.readouterr()
+    assert "It will not fit" in said.err
+    assert "replicas it would" in said.err
+    assert main(["plan", dataset, *PLAN, *rate, "--max-gpu-hours", "0.01", "-o", "json"]) == 5
+    (limit,) = json.loads(capsys.readouterr().out)["limits"]
+    assert (limit["kind"], limit["fits"]) == ("gpu-hours", "no")
+    assert limit["excess"] == pytest.approx(limit["likely"] - 0.01)
+    assert main(["plan", dataset, *PLAN, "--finish-within", "2m"]) == 0, "nothing is known, and that is said"
+    assert "not known" in capsys.readouterr().err
+    assert main(["plan", dataset, *PLAN, "--max-cost", "5"]) == 2
+    assert "price" in capsys.readouterr().err
