@@ -21,7 +21,7 @@ from schemas.markers import MARK
 from schemas.records import Failed, Interruption, Plan, Succeeded
 from schemas.spec import JobSpec, ModelSpec
 from tests.unit.workers.test_replicas_faults import LocalCluster, spec_with, stage
-from workers.driver import driver, entry
+from workers.driver import entry, preparation
 from workers.driver.entry import run_job
 from workers.engines.fake import FakeEngine
 from workers.failures import JobFailure, JobInterruption, account_for, passing
@@ -202,7 +202,7 @@ def test_a_model_that_is_away_interrupts_and_another_one_fails(tmp_path: Path, m
     with pytest.raises(JobInterruption, match=r"no config\.json"):
         run_job(ledger, "d", Cluster)
 
-    monkeypatch.setattr(driver, "pin_model", lambda spec: "sha256:1")
+    monkeypatch.setattr(preparation, "pin_model", lambda spec: "sha256:1")
     record = run_job(with_model("other", "sha256:0"), "d", Cluster)
     assert isinstance(record, Failed)
     assert record.code == "MODEL_CHANGED"
