@@ -6,6 +6,7 @@ They stand in `.pyiceberg.yaml`, or in variables `PYICEBERG_CATALOG__NAME__…`.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,12 @@ from jobs.errors import StoreError, UsageError
 from jobs.packages import failed_import
 
 _TOLD_CHARS = 300
+_SECRET = re.compile(
+    r"(?P<what>://|\b(?:sig|signature|x-amz-[\w-]+|[\w-]*token|[\w-]*password|[\w-]*secret[\w-]*|credential)=)"
+    r"(?:(?<=://)[^/\s@]+(?=@)|(?<==)[^&\s'\",)]+)",
+    re.IGNORECASE,
+)
+"""Users and passwords in addresses, and signatures and tokens behind them."""
 
 
 def open_catalog(name: str, hint: str) -> Any:
@@ -47,6 +54,7 @@ def open_catalog(name: str, hint: str) -> Any:
 def told(error: Exception) -> str:
     """Return a library's error as the end of a sentence, on one line. It may quote a row: that part is left out."""
     text = " ".join(str(error).split()).partition("violated by")[0]
+    text = _SECRET.sub(r"\g<what>…", text)
     text = text if len(text) <= _TOLD_CHARS else f"{text[:_TOLD_CHARS]} …"
     return text.rstrip(". ") or type(error).__name__
 

@@ -7,28 +7,26 @@ import getpass
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext, suppress
-from hashlib import sha256
 from html import escape
 from typing import TYPE_CHECKING, Any, Unpack
 from uuid import uuid4
 
 from jobs.buckets import check_buckets
-from jobs.errors import ClusterError, Conflict, JobsError, StoreError, UsageError
+from jobs.errors import ClusterError, Conflict, JobsError, StoreError
 from jobs.failpoints import failpoint
 from jobs.holds import Holds
 from jobs.ledger import Ledger
-from jobs.resuming import END_GRACE_S, LimitOptions, allow, end_drivers, pause
+from jobs.resuming import LimitOptions, allow, check_start, end_drivers, pause, start
 from jobs.salvage import Salvage
 from jobs.starting import StartClock
 from jobs.status.ended import raise_unless_good
 from jobs.status.following import progress_shown
 from jobs.status.html import block
-from jobs.status.interruptions import by_cluster
 from jobs.status.job_status import JobStatus, ended_state
-from jobs.status.liveness import PROGRESS_FRESH_S, Pulse, is_alive
+from jobs.status.liveness import Pulse
 from jobs.status.standing import look
 from jobs.status.summary import summarise
-from schemas.codes import InterruptionCode, State
+from schemas.codes import State
 from schemas.pools import Placement
 from schemas.records import Cancelled, Failed, Interruption, Plan, Succeeded
 
@@ -38,10 +36,6 @@ if TYPE_CHECKING:
     from jobs.logs.reader import LogReader
     from jobs.results.read import Results
     from schemas.exports import Errors, ExportOutcome, NewColumns
-
-FIRST_SIGN_S, RUNNING_S, LOOK_S = 10.0, 3.0, 0.3
-"""How long a submission to a joined cluster is watched for a driver that cannot start there, in all and from the time
-that Ray calls it running, and how often."""
 
 
 def _nothing(*_: object) -> None:
@@ -156,7 +150,7 @@ class Job:
         """Return the status, and keep what the cluster knows about an interruption."""
         status = self.status()
         if status.interruption is not None:
-            self._keep(status.interruption)
+            self.keep(status.interruption)
         return status
 
     def _is_over(self, status: JobStatus, deadline: float | None, timeout_s: float | None) -> bool:
@@ -215,24 +209,7 @@ class Job:
             allow(self, by or getpass.getuser(), {**limits, "no_limits": no_limits or None})
         elif Holds(self.ledger).stands_still(spec):
             return False
-        submissions = self._known()
-        if is_alive(self.ledger, submissions, self.ledger.progress(), Pulse(PROGRESS_FRESH_S), must_move=True):
-            return False
-        # Ray never takes an id twice. The first driver has the job's own, unless a job of another root has it.
-        if not submissions:
-            if self.client.start_driver(self.ledger, spec, self._next_driver(), clock):
-                return True
-            if self._known():
-                return False  # Somebody else has just started it.
-        return self.client.start_driver(self.ledger, spec, f"{self.id}-{uuid4().hex[:6]}", clock)
-
-    def _next_driver(self) -> str:
-        """Name the next driver, where the cluster knows of none: two that resume at once must name the same one, and
-        none may have the name of a driver on an earlier cluster, whose records would be overwritten.
-        """
-        if (last := self.ledger.progress()) is None:
-            return self.id
-        return f"{self.id}-{sha256(f'{last.driver} {last.started_at}'.encode()).hexdigest()[:6]}"
+        return start(self, spec, clock)
 
     def results(self) -> Results:
         """Open the rows that are committed now: all rows once the job has succeeded. For a job that was cancelled or
@@ -296,6 +273,23 @@ class Job:
         end_drivers(self)
         return record
 
+    def retry(self, *, where: str | Sequence[str] = (), job_id: str | None = None, **options: Any) -> Job:
+        """Submit a job that computes this job's error rows again, or those that `where` chooses, and copies all others:
+        `job.retry(where="finish_reason=length", max_tokens=4096)`.
+
+        Args:
+            where: conditions on this job's results; rows that meet all are computed, as are rows without a result.
+            job_id: id of the new job; default: made of the name and the time.
+            options: what changes, of the options of `submit`; input, model and columns stay.
+
+        Raises:
+            UsageError: this job has not ended, no row is chosen, or an option cannot be changed.
+            StoreError, ClusterError: store or cluster cannot be used.
+        """
+        from jobs.retrying import retry
+
+        return retry(self, [where] if isinstance(where, str) else where, job_id, options)
+
     def pause(self, by: str | None = None, *, recorded: Callable[[], None] = _nothing) -> bool:
         """Stop the job until a person resumes it: schedules and `jobs serve` leave it alone. Waits for the driver's
         end, for half a minute at most; its replicas save finished rows meanwhile.
@@ -311,39 +305,6 @@ class Job:
             Conflict: the job has ended.
         """
         return pause(self, by or getpass.getuser(), recorded)
-
-    def settle(self, timeout_s: float = END_GRACE_S) -> None:
-        """Wait while a driver may still keep finished rows of an ended job, for so long at most."""
-        deadline = time.monotonic() + timeout_s
-        while self.ledger.terminal() is not None and self.may_keep_rows() and time.monotonic() < deadline:
-            time.sleep(0.3)
-
-    def retry(self, *, where: str | Sequence[str] = (), job_id: str | None = None, **options: Any) -> Job:
-        """Submit a job that computes this job's error rows again, or those that `where` chooses, and copies all others:
-        `job.retry(where="finish_reason=length", max_tokens=4096)`.
-
-        Args:
-            where: conditions on this job's results; rows that meet all are computed, as are rows without a result.
-            job_id: id of the new job; default: made of the name and the time.
-            options: what changes, of the options of `submit`; input, model and columns stay.
-
-        Raises:
-            UsageError: this job has not ended, no row is chosen, or an option cannot be changed.
-            StoreError, ClusterError: store or cluster cannot be used.
-        """
-        from jobs.spec.build import new_job_id
-        from jobs.spec.fields import spec_options
-        from jobs.spec.repair import repair_of
-
-        known = spec_options()
-        if unknown := sorted(options.keys() - known.keys() - {"fields"}):
-            raise UsageError(f"There is no option {unknown[0]!r} of a retry.", "It takes those of `submit`.")
-        fields = {known[name].field: value for name, value in options.items() if name != "fields"}
-        fields |= options.get("fields", {})
-        self.settle()
-        spec = repair_of(self.ledger, [where] if isinstance(where, str) else where, fields).spec
-        placement = self.ledger.placement()
-        return self.client.submit_spec(spec, job_id or new_job_id(spec.name), placement=placement)[0]
 
     def may_keep_rows(self) -> bool:
         """Return whether a driver may still be at work on an ended job, while its replicas save finished rows.
@@ -397,30 +358,13 @@ class Job:
         Raises:
             ClusterError: the cluster cannot run it.
         """
-        deadline, running_s = time.monotonic() + FIRST_SIGN_S, 0.0
-        while time.monotonic() < deadline and running_s < RUNNING_S:
-            newest = next(iter(self._known()), None)
-            if newest is None or self.ledger.progress() is not None:
-                return
-            if newest.status == "FAILED" and not self.ledger.has_interruption(newest.submission_id):
-                found = by_cluster(newest, self.id)
-                if found.code is InterruptionCode.DRIVER_NOT_STARTED:
-                    self._keep(found)
-                    raise ClusterError(f"Job {self.id} is submitted. {found.reason}", found.hint)
-            if not newest.active:
-                return
-            running_s += LOOK_S if newest.status == "RUNNING" else 0.0
-            time.sleep(LOOK_S)
+        check_start(self)
 
-    def _keep(self, interruption: Interruption) -> None:
+    def keep(self, interruption: Interruption) -> None:
         """Write the cluster's knowledge of a driver's end into the store: it is lost with the cluster."""
         with suppress(StoreError):
             if interruption.driver in {each.submission_id for each in self.known_submissions()}:
                 self.ledger.interrupt(interruption)
-
-    def _known(self) -> list[Submission]:
-        """List the cluster's submissions of this job, newest first."""
-        return self.client.submitter().find(self.ledger.uri)
 
     def known_submissions(self) -> list[Submission]:
         """List the cluster's submissions of this job, newest first; empty if no cluster can be reached."""

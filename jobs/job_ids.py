@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from jobs.errors import Damaged, UsageError
-from jobs.ledger import Ledger, list_jobs
+from jobs.index.jobs import JobIndex, JobsThere
+from jobs.ledger import Ledger
 from jobs.store.base import ObjectStore
 from jobs.text import printable
 from jobs.threads import in_threads
@@ -38,16 +39,18 @@ def find_job(store: ObjectStore, reference: str) -> Ledger:
     if JOB_ID.fullmatch(reference):
         check_not_deleted(store, reference)
     named = printable(reference[:_MAX_CHARACTERS]) or "''"
-    ledgers = list(list_jobs(store))
+    there = JobIndex(store).look()
+    ledgers = sorted((*there.others, *(Ledger(store, job_id) for job_id in there.ended)), key=lambda each: each.job_id)
     if reference == LATEST:
-        dated = _with_spec(ledgers)
+        known = max(there.ended.values(), key=lambda job: (job.created_at, job.job_id), default=None)
+        dated = _with_spec([*there.others, *([Ledger(store, known.job_id)] if known else [])])
         if not dated:
             raise UsageError(f"There are no jobs under {store.uri}.", "Submit one: jobs submit dataset.parquet")
         return max(dated, key=lambda each: (each[0], each[1].job_id))[1]
     matching = [ledger for ledger in ledgers if reference and ledger.job_id.startswith(reference)]
     found, names = [ledger for _, ledger in _with_spec(matching)], list[str]()
     if not found and reference:
-        names = _names(ledgers)
+        names = _names(ledgers, there)
         found = [ledger for ledger, name in zip(ledgers, names, strict=True) if name == reference]
     if len(found) == 1:
         return found[0]
@@ -55,8 +58,8 @@ def find_job(store: ObjectStore, reference: str) -> Ledger:
         shown = ", ".join(ledger.job_id for ledger in found[:MAX_SHOWN])
         more = f" and {len(found) - MAX_SHOWN:,} more" if len(found) > MAX_SHOWN else ""
         raise UsageError(f"{len(found):,} jobs fit {named}: {shown}{more}.", "Write more of the id.")
-    known = {known for ledger, name in zip(ledgers, names, strict=False) if name for known in (ledger.job_id, name)}
-    near = difflib.get_close_matches(reference, sorted(known), n=3)
+    words = {word for ledger, name in zip(ledgers, names, strict=False) if name for word in (ledger.job_id, name)}
+    near = difflib.get_close_matches(reference, sorted(words), n=3)
     hint = f"Did you mean {' or '.join(near)}? " if near else ""
     raise UsageError(f"No job {named} under {store.uri}.", f"{hint}List the jobs with: jobs list")
 
@@ -131,10 +134,12 @@ def _with_spec(ledgers: Sequence[Ledger]) -> list[tuple[datetime, Ledger]]:
     return [(at, ledger) for at, ledger in zip(created, ledgers, strict=True) if at is not None]
 
 
-def _names(ledgers: Sequence[Ledger]) -> list[str]:
+def _names(ledgers: Sequence[Ledger], there: JobsThere) -> list[str]:
     """Return the name of each job, "" where there is no spec or none that can be read."""
 
     def name(ledger: Ledger) -> str:
+        if (known := there.ended.get(ledger.job_id)) is not None:
+            return known.name
         try:
             return ledger.spec().name
         except (UsageError, Damaged):

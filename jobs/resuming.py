@@ -1,26 +1,35 @@
-"""Pausing a job, and letting it go on."""
+"""Starting the drivers of a job, pausing it, and letting it go on."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from uuid import uuid4
 
 from jobs.errors import ClusterError, Conflict
 from jobs.failpoints import failpoint
 from jobs.holds import Holds
 from jobs.spec.limits import changed
+from jobs.starting import StartClock
+from jobs.status.interruptions import by_cluster
 from jobs.status.job_status import ended_state
-from jobs.status.liveness import Pulse, is_alive
+from jobs.status.liveness import PROGRESS_FRESH_S, Pulse, is_alive
+from schemas.codes import InterruptionCode
+from schemas.spec import JobSpec
 
 if TYPE_CHECKING:
+    from jobs.cluster.submission import Submission
     from jobs.job import Job
 
 END_GRACE_S = 30.0
 """A driver may take this long to end by itself before it is stopped: its replicas keep finished rows first."""
 
-LOOK_S = 0.3
+FIRST_SIGN_S, RUNNING_S, LOOK_S = 10.0, 3.0, 0.3
+"""How long a submission to a joined cluster is watched for a driver that cannot start there, in all and from the time
+that Ray calls it running, and how often a cluster is looked at."""
 
 GOES_ON = 2
 """After so many reports since the pause has ended, a driver has not noticed it."""
@@ -64,6 +73,59 @@ def end_drivers(job: Job) -> None:
     for submission in submitter.find(job.ledger.uri):
         if submission.active:
             submitter.stop(submission.submission_id)
+
+
+def settle(job: Job) -> None:
+    """Wait while a driver may still keep finished rows of an ended job, for `END_GRACE_S` at most."""
+    deadline = time.monotonic() + END_GRACE_S
+    while job.ledger.terminal() is not None and job.may_keep_rows() and time.monotonic() < deadline:
+        time.sleep(LOOK_S)
+
+
+def start(job: Job, spec: JobSpec, clock: StartClock) -> bool:
+    """Start a driver unless one is at work; return whether it was started. See `Job.resume`."""
+    submissions = _known(job)
+    if is_alive(job.ledger, submissions, job.ledger.progress(), Pulse(PROGRESS_FRESH_S), must_move=True):
+        return False
+    # Ray never takes an id twice. The first driver has the job's own, unless a job of another root has it.
+    if not submissions:
+        if job.client.start_driver(job.ledger, spec, next_driver(job), clock):
+            return True
+        if _known(job):
+            return False  # Somebody else has just started it.
+    return job.client.start_driver(job.ledger, spec, f"{job.id}-{uuid4().hex[:6]}", clock)
+
+
+def check_start(job: Job) -> None:
+    """Watch a driver that was just submitted; see `Job.check_start`."""
+    deadline, running_s = time.monotonic() + FIRST_SIGN_S, 0.0
+    while time.monotonic() < deadline and running_s < RUNNING_S:
+        newest = next(iter(_known(job)), None)
+        if newest is None or job.ledger.progress() is not None:
+            return
+        if newest.status == "FAILED" and not job.ledger.has_interruption(newest.submission_id):
+            found = by_cluster(newest, job.id)
+            if found.code is InterruptionCode.DRIVER_NOT_STARTED:
+                job.keep(found)
+                raise ClusterError(f"Job {job.id} is submitted. {found.reason}", found.hint)
+        if not newest.active:
+            return
+        running_s += LOOK_S if newest.status == "RUNNING" else 0.0
+        time.sleep(LOOK_S)
+
+
+def _known(job: Job) -> list[Submission]:
+    """List the cluster's submissions of a job, newest first."""
+    return job.client.submitter().find(job.ledger.uri)
+
+
+def next_driver(job: Job) -> str:
+    """Name the next driver, where the cluster knows of none: two that resume at once must name the same one, and none
+    may have the name of a driver on an earlier cluster, whose records would be overwritten.
+    """
+    if (last := job.ledger.progress()) is None:
+        return job.id
+    return f"{job.id}-{sha256(f'{last.driver} {last.started_at}'.encode()).hexdigest()[:6]}"
 
 
 def allow(job: Job, by: str, options: Mapping[str, Any]) -> None:

@@ -40,6 +40,7 @@ COMMANDS = (
     "sql",
     "status",
     "submit",
+    "ui",
     "wait",
     "watch",
 )

@@ -13,6 +13,7 @@ from schemas.compiled import CompiledManifest
 from schemas.evaluations import Evaluation, ProgramsReport, Scores
 from schemas.exports import ExportFailure, ExportOutcome
 from schemas.history import History
+from schemas.index import BatchIndex, IndexPage
 from schemas.limits import LimitNotice, Pause, RaisedLimits
 from schemas.logs import LogLine
 from schemas.pools import Placement, PoolDown, PoolSpec, PoolState
@@ -54,6 +55,8 @@ DOCUMENTS: dict[str, Any] = {
     "compiled_manifest": CompiledManifest,
     "export_outcome": ExportOutcome,
     "export_failure": ExportFailure,
+    "index_page": IndexPage,
+    "batch_index": BatchIndex,
     "evaluation": Evaluation,
     "evaluation_scores": Scores,
     "evaluation_programs": ProgramsReport,

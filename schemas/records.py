@@ -31,15 +31,15 @@ class InputColumn(Document):
     type: str = Field(description="As Arrow writes it. For people: no decision depends on it.")
 
 
-TableFormat = Literal["delta", "iceberg"]
+TableFormat = Literal["delta", "iceberg", "hub"]
 
 
 class InputTable(Document):
-    """A table with a log among the inputs, pinned to one of its versions."""
+    """A table with a log, or a data set on Hugging Face's hub, among the inputs: pinned to one of its versions."""
 
     uri: str
     format: TableFormat
-    version: str = Field(description="Version of a Delta table, or id of an Iceberg table's snapshot.")
+    version: str = Field(description="Version of a Delta table, id of an Iceberg snapshot, or hash of a commit.")
     metadata_uri: str | None = Field(None, description="Metadata file of an Iceberg table that names the snapshot.")
     since: str | None = Field(None, description="Only rows appended after this version or snapshot; null: all rows.")
 

@@ -70,6 +70,7 @@ _COMMANDS: Mapping[str, tuple[str, Callable[[typer.Typer, str, Any], None]]] = {
     "compare": ("compare", _plain("compare")),
     "sql": ("sql", _plain("sql")),
     "serve": ("serve", _plain("serve")),
+    "ui": ("ui", _plain("ui")),
     "cancel": ("submit", _plain("cancel")),
     "pause": ("submit", _plain("pause")),
     "resume": ("submit", _plain("resume")),

@@ -44,12 +44,13 @@ def retry(
       jobs retry latest --where finish_reason=repetition --repetition-penalty 1.1
     """
     from jobs.client import BatchClient
+    from jobs.resuming import settle
     from jobs.spec.build import new_job_id
     from jobs.spec.repair import repair_of
 
     client = BatchClient(request.settings)
     parent = client.job(job_id)
-    parent.settle()
+    settle(parent)
     repair = repair_of(
         parent.ledger, where or (), request.fields, lambda field: request.labels.get(field, f"`{field}`")
     )

@@ -38,6 +38,9 @@ def serve(
         Path | None, typer.Option("--token-file", help="File with the clients' token; made if missing.")
     ] = None,
     no_auth: Annotated[bool, typer.Option("--no-auth", help="Let every user of this machine in.")] = False,
+    allow_actions: Annotated[
+        bool, typer.Option("--allow-actions", help="Let the pages at /ui cancel and resume jobs, and run dates.")
+    ] = False,
     model_name: Annotated[
         str | None, typer.Option("--model-name", help="Model name that requests must give. Default: the directory's.")
     ] = None,
@@ -66,7 +69,8 @@ def serve(
 
     Clients use http://HOST:PORT/v1 as base URL and the token as API key. Batches are jobs: `jobs list` shows
     them. All state is under the root, so a server may be killed and started again; batches go on meanwhile.
-    Prometheus finds the state of schedules, jobs and batches at http://HOST:PORT/metrics, with the same token.
+    Prometheus finds the state of schedules, jobs and batches at http://HOST:PORT/metrics, with the same token. The
+    pages of `jobs ui` are at http://HOST:PORT/ui/; a browser signs in with it.
 
     Examples:
 
@@ -80,7 +84,7 @@ def serve(
     """
     from jobs import settings as settings_module
 
-    _check_packages()
+    check_packages("serve")
     settings = settings_module.load({"root": root, "address": address, "token_path": token_path})
     from jobs.serve.own_pages import is_loopback
 
@@ -91,7 +95,7 @@ def serve(
     flags = {"model": model, "engine": engine, "replicas": replicas, "max_tokens": max_tokens}
     placement = _placement(settings, spec_file, {"pool": pool, "priority": priority, "weight": weight})
     base = _spec(settings, spec_file, flags, assign, placement)
-    with _listen(host, port) as listener:
+    with listen(host, port) as listener:
         from jobs.monitoring.exporter import Exporter
         from jobs.results.responses import model_name as name_of_model
         from jobs.serve.app import Limits, Service, make_app
@@ -100,28 +104,38 @@ def serve(
         from jobs.serve.token import default_token_path, load_token
         from jobs.store import open_store
         from jobs.store.probe import check_write_once
+        from jobs.ui.site import Site
 
         token_file = None if no_auth else token_file or default_token_path()
         store = open_store(settings.root)
         check_write_once(store)
         name = model_name or name_of_model(base)
+        token = load_token(token_file) if token_file else None
         service = Service(
             store=store,
             runner=BatchRunner(settings, base, name, placement),
             model=name,
-            token=load_token(token_file) if token_file else None,
+            token=token,
             limits=Limits(file_bytes=max_file_mib * 2**20, requests=max_requests, waiting=most_connections() // 16),
             exporter=Exporter(settings),
+            pages=Site(settings=settings, token=token, allow_actions=allow_actions),
+            local=is_loopback(host),
         )
-        url = f"http://{_shown(host)}:{listener.getsockname()[1]}/v1"
+        url = f"http://{shown_host(host)}:{listener.getsockname()[1]}/v1"
         output.record({"url": url, "model": name, "token_file": str(token_file or ""), "root": store.uri})
         output.hint(f"export OPENAI_BASE_URL={url}" + (f" OPENAI_API_KEY=$(cat {token_file})" if token_file else ""))
         sys.stdout.flush()
         log_to_stderr(logging.WARNING)
-        _run(make_app(service), listener)
+        stands = "No request is answered any more; batches go on, and the next `jobs serve` shows them."
+        run_server(make_app(service), listener, stands)
 
 
-def _run(app: FastAPI, listener: socket.socket) -> None:
+def run_server(app: FastAPI, listener: socket.socket, stands: str) -> None:
+    """Answer requests until a signal comes.
+
+    Args:
+        stands: what stands then, in a sentence.
+    """
     from jobs.serve.connections import BoundedServer
 
     server, ended = BoundedServer(app), threading.Event()
@@ -131,16 +145,19 @@ def _run(app: FastAPI, listener: socket.socket) -> None:
         server.should_exit = True
         ended.wait()
 
-    signals.stands("No request is answered any more; batches go on, and the next `jobs serve` shows them.")
+    signals.stands(stands)
     with signals.leftover(end):
         server.run(sockets=[listener])
         ended.set()
 
 
-def _check_packages() -> None:
+def check_packages(command: str) -> None:
+    """Check that what `jobs serve` and `jobs ui` need is installed."""
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
-        raise MissingPackage(f"`jobs serve` needs {', '.join(missing).replace('_', '-')}.", install_hint(missing[0]))
+        raise MissingPackage(
+            f"`jobs {command}` needs {', '.join(missing).replace('_', '-')}.", install_hint(missing[0])
+        )
 
 
 def _placement(settings: Settings, spec_file: Path | None, flags: dict[str, Any]) -> Placement | None:
@@ -183,7 +200,8 @@ def _spec(
     return spec
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """Listen, or say why not."""
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
@@ -192,5 +210,6 @@ def _listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
-def _shown(host: str) -> str:
+def shown_host(host: str) -> str:
+    """Return the host as a URL has it."""
     return f"[{host}]" if ":" in host else host

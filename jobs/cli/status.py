@@ -13,7 +13,7 @@ from schemas.codes import ENDED, State
 
 if TYPE_CHECKING:
     from jobs.job import Job
-    from jobs.status.listing import Entry
+    from jobs.status.entry import Entry
     from jobs.status.summary import Summary
     from schemas.pools import Placement
 

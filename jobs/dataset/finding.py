@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from urllib.parse import unquote
 
-from jobs.dataset import foreign, objects, saved_datasets, tables
+from jobs.dataset import foreign, hub_files, objects, saved_datasets, tables
 from jobs.dataset.folders import values_of
 from jobs.dataset.formats import ENDINGS, tier_of
 from jobs.dataset.left_out import LeftOut, splits_in
@@ -66,6 +66,8 @@ def find_sources(uri: str, *, part_of_table: bool = False) -> tuple[list[Source]
 
 def may_be_table(uri: str) -> bool:
     """Return whether an address may be that of a Delta or Iceberg table, as far as it alone tells."""
+    if uri.startswith(hub_files.SCHEME):
+        return False
     if objects.is_object(uri):
         # A look costs two requests: a name of data without a slash at its end is taken for a file's.
         if glob.has_magic(uri) or (tier_of(uri) is not None and not uri.endswith(".metadata.json")):
@@ -139,11 +141,6 @@ def _no_address(uri: str) -> InvalidInput:
     scheme = uri.partition("://")[0].lower()
     if (known := {"gcs": "gs", "azure": "az", "wasb": "abfss", "wasbs": "abfss"}.get(scheme)) is not None:
         return InvalidInput(f"{shown(uri)} is not an address this program reads.", f"Write it as {known}://…")
-    if scheme == "hf":
-        return InvalidInput(
-            f"{shown(uri)} is on Hugging Face's hub, and jobs download nothing.",
-            "Fetch it, and name the directory: hf download --repo-type dataset NAME --local-dir DIRECTORY",
-        )
     return InvalidInput(
         f"{shown(uri)} is not an address this program reads.", "Give a path, s3://bucket/prefix, gs://… or abfss://…"
     )

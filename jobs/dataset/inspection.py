@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from jobs.dataset import arrow_file, csv_rows, jsonl, parquet
+from jobs.dataset import arrow_file, csv_rows, hub_files, jsonl, parquet
 from jobs.dataset.columnar import Footer, Range
 from jobs.dataset.conditions import conditioned_columns
 from jobs.dataset.finding import find_sources, local_path, may_be_table, table_sources
@@ -206,8 +206,13 @@ def _located(spec: InputSpec, pinned: Mapping[str, InputTable], open_table: Open
             result.tables.append(table.table)
             result.types |= table.types
         else:
-            sources, beside = find_sources(uri)
-            if since is not None:
+            if uri.startswith(hub_files.SCHEME):
+                commit = pinned[place].version if place in pinned else hub_files.commit_of(uri, spec.at)
+                result.tables.append(InputTable(uri=place, format="hub", version=commit))
+                uri = hub_files.at_commit(uri, commit)
+            # What lies beside a repository's folder is no table's log.
+            sources, beside = find_sources(uri, part_of_table=uri.startswith(hub_files.SCHEME))
+            if spec.since:  # a file would be new each time
                 raise InvalidInput(f"--since is for rows of tables, and {given} is none.", "Drop one of both.")
             result.left_out.join(beside)
         if twice := [source.uri for source in sources if source.uri in known]:

@@ -1,4 +1,4 @@
-"""Object stores that datasets lie in: S3 through this program's own client, others through `cloud_files`."""
+"""Object stores that datasets lie in: S3 through this program's own client, others through their libraries."""
 
 from __future__ import annotations
 
@@ -8,10 +8,17 @@ from collections.abc import Iterator
 from types import ModuleType
 
 from jobs.buckets import is_name
-from jobs.dataset import cloud_files, s3_files
+from jobs.dataset import cloud_files, hub_files, s3_files
 from jobs.errors import InvalidInput
 
-_STORES = {"s3": s3_files, "gs": cloud_files, "az": cloud_files, "abfs": cloud_files, "abfss": cloud_files}
+_STORES = {
+    "s3": s3_files,
+    "gs": cloud_files,
+    "az": cloud_files,
+    "abfs": cloud_files,
+    "abfss": cloud_files,
+    "hf": hub_files,
+}
 _TOKEN = re.compile(r"[?&](sig|X-Goog-Signature)=")
 _CONTAINER = re.compile(r"[a-z0-9$-]{1,63}@[A-Za-z0-9.-]+")
 
@@ -43,6 +50,8 @@ def is_bucket(uri: str) -> bool:
     """Return whether an address of an object store names a bucket that may be one."""
     scheme, _, rest = uri.partition("://")
     bucket = rest.partition("/")[0]
+    if scheme == "hf":
+        return hub_files.is_repository(uri)
     return _CONTAINER.fullmatch(bucket) is not None if scheme in ("abfs", "abfss") else is_name(bucket)
 
 

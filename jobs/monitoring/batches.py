@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,8 +13,11 @@ from jobs.serve.batches import Batches
 from jobs.serve.errors import ApiError
 from jobs.serve.models import Status
 from jobs.threads import in_threads
+from schemas.batches import Ended
 
 _REQUESTS_AT_ONCE = 16
+_WRITE_S = 600.0
+"""Least time between two writes of the index of ended batches."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,7 +40,8 @@ class BatchWatch:
 
     def __init__(self, batches: Batches) -> None:
         self._batches = batches
-        self._ended: dict[str, Status] = {}
+        self._ended: dict[str, Ended] | None = None
+        self._written_at = float("-inf")
 
     def look(self) -> BatchFacts:
         """Return the facts about all batches under the root.
@@ -45,10 +50,15 @@ class BatchWatch:
             StoreError: the store cannot be reached.
         """
         ids = list(self._batches.ids())
-        self._ended = {each: self._ended[each] for each in ids if each in self._ended}
+        before = self._batches.known_ends() if self._ended is None else self._ended
+        self._ended = {each: before[each] for each in ids if each in before}
         found = in_threads(_REQUESTS_AT_ONCE, self._look_at, [each for each in ids if each not in self._ended])
         still = [each for each in found if isinstance(each, tuple)]
-        counts = Counter(self._ended.values()) + Counter(status for status, _ in still)
+        counts: Counter[Status] = Counter(self._ended.values())
+        counts.update(status for status, _ in still)
+        if self._ended.keys() - before.keys() and time.monotonic() - self._written_at >= _WRITE_S:
+            self._batches.remember_ends(self._ended)
+            self._written_at = time.monotonic()
         return BatchFacts(
             statuses={status: counts[status] for status in get_args(Status)},
             oldest_open_at=min((created_at for _, created_at in still), default=None),
@@ -65,5 +75,6 @@ class BatchWatch:
             return True  # The folder has no request: nobody created a batch there.
         if standing.outcome is None:
             return standing.status, standing.request.created_at
-        self._ended[batch_id] = standing.status
+        assert self._ended is not None, "`look` has set it"
+        self._ended[batch_id] = standing.outcome.status
         return True

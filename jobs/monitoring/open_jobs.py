@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,15 +11,17 @@ from typing import TYPE_CHECKING
 
 from jobs.client import BatchClient
 from jobs.errors import ClusterError, Damaged, UsageError
-from jobs.ledger import Ledger, list_jobs
+from jobs.index.jobs import JobIndex, JobsThere, deleted_entry
+from jobs.ledger import Ledger
 from jobs.settings import Settings
+from jobs.status.entry import SETTLED_S, read_entry
 from jobs.status.job_status import ended_state
 from jobs.status.liveness import Pulse
 from jobs.status.standing import look
 from jobs.status.summary import summarise
 from jobs.threads import in_threads
-from jobs.tombstones import find_tombstone
 from schemas.codes import State
+from schemas.index import IndexedJob
 
 if TYPE_CHECKING:
     from jobs.cluster.submission import Submitter
@@ -69,8 +72,10 @@ class JobWatch:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._index: JobIndex | None = None
         self._ended: dict[str, State] = {}
-        self._deleted: set[str] = set()
+        self._index_at: dict[str, float] = {}
+        self._deleted: dict[str, IndexedJob] = {}
         self._pulses: dict[str, Pulse] = {}
 
     def look(self) -> JobFacts:
@@ -81,13 +86,17 @@ class JobWatch:
         """
         # A new client each time: the embedded cluster may be another one by now.
         client = BatchClient(self._settings)
-        ledgers = list(list_jobs(client.store))
-        there = {ledger.job_id for ledger in ledgers}
-        self._ended = {job_id: state for job_id, state in self._ended.items() if job_id in there}
-        self._pulses = {job_id: pulse for job_id, pulse in self._pulses.items() if job_id in there - self._ended.keys()}
-        unknown = [ledger for ledger in ledgers if ledger.job_id not in self._ended.keys() | self._deleted]
-        submitter = client.reachable_submitter() if unknown else None
+        index = self._index = self._index or JobIndex(client.store)
+        there = index.look()
+        others = {ledger.job_id for ledger in there.others}
+        # Jobs that have ended, and that the index does not know yet: their drivers may still write.
+        unsettled = {job_id: state for job_id, state in self._ended.items() if job_id in others}
+        self._pulses = {job_id: pulse for job_id, pulse in self._pulses.items() if job_id in others - unsettled.keys()}
+        self._ended = unsettled | {job_id: job.state for job_id, job in there.ended.items()}
+        submitter = client.reachable_submitter() if others else None
+        unknown = [ledger for ledger in there.others if ledger.job_id not in unsettled.keys() | self._deleted.keys()]
         found = in_threads(_REQUESTS_AT_ONCE, lambda ledger: self._look_at(ledger, submitter), unknown)
+        self._remember(index, there)
         still = sorted((each for each in found if isinstance(each, OpenJob)), key=lambda job: job.created_at)
         counts = Counter(self._ended.values()) + Counter(job.state for job in still)
         return JobFacts(
@@ -106,11 +115,28 @@ class JobWatch:
         except (UsageError, Damaged):
             return False
 
+    def _remember(self, index: JobIndex, there: JobsThere) -> None:
+        """Let the index know jobs that have ended: at once if their drivers are done, else when these surely are."""
+        now = time.monotonic()
+        ended = [ledger for ledger in there.others if ledger.job_id in self._ended]
+        self._index_at = {ledger.job_id: self._index_at.get(ledger.job_id, now) for ledger in ended}
+        due = [ledger for ledger in ended if self._index_at[ledger.job_id] <= now]
+        self._index_at |= {ledger.job_id: now + SETTLED_S for ledger in due}
+        gone = [self._deleted[each.job_id] for each in there.others if each.job_id in self._deleted]
+        index.add([*gone, *(job for job in in_threads(_REQUESTS_AT_ONCE, self._indexed, due) if job)], there)
+
+    def _indexed(self, ledger: Ledger) -> IndexedJob | None:
+        created_at = ledger.created_at()
+        try:
+            return read_entry(ledger, created_at, None)[1] if created_at else None
+        except (UsageError, Damaged):
+            return None
+
     def _open(self, ledger: Ledger, submitter: Submitter | None) -> OpenJob | None:
         created_at = ledger.created_at()
         if created_at is None:
-            if find_tombstone(ledger.store, ledger.job_id) is not None:
-                self._deleted.add(ledger.job_id)
+            if (gone := deleted_entry(ledger)) is not None:
+                self._deleted[ledger.job_id] = gone
             return None
         try:
             submissions = submitter.find(ledger.uri) if submitter else []

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import islice
 from threading import Semaphore
 
 import numpy as np
@@ -17,12 +18,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from jobs.errors import Damaged, JobsError, UsageError
-from jobs.ledger import Ledger, list_jobs
+from jobs.index.jobs import JobIndex
+from jobs.ledger import Ledger
 from jobs.planning.matching import END_COLUMNS, VERSION, Wanted, ends_of, find
 from jobs.salvage import Salvage
 from jobs.store.base import ObjectStore
 from jobs.threads import in_threads, threads
 from schemas import keys
+from schemas.index import IndexedJob
 from schemas.records import Succeeded
 from schemas.spec import AUTO, JobSpec
 from schemas.tables import DETECTION, FINGERPRINT, OPEN_FINGERPRINT
@@ -135,12 +138,21 @@ def source_jobs(ledger: Ledger, spec: JobSpec, model: str | None, warn: Warn = l
         except (UsageError, Damaged):  # not a job, or one that cannot be read
             return False
 
-    others = [other for other in list_jobs(ledger.store) if other.job_id != ledger.job_id]
+    def alike(job: IndexedJob) -> bool:
+        return job.succeeded and job.task == spec.task and job.model_fingerprint in (None, model)
+
+    there = JobIndex(ledger.store).look()
+    others = [other for other in there.others if other.job_id != ledger.job_id]
     with threads(READS_AT_ONCE) as pool:
-        found = [other for other, fits in zip(others, pool.map(usable, others), strict=True) if fits]
-        ages = list(pool.map(lambda other: other.created_at() or _EARLIEST, found))
-    newest = sorted(zip(ages, (other.job_id for other in found), strict=True), reverse=True)
-    return tuple(job_id for _, job_id in newest[:MAX_AUTO_JOBS])
+        ages = pool.map(lambda other: other.created_at() or _EARLIEST, others)
+        # The index only says in which order to look; each job that is taken was looked at.
+        dated = [*zip(ages, others, strict=True)]
+        dated += [(job.created_at, Ledger(ledger.store, job.job_id)) for job in there.ended.values() if alike(job)]
+        newest = iter(sorted(dated, key=lambda each: (each[0], each[1].job_id), reverse=True))
+        found: list[str] = []
+        while len(found) < MAX_AUTO_JOBS and (batch := [other for _, other in islice(newest, READS_AT_ONCE)]):
+            found += [other.job_id for other, fits in zip(batch, pool.map(usable, batch), strict=True) if fits]
+    return tuple(found[:MAX_AUTO_JOBS])
 
 
 def is_sound(source: Ledger, warn: Warn = log.warning) -> bool:

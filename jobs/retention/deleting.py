@@ -16,6 +16,7 @@ from typing import NamedTuple
 from uuid import uuid4
 
 from jobs.failpoints import failpoint
+from jobs.index.jobs import mark_changed
 from jobs.ledger import Ledger
 from jobs.status.job_status import ended_state
 from jobs.store.base import ObjectInfo
@@ -52,6 +53,7 @@ def delete_job(ledger: Ledger, *, by: str, reason: str = "") -> Freed:
     if find_tombstone(ledger.store, ledger.job_id) is None:
         failpoint("delete.before_tombstone")
         tombstone = _tombstone_of(ledger, by, reason)
+        mark_changed(ledger.store, ledger.job_id)
         ledger.store.put_new(ledger.key(keys.TOMBSTONE), tombstone.to_json(), writer=f"delete/{uuid4().hex}")
     failpoint("delete.after_tombstone")
     found = _sizes(ledger)

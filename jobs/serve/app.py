@@ -43,6 +43,8 @@ from jobs.serve.own_pages import OwnPagesOnly
 from jobs.serve.runner import BatchRunner
 from jobs.serve.uploads import FORM, Upload, read_upload
 from jobs.store.base import ObjectStore
+from jobs.ui.app import mount_pages
+from jobs.ui.site import Site
 from jobs.validation import problem
 from schemas.batches import StoredFile
 
@@ -83,6 +85,8 @@ class Service:
         model: the name that requests must give.
         token: the token that clients must send; None lets everybody in.
         exporter: what `GET /metrics` shows; None: there is no such page.
+        pages: what the web pages at `/ui` show; None: there are none.
+        local: the server listens on this machine alone.
     """
 
     store: ObjectStore
@@ -91,6 +95,8 @@ class Service:
     token: str | None
     limits: Limits = field(default_factory=Limits)
     exporter: Exporter | None = None
+    pages: Site | None = None
+    local: bool = True
     started_at: int = field(default_factory=lambda: int(time.time()))
 
 
@@ -119,6 +125,8 @@ def make_app(service: Service) -> FastAPI:
         app.include_router(router)
     if service.exporter is not None:
         app.include_router(with_metrics(_router(service, prefix=""), service.exporter))
+    if service.pages is not None:
+        mount_pages(app, service.pages, local=service.local)
     app.add_middleware(
         BodyLimit,
         limit_bytes=lambda path: (

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
+from pydantic import ValidationError
+
 from jobs.documents import read_document
+from jobs.errors import StoreError
 from jobs.ledger import Ledger
 from jobs.serve.errors import ApiError, for_clients, not_found
 from jobs.serve.files import new_id
@@ -32,11 +38,13 @@ from schemas.batches import (
     BatchError,
     BatchRequest,
     CancelRequest,
+    Ended,
     Outcome,
     batch_key,
     idempotency_key,
     job_id_of,
 )
+from schemas.index import ENDED_BATCHES, BatchIndex
 
 _REQUESTS_AT_ONCE = 16
 _D = TypeVar("_D", bound=Document)
@@ -184,6 +192,25 @@ class Batches:
         ids = sorted((each for each in self.ids() if after is None or each < after), reverse=True)
         shown = list(self._threads.map(lambda each: self.show(self.standing(each)), ids[:limit]))
         return shown, len(ids) > limit
+
+    def ended(self) -> set[str]:
+        """List the batches that have ended, without a look into any: one request for each thousand documents."""
+        suffix = batch_key("", "done").rpartition("/")[2]
+        keys_there = (info.key for info in self._store.list(BATCHES) if info.key.endswith(f"/{suffix}"))
+        return {key.split("/")[1] for key in keys_there}
+
+    def known_ends(self) -> dict[str, Ended]:
+        """Read how batches have ended from the index; what it lacks, the batches themselves tell. Advisory."""
+        data = self._store.get(ENDED_BATCHES)
+        try:
+            return {} if data is None else BatchIndex.from_json(gzip.decompress(data)).ended
+        except (OSError, EOFError, zlib.error, ValidationError):
+            return {}
+
+    def remember_ends(self, ended: dict[str, Ended]) -> None:
+        """Overwrite the index of ended batches; of two at once, the last counts, and loses nothing but time."""
+        with suppress(StoreError):
+            self._store.put(ENDED_BATCHES, gzip.compress(BatchIndex(ended=ended).to_json(), 6, mtime=0))
 
     def ids(self) -> Iterator[str]:
         """Yield the ids of all batches."""

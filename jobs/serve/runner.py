@@ -74,6 +74,7 @@ class BatchRunner:
         self._leftovers = Leftovers(store, self._files, self._batches)
         self._ended: set[str] = set()
         self._expired: set[str] = set()
+        self._requests: dict[str, BatchRequest] = {}
         self._under_way: set[str] = set()
         self._looks = Pauses(RESUME_S, MAX_RESUME_S)
         self._seen_ended: dict[str, float] = {}
@@ -90,12 +91,17 @@ class BatchRunner:
 
     def clear_leftovers(self) -> None:
         """Remove expired files, and parts that killed servers left behind."""
-        read = (self._batches.read(each, "request", BatchRequest) for each in self._batches.ids())
-        requests = [each for each in read if each is not None]
+        requests = [each for batch_id in self._batches.ids() if (each := self._request(batch_id)) is not None]
         self._leftovers.clear({each.input_file_id for each in requests if each.id not in self._ended})
         for request in requests:
             if request.output_expires_after_s is not None and request.id not in self._expired:
                 self._expire(request, request.output_expires_after_s)
+
+    def _request(self, batch_id: str) -> BatchRequest | None:
+        """Return what was asked for, which never changes and is read once; None where nobody created a batch."""
+        if batch_id not in self._requests and (request := self._batches.read(batch_id, "request", BatchRequest)):
+            self._requests[batch_id] = request
+        return self._requests.get(batch_id)
 
     def _expire(self, request: BatchRequest, after_s: int) -> None:
         """Delete the job of a batch once its files of answers are gone; the batch itself stays to be seen."""
@@ -118,6 +124,8 @@ class BatchRunner:
             threads.shutdown(wait=False, cancel_futures=True)
 
     def _run(self) -> None:
+        with suppress(JobsError):  # else each is looked at
+            self._ended |= self._batches.ended()
         while not self._stopping.is_set():
             self._wake.clear()
             try:

@@ -133,6 +133,37 @@ def test_a_driver_that_dies_over_a_job_without_work_for_an_engine(s3_user: User,
     assert by_prompt(rows(user, job_id, 60)) == by_prompt(rows(user, first, 60))
 
 
+def test_a_repair_computes_what_went_wrong_on_the_cluster_and_stands_alone(s3_user: User, tmp_path: Path) -> None:
+    """So many rows that staging is spread over the cluster; of 1,500 rows 15 loop and 15 are cut."""
+    user, count = s3_user, 1500
+    prompts = [f"prompt {n} {'LOOP' if n % 100 == 3 else ''}" for n in range(count)]
+    dataset = write_prompts(tmp_path / "rows.parquet", prompts, tag=[f"rows {n}" for n in range(count)])
+    settings = ("--max-tokens", "300", "--set", "engine.fake.loop_marker=LOOP")
+    first = submit(user, dataset, *settings)
+    before = by_prompt(rows(user, first, count))
+    assert sum(row["finish_reason"] == "repetition" for row in before.values()) == 15
+    assert user.json("status", first)["quality"]["finish_reasons"]["repetition"] == 15
+
+    second = new_id("repair")
+    user.run(
+        *("retry", first, "--id", second, "--where", "finish_reason=repetition", "--repetition-penalty", "1.1"),
+        *("--set", "engine.fake.loop_marker=NOTHING", "--wait"),
+    )
+    after = by_prompt(rows(user, second, count))
+    assert {row["finish_reason"] for row in after.values()} == {"stop"}
+    whole = [number for number, row in before.items() if row["finish_reason"] == "stop"]
+    assert [after[number] for number in whole] == [before[number] for number in whole]
+    status = user.json("status", second)
+    assert (status["rows_reused"], status["retry_of"]) == (count - 15, [first])
+
+    # A larger limit changes no answer that ended by itself; and the repaired job may go.
+    user.run("delete", first, "--yes")
+    third = submit(user, dataset, "--max-tokens", "4000", "--repetition-detection", "off", "--reuse", second)
+    assert user.json("status", third)["rows_reused"] == count - 15, "those under a penalty are other answers"
+    gone = user.run("results", first, code=2)
+    assert "was deleted by" in gone.stderr
+
+
 @pytest.mark.nightly
 def test_changed_sampling_reuses_nothing_and_sampled_rows_only_on_demand(user: User, tmp_path: Path) -> None:
     dataset = write(tmp_path / "rows.parquet", list(range(1, 21)))

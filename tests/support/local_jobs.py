@@ -22,7 +22,10 @@ from workers.staging.staging import stage
 
 
 class StagingCluster(LocalCluster):
-    """Stages in a thread, as the driver of a small job does."""
+    """Stages in a thread, as the driver of a small job does; none of its nodes is to go."""
+
+    async def draining_nodes(self) -> dict[str, float]:
+        return {}
 
     def stage(self, ledger: Ledger, spec: JobSpec, writer: str, report: Callable[[Plan | int], None]) -> Any:
         loop = asyncio.get_running_loop()

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from jobs.catalogs import told
 from jobs.errors import StoreError, UsageError
@@ -17,6 +18,7 @@ from jobs.packages import failed_import
 from jobs.results.sinks.append import Moved, Stream, Unclear
 from jobs.results.sinks.rounds import Rounds
 from jobs.results.sinks.table_types import fitted, has_job_column
+from jobs.text import quoted
 from schemas.exports import JOB_COLUMN, NewColumns
 
 _REACH = "Check the address and this machine's right to write there, then run the export again: it is done once."
@@ -75,7 +77,8 @@ class DeltaTarget:
         return wanted
 
     def commit(self, tables: Iterator[pa.Table], schema: pa.Schema, job_id: str, remove: Sequence[str]) -> str:
-        deltalake, stream = _library(), Stream(tables, schema)
+        partitions = self._table.metadata().partition_columns
+        deltalake, stream = _library(), Stream((_without_empty(each, partitions) for each in tables), schema)
         ids = ", ".join(f"'{each}'" for each in (*remove, job_id))
         how = {"mode": "overwrite", "predicate": f"{JOB_COLUMN} IN ({ids})"} if remove else {"mode": "append"}
         failpoint("export.delta.before_commit")
@@ -85,7 +88,7 @@ class DeltaTarget:
                 stream.reader(),
                 # Columns that only the table has are null; new ones are those that were asked for.
                 schema_mode="merge",
-                target_file_size=_FILE_BYTES if self._table.metadata().partition_columns else None,
+                target_file_size=_FILE_BYTES if partitions else None,
                 commit_properties=deltalake.CommitProperties(
                     max_commit_retries=0, custom_metadata={"nightbatch.job_id": job_id}
                 ),
@@ -146,6 +149,22 @@ def storage_options() -> dict[str, str]:
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
     options = {"AWS_ENDPOINT_URL": endpoint} if endpoint else {}
     return options | ({"AWS_ALLOW_HTTP": "true"} if endpoint.startswith("http://") else {})
+
+
+def _without_empty(table: pa.Table, partitions: Sequence[str]) -> pa.Table:
+    """Check that no value of a partition is an empty text: Delta's log says null for it.
+
+    Raises:
+        UsageError: one is.
+    """
+    for name in partitions:
+        column = table[name]
+        if pa.types.is_string(column.type) and pc.any(pc.equal(column, "")).as_py():
+            raise UsageError(
+                f"The column {quoted(name)} has an empty text, which partitions of Delta tables turn into null.",
+                "Partition by another column, write another value in the dataset, or export to Iceberg or to files.",
+            )
+    return table
 
 
 def lacking(table: str, names: Sequence[str]) -> UsageError:

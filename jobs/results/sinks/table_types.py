@@ -41,7 +41,14 @@ def fitted(wanted: pa.Schema, table: pa.Schema, name: str) -> tuple[pa.Schema, l
             that results do not have.
     """
     fields, missing = [], []
+    alike = {there.casefold(): there for there in table.names}
     for field in wanted:
+        if field.name not in table.names and (other := alike.get(field.name.casefold())) is not None:
+            raise UsageError(
+                f"{name} has a column {quoted(other)}, and the results have {quoted(field.name)}: most readers "
+                "of tables take these for one.",
+                "Rename the column in the dataset, or export to another table.",
+            )
         if field.name not in table.names:
             missing.append(field.name)
             fields.append(field)

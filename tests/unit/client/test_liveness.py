@@ -14,6 +14,7 @@ from jobs.client import BatchClient
 from jobs.cluster.submission import Submission
 from jobs.errors import Conflict, UsageError
 from jobs.ledger import Ledger
+from jobs.resuming import next_driver
 from jobs.settings import Settings
 from jobs.status.liveness import PROGRESS_FRESH_S, SILENCE_S, Pulse, is_alive, this_process
 from schemas import keys
@@ -220,13 +221,13 @@ def test_cancelling_a_succeeded_job_says_that_it_succeeded(client: BatchClient) 
 def test_a_driver_on_another_cluster_has_a_name_of_its_own(client: BatchClient) -> None:
     ledger = ledger_of(client)
     job = client.exact_job("demo")
-    assert job._next_driver() == "demo"
+    assert next_driver(job) == "demo"
     ledger.write_progress(progress(driver="demo"))
-    second = job._next_driver()
-    assert second == client.exact_job("demo")._next_driver(), "two that resume at once start one driver"
+    second = next_driver(job)
+    assert second == next_driver(client.exact_job("demo")), "two that resume at once start one driver"
     assert second.startswith("demo-")
     ledger.write_progress(progress(driver=second))
-    assert job._next_driver() not in ("demo", second)
+    assert next_driver(job) not in ("demo", second)
 
 
 def test_an_unknown_job_cannot_be_cancelled_or_resumed(client: BatchClient) -> None:

@@ -131,7 +131,7 @@ def two_kinds(root: Path) -> str:
 
 
 def unknown_scheme(root: Path) -> str:
-    return "gs://bucket/x"
+    return "ftp://host/x"
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def unknown_scheme(root: Path) -> str:
         (huge_footer, "bad.parquet is truncated"),
         (no_rows, "bad.parquet has no rows"),
         (two_kinds, "mixes kinds of files; .*b.jsonl"),
-        (unknown_scheme, "gs://bucket/x"),
+        (unknown_scheme, "ftp://host/x"),
     ],
 )
 def test_bad_input_is_one_clear_sentence(tmp_path: Path, make: Callable[[Path], str], sentence: str) -> None:

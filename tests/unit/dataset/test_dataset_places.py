@@ -136,7 +136,7 @@ def test_several_inputs_are_one_dataset_in_their_order(root: str) -> None:
 @pytest.mark.parametrize(
     ("uri", "how"),
     [
-        ("hf://datasets/a/b", "hf download"),
+        ("hf://spaces/a/b", "hf://datasets/ORGANISATION/NAME"),
         ("ftp://host/x", "s3://bucket/prefix"),
     ],
 )

@@ -91,7 +91,7 @@ def test_a_scrape_shows_what_was_read_last_and_how_old_it_is(root: Path, monkeyp
     def away(_: object) -> None:
         raise StoreError("The store is away.")
 
-    monkeypatch.setattr("jobs.monitoring.open_jobs.list_jobs", away)
+    monkeypatch.setattr("jobs.index.jobs.list_jobs", away)
     exporter.read()
     later = samples(exporter.text().decode())
     assert later["nightbatch_jobs state=INTERRUPTED"] == 2, "the last known number"

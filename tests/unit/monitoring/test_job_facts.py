@@ -16,6 +16,7 @@ from jobs.settings import Settings
 from jobs.store.local import LocalStore
 from schemas.batches import BatchRequest, Outcome, batch_key
 from schemas.codes import State
+from schemas.index import ENDED_BATCHES
 from schemas.records import Cancelled, CrossedGate, Failed, Manifest, Progress, Succeeded
 from tests.unit.report.jobs_with_past import make_job_with_past, spec_of
 
@@ -151,5 +152,14 @@ def test_batches_are_counted_by_status_and_ended_ones_read_once(store: CountingS
     store.reads.clear()
     assert watch.look() == found
     assert batch_key("batch_0", "done") not in store.reads
+    store.reads.clear()
+    assert BatchWatch(Batches(store)).look() == found, "another process"
+    assert not {batch_key(f"batch_{number}", "done") for number in (0, 1)} & set(store.reads), "the index knows"
+    assert batches.ended() == {"batch_0", "batch_1"}
+    store.put(ENDED_BATCHES, b"\x1f\x8b broken")
+    assert BatchWatch(Batches(store)).look() == found, "it is made again"
+    assert batches.known_ends() == {"batch_0": "completed", "batch_1": "failed"}
+    shutil.rmtree(Path(store.uri, "_batches", "batch_0"))
+    assert BatchWatch(Batches(store)).look().statuses["completed"] == 0, "it was removed"
     store.put(batch_key("batch_3", "request"), b"{")
     assert watch.look().unreadable == 1

@@ -29,6 +29,8 @@ OWN = {"jobs", "workers", "schemas"}
 OPTIONAL = {
     "jobs/serve/": "serve",
     "jobs/cli/serve.py": "serve",
+    "jobs/ui/": "serve",
+    "jobs/cli/ui.py": "serve",
     "jobs/results/sql.py": "sql",
     "jobs/catalogs.py": "iceberg",
     "jobs/results/sinks/delta.py": "delta",
@@ -70,6 +72,7 @@ def test_the_wheel_has_the_packages_and_their_types_and_nothing_else(wheel: Path
         names = archive.namelist()
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == OWN
     assert {f"{package}/py.typed" for package in OWN} <= set(names)
+    assert {"jobs/ui/templates/base.html.j2", "jobs/ui/static/page.css", "jobs/ui/static/live.js"} <= set(names)
 
 
 def test_an_index_shows_no_link_that_leads_nowhere(about: Message) -> None:

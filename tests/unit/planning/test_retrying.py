@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from jobs.client import BatchClient
 from jobs.errors import StoreError, UsageError
 from jobs.ledger import Ledger
+from jobs.settings import Settings
 from jobs.spec.repair import Repair, repair_of
 from jobs.store import open_store
 from schemas.records import Cancelled, Failed, Succeeded
@@ -204,3 +206,24 @@ def test_what_changes_at_each_try() -> None:
     assert [(each.temperature, each.seed) for each in (trying.nth_try(warm, n) for n in range(3))] == [
         (1.5, 7), (1.5, 8), (1.5, 9),
     ]  # fmt: skip
+
+
+def test_the_client_repairs_with_the_options_of_submit(parent: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    client, asked = BatchClient(Settings(root=parent.store.uri)), list[Any]()
+
+    def submit_spec(spec: Any, job_id: str, **rest: Any) -> tuple[str, bool]:
+        asked.append((spec, job_id, rest))
+        return "the new job", True
+
+    monkeypatch.setattr(client, "submit_spec", submit_spec)
+    monkeypatch.setattr(client, "running_submitter", lambda: None)
+    job = client.job("one")
+    assert job.retry(where="finish_reason=length", max_tokens=4096, replicas="2..4", job_id="two") == "the new job"
+    [(spec, job_id, rest)] = asked
+    assert (job_id, rest) == ("two", {"placement": None})
+    assert (spec.sampling.max_tokens, spec.replicas.max, spec.max_error_rate) == (4096, 4, 1.0)
+    assert (spec.retry.ancestors, spec.retry.where) == (("one",), ("finish_reason=length",))
+    with pytest.raises(UsageError, match="no option 'max_token'"):
+        job.retry(max_token=1)
+    with pytest.raises(UsageError, match="cannot be changed"):
+        job.retry(system="another")

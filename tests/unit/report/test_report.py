@@ -244,13 +244,18 @@ def recording_proxy() -> Iterator[tuple[str, list[str]]]:
 
 
 def browse(html: Path, profile: Path, *more: str) -> tuple[subprocess.CompletedProcess[str], list[str]]:
-    """Open a page headless; what it printed, and the hosts and URLs that it asked for."""
+    """Open a file headless; what it printed, and the hosts and URLs that it asked for."""
+    return browse_url(html.as_uri(), profile, *more)
+
+
+def browse_url(url: str, profile: Path, *more: str) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+    """Open a page headless, likewise; this machine's own servers are asked directly."""
     assert CHROMIUM is not None
     flags = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
     flags += ("--disable-component-update", "--disable-sync", "--disable-extensions", "--enable-logging=stderr")
     with recording_proxy() as (proxy, asked):
         done = subprocess.run(
-            [CHROMIUM, *flags, f"--user-data-dir={profile}", f"--proxy-server={proxy}", *more, html.as_uri()],
+            [CHROMIUM, *flags, f"--user-data-dir={profile}", f"--proxy-server={proxy}", *more, url],
             text=True,
             capture_output=True,
             timeout=150,

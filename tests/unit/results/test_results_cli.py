@@ -201,7 +201,7 @@ def test_list_is_newest_first(some_jobs: Callable[..., list[dict[str, object]]])
     ]
     assert list(running) == [
         *("job_id", "state", "rows_total", "rows_done", "rows_error", "created_at", "name", "dataset", "uri"),
-        *("reason", "hint", "rows_computing", "duration_s", "crossed_gates", "schedule", "retry_of"),
+        *("reason", "hint", "rows_computing", "duration_s", "crossed_gates", "schedule", "retry_of", "gpu_s"),
     ]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from jobs.catalogs import told
 from jobs.errors import UsageError
 from jobs.results.sinks.delta import DeltaTarget
 from jobs.results.sinks.iceberg import IcebergTarget
@@ -100,3 +101,34 @@ def test_a_column_goes_into_one_that_holds_its_values(ours: pa.DataType, theirs:
     else:
         with pytest.raises(UsageError, match="The column 'x' of The table is"):
             fitted(wanted, table, "The table")
+
+
+def test_an_empty_text_names_no_partition_of_a_delta_table(tmp_path: Path) -> None:
+    target = DeltaTarget(f"{tmp_path}/t")
+    rows = pa.table({"lang": ["de", ""], "row_id": pa.array([0, 1], pa.int64())})
+    target.look(Rounds("demo"))
+    schema = target.prepare(table_schema(rows.schema), ["lang"], "refuse")
+    with pytest.raises(UsageError, match="turn into null") as caught:
+        target.commit(iter([table_rows(rows, "demo", schema)]), schema, "demo", ())
+    assert "Iceberg" in caught.value.hint
+    assert target.look(Rounds("demo")) == {}, "nothing was written"
+    whole = rows.slice(0, 1)
+    target.commit(iter([table_rows(whole, "demo", schema)]), schema, "demo", ())
+    assert target.look(Rounds("demo")) == {"demo": 1}
+
+
+def test_columns_that_differ_by_their_case_alone_are_refused() -> None:
+    table = pa.schema([("job_id", pa.string()), ("ID", pa.int64())])
+    with pytest.raises(UsageError, match="has a column 'ID', and the results have 'id'"):
+        fitted(table_schema(pa.schema([("id", pa.int64())])), table, "The Delta table t")
+
+
+def test_a_library_s_error_is_told_without_secrets() -> None:
+    text = (
+        "GET https://me:hidden1@host/t?X-Amz-Signature=hidden2&sig=hidden3 failed: token=hidden4, "
+        "AWS_SESSION_TOKEN=hidden5 password='x' at postgresql://u:hidden6@db/x"
+    )
+    said = told(ValueError(text))
+    assert "hidden" not in said
+    assert "https://…@host/t" in said
+    assert "failed" in said

@@ -13,7 +13,7 @@ import pytest
 
 from jobs.cli import main
 from jobs.failpoints import FAILPOINTS
-from jobs.ledger import Ledger
+from jobs.ledger import Ledger, list_jobs
 from jobs.store.local import LocalStore
 from schemas import keys
 from tests.unit.results.ledgers import make_job, succeed
@@ -81,7 +81,7 @@ def test_prune_names_what_goes_and_what_stays(store: LocalStore, capsys: pytest.
     assert "would be deleted. Nothing was deleted; to do it, add --yes." in said.err
     assert main(["prune", "--keep-newest", "0", "--yes"]) == 0
     assert "deleted." in capsys.readouterr().err
-    there = {name for name in store.list_folders() if Ledger(store, name).created_at()}
+    there = {ledger.job_id for ledger in list_jobs(store) if ledger.created_at()}
     assert there == {"one", "four"}
 
 
