@@ -10,6 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from jobs.errors import Exit
 from jobs.pools.names import MANAGER, namespace_of
@@ -41,6 +42,9 @@ def main(pool_uri: str) -> int:
     driver = os.environ.get(SUBMISSION_ID) or f"pool-{uuid4().hex[:8]}"
     ray.init(namespace=namespace_of(root, name), logging_level=logging.WARNING)
     options: dict[str, Any] = {"num_cpus": 0, "max_concurrency": 10_000, "max_restarts": 0, "max_task_retries": 0}
+    # Beside this process, whose end is the pool's: on a node of replicas, a drain would end all of them.
+    here = ray.get_runtime_context().get_node_id()
+    options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node_id=here, soft=False)
     try:
         manager = ray.remote(Manager).options(name=MANAGER, **options).remote(root, name, driver, connect)
         ray.get(manager.__ray_ready__.remote())
