@@ -20,7 +20,7 @@ from jobs.ui.app import mount_pages
 from jobs.ui.session import COOKIE
 from schemas.records import Cancelled
 from tests.unit.ui.conftest import NOW, TOKEN
-from tests.unit.ui.html import Page
+from tests.unit.ui.parsed_page import Page
 
 ORIGIN = {"origin": "http://127.0.0.1:8341"}
 Browse = Callable[..., TestClient]

@@ -16,7 +16,7 @@ from jobs.store.local import LocalStore
 from jobs.ui.app import make_app
 from tests.support.nights import report
 from tests.unit.report.test_report import CHROMIUM, browse_url
-from tests.unit.ui.html import Page
+from tests.unit.ui.parsed_page import Page
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
 

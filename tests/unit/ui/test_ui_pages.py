@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 
 from jobs.ui.pages import FOLDER
 from tests.support.nights import SECRET, touch_pool
-from tests.unit.ui.html import Page
+from tests.unit.ui.parsed_page import Page
 
 EVERY_PAGE = (
     "/ui/",
