@@ -130,7 +130,7 @@ def test_an_export_by_hand_is_shown_too(root: Path, capfd: pytest.CaptureFixture
         (("a.csv", "--export-errors", "maybe"), "--export-errors must be keep, drop or apart"),
         (("a/", "--partition-by", "nope"), "no column 'nope' to partition by"),
         (("a.csv", "--partition-by", "status"), "A file has no partitions"),
-        (("iceberg:nowhere.a.b",), "catalog 'nowhere' is not configured where the export runs"),
+        (("iceberg:nowhere.a.b",), "catalog 'nowhere' is not configured where this runs"),
     ],
 )
 def test_slips_are_said_in_a_sentence(
