@@ -165,7 +165,8 @@ class BatchClient:
         """
         from jobs.planning.dry_run import dry_run
 
-        with self._spec_of(dataset, options, self.placement_of(options)) as (spec, _):
+        placement = self.placement_of(options)
+        with self._spec_of(dataset, options, placement) as (spec, _):
             return dry_run(
                 resolve_jobs(self.store, spec),
                 self.store,
@@ -174,6 +175,7 @@ class BatchClient:
                 tokens_per_s=tokens_per_s,
                 gpu_hour_price=self.settings.gpu_hour_price if gpu_hour_price is None else gpu_hour_price,
                 warn=partial(warnings.warn, stacklevel=2),
+                placement=placement,
             ).estimate
 
     def schedules(self) -> Schedules:

@@ -27,6 +27,9 @@ Priority = Literal["urgent", "normal", "bulk"]
 PRIORITIES: tuple[Priority, ...] = ("urgent", "normal", "bulk")
 """Classes of jobs in a pool, the first to be served first."""
 
+FLOOR = 0.05
+"""Least share of the computed tokens of a class that others go before, while rows of it wait."""
+
 MAX_WEIGHT = 1000.0
 
 

@@ -15,6 +15,7 @@ from jobs.text import duration, percent, printable
 if TYPE_CHECKING:
     from jobs.planning.estimate import Estimate
     from jobs.planning.fitting import Fit
+    from jobs.pools.outlook import Outlook
     from schemas.spec import JobSpec
 
 
@@ -64,7 +65,7 @@ def plan(
 
     store = open_store(request.settings.root, patience_s=5.0)
     spec = resolve_jobs(store, request.spec)
-    result, known, limits = dry_run(
+    result, known, limits, outlook = dry_run(
         spec,
         store,
         allowed_buckets=request.settings.allowed_buckets,
@@ -72,10 +73,13 @@ def plan(
         tokens_per_s=tokens_per_s,
         gpu_hour_price=gpu_price if gpu_price is not None else request.settings.gpu_hour_price,
         warn=output.warn,
+        placement=request.placement,
     )
     if output.format is not Format.TABLE:
         output.record(
-            asdict(result) | {"exact": result.exact, "limits": [asdict(fit) | {"excess": fit.excess} for fit in limits]}
+            asdict(result)
+            | {"exact": result.exact, "limits": [asdict(fit) | {"excess": fit.excess} for fit in limits]}
+            | {"pool": None if outlook is None else asdict(outlook)}
         )
         _exit_unless_fitting(limits, output)
         return
@@ -97,6 +101,7 @@ def plan(
             "shared prefixes": f"{percent(share)} of the input tokens repeat the prefix of an earlier row",
             "output tokens": _outputs(result),
             "replicas": _replicas(spec),
+            **({"pool": _pool(outlook)} if outlook is not None else {}),
             **_times(result),
         }
     )
@@ -165,6 +170,13 @@ def _cut(result: Estimate, spec: JobSpec) -> str:
 def _replicas(spec: JobSpec) -> str:
     size = spec.engine.tensor_parallel_size
     return f"{spec.replicas.max}, each on {size} GPUs" if size > 1 else f"{spec.replicas.max}"
+
+
+def _pool(outlook: Outlook) -> str:
+    rivals = f"{outlook.jobs:,} other job{'s' if outlook.jobs != 1 else ''} with rows"
+    share = f"; while they have some, this one gets {percent(outlook.share)} of the tokens" if outlook.jobs else ""
+    ready = f"{outlook.ready:,} replica{'s' if outlook.ready != 1 else ''} ready"
+    return f"{outlook.pool}: {ready}, {rivals}{share}"
 
 
 def _outputs(result: Estimate) -> str:

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from schemas.pools import PRIORITIES, Priority
-
-FLOOR = 0.05
-"""Least share of the computed tokens of a class that others go before, while rows of it wait."""
+from schemas.pools import FLOOR, PRIORITIES, Priority
 
 
 @dataclass(slots=True)

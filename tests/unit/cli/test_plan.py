@@ -9,10 +9,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from jobs import __version__
 from jobs.cli import main
+from jobs.models.encoding import BYTES_MODEL
 from jobs.planning.throughput import remember
+from jobs.pools.book import PoolBook
 from jobs.spec.build import build_spec
 from jobs.store import open_store
+from schemas.pools import PoolJob, PoolRange, PoolReplica, PoolSpec, PoolState
+from schemas.spec import EngineSpec, ModelSpec
 from schemas.throughput import Observation
 
 
@@ -128,3 +133,45 @@ def test_a_job_that_will_not_fit_its_limits_has_an_exit_code_of_its_own(
     assert "not known" in capsys.readouterr().err
     assert main(["plan", dataset, *PLAN, "--max-cost", "5"]) == 2
     assert "price" in capsys.readouterr().err
+
+
+def test_a_pool_is_told_with_its_loaded_engines_and_what_its_jobs_leave(
+    dataset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine, model = EngineSpec(name="fake", max_model_len=1000), ModelSpec(path=BYTES_MODEL)
+    spec = PoolSpec(
+        name="chat", model=model, engine=engine, replicas=PoolRange(min=0, max=2), version=__version__, created_at=""
+    )
+    book = PoolBook(open_store(str(tmp_path / "root")))
+    book.create(spec)
+    observe(tmp_path / "root", dataset, "H200")
+    plan = ("plan", dataset, "--no-chat", "--max-tokens", "100", "--pool", "chat", "--weight", "3")
+
+    def told(*options: str) -> dict[str, object]:
+        assert main([*plan, *options, "-o", "json"]) == 0
+        found: dict[str, object] = json.loads(capsys.readouterr().out)
+        return found
+
+    cold = told()
+    assert cold["pool"] == {"pool": "chat", "ready": 0, "jobs": 0, "share": 1.0}
+    assert cold["start_s"] == 30
+    state = PoolState(pool="chat", generation=1, driver="d", phase="up", updated_at="", started_at="")
+    ready = (PoolReplica(replica="replica-0", generation=1, state="ready"),)
+    others = (
+        PoolJob(job_id="alike", priority="normal", weight=1, rows_left=5),
+        PoolJob(job_id="below", priority="bulk", weight=9, rows_left=5),
+        PoolJob(job_id="done", priority="normal", weight=9, rows_left=0),
+    )
+    book.write_state(state.evolve(replicas=ready, jobs=others))
+    warm = told()
+    assert warm["pool"] == {"pool": "chat", "ready": 1, "jobs": 2, "share": pytest.approx(0.95 * 0.75)}
+    assert warm["start_s"] == 0
+    eta_s, high_s = warm["eta_s"], warm["eta_high_s"]
+    assert isinstance(eta_s, float)
+    assert isinstance(high_s, float)
+    assert eta_s == pytest.approx(cold["eta_s"] - 30)  # type: ignore[operator]
+    assert high_s >= eta_s / (0.95 * 0.75)
+    assert told("--priority", "bulk")["pool"]["share"] == pytest.approx(0.05 * 3 / 12)  # type: ignore[index]
+    assert told("--priority", "urgent")["pool"]["share"] == pytest.approx(0.9)  # type: ignore[index]
+    assert main([*plan, "-o", "table"]) == 0
+    assert "1 replica ready, 2 other jobs with rows; while they have some, this one gets 71" in capsys.readouterr().out

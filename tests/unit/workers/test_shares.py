@@ -7,8 +7,8 @@ from random import Random
 
 import pytest
 
-from schemas.pools import Priority
-from workers.replica.shares import FLOOR, Shares
+from schemas.pools import FLOOR, Priority
+from workers.replica.shares import Shares
 
 CAPACITY = 400.0
 """Tokens that the engine holds."""
