@@ -113,9 +113,13 @@ def program() -> str:
     return "batchjobs"
 
 
-def as_called(text: str) -> str:
-    """Replace `jobs` by `program()` wherever a text tells a person to type one of the commands."""
-    name = program()
+def as_called(text: str, name: str | None = None) -> str:
+    """Replace `jobs` by `program()` wherever a text tells a person to type one of the commands.
+
+    Args:
+        name: instead of `program()`, where the text is read elsewhere than in this program's terminal.
+    """
+    name = name or program()
     return _CALL.sub(lambda found: found[1] + name, text)
 
 

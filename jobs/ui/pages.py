@@ -32,7 +32,7 @@ def _environment() -> Environment:
         "percent": percent,
         "duration": duration,
         "printable": printable,
-        "called": as_called,
+        "called": called,
         "said": said,
         "moment": moment,
         "day": day,
@@ -52,9 +52,14 @@ def render(template: str, **values: Any) -> str:
     return _environment().get_template(f"{template}.html.j2").render(**values)
 
 
+def called(text: str) -> str:
+    """Return a command as it is typed where the page is read: the server's own path says nothing there."""
+    return as_called(text, "batchjobs")
+
+
 def said(text: str) -> str:
-    """Return a sentence of the product as a page has it: commands as they are typed here, and no break before a %."""
-    return printable(as_called(text)).replace(" %", "\N{NO-BREAK SPACE}%")
+    """Return a sentence of the product as a page has it: commands as people type them, and no break before a %."""
+    return printable(called(text)).replace(" %", "\N{NO-BREAK SPACE}%")
 
 
 def moment(at: datetime | str | None) -> Markup | str:
