@@ -8,13 +8,15 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
 import psutil
 
 from jobs.failpoints import FAILPOINTS
+from jobs.pools.book import PoolBook
 from schemas import keys
 from schemas.records import Cancelled
 from tests.chaos import damage
@@ -131,24 +133,65 @@ def drain_node(world: World, _: random.Random) -> Run:
     return run
 
 
-def drain_pool_node(world: World, _: random.Random) -> Run:
-    """A node on which a pool's replica works is drained, as before a preemption, and then lost."""
-    run = world.run("drainpool", token_s=3 * SLOW_TOKEN_S)
+@contextmanager
+def _pool(world: World, name: str) -> Iterator[Run]:
+    """A job that is at work in a pool of two replicas; the pool goes down afterwards."""
+    run = world.run(name, token_s=3 * SLOW_TOKEN_S)
     pool = f"of-{run.job_id}"
     run.options = ("--pool", pool)
-    run.user.run("pool", "up", pool, *run.engine, "--replicas", "2", "--wait", timeout_s=180)
+    _pool_up(run)
     try:
         run.submit()
         run.at_work()
+        yield run
+        run.finish()
+    finally:
+        run.user.run("pool", "down", pool, timeout_s=120, code=None)
+
+
+def _pool_up(run: Run) -> None:
+    run.user.run("pool", "up", run.options[1], *run.engine, "--replicas", "2", "--wait", timeout_s=180)
+
+
+def drain_pool_node(world: World, _: random.Random) -> Run:
+    """A node on which a pool's replica works is drained, as before a preemption, and then lost."""
+    with _pool(world, "drainpool") as run:
         run.wait(lambda: any(_replicas_on(run, each) for each in world.nodes.raylets[1:]), "replica off the head")
         raylet = next(each for each in world.nodes.raylets[1:] if _replicas_on(run, each))
         world.nodes.drain(raylet, notice_s=60)
         run.wait(lambda: not _replicas_on(run, raylet), "departure of the pool's replica", 60)
         world.nodes.lose(raylet)
         world.nodes.add()
-        run.finish()
-    finally:
-        run.user.run("pool", "down", pool, timeout_s=120, code=None)
+    return run
+
+
+def kill_pool_replica(world: World, chance: random.Random) -> Run:
+    """A pool's replica is killed while a job works in it."""
+    with _pool(world, "poolreplica") as run:
+        kill(chance.choice(run.replica_pids()))
+    return run
+
+
+def kill_pool(world: World, _: random.Random) -> Run:
+    """A pool is killed while a job works in it, and its replicas die with it; it is started again."""
+    with _pool(world, "poolgone") as run:
+        state = PoolBook(run.ledger.store).state(run.options[1])
+        assert state is not None
+        assert state.process is not None
+        kill(state.process.pid)
+        run.wait(lambda: not run.replica_pids(), "end of the pool's replicas", 60)
+        _pool_up(run)
+    return run
+
+
+def prune_at_work(world: World, _: random.Random) -> Run:
+    """Somebody deletes all jobs that may be deleted; the one that works is none of them."""
+    run = world.run("prune", token_s=SLOW_TOKEN_S)
+    run.submit()
+    run.at_work()
+    run.user.run("delete", run.job_id, "--yes", code=2)
+    run.user.run("prune", "--keep-newest", "0", "--yes")
+    run.finish()
     return run
 
 
@@ -345,6 +388,9 @@ FAULTS = tuple(
         *(
             drain_node,
             drain_pool_node,
+            kill_pool_replica,
+            kill_pool,
+            prune_at_work,
             terminate_replica,
             terminate_driver,
             pause_and_resume,
