@@ -13,6 +13,7 @@ from jobs.errors import Exit, JobsError
 from jobs.evaluation.harness.rows import CONTEXT
 from jobs.frames import as_parquet
 from schemas.pools import Placement
+from schemas.sampling import Sampling
 from schemas.spec import InputSpec, JobSpec
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class Batches:
         """
         with as_parquet(rows) as frame:
             spec = self._spec.evolve(
+                sampling=Sampling(),  # rows have their own, and a score has none
                 name=f"lm-eval {task}",
                 task=task,
                 input=InputSpec(uri=str(frame.folder), chat=False, keep=(CONTEXT,)),

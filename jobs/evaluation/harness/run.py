@@ -13,7 +13,7 @@ from jobs.models.encoding import load_encoder
 from jobs.models.pinning import pin_model
 from jobs.text import did_you_mean
 from schemas.pools import Placement
-from schemas.sampling import UNSAID, Sampling
+from schemas.sampling import UNSAID
 from schemas.spec import JobSpec
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def evaluate(
         raise UsageError("The tasks have sampling values of their own.", "Leave [sampling] out, or use --gen-kwargs.")
     harness = _imported()
     encoder = load_encoder(spec.model.path)
-    spec = spec.evolve(input=spec.input.evolve(chat=False), sampling=Sampling())
+    spec = spec.evolve(input=spec.input.evolve(chat=False))
     model = harness.BatchModel(
         batches := Batches(
             client,
