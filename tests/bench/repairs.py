@@ -58,7 +58,7 @@ def main() -> None:
             ):
                 began = time.monotonic()
                 jobs(*command, "--id", name, "-q")
-                while not Path(work, "root", name, "_job/terminal.json").exists():
+                while not Path(work, "root", name, "_SUCCESS").exists():
                     time.sleep(0.2)
                 took_s = elapsed(began)
                 report["jobs"][name] = {"seconds": took_s, **_cost(Path(work, "root", name))}
