@@ -23,6 +23,6 @@ def retry(job: Job, where: Sequence[str], job_id: str | None, options: Mapping[s
     fields = {known[name].field: value for name, value in options.items() if name != "fields"}
     fields |= options.get("fields", {})
     settle(job)
-    spec = repair_of(job.ledger, where, fields).spec
+    spec = repair_of(job.ledger, where, fields, gpu_hour_price=job.client.settings.gpu_hour_price).spec
     placement = job.ledger.placement()
     return job.client.submit_spec(spec, job_id or new_job_id(spec.name), placement=placement)[0]

@@ -52,7 +52,11 @@ def retry(
     parent = client.job(job_id)
     settle(parent)
     repair = repair_of(
-        parent.ledger, where or (), request.fields, lambda field: request.labels.get(field, f"`{field}`")
+        parent.ledger,
+        where or (),
+        request.fields,
+        lambda field: request.labels.get(field, f"`{field}`"),
+        request.settings.gpu_hour_price,
     )
     new_id = new_id or new_job_id(repair.spec.name)
     signals.stands("Nothing was submitted.")

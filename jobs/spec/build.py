@@ -144,8 +144,13 @@ def check_forms(spec: JobSpec) -> None:
         raise UsageError(f"The tools of the job cannot be used: {why}.", "Write a JSON list of functions.") from error
 
 
-def changed_spec(spec: JobSpec, fields: Mapping[str, Any], label: Callable[[str], str]) -> JobSpec:
+def changed_spec(
+    spec: JobSpec, fields: Mapping[str, Any], label: Callable[[str], str], gpu_hour_price: float | None = None
+) -> JobSpec:
     """Return a spec with some of its fields changed, by dotted name.
+
+    Args:
+        gpu_hour_price: as the settings have it, for a limit on the cost.
 
     Raises:
         UsageError: a field is unknown or its value is wrong, or a form or a tool cannot be used.
@@ -159,7 +164,7 @@ def changed_spec(spec: JobSpec, fields: Mapping[str, Any], label: Callable[[str]
     if isinstance(values.get("replicas"), str | int):
         values["replicas"] = _replicas(str(values["replicas"]), label("replicas"))
     _resolve_exports(values)
-    values["limits"] = limit_values(values["limits"], None, lambda name: label(f"limits.{name}"))
+    values["limits"] = limit_values(values["limits"], gpu_hour_price, lambda name: label(f"limits.{name}"))
     changed = validated(JobSpec, values, label)
     check_forms(changed)
     return changed

@@ -42,12 +42,14 @@ def repair_of(
     where: Sequence[str] = (),
     fields: Mapping[str, Any] | None = None,
     label: Callable[[str], str] = lambda field: f"`{field}`",
+    gpu_hour_price: float | None = None,
 ) -> Repair:
     """Build the spec of a job that computes the chosen rows of a job that has ended, and copies all others.
 
     Args:
         where: conditions on its results; default: its error rows.
         fields: values to change, by dotted field of the spec.
+        gpu_hour_price: as the settings have it, for a limit on the cost.
 
     Raises:
         UsageError: the job has not ended or has no results, no row is chosen, or a value cannot be changed.
@@ -82,6 +84,7 @@ def repair_of(
         spec.evolve(reuse=(), export=ExportSpec(), limits=Limits(), retry=Retry(ancestors=ancestors, where=conditions)),
         fields,
         label,
+        gpu_hour_price,
     )
     return Repair(repaired, num_chosen, num_missing, plan.num_rows, _futile(spec, repaired, conditions))
 

@@ -127,6 +127,10 @@ def test_what_cannot_be_repaired_is_refused_with_a_next_step(tmp_path: Path, dat
         repair_of(parent, ["finish=stop"])
     assert "come out the same" in repair_of(parent, ["finish_reason=length"]).futile
     assert repair_of(parent).futile == ""
+    with pytest.raises(UsageError, match="needs the price of a GPU-hour"):
+        repair_of(parent, fields={"limits.max_cost": 10.0})
+    limits = repair_of(parent, fields={"limits.max_cost": 10.0}, gpu_hour_price=2.5).spec.limits
+    assert (limits.max_cost, limits.gpu_hour_price) == (10.0, 2.5)
     running = Ledger(parent.store, "running")
     running.create(parent.spec(), writer="test")
     with pytest.raises(UsageError, match="has not ended"):
