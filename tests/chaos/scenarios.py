@@ -158,8 +158,10 @@ def drain_pool_node(world: World, _: random.Random) -> Run:
     with _pool(world, "drainpool") as run:
         run.wait(lambda: any(_replicas_on(run, each) for each in world.nodes.raylets[1:]), "replica off the head")
         raylet = next(each for each in world.nodes.raylets[1:] if _replicas_on(run, each))
+        elsewhere = [pid for each in world.nodes.raylets if each != raylet for pid in _replicas_on(run, each)]
         world.nodes.drain(raylet, notice_s=60)
         run.wait(lambda: not _replicas_on(run, raylet), "departure of the pool's replica", 60)
+        assert all(map(psutil.pid_exists, elsewhere)), "replicas elsewhere go on"
         world.nodes.lose(raylet)
         world.nodes.add()
     return run
