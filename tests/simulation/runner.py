@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,19 @@ from tests.simulation.seams import CANARY, Seams, seams
 from workers.staging.staging import max_model_len
 
 SEED_VARIABLE = "SIMULATION_SEED"
+
+
+def chunks(seeds: range, size: int) -> list[range]:
+    """Cut the seeds for the tests of one file; none if `SIMULATION_SEED` names a history."""
+    if SEED_VARIABLE in os.environ:
+        return []
+    return [seeds[start : start + size] for start in range(0, len(seeds), size)]
+
+
+def chunk_name(seeds: range) -> str:
+    """Name a test after its seeds."""
+    return f"{seeds[0]}-{seeds[-1]}"
+
 
 STALL_S = 20.0
 """Several times what a poll of a replica takes over the slowest network of any history."""

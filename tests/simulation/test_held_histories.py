@@ -17,7 +17,7 @@ from schemas.throughput import Throughput
 from tests.simulation.held import draw_held, held_cases
 from tests.simulation.histories import Action, History
 from tests.simulation.invariants import Outcome, rows_of
-from tests.simulation.runner import SEED_VARIABLE, Broken, Simulator, simulator
+from tests.simulation.runner import SEED_VARIABLE, Broken, Simulator, chunk_name, chunks, simulator
 from tests.support.quick import QUICK
 from workers.driver.limits import LimitWatch
 
@@ -32,24 +32,14 @@ def held(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulator]:
         yield running
 
 
-def _chunks(seeds: range) -> list[range]:
-    if SEED_VARIABLE in os.environ:
-        return []
-    return [seeds[start : start + CHUNK] for start in range(0, len(seeds), CHUNK)]
-
-
-def _name(seeds: range) -> str:
-    return f"{seeds[0]}-{seeds[-1]}"
-
-
-@pytest.mark.parametrize("seeds", _chunks(HISTORIES), ids=_name)
+@pytest.mark.parametrize("seeds", chunks(HISTORIES, CHUNK), ids=chunk_name)
 def test_held_jobs_keep_all_promises(held: Simulator, seeds: range) -> None:
     for seed in seeds:
         held.run(draw_held(seed, len(held.cases)))
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("seeds", _chunks(NIGHTLY), ids=_name)
+@pytest.mark.parametrize("seeds", chunks(NIGHTLY, CHUNK), ids=chunk_name)
 def test_held_jobs_keep_all_promises_over_many_histories(held: Simulator, seeds: range) -> None:
     for seed in seeds:
         held.run(draw_held(seed, len(held.cases)))

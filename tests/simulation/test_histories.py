@@ -18,7 +18,7 @@ from jobs.failpoints import FAILPOINTS
 from schemas import keys
 from tests.simulation.histories import Action, Damage, History, draw
 from tests.simulation.invariants import rows_of
-from tests.simulation.runner import SEED_VARIABLE, Simulator
+from tests.simulation.runner import SEED_VARIABLE, Simulator, chunk_name, chunks
 from tests.simulation.world import Faults
 from tests.support.quick import QUICK
 
@@ -32,23 +32,13 @@ _OTHERS = ("schedule.", "export.", "pause.", "limit.", "delete.")
 """Failpoints of what these histories do not do; test_held_histories.py has pauses and limits."""
 
 
-def _chunks(seeds: range) -> list[range]:
-    if SEED_VARIABLE in os.environ:
-        return []
-    return [seeds[start : start + CHUNK] for start in range(0, len(seeds), CHUNK)]
-
-
-def _name(seeds: range) -> str:
-    return f"{seeds[0]}-{seeds[-1]}"
-
-
-@pytest.mark.parametrize("seeds", _chunks(HISTORIES), ids=_name)
+@pytest.mark.parametrize("seeds", chunks(HISTORIES, CHUNK), ids=chunk_name)
 def test_invariants_hold(simulation: Simulator, seeds: range) -> None:
     simulation.run_seeds(seeds)
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("seeds", _chunks(NIGHTLY), ids=_name)
+@pytest.mark.parametrize("seeds", chunks(NIGHTLY, CHUNK), ids=chunk_name)
 def test_invariants_hold_over_many_histories(simulation: Simulator, seeds: range) -> None:
     simulation.run_seeds(seeds)
 

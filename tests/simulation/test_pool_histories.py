@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.simulation.pools import PoolHistory, PoolRun, draw_pool, pool_cases
-from tests.simulation.runner import SEED_VARIABLE, Simulator, simulator
+from tests.simulation.runner import SEED_VARIABLE, Simulator, chunk_name, chunks, simulator
 from tests.support.quick import QUICK
 
 CHUNK = 25
@@ -22,16 +22,6 @@ HISTORIES, NIGHTLY = range(25 if QUICK else 75), range(75, 5_075)
 def pool_simulation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulator]:
     with simulator(tmp_path_factory.mktemp("pools"), pool_cases) as running:
         yield running
-
-
-def _chunks(seeds: range) -> list[range]:
-    if SEED_VARIABLE in os.environ:
-        return []
-    return [seeds[start : start + CHUNK] for start in range(0, len(seeds), CHUNK)]
-
-
-def _name(seeds: range) -> str:
-    return f"{seeds[0]}-{seeds[-1]}"
 
 
 def run(simulation: Simulator, history: PoolHistory) -> tuple[list[str], PoolRun]:
@@ -45,14 +35,14 @@ def run(simulation: Simulator, history: PoolHistory) -> tuple[list[str], PoolRun
     return states, running
 
 
-@pytest.mark.parametrize("seeds", _chunks(HISTORIES), ids=_name)
+@pytest.mark.parametrize("seeds", chunks(HISTORIES, CHUNK), ids=chunk_name)
 def test_jobs_in_a_pool_keep_all_promises(pool_simulation: Simulator, seeds: range) -> None:
     for seed in seeds:
         run(pool_simulation, draw_pool(seed, len(pool_simulation.cases)))
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("seeds", _chunks(NIGHTLY), ids=_name)
+@pytest.mark.parametrize("seeds", chunks(NIGHTLY, CHUNK), ids=chunk_name)
 def test_jobs_in_a_pool_keep_all_promises_over_many_histories(pool_simulation: Simulator, seeds: range) -> None:
     for seed in seeds:
         run(pool_simulation, draw_pool(seed, len(pool_simulation.cases)))

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
@@ -19,13 +17,14 @@ from jobs.models.encoding import Encoder
 from jobs.salvage import Salvage
 from jobs.values.cells import RowFailure
 from schemas.codes import RowError
-from schemas.records import Attempt, Plan
+from schemas.records import Plan
 from schemas.spec import JobSpec
 from workers.engines.base import Output
 from workers.messages import ShardDone, ShardSalvaged, ShardUnfinished
 from workers.metrics import ReplicaMetrics
 from workers.replica.feed import Feed, Retired
 from workers.replica.tries import Tries
+from workers.shards.attempts import attempt_of
 from workers.shards.outputs import Row, quarantined
 from workers.shards.results import SalvagedRows, encode_results, encode_salvage
 from workers.shards.salvaged import finished_rows
@@ -229,7 +228,10 @@ class JobWork:
 
     async def _record(self, shard: int, attempt_id: str, *, probe: bool) -> None:
         failpoint("replica.before_attempt")
-        await asyncio.to_thread(self._ledger.record_attempt, self._attempt(shard, attempt_id, probe=probe))
+        await asyncio.to_thread(
+            self._ledger.record_attempt,
+            attempt_of(shard, attempt_id, driver=self._driver, replica=self._name, probe=probe),
+        )
         failpoint("replica.after_attempt")
 
     async def _read(self, shard: int) -> tuple[pa.Table, list[Row]]:
@@ -245,15 +247,3 @@ class JobWork:
             self._plan = await asyncio.to_thread(self._ledger.plan)
         assert self._plan is not None, "shards are dispatched after planning"
         return self._plan
-
-    def _attempt(self, shard: int, attempt_id: str, *, probe: bool) -> Attempt:
-        return Attempt(
-            attempt_id=attempt_id,
-            shard=shard,
-            probe=probe,
-            driver=self._driver,
-            replica=self._name,
-            node=os.uname().nodename,
-            pid=os.getpid(),
-            started_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        )

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from uuid import uuid4
 
 from jobs.failpoints import failpoint
@@ -14,8 +12,9 @@ from jobs.models.encoding import Encoder
 from jobs.values.cells import RowFailure
 from schemas.codes import RowError
 from schemas.commits import ShardStats
-from schemas.records import Attempt, Plan, ShardCommit
+from schemas.records import Plan, ShardCommit
 from schemas.spec import JobSpec
+from workers.shards.attempts import attempt_of
 from workers.shards.outputs import quarantined
 from workers.shards.results import encode_results
 from workers.shards.salvaged import finished_rows
@@ -57,17 +56,7 @@ def close_shard(
     if (standing := ledger.find_commit(shard)) is not None:
         return standing
     attempt_id = uuid4().hex
-    ledger.record_attempt(
-        Attempt(
-            attempt_id=attempt_id,
-            shard=shard,
-            driver=driver,
-            replica="limit",
-            node=os.uname().nodename,
-            pid=os.getpid(),
-            started_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        )
-    )
+    ledger.record_attempt(attempt_of(shard, attempt_id, driver=driver, replica="limit"))
     staged, rows = read_staged(ledger, spec, plan, shard)
     finished = finished_rows(ledger, shard, staged)
     missing = RowFailure(code=code, message=_SAID[code], attempts=0)

@@ -6,9 +6,7 @@ A replica that got such a shard would commit the same bytes, by the same conditi
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
-from datetime import UTC, datetime
 from uuid import uuid4
 
 import pyarrow as pa
@@ -16,8 +14,9 @@ import pyarrow as pa
 from jobs.failpoints import failpoint
 from jobs.ledger import Ledger
 from schemas.commits import ShardStats
-from schemas.records import Attempt, Plan
+from schemas.records import Plan
 from schemas.spec import JobSpec
+from workers.shards.attempts import attempt_of
 from workers.shards.results import encode_refused
 from workers.staging.copies import SOURCE_COLUMNS, encode_copies
 
@@ -43,17 +42,7 @@ def commit_shard(ledger: Ledger, spec: JobSpec, plan: Plan, shard: int, staged: 
 
 def _commit(ledger: Ledger, shard: int, driver: str, encode: Callable[[], tuple[bytes, ShardStats]]) -> None:
     attempt_id = uuid4().hex
-    ledger.record_attempt(
-        Attempt(
-            attempt_id=attempt_id,
-            shard=shard,
-            driver=driver,
-            replica="staging",
-            node=os.uname().nodename,
-            pid=os.getpid(),
-            started_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        )
-    )
+    ledger.record_attempt(attempt_of(shard, attempt_id, driver=driver, replica="staging"))
     data, stats = encode()
     failpoint("staging.before_commit")
     outcome = ledger.commit(shard, data, stats, attempt_id=attempt_id)
