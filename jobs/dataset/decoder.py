@@ -96,6 +96,12 @@ def stream(
         raise value
 
 
+def prepare() -> None:
+    """Start a child for a `stream` to come: it imports what it needs while this process does something else."""
+    with suppress(OSError):  # told by `stream`, which tries it again
+        _IDLE.setdefault(os.getpid(), []).append(_Child())
+
+
 class _EndedInOrder(Exception):
     """The child has ended with exit code 0, as one does that was idle for `IDLE_S`."""
 
@@ -215,7 +221,10 @@ def _serve(requests: Connection, answers: Connection) -> None:
     import psutil
     import pyarrow as pa
 
+    from jobs.values.arrow import leave_pandas_out
+
     Thread(target=_end_with, args=(requests,), daemon=True).start()
+    leave_pandas_out()
     pa.set_io_thread_count(1)
     pa.set_cpu_count(1)
     own_bytes = 0

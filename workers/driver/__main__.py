@@ -7,6 +7,11 @@ import os
 import sys
 import threading
 
+from jobs.dataset import decoder
+
+if __name__ == "__main__":
+    decoder.prepare()  # first: staging needs it, and it imports for as long as this process does
+
 import ray
 
 from jobs import __version__
@@ -14,6 +19,7 @@ from jobs.errors import Exit
 from jobs.ledger import Ledger
 from jobs.pools.book import PoolBook
 from jobs.pools.names import namespace_of
+from jobs.values.arrow import leave_pandas_out
 from workers.driver.cluster import Cluster
 from workers.driver.entry import main
 from workers.driver.pooled import PooledCluster
@@ -46,6 +52,7 @@ def disconnect() -> None:
 
 
 if __name__ == "__main__":
+    leave_pandas_out()
     code = main(sys.argv[1], connect)
     sys.stdout.flush()
     if code in (Exit.OK, Exit.GATE_CROSSED):  # otherwise the last line printed must stay the last one
