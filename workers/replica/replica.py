@@ -179,7 +179,7 @@ class Replica(JobWork):
         self._starting.inside("tokenizer", ended, ended - began)
 
     async def _read_plan(self) -> None:
-        """Read the plan, for the engine's limits, if it is made within `PLAN_PATIENCE_S`: the GPU should not wait longer."""
+        """Read the plan if it exists within `PLAN_PATIENCE_S`; the GPU should not wait longer."""
         until = time.monotonic() + PLAN_PATIENCE_S
         while (plan := await asyncio.to_thread(self._ledger.plan)) is None and time.monotonic() < until:
             await asyncio.sleep(PLAN_LOOK_S)
