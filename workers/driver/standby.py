@@ -16,6 +16,7 @@ from ray._raylet import setproctitle  # type: ignore[attr-defined]
 
 from jobs.dataset import decoder
 from jobs.starting import StartClock
+from jobs.values.arrow import leave_pandas_out
 from workers.driver import process
 from workers.driver.claims import KILLED, Claim
 from workers.driver.orders import Order, receive
@@ -60,6 +61,7 @@ def _end_with_entrypoint(claim: Claim) -> None:
 def load() -> None:
     """Load everything that a driver in a pool will need."""
     decoder.prepare(idle_s=None)
+    leave_pandas_out()
     for name in LATER:
         import_module(name)
 
