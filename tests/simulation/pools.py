@@ -206,7 +206,7 @@ class SimPoolReplica(SimActor):
 
     def __init__(self, world: World, process: Process, pool: PoolSpec, root: str, name: str) -> None:
         super().__init__(world, process)
-        self.target = PoolReplica(pool, root, name, on_gpu=False)
+        self.target = process.call(lambda: PoolReplica(pool, root, name, on_gpu=False))
         self.reference = self
 
     async def started(self) -> None:
@@ -296,17 +296,15 @@ class PoolRun:
                 loop.around(at_s, partial(self._submit, number))
             for action in self.history.actions:
                 loop.around(action.at_s, partial(self._act, action))
-            loop.run(CHAOS_S)
+            self._run_chaos()
             world.note("nothing goes wrong any more")
             world.faults = replace(world.faults, crashes={}, refused=0.0, lost=0.0, late=0.0, outages=())
-            for _ in range(4):
+            for attempt in range(4):
                 if self.manager is None or self.manager.process.dead:
                     self._up()
                 for number in range(len(self.jobs)):
-                    self._submit(number)
-                end = loop.time() + QUIET_S
-                while loop.time() < end and not self._all_ended():
-                    loop.run(min(end, loop.time() + 10.0))
+                    self._submit(number, again=attempt == 0)  # as whoever finds that a driver has died
+                self._run_until(loop.time() + QUIET_S)
                 if self._all_ended():
                     break
             else:
@@ -319,6 +317,17 @@ class PoolRun:
             if stuck := [process for process in world.processes if not process.unwound]:
                 world.violation(f"I5: {stuck} hold on to life when they are cancelled")
             world.violations += [f"an error is lost: {failure}" for failure in loop.failures]
+
+    def _run_chaos(self) -> None:
+        """Run until everything has gone wrong that is to go wrong, and jobs have had time, or have all ended."""
+        begin = max([at_s for _, at_s, _ in self.history.jobs] + [action.at_s for action in self.history.actions])
+        self.world.loop.run(begin + 1.0)
+        self._run_until(CHAOS_S)
+
+    def _run_until(self, end_s: float) -> None:
+        loop = self.world.loop
+        while loop.time() < end_s and not self._all_ended():
+            loop.run(min(end_s, loop.time() + 10.0))
 
     def _all_ended(self) -> bool:
         objects = self.world.bucket.objects()
@@ -358,7 +367,8 @@ class PoolRun:
         key = f"root/_pools/{POOL}/specs/{self.generation:05d}.json"
         self.world.bucket.put_object(Bucket="bucket", Key=key, Body=spec.to_json())
 
-    def _submit(self, number: int) -> None:
+    def _submit(self, number: int, *, again: bool = False) -> None:
+        """Submit or resume a job; one that has ended only if `again`."""
         job_id, case, placement = self.jobs[number]
 
         def submit(client: BatchClient) -> None:
@@ -367,7 +377,7 @@ class PoolRun:
             ledger.place(placement)
             Job(client, ledger).resume()
 
-        if f"root/{job_id}/{keys.TERMINAL}" not in self.world.bucket.objects():
+        if again or f"root/{job_id}/{keys.TERMINAL}" not in self.world.bucket.objects():
             self._command("submit", submit)
 
     def _act(self, action: PoolAction) -> None:

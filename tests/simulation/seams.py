@@ -32,6 +32,7 @@ import workers.driver.driver
 import workers.driver.progress
 import workers.driver.replicas
 import workers.engines.fake
+import workers.logs
 import workers.pool.manager
 import workers.replica.feed
 import workers.replica.pooled
@@ -43,6 +44,7 @@ from tests.simulation.loop import CURRENT, Killed
 from tests.simulation.world import World
 from workers.driver.dispatch import Dispatcher
 from workers.engines.fake import FakeEngine
+from workers.logs import LineHandler
 
 CANARY = "CANARY-PROMPT-d21b"
 """Part of every prompt; must appear nowhere except in rows."""
@@ -139,6 +141,12 @@ def _freeze(_: FakeEngine) -> None:
     process.stop()
 
 
+def _attach(handler: LineHandler) -> None:
+    process = CURRENT.get()
+    assert process is not None
+    process.log_handlers.append(handler)
+
+
 class Seams:
     """The program as it runs in a simulated world; one world at a time."""
 
@@ -182,6 +190,10 @@ def seams() -> Iterator[Seams]:
     put(workers.driver.driver, "Dispatcher", WatchedDispatcher)
     faults = workers.engines.fake._FAULTS
     put(workers.engines.fake, "_FAULTS", {**faults, "crash": _crash, "freeze": _freeze})
+    # Each process has its own lines; the real ones are one process each, and attach once.
+    put(workers.logs.LineHandler, "attach", _attach)
+    put(workers.logs, "recent_lines", workers.logs.recent_lines.__wrapped__)
+    put(workers.replica.pooled, "route_lines", workers.replica.seats.route_lines.__wrapped__)
     put(workers.replica.replica, "ReplicaMetrics", _Gauge)
     put(workers.replica.seats, "ReplicaMetrics", _Gauge)
     put(workers.replica.pooled, "EngineMetrics", _Gauge)
@@ -215,7 +227,7 @@ def seams() -> Iterator[Seams]:
 
 
 class _Canaries(logging.Handler):
-    """Checks every log line for canaries and unexpected errors."""
+    """Checks every log line for canaries and unexpected errors, and passes it on to the process that logs it."""
 
     def __init__(self, held: Seams) -> None:
         super().__init__()
@@ -228,6 +240,9 @@ class _Canaries(logging.Handler):
             text += "".join(traceback.format_exception(record.exc_info[1]))
         if "CANARY" in text:
             self._held.world.violation(f"I8: a log line quotes a canary: {text[:300]}")
+        process = CURRENT.get()
+        for handler in process.log_handlers if process is not None else ():
+            handler.emit(record)
 
 
 def _cached_pin() -> Any:

@@ -109,6 +109,7 @@ class Door:
         self._inside: dict[int, _Expected] = {}
         self._pause: asyncio.TimerHandle | None = None
         self._share = 1.0
+        self._closed = False
         self.computed_tokens = 0
 
     async def enter(self, row: Row) -> int:
@@ -118,6 +119,7 @@ class Door:
             Retired: no row enters any more.
         """
         admission = self._admission
+        self._check_open()
         admission._rows[self.job] = row
         admission._shares.waits(self.job)
         self._end_pause()
@@ -125,11 +127,8 @@ class Door:
         entered = False
         try:
             while not admission._admits(self, row):
-                if admission._retired:
-                    raise Retired
                 await admission._wait()
-            if admission._retired:
-                raise Retired
+                self._check_open()
             place = admission._room.take(row)
             most = _most_tokens(row)
             expected = most * self._share
@@ -184,6 +183,7 @@ class Door:
             Retired: no row enters any more.
         """
         admission = self._admission
+        self._check_open()
         admission._claims.append(self)
         try:
             while not (
@@ -192,11 +192,8 @@ class Door:
                 and admission._is_clearing
                 and admission._room.is_empty
             ):
-                if admission._retired:
-                    raise Retired
                 await admission._wait()
-            if admission._retired:
-                raise Retired
+                self._check_open()
             admission._holder = self
             return not admission._unproven
         finally:
@@ -216,11 +213,16 @@ class Door:
             self._admission._wake()
 
     def close(self) -> None:
-        """Forget the job, whose rows have left."""
+        """Forget the job, whose rows have left. Who waits at the door for the job waits no longer."""
+        self._closed = True
         self._end_pause()
         self.release()
         self._admission._shares.leave(self.job)
         self._admission._wake()
+
+    def _check_open(self) -> None:
+        if self._closed or self._admission._retired:
+            raise Retired
 
 
 def _most_tokens(row: Row) -> float:

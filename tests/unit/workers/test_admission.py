@@ -112,6 +112,27 @@ async def test_a_claim_ends_with_its_job() -> None:
     await asyncio.wait_for(others, 5)
 
 
+async def test_a_claim_that_waits_ends_with_its_job() -> None:
+    """A cancelled job's driver asks no more; a claim that it left behind must not keep the engine from all others."""
+    engine, shared = ScriptedEngine(), admission()
+    first, second, third = (shared.open(job) for job in ("first", "second", "third"))
+    await first.claim()
+    waiting, next_one = asyncio.create_task(second.claim()), asyncio.create_task(third.claim())
+    await settle()
+    second.close()
+    first.release()
+    with pytest.raises(Retired):
+        await asyncio.wait_for(waiting, 5)
+    assert await asyncio.wait_for(next_one, 5) is True
+    third.release()
+    with pytest.raises(Retired):
+        await asyncio.wait_for(second.enter(rows(1)[0]), 5)
+    others = start(engine, first, [2])
+    await settle()
+    await engine.release(2)
+    await asyncio.wait_for(others, 5)
+
+
 async def test_a_retired_engine_ends_what_is_inside_and_takes_no_more() -> None:
     engine, shared = ScriptedEngine(), admission()
     door = shared.open("job")
