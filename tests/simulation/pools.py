@@ -5,7 +5,7 @@ The pool is the real one: its actor, its replicas and the drivers' seats run as 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -27,23 +27,23 @@ from schemas import keys
 from schemas.pools import PRIORITIES, Placement, PoolRange, PoolSpec
 from schemas.records import Cancelled
 from schemas.spec import EngineSpec, FakeSpec, InputSpec, JobSpec, ModelSpec, ReplicaRange, ShardBudget
-from tests.simulation.cluster import JobApi, SimActor, SimCluster, SimDriver
+from tests.simulation.cluster import NOTICE_S, JobApi, SimCluster, SimDriver
 from tests.simulation.histories import CHAOS_S, QUIET_S, ROOT, Case
 from tests.simulation.invariants import KILLED, rows_of
-from tests.simulation.loop import Process
+from tests.simulation.pool_cluster import POOL, SimLink, SimManager, SimPoolReplica
 from tests.simulation.seams import CANARY, Seams
 from tests.simulation.world import SECRET, Faults, World
 from tests.support.invariants import examine, examine_words, is_written_once
 from tests.support.stored import TERMINAL, Stored
-from workers.driver.cluster import Cluster, ReplicaLost
-from workers.driver.pooled import PooledCluster, PoolGone
+from workers.driver.cluster import Cluster
+from workers.driver.pooled import PooledCluster
 from workers.driver.resources import Resources
-from workers.messages import Loaded, PoolReplicaCounters, Ticket
-from workers.pool.manager import Manager
-from workers.replica.pooled import PoolReplica
+from workers.messages import Ticket
 
-POOL = "shared"
 STALL_S = 20.0
+KILL_S = 30.0
+"""Kubernetes and clouds send SIGKILL so long after SIGTERM."""
+
 ENGINE = EngineSpec(
     name="fake",
     max_num_seqs=4,
@@ -60,8 +60,18 @@ ENGINE = EngineSpec(
 )
 
 Blow = Literal[
-    "kill replica", "lose node", "kill pool", "stop replica", "kill driver", "tell driver", "cancel", "renew"
+    "kill replica",
+    "lose node",
+    "drain",
+    "end replica",
+    "kill pool",
+    "stop replica",
+    "kill driver",
+    "tell driver",
+    "cancel",
+    "renew",
 ]
+"""What happens from outside; `end replica` is SIGTERM of its process, and SIGKILL after `KILL_S` seconds."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -174,88 +184,6 @@ def pool_cases(folder: Path) -> list[Case]:
     return found
 
 
-class SimLink:
-    """A driver's way to the pool. See `workers.driver.pooled.PoolLink`."""
-
-    def __init__(self, run: PoolRun) -> None:
-        self._run = run
-
-    async def ask_pool(self, method: str, *arguments: Any) -> Any:
-        manager = self._run.manager
-        if manager is None:
-            raise PoolGone(POOL)
-        try:
-            return await manager.call(f"pool.{method}", lambda: getattr(manager.target, method)(*arguments))
-        except ReplicaLost as error:
-            raise PoolGone(POOL) from error
-
-    async def ask_replica(self, reference: Any, method: str, *arguments: Any) -> Any:
-        return await reference.call(method, lambda: getattr(reference.target, method)(*arguments))
-
-
-class SimManager(SimActor):
-    """The pool's actor."""
-
-    def __init__(self, world: World, process: Process, run: PoolRun) -> None:
-        super().__init__(world, process)
-        self.target = Manager(ROOT, POOL, process.name, lambda root: SimPoolCluster(world, process, run, root))
-
-
-class SimPoolReplica(SimActor):
-    """One replica of the pool. See `workers.pool.cluster.PoolReplicaHandle`."""
-
-    def __init__(self, world: World, process: Process, pool: PoolSpec, root: str, name: str) -> None:
-        super().__init__(world, process)
-        self.target = process.call(lambda: PoolReplica(pool, root, name, on_gpu=False))
-        self.reference = self
-
-    async def started(self) -> None:
-        await self.call("started", self._nothing)
-
-    async def load(self) -> Loaded:
-        loaded: Loaded = await self.call("load", self.target.load)
-        return loaded
-
-    async def look(self, elsewhere: Mapping[str, float]) -> PoolReplicaCounters:
-        counters: PoolReplicaCounters = await self.call("look", lambda: self.target.look(elsewhere))
-        return counters
-
-    def retire(self) -> None:
-        loop = self._world.loop
-        loop.around(self._latency_s, lambda: self.process.dead or self.process.start(self.target.retire()))
-
-    async def stop(self) -> None:
-        await self.call("stop", self.target.stop)
-
-    async def last_lines(self) -> str:
-        return ""
-
-    def kill(self) -> None:
-        self._world.loop.around(self._world.latency_s(), self.process.kill)
-
-    async def _nothing(self) -> None:
-        pass
-
-
-class SimPoolCluster:
-    """The cluster as the pool sees it. See `workers.pool.cluster.PoolCluster`."""
-
-    def __init__(self, world: World, manager: Process, run: PoolRun, root: str) -> None:
-        self._world, self._manager, self._run, self._root = world, manager, run, root
-
-    def resolve_resources(self, pool: PoolSpec) -> Resources:
-        return Resources(on_gpu=False, num_gpus=0, num_cpus=0, after_staging=False)
-
-    def start_replica(self, pool: PoolSpec, name: str, resources: Resources) -> SimPoolReplica:
-        process = self._world.spawn(f"{self._manager.name}/{name}", parent=self._manager)
-        replica = SimPoolReplica(self._world, process, pool, self._root, name)
-        self._run.replicas.append(replica)
-        return replica
-
-    async def draining_nodes(self) -> Mapping[str, float]:
-        return {}
-
-
 class PoolRun:
     """One history of a pool while it runs.
 
@@ -310,6 +238,7 @@ class PoolRun:
             else:
                 world.violation(f"liveness: after {4 * QUIET_S:.0f} quiet seconds, jobs have not ended")
             loop.run(loop.time() + 60.0)
+            self._check_replicas()
             return [self._check(number) for number in range(len(self.jobs))]
         finally:
             world.end()
@@ -399,14 +328,22 @@ class PoolRun:
                 world.loop.around(action.seconds, self._up_again)
             case "renew":
                 self._renew()
-            case "kill replica" | "lose node" | "stop replica" if replicas:
-                replica = self._random.choice(replicas)
-                world.blows += action.what != "lose node"
-                if action.what == "stop replica":
-                    world.pause(replica.process, action.seconds)
-                else:
-                    replica.node_lost = action.what == "lose node"
-                    replica.process.kill()
+            case "kill replica" | "lose node" | "stop replica" | "drain" | "end replica" if replicas:
+                self._hit(self._random.choice(replicas), action)
+
+    def _hit(self, replica: SimPoolReplica, action: PoolAction) -> None:
+        world = self.world
+        world.blows += action.what not in ("lose node", "drain")
+        match action.what:
+            case "stop replica":
+                world.pause(replica.process, action.seconds)
+            case "drain":
+                replica.leave(action.seconds, drained=True)
+            case "end replica":
+                replica.leave(KILL_S, drained=False)
+            case _:
+                replica.node_lost = action.what == "lose node"
+                replica.process.kill()
 
     def _up_again(self) -> None:
         if self.manager is None or self.manager.process.dead:
@@ -433,6 +370,17 @@ class PoolRun:
         process.thread(main)
 
     # -- invariants -----------------------------------------------------------------------------
+
+    def _check_replicas(self) -> None:
+        """Check that nobody's rows or seats are left in an engine, and that no row entered one that was to go."""
+        undisturbed = not any("stops for" in line for line in self.world.trace)
+        for replica in self.replicas:
+            if not replica.process.dead and replica.target._seats:
+                self.world.violation(f"I5: {replica.process} has seats of jobs that have ended")
+            for stay in self.world.stays:
+                late = replica.noticed_at_s is not None and stay.entered_s > replica.noticed_at_s + NOTICE_S
+                if late and undisturbed and stay.replica is replica.process:
+                    self.world.violation(f"drain: a row of {stay.job_id} enters {replica.process}, which is to go")
 
     def _check(self, number: int) -> str:
         """Check one job; return how it ended."""
