@@ -28,8 +28,8 @@ from workers.demo.random_model import write_random_model
 POOL = "bench"
 MODEL = {"hidden_size": 256, "num_layers": 4}
 ENGINES: Mapping[str, tuple[str, ...]] = {
-    "fake": ("--engine", "fake", "--set", "engine.fake.token_s=0.01", "--max-num-seqs", "16"),
-    "small": ("--max-model-len", "2048"),
+    "fake": ("--engine", "fake", "--set", "engine.fake.token_s=0.01", "--set", "engine.max_num_seqs=16"),
+    "small": ("--set", "engine.max_model_len=2048"),
 }
 LOOK_S, DEADLINE_S, END_S = 0.25, 600.0, 60.0
 ENDED = ("completed", "failed", "expired", "cancelled")

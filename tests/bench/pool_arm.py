@@ -1,6 +1,6 @@
 """A pool against engines of a job's own: `python -m tests.bench.pool_arm MODEL OUT.json [--gpu] [--steps …]`.
 
-MODEL is a directory; `small`: a small random InternLM2, for CPUs; `fake`: no model, and 20 ms for each token.
+MODEL is a directory; `small`: a small random InternLM2, for CPUs; `fake`: no model, and 100 ms for each token.
 
 Every job goes from `jobs submit` to its end on one embedded cluster, whose caches of compiled code begin empty.
 OUT.json is written after each step:
@@ -42,7 +42,7 @@ _TOKENS = ("num_input_tokens", "num_generated_tokens")
 STEPS = ("first", "own", "alone", "small", "urgent", "weights", "classes")
 LOOK_S = 0.25
 SMALL_MODEL = {"hidden_size": 256, "num_layers": 4}
-FAKE = ("--engine", "fake", "--max-num-seqs", "16", "--set", "engine.fake.token_s=0.02")
+FAKE = ("--engine", "fake", "--max-num-seqs", "16", "--set", "engine.fake.token_s=0.1")
 
 EIGHT: tuple[tuple[Priority, float, float], ...] = (
     *(("urgent", 1.0, 0.5), ("urgent", 3.0, 0.5)),

@@ -27,7 +27,7 @@ from schemas import keys
 from schemas.pools import PRIORITIES, Placement, PoolRange, PoolSpec
 from schemas.records import Cancelled
 from schemas.spec import EngineSpec, FakeSpec, InputSpec, JobSpec, ModelSpec, ReplicaRange, ShardBudget
-from tests.simulation.cluster import NOTICE_S, JobApi, SimCluster, SimDriver
+from tests.simulation.cluster import JobApi, SimCluster, SimDriver
 from tests.simulation.histories import CHAOS_S, QUIET_S, ROOT, Case
 from tests.simulation.invariants import KILLED, rows_of
 from tests.simulation.pool_cluster import POOL, SimLink, SimManager, SimPoolReplica
@@ -41,6 +41,12 @@ from workers.driver.resources import Resources
 from workers.messages import Ticket
 
 STALL_S = 20.0
+SEAT_S = 30.0
+"""Time after a driver's death in which its rows leave the engines: 20 s of silence, and some for looks."""
+
+NOTICED_S = 6.0
+"""Time after a notice in which the pool has heard of it: it looks every second, and waits for answers of replicas."""
+
 KILL_S = 30.0
 """Kubernetes and clouds send SIGKILL so long after SIGTERM."""
 
@@ -208,6 +214,7 @@ class PoolRun:
 
     def _connect(self, world: World, driver: SimDriver, ledger: Ledger) -> Cluster:
         own = SimCluster(world, driver)
+        driver.process.on_death.append(lambda: world.loop.around(SEAT_S, partial(self._check_seats, driver)))
         placement = ledger.placement()
         if placement is None:
             return own
@@ -372,15 +379,20 @@ class PoolRun:
     # -- invariants -----------------------------------------------------------------------------
 
     def _check_replicas(self) -> None:
-        """Check that nobody's rows or seats are left in an engine, and that no row entered one that was to go."""
+        """Check that no row entered an engine that was to go."""
         undisturbed = not any("stops for" in line for line in self.world.trace)
         for replica in self.replicas:
-            if not replica.process.dead and replica.target._seats:
-                self.world.violation(f"I5: {replica.process} has seats of jobs that have ended")
             for stay in self.world.stays:
-                late = replica.noticed_at_s is not None and stay.entered_s > replica.noticed_at_s + NOTICE_S
+                late = replica.noticed_at_s is not None and stay.entered_s > replica.noticed_at_s + NOTICED_S
                 if late and undisturbed and stay.replica is replica.process:
                     self.world.violation(f"drain: a row of {stay.job_id} enters {replica.process}, which is to go")
+
+    def _check_seats(self, driver: SimDriver) -> None:
+        """Check that a driver that is dead has no seat any more."""
+        for replica in self.replicas:
+            seats = () if replica.process.dead else replica.target._seats.values()
+            if any(seat.ticket.driver == driver.id for seat in seats) and "stops for" not in "".join(self.world.trace):
+                self.world.violation(f"I5: {replica.process} has rows of {driver.process}, dead for {SEAT_S:.0f} s")
 
     def _check(self, number: int) -> str:
         """Check one job; return how it ended."""

@@ -16,6 +16,7 @@ from tests.simulation.pools import Blow, PoolAction, PoolHistory, PoolRun, draw_
 from tests.simulation.runner import SEED_VARIABLE, Simulator, chunk_name, chunks, simulator
 from tests.simulation.shares import draw_shares, long_cases, unfair
 from tests.support.quick import QUICK
+from workers.pool.slots import PoolSlot
 
 CHUNK = 25
 FAIR, NIGHTLY_FAIR = range(3 if QUICK else 8), range(8, 308)
@@ -52,6 +53,17 @@ def test_jobs_in_a_pool_keep_all_promises_over_many_histories(pool_simulation: S
         run(pool_simulation, draw_pool(seed, len(pool_simulation.cases)))
 
 
+def _drained(what: Blow, notice_s: float) -> PoolHistory:
+    """Return the history of four jobs over one replica, which is told to go."""
+    calm = Placement(pool=POOL, priority="normal", weight=1.0, isolated=False)
+    return PoolHistory(
+        seed=1,
+        jobs=((0, 0.0, calm),) * 4,
+        replicas=PoolRange(min=1, max=1),
+        actions=(PoolAction(at_s=5.0, what=what, seconds=notice_s),),
+    )
+
+
 @pytest.mark.parametrize(
     ("what", "notice_s", "loses_rows"), [("drain", 60.0, False), ("drain", 3.0, True), ("end replica", 0.0, False)]
 )
@@ -59,23 +71,25 @@ def test_a_replica_that_is_to_go_costs_no_finished_row(
     pool_simulation: Simulator, what: Blow, notice_s: float, loses_rows: bool
 ) -> None:
     """With too little time for the rows inside, these alone are computed again."""
-    calm = Placement(pool=POOL, priority="normal", weight=1.0, isolated=False)
-    history = PoolHistory(
-        seed=1,
-        jobs=((0, 0.0, calm), (0, 0.0, calm)),
-        replicas=PoolRange(min=1, max=1),
-        actions=(PoolAction(at_s=5.0, what=what, seconds=notice_s),),
-    )
-    states, running = run(pool_simulation, history)
-    assert states == ["SUCCEEDED", "SUCCEEDED"]
+    states, running = run(pool_simulation, _drained(what, notice_s))
+    assert states == ["SUCCEEDED"] * 4
     stays, world = running.world.stays, running.world
     (told,) = (replica for replica in running.replicas if replica.noticed_at_s is not None)
     assert any(stay.replica is told.process for stay in stays), "it had rows"
     assert any(change.kind == "created" and "/salvage/" in change.key for change in world.bucket.changes)
     answered = sum(stay.answered_s is not None for stay in stays)
-    assert answered == 2 * pool_simulation.cases[0].rows, "every row was finished once"
+    assert answered == 4 * pool_simulation.cases[0].rows, "every row was finished once"
     assert (len(stays) > answered) == loses_rows
     assert not any(dispatcher.deaths for dispatcher in world.dispatchers), "nobody has a strike"
+
+
+def test_a_replica_that_stays_on_its_node_is_noticed(
+    pool_simulation: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The check of drains sees what it is for."""
+    monkeypatch.setattr(PoolSlot, "retire", lambda *_: None)
+    with pytest.raises(AssertionError, match="drain: a row of"):
+        run(pool_simulation, _drained("drain", 60.0))
 
 
 @pytest.fixture(scope="module")
