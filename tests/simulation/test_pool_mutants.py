@@ -9,13 +9,11 @@ from typing import Any
 import pytest
 
 from schemas.codes import RowError
-from tests.simulation.bucket import Bucket
 from tests.simulation.pools import PoolRun, draw_pool, pool_cases
 from tests.simulation.runner import Simulator, simulator
 from tests.simulation.shares import draw_shares, long_cases, unfair
 from tests.simulation.test_mutants import (
     Mutant,
-    commits_without_condition,
     finishes_without_counting,
     is_done_one_shard_early,
     planted,
@@ -67,13 +65,6 @@ MUTANTS = (
         name="is_silent",
         bug=property(lambda _: False),
         noticed_as="I5: .* has rows of",
-    ),
-    Mutant(
-        rule="a commit is created, never put",
-        where=Bucket,
-        name="put_object",
-        bug=commits_without_condition,
-        noticed_as="I4: .*results.* was overwritten",
     ),
     Mutant(
         rule="the rows are counted before the job succeeds",
