@@ -153,8 +153,9 @@ def unfair(stays: Sequence[Stay], jobs: Mapping[str, tuple[int, Placement]]) -> 
 
 def _spans(stays: Sequence[Stay], rows: Mapping[str, int]) -> Iterator[Span]:
     """Yield the spans in which the same jobs, two or more, have rows that wait."""
-    entries = {job: [stay.entered_s for stay in stays if stay.job_id == job][:count] for job, count in rows.items()}
-    waits = {job: (times[0], times[-1]) for job, times in entries.items() if times}
+    of_job = {job: [stay for stay in stays if stay.job_id == job][:count] for job, count in rows.items()}
+    # From the first row at a door: a job that starves has none that enters.
+    waits = {job: (found[0].waited_from_s, found[-1].entered_s) for job, found in of_job.items() if found}
     borders = sorted({moment for span in waits.values() for moment in span})
     for begin, end in pairwise(borders):
         jobs = tuple(job for job, (first, last) in waits.items() if first <= begin and last >= end)
@@ -163,7 +164,7 @@ def _spans(stays: Sequence[Stay], rows: Mapping[str, int]) -> Iterator[Span]:
         inside = [stay for stay in stays if stay.entered_s < end and _left(stay) > begin]
         settled = max((_left(stay) for stay in inside if stay.entered_s < begin), default=begin)
         times = np.arange(settled, end, STEP_S)
-        if len(times) < 2:
+        if len(times) < 2 or not inside:
             continue
         computed = {job: sum(_computed(stay, times) for stay in inside if stay.job_id == job) for job in jobs}
         held = sum(np.where((stay.entered_s <= times) & (times < _left(stay)), _whole(stay), 0.0) for stay in inside)

@@ -40,10 +40,6 @@ def knows_no_weight(self: shares.Shares, job: str, priority: Any, weight: float)
     self._members[job] = shares._Member(priority, 1.0)
 
 
-def expects_the_most(self: Door, row: Any) -> float:
-    return float(row.num_tokens + row.sampling.max_tokens)
-
-
 MUTANTS = (
     Mutant(
         rule="a suspect runs where nothing else runs",
@@ -83,14 +79,6 @@ MUTANTS_OF_SHARES = (
         name="join",
         bug=knows_no_weight,
         noticed_as="of its class, not",
-    ),
-    Mutant(rule="no class starves", where=shares, name="FLOOR", bug=0.0, noticed_as="of the tokens, not 0.05"),
-    Mutant(
-        rule="a job begins level with the others",
-        where=Door,
-        name="_expected_tokens",
-        bug=expects_the_most,
-        noticed_as="of its class, not|of the tokens, not",
     ),
 )
 
