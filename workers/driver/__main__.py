@@ -28,6 +28,9 @@ def main(job_uri: str, pool: str | None = None) -> int:
                 return code
         except OSError as error:
             print(f"the pool's drivers cannot be asked: {error}", file=sys.stderr)
+    from jobs.dataset import decoder
+
+    decoder.prepare()  # first: staging needs it, and it imports for as long as this process does
     from workers.driver.process import drive
 
     code = drive(job_uri)

@@ -14,6 +14,7 @@ from jobs.ledger import Ledger
 from jobs.pools.book import PoolBook
 from jobs.pools.names import namespace_of
 from jobs.starting import StartClock
+from jobs.values.arrow import leave_pandas_out
 from workers.driver.cluster import Cluster
 from workers.driver.entry import main
 from workers.driver.pooled import PooledCluster
@@ -32,6 +33,7 @@ def drive(job_uri: str, starting: StartClock | None = None) -> int:
     Args:
         starting: measures the driver's start; None begins with this process.
     """
+    leave_pandas_out()
     code = main(job_uri, connect, starting=starting)
     sys.stdout.flush()
     if code in (Exit.OK, Exit.GATE_CROSSED):  # otherwise the last line printed must stay the last one

@@ -14,6 +14,7 @@ from importlib import import_module
 
 from ray._raylet import setproctitle  # type: ignore[attr-defined]
 
+from jobs.dataset import decoder
 from jobs.starting import StartClock
 from workers.driver import process
 from workers.driver.claims import KILLED, Claim
@@ -58,6 +59,7 @@ def _end_with_entrypoint(claim: Claim) -> None:
 
 def load() -> None:
     """Load everything that a driver in a pool will need."""
+    decoder.prepare(idle_s=None)
     for name in LATER:
         import_module(name)
 
