@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -79,8 +79,8 @@ class Cluster:
             room.set()
         return Replica(room)
 
-    async def draining_nodes(self) -> Collection[str]:
-        return ()
+    async def draining_nodes(self) -> Mapping[str, float]:
+        return {}
 
 
 @pytest.fixture(autouse=True)
