@@ -44,6 +44,7 @@ chaos: .venv
 	$(BIN)/python -m tests.chaos $(ARGS)
 
 # The product against the engine alone and its peers, on this machine's CPU. ARGS=--quick takes under ten minutes.
+# ARGS=--help names the benchmarks of pools, too.
 bench: .venv
 	$(BIN)/python -m tests.bench $(ARGS)
 

@@ -13,6 +13,17 @@ from collections.abc import Mapping
 ANSWER_S = 2
 """Longest wait for Ray's answer; the next look is soon."""
 
+KEEP_S = 10.0
+"""Time before a node's end in which its replicas keep the finished rows of their open shards; at most half of it."""
+
+MOST_S = 600.0
+"""Longest time that rows inside may take, also where the notice gives no time."""
+
+
+def grace_s(left_s: float) -> float:
+    """Return how long rows inside a replica may take whose node goes after so many seconds."""
+    return min(MOST_S, max(left_s - KEEP_S, left_s / 2))
+
 
 def draining_nodes() -> Mapping[str, float]:
     """Return the seconds that each node to go has left, by the node's id; infinite where the notice gives no time.

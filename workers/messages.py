@@ -135,6 +135,7 @@ class PoolReplicaCounters:
         engine_steps: as of `ReplicaCounters`.
         idle_s: seconds since it last had a row; 0 while it has one.
         seats: by seat.
+        is_told_to_end: its process has got SIGTERM, and takes no further rows.
     """
 
     rows_in_flight: int
@@ -142,6 +143,7 @@ class PoolReplicaCounters:
     rows_done: int
     idle_s: float
     seats: Mapping[str, SeatCounters]
+    is_told_to_end: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,6 +8,9 @@ it with all runs as JSON, Markdown and SVG to `tests/bench/results/`.
 - ours, and ours without a part: `tests.bench.replica_arm`
 - A4, A5: `tests.bench.ray_data_arm`
 - job: `tests.bench.system_arm`, from `jobs submit` to `_SUCCESS` on a cluster of its own
+
+Pools have benchmarks of their own: `python -m tests.bench.pool_arm small OUT.json --replicas 2 --shrink 0.125`, and
+`python -m tests.bench.facade OUT.json` for batches of `jobs serve`.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
 """A pool against engines of a job's own: `python -m tests.bench.pool_arm MODEL OUT.json [--gpu] [--steps …]`.
 
+MODEL is a directory; `small`: a small random InternLM2, for CPUs; `fake`: no model, and 100 ms for each token.
+
 Every job goes from `jobs submit` to its end on one embedded cluster, whose caches of compiled code begin empty.
 OUT.json is written after each step:
 
@@ -11,6 +13,8 @@ OUT.json is written after each step:
 - urgent: a bulk job, and an urgent one of 200 rows into its middle; seconds to its first and last row
 - weights: two equal jobs of weights 1 and 3; who got which share of the tokens while both had rows that waited, until
   the first one has ended
+- classes: eight jobs of three classes and several weights, whose rows share nothing; who got which share of the tokens
+  while all had rows that waited; when each ended; the pool's tokens a second, against `alone`
 """
 
 from __future__ import annotations
@@ -24,18 +28,32 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
+from schemas.pools import PRIORITIES, Priority
+from tests.bench.machine import machine
 from tests.bench.system_arm import DEADLINE_S, elapsed, jobs, read, run
 from tests.bench.workloads import build, single_token_words
+from workers.demo.random_model import write_random_model
 from workers.engines.compiled import caches
 
 POOL = "bench"
-STEPS = ("first", "own", "alone", "small", "urgent", "weights")
+_TOKENS = ("num_input_tokens", "num_generated_tokens")
+STEPS = ("first", "own", "alone", "small", "urgent", "weights", "classes")
 LOOK_S = 0.25
+SMALL_MODEL = {"hidden_size": 256, "num_layers": 4}
+FAKE = ("--engine", "fake", "--max-num-seqs", "16", "--set", "engine.fake.token_s=0.1")
+
+EIGHT: tuple[tuple[Priority, float, float], ...] = (
+    *(("urgent", 1.0, 0.5), ("urgent", 3.0, 0.5)),
+    *(("normal", 1.0, 0.25), ("normal", 2.0, 0.25), ("normal", 4.0, 0.25)),
+    *(("bulk", 1.0, 0.25), ("bulk", 1.0, 0.25), ("bulk", 2.0, 0.25)),
+)
+"""Class, weight, and rows as a part of a large job's, of the jobs of the step `classes`."""
 
 
 class Arm:
@@ -48,17 +66,21 @@ class Arm:
     """
 
     def __init__(
-        self, model: Path, work: Path, *, gpu: bool, replicas: int, rows: int, shrink: float, values: list[str]
+        self, model: str, work: Path, *, gpu: bool, replicas: int, rows: int, shrink: float, values: list[str]
     ) -> None:
-        self.model, self.work, self.gpu, self.replicas, self.rows = model, work, gpu, replicas, rows
-        words = single_token_words(model / "tokenizer.json")
-        self.large, self.short = work / "large.parquet", work / "short.parquet"
-        pq.write_table(build("W1", words, rows=rows, shrink=shrink), self.large)
+        self.work, self.gpu, self.replicas, self.rows = work, gpu, replicas, rows
+        self.model = _model(model, work)
+        self.alone_tokens_per_s: float | None = None
+        words = single_token_words(self.model / "tokenizer.json")
+        self.large, self.short, self.eight = (work / f"{name}.parquet" for name in ("large", "short", "eight"))
+        drawn = build("W1", words, rows=rows + int(rows * sum(part for _, _, part in EIGHT)), shrink=shrink)
+        pq.write_table(drawn.slice(0, rows), self.large)
+        pq.write_table(drawn.slice(rows), self.eight)
         pq.write_table(build("W2", words, rows=200, shrink=shrink), self.short)
         pq.write_table(pq.read_table(self.short).slice(0, 50), work / "small.parquet")
-        self.engine = ["--model", str(model), "--max-model-len", "8192" if gpu else "4096"]
+        self.own_engine = [*(FAKE if model == "fake" else ()), *(word for value in values for word in ("--set", value))]
+        self.engine = ["--model", str(self.model), "--max-model-len", "8192" if gpu else "4096", *self.own_engine]
         self.engine += ["--set", "engine.load_format=dummy"] if gpu else []
-        self.engine += [word for value in values for word in ("--set", value)]
 
     def up(self) -> dict[str, Any]:
         """Start the pool; return the seconds until a replica was ready, and until all were."""
@@ -85,7 +107,7 @@ class Arm:
 
     def _first(self, name: str) -> dict[str, Any]:
         job = f"first-{name}"
-        took = run(self.model, self.work / "small.parquet", [], gpu=self.gpu, job_id=job)
+        took = run(self.model, self.work / "small.parquet", self.own_engine, gpu=self.gpu, job_id=job)
         status = json.loads(jobs("status", job, "-o", "json"))
         return {"total_s": took["total_s"], "beginning": status["beginning"]}
 
@@ -98,10 +120,13 @@ class Arm:
         return measured
 
     def own(self) -> dict[str, Any]:
-        return run(self.model, self.large, ["--replicas", str(self.replicas)], gpu=self.gpu, job_id="own")
+        options = ["--replicas", str(self.replicas), *self.own_engine]
+        return run(self.model, self.large, options, gpu=self.gpu, job_id="own")
 
     def alone(self) -> dict[str, Any]:
-        return run(self.model, self.large, ["--pool", POOL], gpu=self.gpu, job_id="alone")
+        found = run(self.model, self.large, ["--pool", POOL], gpu=self.gpu, job_id="alone")
+        self.alone_tokens_per_s = found["tokens_per_s"]
+        return found
 
     def small(self) -> dict[str, Any]:
         took = []
@@ -149,6 +174,60 @@ class Arm:
         got = {name: seen[-1][name][0] - start[name][0] for name in ("one", "three")}
         return {"tokens": got, "ratio": round(got["three"] / max(1, got["one"]), 3), "looks": len(seen)}
 
+    def classes(self) -> dict[str, Any]:
+        # Rows of their own: what jobs find of each other in the cache would cost them nothing.
+        rows = pq.read_table(self.eight)
+        names, begin = [], 0
+        for number, (priority, _, part) in enumerate(EIGHT):
+            name, count = f"{priority}-{number}", int(part * self.rows)
+            pq.write_table(rows.slice(begin, count), self.work / f"{name}.parquet")
+            begin += count
+            names.append(name)
+
+        def submit(name: str, job: tuple[Priority, float, float]) -> None:
+            self._submit(self.work / f"{name}.parquet", name, "--priority", job[0], "--weight", str(job[1]))
+
+        began = time.monotonic()
+        with ThreadPoolExecutor(len(names)) as at_once:  # one by one, the first would end before the last begins
+            list(at_once.map(submit, names, EIGHT))
+        submitted_s = elapsed(began)
+        ended: dict[str, float] = {}
+        seen: list[tuple[float, dict[str, int]]] = []
+        while len(ended) < len(names) and elapsed(began) < DEADLINE_S:
+            found = {job["job_id"]: job for job in self._state()["jobs"]}
+            if all(name in found and found[name]["rows_left"] > found[name]["rows_in_flight"] for name in names):
+                seen.append((time.monotonic(), {name: found[name]["computed_tokens"] for name in names}))
+            for name in names:
+                if name not in ended and (self._root(name) / "_job/terminal.json").exists():
+                    ended[name] = elapsed(began)
+            time.sleep(LOOK_S)
+        whole = sum(read(self._root(name) / "_SUCCESS").get(key, 0) for name in names for key in _TOKENS)
+        report = {
+            "submitted_s": submitted_s,
+            "ended_s": ended,
+            "tokens_per_s": round(whole / max(ended.values(), default=1.0), 1),
+            "alone_tokens_per_s": self.alone_tokens_per_s,
+        }
+        if not seen:
+            return {**report, "failed": "the jobs never waited at the same time"}
+        (at, start), (until, end) = seen[len(seen) // 3], seen[-1]  # without what was inside before
+        got = {name: end[name] - start[name] for name in names}
+        total = max(1, sum(got.values()))
+        of_class = {
+            priority: sum(count for name, count in got.items() if name.startswith(priority)) for priority in PRIORITIES
+        }
+        return {
+            **report,
+            "all_wait_s": round(until - at, 1),
+            "all_wait_tokens_per_s": round(total / max(LOOK_S, until - at), 1),
+            "class_share": {priority: round(count / total, 4) for priority, count in of_class.items()},
+            "share_of_class": {
+                name: round(count / max(1, of_class[name.partition("-")[0]]), 4)  # type: ignore[index]
+                for name, count in got.items()
+            },
+            "weights": {name: EIGHT[int(name.partition("-")[2])][1] for name in names},
+        }
+
     def _submit(self, dataset: Path, name: str, *options: str) -> None:
         eos = ("--set", "sampling.ignore_eos=true")
         jobs("submit", str(dataset), "--pool", POOL, "--id", name, "--no-chat", *eos, *options, "-q")
@@ -169,10 +248,18 @@ class Arm:
         return read(Path(os.environ["JOBS_ROOT"], f"_pools/{POOL}/state.json"))
 
 
+def _model(name: str, work: Path) -> Path:
+    """Return the directory of the model that is called so; a small random one is made."""
+    if name not in ("small", "fake"):
+        return Path(name).absolute()
+    write_random_model(work / "model", **SMALL_MODEL)
+    return work / "model"
+
+
 def main() -> None:
     """Parse the command line and run the steps."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.pool_arm", description=__doc__)
-    parser.add_argument("model", type=Path)
+    parser.add_argument("model", help="directory, small or fake")
     parser.add_argument("out", type=Path)
     parser.add_argument("--gpu", action="store_true")
     parser.add_argument("--replicas", type=int, default=1)
@@ -181,7 +268,13 @@ def main() -> None:
     parser.add_argument("--steps", nargs="+", choices=STEPS, default=STEPS)
     parser.add_argument("--set", action="append", default=[], dest="values", help="FIELD=VALUE of the pool's engine")
     given = parser.parse_args()
-    report: dict[str, Any] = {"rows": given.rows, "replicas": given.replicas, "steps": {}}
+    report: dict[str, Any] = {
+        "machine": machine(),
+        "model": given.model,
+        "rows": given.rows,
+        "replicas": given.replicas,
+        "steps": {},
+    }
 
     def keep(step: str, found: dict[str, Any]) -> None:
         report["steps"][step] = found
@@ -194,7 +287,7 @@ def main() -> None:
         os.environ |= caches(work / "caches")
         options = {"gpu": given.gpu, "replicas": given.replicas, "rows": given.rows, "shrink": given.shrink}
         options["values"] = given.values
-        arm = Arm(given.model.absolute(), work, **options)
+        arm = Arm(given.model, work, **options)
         jobs("cluster", "up")
         try:
             for step in (step for step in ("first", "own") if step in given.steps):  # before the pool holds the GPUs

@@ -174,6 +174,18 @@ def kill_pool_replica(world: World, chance: random.Random) -> Run:
     return run
 
 
+def terminate_pool_replica(world: World, _: random.Random) -> Run:
+    """A pool's replica at work gets SIGTERM: rows inside end, and nobody has a strike."""
+    with _pool(world, "poolsigterm") as run:
+        told = run.replica_pids()[0]
+        os.kill(told, signal.SIGTERM)
+        run.wait(lambda: not _lives(told), "end of the pool's replica", 60)
+    said = run.user.logs(run.job_id)
+    assert "takes no further rows" in said, said
+    assert "ActorDiedError" not in said, said
+    return run
+
+
 def kill_pool(world: World, _: random.Random) -> Run:
     """A pool is killed while a job works in it, and its replicas die with it; it is started again."""
     with _pool(world, "poolgone") as run:
@@ -391,6 +403,7 @@ FAULTS = tuple(
             drain_node,
             drain_pool_node,
             kill_pool_replica,
+            terminate_pool_replica,
             kill_pool,
             prune_at_work,
             terminate_replica,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -128,6 +130,27 @@ def test_the_deaths_of_pool_and_driver_interrupt_no_other_job(user: User, pool: 
     for job_id in (first, third):
         user.run("wait", job_id, "--timeout", "240", timeout_s=260)
         check_invariants(user.ledger(job_id), 800)
+
+
+def test_a_replica_that_is_told_to_end_finishes_what_is_inside(user: User, tmp_path: Path) -> None:
+    """SIGTERM, as a node that is shut down in good order sends it: rows inside end, the others go elsewhere."""
+    name = new_id("pool")
+    slow = ("--engine", "fake", "--max-num-seqs", "4", "--set", "engine.fake.token_s=0.2")
+    try:
+        user.run("pool", "up", name, *slow, "--wait", timeout_s=180)
+        job_id = submit(user, name, write_prompts(tmp_path / "d.parquet", [f"prompt {n}" for n in range(40)]))
+        user.progress_until(job_id, lambda progress: progress.rows_ok > 0, what="first commit")
+        (replica,) = user.json("pool", "show", name)["replica_states"]
+        os.kill(replica["pid"], signal.SIGTERM)
+        until(lambda: not psutil.pid_exists(replica["pid"]), "end of the process", 60)
+        user.run("wait", job_id, "--timeout", "240", timeout_s=260)
+        table = check_invariants(user.ledger(job_id), 40)
+        assert set(table["status"].to_pylist()) == {"ok"}
+        said = user.logs(job_id)
+        assert "it takes no further rows" in said, said
+        assert "ActorDiedError" not in said, said
+    finally:
+        user.run("pool", "down", name, timeout_s=120, code=None)
 
 
 def test_a_pool_that_is_taken_down_interrupts_its_jobs(user: User, pool: str, tmp_path: Path) -> None:

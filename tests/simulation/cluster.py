@@ -251,7 +251,7 @@ class SimReplica(SimActor):
 
     def __init__(self, world: World, driver: Process, ledger: Ledger, name: str, driver_id: str) -> None:
         super().__init__(world, world.spawn(f"{driver.name}/{name}", parent=driver))
-        self._replica = Replica(ledger, name, driver_id, on_gpu=False)
+        self._replica = self.process.call(lambda: Replica(ledger, name, driver_id, on_gpu=False))
         self.noticed_at_s: float | None = None
         self.goes_at_s: float | None = None
 

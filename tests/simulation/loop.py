@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import logging
 from asyncio import events
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar, copy_context
 from functools import partial
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 from greenlet import getcurrent, greenlet
+
+_T = TypeVar("_T")
 
 CURRENT: ContextVar[Process | None] = ContextVar("CURRENT", default=None)
 """The simulated process that is running; None for the world around the processes."""
@@ -27,10 +30,15 @@ class Killed(BaseException):
 
 
 class Process:
-    """Tasks and threads that stop, go on and die together. A stopped process is one under SIGSTOP."""
+    """Tasks and threads that stop, go on and die together. A stopped process is one under SIGSTOP.
+
+    Attributes:
+        log_handlers: handlers that the process's own code has attached; they see its lines alone.
+    """
 
     def __init__(self, loop: Loop, name: str) -> None:
         self.loop, self.name = loop, name
+        self.log_handlers: list[logging.Handler] = []
         self.dead = self.stopped = False
         self.on_death: list[Callable[[], None]] = []
         self._backlog: deque[asyncio.Handle] = deque()
@@ -42,15 +50,20 @@ class Process:
 
     def start(self, main: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Run a coroutine in this process."""
-        context = Context()
-        context.run(CURRENT.set, self)
-        return self.loop.create_task(main, context=context)
+        return self.loop.create_task(main, context=self._context())
 
     def thread(self, main: Callable[[], Any]) -> asyncio.Future[Any]:
         """Run blocking code in this process."""
+        return self._context().run(self.loop.run_in_executor, None, main)
+
+    def call(self, make: Callable[[], _T]) -> _T:
+        """Make a call in this process that neither waits nor blocks."""
+        return self._context().run(make)
+
+    def _context(self) -> Context:
         context = Context()
         context.run(CURRENT.set, self)
-        return context.run(self.loop.run_in_executor, None, main)
+        return context
 
     def stop(self) -> None:
         """Stop the process: nothing of it runs until `resume`."""

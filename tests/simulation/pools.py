@@ -5,7 +5,7 @@ The pool is the real one: its actor, its replicas and the drivers' seats run as 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -27,23 +27,29 @@ from schemas import keys
 from schemas.pools import PRIORITIES, Placement, PoolRange, PoolSpec
 from schemas.records import Cancelled
 from schemas.spec import EngineSpec, FakeSpec, InputSpec, JobSpec, ModelSpec, ReplicaRange, ShardBudget
-from tests.simulation.cluster import JobApi, SimActor, SimCluster, SimDriver
+from tests.simulation.cluster import JobApi, SimCluster, SimDriver
 from tests.simulation.histories import CHAOS_S, QUIET_S, ROOT, Case
 from tests.simulation.invariants import KILLED, rows_of
-from tests.simulation.loop import Process
+from tests.simulation.pool_cluster import POOL, SimLink, SimManager, SimPoolReplica
 from tests.simulation.seams import CANARY, Seams
 from tests.simulation.world import SECRET, Faults, World
 from tests.support.invariants import examine, examine_words, is_written_once
 from tests.support.stored import TERMINAL, Stored
-from workers.driver.cluster import Cluster, ReplicaLost
-from workers.driver.pooled import PooledCluster, PoolGone
+from workers.driver.cluster import Cluster
+from workers.driver.pooled import PooledCluster
 from workers.driver.resources import Resources
-from workers.messages import Loaded, PoolReplicaCounters, Ticket
-from workers.pool.manager import Manager
-from workers.replica.pooled import PoolReplica
+from workers.messages import Ticket
 
-POOL = "shared"
 STALL_S = 20.0
+SEAT_S = 30.0
+"""Time after a driver's death in which its rows leave the engines: 20 s of silence, and some for looks."""
+
+NOTICED_S = 6.0
+"""Time after a notice in which the pool has heard of it: it looks every second, and waits for answers of replicas."""
+
+KILL_S = 30.0
+"""Kubernetes and clouds send SIGKILL so long after SIGTERM."""
+
 ENGINE = EngineSpec(
     name="fake",
     max_num_seqs=4,
@@ -60,8 +66,18 @@ ENGINE = EngineSpec(
 )
 
 Blow = Literal[
-    "kill replica", "lose node", "kill pool", "stop replica", "kill driver", "tell driver", "cancel", "renew"
+    "kill replica",
+    "lose node",
+    "drain",
+    "end replica",
+    "kill pool",
+    "stop replica",
+    "kill driver",
+    "tell driver",
+    "cancel",
+    "renew",
 ]
+"""What happens from outside; `end replica` is SIGTERM of its process, and SIGKILL after `KILL_S` seconds."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -174,88 +190,6 @@ def pool_cases(folder: Path) -> list[Case]:
     return found
 
 
-class SimLink:
-    """A driver's way to the pool. See `workers.driver.pooled.PoolLink`."""
-
-    def __init__(self, run: PoolRun) -> None:
-        self._run = run
-
-    async def ask_pool(self, method: str, *arguments: Any) -> Any:
-        manager = self._run.manager
-        if manager is None:
-            raise PoolGone(POOL)
-        try:
-            return await manager.call(f"pool.{method}", lambda: getattr(manager.target, method)(*arguments))
-        except ReplicaLost as error:
-            raise PoolGone(POOL) from error
-
-    async def ask_replica(self, reference: Any, method: str, *arguments: Any) -> Any:
-        return await reference.call(method, lambda: getattr(reference.target, method)(*arguments))
-
-
-class SimManager(SimActor):
-    """The pool's actor."""
-
-    def __init__(self, world: World, process: Process, run: PoolRun) -> None:
-        super().__init__(world, process)
-        self.target = Manager(ROOT, POOL, process.name, lambda root: SimPoolCluster(world, process, run, root))
-
-
-class SimPoolReplica(SimActor):
-    """One replica of the pool. See `workers.pool.cluster.PoolReplicaHandle`."""
-
-    def __init__(self, world: World, process: Process, pool: PoolSpec, root: str, name: str) -> None:
-        super().__init__(world, process)
-        self.target = PoolReplica(pool, root, name, on_gpu=False)
-        self.reference = self
-
-    async def started(self) -> None:
-        await self.call("started", self._nothing)
-
-    async def load(self) -> Loaded:
-        loaded: Loaded = await self.call("load", self.target.load)
-        return loaded
-
-    async def look(self, elsewhere: Mapping[str, float]) -> PoolReplicaCounters:
-        counters: PoolReplicaCounters = await self.call("look", lambda: self.target.look(elsewhere))
-        return counters
-
-    def retire(self) -> None:
-        loop = self._world.loop
-        loop.around(self._latency_s, lambda: self.process.dead or self.process.start(self.target.retire()))
-
-    async def stop(self) -> None:
-        await self.call("stop", self.target.stop)
-
-    async def last_lines(self) -> str:
-        return ""
-
-    def kill(self) -> None:
-        self._world.loop.around(self._world.latency_s(), self.process.kill)
-
-    async def _nothing(self) -> None:
-        pass
-
-
-class SimPoolCluster:
-    """The cluster as the pool sees it. See `workers.pool.cluster.PoolCluster`."""
-
-    def __init__(self, world: World, manager: Process, run: PoolRun, root: str) -> None:
-        self._world, self._manager, self._run, self._root = world, manager, run, root
-
-    def resolve_resources(self, pool: PoolSpec) -> Resources:
-        return Resources(on_gpu=False, num_gpus=0, num_cpus=0, after_staging=False)
-
-    def start_replica(self, pool: PoolSpec, name: str, resources: Resources) -> SimPoolReplica:
-        process = self._world.spawn(f"{self._manager.name}/{name}", parent=self._manager)
-        replica = SimPoolReplica(self._world, process, pool, self._root, name)
-        self._run.replicas.append(replica)
-        return replica
-
-    async def draining_nodes(self) -> Mapping[str, float]:
-        return {}
-
-
 class PoolRun:
     """One history of a pool while it runs.
 
@@ -280,6 +214,7 @@ class PoolRun:
 
     def _connect(self, world: World, driver: SimDriver, ledger: Ledger) -> Cluster:
         own = SimCluster(world, driver)
+        driver.process.on_death.append(lambda: world.loop.around(SEAT_S, partial(self._check_seats, driver)))
         placement = ledger.placement()
         if placement is None:
             return own
@@ -296,22 +231,21 @@ class PoolRun:
                 loop.around(at_s, partial(self._submit, number))
             for action in self.history.actions:
                 loop.around(action.at_s, partial(self._act, action))
-            loop.run(CHAOS_S)
+            self._run_chaos()
             world.note("nothing goes wrong any more")
             world.faults = replace(world.faults, crashes={}, refused=0.0, lost=0.0, late=0.0, outages=())
-            for _ in range(4):
+            for attempt in range(4):
                 if self.manager is None or self.manager.process.dead:
                     self._up()
                 for number in range(len(self.jobs)):
-                    self._submit(number)
-                end = loop.time() + QUIET_S
-                while loop.time() < end and not self._all_ended():
-                    loop.run(min(end, loop.time() + 10.0))
+                    self._submit(number, again=attempt == 0)  # as whoever finds that a driver has died
+                self._run_until(loop.time() + QUIET_S)
                 if self._all_ended():
                     break
             else:
                 world.violation(f"liveness: after {4 * QUIET_S:.0f} quiet seconds, jobs have not ended")
             loop.run(loop.time() + 60.0)
+            self._check_replicas()
             return [self._check(number) for number in range(len(self.jobs))]
         finally:
             world.end()
@@ -319,6 +253,17 @@ class PoolRun:
             if stuck := [process for process in world.processes if not process.unwound]:
                 world.violation(f"I5: {stuck} hold on to life when they are cancelled")
             world.violations += [f"an error is lost: {failure}" for failure in loop.failures]
+
+    def _run_chaos(self) -> None:
+        """Run until everything has gone wrong that is to go wrong, and jobs have had time, or have all ended."""
+        begin = max([at_s for _, at_s, _ in self.history.jobs] + [action.at_s for action in self.history.actions])
+        self.world.loop.run(begin + 1.0)
+        self._run_until(CHAOS_S)
+
+    def _run_until(self, end_s: float) -> None:
+        loop = self.world.loop
+        while loop.time() < end_s and not self._all_ended():
+            loop.run(min(end_s, loop.time() + 10.0))
 
     def _all_ended(self) -> bool:
         objects = self.world.bucket.objects()
@@ -358,7 +303,8 @@ class PoolRun:
         key = f"root/_pools/{POOL}/specs/{self.generation:05d}.json"
         self.world.bucket.put_object(Bucket="bucket", Key=key, Body=spec.to_json())
 
-    def _submit(self, number: int) -> None:
+    def _submit(self, number: int, *, again: bool = False) -> None:
+        """Submit or resume a job; one that has ended only if `again`."""
         job_id, case, placement = self.jobs[number]
 
         def submit(client: BatchClient) -> None:
@@ -367,7 +313,7 @@ class PoolRun:
             ledger.place(placement)
             Job(client, ledger).resume()
 
-        if f"root/{job_id}/{keys.TERMINAL}" not in self.world.bucket.objects():
+        if again or f"root/{job_id}/{keys.TERMINAL}" not in self.world.bucket.objects():
             self._command("submit", submit)
 
     def _act(self, action: PoolAction) -> None:
@@ -389,14 +335,22 @@ class PoolRun:
                 world.loop.around(action.seconds, self._up_again)
             case "renew":
                 self._renew()
-            case "kill replica" | "lose node" | "stop replica" if replicas:
-                replica = self._random.choice(replicas)
-                world.blows += action.what != "lose node"
-                if action.what == "stop replica":
-                    world.pause(replica.process, action.seconds)
-                else:
-                    replica.node_lost = action.what == "lose node"
-                    replica.process.kill()
+            case "kill replica" | "lose node" | "stop replica" | "drain" | "end replica" if replicas:
+                self._hit(self._random.choice(replicas), action)
+
+    def _hit(self, replica: SimPoolReplica, action: PoolAction) -> None:
+        world = self.world
+        world.blows += action.what not in ("lose node", "drain")
+        match action.what:
+            case "stop replica":
+                world.pause(replica.process, action.seconds)
+            case "drain":
+                replica.leave(action.seconds, drained=True)
+            case "end replica":
+                replica.leave(KILL_S, drained=False)
+            case _:
+                replica.node_lost = action.what == "lose node"
+                replica.process.kill()
 
     def _up_again(self) -> None:
         if self.manager is None or self.manager.process.dead:
@@ -423,6 +377,22 @@ class PoolRun:
         process.thread(main)
 
     # -- invariants -----------------------------------------------------------------------------
+
+    def _check_replicas(self) -> None:
+        """Check that no row entered an engine that was to go."""
+        undisturbed = not any("stops for" in line for line in self.world.trace)
+        for replica in self.replicas:
+            for stay in self.world.stays:
+                late = replica.noticed_at_s is not None and stay.entered_s > replica.noticed_at_s + NOTICED_S
+                if late and undisturbed and stay.replica is replica.process:
+                    self.world.violation(f"drain: a row of {stay.job_id} enters {replica.process}, which is to go")
+
+    def _check_seats(self, driver: SimDriver) -> None:
+        """Check that a driver that is dead has no seat any more."""
+        for replica in self.replicas:
+            seats = () if replica.process.dead else replica.target._seats.values()
+            if any(seat.ticket.driver == driver.id for seat in seats) and "stops for" not in "".join(self.world.trace):
+                self.world.violation(f"I5: {replica.process} has rows of {driver.process}, dead for {SEAT_S:.0f} s")
 
     def _check(self, number: int) -> str:
         """Check one job; return how it ended."""

@@ -32,7 +32,9 @@ import workers.driver.driver
 import workers.driver.progress
 import workers.driver.replicas
 import workers.engines.fake
+import workers.logs
 import workers.pool.manager
+import workers.replica.admission
 import workers.replica.feed
 import workers.replica.pooled
 import workers.replica.replica
@@ -40,9 +42,13 @@ import workers.replica.seats
 import workers.staging.staging
 from tests.simulation.cluster import SimRows
 from tests.simulation.loop import CURRENT, Killed
-from tests.simulation.world import World
+from tests.simulation.world import Stay, World
 from workers.driver.dispatch import Dispatcher
+from workers.engines.base import Output
 from workers.engines.fake import FakeEngine
+from workers.logs import LineHandler
+from workers.replica.admission import Door
+from workers.shards.outputs import Row
 
 CANARY = "CANARY-PROMPT-d21b"
 """Part of every prompt; must appear nowhere except in rows."""
@@ -125,6 +131,39 @@ class WatchedDispatcher(Dispatcher):
         super().died(replica, code)
 
 
+class WatchedDoor(Door):
+    """A door that keeps record of the rows that pass it."""
+
+    world: World
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._stays: dict[int, Stay] = {}
+
+    async def enter(self, row: Row) -> int:
+        began = self.world.loop.time()
+        place = await super().enter(row)
+        stay = self._stays[place] = Stay(
+            replica=CURRENT.get(),
+            job_id=self.job.partition("/")[0],
+            waited_from_s=began,
+            entered_s=self.world.loop.time(),
+            tokens=row.num_tokens,
+        )
+        self.world.stays.append(stay)
+        return place
+
+    def learn(self, place: int, output: Output) -> None:
+        super().learn(place, output)
+        stay = self._stays[place]
+        stay.answered_s = self.world.loop.time()
+        stay.generated_tokens = sum(len(completion.token_ids) for completion in output.completions)
+
+    def leave(self, place: int, *, cut_off: bool = False) -> None:
+        self._stays.pop(place).left_s = self.world.loop.time()
+        super().leave(place, cut_off=cut_off)
+
+
 def _crash(_: FakeEngine) -> None:
     """Kill the simulated process instead of the real one."""
     process = CURRENT.get()
@@ -139,6 +178,12 @@ def _freeze(_: FakeEngine) -> None:
     process.stop()
 
 
+def _attach(handler: LineHandler) -> None:
+    process = CURRENT.get()
+    assert process is not None
+    process.log_handlers.append(handler)
+
+
 class Seams:
     """The program as it runs in a simulated world; one world at a time."""
 
@@ -148,7 +193,8 @@ class Seams:
 
     def enter(self, world: World, seed: int) -> None:
         """Run the program in this world from now on."""
-        self.world = self.clock.world = _Datetime.world = SimRows.world = WatchedDispatcher.world = world
+        self.world = self.clock.world = _Datetime.world = SimRows.world = world
+        WatchedDispatcher.world = WatchedDoor.world = world
         self.random = Random(f"program/{seed}")
 
     def uuid4(self) -> uuid.UUID:
@@ -180,8 +226,13 @@ def seams() -> Iterator[Seams]:
     for module in (workers.driver.driver, jobs.threads, jobs.results.read):
         put(module, "ThreadPoolExecutor", _Inline)
     put(workers.driver.driver, "Dispatcher", WatchedDispatcher)
+    put(workers.replica.admission, "Door", WatchedDoor)
     faults = workers.engines.fake._FAULTS
     put(workers.engines.fake, "_FAULTS", {**faults, "crash": _crash, "freeze": _freeze})
+    # Each process has its own lines; the real ones are one process each, and attach once.
+    put(workers.logs.LineHandler, "attach", _attach)
+    put(workers.logs, "recent_lines", workers.logs.recent_lines.__wrapped__)
+    put(workers.replica.pooled, "route_lines", workers.replica.seats.route_lines.__wrapped__)
     put(workers.replica.replica, "ReplicaMetrics", _Gauge)
     put(workers.replica.seats, "ReplicaMetrics", _Gauge)
     put(workers.replica.pooled, "EngineMetrics", _Gauge)
@@ -215,7 +266,7 @@ def seams() -> Iterator[Seams]:
 
 
 class _Canaries(logging.Handler):
-    """Checks every log line for canaries and unexpected errors."""
+    """Checks every log line for canaries and unexpected errors, and passes it on to the process that logs it."""
 
     def __init__(self, held: Seams) -> None:
         super().__init__()
@@ -228,6 +279,9 @@ class _Canaries(logging.Handler):
             text += "".join(traceback.format_exception(record.exc_info[1]))
         if "CANARY" in text:
             self._held.world.violation(f"I8: a log line quotes a canary: {text[:300]}")
+        process = CURRENT.get()
+        for handler in process.log_handlers if process is not None else ():
+            handler.emit(record)
 
 
 def _cached_pin() -> Any:

@@ -10,11 +10,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.simulation.pools import PoolHistory, PoolRun, draw_pool, pool_cases
+from schemas.pools import Placement, PoolRange
+from tests.simulation.pool_cluster import POOL
+from tests.simulation.pools import Blow, PoolAction, PoolHistory, PoolRun, draw_pool, pool_cases
 from tests.simulation.runner import SEED_VARIABLE, Simulator, chunk_name, chunks, simulator
+from tests.simulation.shares import draw_shares, long_cases, unfair
 from tests.support.quick import QUICK
+from workers.pool.slots import PoolSlot
 
 CHUNK = 25
+FAIR, NIGHTLY_FAIR = range(3 if QUICK else 8), range(8, 308)
 HISTORIES, NIGHTLY = range(25 if QUICK else 75), range(75, 5_075)
 
 
@@ -46,6 +51,73 @@ def test_jobs_in_a_pool_keep_all_promises(pool_simulation: Simulator, seeds: ran
 def test_jobs_in_a_pool_keep_all_promises_over_many_histories(pool_simulation: Simulator, seeds: range) -> None:
     for seed in seeds:
         run(pool_simulation, draw_pool(seed, len(pool_simulation.cases)))
+
+
+def _drained(what: Blow, notice_s: float) -> PoolHistory:
+    """Return the history of four jobs over one replica, which is told to go."""
+    calm = Placement(pool=POOL, priority="normal", weight=1.0, isolated=False)
+    return PoolHistory(
+        seed=1,
+        jobs=((0, 0.0, calm),) * 4,
+        replicas=PoolRange(min=1, max=1),
+        actions=(PoolAction(at_s=5.0, what=what, seconds=notice_s),),
+    )
+
+
+@pytest.mark.parametrize(
+    ("what", "notice_s", "loses_rows"), [("drain", 60.0, False), ("drain", 3.0, True), ("end replica", 0.0, False)]
+)
+def test_a_replica_that_is_to_go_costs_no_finished_row(
+    pool_simulation: Simulator, what: Blow, notice_s: float, loses_rows: bool
+) -> None:
+    """With too little time for the rows inside, these alone are computed again."""
+    states, running = run(pool_simulation, _drained(what, notice_s))
+    assert states == ["SUCCEEDED"] * 4
+    stays, world = running.world.stays, running.world
+    (told,) = (replica for replica in running.replicas if replica.noticed_at_s is not None)
+    assert any(stay.replica is told.process for stay in stays), "it had rows"
+    assert any(change.kind == "created" and "/salvage/" in change.key for change in world.bucket.changes)
+    answered = sum(stay.answered_s is not None for stay in stays)
+    assert answered == 4 * pool_simulation.cases[0].rows, "every row was finished once"
+    assert (len(stays) > answered) == loses_rows
+    assert not any(dispatcher.deaths for dispatcher in world.dispatchers), "nobody has a strike"
+
+
+def test_a_replica_that_stays_on_its_node_is_noticed(
+    pool_simulation: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The check of drains sees what it is for."""
+    monkeypatch.setattr(PoolSlot, "retire", lambda *_: None)
+    with pytest.raises(AssertionError, match="drain: a row of"):
+        run(pool_simulation, _drained("drain", 60.0))
+
+
+@pytest.fixture(scope="module")
+def long_simulation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulator]:
+    with simulator(tmp_path_factory.mktemp("shares"), long_cases) as running:
+        yield running
+
+
+def judge_shares(simulation: Simulator, seed: int) -> int:
+    """Run one history of shares; return how many windows were judged."""
+    _, running = run(simulation, draw_shares(seed, len(simulation.cases)))
+    wrong, judged = unfair(
+        running.world.stays, {job_id: (case.rows, placement) for job_id, case, placement in running.jobs}
+    )
+    assert not wrong, f"{wrong}\n{running.history}"
+    return judged
+
+
+def test_jobs_in_a_pool_get_the_shares_of_their_classes_and_weights(long_simulation: Simulator) -> None:
+    judged = [judge_shares(long_simulation, seed) for seed in FAIR]
+    assert sum(map(bool, judged)) >= len(judged) / 2, "in most histories there are windows"
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("seeds", chunks(NIGHTLY_FAIR, 10), ids=chunk_name)
+def test_shares_hold_over_many_histories(long_simulation: Simulator, seeds: range) -> None:
+    for seed in seeds:
+        judge_shares(long_simulation, seed)
 
 
 @pytest.mark.skipif(SEED_VARIABLE not in os.environ, reason=f"runs the history that {SEED_VARIABLE} names")

@@ -52,6 +52,20 @@ class Faults:
     skews: dict[Clock, float] = field(default_factory=dict)
 
 
+@dataclass(kw_only=True, slots=True)
+class Stay:
+    """One row's stay in an engine of a pool. Times are None until they have come."""
+
+    replica: Process | None
+    job_id: str
+    waited_from_s: float
+    entered_s: float
+    tokens: int
+    answered_s: float | None = None
+    left_s: float | None = None
+    generated_tokens: int = 0
+
+
 class World:
     """Everything around the program.
 
@@ -63,6 +77,7 @@ class World:
         blows: replicas that were killed or stopped from outside, so far: deaths that no row is to blame for.
         trace: what happened, one line per step.
         violations: what happened although it must never happen.
+        stays: rows that have entered an engine of a pool, in order.
     """
 
     def __init__(self, seed: int, faults: Faults) -> None:
@@ -76,6 +91,7 @@ class World:
         self.dispatchers: list[Any] = []
         self.trace: list[str] = []
         self.violations: list[str] = []
+        self.stays: list[Stay] = []
         self.processes: list[Process] = []
         self._by = ""
         self.bucket = Bucket(

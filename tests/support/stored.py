@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -47,13 +48,15 @@ class Stored:
         return sorted(key for key in self.objects if key.startswith(prefixes))
 
 
+@lru_cache(maxsize=256)
 def read_rows(data: bytes) -> pa.Table:
     """Read a Parquet object and check its pages' checksums.
 
     Raises:
         pa.ArrowException, OSError: it does not parse.
     """
-    return pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
+    with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
+        return file.read(use_threads=False)
 
 
 def is_as_undisturbed(data: bytes, expected: bytes | None) -> bool:

@@ -29,11 +29,19 @@ STALL_S = 5.0
 
 
 async def ask_counters(slot: Slot, replica: ReplicaHandle, timeout_s: float) -> None:
-    """Update the slot's counters."""
+    """Update the slot's counters, unless the replica has left the slot meanwhile: then they are added up already."""
+    counters = await last_counters(slot, replica, timeout_s)
+    if slot.replica is replica:
+        slot.counters = counters
+
+
+async def last_counters(slot: Slot, replica: ReplicaHandle, timeout_s: float) -> ReplicaCounters | None:
+    """Return the counters of the slot's replica; where it does not answer, those that it gave before."""
     try:
-        slot.counters = await within(timeout_s, replica.counters())
+        return await within(timeout_s, replica.counters())
     except Exception as error:  # noqa: BLE001 - see above
         log.debug("%s does not answer: %s", slot.name, type(error).__name__)
+        return slot.counters
 
 
 async def collect_log(slot: Slot, replica: ReplicaHandle, keep: Callable[[Iterable[LogLine]], None]) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
+from workers.drains import grace_s
 from workers.driver.cluster import Cluster
 from workers.driver.slots import Slot
 
@@ -13,12 +14,6 @@ log = logging.getLogger(__name__)
 
 LOOK_S = 2.0
 """Seconds between looks for such nodes."""
-
-KEEP_S = 10.0
-"""Time before a node's end in which its replicas keep the finished rows of their open shards; at most half of it."""
-
-MOST_S = 600.0
-"""Longest time that rows inside may take, also where the notice gives no time."""
 
 
 async def heed_drains(slots: Sequence[Slot], cluster: Cluster, wake: Callable[[], None]) -> None:
@@ -34,11 +29,9 @@ async def heed_drains(slots: Sequence[Slot], cluster: Cluster, wake: Callable[[]
             for slot in slots:
                 if slot.state != "ready" or slot.retired or slot.loaded is None or slot.loaded.node_id not in nodes:
                     continue
-                left_s = nodes[slot.loaded.node_id]
-                grace_s = min(MOST_S, max(left_s - KEEP_S, left_s / 2))
                 log.info("%s takes no further shard: its node %s is to go", slot.name, slot.loaded.node)
                 slot.retired, slot.note = True, "its node is to go"
-                task = asyncio.create_task(_leave(slot, grace_s))
+                task = asyncio.create_task(_leave(slot, grace_s(nodes[slot.loaded.node_id])))
                 leaving.add(task)
                 task.add_done_callback(leaving.discard)
                 wake()
@@ -48,10 +41,10 @@ async def heed_drains(slots: Sequence[Slot], cluster: Cluster, wake: Callable[[]
             task.cancel()
 
 
-async def _leave(slot: Slot, grace_s: float) -> None:
+async def _leave(slot: Slot, seconds: float) -> None:
     if slot.replica is None:
         return
     try:
-        await slot.replica.leave(grace_s)
+        await slot.replica.leave(seconds)
     except Exception as error:  # noqa: BLE001 - a replica that is gone is noticed where its work is awaited
         log.debug("%s was not told to leave: %s", slot.name, type(error).__name__)

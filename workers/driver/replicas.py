@@ -14,6 +14,7 @@ from workers.driver.asking import (
     abandon_all,
     ask_counters,
     collect_log,
+    last_counters,
     save_finished_rows,
     watch,
 )
@@ -315,7 +316,7 @@ class Replicas:
         replica, slot.replica = slot.replica, None
         was_ready, slot.loaded = slot.loaded is not None, None
         if replica is not None and was_ready:  # one that is loading answers nothing until it has loaded
-            await ask_counters(slot, replica, LAST_COUNTERS_S)  # its last rows may have come since it was asked
+            slot.counters = await last_counters(slot, replica, LAST_COUNTERS_S)  # rows may have come since it was asked
             if self._done:
                 await abandon_all(slot, replica)
             elif slot.shards:

@@ -28,7 +28,7 @@ class PoolReplicaHandle(Protocol):
     async def look(self, elsewhere: Mapping[str, float]) -> PoolReplicaCounters:
         """See `PoolReplica.look`."""
 
-    def retire(self) -> None:
+    def retire(self, grace_s: float) -> None:
         """See `PoolReplica.retire`; returns at once."""
 
     async def stop(self) -> None:

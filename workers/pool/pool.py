@@ -16,12 +16,14 @@ from math import ceil
 from typing import Literal
 
 from schemas.pools import PoolPhase, PoolSpec
+from workers.drains import grace_s
 from workers.driver.cluster import ReplicaLost
 from workers.engines.base import EngineStalled
 from workers.failures import describe_error
 from workers.messages import Fate, Offer, PoolClosed, Ticket
 from workers.pool.cluster import PoolCluster
 from workers.pool.slots import PoolSlot
+from workers.replica.termination import GRACE_S
 from workers.within import within
 
 log = logging.getLogger(__name__)
@@ -38,9 +40,6 @@ SILENT_S = 30.0
 ROWS_PER_SEQUENCE = 2
 """A further replica starts when more rows wait than twice what the others decode at once: before it is up, the others
 will have computed most of what is less."""
-
-RETIRE_S = 600.0
-"""Longest time that a replica which is to end may take over the rows inside."""
 
 PLACING_S = 60.0
 """After so long a wait a replica has no place on the cluster now."""
@@ -239,17 +238,17 @@ class Pool:
             self._tasks[slot.number] = asyncio.create_task(self._keep(slot))
         idle = [slot for slot in self.slots if slot.state == "ready" and slot.idle_s > self.spec.idle_s]
         for slot in sorted(idle, key=lambda slot: -slot.idle_s)[: max(0, len(self.slots) - self.wanted)]:
-            log.info("%s ends: it had no rows for %.0f s", slot.name, slot.idle_s)
             slot.last = True
-            slot.retire()
+            slot.retire(f"it had no rows for {slot.idle_s:.0f} s")
 
     async def _replace(self) -> None:
-        """Retire one replica that is of an older generation, or on a node that is about to go."""
+        """Retire replicas on nodes that are to go, and one that is of an older generation."""
         leaving = await self._cluster.draining_nodes()
         for slot in self.slots:
-            if slot.state == "ready" and slot.loaded is not None and slot.loaded.node_id in leaving:
-                log.info("%s takes no further rows: its node %s is to go", slot.name, slot.loaded.node)
-                slot.retire()
+            if slot.loaded is not None and (left_s := leaving.get(slot.loaded.node_id)) is not None:
+                slot.retire(f"its node {slot.loaded.node} is to go", grace_s(left_s))
+            elif slot.counters is not None and slot.counters.is_told_to_end:
+                slot.retire("its process is told to end (SIGTERM)", GRACE_S)
         # A slot that has long waited for resources may wait for ever, and must not keep the others from being replaced.
         if not any(
             slot.state in ("loading", "retiring", "lost") or (slot.state == "waiting" and slot.since_s < PLACING_S)
@@ -258,8 +257,7 @@ class Pool:
             ready = [slot for slot in self.slots if slot.state == "ready"]
             old = [slot for slot in ready if slot.spec.generation < self.spec.generation]
             if old:
-                log.info("%s is replaced by one of generation %d", old[0].name, self.spec.generation)
-                old[0].retire()
+                old[0].retire(f"one of generation {self.spec.generation} replaces it")
 
     async def _keep(self, slot: PoolSlot) -> None:
         """Keep one slot filled until it is not needed any more."""
@@ -316,7 +314,7 @@ class Pool:
                 self._elsewhere.setdefault(other.name, Counter()).update(computed)
         if slot.stands_still:
             slot.fail(EngineStalled("no row and no step of the engine"))
-        elif slot.state == "retiring" and (not slot.rows_in_flight or slot.since_s > RETIRE_S):
+        elif slot.has_left:
             slot.end()
 
     async def _handle_loss(self, slot: PoolSlot, error: Exception) -> None:

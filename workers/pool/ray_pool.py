@@ -37,7 +37,7 @@ class RayPoolCluster:
     def start_replica(self, pool: PoolSpec, name: str, resources: Resources) -> RayPoolReplica:
         options = {**resources.actor_options, "max_concurrency": MAX_CALLS}
         actor = ray.remote(self._replica).options(**options, name=name)
-        return RayPoolReplica(actor.remote(pool, self._root, name, on_gpu=resources.on_gpu))
+        return RayPoolReplica(actor.remote(pool, self._root, name, on_gpu=resources.on_gpu, heeds_sigterm=True))
 
     async def draining_nodes(self) -> Mapping[str, float]:
         return await asyncio.to_thread(draining_nodes)
@@ -60,8 +60,8 @@ class RayPoolReplica:
         counters: PoolReplicaCounters = await result_of(self._actor.look.remote(dict(elsewhere)))
         return counters
 
-    def retire(self) -> None:
-        self._actor.retire.remote()
+    def retire(self, grace_s: float) -> None:
+        self._actor.retire.remote(grace_s)
 
     async def stop(self) -> None:
         await result_of(self._actor.stop.remote())

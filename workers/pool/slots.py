@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
 import time
 from collections import Counter, deque
 
 from schemas.pools import PoolReplica, PoolReplicaState, PoolSpec
+from workers.drains import MOST_S
 from workers.messages import Loaded, PoolReplicaCounters, SeatCounters
 from workers.pool.cluster import PoolReplicaHandle
+
+log = logging.getLogger(__name__)
 
 STALL_ROOM, STALL_ROOM_S = 1.25, 5.0
 """A job that has a replica to itself notices a standstill itself, and first: then the row that causes it is known."""
 
 WINDOW_S = 60.0
+
+SOONER_S = 1.0
+"""A replica that retires is told again only if it has so much less time."""
+
+LEAVING_ROOM_S = 5.0
+"""Time beyond its own in which a replica that retires keeps finished rows before it is ended."""
 
 
 class PoolSlot:
@@ -39,6 +50,7 @@ class PoolSlot:
         self._signs: tuple[int, int] | None = None
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._recent: deque[tuple[float, int]] = deque()
+        self._leaves_at = math.inf
 
     @property
     def name(self) -> str:
@@ -71,11 +83,24 @@ class PoolSlot:
             self._begin()
         self.state, self.note, self._since = state, note, time.monotonic()
 
-    def retire(self) -> None:
-        """Let the replica take no further rows; it ends once those inside have."""
-        if self.state == "ready" and self.replica is not None:
-            self.begin("retiring", "ends with the rows inside")
-            self.replica.retire()
+    def retire(self, why: str, grace_s: float = MOST_S) -> None:
+        """Let the replica take no further rows; it ends once those inside have, or after so many seconds.
+
+        A replica that retires already goes on as it does unless this is sooner.
+        """
+        leaves_at = time.monotonic() + grace_s
+        if self.replica is None or self.state not in ("ready", "retiring") or leaves_at > self._leaves_at - SOONER_S:
+            return
+        log.info("%s takes no further rows, and ends within %.0f s: %s", self.name, grace_s, why)
+        self._leaves_at = leaves_at
+        self.begin("retiring", why)
+        self.replica.retire(grace_s)
+
+    @property
+    def has_left(self) -> bool:
+        """Whether a replica that retires has no row any more, or has had more time than it was given."""
+        overdue = time.monotonic() > self._leaves_at + LEAVING_ROOM_S
+        return self.state == "retiring" and (not self.rows_in_flight or overdue)
 
     def end(self) -> None:
         """Let `lives` return."""

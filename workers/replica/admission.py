@@ -10,13 +10,14 @@ import asyncio
 import time
 from collections import deque
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from schemas.pools import Priority
 from workers.engines.base import Output
 from workers.replica.feed import Retired
 from workers.replica.room import LOOK_AGAIN_S, Room
-from workers.replica.shares import Shares
+from workers.replica.shares import Entered, Shares
 from workers.shards.outputs import Row
 
 SHARED_S = 5.0
@@ -28,6 +29,18 @@ comes a moment later. Without that, the job would lose what it is behind by at e
 
 MEMORY = 64
 """Rows after which older ones weigh 1/e in a job's expected tokens."""
+
+
+@dataclass(slots=True)
+class _Expectation:
+    """Part of the most that rows can cost which they do cost, learned from those that have ended."""
+
+    mean: float = 0.0
+    rows: int = 0
+
+    def learn(self, part: float) -> None:
+        self.rows = min(self.rows + 1, MEMORY)
+        self.mean += (part - self.mean) / self.rows
 
 
 class Admission:
@@ -45,6 +58,7 @@ class Admission:
         self._holder: Door | None = None
         self._shared_until = time.monotonic() + SHARED_S
         self._retired = self._unproven = False
+        self._expectation = _Expectation()
 
     def open(self, job: str, *, priority: Priority = "normal", weight: float = 1.0) -> Door:
         """Open a door for a job."""
@@ -85,15 +99,12 @@ class Admission:
 
 
 class _Expected(NamedTuple):
-    """Tokens of a row that is inside: its input, the most that it can cost, and what it is expected to cost.
-
-    `is_owed`: it went before rows of a higher class, see `Shares.enters`.
-    """
+    """Tokens of a row that is inside: its input, the most that it can cost, and what it is expected to cost."""
 
     input_tokens: int
     most: float
     expected: float
-    is_owed: bool
+    entered: Entered
 
 
 class Door:
@@ -108,7 +119,8 @@ class Door:
         self._admission, self.job = admission, job
         self._inside: dict[int, _Expected] = {}
         self._pause: asyncio.TimerHandle | None = None
-        self._share = 1.0
+        self._expectation = _Expectation()
+        self._closed = False
         self.computed_tokens = 0
 
     async def enter(self, row: Row) -> int:
@@ -118,6 +130,7 @@ class Door:
             Retired: no row enters any more.
         """
         admission = self._admission
+        self._check_open()
         admission._rows[self.job] = row
         admission._shares.waits(self.job)
         self._end_pause()
@@ -125,16 +138,12 @@ class Door:
         entered = False
         try:
             while not admission._admits(self, row):
-                if admission._retired:
-                    raise Retired
                 await admission._wait()
-            if admission._retired:
-                raise Retired
+                self._check_open()
             place = admission._room.take(row)
-            most = _most_tokens(row)
-            expected = most * self._share
-            is_owed = admission._shares.enters(self.job, expected)
-            self._inside[place] = _Expected(row.num_tokens, most, expected, is_owed)
+            most, expected = _most_tokens(row), self._expected_tokens(row)
+            how = admission._shares.enters(self.job, expected)
+            self._inside[place] = _Expected(row.num_tokens, most, expected, how)
             entered = True
             return place
         finally:
@@ -170,8 +179,9 @@ class Door:
         generated = sum(len(completion.token_ids) for completion in output.completions)
         computed = max(0, row.input_tokens - output.num_cached_tokens) + generated
         self.computed_tokens += computed
-        self._share += (min(1.0, computed / max(1.0, row.most)) - self._share) / MEMORY
-        self._admission._shares.charge(self.job, computed - row.expected, is_owed=row.is_owed)
+        for expectation in (self._expectation, self._admission._expectation):
+            expectation.learn(min(1.0, computed / max(1.0, row.most)))
+        self._admission._shares.charge(self.job, computed - row.expected, row.entered)
 
     async def claim(self) -> bool:
         """Wait until no row is inside, and let none of another job in until `release`.
@@ -184,6 +194,7 @@ class Door:
             Retired: no row enters any more.
         """
         admission = self._admission
+        self._check_open()
         admission._claims.append(self)
         try:
             while not (
@@ -192,11 +203,8 @@ class Door:
                 and admission._is_clearing
                 and admission._room.is_empty
             ):
-                if admission._retired:
-                    raise Retired
                 await admission._wait()
-            if admission._retired:
-                raise Retired
+                self._check_open()
             admission._holder = self
             return not admission._unproven
         finally:
@@ -216,11 +224,26 @@ class Door:
             self._admission._wake()
 
     def close(self) -> None:
-        """Forget the job, whose rows have left."""
+        """Forget the job, whose rows have left. Who waits at the door for the job waits no longer."""
+        self._closed = True
         self._end_pause()
         self.release()
         self._admission._shares.leave(self.job)
         self._admission._wake()
+
+    def _expected_tokens(self, row: Row) -> float:
+        """Return what the row is expected to cost, by the job's rows that have ended, else by those of other jobs.
+
+        While none has ended it is the input: jobs that come meanwhile begin level with what is counted of the others,
+        and what an answer may cost at most can be many times what it does cost.
+        """
+        own, all_jobs = self._expectation, self._admission._expectation
+        learned = own if own.rows else all_jobs
+        return _most_tokens(row) * learned.mean if learned.rows else float(row.num_tokens)
+
+    def _check_open(self) -> None:
+        if self._closed or self._admission._retired:
+            raise Retired
 
 
 def _most_tokens(row: Row) -> float:

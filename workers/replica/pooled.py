@@ -7,6 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Coroutine, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from jobs.ledger import Ledger
@@ -36,11 +37,15 @@ from workers.replica.loop_lag import LoopLag
 from workers.replica.room import Room
 from workers.replica.seats import SEAT, Clock, Seat, route_lines
 from workers.replica.starting import import_engine, make_engine
+from workers.replica.termination import GRACE_S, on_sigterm
 
 log = logging.getLogger(__name__)
 
 SWEEP_S = 2.0
 """Seconds between looks for seats whose drivers are dead."""
+
+KEEPING_S, KEEPING_LOOK_S = 5.0, 0.05
+"""Longest wait for finished rows to be kept before the engine is stopped, and the polling interval."""
 
 _T = TypeVar("_T")
 
@@ -53,9 +58,10 @@ class PoolReplica:
         root: root of the pool and of its jobs.
         name: the replica's name in logs and metrics.
         on_gpu: whether the engine runs on GPUs.
+        heeds_sigterm: whether it has a process of its own, and retires when that gets SIGTERM.
     """
 
-    def __init__(self, pool: PoolSpec, root: str, name: str, *, on_gpu: bool) -> None:
+    def __init__(self, pool: PoolSpec, root: str, name: str, *, on_gpu: bool, heeds_sigterm: bool = False) -> None:
         logs.set_up()
         self._recent = logs.recent_lines(name)
         route_lines(name)
@@ -70,6 +76,10 @@ class PoolReplica:
         self._rows_done_before = 0
         self._had_rows_at = time.monotonic()
         self._lag = LoopLag()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_told_to_end = False
+        if heeds_sigterm:
+            on_sigterm(self._told_to_end)
 
     def __repr__(self) -> str:
         """Return the prefix that Ray puts before each line that this process prints."""
@@ -93,6 +103,7 @@ class PoolReplica:
         self._clock = Clock()
         self._metrics = EngineMetrics(self._pool.name, self._name)
         self._had_rows_at = time.monotonic()
+        self._loop = asyncio.get_running_loop()
         self._tasks = [asyncio.create_task(self._lag.watch()), asyncio.create_task(self._sweep())]
         load_s = time.monotonic() - began
         log.info("the engine of %s is ready after %.1f s: %s", self._name, load_s, info)
@@ -125,21 +136,29 @@ class PoolReplica:
             rows_done=self._rows_done_before + sum(seat.rows_done for seat in self._seats.values()),
             idle_s=idle_s,
             seats={name: seat.as_counted() for name, seat in self._seats.items()},
+            is_told_to_end=self._is_told_to_end,
         )
 
     async def pool_lines(self, number: int) -> LogBatch:
         """Return what this process has logged, from the line with this number on."""
         return self._recent.since(number)
 
-    async def retire(self) -> None:
-        """Let no row in any more. Rows that are inside end, and their drivers go elsewhere with the others."""
+    async def retire(self, grace_s: float) -> None:
+        """Let no row in any more. Rows inside end, or are lost after so many seconds; finished ones of open shards are
+        kept, and the jobs' drivers go elsewhere with the others.
+        """
         self._admission.retire()
+        await asyncio.gather(*(seat.cut_off(grace_s) for seat in self._seats.values()))
 
     async def stop(self) -> None:
-        """Free the device; the actor can be killed afterwards without leaving processes behind."""
-        self._admission.retire()
-        for seat in list(self._seats):
-            await self.close(seat)
+        """Keep finished rows and free the device; the actor can then be killed without leaving processes behind."""
+        await self.retire(0.0)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(KEEPING_S):
+                while any(seat.has_open_shards for seat in self._seats.values()):
+                    await asyncio.sleep(KEEPING_LOOK_S)
+        for name in list(self._seats):
+            await self.close(name)
         if self._engine is not None:
             await self._engine.stop()
 
@@ -232,6 +251,20 @@ class PoolReplica:
         except EngineDead as error:
             self._dead = error
             raise
+
+    def _told_to_end(self) -> bool:
+        """Retire because of SIGTERM; return False if there is nothing to end in order."""
+        loop = self._loop
+        if loop is None:
+            return False
+
+        def retire() -> None:
+            log.info("%s is told to end (SIGTERM)", self._name)
+            self._is_told_to_end = True
+            self._tasks.append(loop.create_task(self.retire(GRACE_S)))
+
+        loop.call_soon_threadsafe(retire)
+        return True
 
     def _divide(self) -> None:
         seats = list(self._seats.values())

@@ -7,6 +7,7 @@ Within a class it is weighted fair queueing: the job goes next whose tokens over
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from schemas.pools import FLOOR, PRIORITIES, Priority
 
@@ -19,6 +20,18 @@ class _Member:
     """Computed tokens over the weight, and what it gave up while it had nothing to compute."""
     left_at: int = -1
     """Rows of all jobs that had entered when it last stopped waiting."""
+
+
+class Entered(NamedTuple):
+    """How a row has entered.
+
+    Attributes:
+        is_owed: before rows of a higher class, on what its class is owed.
+        lower: classes whose rows waited behind one of a higher class then: they have a part in the row's tokens.
+    """
+
+    is_owed: bool
+    lower: tuple[Priority, ...]
 
 
 class Shares:
@@ -76,32 +89,25 @@ class Shares:
         served = max(owed, key=lambda priority: self._owed[priority], default=classes[0])
         return min(self._of_class(served), key=lambda job: self._members[job].used)
 
-    def enters(self, job: str, tokens: float) -> bool:
-        """Record that the job's waiting row enters, and count the tokens that are expected of it.
-
-        Returns:
-            Whether it enters before rows of a higher class, on what its class is owed.
-        """
+    def enters(self, job: str, tokens: float) -> Entered:
+        """Record that the job's waiting row enters, and count the tokens that are expected of it."""
         self._entered += 1
-        classes = self._classes()
-        is_owed = self._members[job].priority != classes[0]
-        self._owed[classes[0]] = 0.0
-        self.charge(job, tokens, is_owed=is_owed)
-        return is_owed
+        first, *lower = self._classes()
+        entered = Entered(self._members[job].priority != first, tuple(lower))
+        self._owed[first] = 0.0
+        self.charge(job, tokens, entered)
+        return entered
 
-    def charge(self, job: str, tokens: float, *, is_owed: bool) -> None:
-        """Count tokens of a row that has entered; a negative number takes back what was expected too much.
-
-        Args:
-            is_owed: as `enters` has said of the row.
-        """
+    def charge(self, job: str, tokens: float, entered: Entered) -> None:
+        """Count tokens of a row that has entered; a negative number takes back what was expected too much."""
         member = self._members.get(job)
         if member is None:
             return
         member.used += tokens / member.weight
         for priority in self._classes()[1:]:
-            self._owed[priority] += FLOOR * tokens
-        if is_owed:
+            if priority in entered.lower:
+                self._owed[priority] += FLOOR * tokens
+        if entered.is_owed:
             self._owed[member.priority] -= tokens
 
     def charge_elsewhere(self, job: str, tokens: float) -> None:

@@ -222,6 +222,11 @@ class JobWork:
             self._cut_off.add(attempt_id)
             running.cancel()
 
+    @property
+    def has_open_shards(self) -> bool:
+        """Whether a call for a shard has not returned yet."""
+        return bool(self._serving)
+
     def _standing_feed(self) -> Feed:
         assert self._feed is not None, "load() comes first"
         return self._feed

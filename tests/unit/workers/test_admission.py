@@ -46,7 +46,7 @@ async def test_jobs_take_turns_and_an_urgent_one_goes_first() -> None:
     normal = start(engine, shared.open("normal"), range(200, 210))
     await settle()
     await engine.release(0, 1, 2, 3, 4)
-    assert engine.entered[5:9] == [100, 101, 102, 103]
+    assert engine.entered[5:10] == [100, 200, 5, 101, 102], "each other class has its row, then it is strict"
     for _ in range(8):
         await engine.release(*engine.entered)
     early = [number // 100 for number in engine.entered[5:15]]
@@ -112,6 +112,27 @@ async def test_a_claim_ends_with_its_job() -> None:
     await asyncio.wait_for(others, 5)
 
 
+async def test_a_claim_that_waits_ends_with_its_job() -> None:
+    """A cancelled job's driver asks no more; a claim that it left behind must not keep the engine from all others."""
+    engine, shared = ScriptedEngine(), admission()
+    first, second, third = (shared.open(job) for job in ("first", "second", "third"))
+    await first.claim()
+    waiting, next_one = asyncio.create_task(second.claim()), asyncio.create_task(third.claim())
+    await settle()
+    second.close()
+    first.release()
+    with pytest.raises(Retired):
+        await asyncio.wait_for(waiting, 5)
+    assert await asyncio.wait_for(next_one, 5) is True
+    third.release()
+    with pytest.raises(Retired):
+        await asyncio.wait_for(second.enter(rows(1)[0]), 5)
+    others = start(engine, first, [2])
+    await settle()
+    await engine.release(2)
+    await asyncio.wait_for(others, 5)
+
+
 async def test_a_retired_engine_ends_what_is_inside_and_takes_no_more() -> None:
     engine, shared = ScriptedEngine(), admission()
     door = shared.open("job")
@@ -168,3 +189,30 @@ async def test_weights_hold_over_the_borders_of_small_shards(shard_rows: int) ->
         job.cancel()
     await asyncio.gather(*jobs, return_exceptions=True)
     assert three / (len(engine.entered) - start - three) == pytest.approx(3, rel=0.1)
+
+
+async def test_a_job_that_comes_before_the_first_answers_gets_its_share() -> None:
+    """What an answer may cost is no measure of what the first job has had: a thousand tokens may be one."""
+    sequences, engine = 64, ScriptedEngine()
+    shared = Admission(Room(EngineInfo(max_num_seqs=sequences, max_model_len=2000), lambda: 0))
+
+    def starts(job: str, first: int) -> asyncio.Task[object]:
+        work = [
+            Row(row_id=number, token_ids=[number], sampling=Sampling(max_tokens=1000))
+            for number in range(first, first + 2000)
+        ]
+        return asyncio.create_task(Feed(engine, shared.open(job), 10**7).run(job, work))  # type: ignore[arg-type]
+
+    jobs = [starts("early", 0)]
+    await settle()
+    before = len(engine.entered)
+    jobs.append(starts("late", 10**6))
+    await settle()
+    for _ in range(20 * sequences // 4):
+        inside = [number for number in engine.entered if not engine.gates[number].is_set()]
+        await engine.release(*inside[:4])
+    late = sum(number >= 10**6 for number in engine.entered)
+    for job in jobs:
+        job.cancel()
+    await asyncio.gather(*jobs, return_exceptions=True)
+    assert late / (len(engine.entered) - before) == pytest.approx(0.5, rel=0.1)

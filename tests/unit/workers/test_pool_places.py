@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -51,7 +51,7 @@ class Replica:
     async def look(self, elsewhere: Mapping[str, float]) -> PoolReplicaCounters:
         return PoolReplicaCounters(rows_in_flight=0, engine_steps=0, rows_done=0, idle_s=0.0, seats={})
 
-    def retire(self) -> None: ...
+    def retire(self, grace_s: float) -> None: ...
 
     async def stop(self) -> None: ...
 
@@ -79,8 +79,8 @@ class Cluster:
             room.set()
         return Replica(room)
 
-    async def draining_nodes(self) -> Collection[str]:
-        return ()
+    async def draining_nodes(self) -> Mapping[str, float]:
+        return {}
 
 
 @pytest.fixture(autouse=True)

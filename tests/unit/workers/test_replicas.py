@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -15,12 +15,12 @@ from schemas.spec import InputSpec, JobSpec, ModelSpec
 from workers.driver.assignment import Work
 from workers.driver.cluster import ReplicaLost
 from workers.driver.dispatch import Dispatcher
-from workers.driver.ray_cluster import RayCluster
+from workers.driver.ray_cluster import RayCluster, RayReplica
 from workers.driver.replicas import NOT_NEEDED, RESTART_PAUSE_S, Replicas
 from workers.driver.resources import Resources
 from workers.driver.slots import MAX_OPEN_BYTES, MAX_OPEN_SHARDS, Slot
 from workers.engines.base import EngineInfo
-from workers.messages import Loaded
+from workers.messages import Loaded, LogBatch, ReplicaCounters
 from workers.replica.replica import Replica
 
 ON_CPUS = Resources(on_gpu=False, num_gpus=0, num_cpus=1.0, after_staging=True)
@@ -126,3 +126,35 @@ def test_open_shards_are_bounded_by_their_bytes() -> None:
     assert slot.wants_more([heavy] * 3)
     assert not slot.wants_more([heavy] * 4), "though the engine has room for many more rows"
     assert slot.wants_more([]), "one is always open, however heavy"
+
+
+async def test_counters_that_come_after_a_replica_has_left_are_not_added_twice(tmp_path: Path) -> None:
+    """On a busy machine progress asks while the replica ends: the answer that comes late is in the totals already."""
+
+    class Busy(RayReplica):
+        answers: ClassVar[list[asyncio.Future[ReplicaCounters]]] = []
+
+        async def counters(self) -> ReplicaCounters:
+            self.answers.append(asyncio.get_running_loop().create_future())
+            return await self.answers[-1]
+
+        async def stop(self) -> None: ...
+
+        async def log_lines(self, number: int) -> LogBatch:
+            return LogBatch()
+
+        def kill(self) -> None: ...
+
+    spec = JobSpec(name="n", input=InputSpec(uri="/d"), model=ModelSpec(path="builtin:bytes"))
+    replicas = Replicas(Ledger(LocalStore(tmp_path), "demo"), spec, "driver", RayCluster(Replica), lambda _: None)
+    (slot,), engine = replicas.slots, EngineInfo(max_num_seqs=1, max_model_len=8)
+    slot.replica, slot.loaded = (replica := Busy(None)), Loaded(node="n", pid=1, load_s=0.0, engine=engine)
+    slot.enter("ready")
+    looking, ending = asyncio.create_task(replicas.refresh(5.0)), asyncio.create_task(replicas.kill())
+    while len(replica.answers) < 2:
+        await asyncio.sleep(0)
+    replica.answers[1].set_result(ReplicaCounters(rows_done=7))
+    await asyncio.wait_for(ending, 5)
+    replica.answers[0].set_result(ReplicaCounters(rows_done=6))
+    await asyncio.wait_for(looking, 5)
+    assert replicas.totals().rows_done == 7

@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from schemas.pools import FLOOR, Priority
-from workers.replica.shares import Shares
+from workers.replica.shares import Entered, Shares
 
 CAPACITY = 400.0
 """Tokens that the engine holds."""
@@ -20,7 +20,7 @@ class Engine:
     def __init__(self, seed: int) -> None:
         self.shares, self.random = Shares(), Random(seed)
         self.sizes: dict[str, tuple[int, int]] = {}
-        self.inside: list[tuple[str, float, float, bool]] = []
+        self.inside: list[tuple[str, float, float, Entered]] = []
         self.waiting: dict[str, float] = {}
         self.held = 0.0
         self.computed: Counter[str] = Counter()
@@ -42,13 +42,13 @@ class Engine:
             if self.held + self.waiting[job] <= CAPACITY:
                 size = self.waiting.pop(job)
                 expected = size * self.random.uniform(0.5, 2.0)
-                is_owed = self.shares.enters(job, expected)
+                entered = self.shares.enters(job, expected)
                 self.shares.ends_waiting(job)
-                self.inside.append((job, size, expected, is_owed))
+                self.inside.append((job, size, expected, entered))
                 self.held += size
             else:
-                ended, size, expected, is_owed = self.inside.pop(self.random.randrange(min(8, len(self.inside))))
-                self.shares.charge(ended, size - expected, is_owed=is_owed)
+                ended, size, expected, entered = self.inside.pop(self.random.randrange(min(8, len(self.inside))))
+                self.shares.charge(ended, size - expected, entered)
                 self.computed[ended] += size  # type: ignore[assignment]
                 self.held -= size
         for job in list(self.waiting):
@@ -132,4 +132,4 @@ def test_a_job_that_has_left_is_forgotten() -> None:
     shares.waits("a")
     shares.leave("a")
     assert shares.next() is None
-    shares.charge("a", 5.0, is_owed=False)
+    shares.charge("a", 5.0, Entered(False, ()))
