@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import getpass
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +17,6 @@ from jobs.holds import Holds
 from jobs.ledger import Ledger
 from jobs.resuming import LimitOptions, allow, check_start, end_drivers, pause, start
 from jobs.salvage import Salvage
-from jobs.starting import StartClock
 from jobs.status.ended import raise_unless_good
 from jobs.status.following import progress_shown
 from jobs.status.html import block
@@ -35,6 +33,7 @@ if TYPE_CHECKING:
     from jobs.cluster.submission import Submission
     from jobs.logs.reader import LogReader
     from jobs.results.read import Results
+    from jobs.starting import StartClock
     from schemas.exports import Errors, ExportOutcome, NewColumns
 
 
@@ -120,6 +119,8 @@ class Job:
         raise_on_failure: bool = True,
     ) -> JobStatus:
         """Wait like `wait`, while other tasks run: `await job.wait_async()`. A cancelled task stops waiting at once."""
+        import asyncio
+
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         with progress_shown() if progress else nullcontext(_nothing) as show:
             while True:
@@ -190,6 +191,8 @@ class Job:
             Conflict: the job has failed or was cancelled, or was stopped by a limit that is not changed.
             UsageError: a limit is wrong, or its input is in a bucket that is not allowed.
         """
+        from jobs.starting import StartClock
+
         clock = self.starting or StartClock("command")
         spec, terminal = self.ledger.spec(), self.ledger.terminal()
         if isinstance(terminal, Succeeded):

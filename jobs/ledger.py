@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import datetime
 from enum import Enum
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -23,7 +23,6 @@ from jobs.text import quoted
 from jobs.tombstones import Deleted, check_not_deleted
 from schemas import FORMAT_VERSION, keys
 from schemas.commits import ShardStats, commit_of
-from schemas.history import History
 from schemas.pools import Placement
 from schemas.records import (
     Attempt,
@@ -40,6 +39,9 @@ from schemas.records import (
 )
 from schemas.sampling import USUAL_DETECTION
 from schemas.spec import JOB_ID, JobSpec
+
+if TYPE_CHECKING:
+    from schemas.history import History
 
 _TERMINAL: TypeAdapter[Succeeded | Failed | Cancelled] = TypeAdapter(Terminal)
 _V = TypeVar("_V", bound=JobSpec | Plan | Succeeded | Failed | Cancelled)
@@ -359,6 +361,8 @@ class Ledger:
 
     def histories(self) -> list[History]:
         """Read each driver's history, oldest driver first, without histories that this version cannot read."""
+        from schemas.history import History
+
         found = []
         for info in self.store.list(self.key(keys.HISTORY)):
             data = self.store.get(info.key)

@@ -13,7 +13,6 @@ from jobs.errors import ClusterError, Conflict
 from jobs.failpoints import failpoint
 from jobs.holds import Holds
 from jobs.spec.limits import changed
-from jobs.starting import StartClock
 from jobs.status.interruptions import by_cluster
 from jobs.status.job_status import ended_state
 from jobs.status.liveness import PROGRESS_FRESH_S, Pulse, is_alive
@@ -23,6 +22,7 @@ from schemas.spec import JobSpec
 if TYPE_CHECKING:
     from jobs.cluster.submission import Submission
     from jobs.job import Job
+    from jobs.starting import StartClock
 
 END_GRACE_S = 30.0
 """A driver may take this long to end by itself before it is stopped: its replicas keep finished rows first."""
