@@ -15,6 +15,7 @@ from jobs.errors import ClusterError, Conflict, JobsError, StoreError
 from jobs.failpoints import failpoint
 from jobs.holds import Holds
 from jobs.ledger import Ledger
+from jobs.looks import Looks
 from jobs.resuming import LimitOptions, allow, check_start, end_drivers, pause, start
 from jobs.salvage import Salvage
 from jobs.status.ended import raise_unless_good
@@ -25,7 +26,6 @@ from jobs.status.liveness import Pulse
 from jobs.status.standing import look
 from jobs.status.summary import summarise
 from schemas.codes import State
-from schemas.pools import Placement
 from schemas.records import Cancelled, Failed, Interruption, Plan, Succeeded
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from jobs.results.read import Results
     from jobs.starting import StartClock
     from schemas.exports import Errors, ExportOutcome, NewColumns
+    from schemas.pools import Placement
 
 
 def _nothing(*_: object) -> None:
@@ -95,6 +96,7 @@ class Job:
         """Wait until the job has ended and is exported, or is interrupted.
 
         Args:
+            poll_s: longest pause between two looks; they are shorter at first, see `jobs.looks`.
             progress: show a progress bar in a notebook or on a terminal; elsewhere nothing is shown.
             raise_on_failure: raise an error unless the job has succeeded within its quality gates.
 
@@ -121,31 +123,32 @@ class Job:
         """Wait like `wait`, while other tasks run: `await job.wait_async()`. A cancelled task stops waiting at once."""
         import asyncio
 
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        deadline, looks = None if timeout_s is None else time.monotonic() + timeout_s, Looks(poll_s)
         with progress_shown() if progress else nullcontext(_nothing) as show:
             while True:
                 status = await asyncio.to_thread(self._look)
                 show(summarise(status, gpu_hour_price=self.client.settings.gpu_hour_price))
                 if self._is_over(status, deadline, timeout_s):
                     break
-                await asyncio.sleep(poll_s)
+                await asyncio.sleep(looks.pause_s)
         if raise_on_failure:
             raise_unless_good(status)
         return status
 
     def watch(self, poll_s: float = 1.0, timeout_s: float | None = None) -> Iterator[JobStatus]:
-        """Yield the status every `poll_s` seconds until the job has ended or is interrupted; that status comes last.
+        """Yield the status every `poll_s` seconds, at first more often, until the job has ended or is interrupted; that
+        status comes last.
 
         Raises:
             TimeoutError: neither has happened after `timeout_s` seconds.
         """
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        deadline, looks = None if timeout_s is None else time.monotonic() + timeout_s, Looks(poll_s)
         while True:
             status = self._look()
             yield status
             if self._is_over(status, deadline, timeout_s):
                 return
-            time.sleep(poll_s)
+            looks.pause()
 
     def _look(self) -> JobStatus:
         """Return the status, and keep what the cluster knows about an interruption."""

@@ -23,7 +23,6 @@ from jobs.text import quoted
 from jobs.tombstones import Deleted, check_not_deleted
 from schemas import FORMAT_VERSION, keys
 from schemas.commits import ShardStats, commit_of
-from schemas.pools import Placement
 from schemas.records import (
     Attempt,
     Cancelled,
@@ -42,6 +41,7 @@ from schemas.spec import JOB_ID, JobSpec
 
 if TYPE_CHECKING:
     from schemas.history import History
+    from schemas.pools import Placement
 
 _TERMINAL: TypeAdapter[Succeeded | Failed | Cancelled] = TypeAdapter(Terminal)
 _V = TypeVar("_V", bound=JobSpec | Plan | Succeeded | Failed | Cancelled)
@@ -381,6 +381,8 @@ class Ledger:
         data = self.store.get(self.key(keys.PLACEMENT))
         if data is None:
             return None
+        from schemas.pools import Placement
+
         return read_document(data, f"{self.uri}/{keys.PLACEMENT}", Placement.from_json)
 
     def place(self, placement: Placement | None) -> None:

@@ -42,6 +42,8 @@ def is_terminal(*, stderr: bool) -> bool:
 
 
 def say(text: str, style: Style = "", *, stderr: bool = False) -> None:
-    """Print a line; with its style on a terminal that has colours, and never under NO_COLOR."""
-    plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM", "") in ("dumb", "unknown")
-    typer.secho(text, err=stderr, color=False if plain else None, **_STYLES[style])
+    """Print a line; on a terminal with its style, which has no colour under NO_COLOR."""
+    shown = {} if os.environ.get("TERM") in ("dumb", "unknown") else dict(_STYLES[style])
+    if os.environ.get("NO_COLOR"):
+        shown.pop("fg", None)
+    typer.echo(typer.style(text, **shown) if shown else text, err=stderr)

@@ -37,6 +37,7 @@ NOT_FOR_A_LOOK = {
     "schemas.schedules",
     "schemas.batches",
     "schemas.history",
+    "schemas.pools",
     "schemas.evaluations",
 }
 """What a command that looks at jobs, or at nothing, does not wait for: each took a measurable part of its time."""
