@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 from jobs.errors import InvalidModel
-from jobs.models.encoding import BYTES_MODEL, Encoder, load_encoder
-from jobs.models.prompt_encoder import PromptEncoder
+from jobs.models.encoding import BYTES_MODEL, load_encoder
 from jobs.models.snapshot import fingerprint
 from schemas.spec import JobSpec
 
 
 def pin_model(spec: JobSpec) -> str | None:
-    """Return the first value of `pinned_encoder`."""
-    return pinned_encoder(spec)[0]
-
-
-def pinned_encoder(spec: JobSpec) -> tuple[str | None, Encoder]:
-    """Check the model; return its fingerprint on this machine, None for jobs that run without a model, and its encoder.
-
-    The encoder is read now, and once: a large tokenizer takes a second.
+    """Check the model and return its fingerprint on this machine; None for jobs that run without a model.
 
     Raises:
         InvalidModel: missing, incomplete, or unable to do what the spec asks of it.
     """
     if spec.model.path == BYTES_MODEL:
-        return None, load_encoder(BYTES_MODEL)
+        return None
     pinned = fingerprint(spec.model.path, weights=spec.engine.name == "vllm" and spec.engine.load_format != "dummy")
-    encoder = PromptEncoder.load(spec.model.path)
+    encoder = load_encoder(spec.model.path)
     wanted = spec.engine.max_model_len
     if wanted is not None and wanted > encoder.max_model_len:
         raise InvalidModel(
@@ -37,4 +29,4 @@ def pinned_encoder(spec: JobSpec) -> tuple[str | None, Encoder]:
             f"{spec.model.path} has no chat format: it is a base model.",
             "Use --no-chat with a column of prompts, or a chat model.",
         )
-    return pinned, encoder
+    return pinned

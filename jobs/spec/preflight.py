@@ -110,10 +110,10 @@ def _check_dataset(
 def _checked_model(spec: JobSpec) -> tuple[ModelSpec, Encoder]:
     """Check the model; return it with what pins it, and its encoder."""
     from jobs.models.compiled import manifest_digest
-    from jobs.models.pinning import pinned_encoder
+    from jobs.models.encoding import load_encoder
+    from jobs.models.pinning import pin_model
 
-    fingerprint, encoder = pinned_encoder(spec)
-    model = spec.model.evolve(fingerprint=fingerprint)
+    model = spec.model.evolve(fingerprint=pin_model(spec))
     if spec.engine.name == "vllm" and model.compiled is None:
         model = model.evolve(compiled=manifest_digest(model.path))
-    return model, encoder
+    return model, load_encoder(spec.model.path)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.errors import JobsError, UsageError
 from jobs.evaluation.harness.batches import Batches, Follow
-from jobs.models.pinning import pinned_encoder
+from jobs.models.encoding import load_encoder
+from jobs.models.pinning import pin_model
 from jobs.text import did_you_mean
 from schemas.pools import Placement
 from schemas.sampling import UNSAID
@@ -83,14 +84,14 @@ def evaluate(
     if spec.sampling not in UNSAID:
         raise UsageError("The tasks have sampling values of their own.", "Leave [sampling] out, or use --gen-kwargs.")
     harness = _imported()
+    encoder = load_encoder(spec.model.path)
     spec = spec.evolve(input=spec.input.evolve(chat=False))
-    fingerprint, encoder = pinned_encoder(spec)
     model = harness.BatchModel(
         batches := Batches(
             client,
             spec,
             follow,
-            fingerprint=fingerprint,
+            fingerprint=pin_model(spec),
             evaluation_id=evaluation_id,
             placement=placement,
         ),
