@@ -2,36 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import cached_property, partial
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
-from uuid import uuid4
 
 from jobs import settings as settings_module
-from jobs.buckets import check_buckets
 from jobs.errors import ClusterError, UsageError
-from jobs.failpoints import failpoint
 from jobs.job import Job
 from jobs.job_ids import find_job, resolve_jobs
 from jobs.ledger import Ledger, list_jobs
-from jobs.pools.placing import PLACING
-from jobs.results.sinks.addresses import exports_of
 from jobs.settings import Settings
-from jobs.spec.build import new_job_id
-from jobs.spec.options import SubmitOptions, addresses, spec_of
-from jobs.spec.preflight import checked, with_moment_of
-from jobs.starting import StartClock
 from jobs.status.job_status import JobStatus
 from jobs.store import open_store
 from jobs.store.base import ObjectStore
-from jobs.store.probe import check_write_once
 from schemas.environment import SUBMISSION_ID
-from schemas.pools import Placement, PoolSpec
 from schemas.spec import JobSpec
 
 if TYPE_CHECKING:
@@ -42,7 +29,10 @@ if TYPE_CHECKING:
     from jobs.planning.estimate import Estimate
     from jobs.pools.client import Pools
     from jobs.schedules.client import Schedules
+    from jobs.spec.options import SubmitOptions
+    from jobs.starting import StartClock
     from schemas.exports import Export
+    from schemas.pools import Placement, PoolSpec
 
     Dataset = str | PathLike[str] | Sequence[str | PathLike[str]] | Frame | JobSpec
 
@@ -128,8 +118,11 @@ class BatchClient:
             Conflict: the id is taken by another spec.
             StoreError, ClusterError: store or cluster cannot be used.
         """
+        from jobs.spec.build import new_job_id
+        from jobs.submitting import dataset_spec
+
         placement = self.placement_of(options)
-        with self._spec_of(dataset, options, placement) as (spec, frame):
+        with dataset_spec(self, dataset, options, placement) as (spec, frame):
             spec = resolve_jobs(self.store, spec)
             return self.submit_spec(spec, job_id or new_job_id(spec.name), frame=frame, placement=placement)[0]
 
@@ -141,6 +134,8 @@ class BatchClient:
         **options: Unpack[SubmitOptions],
     ) -> Job:
         """Submit in a thread, like `submit`: `await client.submit_async("data.parquet")`."""
+        import asyncio
+
         return await asyncio.to_thread(self.submit, dataset, job_id=job_id, **options)
 
     def plan(
@@ -164,9 +159,10 @@ class BatchClient:
             UsageError, StoreError: as `submit`.
         """
         from jobs.planning.dry_run import dry_run
+        from jobs.submitting import dataset_spec
 
         placement = self.placement_of(options)
-        with self._spec_of(dataset, options, placement) as (spec, _):
+        with dataset_spec(self, dataset, options, placement) as (spec, _):
             return dry_run(
                 resolve_jobs(self.store, spec),
                 self.store,
@@ -200,27 +196,12 @@ class BatchClient:
 
         return placement_of(options, {}, self.settings)
 
-    @contextmanager
-    def _spec_of(
-        self, dataset: Dataset, options: SubmitOptions, placement: Placement | None
-    ) -> Iterator[tuple[JobSpec, WrittenFrame | None]]:
-        """Yield the spec of a job, and its rows on this machine if they are a data frame's."""
-        pool = self._pool_of(placement)
-        if isinstance(dataset, JobSpec):
-            if any(name not in PLACING for name in options):
-                raise UsageError("A spec takes no options beside it.", "Change it: spec.evolve(…).")
-            yield dataset, None
-        elif isinstance(dataset, str | PathLike):
-            yield spec_of(fspath(dataset), options, self.settings, pool=pool), None
-        elif isinstance(dataset, list | tuple) and (not dataset or any(isinstance(e, str | PathLike) for e in dataset)):
-            yield spec_of(addresses(dataset), options, self.settings, pool=pool), None
-        else:
-            from jobs.frames import NAME, as_parquet
+    def pool_of(self, placement: Placement | None) -> PoolSpec | None:
+        """Return the pool of a claim; None: no pool.
 
-            with as_parquet(dataset) as frame:
-                yield spec_of(str(frame.folder), {"name": NAME, **options}, self.settings, pool=pool), frame
-
-    def _pool_of(self, placement: Placement | None) -> PoolSpec | None:
+        Raises:
+            UsageError: it is not up.
+        """
         from jobs.pools.book import PoolBook
 
         return None if placement is None else PoolBook(self.store).standing(placement.pool)
@@ -259,46 +240,18 @@ class BatchClient:
             MissingPackage: the job would run in this Python, which lacks something.
             StoreError, ClusterError: store or cluster cannot be used.
         """
-        job = self.exact_job(job_id)
-        clock = job.starting = self.starting or StartClock("command")
-        clock.mark("command line")
-        check_buckets(spec.input.uris, self.settings.allowed_buckets)
-        spec = with_moment_of(job.ledger, spec)
-        self.check_packages(spec.engine.name)
-        self._check_exports(spec)
-        # Where the cluster is elsewhere, a model directory may exist only there: its driver checks it first of all.
-        elsewhere = self.settings.address is not None
-        spec = checked(
+        from jobs.submitting import submit
+
+        return submit(
+            self,
             spec,
-            self.store,
-            model_may_be_elsewhere=elsewhere,
-            exports=[*(exports or ()), *(() if elsewhere else exports_of(spec.export))],
-            allowed_buckets=self.settings.allowed_buckets,
+            job_id,
+            placement=placement,
+            frame=frame,
+            exports=exports or (),
+            before_writing=before_writing,
             tell=tell,
         )
-        check_write_once(self.store)
-        clock.mark("checks of dataset, model and store")
-        self.submitter()
-        clock.mark("connection to the cluster")
-        if placement is not None:
-            self.pools().check(placement, spec)
-        before_writing()
-        if frame is not None:
-            spec = spec.evolve(input=spec.input.evolve(uri=frame.uri(self.store)))
-            if job.ledger.created_at() is None:  # else the job has its input, or the id is another job's
-                frame.upload(self.store, writer=f"submit/{uuid4().hex}")
-        failpoint("submit.before_spec")
-        created = job.ledger.create(spec, writer=f"submit/{uuid4().hex}")
-        failpoint("submit.after_spec")
-        if placement is not None or not created:
-            job.ledger.place(placement)
-        clock.mark("upload")
-        started = job.resume(attended=False)
-        failpoint("submit.after_start")
-        if started and self.settings.address is not None:
-            # The embedded cluster runs this very Python; another one may lack the program.
-            job.check_start()
-        return job, created
 
     def start_driver(self, ledger: Ledger, spec: JobSpec, submission_id: str, clock: StartClock | None = None) -> bool:
         """Submit a driver to the cluster; return False if the cluster has that submission already.
@@ -310,6 +263,7 @@ class BatchClient:
             MissingPackage: it would run in this Python, which lacks something.
         """
         from jobs.cluster.submission import describe, driver_environment
+        from jobs.starting import StartClock
 
         clock = clock or StartClock("command")
         self.check_packages(spec.engine.name)
@@ -332,14 +286,6 @@ class BatchClient:
             clock.mark("submission of the driver")
             clock.write(ledger, submission_id)
         return started
-
-    def _check_exports(self, spec: JobSpec) -> None:
-        """Check where the results are to go: the driver writes them there when nobody may be looking."""
-        from jobs.results.sinks.checks import check_exports, check_targets_here
-
-        check_exports(spec, self.settings.allowed_buckets)
-        if self.settings.address is None:
-            check_targets_here(exports_of(spec.export), self.settings.allowed_buckets)
 
     def check_packages(self, engine: Literal["vllm", "fake"]) -> None:
         """Check that the embedded cluster, which runs this very Python, can run the engine.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import getpass
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,9 +15,9 @@ from jobs.errors import ClusterError, Conflict, JobsError, StoreError
 from jobs.failpoints import failpoint
 from jobs.holds import Holds
 from jobs.ledger import Ledger
+from jobs.looks import Looks
 from jobs.resuming import LimitOptions, allow, check_start, end_drivers, pause, start
 from jobs.salvage import Salvage
-from jobs.starting import StartClock
 from jobs.status.ended import raise_unless_good
 from jobs.status.following import progress_shown
 from jobs.status.html import block
@@ -27,7 +26,6 @@ from jobs.status.liveness import Pulse
 from jobs.status.standing import look
 from jobs.status.summary import summarise
 from schemas.codes import State
-from schemas.pools import Placement
 from schemas.records import Cancelled, Failed, Interruption, Plan, Succeeded
 
 if TYPE_CHECKING:
@@ -35,7 +33,9 @@ if TYPE_CHECKING:
     from jobs.cluster.submission import Submission
     from jobs.logs.reader import LogReader
     from jobs.results.read import Results
+    from jobs.starting import StartClock
     from schemas.exports import Errors, ExportOutcome, NewColumns
+    from schemas.pools import Placement
 
 
 def _nothing(*_: object) -> None:
@@ -96,6 +96,7 @@ class Job:
         """Wait until the job has ended and is exported, or is interrupted.
 
         Args:
+            poll_s: longest pause between two looks; they are shorter at first, see `jobs.looks`.
             progress: show a progress bar in a notebook or on a terminal; elsewhere nothing is shown.
             raise_on_failure: raise an error unless the job has succeeded within its quality gates.
 
@@ -120,31 +121,34 @@ class Job:
         raise_on_failure: bool = True,
     ) -> JobStatus:
         """Wait like `wait`, while other tasks run: `await job.wait_async()`. A cancelled task stops waiting at once."""
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        import asyncio
+
+        deadline, looks = None if timeout_s is None else time.monotonic() + timeout_s, Looks(poll_s)
         with progress_shown() if progress else nullcontext(_nothing) as show:
             while True:
                 status = await asyncio.to_thread(self._look)
                 show(summarise(status, gpu_hour_price=self.client.settings.gpu_hour_price))
                 if self._is_over(status, deadline, timeout_s):
                     break
-                await asyncio.sleep(poll_s)
+                await asyncio.sleep(looks.pause_s)
         if raise_on_failure:
             raise_unless_good(status)
         return status
 
     def watch(self, poll_s: float = 1.0, timeout_s: float | None = None) -> Iterator[JobStatus]:
-        """Yield the status every `poll_s` seconds until the job has ended or is interrupted; that status comes last.
+        """Yield the status every `poll_s` seconds, at first more often, until the job has ended or is interrupted; that
+        status comes last.
 
         Raises:
             TimeoutError: neither has happened after `timeout_s` seconds.
         """
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        deadline, looks = None if timeout_s is None else time.monotonic() + timeout_s, Looks(poll_s)
         while True:
             status = self._look()
             yield status
             if self._is_over(status, deadline, timeout_s):
                 return
-            time.sleep(poll_s)
+            looks.pause()
 
     def _look(self) -> JobStatus:
         """Return the status, and keep what the cluster knows about an interruption."""
@@ -190,6 +194,8 @@ class Job:
             Conflict: the job has failed or was cancelled, or was stopped by a limit that is not changed.
             UsageError: a limit is wrong, or its input is in a bucket that is not allowed.
         """
+        from jobs.starting import StartClock
+
         clock = self.starting or StartClock("command")
         spec, terminal = self.ledger.spec(), self.ledger.terminal()
         if isinstance(terminal, Succeeded):

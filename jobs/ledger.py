@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import datetime
 from enum import Enum
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -23,8 +23,6 @@ from jobs.text import quoted
 from jobs.tombstones import Deleted, check_not_deleted
 from schemas import FORMAT_VERSION, keys
 from schemas.commits import ShardStats, commit_of
-from schemas.history import History
-from schemas.pools import Placement
 from schemas.records import (
     Attempt,
     Cancelled,
@@ -40,6 +38,10 @@ from schemas.records import (
 )
 from schemas.sampling import USUAL_DETECTION
 from schemas.spec import JOB_ID, JobSpec
+
+if TYPE_CHECKING:
+    from schemas.history import History
+    from schemas.pools import Placement
 
 _TERMINAL: TypeAdapter[Succeeded | Failed | Cancelled] = TypeAdapter(Terminal)
 _V = TypeVar("_V", bound=JobSpec | Plan | Succeeded | Failed | Cancelled)
@@ -359,6 +361,8 @@ class Ledger:
 
     def histories(self) -> list[History]:
         """Read each driver's history, oldest driver first, without histories that this version cannot read."""
+        from schemas.history import History
+
         found = []
         for info in self.store.list(self.key(keys.HISTORY)):
             data = self.store.get(info.key)
@@ -377,6 +381,8 @@ class Ledger:
         data = self.store.get(self.key(keys.PLACEMENT))
         if data is None:
             return None
+        from schemas.pools import Placement
+
         return read_document(data, f"{self.uri}/{keys.PLACEMENT}", Placement.from_json)
 
     def place(self, placement: Placement | None) -> None:

@@ -12,8 +12,8 @@ from uuid import uuid4
 from jobs.errors import ClusterError, Conflict
 from jobs.failpoints import failpoint
 from jobs.holds import Holds
+from jobs.looks import Looks
 from jobs.spec.limits import changed
-from jobs.starting import StartClock
 from jobs.status.interruptions import by_cluster
 from jobs.status.job_status import ended_state
 from jobs.status.liveness import PROGRESS_FRESH_S, Pulse, is_alive
@@ -23,13 +23,14 @@ from schemas.spec import JobSpec
 if TYPE_CHECKING:
     from jobs.cluster.submission import Submission
     from jobs.job import Job
+    from jobs.starting import StartClock
 
 END_GRACE_S = 30.0
 """A driver may take this long to end by itself before it is stopped: its replicas keep finished rows first."""
 
 FIRST_SIGN_S, RUNNING_S, LOOK_S = 10.0, 3.0, 0.3
 """How long a submission to a joined cluster is watched for a driver that cannot start there, in all and from the time
-that Ray calls it running, and how often a cluster is looked at."""
+that Ray calls it running, and the longest pause between two looks at a cluster."""
 
 GOES_ON = 2
 """After so many reports since the pause has ended, a driver has not noticed it."""
@@ -66,10 +67,10 @@ def end_drivers(job: Job) -> None:
         return  # No cluster, no driver there; one elsewhere sees the record by itself.
     if submitter is None:
         return
-    deadline = time.monotonic() + END_GRACE_S
+    deadline, looks = time.monotonic() + END_GRACE_S, Looks(LOOK_S)
     # One that the cluster has not started yet has nothing to keep, and will find the record.
     while any(s.running for s in submitter.find(job.ledger.uri)) and time.monotonic() < deadline:
-        time.sleep(LOOK_S)
+        looks.pause()
     for submission in submitter.find(job.ledger.uri):
         if submission.active:
             submitter.stop(submission.submission_id)
@@ -77,9 +78,9 @@ def end_drivers(job: Job) -> None:
 
 def settle(job: Job) -> None:
     """Wait while a driver may still keep finished rows of an ended job, for `END_GRACE_S` at most."""
-    deadline = time.monotonic() + END_GRACE_S
+    deadline, looks = time.monotonic() + END_GRACE_S, Looks(LOOK_S)
     while job.ledger.terminal() is not None and job.may_keep_rows() and time.monotonic() < deadline:
-        time.sleep(LOOK_S)
+        looks.pause()
 
 
 def start(job: Job, spec: JobSpec, clock: StartClock) -> bool:
@@ -98,7 +99,7 @@ def start(job: Job, spec: JobSpec, clock: StartClock) -> bool:
 
 def check_start(job: Job) -> None:
     """Watch a driver that was just submitted; see `Job.check_start`."""
-    deadline, running_s = time.monotonic() + FIRST_SIGN_S, 0.0
+    deadline, running_s, looks = time.monotonic() + FIRST_SIGN_S, 0.0, Looks(LOOK_S)
     while time.monotonic() < deadline and running_s < RUNNING_S:
         newest = next(iter(_known(job)), None)
         if newest is None or job.ledger.progress() is not None:
@@ -110,8 +111,8 @@ def check_start(job: Job) -> None:
                 raise ClusterError(f"Job {job.id} is submitted. {found.reason}", found.hint)
         if not newest.active:
             return
-        running_s += LOOK_S if newest.status == "RUNNING" else 0.0
-        time.sleep(LOOK_S)
+        paused_s = looks.pause()
+        running_s += paused_s if newest.status == "RUNNING" else 0.0
 
 
 def _known(job: Job) -> list[Submission]:
@@ -152,10 +153,11 @@ def allow(job: Job, by: str, options: Mapping[str, Any]) -> None:
 def _await_paused_driver(job: Job) -> None:
     """Wait for the end of a driver that is still ending because of the pause; not for one that has not noticed it."""
     deadline, pulse, reports = time.monotonic() + END_GRACE_S, Pulse(), set[str]()
+    looks = Looks(LOOK_S)
     while time.monotonic() < deadline and len(reports) <= GOES_ON:
         progress = job.ledger.progress()
         if not is_alive(job.ledger, job.known_submissions(), progress, pulse):
             return
         if progress is not None:
             reports.add(progress.updated_at)
-        time.sleep(LOOK_S)
+        looks.pause()

@@ -21,6 +21,7 @@ from pydantic import Field
 
 from schemas import FORMAT_VERSION
 from schemas.base import Document
+from schemas.codes import BatchEnd
 from schemas.spec import JobSpec
 
 FILES = "_files/"
@@ -29,8 +30,6 @@ FILE_ID = re.compile(r"file-[0-9a-z]{1,40}(-output|-errors)?")
 BATCH_ID = re.compile(r"batch_[0-9a-z]{1,40}")
 
 Endpoint = Literal["/v1/chat/completions", "/v1/completions"]
-Ended = Literal["completed", "failed", "expired", "cancelled"]
-"""The last statuses of a batch."""
 
 
 class StoredFile(Document):
@@ -103,7 +102,7 @@ class Outcome(Document):
     """How a batch ended."""
 
     format_version: int = FORMAT_VERSION
-    status: Ended
+    status: BatchEnd
     at: int = Field(description="Seconds since the epoch.")
     total: int = 0
     completed: int = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Literal
 
 
 class RowError(StrEnum):
@@ -96,3 +97,6 @@ ENDED = frozenset({State.SUCCEEDED, State.GATE_FAILED, State.FAILED, State.CANCE
 
 COMPLETE = frozenset({State.SUCCEEDED, State.GATE_FAILED})
 """States of a job that has a result for every row."""
+
+BatchEnd = Literal["completed", "failed", "expired", "cancelled"]
+"""The last statuses of a batch of `jobs serve`."""

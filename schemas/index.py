@@ -15,8 +15,7 @@ from pydantic import AwareDatetime, Field
 
 from schemas import FORMAT_VERSION
 from schemas.base import Document
-from schemas.batches import Ended
-from schemas.codes import State
+from schemas.codes import BatchEnd, State
 from schemas.records import CrossedGate
 
 PAGES = "_index/jobs/"
@@ -63,7 +62,7 @@ class BatchIndex(Document):
     """How batches have ended."""
 
     format_version: int = FORMAT_VERSION
-    ended: dict[str, Ended] = Field(description="Status by batch id.")
+    ended: dict[str, BatchEnd] = Field(description="Status by batch id.")
 
 
 def page_key(digest: str) -> str:

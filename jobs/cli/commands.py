@@ -1,7 +1,9 @@
-"""All commands, by name. One is loaded when it is called; all of them for help, completion and unknown names."""
+"""All commands, by name. One is loaded when it is called; all of them for completion and unknown names, and for the
+overview, which needs only what each is for."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from importlib import import_module
@@ -12,37 +14,29 @@ import typer
 from jobs import __version__
 from jobs.cli.help_text import present
 
-
-def _plain(function: str) -> Callable[[typer.Typer, str, Any], None]:
-    """Add a command that is a function of a module."""
-    return lambda app, name, module: app.command(name)(getattr(module, function))
+Add = Callable[[typer.Typer, str, Any], None]
+"""Adds a command to a program, under a name: a function, or a group of commands."""
 
 
-def _of_spec(function: str, only: tuple[str, ...] | None = None) -> Callable[[typer.Typer, str, Any], None]:
-    """Add a command that takes the options of a job, or some panels of them."""
+def _plain(app: typer.Typer, name: str, function: Any) -> None:
+    """Add a command with the options that its function declares."""
+    app.command(name)(function)
 
-    def add(app: typer.Typer, name: str, module: Any) -> None:
+
+def _of_spec(only: tuple[str, ...] | None = None, *, changes: bool = False) -> Add:
+    """Add a command that takes the options of a job, or some panels of them; or changes of a spec that exists."""
+
+    def add(app: typer.Typer, name: str, function: Any) -> None:
         from jobs.cli.options import add_spec_command
 
-        add_spec_command(app, name, getattr(module, function), only=only)
+        add_spec_command(app, name, function, only=only, changes=changes)
 
     return add
 
 
-def _of_changes(function: str, only: tuple[str, ...]) -> Callable[[typer.Typer, str, Any], None]:
-    """Add a command that takes changes of a spec that exists."""
-
-    def add(app: typer.Typer, name: str, module: Any) -> None:
-        from jobs.cli.options import add_spec_command
-
-        add_spec_command(app, name, getattr(module, function), only=only, changes=True)
-
-    return add
-
-
-def _group(app: typer.Typer, name: str, module: Any) -> None:
-    """Add a module's group of commands."""
-    app.add_typer(module.app, name=name)
+def _group(app: typer.Typer, name: str, group: typer.Typer) -> None:
+    """Add a group of commands."""
+    app.add_typer(group, name=name)
 
 
 _REPAIRING = (
@@ -53,39 +47,43 @@ _REPAIRING = (
 )
 """Headings and names of the options that a job may change which repairs another."""
 
-_COMMANDS: Mapping[str, tuple[str, Callable[[typer.Typer, str, Any], None]]] = {
-    "submit": ("submit", _of_spec("submit")),
-    "plan": ("plan", _of_spec("plan")),
-    "preview": ("preview", _of_spec("preview")),
-    "list": ("status", _plain("list_jobs")),
-    "status": ("status", _plain("status")),
-    "watch": ("watch", _plain("watch")),
-    "wait": ("submit", _plain("wait")),
-    "logs": ("logs", _plain("logs")),
-    "results": ("results", _plain("results")),
-    "export": ("export", _plain("export")),
-    "report": ("report", _plain("report")),
-    "lm-eval": ("lm_eval", _of_spec("lm_eval", ("Engine", "Pool", "reuse"))),
-    "eval": ("evaluate", _of_spec("evaluate", ("Engine", "Pool", "reuse"))),
-    "compare": ("compare", _plain("compare")),
-    "sql": ("sql", _plain("sql")),
-    "serve": ("serve", _plain("serve")),
-    "ui": ("ui", _plain("ui")),
-    "cancel": ("submit", _plain("cancel")),
-    "pause": ("submit", _plain("pause")),
-    "resume": ("submit", _plain("resume")),
-    "retry": ("retry", _of_changes("retry", _REPAIRING)),
-    "delete": ("delete", _plain("delete")),
-    "prune": ("delete", _plain("prune")),
-    "pool": ("pool", _group),
-    "schedule": ("schedule", _group),
-    "cluster": ("cluster", _group),
-    "model": ("model", _group),
-    "config": ("config", _plain("show_config")),
-    "doctor": ("doctor", _plain("run_doctor")),
-    "shell-init": ("shell", _plain("shell_init")),
+_COMMANDS: Mapping[str, tuple[str, str, Add]] = {
+    "submit": ("submit", "submit", _of_spec()),
+    "plan": ("plan", "plan", _of_spec()),
+    "preview": ("preview", "preview", _of_spec()),
+    "list": ("status", "list_jobs", _plain),
+    "status": ("status", "status", _plain),
+    "watch": ("watch", "watch", _plain),
+    "wait": ("submit", "wait", _plain),
+    "logs": ("logs", "logs", _plain),
+    "results": ("results", "results", _plain),
+    "export": ("export", "export", _plain),
+    "report": ("report", "report", _plain),
+    "lm-eval": ("lm_eval", "lm_eval", _of_spec(("Engine", "Pool", "reuse"))),
+    "eval": ("evaluate", "evaluate", _of_spec(("Engine", "Pool", "reuse"))),
+    "compare": ("compare", "compare", _plain),
+    "sql": ("sql", "sql", _plain),
+    "serve": ("serve", "serve", _plain),
+    "ui": ("ui", "ui", _plain),
+    "cancel": ("submit", "cancel", _plain),
+    "pause": ("submit", "pause", _plain),
+    "resume": ("submit", "resume", _plain),
+    "retry": ("retry", "retry", _of_spec(_REPAIRING, changes=True)),
+    "delete": ("delete", "delete", _plain),
+    "prune": ("delete", "prune", _plain),
+    "pool": ("pool", "app", _group),
+    "schedule": ("schedule", "app", _group),
+    "cluster": ("cluster", "app", _group),
+    "model": ("model", "app", _group),
+    "config": ("config", "show_config", _plain),
+    "doctor": ("doctor", "run_doctor", _plain),
+    "shell-init": ("shell", "shell_init", _plain),
 }
-"""Module of each command in `jobs.cli`, and how it is added, in the order of the help."""
+"""Module of each command in `jobs.cli`, its function or group there, and how it is added, in the order of the help."""
+
+
+_OVERVIEW = ("-h", "--help", "--version")
+"""First arguments after which no command runs."""
 
 
 def _print_version(wanted: bool) -> None:
@@ -103,7 +101,7 @@ def _options(
     """Options of every command. `jobs.cli.main` reads --debug itself, so that it works after a command too."""
 
 
-def _app_of(names: Collection[str]) -> typer.Typer:
+def _app_of(names: Collection[str], *, overview: bool = False) -> typer.Typer:
     built = typer.Typer(
         name="jobs",
         help="Distributed batch inference: a Parquet dataset of prompts in, every row's result out, exactly once.",
@@ -112,10 +110,20 @@ def _app_of(names: Collection[str]) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     for name in names:
-        module, add = _COMMANDS[name]
-        add(built, name, import_module(f"jobs.cli.{module}"))
+        module, attribute, add = _COMMANDS[name]
+        there = getattr(import_module(f"jobs.cli.{module}"), attribute)
+        if not overview:
+            add(built, name, there)
+        elif isinstance(there, typer.Typer):
+            built.add_typer(typer.Typer(help=there.info.help), name=name)
+        else:
+            built.command(name, help=inspect.getdoc(there))(_nothing)
     built.callback()(_options)
     return built
+
+
+def _nothing() -> None:
+    """Do nothing: in the overview, commands are there to be listed."""
 
 
 def __getattr__(name: str) -> Any:
@@ -136,6 +144,12 @@ def command(arguments: Collection[str] = ()) -> Any:
         arguments: what it is to be called with. If they begin with a command, it is the only one.
     """
     called = next(iter(arguments), "")
-    whole = typer.main.get_command(_app_of([called]) if called in _COMMANDS else _whole_app())
+    if called in _COMMANDS:
+        app = _app_of([called])
+    elif called in _OVERVIEW:
+        app = _app_of(_COMMANDS, overview=True)
+    else:
+        app = _whole_app()
+    whole = typer.main.get_command(app)
     present(whole)
     return whole

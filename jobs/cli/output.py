@@ -8,17 +8,16 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
+from typing import Annotated, Any, Concatenate, ParamSpec
 
 import typer
 
+from jobs.cli import terminal
+from jobs.cli.terminal import Style
 from jobs.cli.wrapping import wrapped
 from jobs.errors import JobsError, UsageError
 from jobs.shell import as_called
 from jobs.text import printable, printable_lines
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 P = ParamSpec("P")
 
@@ -132,17 +131,16 @@ class Output:
         widths = _widths(lines)
         for number, line in enumerate(lines):
             padded = [cell + " " * (width - cell_len(cell)) for cell, width in zip(line, widths, strict=True)]
-            style = "bold" if header and number == 0 else ""
-            _console(stderr=False).print(gap.join(padded).rstrip(), style=style)
+            terminal.say(gap.join(padded).rstrip(), "bold" if header and number == 0 else "")
 
     def _fields(self, fields: Mapping[str, str]) -> None:
         from rich.cells import cell_len
 
-        console, indent = _console(stderr=False), max(map(cell_len, fields), default=0) + 3
+        indent = max(map(cell_len, fields), default=0) + 3
+        shown = terminal.is_terminal(stderr=False)
         for name, text in fields.items():
-            if console.is_terminal:
-                text = wrapped(text, console.width, indent)
-            console.print(name + " " * (indent - cell_len(name)) + text)
+            value = wrapped(text, terminal.width(), indent) if shown else text
+            terminal.say(name + " " * (indent - cell_len(name)) + value)
 
     def _lines(self, lines: Iterable[str]) -> None:
         for line in lines:
@@ -153,9 +151,10 @@ class Output:
 
         sys.stdout.write(escaped(json.dumps(value, indent=2, ensure_ascii=False, default=str)) + "\n")
 
-    def _remark(self, text: str, style: str) -> None:
-        console, text = _console(stderr=True), as_called(printable_lines(text))
-        console.print(wrapped(text, console.width) if console.is_terminal else text, style=style)
+    def _remark(self, text: str, style: Style) -> None:
+        text = as_called(printable_lines(text))
+        shown = terminal.is_terminal(stderr=True)
+        terminal.say(wrapped(text, terminal.width()) if shown else text, style, stderr=True)
 
 
 def with_output(command: Callable[Concatenate[Output, P], None]) -> Callable[..., None]:
@@ -198,7 +197,7 @@ def _chosen(output: Format | None, as_json: bool, quiet: bool) -> Format:
 
 def _fitting(lines: list[list[str]], names: Sequence[str], optional: Sequence[str], gap: str) -> list[list[str]]:
     """Leave out optional columns, the first one first, until the lines fit the terminal."""
-    width, dropped = _console(stderr=False).width, set[str]()
+    width, dropped = terminal.width(), set[str]()
     for name in (None, *optional):
         dropped |= {name} if name else set()
         kept = [[cell for cell, of in zip(line, names, strict=True) if of not in dropped] for line in lines]
@@ -220,10 +219,3 @@ def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return printable(str(value))
-
-
-def _console(*, stderr: bool) -> Console:
-    """Return a console. Rich sees to it that colours appear only on a terminal and never under NO_COLOR."""
-    from rich.console import Console
-
-    return Console(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True)

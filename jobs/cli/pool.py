@@ -12,6 +12,7 @@ from jobs.cli.options import Request, add_spec_command
 from jobs.cli.output import Format, Output, with_output
 from jobs.cli.reference import Address, PoolName, Root, TokenPath, client_of
 from jobs.errors import Exit, JobsError
+from jobs.looks import Looks
 
 if TYPE_CHECKING:
     from jobs.pools.client import PoolStanding
@@ -209,6 +210,7 @@ def _wait_until_ready(standing_of: Any, name: str) -> None:
     Raises:
         JobsError: the pool has ended.
     """
+    looks = Looks(WAIT_LOOK_S)
     while True:
         standing = standing_of(name)
         if standing.word in ("DOWN", "FAILED", "LOST"):
@@ -220,7 +222,7 @@ def _wait_until_ready(standing_of: Any, name: str) -> None:
                 return
         if standing.word == "UP" and standing.spec.replicas.min == 0:
             return
-        time.sleep(WAIT_LOOK_S)
+        looks.pause()
 
 
 def _row(standing: PoolStanding) -> dict[str, Any]:

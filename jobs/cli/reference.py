@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from schemas.schedule_keys import SCHEDULES
+
 if TYPE_CHECKING:
     from jobs.client import BatchClient, Job
 
 MAX_COMPLETIONS = 50
-_SCHEDULES, _POOLS = "_schedules", "_pools"
-"""Folders of `schemas.schedules` and `schemas.pools`, which take too long to import for every command."""
+_POOLS = "_pools"
+"""Folder of `schemas.pools`, which takes too long to import for every command."""
 
 
 def complete_job_id(ctx: typer.Context, incomplete: str) -> list[str]:
@@ -28,7 +30,7 @@ def complete_reuse(ctx: typer.Context, incomplete: str) -> list[str]:
 
 def complete_schedule(ctx: typer.Context, incomplete: str) -> list[str]:
     """Names of schedules that begin like that, of a root on this machine."""
-    return sorted(_newest(ctx, _SCHEDULES, incomplete, "schedule.json"))
+    return sorted(_newest(ctx, SCHEDULES, incomplete, "schedule.json"))
 
 
 def complete_pool(ctx: typer.Context, incomplete: str) -> list[str]:

@@ -13,7 +13,6 @@ from jobs.cli.output import Format, Output, with_output
 from jobs.cli.reference import JobId, Root, client_of
 from jobs.errors import UsageError
 from jobs.results.formats import FileFormat, compression_of
-from jobs.results.targets import check_target, open_target, target_format
 
 if TYPE_CHECKING:
     from jobs.results.read import Results
@@ -80,6 +79,7 @@ def results(
       jobs results reviews-20260301 --columns custom_id,generated_text | jq -r .generated_text
     """
     from jobs.results.read import open_results
+    from jobs.results.targets import check_target
     from jobs.status.job_status import ended_state
 
     if head is not None and (target is not None or form is not None or limit is not None):
@@ -113,6 +113,8 @@ def results(
 def _format(target: str | None, form: FileFormat | None, output: Output, *, preview: bool) -> FileFormat | None:
     """The format to write, or None to show a table."""
     if target not in (None, "-"):
+        from jobs.results.targets import target_format
+
         return form or target_format(target)
     if form is None and target is None and output.format is Format.TABLE and (preview or sys.stdout.isatty()):
         return None
@@ -199,5 +201,7 @@ def _write(
         except BrokenPipeError:
             # The reader has had enough, as in `jobs results ID | head`.
             raise typer.Exit(0) from None
+    from jobs.results.targets import open_target
+
     with open_target(target, signals.stands) as file:
         return write(file)

@@ -58,6 +58,7 @@ def run_schedule(
       jobs schedule run nightly --date 2026-03-29
     """
     from jobs.cli.run_progress import RunProgress
+    from jobs.looks import Looks
     from jobs.schedules.by_hand import begin
     from jobs.schedules.scheduler import POLL_S
     from jobs.schedules.waiting import waits_for
@@ -71,13 +72,14 @@ def run_schedule(
         f"The run {run.logical_date} has begun, job {run.job_id}; the same command again, or `jobs schedule serve`, "
         "carries it on."
     )
+    looks = Looks(POLL_S)
     with RunProgress(output, schedule, settings) as progress:
         while True:
             view = scheduler.advance(schedule, run.logical_date)
             if view.outcome is not None or not wait:
                 break
             progress.show(view)
-            time.sleep(POLL_S)
+            looks.pause()
     outcome = view.outcome
     output.record(
         {

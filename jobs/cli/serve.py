@@ -16,7 +16,6 @@ from jobs import signals
 from jobs.cli.diary import log_to_stderr
 from jobs.cli.output import Output, with_output
 from jobs.errors import MissingPackage, UsageError
-from jobs.packages import install_hint
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -155,6 +154,8 @@ def check_packages(command: str) -> None:
     """Check that what `jobs serve` and `jobs ui` need is installed."""
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
+        from jobs.packages import install_hint
+
         raise MissingPackage(
             f"`jobs {command}` needs {', '.join(missing).replace('_', '-')}.", install_hint(missing[0])
         )

@@ -12,8 +12,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -204,6 +202,10 @@ def _launch() -> tuple[Cluster, subprocess.Popen[bytes]]:
 
 
 def _wait(cluster: Cluster, head: subprocess.Popen[bytes]) -> Cluster:
+    # Imported here: commands ask for the running cluster, and seldom start one.
+    import urllib.error
+    import urllib.request
+
     deadline = time.monotonic() + START_S
     request = urllib.request.Request(  # noqa: S310
         f"{cluster.dashboard_url}/api/jobs/",

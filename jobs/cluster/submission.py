@@ -16,6 +16,7 @@ from typing import Any
 from jobs import __version__
 from jobs.cluster.job_api import JobApi, Refused
 from jobs.errors import ClusterError
+from jobs.looks import Looks
 from jobs.text import printable
 from schemas.environment import ALLOWED_BUCKETS
 
@@ -95,6 +96,8 @@ _ADDRESS_HINT = "Check the address: --address http://HOST:8265"
 
 STOP_GRACE_S = 25
 """Seconds between SIGTERM and SIGKILL of a driver that is stopped; Ray's own default is 3."""
+
+_LOOK_S = 0.3
 
 _MONITOR_S = 2.0
 """Two polling intervals of Ray's job monitor."""
@@ -228,14 +231,14 @@ class Submitter:
                 if error.unknown:
                     return
                 raise
-        deadline = time.monotonic() + wait_s
+        deadline, looks = time.monotonic() + wait_s, Looks(_LOOK_S)
         while (status := self.status(submission_id)) not in (None, "PENDING", *ENDED):
             if time.monotonic() > deadline:
                 raise ClusterError(
                     f"The driver {submission_id} is still {status} {wait_s:.0f} s after it was told to stop.",
                     hint=f"See what it does: {self.dashboard_job_url(submission_id)}",
                 )
-            time.sleep(0.2)
+            looks.pause()
 
     def stop_all(self) -> None:
         """Ask every driver to stop, and wait until they have ended."""

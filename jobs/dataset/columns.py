@@ -11,7 +11,6 @@ from jobs.dataset.records import JSON_ONLY, JSON_VALUE
 from jobs.dataset.types import as_text, is_storable, storable
 from jobs.dataset.uniting import check_usable, unmarked
 from jobs.errors import InvalidInput, UsageError
-from jobs.templates.prompt import template_columns
 from jobs.text import columns_there
 from jobs.values.plain import is_binary, is_string
 from schemas.spec import InputSpec
@@ -121,6 +120,8 @@ def _by_line(schema: pa.Schema, name: str) -> bool:
 
 def _prompt(schema: pa.Schema, spec: InputSpec) -> tuple[Literal["messages", "prompt", "template"], tuple[str, ...]]:
     if spec.template is not None:
+        from jobs.templates.prompt import template_columns
+
         return "template", template_columns(spec.template, schema.names)
     messages, prompt = spec.messages_column, spec.prompt_column
     if messages is None and prompt is None:

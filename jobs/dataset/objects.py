@@ -5,20 +5,22 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterator
+from importlib import import_module
 from types import ModuleType
 
 from jobs.buckets import is_name
-from jobs.dataset import cloud_files, hub_files, s3_files
 from jobs.errors import InvalidInput
 
 _STORES = {
-    "s3": s3_files,
-    "gs": cloud_files,
-    "az": cloud_files,
-    "abfs": cloud_files,
-    "abfss": cloud_files,
-    "hf": hub_files,
+    "s3": "s3_files",
+    "gs": "cloud_files",
+    "az": "cloud_files",
+    "abfs": "cloud_files",
+    "abfss": "cloud_files",
+    "hf": "hub_files",
 }
+"""The module of each kind of store. Clients of stores take long to import, and most datasets lie in one or none."""
+
 _TOKEN = re.compile(r"[?&](sig|X-Goog-Signature)=")
 _CONTAINER = re.compile(r"[a-z0-9$-]{1,63}@[A-Za-z0-9.-]+")
 
@@ -51,6 +53,8 @@ def is_bucket(uri: str) -> bool:
     scheme, _, rest = uri.partition("://")
     bucket = rest.partition("/")[0]
     if scheme == "hf":
+        from jobs.dataset import hub_files
+
         return hub_files.is_repository(uri)
     return _CONTAINER.fullmatch(bucket) is not None if scheme in ("abfs", "abfss") else is_name(bucket)
 
@@ -94,4 +98,4 @@ def open_object(uri: str, size_bytes: int, etag: str, changed: Exception, gone: 
 
 
 def _of(uri: str) -> ModuleType:
-    return _STORES[uri.partition("://")[0]]
+    return import_module(f"jobs.dataset.{_STORES[uri.partition('://')[0]]}")

@@ -12,9 +12,11 @@ from uuid import uuid4
 from jobs import __version__
 from jobs.cluster.submission import ENDED, Submitter
 from jobs.errors import ClusterError
+from jobs.looks import Looks
 from schemas.probe import MARK, ClusterReport
 
 TIMEOUT_S = 90.0
+_LOOK_S = 0.3
 
 
 def own_versions() -> dict[str, str]:
@@ -36,14 +38,14 @@ def ask(submitter: Submitter, root: str, model: str | None, *, timeout_s: float 
     arguments = [root] if model is None else [root, model]
     submitter.run(submission_id, f"python -m workers.probe {shlex.join(arguments)}", {"job_name": "jobs doctor"})
     try:
-        deadline = time.monotonic() + timeout_s
+        deadline, looks = time.monotonic() + timeout_s, Looks(_LOOK_S)
         while submitter.status(submission_id) not in ENDED:
             if time.monotonic() > deadline:
                 raise ClusterError(
                     f"The cluster has not looked at itself within {timeout_s:.0f} s.",
                     hint="Its job agents may be overloaded or dead; see the cluster page of the dashboard.",
                 )
-            time.sleep(0.3)
+            looks.pause()
         said = submitter.logs(submission_id)
     finally:
         with suppress(ClusterError):

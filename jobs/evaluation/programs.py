@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shlex
-import time
 from collections.abc import Sequence
 from uuid import uuid4
 
 from jobs import __version__
 from jobs.cluster.submission import ENDED, Submitter, driver_environment
 from jobs.errors import ClusterError, UsageError
+from jobs.looks import Looks
 from schemas.evaluations import PROGRAM_MARK, ProgramsReport
 
 _LOOK_S = 0.5
@@ -48,8 +48,9 @@ class ProgramRunner:
         submission_id = f"programs-{name}-{uuid4().hex[:6]}"
         command = f"python -m workers.sandbox {shlex.join([*options, self._root, *arguments])}"
         self._submitter.run(submission_id, command, {"job_name": "jobs eval: programs"}, self._environment)
+        looks = Looks(_LOOK_S)
         while self._submitter.status(submission_id) not in ENDED:
-            time.sleep(_LOOK_S)
+            looks.pause()
         said = self._submitter.logs(submission_id)
         line = next((each for each in reversed(said.splitlines()) if each.startswith(PROGRAM_MARK)), None)
         if line is None:

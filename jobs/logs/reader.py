@@ -10,6 +10,7 @@ from jobs.errors import ClusterError
 from jobs.ledger import Ledger
 from jobs.logs.lines import Line, RawLines, stored
 from jobs.logs.stored import StoredLogs
+from jobs.looks import Looks
 from schemas.logs import LogLine
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ class LogReader:
                     yield line
 
     def _following_store(self, is_over: Callable[[], bool]) -> Iterator[Line]:
+        looks = Looks(LOOK_S)
         while True:
             was_over = is_over()  # asked before the last look, so that no line is missed
             for driver, kept in self._store.read().items():
@@ -100,7 +102,7 @@ class LogReader:
                 self._last_read[driver] = kept[-1]
             if was_over:
                 return
-            time.sleep(LOOK_S)
+            looks.pause()
 
     def _is_on_cluster(self, driver: str, *, is_stored: bool) -> bool:
         """Return whether to read a driver's log from the cluster.

@@ -13,7 +13,7 @@ from jobs.serve.batches import Batches
 from jobs.serve.errors import ApiError
 from jobs.serve.models import Status
 from jobs.threads import in_threads
-from schemas.batches import Ended
+from schemas.codes import BatchEnd
 
 _REQUESTS_AT_ONCE = 16
 _WRITE_S = 600.0
@@ -40,7 +40,7 @@ class BatchWatch:
 
     def __init__(self, batches: Batches) -> None:
         self._batches = batches
-        self._ended: dict[str, Ended] | None = None
+        self._ended: dict[str, BatchEnd] | None = None
         self._written_at = float("-inf")
 
     def look(self) -> BatchFacts:

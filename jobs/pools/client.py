@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from jobs import __version__
 from jobs.errors import Conflict, UsageError
+from jobs.looks import Looks
 from jobs.models.compiled import manifest_digest
 from jobs.models.encoding import BYTES_MODEL
 from jobs.models.snapshot import fingerprint
@@ -145,12 +146,12 @@ class Pools:
         if drain:
             return spec
         submitter = self._client.reachable_submitter()
-        deadline = time.monotonic() + (DOWN_S if first else 0.0)
+        deadline, looks = time.monotonic() + (DOWN_S if first else 0.0), Looks(LOOK_S)
         while submitter is not None and (alive := [each for each in self._submissions(name) if each.active]):
             if time.monotonic() >= deadline:
                 for each in alive:  # it drains, or does not see the record
                     submitter.stop(each.submission_id)
-            time.sleep(LOOK_S)
+            looks.pause()
         return spec
 
     def check(self, placement: Placement, spec: JobSpec) -> None:

@@ -8,7 +8,8 @@ from jobs.ledger import Ledger
 from jobs.retention.deleting import delete_job
 from jobs.retention.protection import Protection
 from jobs.retention.pruning import ended_jobs, old_enough, prune
-from schemas.schedules import Retention, run_of_job
+from schemas.schedule_keys import run_of_job
+from schemas.schedules import Retention
 
 
 def protection_of(client: BatchClient) -> Protection:

@@ -13,7 +13,7 @@ from jobs.threads import in_threads
 from jobs.tombstones import Deleted, find_tombstone
 from schemas import keys
 from schemas.batches import BATCH_ID, batch_key
-from schemas.schedules import run_of_job
+from schemas.schedule_keys import run_of_job
 from schemas.spec import AUTO, LAST_GOOD
 
 _REQUESTS_AT_ONCE = 16

@@ -17,7 +17,7 @@ from jobs.store.base import ObjectStore
 from jobs.threads import in_threads
 from schemas import keys
 from schemas.codes import State
-from schemas.schedules import run_of_job
+from schemas.schedule_keys import run_of_job
 
 log = logging.getLogger(__name__)
 

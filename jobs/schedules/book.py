@@ -21,16 +21,9 @@ from jobs.spec.limits import with_moment
 from jobs.store.base import ObjectStore
 from schemas import keys
 from schemas.base import Document
-from schemas.schedules import (
+from schemas.schedule_keys import (
     SCHEDULE_NAME,
     SCHEDULES,
-    Late,
-    Pointer,
-    Retry,
-    Run,
-    RunOutcome,
-    Schedule,
-    Sent,
     job_id_of,
     latest_key,
     published_key,
@@ -39,6 +32,7 @@ from schemas.schedules import (
     runs_key,
     schedule_key,
 )
+from schemas.schedules import Late, Pointer, Retry, Run, RunOutcome, Schedule, Sent
 from schemas.spec import LAST_GOOD, JobSpec
 
 _SECOND = timedelta(seconds=1)

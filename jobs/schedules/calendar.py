@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo
 from cronsim import CronSim, CronSimError
 
 from jobs.errors import UsageError
-from schemas.schedules import LOGICAL_DATE
+from schemas.schedule_keys import LOGICAL_DATE
 
 _DAY, _SECOND = timedelta(days=1), timedelta(seconds=1)
 

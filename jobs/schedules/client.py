@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,6 +10,7 @@ from typing import Unpack
 
 from jobs.errors import UsageError
 from jobs.job_ids import resolve_jobs
+from jobs.looks import Looks
 from jobs.pools.book import pool_of
 from jobs.pools.placing import PLACING, placement_of
 from jobs.results.sinks.addresses import absolute
@@ -156,6 +156,7 @@ class Schedules:
         """
         schedule, scheduler = self._book.schedule(name), Scheduler(self._book, ClientGateway(self._settings))
         date = begin(self._book, scheduler, schedule, date).logical_date
+        looks = Looks(POLL_S)
         while (view := scheduler.advance(schedule, date)).outcome is None and wait:
-            time.sleep(POLL_S)
+            looks.pause()
         return view

@@ -13,7 +13,8 @@ from jobs.results.sinks.checks import check_exports
 from jobs.results.sinks.records import states
 from jobs.validation import validated
 from schemas.exports import Export, ExportSpec
-from schemas.schedules import Run, run_key, run_of_job
+from schemas.schedule_keys import run_key, run_of_job
+from schemas.schedules import Run
 
 
 def exports_of_run(run: Run) -> tuple[Export, ...]:

@@ -38,12 +38,12 @@ from schemas.batches import (
     BatchError,
     BatchRequest,
     CancelRequest,
-    Ended,
     Outcome,
     batch_key,
     idempotency_key,
     job_id_of,
 )
+from schemas.codes import BatchEnd
 from schemas.index import ENDED_BATCHES, BatchIndex
 
 _REQUESTS_AT_ONCE = 16
@@ -199,7 +199,7 @@ class Batches:
         keys_there = (info.key for info in self._store.list(BATCHES) if info.key.endswith(f"/{suffix}"))
         return {key.split("/")[1] for key in keys_there}
 
-    def known_ends(self) -> dict[str, Ended]:
+    def known_ends(self) -> dict[str, BatchEnd]:
         """Read how batches have ended from the index; what it lacks, the batches themselves tell. Advisory."""
         data = self._store.get(ENDED_BATCHES)
         try:
@@ -207,7 +207,7 @@ class Batches:
         except (OSError, EOFError, zlib.error, ValidationError):
             return {}
 
-    def remember_ends(self, ended: dict[str, Ended]) -> None:
+    def remember_ends(self, ended: dict[str, BatchEnd]) -> None:
         """Overwrite the index of ended batches; of two at once, the last counts, and loses nothing but time."""
         with suppress(StoreError):
             self._store.put(ENDED_BATCHES, gzip.compress(BatchIndex(ended=ended).to_json(), 6, mtime=0))

@@ -16,20 +16,21 @@ from jobs.results.values import rows_of
 from jobs.serve.errors import ApiError
 from jobs.serve.files import Files, FileWriter
 from jobs.values.text import as_json
-from schemas.batches import Accepted, BatchError, BatchRequest, Ended, Outcome, StoredFile, Usage
+from schemas.batches import Accepted, BatchError, BatchRequest, Outcome, StoredFile, Usage
+from schemas.codes import BatchEnd
 from schemas.records import Cancelled, Failed, Succeeded
 
 EXPIRED_BY = "end of the completion window"
 """Recorded as who cancelled the job of a batch that took too long."""
 
-_UNANSWERED: Mapping[Ended, str] = {
+_UNANSWERED: Mapping[BatchEnd, str] = {
     "expired": "This request was not carried out before the completion window ended.",
     "cancelled": "This request was not carried out before the batch was cancelled.",
     "failed": "This request was not carried out before the batch failed.",
 }
 
 
-def ended_as(terminal: Succeeded | Failed | Cancelled) -> Ended:
+def ended_as(terminal: Succeeded | Failed | Cancelled) -> BatchEnd:
     """Return the batch's status after the end of its job."""
     if isinstance(terminal, Succeeded):
         return "completed"

@@ -5,15 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jobs.buckets import check_buckets
 from jobs.errors import UsageError
 from jobs.ledger import Ledger
 from jobs.spec.limits import with_moment
 from jobs.store.base import ObjectStore
+from jobs.threads import threads
 from schemas.exports import Export
 from schemas.records import RowColumn
-from schemas.spec import AUTO, JobSpec
+from schemas.spec import AUTO, JobSpec, ModelSpec
+
+if TYPE_CHECKING:
+    from jobs.dataset import Columns
+    from jobs.models.encoding import Encoder
 
 
 def with_moment_of(ledger: Ledger, spec: JobSpec) -> JobSpec:
@@ -57,18 +63,35 @@ def checked(
         InvalidInput, InvalidModel, UsageError: a check failed; says what is wrong and what to do.
     """
     # Imported here so that commands which need none of these start fast.
-    from jobs.dataset import inspect, resolve_columns
-    from jobs.models.compiled import manifest_digest
-    from jobs.models.encoding import load_encoder
-    from jobs.models.pinning import pin_model
-    from jobs.planning.retrying import plan_of
     from jobs.planning.reuse import is_sound
     from jobs.rows.prepare import check_spec
-    from schemas.tables import result_schema
 
     for job_id in spec.reuse:
         if job_id != AUTO:
             is_sound(Ledger(store, job_id))  # a damaged job is skipped when results are reused
+    if model_may_be_elsewhere and not Path(spec.model.path).exists():
+        _check_dataset(spec, store, exports, allowed_buckets, tell)
+        return spec
+    # A child process reads the dataset, and this one the model's tokenizer: both take a second, and neither waits.
+    with threads(1) as pool:
+        model = pool.submit(_checked_model, spec)
+        columns = _check_dataset(spec, store, exports, allowed_buckets, tell)
+        pinned, encoder = model.result()
+    check_spec(spec, columns, encoder)
+    return spec.evolve(model=pinned)
+
+
+def _check_dataset(
+    spec: JobSpec,
+    store: ObjectStore,
+    exports: Sequence[Export],
+    allowed_buckets: Collection[str] | None,
+    tell: Callable[[str], None],
+) -> Columns:
+    """Check the dataset, and that the tables of exports take what will come of it; return the columns that are used."""
+    from jobs.dataset import inspect, resolve_columns
+    from jobs.planning.retrying import plan_of
+
     dataset = inspect(spec.input, () if spec.retry is None else plan_of(store, spec.retry).tables)
     check_buckets((file.uri for file in dataset.files), allowed_buckets)  # a catalog may have led elsewhere
     if (beside := dataset.left_out.sentence()) is not None:
@@ -76,15 +99,21 @@ def checked(
     columns = resolve_columns(dataset.schema, spec.input, choices=spec.task == "score")
     if exports:
         from jobs.results.sinks.checks import check_tables_here
+        from schemas.tables import result_schema
 
         # Columns that follow from single rows are not known yet.
         given: tuple[RowColumn, ...] = ("is_greedy",) if spec.task == "score" else ()
         check_tables_here(exports, result_schema(spec, columns.kept, given), allowed_buckets)
-    if model_may_be_elsewhere and not Path(spec.model.path).exists():
-        return spec
+    return columns
+
+
+def _checked_model(spec: JobSpec) -> tuple[ModelSpec, Encoder]:
+    """Check the model; return it with what pins it, and its encoder."""
+    from jobs.models.compiled import manifest_digest
+    from jobs.models.encoding import load_encoder
+    from jobs.models.pinning import pin_model
+
     model = spec.model.evolve(fingerprint=pin_model(spec))
     if spec.engine.name == "vllm" and model.compiled is None:
         model = model.evolve(compiled=manifest_digest(model.path))
-    pinned = spec.evolve(model=model)
-    check_spec(spec, columns, load_encoder(spec.model.path))
-    return pinned
+    return model, load_encoder(spec.model.path)

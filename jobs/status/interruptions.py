@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from jobs.packages import install_hint
 from jobs.store.base import ObjectInfo
 from schemas.codes import InterruptionCode
 from schemas.limits import LimitNotice, Pause
@@ -138,6 +137,8 @@ def _read(submission: Submission, job_id: str) -> tuple[InterruptionCode, str, s
             "Install this version of nightbatch in the image of the cluster's nodes; `jobs doctor` compares them.",
         )
     if (lacking := _NO_PACKAGE.match(last_error(message))) is not None:
+        from jobs.packages import install_hint
+
         return (
             InterruptionCode.DRIVER_NOT_STARTED,
             f"The driver could not start: the cluster's Python lacks the package {lacking[1]}.",

@@ -18,7 +18,7 @@ from jobs.status.liveness import Pulse, is_alive
 from schemas import keys
 from schemas.codes import State
 from schemas.records import Cancelled, Failed, Plan, Succeeded
-from schemas.schedules import run_key, run_of_job
+from schemas.schedule_keys import run_key, run_of_job
 from schemas.spec import JobSpec
 
 if TYPE_CHECKING:

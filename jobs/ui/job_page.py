@@ -19,7 +19,7 @@ from jobs.ui.samples import ErrorRow, error_codes, error_rows
 from jobs.ui.site import Site
 from schemas.codes import COMPLETE, ENDED, State
 from schemas.records import Gate
-from schemas.schedules import run_key, run_of_job
+from schemas.schedule_keys import run_key, run_of_job
 from schemas.spec import JobSpec
 
 _GATES: dict[str, str] = {

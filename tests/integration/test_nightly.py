@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from schemas.schedules import latest_key
+from schemas.schedule_keys import latest_key
 from tests.support.harness import COMMAND, User, check_invariants, write_prompts
 from tests.support.s3 import S3Server
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import pickle
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -132,6 +135,21 @@ def test_limits_of_the_client_are_set_and_not_botos() -> None:
     assert (config.connect_timeout, config.read_timeout, config.max_pool_connections) == (5.0, 30.0, 32)
     # Retries are ours alone: one layer, with a deadline.
     assert config.retries == {"mode": "standard", "total_max_attempts": 1}
+
+
+def test_a_list_of_jobs_loads_botocore_alone(s3_bucket: str, tmp_path: Path) -> None:
+    code = "import sys; from jobs.cli import main; print(main(sys.argv[1:]), *sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "list", "--root", f"s3://{s3_bucket}/jobs"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+        env={**os.environ, "JOBS_STATE_DIR": str(tmp_path)},
+    )
+    code_of, *loaded = done.stdout.splitlines()[-1].split()
+    assert (code_of, "botocore.client" in loaded) == ("0", True), done.stderr
+    assert not {"boto3", "s3transfer", "requests", "pyarrow"} & {*loaded}
 
 
 def test_racing_writers_under_faults_have_one_winner_each(store: S3Store, s3_proxy: Proxy) -> None:

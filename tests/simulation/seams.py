@@ -25,8 +25,8 @@ import jobs.client
 import jobs.dataset
 import jobs.failpoints
 import jobs.results.read
-import jobs.store.probe
 import jobs.store.s3_client
+import jobs.submitting
 import jobs.threads
 import workers.driver.driver
 import workers.driver.progress
@@ -203,7 +203,7 @@ class Seams:
 
 @contextmanager
 def seams() -> Iterator[Seams]:
-    """Replace the program's surroundings until the end of the block."""
+    """Replace the program's surroundings until the end of the block, in the modules that are loaded now."""
     held, patches = Seams(), []
 
     def put(target: Any, name: str, value: Any) -> None:

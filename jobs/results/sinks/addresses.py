@@ -11,7 +11,6 @@ from typing import Literal
 from jobs.buckets import check_bucket
 from jobs.errors import UsageError
 from jobs.results.formats import form_of
-from jobs.results.targets import check_target
 from jobs.text import quoted
 from schemas.exports import Export, ExportSpec, Rows
 
@@ -82,6 +81,8 @@ def check_address(address: Address, allowed_buckets: Collection[str] | None) -> 
         UsageError: it is refused.
     """
     if address.kind == "file":
+        from jobs.results.targets import check_target
+
         check_target(address.where, allowed_buckets, later=True)
     elif address.kind != "iceberg":
         if "://" not in address.where and not address.where.startswith("/"):

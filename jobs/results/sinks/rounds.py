@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from jobs.ledger import Ledger
-from schemas.schedules import job_id_of, run_key, run_of_job
+from schemas.schedule_keys import job_id_of, run_key, run_of_job
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,32 @@ import jobs.cli
 from jobs.cli import main
 from jobs.errors import ClusterError, Exit, JobsError
 from jobs.shell import MARK
+from jobs.store import open_store
 from schemas.environment import SUBMISSION_ID
+from tests.unit.results.ledgers import make_job, succeed
 
 HEAVY = {"ray", "torch", "pyarrow", "boto3", "vllm", "transformers", "numpy"}
+NOT_FOR_A_LOOK = {
+    "asyncio",
+    "requests",
+    "urllib3",
+    "urllib.request",
+    "jinja2",
+    "tokenizers",
+    "botocore",
+    "jobs.submitting",
+    "jobs.spec.build",
+    "jobs.spec.options",
+    "jobs.dataset",
+    "jobs.models",
+    "jobs.planning",
+    "schemas.schedules",
+    "schemas.batches",
+    "schemas.history",
+    "schemas.pools",
+    "schemas.evaluations",
+}
+"""What a command that looks at jobs, or at nothing, does not wait for: each took a measurable part of its time."""
 
 
 def batchjobs(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -164,12 +187,42 @@ def test_doctor_fails_on_an_unreachable_cluster(tmp_path: Path) -> None:
     assert "cannot be reached" in found["cluster"]["detail"]
 
 
-def test_a_command_loads_its_own_module_only() -> None:
+def loaded_by(*arguments: str, **environment: str) -> set[str]:
+    """Names of the modules that a process has when a command has ended well."""
     code = (
-        "import sys; from jobs.cli import main; main(['config', '-q']); "
-        "print(*sorted(name for name in sys.modules if name.startswith('jobs.cli.')))"
+        "import sys; from jobs.cli import main; code = main(sys.argv[1:]); "
+        "sys.stdout.flush(); print(code, *sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    loaded = done.stdout.splitlines()[-1].split()
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+        env={**os.environ, **environment},
+    )
+    code_of, *modules = done.stdout.splitlines()[-1].split()
+    assert code_of == "0", done.stderr
+    return {*modules}
+
+
+def test_a_command_loads_its_own_module_only() -> None:
+    loaded = loaded_by("config", "-q")
     assert "jobs.cli.config" in loaded
-    assert not {"jobs.cli.serve", "jobs.cli.schedule", "jobs.cli.submit", "jobs.cli.model"} & {*loaded}
+    assert not {"jobs.cli.serve", "jobs.cli.schedule", "jobs.cli.submit", "jobs.cli.model"} & loaded
+
+
+def test_the_overview_loads_no_documents() -> None:
+    loaded = loaded_by("--help")
+    assert "jobs.cli.submit" in loaded, "it says what each command is for"
+    assert not loaded & {*HEAVY, *NOT_FOR_A_LOOK, "pydantic", "jobs.ledger", "jobs.packages", "jobs.results.targets"}
+
+
+@pytest.mark.parametrize("arguments", [("list",), ("status", "demo"), ("list", "--json"), ("status", "latest", "-q")])
+def test_a_look_at_jobs_loads_only_what_it_needs(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    store = open_store(str(tmp_path / "root"))
+    succeed(make_job(store, [[0, 1]], max_error_rate=1.0))
+    make_job(store, [[0, 1]], job_id="second")
+    loaded = loaded_by(*arguments, JOBS_ROOT=str(tmp_path / "root"), JOBS_STATE_DIR=str(tmp_path / "state"))
+    assert {"jobs.ledger", "jobs.status.standing"} <= loaded
+    assert not loaded & {*HEAVY, *NOT_FOR_A_LOOK, "rich.console"}

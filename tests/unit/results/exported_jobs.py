@@ -26,7 +26,7 @@ from jobs.results.sinks.addresses import exports_of
 from jobs.results.sinks.exporting import Exported, export_all
 from jobs.store import open_store
 from schemas.exports import ExportSpec
-from schemas.schedules import run_key
+from schemas.schedule_keys import run_key
 from tests.unit.results.ledgers import make_job, succeed
 
 SHARDS = [range(40), range(40, 70), range(70, 75)]

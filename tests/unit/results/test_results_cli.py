@@ -19,7 +19,7 @@ from jobs.cli import main
 from jobs.ledger import Ledger
 from jobs.store import open_store
 from schemas.records import Cancelled, Failed, Progress
-from schemas.schedules import run_key
+from schemas.schedule_keys import run_key
 from tests.unit.results.ledgers import is_error, make_job, result_rows, spec_of, succeed
 
 SHARDS = [list(range(i, 60, 3)) for i in range(3)]

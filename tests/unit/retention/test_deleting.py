@@ -37,7 +37,8 @@ from schemas import keys
 from schemas.batches import BatchRequest, batch_key
 from schemas.codes import State
 from schemas.records import Cancelled, Progress
-from schemas.schedules import Pointer, Retention, Run, run_key
+from schemas.schedule_keys import run_key
+from schemas.schedules import Pointer, Retention, Run
 from schemas.spec import Retry
 from tests.unit.results.ledgers import make_job, plan_of, salvage, spec_of, succeed
 

@@ -8,7 +8,7 @@ from jobs.durations import seconds
 from jobs.errors import UsageError
 from jobs.schedules.calendar import Calendar
 from jobs.schedules.template import render, variables
-from schemas.schedules import LOGICAL_DATE, job_id_of
+from schemas.schedule_keys import LOGICAL_DATE, job_id_of
 from schemas.spec import JOB_ID
 from tests.unit.schedules.world import at
 

@@ -19,7 +19,8 @@ from jobs.schedules.scheduler import Scheduler
 from jobs.store import open_store
 from schemas.codes import State
 from schemas.limits import LimitKind, LimitNotice, Limits
-from schemas.schedules import Late, Pointer, Retry, Run, latest_key
+from schemas.schedule_keys import latest_key
+from schemas.schedules import Late, Pointer, Retry, Run
 from tests.unit.schedules.world import GATE, QUALITY, Plan, World, at, schedule_of
 
 SINCE = at("2026-03-01T12:00")

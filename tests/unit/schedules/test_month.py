@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from schemas.codes import State
-from schemas.schedules import job_id_of
+from schemas.schedule_keys import job_id_of
 from tests.unit.schedules.world import GATE, Plan, World, at, interleave, schedule_of
 
 BEGIN, END = at("2026-10-01T12:00"), at("2026-11-02T12:00")

@@ -23,7 +23,8 @@ from schemas.codes import State
 from schemas.exports import Export
 from schemas.pools import Placement
 from schemas.records import CrossedGate, InputTable, Quality
-from schemas.schedules import Event, Pointer, Retention, Schedule, latest_key
+from schemas.schedule_keys import latest_key
+from schemas.schedules import Event, Pointer, Retention, Schedule
 from schemas.spec import EngineSpec, InputSpec, JobSpec, ModelSpec
 from tests.simulation.bucket import Bucket
 
