@@ -18,6 +18,7 @@ from jobs.holds import Holds
 from jobs.ledger import Ledger
 from jobs.resuming import LimitOptions, allow, check_start, end_drivers, pause, start
 from jobs.salvage import Salvage
+from jobs.staged import Staged
 from jobs.starting import StartClock
 from jobs.status.ended import raise_unless_good
 from jobs.status.following import progress_shown
@@ -197,7 +198,7 @@ class Job:
             self.ledger.publish(terminal.manifest, writer=f"resume/{uuid4().hex}")
             Salvage(self.ledger).delete()
             if not spec.keep_staged:
-                self.ledger.delete_staged(self.ledger.staged_shards())
+                Staged(self.ledger).delete(Staged(self.ledger).shards())
             return False
         if terminal is not None:
             raise Conflict(

@@ -9,8 +9,9 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from jobs.ledger import Ledger, Missing
+from jobs.ledger import Ledger
 from jobs.models.encoding import load_encoder
+from jobs.staged import Missing
 from schemas.codes import RowError
 from schemas.commits import ShardStats
 from schemas.records import Plan, ShardCommit
