@@ -25,12 +25,19 @@ ENDED_BATCHES = "_index/batches.json.gz"
 PAGE_JOBS = 1000
 """Most jobs on one page."""
 
+CLEARED = 2
+"""Revision of a deleted job of which nothing but its tombstone was left when it was looked at long afterwards."""
+
 
 class IndexedJob(Document):
     """What lists show of a job that has ended, with the numbers and words of its status."""
 
     job_id: str
-    revision: int = Field(0, ge=0, description="The entry with the highest one counts: 1 once the job was deleted.")
+    revision: int = Field(
+        0,
+        ge=0,
+        description="The highest one counts: 1 once the job was deleted, 2 once all of it is gone.",
+    )
     deleted: bool = Field(False, description="Only its tombstone is left; lists leave it out.")
     state: State
     created_at: AwareDatetime = Field(description="By the store's clock; tells a job from an earlier one of its id.")

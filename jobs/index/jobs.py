@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from threading import Lock
 
@@ -27,17 +27,17 @@ class JobsThere:
     Attributes:
         ended: what the index knows, by job id.
         others: those that it does not know, in name order.
-        deleted: jobs of which only a tombstone is left.
+        deleted: jobs that were deleted, likewise.
     """
 
     ended: Mapping[str, IndexedJob]
     others: tuple[Ledger, ...]
-    deleted: frozenset[str] = frozenset()
+    deleted: Mapping[str, IndexedJob] = field(default_factory=dict)
 
     @property
     def ids(self) -> frozenset[str]:
         """Ids of all of them."""
-        return self.deleted | frozenset(self.ended) | {ledger.job_id for ledger in self.others}
+        return frozenset(self.deleted) | frozenset(self.ended) | {ledger.job_id for ledger in self.others}
 
 
 class JobIndex:
@@ -72,17 +72,14 @@ class JobIndex:
         # Marks first: one that is gone by now has its newer entry in a page.
         changed = {info.key.removeprefix(CHANGED) for info in self._store.list(CHANGED)} if ledgers else set()
         known = self._pages.entries() if ledgers else {}
-        ended, deleted = dict[str, IndexedJob](), set[str]()
+        ended, deleted = dict[str, IndexedJob](), dict[str, IndexedJob]()
         for ledger in ledgers:
             entry = known.get(ledger.job_id)
             if entry is None or (not entry.revision and ledger.job_id in changed):
                 continue
-            if entry.deleted:
-                deleted.add(ledger.job_id)
-            else:
-                ended[ledger.job_id] = entry
+            (deleted if entry.deleted else ended)[ledger.job_id] = entry
         others = tuple(each for each in ledgers if each.job_id not in ended and each.job_id not in deleted)
-        return JobsThere(ended=ended, others=others, deleted=frozenset(deleted))
+        return JobsThere(ended=ended, others=others, deleted=deleted)
 
     def add(self, entries: Collection[IndexedJob], there: JobsThere) -> None:
         """Remember jobs that have ended. A store that takes no writes keeps its index as it is: lists stay right.
