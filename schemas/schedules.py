@@ -9,9 +9,11 @@
                                    .../sent-<event>-<hook>.json  write-once: a notification was delivered
     _schedules/<name>/reopened/<date>.<round>.json   write-once: this date has such a round
     _schedules/<name>/published/<date>.json          write-once: the results of this date may be read
-    _schedules/<name>/latest.json                    the newest of these
+                           .../<date>_r<round>.json  write-once: those of a later round, which count from then on
+    _schedules/<name>/latest.json                    the newest of these, by date and round
 
-`<date>` is the logical date, `<round>` grows when a person runs a date again whose run did not succeed.
+`<date>` is the logical date, `<round>` grows when a person runs a date again whose run did not succeed, or repairs its
+job.
 Everything about a run's job is in the job's own ledger.
 """
 
@@ -161,7 +163,8 @@ class RunOutcome(Document):
 
 
 class Pointer(Document):
-    """Results that may be read. `latest.json` is the one with the newest logical date and never goes backwards."""
+    """Results that may be read. `latest.json` is the one of the newest logical date and of its newest round, and never
+    goes backwards."""
 
     format_version: int = FORMAT_VERSION
     schedule: str
@@ -221,9 +224,15 @@ def run_key(name: str, logical_date: str, round_: int, document: str) -> str:
     return f"{runs_key(name)}{logical_date}/{round_:02d}/{document}.json"
 
 
-def published_key(name: str, logical_date: str = "") -> str:
-    """Key of the publication of one date, or their common folder."""
-    return f"{SCHEDULES}{name}/published/" + (f"{logical_date}.json" if logical_date else "")
+def published_key(name: str, logical_date: str = "", round_: int = 1) -> str:
+    """Key of the publication of one round of a date, or their common folder. Keys sort by date and round."""
+    later = f"_r{round_:02d}" if round_ > 1 else ""
+    return f"{SCHEDULES}{name}/published/" + (f"{logical_date}{later}.json" if logical_date else "")
+
+
+def published_date(key: str) -> str:
+    """The logical date in a key that `published_key` makes."""
+    return key.rpartition("/")[2].removesuffix(".json").partition("_")[0]
 
 
 def reopened_key(name: str, date_and_round: str = "") -> str:
