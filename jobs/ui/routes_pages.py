@@ -66,6 +66,7 @@ def page_routes(site: Site) -> APIRouter:
         q: Text = None,
         state: Annotated[list[str] | None, Query(max_length=20)] = None,
         show: Annotated[int, Query(ge=1, le=MOST_JOBS)] = PAGE_JOBS,
+        did: Text = None,
     ) -> Response:
         words = (q or "").casefold().split()
         states = frozenset(State(each) for each in state or () if each in set(State))
@@ -85,6 +86,7 @@ def page_routes(site: Site) -> APIRouter:
             states=states,
             all_states=[each for each in State if each in JOBS],
             show=show,
+            did=DONE.get(did or "", ""),
             more=min(MOST_JOBS, show * 2) if listing.more and show < MOST_JOBS else None,
         )
 
