@@ -265,3 +265,9 @@ def contrast(a: str, b: str) -> float:
 
     high, low = sorted((luminance(a), luminance(b)), reverse=True)
     return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("month", ["0001-01", "9999-12", "1000-06", "2026-13", "-1", "x"])
+def test_a_month_that_no_calendar_has_is_this_month(browse: Callable[..., TestClient], month: str) -> None:
+    answer = browse().get(f"/ui/schedules/reviews?month={month}")
+    assert (answer.status_code, "November 2026" in answer.text) == (200, True)
