@@ -16,24 +16,19 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass
-from io import StringIO
-from itertools import islice
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from botocore.httpsession import URLLib3Session
 
-from jobs.cli import main as main_of_the_program
-from jobs.index.jobs import JobIndex
 from jobs.job_ids import find_job
 from jobs.ledger import Ledger
 from jobs.monitoring.open_jobs import JobWatch
 from jobs.planning.reuse import source_jobs
 from jobs.settings import Settings
-from jobs.status.listing import index_ended, newest
+from jobs.status.listing import newest
 from jobs.store import open_store
 from schemas.codes import State
 from schemas.records import Progress
@@ -74,7 +69,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=10_000)
     parser.add_argument("--once", action="store_true")
-    parser.add_argument("--only", default="", help="ask only the questions that have this word")
     parser.add_argument("out", type=Path)
     args = parser.parse_args()
     logging.disable(logging.WARNING)
@@ -85,13 +79,13 @@ def main() -> None:
         server.client().create_bucket(Bucket=bucket)
         root = f"s3://{bucket}/jobs"
         began = time.monotonic()
-        hundredth_at = _make(root, args.jobs)
+        _make(root, args.jobs)
         print(f"{args.jobs:,} jobs made in {time.monotonic() - began:.0f} s", flush=True)
         wire = Wire()
-        rounds = {"first": _ask(wire, root, hundredth_at, args.only)}
-        if not args.once:
-            index_ended(open_store(root), JobIndex(open_store(root)))
-            rounds["again"] = _ask(wire, root, hundredth_at, args.only)
+        rounds = {
+            name: [_cost(wire, *each) for each in _questions(root)]
+            for name in ("first", "again")[: 1 if args.once else 2]
+        }
     found = {name: [asdict(cost) for cost in costs] for name, costs in rounds.items()}
     args.out.write_text(json.dumps({"machine": machine(), "jobs": args.jobs, **found}, indent=1) + "\n")
     for name, costs in rounds.items():
@@ -99,9 +93,8 @@ def main() -> None:
             print(f"{name:6} {cost.question:40} {cost.requests:7,} requests {cost.seconds:8.2f} s")
 
 
-def _questions(root: str, hundredth_at: float) -> list[tuple[str, Callable[[], object]]]:
+def _questions(root: str) -> list[tuple[str, Callable[[], object]]]:
     wanted = spec_of(reuse=("auto",))
-    oldest = f"{time.monotonic() - hundredth_at:.0f}s"
     new = Ledger(open_store(root), "zz-new")
     return [
         ("jobs list", lambda: newest(open_store(root), None, limit=50)),
@@ -110,24 +103,7 @@ def _questions(root: str, hundredth_at: float) -> list[tuple[str, Callable[[], o
         ("jobs status latest", lambda: find_job(open_store(root), "latest")),
         ("--reuse auto", lambda: source_jobs(new, wanted, None)),
         ("first look of serve's metrics", JobWatch(Settings(root=root)).look),
-        ("prune, no job is old enough", lambda: _typed("prune", "--older-than", "30d", "--root", root)),
-        (
-            "prune, about 100 jobs are",
-            lambda: _typed("prune", "--older-than", oldest, "--root", root),
-        ),
-        ("delete, one job", lambda: _typed("delete", "reviews-000001", "--root", root)),
     ]
-
-
-def _typed(*words: str) -> None:
-    """Run a command in this process. Without `--yes` it deletes nothing."""
-    with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-        status = main_of_the_program(list(words))
-    assert status == 0, words
-
-
-def _ask(wire: Wire, root: str, hundredth_at: float, only: str) -> list[Cost]:
-    return [_cost(wire, *each) for each in _questions(root, hundredth_at) if only in each[0]]
 
 
 def _cost(wire: Wire, question: str, ask: Callable[[], object]) -> Cost:
@@ -136,8 +112,7 @@ def _cost(wire: Wire, question: str, ask: Callable[[], object]) -> Cost:
     return Cost(question=question, requests=wire.requests - before, seconds=round(time.monotonic() - began, 3))
 
 
-def _make(root: str, count: int) -> float:
-    """Make the jobs; return when a hundredth of them was made."""
+def _make(root: str, count: int) -> None:
     store = open_store(root)
 
     def make(number: int) -> None:
@@ -149,13 +124,8 @@ def _make(root: str, count: int) -> float:
         ledger.write_progress(Progress(driver="d", updated_at=at, started_at=at, phase="ended", gpu_s=60))
 
     with ThreadPoolExecutor(THREADS) as pool:
-        made = pool.map(make, range(count))
-        for _ in islice(made, count // 100):
+        for _ in pool.map(make, range(count)):
             pass
-        hundredth_at = time.monotonic()
-        for _ in made:
-            pass
-    return hundredth_at
 
 
 if __name__ == "__main__":
