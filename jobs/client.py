@@ -16,6 +16,7 @@ from jobs import settings as settings_module
 from jobs.buckets import check_buckets
 from jobs.errors import ClusterError, UsageError
 from jobs.failpoints import failpoint
+from jobs.index.jobs import create_job
 from jobs.job import Job
 from jobs.job_ids import find_job, resolve_jobs
 from jobs.ledger import Ledger, list_jobs
@@ -288,7 +289,7 @@ class BatchClient:
             if job.ledger.created_at() is None:  # else the job has its input, or the id is another job's
                 frame.upload(self.store, writer=f"submit/{uuid4().hex}")
         failpoint("submit.before_spec")
-        created = job.ledger.create(spec, writer=f"submit/{uuid4().hex}")
+        created = create_job(job.ledger, spec, writer=f"submit/{uuid4().hex}")
         failpoint("submit.after_spec")
         if placement is not None or not created:
             job.ledger.place(placement)
@@ -373,8 +374,7 @@ class BatchClient:
 
         if self.settings.address is not None:
             return self.settings.token_path
-        embedded = cluster.current()
-        return embedded.token_path if embedded else None
+        return embedded.token_path if (embedded := cluster.current()) else None
 
     def reachable_submitter(self) -> Submitter | None:
         """Connect to the cluster's job API; None if there is no cluster or it cannot be reached."""

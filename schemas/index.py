@@ -2,7 +2,8 @@
 
     _index/jobs/<sha256>.json.gz   a page: what is known of up to `PAGE_JOBS` ended jobs; named after its bytes
     _index/batches.json.gz         how the batches of `jobs serve` have ended; overwritten
-    _index/changed/<job_id>        an ended job is to be looked at again, once: it was deleted, or is about to be
+    _index/changed/<job_id>        an ended job is to be looked at again, once: it was deleted, or is about to be, or a
+                                   new job has its id
 
 Advisory, never a basis for a decision. All of it can be deleted at any time; it is made again from the jobs.
 """

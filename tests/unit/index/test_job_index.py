@@ -15,7 +15,7 @@ import pytest
 
 from jobs.errors import StoreError
 from jobs.index import pages as pages_module
-from jobs.index.jobs import JobIndex, mark_changed
+from jobs.index.jobs import JobIndex, create_job, mark_changed
 from jobs.index.pages import MAX_SMALL_PAGES, Pages
 from jobs.job_ids import find_job
 from jobs.ledger import Ledger
@@ -216,6 +216,26 @@ def test_what_protects_jobs_and_what_is_pruned_read_no_ended_job_that_stays(stor
     store.keys.clear()
     assert prunable(store, 1e12, 17) == []
     assert not [key for key in store.keys if key.startswith("nightly")]
+
+
+def test_a_job_that_needs_others_protects_them_even_under_an_id_that_was_there_before(
+    store: Counting,
+) -> None:
+    ended(store, "needed")
+    ended(store, "again")
+    ids(store)
+    shutil.rmtree(Path(store.uri) / "again")
+    ledger = Ledger(store, "again")
+    assert create_job(ledger, spec_of(reuse=("needed",)), writer="w")
+    assert not create_job(ledger, spec_of(reuse=("needed",)), writer="v"), "it may be submitted twice"
+    assert "Job again takes" in str(Protection(store).why(Ledger(store, "needed")))
+    ledger.end(Cancelled(by="me"), writer="w")
+    report_end(ledger)
+    assert ids(store) == ["again", "needed"]
+    there = JobIndex(store).look()
+    assert (set(there.ended), there.others) == ({"again", "needed"}, ()), "the new job is known"
+    assert not [info.key for info in store.list(CHANGED)]
+    assert there.ended["again"].state is State.CANCELLED
 
 
 def test_a_deleted_job_is_searched_for_leftovers_until_long_after_its_deletion(store: Counting) -> None:
