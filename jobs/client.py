@@ -321,11 +321,13 @@ class BatchClient:
             dataset=spec.input.shown,
             model=spec.model.path,
         )
+        placement = ledger.placement()
         started = self.submitter().submit(
             ledger.uri,
             submission_id,
             metadata,
             driver_environment(self.settings.allowed_buckets) | {SUBMISSION_ID: submission_id},
+            pool=None if placement is None else placement.pool,
         )
         if started:
             clock.mark("submission of the driver")

@@ -68,7 +68,7 @@ class StartClock:
             name=name,
             machine=machine(),
             began_at=self._began_at,
-            phases=tuple(sorted(self._phases, key=lambda phase: phase.begin_s)),
+            phases=tuple(sorted(self._phases, key=lambda phase: (phase.begin_s, -phase.took_s))),
             first_row_s=self._first_row_s,
         )
         try:

@@ -121,17 +121,26 @@ class Submitter:
             self._api = JobApi(self.dashboard_url, self._headers)
             self.ray_version = self._api.version()
 
-    def submit(self, job_uri: str, submission_id: str, metadata: dict[str, str], env: dict[str, str]) -> bool:
+    def submit(
+        self,
+        job_uri: str,
+        submission_id: str,
+        metadata: dict[str, str],
+        env: dict[str, str],
+        pool: str | None = None,
+    ) -> bool:
         """Start a driver for the job directory `job_uri`.
 
         Args:
             metadata: see `describe`.
             env: extra environment of driver and workers. Shown in the dashboard: never a credential.
+            pool: the pool that the job computes in, which may have a driver ready.
 
         Returns:
             False if the cluster already has a submission with that id; nothing is started then.
         """
-        return self.run(submission_id, f"python -m workers.driver {shlex.quote(job_uri)}", metadata, env)
+        command = ["python", "-m", "workers.driver", job_uri, *([] if pool is None else [pool])]
+        return self.run(submission_id, shlex.join(command), metadata, env)
 
     def start_pool(self, pool_uri: str, submission_id: str, metadata: dict[str, str], env: dict[str, str]) -> bool:
         """Start the driver of a pool; otherwise like `submit`."""

@@ -96,6 +96,16 @@ def stream(
         raise value
 
 
+def prepare(idle_s: float | None = IDLE_S) -> None:
+    """Start a child for a `stream` to come: it imports what it needs while this process does something else.
+
+    Args:
+        idle_s: the child ends after so long without work; None: with this process.
+    """
+    with suppress(OSError):  # told by `stream`, which tries it again
+        _IDLE.setdefault(os.getpid(), []).append(_Child(idle_s))
+
+
 class _EndedInOrder(Exception):
     """The child has ended with exit code 0, as one does that was idle for `IDLE_S`."""
 
@@ -103,13 +113,13 @@ class _EndedInOrder(Exception):
 class _Child:
     """The parent's end of one child process."""
 
-    def __init__(self) -> None:
+    def __init__(self, idle_s: float | None = IDLE_S) -> None:
         theirs, ours = os.pipe()
         answers, results = os.pipe()
         path = os.pathsep.join(dict.fromkeys(entry for entry in sys.path if entry))
         self._process = subprocess.Popen(
             # -P: no imports from the working directory, which may hold anything.
-            [sys.executable, "-P", "-m", __name__, str(theirs), str(results)],
+            [sys.executable, "-P", "-m", __name__, str(theirs), str(results), "" if idle_s is None else str(idle_s)],
             pass_fds=(theirs, results),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -208,20 +218,23 @@ def _start_threads() -> None:
     list(threads.map(lambda _: together.wait(), range(_NUM_THREADS)))
 
 
-def _serve(requests: Connection, answers: Connection) -> None:
-    """Answer requests until the parent is gone or sends none for `IDLE_S`."""
+def _serve(requests: Connection, answers: Connection, idle_s: float | None) -> None:
+    """Answer requests until the parent is gone or sends none for so long."""
     import resource
 
     import psutil
     import pyarrow as pa
 
+    from jobs.values.arrow import leave_pandas_out
+
     Thread(target=_end_with, args=(requests,), daemon=True).start()
+    leave_pandas_out()
     pa.set_io_thread_count(1)
     pa.set_cpu_count(1)
     own_bytes = 0
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _start_threads()
-    while requests.poll(IDLE_S):
+    while requests.poll(idle_s):
         resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         environment, function, arguments, memory_bytes, cpu_s = pickle.loads(requests.recv_bytes())  # noqa: S301 - our parent's
         os.environ.clear()
@@ -262,5 +275,10 @@ def _limit_time(cpu_s: float) -> None:
 if __name__ == "__main__":
     from jobs.dataset import decoder  # this module under the name that its callers pickle
 
+    _, theirs, results, idle_s = sys.argv
     with suppress(EOFError, BrokenPipeError):
-        decoder._serve(Connection(int(sys.argv[1]), writable=False), Connection(int(sys.argv[2]), readable=False))
+        decoder._serve(
+            Connection(int(theirs), writable=False),
+            Connection(int(results), readable=False),
+            float(idle_s) if idle_s else None,
+        )

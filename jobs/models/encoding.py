@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Protocol
 
 from jobs.models.errors import InvalidMessages
@@ -39,6 +40,10 @@ class Encoder(Protocol):
     def prefix_id(self) -> int:
         """The token before a text of which every token is scored: begin-of-sequence, else end-of-text."""
 
+    @property
+    def has_chat_format(self) -> bool:
+        """Whether conversations can be encoded."""
+
     def marked_length(self, ids: Sequence[int]) -> int:
         """Number of tokens up to and including the last special token: text is not merged over it."""
 
@@ -69,6 +74,7 @@ class BytesEncoder:
     eos_ids: tuple[int, ...] = ()
     max_model_len = 32_768
     vocab_size = 256
+    has_chat_format = True
     tool_call_id = None
     prefix_id = 0
 
@@ -103,15 +109,28 @@ class BytesEncoder:
         return list((declared + "".join(f"{m.role}: {m.content}\n" for m in parsed)).encode(errors="replace"))
 
 
-@lru_cache(maxsize=2)
 def load_encoder(model_path: str) -> Encoder:
-    """Load the encoder of a model directory, once per process.
+    """Load the encoder of a model directory, once per process as long as the directory's files stay as they are.
 
     Raises:
         InvalidModel: not a usable model directory.
     """
     if model_path == BYTES_MODEL:
         return BytesEncoder()
+    return _load(model_path, _files(model_path))
+
+
+@lru_cache(maxsize=2)
+def _load(model_path: str, files: tuple[tuple[str, int, int], ...]) -> Encoder:
     from jobs.models.prompt_encoder import PromptEncoder
 
     return PromptEncoder.load(model_path)
+
+
+def _files(directory: str) -> tuple[tuple[str, int, int], ...]:
+    """List the names, times of change and sizes of a directory's files; none if it cannot be read."""
+    try:
+        found = [(file.name, file.stat()) for file in Path(directory).iterdir()]
+    except OSError:
+        return ()
+    return tuple(sorted((name, stat.st_mtime_ns, stat.st_size) for name, stat in found))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from jobs.errors import InvalidModel
-from jobs.models.encoding import BYTES_MODEL
-from jobs.models.prompt_encoder import PromptEncoder
+from jobs.models.encoding import BYTES_MODEL, load_encoder
 from jobs.models.snapshot import fingerprint
 from schemas.spec import JobSpec
 
@@ -18,7 +17,7 @@ def pin_model(spec: JobSpec) -> str | None:
     if spec.model.path == BYTES_MODEL:
         return None
     pinned = fingerprint(spec.model.path, weights=spec.engine.name == "vllm" and spec.engine.load_format != "dummy")
-    encoder = PromptEncoder.load(spec.model.path)
+    encoder = load_encoder(spec.model.path)
     wanted = spec.engine.max_model_len
     if wanted is not None and wanted > encoder.max_model_len:
         raise InvalidModel(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from jobs.errors import InvalidModel, UsageError
 from jobs.ledger import Ledger
-from jobs.models.encoding import BYTES_MODEL
+from jobs.models.encoding import BYTES_MODEL, Encoder
 from jobs.results.values import rows_of
 from jobs.values.text import as_json
 from schemas.codes import RowError
@@ -264,6 +264,7 @@ def _token_texts(model_path: str) -> Callable[[int], str]:
     """Return a function that gives a token's text by the model's encoder, or its id if the model is not here."""
     known: dict[int, str] = {}
     anchor: list[int] = []
+    loaded: list[Encoder] = []
 
     def text_of(token_id: int) -> str:
         if token_id not in known:
@@ -274,9 +275,10 @@ def _token_texts(model_path: str) -> Callable[[int], str]:
         from jobs.models.encoding import load_encoder
 
         try:
-            encoder = load_encoder(model_path)
+            encoder = loaded[0] if loaded else load_encoder(model_path)
         except InvalidModel:
             return f"token_id:{token_id}"
+        loaded[:] = [encoder]
         if not anchor:
             [ids] = encoder.encode_continuations([_ANCHOR])
             assert isinstance(ids, list), "a letter can be encoded"

@@ -4,7 +4,8 @@ Every job goes from `jobs submit` to its end on one embedded cluster, whose cach
 OUT.json is written after each step:
 
 - first: 50 rows with an engine of their own, with empty caches, with full ones, and with empty ones beside code that
-  `jobs model warm-up` has made (on GPUs): how each came to its first row, phase by phase
+  `jobs model warm-up` has made (on GPUs): how each came to its first row, phase by phase; and, with full caches, the
+  engine alone
 - own, alone: one workload with engines of its own, and alone in the pool: rows a second from the first shard to the end
 - small: three jobs of 50 rows in the pool, one after the other; seconds from `submit` to the end
 - urgent: a bulk job, and an urgent one of 200 rows into its middle; seconds to its first and last row
@@ -18,6 +19,8 @@ import argparse
 import json
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -67,7 +70,7 @@ class Arm:
         return {"first_ready_s": first_s, "all_ready_s": elapsed(began)}
 
     def first(self) -> dict[str, Any]:
-        found = {"cold": self._first("cold"), "warm": self._first("warm")}
+        found = {"cold": self._first("cold"), "warm": self._first("warm"), "alone": self._alone()}
         if self.gpu:
             options = ("--set", "engine.load_format=dummy", "--set", "engine.max_model_len=8192")
             began = time.monotonic()
@@ -85,6 +88,14 @@ class Arm:
         took = run(self.model, self.work / "small.parquet", [], gpu=self.gpu, job_id=job)
         status = json.loads(jobs("status", job, "-o", "json"))
         return {"total_s": took["total_s"], "beginning": status["beginning"]}
+
+    def _alone(self) -> dict[str, float]:
+        command = [sys.executable, "-m", "tests.bench.engine_start", str(self.model), str(self.work / "small.parquet")]
+        done = subprocess.run(
+            [*command, *(("--gpu",) if self.gpu else ())], text=True, stdout=subprocess.PIPE, check=True
+        )
+        measured: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+        return measured
 
     def own(self) -> dict[str, Any]:
         return run(self.model, self.large, ["--replicas", str(self.replicas)], gpu=self.gpu, job_id="own")

@@ -20,7 +20,7 @@ from schemas import keys
 from tests.chaos.cluster import RayNodes
 from tests.chaos.s3_proxy import Proxy, no_faults
 from tests.support import s3
-from tests.support.harness import User, new_id, write_prompts
+from tests.support.harness import User, is_driver, new_id, write_prompts
 from tests.support.invariants import Findings, examine, examine_traffic, examine_words, snapshot
 from tests.support.stored import Stored, is_as_undisturbed
 
@@ -171,8 +171,7 @@ class Run:
         """Return the newest live driver of this job."""
         found = []
         for process in psutil.process_iter(["cmdline", "create_time"]):
-            command = process.info["cmdline"] or []
-            if "workers.driver" in command and command[-1].endswith(f"/{self.job_id}"):
+            if is_driver(process.info["cmdline"] or [], self.job_id):
                 found.append(process)
         return max(found, key=lambda process: process.info["create_time"], default=None)
 

@@ -295,7 +295,7 @@ def start_impatient_driver(job_uri: str, job_id: str, endpoint: str, *, patience
     running = cluster.current()
     assert running is not None
     code = (
-        "import os; from workers.driver.__main__ import connect; from workers.driver.entry import main; "
+        "import os; from workers.driver.process import connect; from workers.driver.entry import main; "
         f"os._exit(main({job_uri!r}, connect, store_patience_s={patience_s}))"
     )
     headers = {"Authorization": f"Bearer {running.token_path.read_text()}"}

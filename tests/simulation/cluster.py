@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("workers.driver")
 
 Connect = Callable[["World", "SimDriver", Ledger], Cluster]
-"""Gives a driver its cluster, as `workers.driver.__main__.connect` does."""
+"""Gives a driver its cluster, as `workers.driver.process.connect` does."""
 
 
 NOTICE_S = 15.0
@@ -53,7 +53,9 @@ class JobApi:
         self._world, self._name, self.connect = world, name, connect
         self.drivers: list[SimDriver] = []
 
-    def submit(self, job_uri: str, submission_id: str, metadata: dict[str, str], env: dict[str, str]) -> bool:
+    def submit(
+        self, job_uri: str, submission_id: str, metadata: dict[str, str], env: dict[str, str], pool: str | None = None
+    ) -> bool:
         return bool(self._world.rpc(f"start {submission_id}", partial(self.start, job_uri, submission_id)))
 
     def find(self, job_uri: str) -> list[Submission]:

@@ -143,12 +143,17 @@ def new_id(name: str = "job") -> str:
 
 
 def driver_pid(job_id: str) -> int:
-    """Find the process that runs the job: `python -m workers.driver …/<job id>`."""
+    """Find the process that runs the job; in a pool this may be its entrypoint, which ends and dies with the driver."""
     for process in psutil.process_iter(["cmdline"]):
-        command = process.info["cmdline"] or []
-        if "workers.driver" in command and command[-1].endswith(f"/{job_id}"):
+        if is_driver(process.info["cmdline"] or [], job_id):
             return int(process.pid)
     raise AssertionError(f"no driver of {job_id} is running")
+
+
+def is_driver(command: Sequence[str], job_id: str) -> bool:
+    """Return whether a command line is that of a driver: `python -m workers.driver …/<job id>`."""
+    words = " ".join(command).split()
+    return "workers.driver" in " ".join(words[1:3]) and any(word.endswith(f"/{job_id}") for word in words)
 
 
 def kill(pid: int) -> None:

@@ -1,54 +1,46 @@
-"""`python -m workers.driver <job uri>`: the entrypoint that Ray starts. It wires driver and replica together."""
+"""`python -m workers.driver <job uri> [<pool>]`: the entrypoint that Ray starts.
+
+A pool may have given the job to a driver of its own already: then this process only lives as long as that one. So
+little is loaded before that is known.
+"""
 
 from __future__ import annotations
 
-import logging
 import os
+import signal
 import sys
-import threading
 
-import ray
-
-from jobs import __version__
-from jobs.errors import Exit
-from jobs.ledger import Ledger
-from jobs.pools.book import PoolBook
-from jobs.pools.names import namespace_of
-from workers.driver.cluster import Cluster
-from workers.driver.entry import main
-from workers.driver.pooled import PooledCluster
-from workers.driver.ray_cluster import RayCluster
-from workers.driver.ray_link import RayLink
-from workers.driver.resources import seat_resources
-from workers.messages import Ticket
-from workers.replica.replica import Replica
-
-DISCONNECT_S = 5.0
+from schemas.environment import SUBMISSION_ID
+from workers.driver.claims import KILLED, Claim
 
 
-def connect(ledger: Ledger, driver: str) -> Cluster:
-    """Join the cluster that this process runs on, and the pool that the job is to compute in."""
-    ray.init(namespace=f"{ledger.job_id}/{driver}", logging_level=logging.WARNING)
-    own = RayCluster(Replica)
-    if (placement := ledger.placement()) is None:
-        return own
-    root = ledger.store.uri
-    ticket = Ticket(root=root, job_id=ledger.job_id, driver=driver, placement=placement, version=__version__)
-    link = RayLink(namespace_of(root, placement.pool))
-    return PooledCluster(own, link, ticket, PoolBook(ledger.store), seat_resources)
+def main(job_uri: str, pool: str | None = None) -> int:
+    """Drive the job, or attend the driver that does. Returns the exit code that Ray sees."""
+    claim: Claim | None = None
+    submission_id, cluster = os.environ.get(SUBMISSION_ID), os.environ.get("RAY_ADDRESS")
+    if pool is not None and submission_id and cluster:
+        try:
+            claim = Claim(cluster, submission_id)
+            if claim.take() is None and (code := claim.attend()) is not None:
+                claim.drop()
+                if code == KILLED:  # Ray is to see what it would have seen of the driver itself
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return code
+        except OSError as error:
+            print(f"the pool's drivers cannot be asked: {error}", file=sys.stderr)
+    from jobs.dataset import decoder
 
+    decoder.prepare()  # first: staging needs it, and it imports for as long as this process does
+    from workers.driver.process import drive
 
-def disconnect() -> None:
-    """Leave the cluster in order: calls whose end Ray has not been told of would count as failed tasks."""
-    leaving = threading.Thread(target=ray.shutdown, daemon=True)
-    leaving.start()
-    leaving.join(DISCONNECT_S)
+    code = drive(job_uri)
+    if claim is not None:
+        claim.drop()
+    return code
 
 
 if __name__ == "__main__":
-    code = main(sys.argv[1], connect)
+    code = main(*sys.argv[1:])
     sys.stdout.flush()
-    if code in (Exit.OK, Exit.GATE_CROSSED):  # otherwise the last line printed must stay the last one
-        disconnect()
     # Ray Data's threads and a cancelled staging must not delay the exit of a finished job.
     os._exit(code)

@@ -164,18 +164,20 @@ class Driver:
 
     async def _work(self) -> TerminalRecord:
         """Stage and dispatch until every shard is committed, then finish."""
-        await asyncio.to_thread(check_model, self._spec)
-        resources = await asyncio.to_thread(self._cluster.resolve_resources, self._spec)
-        before_plan = await asyncio.to_thread(self._has_runnable_rows)
+        checking = asyncio.create_task(asyncio.to_thread(check_model, self._spec))
+        try:
+            resources = await asyncio.to_thread(self._cluster.resolve_resources, self._spec)
+            before_plan = await asyncio.to_thread(self._has_runnable_rows)
+        except Exception:
+            await checking  # without the model, its size is not known either
+            raise
         staged: asyncio.Queue[Plan | int] = asyncio.Queue()
-
-        self._reporter.phase = "staging"
-        self._passed("model and resources")
-        staging = asyncio.create_task(self._stage(staged.put_nowait))
+        staging = asyncio.create_task(self._stage(checking, staged.put_nowait))
         dispatching = asyncio.create_task(self._dispatch(staged))
         if self._limits.closing.is_set():
             await self._replicas.halt()
-        running = asyncio.create_task(self._replicas.run(resources, before_plan=before_plan))
+        # Their processes start while the model is checked.
+        running = asyncio.create_task(self._replicas.run(resources, before_plan=before_plan, model=checking))
         closing = asyncio.create_task(self._close())
         pending: set[asyncio.Task[None]] = {staging, dispatching, running, closing}
         try:
@@ -217,14 +219,17 @@ class Driver:
         committed = self._ledger.committed()
         return any(shard.num_runnable_rows and shard.index not in committed for shard in plan.shards)
 
-    async def _stage(self, report: Callable[[Plan | int], None]) -> None:
-        """Stage everything, then restage shards that turn out to be damaged or gone.
+    async def _stage(self, checking: asyncio.Task[None], report: Callable[[Plan | int], None]) -> None:
+        """Stage everything once the model is checked, then restage shards that turn out to be damaged or gone.
 
         Raises:
             JobFailure, JobsError: as `stage`. If a shard cannot be restaged, only after all others are
                 committed, so that everything computable is computed.
             Missing: the store does not keep what is written, or the job has ended.
         """
+        await checking
+        self._reporter.phase = "staging"
+        self._passed("model and resources")
         await self._cluster.stage(self._ledger, self._spec, self._writer, report)
         tries: Counter[int] = Counter()
         while True:

@@ -70,17 +70,24 @@ def run_job(
     return record
 
 
-def main(job_uri: str, connect: Callable[[Ledger, str], Cluster], *, store_patience_s: float = STORE_PATIENCE_S) -> int:
+def main(
+    job_uri: str,
+    connect: Callable[[Ledger, str], Cluster],
+    *,
+    store_patience_s: float = STORE_PATIENCE_S,
+    starting: StartClock | None = None,
+) -> int:
     """Run the job and return the exit code that Ray sees.
 
     Args:
         connect: returns the cluster, given the job and the driver's id.
         store_patience_s: an outage of the store longer than this interrupts the job.
+        starting: measures the driver's start; None begins with this process.
     """
     logs.set_up()
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     failpoint("driver.start")
-    starting = StartClock.of_process("driver")
+    starting = starting or StartClock.of_process("driver")
     driver_id = os.environ.get(SUBMISSION_ID) or f"driver-{uuid4().hex[:8]}"
     with ExitStack() as until_end:
         return _run(job_uri, driver_id, connect, store_patience_s, until_end, starting)

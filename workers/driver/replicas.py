@@ -99,7 +99,9 @@ class Replicas:
         news, self._news = self._news, asyncio.Event()
         news.set()
 
-    async def run(self, resources: Resources, *, before_plan: bool = True) -> None:
+    async def run(
+        self, resources: Resources, *, before_plan: bool = True, model: asyncio.Future[None] | None = None
+    ) -> None:
         """Keep all slots filled until every shard is committed. Replicas may still be ending then: see `kill`.
 
         No replica starts while the plan has no uncommitted shard that needs an engine.
@@ -107,12 +109,13 @@ class Replicas:
         Args:
             resources: of each replica.
             before_plan: start replicas while the plan is being made, so that they load the model meanwhile.
+            model: the check of the model, which replicas await before they load it; None if it is done.
 
         Raises:
             JobFailure: the engine cannot start or keeps dying, or a shard fails.
             StoreError: the store stays unreachable.
         """
-        self._resources, self._before_plan = resources, before_plan
+        self._resources, self._before_plan, self._model = resources, before_plan, model
         self._starting = asyncio.Semaphore(resources.starts_at_once or len(self.slots))
         self.gpus_per_replica = resources.num_gpus
         # A slot that waits for resources must not hold up a job whose last shard is committed elsewhere.
@@ -232,6 +235,8 @@ class Replicas:
             slot.replica = self._cluster.start_replica(self._ledger, slot.name, self._driver, self._resources)
             self.shared = slot.replica.shared
             await slot.replica.started()
+            if self._model is not None:
+                await asyncio.shield(self._model)
             slot.enter("loading", "model")
             timeout_s = self._spec.engine.start_timeout_s
             try:

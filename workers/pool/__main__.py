@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
 import sys
+import threading
 from typing import Any
 from uuid import uuid4
 
@@ -20,6 +22,7 @@ from workers import logs
 from workers.pool.cluster import PoolCluster
 from workers.pool.manager import Manager
 from workers.pool.ray_pool import RayPoolCluster
+from workers.pool.standbys import Standbys, entrypoints_start_here
 from workers.replica.pooled import PoolReplica
 
 log = logging.getLogger("workers.pool")
@@ -54,6 +57,8 @@ def main(pool_uri: str) -> int:
     told: list[int] = []
     signal.signal(signal.SIGTERM, lambda *_: told.append(1))
     running = manager.run.remote()
+    if entrypoints_start_here():
+        threading.Thread(target=asyncio.run, args=(Standbys(root, name).run(),), daemon=True).start()
     while not ray.wait([running], timeout=LOOK_S)[0]:
         if told:
             log.info("the pool is told to stop (SIGTERM)")

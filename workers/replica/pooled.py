@@ -85,8 +85,8 @@ class PoolReplica:
         """
         began = time.monotonic()
         engine, model = self._pool.engine, self._pool.model
-        self._encoder = await asyncio.to_thread(load_encoder, model.path)
-        await asyncio.to_thread(import_engine, engine, on_gpu=self._on_gpu)
+        importing = asyncio.to_thread(import_engine, engine, on_gpu=self._on_gpu)
+        self._encoder, _ = await asyncio.gather(asyncio.to_thread(load_encoder, model.path), importing)
         self._engine = standing = make_engine(engine, model, self._encoder, None, on_gpu=self._on_gpu, scores=False)
         self._info = info = await standing.start()
         self._admission = Admission(Room(info, lambda: standing.steps))

@@ -6,13 +6,14 @@ import asyncio
 import logging
 import os
 import time
+from collections.abc import Awaitable
 from contextlib import suppress
 
 from jobs.failpoints import failpoint
 from jobs.ledger import Ledger
 from jobs.models.encoding import load_encoder
 from jobs.starting import StartClock
-from schemas.records import Plan
+from jobs.values.arrow import leave_pandas_out
 from workers import logs
 from workers.engines.base import Engine
 from workers.messages import Loaded, LogBatch, ReplicaCounters
@@ -58,6 +59,7 @@ class Replica(JobWork):
         self._lag = LoopLag()
         self._loop: asyncio.AbstractEventLoop | None = None
         if traced:
+            leave_pandas_out()
             on_sigterm(self._told_to_end)
 
     def __repr__(self) -> str:
@@ -74,8 +76,7 @@ class Replica(JobWork):
         began = time.monotonic()
         failpoint("replica.before_load")
         self._spec = await asyncio.to_thread(self._ledger.spec)
-        self._encoder = await asyncio.to_thread(load_encoder, self._spec.model.path)
-        self._starting.mark("spec and tokenizer")
+        self._starting.mark("spec")
         engine = self._engine = await self._make_engine()
         self._starting.mark("engine's imports and the plan")
         info = await engine.start()
@@ -155,11 +156,12 @@ class Replica(JobWork):
             await self._engine.stop()
 
     async def _make_engine(self) -> Engine:
+        """Import the engine; beside that, which takes longest, read what it is made with."""
         spec = self._spec
+        needed: list[Awaitable[None]] = [self._read_encoder()]
         if spec.engine.name != "fake":
-            # The engine's limits come from the plan, which is made meanwhile.
-            importing = asyncio.to_thread(import_engine, spec.engine, on_gpu=self._on_gpu)
-            self._plan, _ = await asyncio.gather(self._plan_soon(), importing)
+            needed += [asyncio.to_thread(import_engine, spec.engine, on_gpu=self._on_gpu), self._read_plan()]
+        await asyncio.gather(*needed)
         return make_engine(
             spec.engine,
             spec.model,
@@ -170,9 +172,15 @@ class Replica(JobWork):
             on_phase=self._starting.inside,
         )
 
-    async def _plan_soon(self) -> Plan | None:
-        """Return the plan if it exists within `PLAN_PATIENCE_S`; the GPU should not wait longer."""
+    async def _read_encoder(self) -> None:
+        began = time.monotonic()
+        self._encoder = await asyncio.to_thread(load_encoder, self._spec.model.path)
+        ended = time.monotonic()
+        self._starting.inside("tokenizer", ended, ended - began)
+
+    async def _read_plan(self) -> None:
+        """Read the plan if it exists within `PLAN_PATIENCE_S`; the GPU should not wait longer."""
         until = time.monotonic() + PLAN_PATIENCE_S
         while (plan := await asyncio.to_thread(self._ledger.plan)) is None and time.monotonic() < until:
             await asyncio.sleep(PLAN_LOOK_S)
-        return plan
+        self._plan = plan

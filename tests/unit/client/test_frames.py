@@ -33,7 +33,9 @@ class NoCluster(Submitter):
     def find(self, job_uri: str) -> list[Submission]:
         return []
 
-    def submit(self, job_uri: str, submission_id: str, metadata: dict[str, str], env: dict[str, str]) -> bool:
+    def submit(
+        self, job_uri: str, submission_id: str, metadata: dict[str, str], env: dict[str, str], pool: str | None = None
+    ) -> bool:
         self.started.append(submission_id)
         return True
 

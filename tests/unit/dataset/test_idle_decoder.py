@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -19,6 +20,31 @@ def ends_in_order() -> Iterator[int]:
 
     yield 1
     os._exit(0)
+
+
+def own_pid() -> Iterator[int]:
+    import os
+
+    yield os.getpid()
+
+
+def test_the_first_question_goes_to_the_child_that_was_prepared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoder, "_IDLE", {})
+    decoder.prepare()
+    ((child,),) = decoder._IDLE.values()
+    assert list(decoder.stream(own_pid)) == [child._process.pid]
+    child.kill()
+
+
+def modules(*names: str) -> Iterator[list[str]]:
+    import pyarrow as pa
+
+    pa.array([1])
+    yield [name for name in names if name in sys.modules]
+
+
+def test_a_child_does_without_pandas() -> None:
+    assert list(decoder.stream(modules, "pyarrow", "pandas")) == [["pyarrow"]]
 
 
 def test_a_child_that_ended_as_it_was_asked_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:

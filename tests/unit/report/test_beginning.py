@@ -52,6 +52,7 @@ def test_a_clock_measures_phases_one_after_the_other_and_inside_each_other(
     clock.mark("imports")
     now[0] = 60.0
     clock.inside("weights", 58.0, 3.0)
+    clock.inside("tokenizer", 51.0, 1.0)
     clock.mark("engine's start")
     now[0] = 61.0
     clock.first_row()
@@ -60,6 +61,7 @@ def test_a_clock_measures_phases_one_after_the_other_and_inside_each_other(
     assert [(each.name, each.begin_s, each.took_s) for each in found.phases] == [
         ("imports", 0.0, 2.0),
         ("engine's start", 2.0, 10.0),
+        ("tokenizer", 2.0, 1.0),
         ("weights", 7.0, 3.0),
         ("first row", 12.0, 1.0),
     ]

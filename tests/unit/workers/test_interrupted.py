@@ -6,6 +6,8 @@ import asyncio
 import errno
 import os
 import signal
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,13 +18,14 @@ from jobs.errors import ClusterError, Damaged, InvalidModel, MissingInput, Missi
 from jobs.ledger import Ledger
 from jobs.store.local import LocalStore
 from schemas import keys
-from schemas.codes import JobError
+from schemas.codes import InterruptionCode, JobError
 from schemas.markers import MARK
 from schemas.records import Failed, Interruption, Plan, Succeeded
 from schemas.spec import JobSpec, ModelSpec
-from tests.unit.workers.test_replicas_faults import LocalCluster, spec_with, stage
-from workers.driver import entry, preparation
+from tests.unit.workers.test_replicas_faults import LocalCluster, LocalReplica, spec_with, stage
+from workers.driver import driver, entry, preparation
 from workers.driver.entry import run_job
+from workers.driver.resources import Resources
 from workers.engines.fake import FakeEngine
 from workers.failures import JobFailure, JobInterruption, account_for, passing
 
@@ -206,6 +209,49 @@ def test_a_model_that_is_away_interrupts_and_another_one_fails(tmp_path: Path, m
     record = run_job(with_model("other", "sha256:0"), "d", Cluster)
     assert isinstance(record, Failed)
     assert record.code == "MODEL_CHANGED"
+
+
+def test_processes_start_beside_the_check_of_the_model_and_none_loads_one_that_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads: list[str] = []
+    up = threading.Event()
+
+    class Starting(Cluster):
+        def prepare(self, replica: LocalReplica) -> None:
+            async def load() -> None:
+                loads.append("a replica")
+
+            replica._replica.load = load  # type: ignore[method-assign,assign]
+            up.set()
+
+    def refuse(spec: JobSpec) -> None:
+        assert up.wait(10), "no replica's process starts while the model is checked"
+        raise JobFailure(JobError.MODEL_CHANGED, "The model is not the one of the job.")
+
+    cluster = Starting()
+    monkeypatch.setattr(driver, "check_model", refuse)
+    record = run_job(job(tmp_path, [["a"]]), "d", lambda: cluster)
+    assert isinstance(record, Failed)
+    assert (record.code, record.reason) == ("MODEL_CHANGED", "The model is not the one of the job.")
+    assert [replica._killed.is_set() for replica in cluster.replicas] == [True] * 2
+    assert not loads
+
+
+def test_a_model_that_is_missing_is_told_rather_than_what_its_size_would_have_decided(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Weighing(Cluster):
+        def resolve_resources(self, spec: JobSpec) -> Resources:
+            raise MissingModel("There is no file model.safetensors.")
+
+    def refuse(spec: JobSpec) -> None:
+        time.sleep(0.2)
+        raise JobInterruption(InterruptionCode.MODEL_UNAVAILABLE, "There is no model directory.")
+
+    monkeypatch.setattr(driver, "check_model", refuse)
+    with pytest.raises(JobInterruption, match="no model directory"):
+        run_job(job(tmp_path, [["a"]]), "d", Weighing)
 
 
 def test_no_count_goes_back_when_a_driver_follows_another(tmp_path: Path) -> None:
