@@ -94,9 +94,8 @@ class BatchClient:
         return Job(self, Ledger(self.store, job_id))
 
     def jobs(self) -> Iterator[Job]:
-        """Yield all jobs under the root, in name order."""
-        for ledger in list_jobs(self.store):
-            yield Job(self, ledger)
+        """Return all jobs under the root, in name order."""
+        return (Job(self, ledger) for ledger in list_jobs(self.store))
 
     def submit(
         self,
@@ -274,13 +273,12 @@ class BatchClient:
             dataset=spec.input.shown,
             model=spec.model.path,
         )
-        placement = ledger.placement()
         started = self.submitter().submit(
             ledger.uri,
             submission_id,
             metadata,
             driver_environment(self.settings.allowed_buckets) | {SUBMISSION_ID: submission_id},
-            pool=None if placement is None else placement.pool,
+            pool=placement.pool if (placement := ledger.placement()) else None,
         )
         if started:
             clock.mark("submission of the driver")
@@ -321,8 +319,7 @@ class BatchClient:
 
         if self.settings.address is not None:
             return self.settings.token_path
-        embedded = cluster.current()
-        return embedded.token_path if embedded else None
+        return embedded.token_path if (embedded := cluster.current()) else None
 
     def reachable_submitter(self) -> Submitter | None:
         """Connect to the cluster's job API; None if there is no cluster or it cannot be reached."""

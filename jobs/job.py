@@ -18,6 +18,7 @@ from jobs.ledger import Ledger
 from jobs.looks import Looks
 from jobs.resuming import LimitOptions, allow, check_start, end_drivers, pause, start
 from jobs.salvage import Salvage
+from jobs.staged import Staged
 from jobs.status.ended import raise_unless_good
 from jobs.status.following import progress_shown
 from jobs.status.html import block
@@ -203,7 +204,7 @@ class Job:
             self.ledger.publish(terminal.manifest, writer=f"resume/{uuid4().hex}")
             Salvage(self.ledger).delete()
             if not spec.keep_staged:
-                self.ledger.delete_staged(self.ledger.staged_shards())
+                Staged(self.ledger).delete(Staged(self.ledger).shards())
             return False
         if terminal is not None:
             raise Conflict(

@@ -7,7 +7,7 @@ writers agree on one outcome. There is no lock, no lease and no clock here.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import datetime
 from enum import Enum
@@ -63,10 +63,6 @@ class Commit(Enum):
 
     OURS = "ours"
     ANOTHERS = "another's"
-
-
-class Missing(StoreError):
-    """Staged rows are missing or damaged. They can be made again."""
 
 
 class Ledger:
@@ -136,7 +132,7 @@ class Ledger:
             raise UsageError(f"No job {self.job_id} under {self.store.uri}.", "List the jobs with: jobs list")
         return spec
 
-    # -- plan and staged shards -----------------------------------------------------------------
+    # -- plan -----------------------------------------------------------------------------------
 
     def plan(self) -> Plan | None:
         """Read the plan; None before planning."""
@@ -153,42 +149,6 @@ class Ledger:
         if standing is None:
             raise StoreError(f"{self.uri}/{keys.PLAN} exists and cannot be read.", "Check the store's permissions.")
         return standing
-
-    def staged_shards(self) -> set[int]:
-        """List the shards whose staged rows are written."""
-        return self._shards_below(keys.STAGED)
-
-    def stage(self, shard: int, data: bytes, *, writer: str) -> bool:
-        """Write a shard's staged rows once; return False if they were there already."""
-        metadata = {"sha256": hashlib.sha256(data).hexdigest()}
-        return self.store.put_new(self.key(keys.staged(shard)), data, writer=writer, metadata=metadata)
-
-    def read_staged(self, shard: int, *, has_hash: bool = True) -> bytes:
-        """Read a shard's staged rows as Parquet bytes.
-
-        Args:
-            has_hash: the writer stored their hash, too; older versions did not.
-
-        Raises:
-            Missing: they are missing or damaged.
-        """
-        key = self.key(keys.staged(shard))
-        data, info = self.store.get(key), self.store.head(key)
-        if data is None or info is None:
-            raise self.staged_missing(shard, "missing")
-        promised = info.metadata.get("sha256")
-        if promised != hashlib.sha256(data).hexdigest() and (has_hash or promised is not None):
-            raise self.staged_missing(shard, "damaged")
-        return data
-
-    def staged_missing(self, shard: int, how: str) -> Missing:
-        """Build the error for staged rows that are missing or damaged."""
-        return Missing(f"{self.uri}/{keys.staged(shard)} is {how}.", f"Run: jobs resume {self.job_id}")
-
-    def delete_staged(self, shards: Iterable[int]) -> None:
-        """Delete staged shards: after success, or damaged ones so that they are made again."""
-        for shard in shards:
-            self.store.delete(self.key(keys.staged(shard)))
 
     def write_fingerprints(self, shard: int, data: bytes, *, writer: str) -> None:
         """Write a shard's row fingerprints, and replace damaged ones: every writer computes the same bytes."""
@@ -234,7 +194,8 @@ class Ledger:
 
     def committed(self) -> set[int]:
         """List the shards that have their result object."""
-        return self._shards_below(keys.RESULTS)
+        numbers = (keys.shard_of(info.key) for info in self.store.list(self.key(keys.RESULTS)))
+        return {number for number in numbers if number is not None}
 
     def read_result(self, shard: int) -> bytes | None:
         """Read a committed shard as Parquet bytes; None if it is not committed."""
@@ -402,10 +363,6 @@ class Ledger:
         return self.store.list(f"{self.job_id}/")
 
     # -- helpers --------------------------------------------------------------------------------
-
-    def _shards_below(self, prefix: str) -> set[int]:
-        numbers = (keys.shard_of(info.key) for info in self.store.list(self.key(prefix)))
-        return {number for number in numbers if number is not None}
 
     def _read(self, key: str, parse: Callable[[bytes], _V]) -> _V | None:
         data = self.store.get(self.key(key))

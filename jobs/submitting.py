@@ -11,6 +11,7 @@ from uuid import uuid4
 from jobs.buckets import check_buckets
 from jobs.errors import UsageError
 from jobs.failpoints import failpoint
+from jobs.index.jobs import create_job
 from jobs.pools.placing import PLACING
 from jobs.results.sinks.addresses import exports_of
 from jobs.results.sinks.checks import check_exports, check_targets_here
@@ -96,7 +97,7 @@ def submit(
         if job.ledger.created_at() is None:  # else the job has its input, or the id is another job's
             frame.upload(client.store, writer=f"submit/{uuid4().hex}")
     failpoint("submit.before_spec")
-    created = job.ledger.create(spec, writer=f"submit/{uuid4().hex}")
+    created = create_job(job.ledger, spec, writer=f"submit/{uuid4().hex}")
     failpoint("submit.after_spec")
     if placement is not None or not created:
         job.ledger.place(placement)

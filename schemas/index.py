@@ -2,7 +2,8 @@
 
     _index/jobs/<sha256>.json.gz   a page: what is known of up to `PAGE_JOBS` ended jobs; named after its bytes
     _index/batches.json.gz         how the batches of `jobs serve` have ended; overwritten
-    _index/changed/<job_id>        an ended job is to be looked at again, once: it was deleted, or is about to be
+    _index/changed/<job_id>        an ended job is to be looked at again, once: it was deleted, or is about to be, or a
+                                   new job has its id
 
 Advisory, never a basis for a decision. All of it can be deleted at any time; it is made again from the jobs.
 """
@@ -24,12 +25,19 @@ ENDED_BATCHES = "_index/batches.json.gz"
 PAGE_JOBS = 1000
 """Most jobs on one page."""
 
+CLEARED = 2
+"""Revision of a deleted job of which nothing but its tombstone was left when it was looked at long afterwards."""
+
 
 class IndexedJob(Document):
     """What lists show of a job that has ended, with the numbers and words of its status."""
 
     job_id: str
-    revision: int = Field(0, ge=0, description="The entry with the highest one counts: 1 once the job was deleted.")
+    revision: int = Field(
+        0,
+        ge=0,
+        description="The highest one counts: 1 once the job was deleted, 2 once all of it is gone.",
+    )
     deleted: bool = Field(False, description="Only its tombstone is left; lists leave it out.")
     state: State
     created_at: AwareDatetime = Field(description="By the store's clock; tells a job from an earlier one of its id.")

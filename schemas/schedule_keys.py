@@ -29,9 +29,15 @@ def run_key(name: str, logical_date: str, round_: int, document: str) -> str:
     return f"{runs_key(name)}{logical_date}/{round_:02d}/{document}.json"
 
 
-def published_key(name: str, logical_date: str = "") -> str:
-    """Key of the publication of one date, or their common folder."""
-    return f"{SCHEDULES}{name}/published/" + (f"{logical_date}.json" if logical_date else "")
+def published_key(name: str, logical_date: str = "", round_: int = 1) -> str:
+    """Key of the publication of one round of a date, or their common folder. Keys sort by date and round."""
+    later = f"_r{round_:02d}" if round_ > 1 else ""
+    return f"{SCHEDULES}{name}/published/" + (f"{logical_date}{later}.json" if logical_date else "")
+
+
+def published_date(key: str) -> str:
+    """The logical date in a key that `published_key` makes."""
+    return key.rpartition("/")[2].removesuffix(".json").partition("_")[0]
 
 
 def reopened_key(name: str, date_and_round: str = "") -> str:

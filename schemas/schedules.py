@@ -9,9 +9,11 @@
                                    .../sent-<event>-<hook>.json  write-once: a notification was delivered
     _schedules/<name>/reopened/<date>.<round>.json   write-once: this date has such a round
     _schedules/<name>/published/<date>.json          write-once: the results of this date may be read
-    _schedules/<name>/latest.json                    the newest of these
+                           .../<date>_r<round>.json  write-once: those of a later round, which count from then on
+    _schedules/<name>/latest.json                    the newest of these, by date and round
 
-`<date>` is the logical date, `<round>` grows when a person runs a date again whose run did not succeed.
+`<date>` is the logical date, `<round>` grows when a person runs a date again whose run did not succeed, or repairs its
+job.
 Everything about a run's job is in the job's own ledger.
 """
 
@@ -152,7 +154,8 @@ class RunOutcome(Document):
 
 
 class Pointer(Document):
-    """Results that may be read. `latest.json` is the one with the newest logical date and never goes backwards."""
+    """Results that may be read. `latest.json` is the one of the newest logical date and of its newest round, and never
+    goes backwards."""
 
     format_version: int = FORMAT_VERSION
     schedule: str

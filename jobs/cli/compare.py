@@ -1,4 +1,4 @@
-"""`jobs compare`: what has changed between two jobs over the same dataset."""
+"""`jobs compare`: what has changed between two jobs."""
 
 from __future__ import annotations
 
@@ -41,9 +41,11 @@ def compare(
         str | None, typer.Option("--out", help="Write all changed rows here: FILE.parquet.", show_default=False)
     ] = None,
 ) -> None:
-    """Compare two jobs over the same dataset: how many answers agree, and which rows have changed.
+    """Compare two jobs: how many answers agree, and which rows have changed.
 
-    Answers agree if they are equal to the character. --json has the counts and the first changed rows.
+    Rows of jobs that have read the same files are matched by their place, those of others by `custom_id`; what cannot
+    be matched is counted. Answers agree if they are equal to the character. --json has the counts and the first
+    changed rows.
 
     Examples:
 
@@ -109,11 +111,10 @@ def _described(counts: Comparison) -> dict[str, str]:
         length = (
             f"{mean_a:,.1f} -> {mean_b:,.1f} tokens on average: {counts.shorter:,} shorter, {counts.longer:,} longer"
         )
-    only = [
-        f"{count:,} only in {job}" for job, count in ((counts.a, counts.only_a), (counts.b, counts.only_b)) if count
-    ]
+    by = " by custom_id" if counts.by == "custom_id" else ""
     rows = {
-        "rows": f"{counts.rows:,} compared" + "".join(f", {each}" for each in only),
+        "rows": f"{counts.rows:,} compared{by}",
+        "not compared": ", ".join(counts.unmatched),
         "equal answers": agreement,
         "changed rows": f"{counts.changed:,}",
         "status": changes(counts.status),

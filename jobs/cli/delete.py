@@ -105,7 +105,7 @@ def prune(
     from jobs.retention.deleting import delete_job
     from jobs.retention.policies import protection_of
     from jobs.retention.protection import deleted_in_part
-    from jobs.retention.pruning import ended_jobs, old_enough
+    from jobs.retention.pruning import prunable
     from jobs.retention.pruning import prune as pruned
     from jobs.text import duration
 
@@ -119,7 +119,7 @@ def prune(
     halves = deleted_in_part(client.store)
     for ledger in halves if yes else []:
         delete_job(ledger, by=getpass.getuser(), reason=reason)
-    chosen = old_enough(ended_jobs(client.store), older_than_s, keep_newest)
+    chosen = prunable(client.store, older_than_s, keep_newest)
     rows, kept, num_bytes = [], list[tuple[str, str]](), 0
     for each in pruned(
         client.store,

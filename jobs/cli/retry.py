@@ -35,6 +35,9 @@ def retry(
     """Repair a job that has ended: a new job computes its error rows, or those that --where chooses, and rows without a
     result, and copies the results of all others. It has the whole dataset, and stands without the job that it repairs.
 
+    Of a scheduled night it is the next round: once it has succeeded it is exported and published in place of the job
+    that it repairs, and `latest` follows if no newer night is there. With an --id of its own it is published nowhere.
+
     Examples:
 
       jobs retry reviews-20260301-020000-5f3a
@@ -45,7 +48,7 @@ def retry(
     """
     from jobs.client import BatchClient
     from jobs.resuming import settle
-    from jobs.spec.build import new_job_id
+    from jobs.retrying import submit_repair
     from jobs.spec.repair import repair_of
 
     client = BatchClient(request.settings)
@@ -58,7 +61,6 @@ def retry(
         lambda field: request.labels.get(field, f"`{field}`"),
         request.settings.gpu_hour_price,
     )
-    new_id = new_id or new_job_id(repair.spec.name)
     signals.stands("Nothing was submitted.")
     missing = f" and {repair.num_missing:,} without a result" if repair.num_missing else ""
     output.note(
@@ -67,16 +69,23 @@ def retry(
     if repair.futile:
         output.warn(repair.futile)
     client.before_cluster_start = lambda: output.note("Starting a local Ray cluster …")
-    job, created = client.submit_spec(
+    job, created, night = submit_repair(
+        parent,
         repair.spec,
         new_id,
-        placement=_placement(parent, request),
+        _placement(parent, request),
         tell=output.note,
-        before_writing=lambda: signals.stands(
+        before_writing=lambda new_id: signals.stands(
             f"Job {new_id} may have been submitted, with or without a driver: jobs status {new_id}; start it with: "
             f"jobs resume {new_id}"
         ),
     )
+    if night is not None:
+        run = night.entry.run
+        output.note(
+            f"It is round {run.round + 1} of {night}: if it succeeds, `jobs schedule serve` publishes it, or "
+            f"`jobs schedule run {run.schedule} --date {run.logical_date} --wait`."
+        )
     follow_up(job, created, output, wait=wait, timeout=timeout)
 
 

@@ -38,7 +38,7 @@ def serve(
     ] = None,
     no_auth: Annotated[bool, typer.Option("--no-auth", help="Let every user of this machine in.")] = False,
     allow_actions: Annotated[
-        bool, typer.Option("--allow-actions", help="Let the pages at /ui cancel and resume jobs, and run dates.")
+        bool, typer.Option("--allow-actions", help="Let the pages at /ui change and delete jobs, and run dates.")
     ] = False,
     model_name: Annotated[
         str | None, typer.Option("--model-name", help="Model name that requests must give. Default: the directory's.")

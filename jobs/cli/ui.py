@@ -33,7 +33,7 @@ def ui(
     ] = None,
     no_auth: Annotated[bool, typer.Option("--no-auth", help="Let every user of this machine in.")] = False,
     allow_actions: Annotated[
-        bool, typer.Option("--allow-actions", help="Let pages cancel and resume jobs, and run dates of schedules.")
+        bool, typer.Option("--allow-actions", help="Let pages change and delete jobs, and run dates of schedules.")
     ] = False,
     root: Annotated[str | None, typer.Option("--root", help="Where jobs live.")] = None,
     address: Annotated[

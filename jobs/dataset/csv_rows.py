@@ -13,6 +13,7 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -24,13 +25,15 @@ from jobs.dataset.records import Record, Scan
 from jobs.dataset.sources import Source
 from jobs.dataset.streams import is_utf8, open_text, skip_to
 from jobs.errors import InvalidInput
-from jobs.values.cells import RowFailure
+from jobs.text import printable
+from jobs.values.cells import RowFailure, is_encodable
 from schemas.codes import RowError
 
 _DELIMITERS = (",", ";", "\t", "|")
 _MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 _MAX_RECORD_BYTES = 64 * 2**20
 _HEADER_LINES, _HEADER_BYTES = 100, 2**20
+_EXCELS_OWN = re.compile(r"sep=[!#-/:-@\[-`{-~\t]", re.IGNORECASE)
 _SHOWN = {"\t": "tab"}
 
 
@@ -99,10 +102,12 @@ def _layout(source: Source) -> CsvLayout:
         lines = _first_lines(source, file)
     delimiter = source.csv.delimiter or ("\t" if ".tsv" in source.uri.lower()[-8:] else None)
     first = lines[0].rstrip("\r\n") if lines else ""
-    if delimiter is None and len(first) == 5 and first.lower().startswith("sep="):  # as Excel writes it
+    if delimiter is None and _EXCELS_OWN.fullmatch(first):  # as Excel writes it
         delimiter, start = first[4], start + len(lines.pop(0).encode())
     is_told = delimiter is not None
     delimiter, names = _header(source, lines, delimiter)
+    if odd := [name for name in names if not is_encodable(name)]:
+        raise _unclear(source, f"has a header that is not UTF-8, near {printable(odd[0])}", "--csv-encoding")
     if twice := [name for name, count in Counter(filter(None, names)).items() if count > 1]:
         raise InvalidInput(f"{source.uri} has two columns named {twice[0]!r}.", "Rename one of them.")
     return CsvLayout(
@@ -116,10 +121,27 @@ def _layout(source: Source) -> CsvLayout:
 
 
 def _first_lines(source: Source, file: io.BufferedReader) -> list[str]:
+    """Read lines for the header, without one that is longer than any header."""
     lines: list[str] = []
     while len(lines) < _HEADER_LINES and (raw := file.readline(_HEADER_BYTES)):
+        if len(raw) == _HEADER_BYTES and not raw.endswith(b"\n"):  # cut, perhaps inside a character
+            break
         lines.append(_text(source, raw, len(lines) + 1))
+    if not lines and raw:
+        _check_line_ends(source, raw)
+        raise InvalidInput(
+            f"{source.uri} has a first line of more than {_HEADER_BYTES:,} bytes, which is no header.",
+            "Begin the file with a line that names its columns.",
+        )
     return lines
+
+
+def _check_line_ends(source: Source, first: bytes) -> None:
+    if b"\r" in first.rstrip(b"\r\n"):
+        raise InvalidInput(
+            f"{source.uri} ends its lines with carriage returns alone, as old programs do.",
+            "Write it again with line feeds: tr '\\r' '\\n' < OLD.csv > NEW.csv",
+        )
 
 
 def _header(source: Source, lines: Sequence[str], told: str | None) -> tuple[str, tuple[str, ...]]:
@@ -127,11 +149,13 @@ def _header(source: Source, lines: Sequence[str], told: str | None) -> tuple[str
     cuts: dict[str, tuple[str, ...]] = {}
     for delimiter in (told,) if told else _DELIMITERS:
         try:
-            record: list[str] = next(iter(_reader(iter(lines), delimiter, source.csv.escape or None)), [])
+            records = _reader(iter(lines), delimiter, source.csv.escape or None)
+            record: list[str] = next(filter(None, records), [])
         except csv.Error:
             continue
         cuts[delimiter] = tuple(name.strip() for name in record)
     if not cuts:
+        _check_line_ends(source, lines[0].encode(errors="surrogateescape"))
         raise _unclear(source, "has a first line that cannot be cut into names", "--csv-delimiter and --csv-escape")
     several = [delimiter for delimiter, names in cuts.items() if len(names) > 1]
     if len(several) > 1:

@@ -132,7 +132,8 @@ def _range(uri: str, start: int, length: int) -> bytes:
     answer = library.http_backoff("GET", url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT)
     library.hf_raise_for_status(answer)
     data: bytes = answer.content
-    return data
+    # A mirror or a proxy that knows no ranges sends the whole file.
+    return data if answer.status_code == 206 else data[start : start + length]
 
 
 def _call(uri: str, request: Callable[[Any], T]) -> T | None:
@@ -141,6 +142,10 @@ def _call(uri: str, request: Callable[[Any], T]) -> T | None:
 
     try:
         return request(HfApi())
+    except errors.HFValidationError as error:
+        raise InvalidInput(
+            f"{uri[:300]} names no data set: the hub has no such names.", "Copy its name from its page."
+        ) from error
     except errors.GatedRepoError as error:
         raise StoreError(
             f"{uri} is for those who have accepted its terms.",

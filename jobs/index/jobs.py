@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from threading import Lock
 
@@ -16,6 +16,7 @@ from jobs.store.base import ObjectStore
 from jobs.tombstones import find_tombstone
 from schemas.codes import State
 from schemas.index import CHANGED, IndexedJob, changed_key
+from schemas.spec import JobSpec
 
 _log = logging.getLogger(__name__)
 
@@ -27,17 +28,17 @@ class JobsThere:
     Attributes:
         ended: what the index knows, by job id.
         others: those that it does not know, in name order.
-        deleted: jobs of which only a tombstone is left.
+        deleted: jobs that were deleted, likewise.
     """
 
     ended: Mapping[str, IndexedJob]
     others: tuple[Ledger, ...]
-    deleted: frozenset[str] = frozenset()
+    deleted: Mapping[str, IndexedJob] = field(default_factory=dict)
 
     @property
     def ids(self) -> frozenset[str]:
         """Ids of all of them."""
-        return self.deleted | frozenset(self.ended) | {ledger.job_id for ledger in self.others}
+        return frozenset(self.deleted) | frozenset(self.ended) | {ledger.job_id for ledger in self.others}
 
 
 class JobIndex:
@@ -53,6 +54,7 @@ class JobIndex:
     def __init__(self, store: ObjectStore, *, fresh_s: float = 0.0) -> None:
         self._store, self._pages, self._lock, self._fresh_s = store, Pages(store), Lock(), fresh_s
         self._last: tuple[float, JobsThere] | None = None
+        self._marks: dict[str, datetime] = {}
 
     def look(self) -> JobsThere:
         """Return the jobs that are there, and what is known of them.
@@ -70,19 +72,19 @@ class JobIndex:
     def _look(self) -> JobsThere:
         ledgers = list(list_jobs(self._store))
         # Marks first: one that is gone by now has its newer entry in a page.
-        changed = {info.key.removeprefix(CHANGED) for info in self._store.list(CHANGED)} if ledgers else set()
+        marks = ((info.key.removeprefix(CHANGED), info.modified_at) for info in self._store.list(CHANGED))
+        self._marks = dict(marks) if ledgers else {}
         known = self._pages.entries() if ledgers else {}
-        ended, deleted = dict[str, IndexedJob](), set[str]()
+        ended, deleted = dict[str, IndexedJob](), dict[str, IndexedJob]()
         for ledger in ledgers:
             entry = known.get(ledger.job_id)
-            if entry is None or (not entry.revision and ledger.job_id in changed):
+            # Both times are the store's. A mark from before the job was created was about an earlier one of its id.
+            marked_at = self._marks.get(ledger.job_id)
+            if entry is None or (not entry.revision and marked_at is not None and entry.created_at < marked_at):
                 continue
-            if entry.deleted:
-                deleted.add(ledger.job_id)
-            else:
-                ended[ledger.job_id] = entry
+            (deleted if entry.deleted else ended)[ledger.job_id] = entry
         others = tuple(each for each in ledgers if each.job_id not in ended and each.job_id not in deleted)
-        return JobsThere(ended=ended, others=others, deleted=frozenset(deleted))
+        return JobsThere(ended=ended, others=others, deleted=deleted)
 
     def add(self, entries: Collection[IndexedJob], there: JobsThere) -> None:
         """Remember jobs that have ended. A store that takes no writes keeps its index as it is: lists stay right.
@@ -95,7 +97,7 @@ class JobIndex:
             try:
                 self._pages.add(entries, there=there.ids)
                 for entry in entries:
-                    if entry.revision:
+                    if entry.revision or entry.job_id in self._marks:
                         self._store.delete(changed_key(entry.job_id))
             except StoreError as error:
                 _log.debug("The index is not written: %s", error)
@@ -126,6 +128,15 @@ def deleted_entry(ledger: Ledger) -> IndexedJob | None:
         model="",
         succeeded=False,
     )
+
+
+def create_job(ledger: Ledger, spec: JobSpec, *, writer: str) -> bool:
+    """Create a job as `Ledger.create` does. What it needs is protected from its first moment: its id may be that of an
+    earlier job whose folder was removed by hand, and which the index has as ended.
+    """
+    if spec.reuse or spec.retry:
+        mark_changed(ledger.store, ledger.job_id)
+    return ledger.create(spec, writer=writer)
 
 
 def mark_changed(store: ObjectStore, job_id: str) -> None:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -25,12 +23,10 @@ from jobs.errors import JobsError, StoreError
 from jobs.ledger import Ledger
 from jobs.results import shown
 from jobs.results.merge import RowMerger
-from jobs.salvage import Salvage, Salvaged
-from jobs.threads import in_threads
-from jobs.tombstones import Deleted, find_tombstone
+from jobs.results.parts import CHANGED, Part, damaged, find_parts, missing, read_footer
+from jobs.salvage import Salvage
 from jobs.values.utf8 import valid_columns
-from schemas import keys
-from schemas.records import Cancelled, Failed, ShardCommit, Succeeded
+from schemas.records import Cancelled, Failed, Succeeded
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,34 +35,7 @@ WINDOW_ROWS = 16_384
 MEMORY_BYTES = 128 * 2**20
 """Limit on rows waiting in memory for their turn; rows beyond it go to temporary files."""
 
-_CHANGED = "Restore the objects of the job from a version or a copy, or submit it again under a new id."
-_FOOTER_BYTES = 64 * 2**10
-_FOOTERS_AT_ONCE = 16
 _SHARDS_AHEAD = 4
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Part:
-    """A committed shard, or salvaged rows of an uncommitted one, as described by the Parquet footer.
-
-    Attributes:
-        key: its key in the job directory.
-        first_row: smallest row id in it.
-        decoded_bytes: size of its pages, uncompressed.
-        row_ids: the rows that count, since the others come from another object; None: all rows.
-    """
-
-    index: int
-    key: str
-    num_rows: int
-    first_row: int
-    decoded_bytes: int
-    row_ids: npt.NDArray[np.int64] | None = None
-
-    @property
-    def salvaged(self) -> bool:
-        """Whether these are salvaged rows of an uncommitted shard."""
-        return self.key.startswith(keys.SALVAGE)
 
 
 class Results:
@@ -218,19 +187,19 @@ class Results:
                     last_row, rows_seen = table["row_id"][-1].as_py(), rows_seen + table.num_rows
                     yield self._restored(table.select(wanted))
         if check_all and rows_seen != self.num_rows:
-            raise StoreError(f"{self.ledger.uri} has results of {rows_seen:,} of {self.num_rows:,} rows.", _CHANGED)
+            raise StoreError(f"{self.ledger.uri} has results of {rows_seen:,} of {self.num_rows:,} rows.", CHANGED)
 
     def _fetch(self, part: Part, *, verify: bool) -> bytes:
         data = self.ledger.store.get(f"{self.ledger.job_id}/{part.key}")
         if data is None:
-            raise _missing(self.ledger, part.key)
+            raise missing(self.ledger, part.key)
         if verify and hashlib.sha256(data).hexdigest() != self._promised(part):
-            raise _damaged(self.ledger, part.key, "its SHA-256 is not that of the commit")
+            raise damaged(self.ledger, part.key, "its SHA-256 is not that of the commit")
         return data
 
     def _promised(self, part: Part) -> str | None:
         if part.salvaged:
-            record = Salvage(self.ledger).record(_named(part))
+            record = Salvage(self.ledger).record(part.salvage)
             return None if record is None else record.sha256
         return self._sha256s.get(part.index) or self.ledger.shard_commit(part.index).sha256
 
@@ -241,7 +210,7 @@ class Results:
             groups = [file.read_row_group(group, columns=columns) for group in range(file.num_row_groups)]
             table = pa.concat_tables(groups)
         except (OSError, pa.ArrowException) as error:
-            raise _damaged(self.ledger, part.key, "a checksum or its structure is wrong") from error
+            raise damaged(self.ledger, part.key, "a checksum or its structure is wrong") from error
         if part.row_ids is not None:
             table = table.filter(pc.is_in(table["row_id"], value_set=pa.array(part.row_ids)))
         # Jobs of earlier versions kept invalid text, which other readers reject.
@@ -262,9 +231,9 @@ class Results:
         row_ids = table["row_id"].to_numpy()
         steps = np.diff(row_ids, prepend=last_row)
         if (steps <= 0).any():
-            raise StoreError(f"{self.ledger.uri} has row {row_ids[steps <= 0][0]} twice.", _CHANGED)
+            raise StoreError(f"{self.ledger.uri} has row {row_ids[steps <= 0][0]} twice.", CHANGED)
         if first_row is not None and row_ids[-1] != first_row + len(row_ids) - 1:
-            raise StoreError(f"{self.ledger.uri} lacks rows between {first_row} and {row_ids[-1]}.", _CHANGED)
+            raise StoreError(f"{self.ledger.uri} lacks rows between {first_row} and {row_ids[-1]}.", CHANGED)
 
 
 def open_results(ledger: Ledger) -> Results:
@@ -278,88 +247,10 @@ def open_results(ledger: Ledger) -> Results:
     terminal = ledger.terminal()
     if terminal is None:
         ledger.spec()
-    commits = {commit.index: commit for commit in terminal.manifest.shards} if isinstance(terminal, Succeeded) else {}
-    shards = sorted(commits or ledger.committed())
-    # While the job goes on, salvaged rows are left to the next attempt, which commits them.
-    over = isinstance(terminal, Cancelled | Failed)
-    salvaged = Salvage(ledger).find(committed=frozenset(shards)) if over else []
-    if not shards and not salvaged:
+    parts = find_parts(ledger, terminal)
+    if not parts:
         raise JobsError(f"Job {ledger.job_id} has no results yet.", f"See how it stands: jobs status {ledger.job_id}")
-    parts = in_threads(
-        _FOOTERS_AT_ONCE, lambda index: _part(ledger, index, keys.result(index), commits.get(index)), shards
-    )
-    kept = in_threads(_FOOTERS_AT_ONCE, lambda each: _part(ledger, each.shard, each.key), salvaged)
-    parts += _without_repeats(ledger, kept)
-    return Results(ledger, terminal, parts, _footer(ledger, parts[0].key).schema_arrow)
-
-
-def _without_repeats(ledger: Ledger, parts: Sequence[Part]) -> list[Part]:
-    """Return salvaged parts in the order of their attempt ids, each limited to rows that no earlier part has."""
-    several = {index for index, count in Counter(part.index for part in parts).items() if count > 1}
-    seen: dict[int, npt.NDArray[np.int64]] = {index: np.empty(0, np.int64) for index in several}
-    found = []
-    for part in parts:
-        if part.index in several:
-            try:
-                data = Salvage(ledger).read(_named(part))
-                row_ids = _row_ids(data) if data is not None else None
-            except (OSError, pa.ArrowException) as error:
-                raise _damaged(ledger, part.key, "a checksum or its structure is wrong") from error
-            if row_ids is None:
-                raise _missing(ledger, part.key)
-            fresh = np.setdiff1d(row_ids, seen[part.index])
-            seen[part.index] = np.union1d(seen[part.index], fresh)
-            if not len(fresh):
-                continue
-            part = replace(part, row_ids=fresh, num_rows=len(fresh), first_row=int(fresh[0]))
-        found.append(part)
-    return found
-
-
-def _row_ids(data: bytes) -> npt.NDArray[np.int64]:
-    table = pq.read_table(pa.BufferReader(data), columns=["row_id"], page_checksum_verification=True)
-    return table["row_id"].to_numpy()  # type: ignore[no-any-return]
-
-
-def _named(part: Part) -> Salvaged:
-    named = keys.salvage_of(part.key)
-    assert named is not None, "it was found by its name"
-    return Salvaged(*named)
-
-
-def _part(ledger: Ledger, index: int, key: str, commit: ShardCommit | None = None) -> Part:
-    footer = _footer(ledger, key).metadata
-    groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
-    statistics = [group.column(0).statistics for group in groups]
-    ordered = all(each is not None and each.has_min_max for each in statistics)
-    if not groups or not ordered or footer.schema.column(0).path != "row_id":
-        raise _damaged(ledger, key, "it has no statistics of row_id")
-    if commit is not None and commit.num_rows != footer.num_rows:
-        raise _damaged(ledger, key, f"it has {footer.num_rows} rows and the manifest says {commit.num_rows}")
-    return Part(
-        index=index,
-        key=key,
-        num_rows=footer.num_rows,
-        first_row=min(each.min for each in statistics),
-        decoded_bytes=sum(group.total_byte_size for group in groups),
-    )
-
-
-def _footer(ledger: Ledger, key: str) -> pq.ParquetFile:
-    size_bytes = _FOOTER_BYTES
-    while True:
-        tail = ledger.store.get_tail(f"{ledger.job_id}/{key}", size_bytes)
-        if tail is None:
-            raise _missing(ledger, key)
-        # A Parquet file ends with its footer, the footer's length in four bytes, and `PAR1`.
-        needed = int.from_bytes(tail[-8:-4], "little") + 8
-        if needed > size_bytes and tail.endswith(b"PAR1") and len(tail) == size_bytes:
-            size_bytes = needed
-            continue
-        try:
-            return pq.ParquetFile(pa.BufferReader(tail))
-        except (OSError, pa.ArrowException) as error:
-            raise _damaged(ledger, key, "it has no readable footer") from error
+    return Results(ledger, terminal, parts, read_footer(ledger, parts[0].key).schema_arrow)
 
 
 def _limited(tables: Iterator[pa.Table], limit: int | None) -> Iterator[pa.Table]:
@@ -387,16 +278,3 @@ def _ahead(parts: Sequence[Part], fetch: Callable[[Part], bytes], ahead: int) ->
         yield results()
     finally:
         threads.shutdown(wait=False, cancel_futures=True)
-
-
-def _missing(ledger: Ledger, key: str) -> JobsError:
-    if (tombstone := find_tombstone(ledger.store, ledger.job_id)) is not None:
-        return Deleted(tombstone)
-    how = "salvaged" if key.startswith(keys.SALVAGE) else "committed"
-    return StoreError(f"{ledger.uri}/{key} was {how} and is missing.", _CHANGED)
-
-
-def _damaged(ledger: Ledger, key: str, how: str) -> StoreError:
-    if (named := keys.salvage_of(key)) is not None:
-        return Salvage(ledger).damaged(Salvaged(*named), how)
-    return StoreError(f"{ledger.uri}/{key} is damaged: {how}.", _CHANGED)

@@ -7,7 +7,7 @@ from jobs.errors import ClusterError, UsageError
 from jobs.ledger import Ledger
 from jobs.retention.deleting import delete_job
 from jobs.retention.protection import Protection
-from jobs.retention.pruning import ended_jobs, old_enough, prune
+from jobs.retention.pruning import prunable, prune
 from schemas.schedule_keys import run_of_job
 from schemas.schedules import Retention
 
@@ -36,7 +36,7 @@ def retain(client: BatchClient, schedule: str, retention: Retention) -> list[str
         run = run_of_job(job_id)
         return run is not None and run[0] == schedule
 
-    jobs = old_enough(ended_jobs(client.store, is_its), retention.keep_for_s, retention.keep_newest)
+    jobs = prunable(client.store, retention.keep_for_s, retention.keep_newest, is_its)
     done = prune(
         client.store,
         jobs,

@@ -6,13 +6,15 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from jobs.errors import Damaged, UsageError
-from jobs.ledger import Ledger, list_jobs
+from jobs.index.jobs import JobIndex
+from jobs.ledger import Ledger
 from jobs.schedules.book import Book
 from jobs.store.base import ObjectStore
 from jobs.threads import in_threads
 from jobs.tombstones import Deleted, find_tombstone
 from schemas import keys
 from schemas.batches import BATCH_ID, batch_key
+from schemas.index import CLEARED
 from schemas.schedule_keys import run_of_job
 from schemas.spec import AUTO, LAST_GOOD
 
@@ -21,6 +23,9 @@ _REQUESTS_AT_ONCE = 16
 SETTLED_S = 3600.0
 """A driver that has not said goodbye may be at work on an ended job's last rows and exports for so long, and a job that
 reuses results may be about to write down which."""
+
+FORGOTTEN_S = 86_400.0
+"""So long after a tombstone, no driver that was thought dead writes to the job any more."""
 
 StillWorks = Callable[[Ledger], bool]
 """Says whether a driver that a cluster knows is at work on an ended job."""
@@ -39,7 +44,8 @@ class Protection:
     def __init__(self, store: ObjectStore, still_works: StillWorks = lambda _: False) -> None:
         self._store, self._still_works, self._book = store, still_works, Book(store)
         self._needed: dict[str, str] = {}
-        for needs in in_threads(_REQUESTS_AT_ONCE, self._needs_of, list(list_jobs(store))):
+        # What has ended needs nothing any more and stays ended: an index that lags names too many jobs, never too few.
+        for needs in in_threads(_REQUESTS_AT_ONCE, self._needs_of, JobIndex(store).look().others):
             self._needed |= needs
         for name in self._book.names():
             self._needed |= self._led_to_by(name)
@@ -93,14 +99,29 @@ class Protection:
 
 
 def deleted_in_part(store: ObjectStore) -> list[Ledger]:
-    """Return the jobs whose deletion has begun and is not finished."""
+    """Return the jobs whose deletion has begun and is not finished. A deletion that was found finished long after its
+    tombstone is noted in the index, and is not looked at again.
+    """
     from jobs.retention.deleting import unfinished
+
+    index = JobIndex(store)
+    there = index.look()
 
     def is_one(ledger: Ledger) -> bool:
         with suppress(Damaged):
             return find_tombstone(store, ledger.job_id) is not None and unfinished(ledger)
         return False
 
-    ledgers = list(list_jobs(store))
-    found = in_threads(_REQUESTS_AT_ONCE, is_one, ledgers)
-    return [ledger for ledger, one in zip(ledgers, found, strict=True) if one]
+    def is_over(ledger: Ledger) -> bool:
+        age_s = store.age_s(ledger.key(keys.TOMBSTONE))
+        return age_s is not None and age_s > FORGOTTEN_S
+
+    deleted = {entry.job_id: entry for entry in there.deleted.values() if entry.revision < CLEARED}
+    ledgers = [*there.others, *(Ledger(store, job_id) for job_id in deleted)]
+    ones = in_threads(_REQUESTS_AT_ONCE, is_one, ledgers)
+    found = [ledger for ledger, one in zip(ledgers, ones, strict=True) if one]
+    clear = [ledger for ledger, one in zip(ledgers, ones, strict=True) if not one and ledger.job_id in deleted]
+    over = in_threads(_REQUESTS_AT_ONCE, is_over, clear)
+    cleared = [deleted[ledger.job_id] for ledger, now in zip(clear, over, strict=True) if now]
+    index.add([entry.evolve(revision=CLEARED) for entry in cleared], there)
+    return sorted(found, key=lambda ledger: ledger.job_id)

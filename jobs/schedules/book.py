@@ -4,28 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from itertools import islice
 from typing import Literal, TypeVar
 from uuid import uuid4
-from zoneinfo import ZoneInfo
 
 from jobs.documents import read_document
 from jobs.errors import Conflict, Damaged, UsageError
 from jobs.failpoints import failpoint
 from jobs.ledger import identity_of
 from jobs.schedules.calendar import Calendar
-from jobs.schedules.tables import is_table
-from jobs.schedules.template import render, rendered_exports, variables
-from jobs.spec.limits import with_moment
+from jobs.schedules.opening import Opening
 from jobs.store.base import ObjectStore
 from schemas import keys
 from schemas.base import Document
+from schemas.pools import Placement
 from schemas.schedule_keys import (
     SCHEDULE_NAME,
     SCHEDULES,
-    job_id_of,
     latest_key,
+    published_date,
     published_key,
     reopened_key,
     run_key,
@@ -34,8 +32,6 @@ from schemas.schedule_keys import (
 )
 from schemas.schedules import Late, Pointer, Retry, Run, RunOutcome, Schedule, Sent
 from schemas.spec import LAST_GOOD, JobSpec
-
-_SECOND = timedelta(seconds=1)
 
 _D = TypeVar("_D", bound=Document)
 
@@ -49,80 +45,6 @@ class StoredRun:
     late: Late | None
     retries: tuple[Retry, ...]
     sent: frozenset[tuple[str, str]]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Opening:
-    """What a run begins with.
-
-    Attributes:
-        continues: the earlier round whose job goes on, with the spec that it has.
-    """
-
-    schedule: Schedule
-    due: datetime
-    now: datetime
-    date: str
-    round: int = 1
-    by: Literal["hand", "schedule"]
-    catch_up: bool = False
-    continues: Run | None = None
-
-    def run(self, last_good: str | None) -> Run:
-        """Return the run, its templates filled in.
-
-        Args:
-            last_good: job of the newest good run before, if there is one.
-        """
-        schedule, old = self.schedule, self.continues
-        calendar = Calendar(schedule.cron, schedule.tz)
-        values = variables(calendar, self.due)
-        wait_for = render(schedule.wait_for, values) if schedule.wait_for else None
-        job_id = old.job_id if old else job_id_of(schedule.name, self.date, self.round)
-        return Run(
-            schedule=schedule.name,
-            logical_date=self.date,
-            round=self.round,
-            due_at=self.due,
-            opened_at=self.now,
-            by=self.by,
-            catch_up=self.catch_up,
-            job_id=job_id,
-            spec=_with_exports(old.spec, schedule.spec, values)
-            if old
-            else with_moment(
-                _rendered(schedule.spec, values, job_id, last_good),
-                after=max(self.due, self.now),
-                zone=ZoneInfo(schedule.tz),
-            ),
-            wait_for=wait_for,
-            wait_since=calendar.latest(self.due - _SECOND) if wait_for and is_table(wait_for) else None,
-            export=render(schedule.export, values) if schedule.export else None,
-            placement=schedule.placement,
-        )
-
-
-def _rendered(spec: JobSpec, values: dict[str, str], job_id: str, last_good: str | None) -> JobSpec:
-    """Fill in the addresses, the job's name and the last good run; a name that was made of a templated address is the
-    job's id."""
-    from jobs.spec.build import MAX_NAME_CHARS, dataset_stem
-
-    (uri, *more), name = (render(each, values) for each in spec.input.uris), spec.name
-    if uri != spec.input.uri and name == dataset_stem(spec.input.uri)[:MAX_NAME_CHARS]:
-        name = job_id
-    return spec.evolve(
-        name=render(name, values)[:MAX_NAME_CHARS],
-        input=spec.input.evolve(
-            uri=uri, more_uris=tuple(more), since=tuple(render(each, values) for each in spec.input.since)
-        ),
-        export=rendered_exports(spec.export, values),
-        reuse=tuple(found for each in spec.reuse if (found := last_good if each == LAST_GOOD else each)),
-    )
-
-
-def _with_exports(spec: JobSpec, now: JobSpec, values: dict[str, str]) -> JobSpec:
-    """Return the spec of a job that goes on, with the exports that the schedule has now: they may have been mended."""
-    return spec.evolve(export=rendered_exports(now.export, values))
 
 
 class Book:
@@ -228,7 +150,7 @@ class Book:
         """
         date = Calendar(schedule.cron, schedule.tz).logical_date(due)
         by: Literal["hand", "schedule"] = "hand" if by_hand else "schedule"
-        return self._open(_Opening(schedule=schedule, due=due, now=now, date=date, by=by, catch_up=catch_up))
+        return self._open(Opening(schedule=schedule, due=due, now=now, date=date, by=by, catch_up=catch_up))
 
     def reopen(self, schedule: Schedule, entry: StoredRun, now: datetime, *, job_ended: bool) -> Run:
         """Begin the next round of a run that has ended without success.
@@ -240,7 +162,7 @@ class Book:
         """
         old = entry.run
         run = self._open(
-            _Opening(
+            Opening(
                 schedule=schedule,
                 due=old.due_at,
                 now=now,
@@ -250,8 +172,39 @@ class Book:
                 continues=None if job_ended else old,
             )
         )
-        self.store.put_new(reopened_key(run.schedule, f"{run.logical_date}.{run.round}"), b"{}\n", writer=_writer())
+        self._mark_reopened(run)
         return run
+
+    def open_repair(
+        self, schedule: Schedule, entry: StoredRun, spec: JobSpec, now: datetime, placement: Placement | None
+    ) -> Run:
+        """Begin the next round of a run that is done, with a job that repairs that of an earlier round.
+
+        Raises:
+            Conflict: another repair has begun this round.
+        """
+        old = entry.run
+        opening = Opening(
+            schedule=schedule,
+            due=old.due_at,
+            now=now,
+            date=old.logical_date,
+            round=old.round + 1,
+            by="hand",
+            repairs=spec,
+            placement=placement,
+        )
+        run = self._open(opening)
+        if run.spec != opening.run(None).spec:
+            raise Conflict(
+                f"Round {run.round} of {run.logical_date} of {run.schedule} has just begun with another job.",
+                f"See how it stands: jobs schedule show {run.schedule}",
+            )
+        self._mark_reopened(run)
+        return run
+
+    def _mark_reopened(self, run: Run) -> None:
+        self.store.put_new(reopened_key(run.schedule, f"{run.logical_date}.{run.round}"), b"{}\n", writer=_writer())
 
     def reopened(self, name: str) -> dict[str, int]:
         """Return the newest round of each logical date with more than one; schedulers need not read the others."""
@@ -261,7 +214,7 @@ class Book:
             found[date] = max(int(round_), found.get(date, 1))
         return found
 
-    def _open(self, opening: _Opening) -> Run:
+    def _open(self, opening: Opening) -> Run:
         schedule = opening.schedule
         run = opening.run(self.last_good(schedule.name, opening.date) if LAST_GOOD in schedule.spec.reuse else None)
         failpoint("schedule.before_open")
@@ -298,13 +251,13 @@ class Book:
 
     # -- publications ---------------------------------------------------------------------------
 
-    def is_published(self, name: str, logical_date: str) -> bool:
-        """Return whether a date's results may be read."""
-        return self.store.head(published_key(name, logical_date)) is not None
+    def is_published(self, run: Run) -> bool:
+        """Return whether a run's results may be read."""
+        return self.store.head(published_key(run.schedule, run.logical_date, run.round)) is not None
 
-    def publish(self, pointer: Pointer) -> None:
-        """Let readers find a date's results, and ensure that `latest.json` is the newest."""
-        key = published_key(pointer.schedule, pointer.logical_date)
+    def publish(self, pointer: Pointer, round_: int = 1) -> None:
+        """Let readers find the results of a date's round, and ensure that `latest.json` is the newest."""
+        key = published_key(pointer.schedule, pointer.logical_date, round_)
         self.store.put_new(key, pointer.to_json(), writer=_writer())
         failpoint("schedule.published")
         self.point_to_newest(pointer.schedule)
@@ -312,7 +265,7 @@ class Book:
     def point_to_newest(self, name: str) -> None:
         """Make `latest.json` the newest publication. Check again after each write: a newer one may have come."""
         while True:
-            newest = max((info.key for info in self.store.list(published_key(name))), default=None)
+            newest = max(self._publications(name), default=None)
             data = None if newest is None else self.store.get(newest)
             if data is None or self.store.get(latest_key(name)) == data:
                 return
@@ -320,33 +273,32 @@ class Book:
 
     def last_good(self, name: str, logical_date: str) -> str | None:
         """Return the job of the newest date before this one that was published, if it is there; else None."""
-        earlier = [
-            key
-            for info in self.store.list(published_key(name))
-            if (key := info.key) < published_key(name, logical_date)
-        ]
+        earlier = [key for key in self._publications(name) if published_date(key) < logical_date]
         pointer = self._read(max(earlier), Pointer) if earlier else None
         there = pointer is not None and self.store.head(f"{pointer.job_id}/{keys.TERMINAL}") is not None
         return pointer.job_id if pointer is not None and there else None
 
     def published(self, name: str) -> list[str]:
         """Return the logical dates whose results may be read, oldest first."""
-        found = (info.key for info in self.store.list(published_key(name)))
-        return sorted(key.rpartition("/")[2].removesuffix(".json") for key in found)
+        return sorted({published_date(key) for key in self._publications(name)})
 
     def pointer(self, name: str, logical_date: str) -> Pointer | None:
-        """Return the publication of a date, or None."""
-        return self._read(published_key(name, logical_date), Pointer)
+        """Return the publication of a date, of its newest round that has one, or None."""
+        rounds = [key for key in self._publications(name) if published_date(key) == logical_date]
+        return self._read(max(rounds), Pointer) if rounds else None
 
     def latest(self, name: str) -> Pointer | None:
         """Return the publication in `latest.json`, the newest if that is damaged, or None before the first success."""
         try:
             return self._read(latest_key(name), Pointer)
         except Damaged:
-            newest = max((info.key for info in self.store.list(published_key(name))), default=None)
+            newest = max(self._publications(name), default=None)
             return None if newest is None else self._read(newest, Pointer)
 
     # -- helpers --------------------------------------------------------------------------------
+
+    def _publications(self, name: str) -> list[str]:
+        return [info.key for info in self.store.list(published_key(name))]
 
     def _write(self, run: Run, document: str, value: Document) -> bool:
         key = run_key(run.schedule, run.logical_date, run.round, document)

@@ -188,7 +188,7 @@ class Scheduler:
             outcome=entry.outcome,
             late=entry.late,
             retries=entry.retries,
-            published=not ended and job is not None and self._book.is_published(run.schedule, run.logical_date),
+            published=not ended and job is not None and self._book.is_published(run),
             sent=entry.sent,
             job=job,
             input_ready=waits and not missing,
@@ -325,7 +325,8 @@ class Scheduler:
                 num_rows=job.num_rows or 0,
                 num_error_rows=job.num_error_rows or 0,
                 published_at=self._now(),
-            )
+            ),
+            run.round,
         )
 
     def _or_fail(self, view: RunView, step: Callable[[], None]) -> None:

@@ -114,8 +114,8 @@ def entry_of(job: IndexedJob, root: str) -> Entry:
 
 
 def _settled(ledger: Ledger, status: JobStatus) -> bool:
-    """Return whether the job has ended and no driver writes to it any more."""
-    if status.terminal is None:
+    """Return whether the job has ended, no driver writes to it any more, and its deletion has not begun."""
+    if status.terminal is None or ledger.store.head(ledger.key(keys.TOMBSTONE)) is not None:
         return False
     if status.progress is not None and status.progress.phase == "ended":
         return True

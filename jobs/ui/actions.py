@@ -1,4 +1,4 @@
-"""What pages may change, if the server was started with `--allow-actions`: cancel, resume, run a date again."""
+"""What pages may change, if the server was started with `--allow-actions`: jobs, and runs of schedules."""
 
 from __future__ import annotations
 
@@ -46,13 +46,36 @@ RESUME = Action(
     what="A driver is started on the cluster that this server knows. Rows that are done are not computed again.",
     done="A driver was started, or one is at work already.",
 )
+PAUSE = Action(
+    verb="Pause the job",
+    what="Its driver ends, and nobody but a person resumes it: schedules leave it alone. Finished rows are kept.",
+    done="The job is paused. Its replicas save finished rows, for half a minute at most.",
+)
+RETRY = Action(
+    verb="Repair the job",
+    what="A new job computes the rows that you choose again, and rows without a result; the others are copied.",
+    done="This job repairs the other one.",
+)
+DELETE = Action(
+    verb="Delete the job",
+    what="Its results and everything about it go, for good, and its id is not used again. Exported results stay.",
+    done="The job is deleted. Of a large one, the last objects take a moment to go.",
+    danger=True,
+)
 RUN_AGAIN = Action(
     verb="Run this date",
     what="The date is run now. A run that is under way or good stays as it is; one that went wrong gets another round.",
     done="The run has begun. A scheduler carries it on: jobs schedule serve",
 )
 
-DONE = {"cancel": CANCEL.done, "resume": RESUME.done, "run": RUN_AGAIN.done}
+DONE = {
+    "cancel": CANCEL.done,
+    "resume": RESUME.done,
+    "pause": PAUSE.done,
+    "retry": RETRY.done,
+    "delete": DELETE.done,
+    "run": RUN_AGAIN.done,
+}
 """What a page says after an action: a link can name one of these, and say nothing of its own."""
 
 
@@ -64,7 +87,7 @@ def cancel(site: Site, job_id: str) -> None:
     """
     job = BatchClient(site.settings).exact_job(job_id)
     job.ledger.spec()
-    _until(lambda recorded: job.cancel(BY, recorded=lambda _: recorded()))
+    until(lambda recorded: job.cancel(BY, recorded=lambda _: recorded()))
 
 
 def resume(site: Site, job_id: str) -> None:
@@ -77,6 +100,17 @@ def resume(site: Site, job_id: str) -> None:
     client.exact_job(job_id).resume()
 
 
+def pause(site: Site, job_id: str) -> None:
+    """Pause a job: return once that is recorded.
+
+    Raises:
+        JobsError: it has ended.
+    """
+    job = BatchClient(site.settings).exact_job(job_id)
+    job.ledger.spec()
+    until(lambda recorded: job.pause(BY, recorded=recorded))
+
+
 def run_date(site: Site, name: str, date: str) -> str:
     """Run one date of a schedule, and return the id of its job.
 
@@ -87,7 +121,7 @@ def run_date(site: Site, name: str, date: str) -> str:
     return view.run.job_id
 
 
-def _until(action: Callable[[Callable[[], None]], object]) -> None:
+def until(action: Callable[[Callable[[], None]], object]) -> None:
     """Do something in a thread of its own until it calls back; raise its error if it fails before."""
     recorded, failed = Event(), list[JobsError]()
 

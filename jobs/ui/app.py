@@ -139,10 +139,10 @@ def _page(request: Request, template: str, status: int = 200, **values: Any) -> 
 
 async def _on_jobs_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, JobsError)
-    if isinstance(error, UsageError):
-        status, title = 404, "Not found"
-    elif isinstance(error, Conflict):
+    if isinstance(error, Conflict):
         status, title = 409, "Not possible"
+    elif isinstance(error, UsageError):
+        status, title = 404, "Not found"
     elif isinstance(error, Damaged):
         status, title = 500, "Damaged"
     else:

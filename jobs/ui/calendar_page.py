@@ -12,6 +12,8 @@ from zoneinfo import ZoneInfo
 from jobs.ui.nights import Night
 from schemas.schedules import Schedule
 
+_MOST_YEARS = 100
+
 _WORST = ("failed", "missing", "gate", "late", "cancelled", "skipped", "running", "waiting", "due", "good", "next")
 
 
@@ -108,8 +110,9 @@ def listed(month: Month, *, day: str | None, date: str | None, everything: bool)
 
 
 def first_of(text: str | None, today: date) -> date:
-    """Return the first day of the month that was asked for, `2026-11`; of this month, if it is none."""
+    """Return the first day of the month that was asked for, `2026-11`; of this month, if it is none or far away."""
     try:
-        return datetime.strptime(text or "", "%Y-%m").replace(tzinfo=UTC).date()
+        asked = datetime.strptime(text or "", "%Y-%m").replace(tzinfo=UTC).date()
     except ValueError:
-        return today.replace(day=1)
+        asked = today
+    return (asked if abs(asked.year - today.year) <= _MOST_YEARS else today).replace(day=1)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from jobs.errors import JobsError
 from jobs.results.compare import Comparison, Pair
-from jobs.status.summary import Summary, summarise
+from jobs.status.summary import Summary
 from jobs.text import duration, percent
 from jobs.ui.site import Site
 
@@ -38,7 +38,7 @@ def sides_of(site: Site, a: str, b: str) -> Sides:
         UsageError: no such job.
         StoreError: the store cannot be reached, or a document is damaged.
     """
-    first, second = (_summary(site, job_id) for job_id in (a, b))
+    first, second = (site.summary(job_id) for job_id in (a, b))
     lines = [
         Line(label="state", a=first.state, b=second.state),
         _line("rows", first, second, lambda job: job.rows_done, lambda value: f"{value:,.0f}"),
@@ -65,13 +65,6 @@ def compared_rows(site: Site, a: str, b: str) -> Comparison | str:
     except JobsError as error:
         return str(error)
     return pair.counts
-
-
-def _summary(site: Site, job_id: str) -> Summary:
-    job = site.job(job_id)
-    status = job.status()
-    committed = None if status.driver_alive or status.terminal_manifest else job.ledger.committed()
-    return summarise(status, committed, gpu_hour_price=site.settings.gpu_hour_price)
 
 
 def _line(

@@ -75,6 +75,19 @@ class JobView:
         return self.summary.state not in ENDED
 
     @property
+    def may_pause(self) -> bool:
+        """Whether the job has not ended and is not paused."""
+        return self.may_cancel and self.summary.state is not State.PAUSED
+
+    @property
+    def may_retry(self) -> bool:
+        """Whether the job has ended with something to repair, as far as its numbers say."""
+        ways = self.summary.quality.finish_reasons if self.summary.quality else {}
+        unfinished = self.summary.rows_done != self.summary.rows_total
+        wrong = self.summary.rows_error or ways.get("length") or ways.get("repetition")
+        return not self.may_cancel and self.summary.rows_done > 0 and bool(unfinished or wrong)
+
+    @property
     def may_resume(self) -> bool:
         """Whether no driver is at work on a job that has not ended."""
         return self.may_cancel and not self.summary.driver_alive

@@ -36,6 +36,7 @@ def _environment() -> Environment:
         "said": said,
         "moment": moment,
         "day": day,
+        "mebibytes": lambda value: f"{value / 2**20:,.1f} MiB",
         "money": lambda value: f"{value:,.2f}",
     }
     environment.globals |= {

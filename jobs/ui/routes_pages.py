@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from threading import BoundedSemaphore
 from typing import Annotated, Any
@@ -31,6 +33,9 @@ PAGE_JOBS, MOST_JOBS = 50, 500
 
 _REPORTS_AT_ONCE = 2
 """Reports and comparisons read all results of a job: a few at a time, so that the other pages stay quick."""
+
+_WAIT_S = 5.0
+"""How long one waits for its turn. It holds one of the server's threads meanwhile, which other pages need."""
 
 _SAMPLES = 10
 
@@ -66,6 +71,7 @@ def page_routes(site: Site) -> APIRouter:
         q: Text = None,
         state: Annotated[list[str] | None, Query(max_length=20)] = None,
         show: Annotated[int, Query(ge=1, le=MOST_JOBS)] = PAGE_JOBS,
+        did: Text = None,
     ) -> Response:
         words = (q or "").casefold().split()
         states = frozenset(State(each) for each in state or () if each in set(State))
@@ -85,6 +91,7 @@ def page_routes(site: Site) -> APIRouter:
             states=states,
             all_states=[each for each in State if each in JOBS],
             show=show,
+            did=DONE.get(did or "", ""),
             more=min(MOST_JOBS, show * 2) if listing.more and show < MOST_JOBS else None,
         )
 
@@ -115,7 +122,7 @@ def page_routes(site: Site) -> APIRouter:
     @router.get("/jobs/{job_id}/report")
     def show_report(job_id: str, rows: bool = False) -> Response:
         price = site.settings.gpu_hour_price
-        with turns:
+        with _turn(turns):
             html = report(site.job(job_id), num_samples=_SAMPLES if rows else 0, gpu_hour_price=price)
         return HTMLResponse(html, headers={"content-security-policy": REPORT_POLICY})
 
@@ -186,13 +193,23 @@ def page_routes(site: Site) -> APIRouter:
         sides = sides_of(site, a, b) if a and b else None
         compared = None
         if sides is not None and rows:
-            with turns:
+            with _turn(turns):
                 compared = compared_rows(site, sides.a.job_id, sides.b.job_id)
         return page(
             site, request, "compare", "compare", recent=recent, sides=sides, a=a or "", b=b or "", compared=compared
         )
 
     return router
+
+
+@contextmanager
+def _turn(turns: BoundedSemaphore) -> Iterator[None]:
+    if not turns.acquire(timeout=_WAIT_S):
+        raise JobsError("Other reports are being made, and only a few are at once.", "Load the page again in a moment.")
+    try:
+        yield
+    finally:
+        turns.release()
 
 
 def page(site: Site, request: Request, template: str, section: str, status: int = 200, **values: Any) -> HTMLResponse:

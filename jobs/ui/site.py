@@ -17,6 +17,7 @@ from jobs.job import Job
 from jobs.ledger import Ledger
 from jobs.schedules.book import Book
 from jobs.settings import Settings
+from jobs.status.summary import Summary, summarise
 from jobs.store.base import ObjectStore
 from jobs.ui.nights import Nights
 
@@ -41,7 +42,7 @@ class Site:
 
     Attributes:
         token: what a person must show to get in; None lets everybody in who reaches the server.
-        allow_actions: whether pages may cancel, resume and run; else they only read.
+        allow_actions: whether pages may change jobs and run dates; else they only read.
         secret: signs sessions and forms. It ends with the process.
     """
 
@@ -84,6 +85,18 @@ class Site:
             while len(jobs) > _REMEMBERED_JOBS:
                 jobs.popitem(last=False)
         return job
+
+    def summary(self, job_id: str) -> Summary:
+        """Return a job's numbers as they stand.
+
+        Raises:
+            UsageError: no such job.
+            StoreError: the store cannot be reached, or a document is damaged.
+        """
+        job = self.job(job_id)
+        status = job.status()
+        committed = None if status.driver_alive or status.terminal_manifest else job.ledger.committed()
+        return summarise(status, committed, gpu_hour_price=self.settings.gpu_hour_price)
 
     def cost(self, gpu_s: float | None) -> float | None:
         """Return the cost of GPU time; None without a price."""

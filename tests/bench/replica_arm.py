@@ -34,6 +34,7 @@ from jobs.planning import shards as planner
 from jobs.planning.facts import facts_of
 from jobs.planning.order import Order
 from jobs.rows.prepare import FACTS_FIELDS, RowPreparer
+from jobs.staged import Staged
 from jobs.store import open_store
 from schemas.records import Plan
 from schemas.sampling import Sampling
@@ -217,7 +218,7 @@ def _stage(ledger: Ledger, spec: JobSpec, table: pa.Table) -> Plan:
     rows = rows.append_column("position", pa.array(split.position))
     for shard in plan.shards:
         of_shard = rows.filter(pc.equal(pa.array(split.shard_of), shard.index)).sort_by("position")
-        ledger.stage(shard.index, write_parquet(of_shard.drop_columns(["position"])), writer="bench")
+        Staged(ledger).write(shard.index, write_parquet(of_shard.drop_columns(["position"])), writer="bench")
     return plan
 
 

@@ -14,6 +14,7 @@ from functools import partial
 from itertools import product
 from typing import Any, Literal
 
+from jobs.staged import Staged
 from schemas import keys
 from tests.chaos.world import BUCKET, Run, World, kill
 
@@ -135,7 +136,7 @@ def _damage(world: World, run: Run, cell: Cell) -> Callable[[], Any]:
 
 def _key(run: Run, kind: str) -> str:
     """Return the key of an object that exists; of a staged one, its shard is still to be computed."""
-    open_shards = sorted(run.ledger.staged_shards() - run.ledger.committed())
+    open_shards = sorted(Staged(run.ledger).shards() - run.ledger.committed())
     if kind == "staged":
         return keys.staged(open_shards[-1])
     if kind == "attempt":

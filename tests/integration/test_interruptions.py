@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
+from jobs.staged import Staged
 from tests.support.harness import User, check_invariants, driver_pid, embedded_cluster, kill, new_id, write_prompts
 
 FAKE = ("--engine", "fake")
@@ -71,7 +72,7 @@ def test_input_that_is_away_at_resume_comes_back(user: User, dataset: Path) -> N
     user.progress_until(job_id, lambda p: p.shards_committed >= 2)
     user.kill_driver(job_id)
     ledger = user.ledger(job_id)
-    ledger.delete_staged([max(ledger.staged_shards())])
+    Staged(ledger).delete([max(Staged(ledger).shards())])
     away = dataset.parent.with_name("away")
     for empty in (False, True):  # a mount that is not there, and its empty folder
         dataset.parent.rename(away)

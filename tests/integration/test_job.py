@@ -10,6 +10,7 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 
+from jobs.staged import Staged
 from schemas import keys
 from tests.support.bounds import LOADED_S
 from tests.support.harness import User, check_invariants, driver_pid, kill, new_id, write_prompts
@@ -30,7 +31,7 @@ def test_four_thousand_chats_over_s3_come_back_once_in_order_with_kept_columns(s
         assert table[name].to_pylist() == source[name].to_pylist()
     assert set(table["status"].to_pylist()) == {"ok"}
     assert s3_user.ledger(job_id).store.get(f"{job_id}/{keys.SUCCESS}") is not None
-    assert not s3_user.ledger(job_id).staged_shards()
+    assert not Staged(s3_user.ledger(job_id)).shards()
     status = s3_user.json("status", job_id)
     assert (status["state"], status["rows_ok"], status["rows_error"]) == ("SUCCEEDED", 4000, 0)
 
@@ -140,7 +141,7 @@ def test_input_that_changes_between_attempts_is_noticed(user: User, tmp_path: Pa
     user.progress_until(job_id, lambda p: p.shards_committed >= 1)
     user.kill_driver(job_id)
     ledger = user.ledger(job_id)
-    ledger.delete_staged([max(ledger.staged_shards())])
+    Staged(ledger).delete([max(Staged(ledger).shards())])
     write_prompts(dataset, ["something else"] * 200)
     user.run("resume", job_id, "--wait", code=1)
     terminal = ledger.terminal()

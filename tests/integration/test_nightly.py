@@ -170,6 +170,38 @@ def test_a_night_that_crosses_a_gate_is_not_published_and_can_be_run_again(user:
     assert (listed["outcome"], listed["published"]) == ("succeeded", crossed["logical_date"])
 
 
+def test_a_repaired_night_is_published_in_place_of_the_old_one_and_a_failed_repair_is_not(
+    user: User, tmp_path: Path
+) -> None:
+    write_prompts(tmp_path / "rows.parquet", [f"prompt {n}" for n in range(20)])
+    out = tmp_path / "out.jsonl"
+    user.run(
+        *("schedule", "create", "mended", str(tmp_path / "rows.parquet"), "--engine", "fake", "--cron", "0 2 * * *"),
+        *("--max-tokens", "4", "--export", str(out)),
+    )
+    first = user.json("schedule", "run", "mended", "--wait")
+    date, job_id = ("--date", first["logical_date"]), first["job_id"]
+    cut = [json.loads(line)["generated_text"] for line in out.read_text().splitlines()]
+
+    where = ("--where", "finish_reason=length")
+    said = user.run("retry", job_id, *where, "--max-tokens", "64", "--wait").stderr
+    assert f"It is round 2 of {first['logical_date']} of schedule mended" in said
+    assert "is not done" in user.run("retry", job_id, *where, "--max-tokens", "9", code=2).stderr
+    assert user.run("schedule", "latest", "mended", "-q").stdout.strip() == job_id, "nobody has published it yet"
+    again = user.json("schedule", "run", "mended", "--wait", *date)
+    assert (again["outcome"], again["round"], again["job_id"]) == ("succeeded", 2, f"{job_id}-r2")
+    assert user.run("schedule", "latest", "mended", "-q").stdout.strip() == again["job_id"]
+    whole = [json.loads(line)["generated_text"] for line in out.read_text().splitlines()]
+    assert len(whole) == 20
+    assert all(new.startswith(old) and len(new) > len(old) for old, new in zip(cut, whole, strict=True))
+
+    worse = ("--where", "status=ok", "--max-tokens", "2", "--max-length-finish-rate", "0", "--wait")
+    user.run("retry", again["job_id"], *worse, code=3)
+    assert user.json("schedule", "run", "mended", "--wait", *date, code=3)["job_id"] == f"{job_id}-r3"
+    assert user.run("schedule", "latest", "mended", "-q").stdout.strip() == again["job_id"]
+    assert [json.loads(line)["generated_text"] for line in out.read_text().splitlines()] == whole
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -16,6 +16,7 @@ import tenacity.nap
 from jobs.errors import StoreError
 from jobs.ledger import Commit, Ledger
 from jobs.salvage import Salvage
+from jobs.staged import Staged
 from jobs.store import s3_client
 from jobs.store.s3 import S3Store
 from schemas import keys
@@ -132,7 +133,7 @@ def publishes_before_the_record(self: Ledger, record: Any, *, writer: str) -> An
 
 def deletes_staged_before_the_record(self: Ledger, record: Any, *, writer: str) -> Any:
     if isinstance(record, Succeeded):
-        self.delete_staged(self.staged_shards())
+        Staged(self).delete(Staged(self).shards())
     return end(self, record, writer=writer)
 
 

@@ -61,11 +61,22 @@ class Cloud:
         obstore.delete(from_url(self.root), key)
 
 
-def use_google(monkeypatch: pytest.MonkeyPatch, server: S3Server) -> Cloud:
-    """Point this process at the server for one test."""
+def google_environment(server: S3Server) -> dict[str, str]:
+    """The environment that leads to the server."""
     key = {"gcs_base_url": server.endpoint, "disable_oauth": True}
     key |= dict.fromkeys(("client_email", "private_key", "private_key_id"), "")
-    monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT_KEY", json.dumps(key))
+    return {"GOOGLE_SERVICE_ACCOUNT_KEY": json.dumps(key)}
+
+
+def azure_environment(endpoint: str) -> dict[str, str]:
+    """The environment that leads to a running Azurite."""
+    return {"AZURE_STORAGE_USE_EMULATOR": "true", "AZURITE_BLOB_STORAGE_URL": endpoint}
+
+
+def use_google(monkeypatch: pytest.MonkeyPatch, server: S3Server) -> Cloud:
+    """Point this process at the server for one test."""
+    for name, value in google_environment(server).items():
+        monkeypatch.setenv(name, value)
     name = f"test{uuid4().hex}"  # the library encodes a dash, which the server does not decode in a bucket's name
     server.client().create_bucket(Bucket=name)
     return Cloud(f"gs://{name}", server)
@@ -73,8 +84,8 @@ def use_google(monkeypatch: pytest.MonkeyPatch, server: S3Server) -> Cloud:
 
 def use_azure(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> Cloud:
     """Point this process at a running Azurite for one test."""
-    monkeypatch.setenv("AZURE_STORAGE_USE_EMULATOR", "true")
-    monkeypatch.setenv("AZURITE_BLOB_STORAGE_URL", endpoint)
+    for name, value in azure_environment(endpoint).items():
+        monkeypatch.setenv(name, value)
     name = f"test-{uuid4().hex}"
     _make_container(endpoint, name)
     return Cloud(f"az://{name}")

@@ -21,11 +21,13 @@ class Hub:
 
     Attributes:
         commits: files of each commit, the newest last.
+        ranges: whether it sends parts of files, and not always all.
         gated: whether only the token opens it, and terms must be accepted first.
     """
 
     endpoint: str = ""
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    ranges: bool = True
     gated: bool = False
     requests: list[str] = field(default_factory=list)
 
@@ -102,6 +104,8 @@ class _Handler(BaseHTTPRequestHandler):
         commit, _, name = rest.partition("/")
         if (data := hub.commits.get(commit, {}).get(name)) is None:
             return self._send(404, b"", {"X-Error-Code": "EntryNotFound"})
+        if not hub.ranges:
+            return self._send(200, data, {})
         first, last = self.headers["Range"].removeprefix("bytes=").split("-")
         return self._send(206, data[int(first) : int(last) + 1], {})
 

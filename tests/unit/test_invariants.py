@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from jobs.ledger import Ledger
+from jobs.staged import Staged
 from jobs.store.base import ObjectStore
 from jobs.store.local import LocalStore
 from schemas import keys
@@ -86,7 +87,7 @@ FAULTS: dict[str, tuple[Callable[[Ledger], object], str]] = {
     "a stranger's object": (lambda job: job.store.put(job.key("_job/what"), b""), "I2: nobody knows what _job/what is"),
     "no _SUCCESS": (lambda job: job.store.delete(job.key(keys.SUCCESS)), "order: _SUCCESS is not the manifest"),
     "staged rows": (
-        lambda job: job.stage(0, write_parquet(result_rows(SHARDS[0])), writer="test"),
+        lambda job: Staged(job).write(0, write_parquet(result_rows(SHARDS[0])), writer="test"),
         "I5: staged or salvaged rows are left behind",
     ),
     "salvaged rows": (lambda job: salvage(job, 0, [0], "one"), "I5: staged or salvaged rows are left behind"),
@@ -137,7 +138,7 @@ def test_words_are_found_in_rows_metadata_and_what_was_said(store: ObjectStore) 
     rows = result_rows(SHARDS[0])
     rows = rows.set_column(1, rows.schema.field(1), [[CANARY] * 3])
     data = write_parquet(rows)
-    ledger.stage(0, data, writer="test")
+    Staged(ledger).write(0, data, writer="test")
     assert examine_words(Stored.of(ledger), {"a prompt": CANARY}) == Findings(), "they are the rows themselves"
     stats = ShardStats.of(data, rows=3, error_codes={}, input_tokens=1, generated_tokens=1)
     ledger.commit(0, data, stats, attempt_id=CANARY)

@@ -15,9 +15,10 @@ from uuid import uuid4
 
 from jobs.errors import JobsError, StoreError
 from jobs.failpoints import failpoint
-from jobs.ledger import Ledger, Missing
+from jobs.ledger import Ledger
 from jobs.results.gates import judged
 from jobs.salvage import Salvage
+from jobs.staged import Missing, Staged
 from jobs.starting import StartClock
 from jobs.status.job_status import ended_state
 from schemas import keys
@@ -150,7 +151,7 @@ class Driver:
             failpoint("driver.before_delete_staged")
             await asyncio.to_thread(self._salvage.delete)
             if not self._spec.keep_staged:
-                await asyncio.to_thread(lambda: self._ledger.delete_staged(self._ledger.staged_shards()))
+                await asyncio.to_thread(lambda: Staged(self._ledger).delete(Staged(self._ledger).shards()))
         await self._reporter.end(succeeded=isinstance(record, Succeeded))
         failpoint("driver.before_exit")
         return record
@@ -238,8 +239,8 @@ class Driver:
             tries.update(lost)
             first = min(lost)
             if max(tries.values()) > MAX_RESTAGES or await asyncio.to_thread(self._ledger.terminal) is not None:
-                raise self._ledger.staged_missing(first, "damaged or gone, again and again")
-            await asyncio.to_thread(self._ledger.delete_staged, lost)
+                raise Staged(self._ledger).missing(first, "damaged or gone, again and again")
+            await asyncio.to_thread(Staged(self._ledger).delete, lost)
 
             def again(event: Plan | int, lost: Collection[int] = frozenset(lost)) -> None:
                 if event in lost:

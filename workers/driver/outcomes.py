@@ -9,7 +9,8 @@ from typing import NoReturn
 from uuid import uuid4
 
 from jobs.errors import MissingModel, StoreError
-from jobs.ledger import Ledger, Missing
+from jobs.ledger import Ledger
+from jobs.staged import Missing
 from jobs.traces import describe
 from schemas.codes import JobError, RowError
 from schemas.records import Quarantine

@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from jobs.ledger import Ledger
 from jobs.planning.shards import row_ids_digest
+from jobs.staged import Staged
 from schemas.records import Plan
 from schemas.spec import JobSpec
 from schemas.tables import FINGERPRINT, staged_fields
@@ -22,19 +23,19 @@ def read_staged(ledger: Ledger, spec: JobSpec, plan: Plan, shard: int) -> tuple[
         Missing: the object is missing, differs from what was written, or is another shard's.
     """
     planned = plan.shards[shard]
-    data = ledger.read_staged(shard, has_hash=planned.num_bytes is not None)
+    data = Staged(ledger).read(shard, has_hash=planned.num_bytes is not None)
     try:
         with one_at_a_time:
             staged = read_parquet(data)
     except MemoryError:  # Arrow's own MemoryError is an ArrowException, too
         raise
     except (OSError, pa.ArrowException) as error:
-        raise ledger.staged_missing(shard, "damaged") from error
+        raise Staged(ledger).missing(shard, "damaged") from error
     del data  # as large as the rows if they do not compress
     needed = {field.name for field in staged_fields(spec)} - {FINGERPRINT.name}  # older versions wrote none
     if not needed <= set(staged.schema.names):
-        raise ledger.staged_missing(shard, "damaged")
+        raise Staged(ledger).missing(shard, "damaged")
     if row_ids_digest(np.sort(staged["row_id"].to_numpy())) != planned.row_ids_sha256:
-        raise ledger.staged_missing(shard, "damaged")
+        raise Staged(ledger).missing(shard, "damaged")
     rows = valid_rows(staged, spec)
     return by_row_id(staged), rows

@@ -16,6 +16,7 @@ from jobs.models.pinning import pin_model
 from jobs.planning.retrying import check_same_input, plan_of
 from jobs.planning.reuse import source_jobs, source_lost
 from jobs.rows.prepare import row_columns
+from jobs.staged import Staged
 from schemas.codes import JobError
 from schemas.records import Plan
 from schemas.spec import JobSpec
@@ -44,7 +45,7 @@ def stage(ledger: Ledger, spec: JobSpec, writer: str, report: Callable[[Plan | i
     missing: set[int] | None = None
     if plan is not None:
         report(plan)
-        ready = ledger.staged_shards()
+        ready = Staged(ledger).shards()
         for shard in sorted(ready):
             report(shard)
         missing = {shard.index for shard in plan.shards} - ready - ledger.committed()

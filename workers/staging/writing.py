@@ -10,6 +10,7 @@ import pyarrow as pa
 from jobs.failpoints import failpoint
 from jobs.ledger import Ledger
 from jobs.rows.prepare import REUSE_FIELDS
+from jobs.staged import Staged
 from jobs.store import open_store
 from schemas.records import Plan
 from schemas.spec import JobSpec
@@ -55,5 +56,5 @@ def write_shard(rows: pa.Table, target: Target) -> None:
     else:
         failpoint("staging.before_write")
         staged = rows.select([name for name in rows.column_names if name not in SOURCE_COLUMNS])
-        ledger.stage(shard, write_parquet(staged, order), writer=target.writer)
+        Staged(ledger).write(shard, write_parquet(staged, order), writer=target.writer)
         failpoint("staging.after_write")

@@ -18,6 +18,7 @@ from _pytest.mark import ParameterSet
 
 from jobs.cli import main
 from jobs.ledger import Ledger
+from jobs.staged import Staged
 from jobs.store import open_store
 from schemas import keys
 from schemas.records import Attempt, Progress
@@ -100,7 +101,7 @@ def job_at(stage: str, root: Path) -> Ledger:
     commit = {"planned": (), "running": RUNNING_SHARDS, "ended": range(len(SHARDS))}[stage]
     ledger = make_job(open_store(str(root)), SHARDS, commit=commit)
     for shard in range(len(SHARDS)):
-        ledger.stage(shard, b"PAR1 staged rows PAR1", writer="test")
+        Staged(ledger).write(shard, b"PAR1 staged rows PAR1", writer="test")
     if stage != "planned":
         for shard in commit:
             ledger.record_attempt(

@@ -16,6 +16,7 @@ from jobs.errors import Conflict, UsageError
 from jobs.ledger import Ledger
 from jobs.resuming import next_driver
 from jobs.settings import Settings
+from jobs.staged import Staged
 from jobs.status.liveness import PROGRESS_FRESH_S, SILENCE_S, Pulse, is_alive, this_process
 from schemas import keys
 from schemas.records import Cancelled, Failed, Manifest, ProcessId, Progress, Succeeded
@@ -174,17 +175,17 @@ def ledger_of(client: BatchClient, *, keep_staged: bool = False) -> Ledger:
 
 def test_resuming_a_succeeded_job_finishes_what_its_driver_left(client: BatchClient) -> None:
     ledger = ledger_of(client)
-    ledger.stage(0, b"rows", writer="d")
+    Staged(ledger).write(0, b"rows", writer="d")
     ledger.end(Succeeded(manifest=MANIFEST), writer="d")
     ledger.store.delete(f"demo/{keys.SUCCESS}")
     assert client.job("demo").resume() is False
     assert ledger.store.get(f"demo/{keys.SUCCESS}") == MANIFEST.to_json()
-    assert not ledger.staged_shards()
+    assert not Staged(ledger).shards()
 
 
 def test_resuming_a_succeeded_job_keeps_staged_rows_that_are_to_be_kept(client: BatchClient) -> None:
     ledger = ledger_of(client, keep_staged=True)
-    ledger.stage(0, b"rows", writer="d")
+    Staged(ledger).write(0, b"rows", writer="d")
     ledger.end(Succeeded(manifest=MANIFEST), writer="d")
     before = {info.key: info.modified_at for info in ledger.objects()}
     assert client.job("demo").resume() is False

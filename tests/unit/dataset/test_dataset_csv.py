@@ -81,14 +81,38 @@ def test_invalid_utf8_costs_its_row_where_utf8_was_told(path: Path) -> None:
         ('a,b\n"x\\",y","z\\""\n', "ends inside quotes near line 2", "--csv-escape"),
         ('a,b\n"x\\",2\n3",4\n', "backslashes before quotes", "--csv-escape none"),
         ("a,a\n1,2\n", "two columns named 'a'", ""),
+        ("a,prompt\r1,hi\r2,ho\r", "ends its lines with carriage returns alone", "tr "),
+        ("a,prompt\r" + "1,hi\r" * 300_000, "ends its lines with carriage returns alone", "tr "),
+        ("a" * 2**20 + ",b\n1,2\n", "a first line of more than 1,048,576 bytes", "names its columns"),
+        ('sep="\na,b\n', "has 2 fields where the header has 1", "--csv-delimiter ','"),
     ],
 )
 def test_what_could_mean_two_things_is_refused(path: Path, text: str, why: str, option: str) -> None:
-    path.write_text(text)
+    path.write_text(text, newline="")
     with pytest.raises(InvalidInput) as caught:
         inspect(str(path))
     assert why in str(caught.value)
     assert option in caught.value.hint
+
+
+@pytest.mark.parametrize("cut", range(4))
+def test_a_long_cell_near_the_beginning_is_text_like_any_other(path: Path, cut: int) -> None:
+    text = "x" * cut + "猫" * 400_000
+    path.write_text(f"prompt\n{text}\nshort\n")
+    assert rows_of(path) == [{"prompt": text}, {"prompt": "short"}]
+
+
+def test_blank_lines_before_the_header_are_no_header(path: Path) -> None:
+    path.write_text("\n\r\na,prompt\n1,hi\n")
+    assert rows_of(path) == [{"a": "1", "prompt": "hi"}]
+
+
+def test_a_header_that_is_not_of_the_encoding_is_refused(path: Path) -> None:
+    for text in ("Größe,prompt\n1,hi\n", "sep=ß\na,prompt\n1,hi\n"):
+        path.write_bytes(text.encode("latin-1"))
+        with pytest.raises(InvalidInput, match="has a header that is not UTF-8") as caught:
+            inspect(InputSpec(uri=str(path), csv_encoding="utf-8"))
+        assert "\udcf6" not in str(caught.value)
 
 
 def test_what_is_told_is_not_asked_again(path: Path) -> None:

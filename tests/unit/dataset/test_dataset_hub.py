@@ -24,7 +24,7 @@ def server() -> Iterator[Hub]:
 @pytest.fixture
 def hub(server: Hub, monkeypatch: pytest.MonkeyPatch) -> Hub:
     """An empty hub: one server for all tests, since a decoder's process keeps the address that it has first seen."""
-    server.commits, server.gated, server.requests = {}, False, []
+    server.commits, server.gated, server.ranges, server.requests = {}, False, True, []
     _use(monkeypatch, server.endpoint)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     return server
@@ -63,6 +63,14 @@ def test_only_the_bytes_that_are_needed_are_read(hub: Hub) -> None:
     assert all(request.startswith(("GET", "POST")) for request in hub.requests)
 
 
+def test_a_mirror_that_knows_no_ranges_costs_time_and_no_row(hub: Hub) -> None:
+    hub.ranges = False
+    lines = b"".join(b'{"prompt": "%0200d", "n": %d}\n' % (n, n) for n in range(3000))
+    hub.commit(**{"a.jsonl": lines, "b/x.parquet": parquet(1, 2)})
+    assert rows_of(f"{ROOT}/a.jsonl") == [*range(3000)]
+    assert rows_of(f"{ROOT}/b/") == [1, 2]
+
+
 def test_what_is_not_there_or_refused_is_said(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.commit(**{"a.parquet": parquet(1)})
     with pytest.raises(MissingInput, match="There is nothing at"):
@@ -73,6 +81,9 @@ def test_what_is_not_there_or_refused_is_said(hub: Hub, monkeypatch: pytest.Monk
         inspect("hf://datasets/org/other")
     with pytest.raises(InvalidInput, match="names no data set"):
         inspect("hf://models/org/name")
+    for odd in ("or--g/name", "org/na..me", "-org/name", "org/name.git"):
+        with pytest.raises(InvalidInput, match="the hub has no such names"):
+            inspect(f"hf://datasets/{odd}")
     with pytest.raises(InvalidInput, match="has a revision, and --at"):
         inspect(InputSpec(uri=f"{ROOT}@main", at="main"))
     hub.gated = True

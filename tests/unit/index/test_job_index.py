@@ -15,14 +15,17 @@ import pytest
 
 from jobs.errors import StoreError
 from jobs.index import pages as pages_module
-from jobs.index.jobs import JobIndex, mark_changed
+from jobs.index.jobs import JobIndex, create_job, mark_changed
 from jobs.index.pages import MAX_SMALL_PAGES, Pages
 from jobs.job_ids import find_job
 from jobs.ledger import Ledger
 from jobs.planning.reuse import source_jobs
 from jobs.retention.deleting import delete_job
+from jobs.retention.protection import Protection, deleted_in_part
+from jobs.retention.pruning import prunable
 from jobs.status.listing import index_ended, newest
 from jobs.store.local import LocalStore
+from schemas import keys
 from schemas.codes import State
 from schemas.index import CHANGED, PAGES
 from schemas.records import Cancelled, Failed, Progress
@@ -189,12 +192,64 @@ def test_a_deleted_job_is_gone_at_once_and_costs_later_lists_nothing(store: Coun
     store.keys.clear()
     assert ids(store) == ["three", "two"]
     there = JobIndex(store).look()
-    assert (set(there.ended), there.others, there.deleted) == ({"two", "three"}, (), {"one"})
+    assert (set(there.ended), there.others, set(there.deleted)) == ({"two", "three"}, (), {"one"})
     assert not [key for key in store.keys if key.startswith("one/")]
     assert not [info.key for info in store.list(CHANGED)], "the mark has done its work"
     shutil.rmtree(Path(store.uri) / "_index")
     assert ids(store) == ["three", "two"]
-    assert JobIndex(store).look().deleted == {"one"}, "made again from its tombstone"
+    assert set(JobIndex(store).look().deleted) == {"one"}, "made again from its tombstone"
+
+
+def test_what_protects_jobs_and_what_is_pruned_read_no_ended_job_that_stays(store: Counting) -> None:
+    for number in range(20):
+        ended(store, f"nightly-2026-03-{number + 1:02}", name="nightly")
+    make_job(store, [[0, 1]], commit=[], job_id="open", reuse=("nightly-2026-03-02",))
+    ids(store)
+    store.keys.clear()
+    assert "Job open takes" in str(Protection(store).why(Ledger(store, "nightly-2026-03-02")))
+    assert {key.partition("/")[0] for key in store.keys if key.startswith("nightly")} == {"nightly-2026-03-02"}
+    store.keys.clear()
+    assert min(job.ledger.job_id for job in prunable(store, None, 17)) == "nightly-2026-03-01"
+    assert deleted_in_part(store) == []
+    read = [f"nightly-2026-03-{number + 1:02}" for number in range(20)]
+    assert {key.partition("/")[0] for key in store.keys if key.startswith("nightly")} == set(read)
+    store.keys.clear()
+    assert prunable(store, 1e12, 17) == []
+    assert not [key for key in store.keys if key.startswith("nightly")]
+
+
+def test_a_job_that_needs_others_protects_them_even_under_an_id_that_was_there_before(
+    store: Counting,
+) -> None:
+    ended(store, "needed")
+    ended(store, "again")
+    ids(store)
+    shutil.rmtree(Path(store.uri) / "again")
+    ledger = Ledger(store, "again")
+    assert create_job(ledger, spec_of(reuse=("needed",)), writer="w")
+    assert not create_job(ledger, spec_of(reuse=("needed",)), writer="v"), "it may be submitted twice"
+    assert "Job again takes" in str(Protection(store).why(Ledger(store, "needed")))
+    ledger.end(Cancelled(by="me"), writer="w")
+    report_end(ledger)
+    assert ids(store) == ["again", "needed"]
+    there = JobIndex(store).look()
+    assert (set(there.ended), there.others) == ({"again", "needed"}, ()), "the new job is known"
+    assert not [info.key for info in store.list(CHANGED)]
+    assert there.ended["again"].state is State.CANCELLED
+
+
+def test_a_deleted_job_is_searched_for_leftovers_until_long_after_its_deletion(store: Counting) -> None:
+    delete_job(ended(store, "one"), by="me")
+    ids(store)
+    assert deleted_in_part(store) == []
+    store.put("one/_job/progress.json", b"{}")
+    assert [ledger.job_id for ledger in deleted_in_part(store)] == ["one"], "a driver that was thought dead"
+    delete_job(Ledger(store, "one"), by="me")
+    os.utime(Path(store.uri) / "one" / keys.TOMBSTONE, (0, 0))
+    assert deleted_in_part(store) == []
+    store.keys.clear()
+    assert deleted_in_part(store) == []
+    assert not [key for key in store.keys if key.startswith("one/")]
 
 
 def test_a_deletion_that_dies_before_its_tombstone_hides_nothing(store: Counting) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from jobs.errors import Conflict, Damaged, StoreError, UsageError
 from jobs.ledger import Commit, Ledger, list_jobs
+from jobs.staged import Staged
 from jobs.store.local import LocalStore
 from schemas import FORMAT_VERSION, keys
 from schemas.commits import ShardStats
@@ -196,15 +197,15 @@ def test_of_many_plans_at_once_everybody_goes_on_with_the_same(ledger: Ledger) -
 
 
 def test_staged_rows_are_written_once_and_deleted_only_as_told(ledger: Ledger) -> None:
-    assert ledger.stage(7, b"first", writer="a")
-    assert not ledger.stage(7, b"second", writer="b")
-    ledger.stage(100_000, b"wide", writer="a")
-    assert ledger.read_staged(7) == b"first"
-    assert ledger.staged_shards() == {7, 100_000}
-    ledger.delete_staged([7, 8])
-    assert ledger.staged_shards() == {100_000}
+    assert Staged(ledger).write(7, b"first", writer="a")
+    assert not Staged(ledger).write(7, b"second", writer="b")
+    Staged(ledger).write(100_000, b"wide", writer="a")
+    assert Staged(ledger).read(7) == b"first"
+    assert Staged(ledger).shards() == {7, 100_000}
+    Staged(ledger).delete([7, 8])
+    assert Staged(ledger).shards() == {100_000}
     with pytest.raises(StoreError, match=r"part-00007\.parquet is missing"):
-        ledger.read_staged(7)
+        Staged(ledger).read(7)
 
 
 # -- commits ------------------------------------------------------------------------------------
@@ -244,7 +245,7 @@ def test_of_many_commits_at_once_one_wins_and_its_bytes_stand(ledger: Ledger, ro
 def test_committed_lists_result_objects_and_nothing_else(ledger: Ledger) -> None:
     for shard in (2, 0, 123_456):
         ledger.commit(shard, b"x", stats_of(b"x"), attempt_id="a")
-    ledger.stage(5, b"staged", writer="a")
+    Staged(ledger).write(5, b"staged", writer="a")
     ledger.store.put("demo/results/notes.txt", b"from another tool")
     assert ledger.committed() == {0, 2, 123_456}
     assert Ledger(ledger.store, "demo2").committed() == set()

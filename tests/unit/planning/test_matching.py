@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.ledger import Ledger
+from jobs.staged import Staged
 from schemas import keys
 from schemas.tables import FINGERPRINT_FIELDS
 from tests.support.local_jobs import rows_of, run_job, write_rows
@@ -116,7 +117,7 @@ def test_a_plan_of_an_older_version_is_made_again_by_its_own_rules(tmp_path: Pat
     old = ledger.plan()
     assert old is not None
     assert (old.num_reused_rows, old.reuse_version) == (0, 1)
-    ledger.delete_staged(ledger.staged_shards())
+    Staged(ledger).delete(Staged(ledger).shards())
     record = run_spec(tmp_path, "after", spec)
     assert record.state == "SUCCEEDED", record
     assert pa.Table.from_pylist(rows_of(ledger)).num_rows == 3

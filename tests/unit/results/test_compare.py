@@ -92,9 +92,71 @@ def test_what_only_one_has_is_counted_and_not_compared(store: LocalStore) -> Non
     assert (pair.counts.rows, pair.counts.only_a, pair.counts.only_b) == (20, 0, 20)
 
 
+def keyed_job(store: LocalStore, job_id: str, keys: Sequence[str | None], **texts: str) -> Ledger:
+    """A job over files of its own, whose rows have these keys; the answer to a row is `texts` by key, else its key."""
+    ledger = Ledger(store, job_id)
+    ledger.create(spec_of(), writer="test")
+    plan = plan_of([range(len(keys))])
+    ledger.create_plan(
+        plan.evolve(files=(plan.files[0].evolve(identity=f"sha256:{job_id}", num_rows=len(keys)),)), writer="test"
+    )
+    table = result_rows(range(len(keys)))
+    rows = [
+        {**row, "custom_id": key, "status": "ok", "error_code": None, "error_message": None, "finish_reason": "stop"}
+        | {"generated_text": texts.get(key or "", str(key)), "num_generated_tokens": 1}
+        for row, key in zip(table.to_pylist(), keys, strict=True)
+    ]
+    data = write_parquet(pa.Table.from_pylist(rows, table.schema))
+    stats = ShardStats.of(data, rows=len(keys), error_codes={}, input_tokens=1, generated_tokens=1)
+    ledger.commit(0, data, stats, attempt_id="a")
+    return ledger
+
+
+@pytest.mark.parametrize("memory_bytes", [20_000, 2**27])
+def test_rows_of_different_files_are_matched_by_key(
+    store: LocalStore, memory_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.results.keyed.MEMORY_BYTES", memory_bytes)
+    monkeypatch.setattr("jobs.results.keyed.WINDOW_ROWS", 50)
+    keys = [f"k{n}" for n in range(300)]
+    before = keyed_job(store, "before", [*keys, None, "twice", "twice", "gone"], k7="old", twice="x")
+    after = keyed_job(store, "after", ["new", *reversed(keys), None, None, "twice"], k7="changed", twice="y")
+    pair = Pair(before, after)
+    changed = pa.concat_tables(pair.changed()).to_pylist()
+    assert [(row["row_id"], row["custom_id"]) for row in changed] == [(7, "k7")]
+    assert (changed[0]["generated_text_a"], changed[0]["generated_text_b"]) == ("old", "changed")
+    counts = pair.counts
+    assert (counts.by, counts.rows, counts.same, counts.changed) == ("custom_id", 300, 299, 1)
+    assert (counts.only_a, counts.without_key_a, counts.repeated_key_a) == (1, 1, 2)
+    assert (counts.only_b, counts.without_key_b, counts.repeated_key_b) == (2, 2, 0)
+    assert counts.unmatched == [
+        "1 only in before", "1 of before without a custom_id", "2 of before with a custom_id that comes again",
+        "2 only in after", "2 of after without a custom_id",
+    ]  # fmt: skip
+
+
+def test_keys_that_only_look_equal_are_not_matched(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.results.keyed._HASHES", 1)
+    pair = Pair(keyed_job(store, "one", ["x"]), keyed_job(store, "other", ["y"]))
+    assert list(pair.changed()) == [] or not pair.counts.rows
+    assert (pair.counts.rows, pair.counts.only_a, pair.counts.only_b) == (0, 1, 1)
+
+
+def test_the_command_says_what_was_matched_and_what_not(store: LocalStore, capsys: pytest.CaptureFixture[str]) -> None:
+    keyed_job(store, "one", ["x", "y", None], x="old")
+    keyed_job(store, "other", ["y", "x"], x="new")
+    assert main(["compare", "one", "other", "--root", store.uri]) == 0
+    said = capsys.readouterr().out
+    assert "2 compared by custom_id" in said
+    assert "1 of one without a custom_id" in said
+    keyed_job(store, "keyless", [None, None])
+    assert main(["compare", "one", "keyless", "--root", store.uri]) == 2
+    refused = capsys.readouterr().err
+    assert "could only be matched by custom_id, and no row of keyless has one" in " ".join(refused.split())
+
+
 def test_different_datasets_are_refused(store: LocalStore) -> None:
-    plan = plan_of(OTHER_SHARDS)
-    other_job(store, "c", plan.evolve(files=(plan.files[0].evolve(identity="sha256:1"),)), OTHER_SHARDS)
+    keyed_job(store, "c", [None] * 40)
     with pytest.raises(UsageError, match=r"different datasets: /data/demo\.parquet has changed between them"):
         Pair(Ledger(store, "a"), Ledger(store, "c"))
     Ledger(store, "empty").create(spec_of(), writer="test")

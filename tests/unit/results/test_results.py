@@ -183,6 +183,6 @@ def test_rows_that_are_missing_or_there_twice(tmp_path: Path) -> None:
 
 
 def test_a_footer_larger_than_the_first_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jobs.results.read._FOOTER_BYTES", 64)
+    monkeypatch.setattr("jobs.results.parts._FOOTER_BYTES", 64)
     ledger = make_job(open_store(str(tmp_path)), [[0, 1, 2]])
     assert pa.concat_tables(open_results(ledger).tables()).to_pylist() == result_rows(range(3)).to_pylist()

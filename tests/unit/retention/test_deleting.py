@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,12 +24,12 @@ from jobs.results.read import open_results
 from jobs.retention.deleting import delete_job, trim_job
 from jobs.retention.policies import retain
 from jobs.retention.protection import Protection, deleted_in_part
-from jobs.retention.pruning import EndedJob, ended_jobs, old_enough, prune
+from jobs.retention.pruning import prunable, prune
 from jobs.salvage import Salvage
 from jobs.schedules.book import Book
 from jobs.settings import Settings
 from jobs.spec.repair import repair_of
-from jobs.status.listing import newest
+from jobs.status.listing import index_ended, newest
 from jobs.status.liveness import Pulse
 from jobs.status.standing import look
 from jobs.store.local import LocalStore
@@ -281,30 +282,57 @@ def aged(ledger: Ledger, days: float) -> Ledger:
     return ledger
 
 
-def test_age_and_number_choose_and_groups_are_counted_apart(store: DyingStore) -> None:
+@pytest.mark.parametrize("indexed", [False, True])
+def test_age_and_number_choose_and_groups_are_counted_apart(store: DyingStore, indexed: bool) -> None:
     for day in range(5):
         aged(ended(store, f"nightly-2026-03-0{9 - day}"), 10 * day)
         aged(ended(store, f"free-{day}"), 10 * day)
-    jobs = ended_jobs(store)
-    assert {job.group for job in jobs} == {"schedule nightly", "demo"}
+    if indexed:
+        assert index_ended(store, JobIndex(store)) == 8, "all but those that ended just now"
+    assert {job.group for job in prunable(store, None, None)} == {"schedule nightly", "demo"}
 
     def chosen(older_than_days: float | None, keep_newest: int | None) -> list[str]:
         limit = None if older_than_days is None else older_than_days * 86_400
-        return sorted(job.ledger.job_id for job in old_enough(jobs, limit, keep_newest))
+        return sorted(job.ledger.job_id for job in prunable(store, limit, keep_newest))
 
     assert chosen(25, None) == ["free-3", "free-4", "nightly-2026-03-05", "nightly-2026-03-06"]
     assert chosen(15, 4) == ["free-4", "nightly-2026-03-05"]
-    oldest_first = [job.age_s for job in old_enough(jobs, None, None)]
+    oldest_first = [job.age_s for job in prunable(store, None, None)]
     assert oldest_first == sorted(oldest_first, reverse=True)
     assert len(chosen(None, 1)) == 8
     assert chosen(100, 0) == []
+
+
+def test_what_an_index_that_lags_says_decides_about_no_job(store: DyingStore) -> None:
+    for day, job_id in enumerate(("newest", "second", "third")):
+        aged(ended(store, job_id), 10 + day)
+    index_ended(store, JobIndex(store))
+    shutil.rmtree(Path(store.uri) / "newest")
+    make_job(store, SHARDS, commit=[], job_id="newest")
+    there = JobIndex(store).look()
+    assert set(there.ended) == {"newest", "second", "third"}, "the index does not know that it is another job"
+    assert [job.ledger.job_id for job in prunable(store, None, 1)] == ["third"], "what has not ended takes no place"
+    os.utime(Path(store.uri) / "third" / keys.TERMINAL)
+    assert [job.ledger.job_id for job in prunable(store, 5 * 86_400, None)] == ["second"], "it has ended just now"
+
+
+def test_a_deletion_that_dies_is_found_without_an_index(store: DyingStore) -> None:
+    ledger = aged(ended(store), 1)
+    store.changes_left = 1
+    with pytest.raises(Killed):
+        delete_job(ledger, by="me")
+    store.changes_left = float("inf")
+    assert find_tombstone(store, "demo") is not None
+    shutil.rmtree(Path(store.uri) / "_index")
+    index_ended(store, JobIndex(store))
+    assert [each.job_id for each in deleted_in_part(store)] == ["demo"]
 
 
 def test_a_dry_run_changes_nothing_and_protected_jobs_stay(store: DyingStore) -> None:
     aged(ended(store, "nightly-2026-03-01"), 90)
     aged(ended(store, "nightly-2026-03-02"), 80)
     Book(store).publish(pointer("nightly-2026-03-02", "2026-03-02"))
-    jobs = old_enough(ended_jobs(store), 86_400, None)
+    jobs = prunable(store, 86_400, None)
 
     def pruned(*, dry_run: bool) -> list[tuple[str, bool]]:
         done = prune(store, jobs, lambda: Protection(store), by="me", reason="a test", dry_run=dry_run)
@@ -331,11 +359,10 @@ def test_a_schedule_keeps_what_its_policy_says_and_its_latest_good_run(store: Dy
     policy = Retention(keep_for_s=30 * 86_400.0, keep_newest=2)
     assert retain(client, "nightly", policy) == ["nightly-2026-03-01", "nightly-2026-03-03"]
     assert retain(client, "nightly", policy) == []
-    there = {job.ledger.job_id for job in ended_jobs(store)}
+    there = {job.ledger.job_id for job in prunable(store, None, None)}
     assert there == {
         "nightly-2026-03-02", "nightly-2026-03-04", "nightly-2026-03-05", "other-2026-03-01", "nightly-report",
     }  # fmt: skip
-    assert isinstance(ended_jobs(store)[0], EndedJob)
 
 
 def test_metrics_look_at_a_deleted_job_once(store: DyingStore) -> None:
@@ -346,4 +373,4 @@ def test_metrics_look_at_a_deleted_job_once(store: DyingStore) -> None:
         facts = watch.look()
         assert (facts.states[State.SUCCEEDED], facts.unreadable, facts.open) == (1, 0, ())
     there = JobIndex(store).look()
-    assert (there.deleted, [ledger.job_id for ledger in there.others]) == ({"demo"}, ["other"]), "the next one never"
+    assert ({*there.deleted}, [ledger.job_id for ledger in there.others]) == ({"demo"}, ["other"]), "the next one never"

@@ -13,17 +13,23 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from jobs.errors import ClusterError
+from jobs.holds import Holds
+from jobs.job import Job
 from jobs.ledger import Ledger
+from jobs.retention.deleting import to_be_freed
 from jobs.store.local import LocalStore
+from jobs.tombstones import find_tombstone
 from jobs.ui import actions, session
 from jobs.ui.app import mount_pages
 from jobs.ui.session import COOKIE
+from schemas import keys
 from schemas.records import Cancelled
 from tests.unit.ui.conftest import NOW, TOKEN
 from tests.unit.ui.parsed_page import Page
 
 ORIGIN = {"origin": "http://127.0.0.1:8341"}
 Browse = Callable[..., TestClient]
+ACTIONS = ("cancel", "resume", "pause", "retry", "delete")
 
 
 def sign_in(browser: TestClient, token: str = TOKEN, **fields: str) -> Any:
@@ -166,11 +172,17 @@ def test_a_name_that_was_rebound_to_this_machine_is_refused(browse: Browse, host
         assert browser.get("/ui/login", headers={"host": own}).status_code == 200
 
 
-def test_actions_are_not_there_unless_they_were_allowed(browse: Browse) -> None:
+def test_actions_are_not_there_unless_they_were_allowed(browse: Browse, nights_root: Path) -> None:
     browser = browse()
     assert browser.get("/ui/jobs/backfill-2025/cancel").status_code == 404
     assert browser.post("/ui/jobs/backfill-2025/cancel", headers=ORIGIN).status_code in (404, 405)
-    assert "/cancel" not in browser.get("/ui/jobs/backfill-2025").text
+    for job_id in ("backfill-2025", "claims-2026-11-28"):
+        page = Page(browser.get(f"/ui/jobs/{job_id}").text)
+        assert not [link for link in page.links if link.rsplit("/", 1)[-1] in ACTIONS]
+        for action in ACTIONS:
+            assert browser.get(f"/ui/jobs/{job_id}/{action}").status_code == 404
+            assert browser.post(f"/ui/jobs/{job_id}/{action}", headers=ORIGIN).status_code in (404, 405)
+    assert Ledger(LocalStore(nights_root), "claims-2026-11-28").terminal() is not None
     assert "read only" in browser.get("/ui/").text
 
 
@@ -198,10 +210,118 @@ def test_a_job_is_cancelled_by_the_form_alone_after_the_page_has_asked(browse: B
     assert "/ui/jobs/backfill-2025/cancel" not in done.links
 
 
-def test_forms_of_others_change_nothing(browse: Browse, root: Path) -> None:
-    browser, ledger = browse(root=root, token=TOKEN, allow_actions=True), Ledger(LocalStore(root), "backfill-2025")
+def links_of(browser: TestClient, job_id: str) -> set[str]:
+    """The actions that the page of a job offers."""
+    return {link.rsplit("/", 1)[-1] for link in Page(browser.get(f"/ui/jobs/{job_id}").text).links} & {*ACTIONS}
+
+
+def test_each_job_has_the_buttons_of_its_state(browse: Browse, root: Path) -> None:
+    browser = browse(root=root, allow_actions=True)
+    assert links_of(browser, "claims-2026-11-29") == {"pause", "cancel"}
+    assert links_of(browser, "backfill-2025") == {"resume", "pause", "cancel"}
+    assert links_of(browser, "claims-2026-11-28") == {"retry", "delete"}
+    assert links_of(browser, "claims-2026-11-27") == {"delete"}, "it failed without a row"
+
+
+def test_a_job_is_paused_and_offers_to_be_resumed(browse: Browse, root: Path) -> None:
+    browser, ledger = browse(root=root, allow_actions=True), Ledger(LocalStore(root), "backfill-2025")
+    path = "/ui/jobs/backfill-2025/pause"
+    page = Page(browser.get(path).text)
+    assert "nobody but a person resumes it" in page.text
+    assert Holds(ledger).paused() is None
+    answer = browser.post(path, data={"mark": page.mark}, headers=ORIGIN)
+    paused = Holds(ledger).paused()
+    assert (answer.headers["location"], paused and paused.by) == ("/ui/jobs/backfill-2025?did=pause", actions.BY)
+    assert links_of(browser, "backfill-2025") == {"resume", "cancel"}
+    ended = browser.post("/ui/jobs/claims-2026-11-28/pause", data={"mark": page.mark}, headers=ORIGIN)
+    assert (ended.status_code, "There is nothing to pause." in ended.text) == (409, True)
+
+
+def test_a_job_is_deleted_after_the_page_has_said_what_goes(browse: Browse, root: Path) -> None:
+    browser, ledger = browse(root=root, allow_actions=True), Ledger(LocalStore(root), "claims-2026-11-28")
+    path, freed = "/ui/jobs/claims-2026-11-28/delete", to_be_freed(ledger, keep_results=False)
+    page = Page(browser.get(path).text)
+    assert f"What goes: {freed.num_objects} objects, {freed.num_bytes / 2**20:.1f} MiB" in page.text
+    assert find_tombstone(ledger.store, ledger.job_id) is None, "a link changes nothing"
+    answer = browser.post(path, data={"mark": page.mark}, headers=ORIGIN)
+    assert answer.headers["location"] == "/ui/jobs?did=delete"
+    tombstone = find_tombstone(ledger.store, ledger.job_id)
+    assert tombstone is not None
+    assert (tombstone.by, [info.key for info in ledger.objects()]) == (actions.BY, [ledger.key(keys.TOMBSTONE)])
+    after = Page(browser.get(answer.headers["location"]).text)
+    assert "The job is deleted." in after.text
+    assert "claims-2026-11-28" not in after.text
+    gone = browser.get("/ui/jobs/claims-2026-11-28")
+    assert (gone.status_code, "was deleted by a person on the web page" in gone.text) == (404, True)
+
+
+@pytest.mark.parametrize(
+    ("job_id", "why"),
+    [("reviews-2026-11-29", "It is the latest good run of schedule reviews."), ("backfill-2025", "It has not ended")],
+)
+def test_a_job_that_something_leads_to_has_no_button_and_stays(
+    browse: Browse, root: Path, job_id: str, why: str
+) -> None:
+    browser, ledger = browse(root=root, allow_actions=True), Ledger(LocalStore(root), job_id)
+    page = Page(browser.get(f"/ui/jobs/{job_id}/delete").text)
+    assert why in page.text
+    assert not [button for button in page.all("button") if "Delete" in button.text]
+    answer = browser.post(f"/ui/jobs/{job_id}/delete", data={"mark": page.mark}, headers=ORIGIN)
+    assert (answer.status_code, why in Page(answer.text).text) == (409, True)
+    assert ledger.spec()
+
+
+def test_a_repair_is_asked_for_by_its_form(browse: Browse, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    browser, asked = browse(root=root, allow_actions=True), list[Any]()
+
+    def retry(job: Any, **wanted: Any) -> Any:
+        asked.append((job.id, wanted))
+        return Job(job.client, Ledger(job.client.store, "trial-20b-bf16"))
+
+    monkeypatch.setattr("jobs.job.Job.retry", retry)
+    path = "/ui/jobs/claims-2026-11-28/retry"
+    page = Page(browser.get(path).text)
+    assert "answers cut at their token limit" in page.text
+    assert "next round of 2026-11-28 of schedule claims" in page.text
+    form = {"mark": page.mark, "rows": "cut", "max_tokens": "4096", "new_id": ""}
+    answer = browser.post(path, data=form, headers=ORIGIN)
+    assert answer.headers["location"] == "/ui/jobs/trial-20b-bf16?did=retry"
+    wanted = {"where": "finish_reason=length", "job_id": None, "max_tokens": 4096}
+    assert asked == [("claims-2026-11-28", wanted)]
+    trial = Page(browser.get("/ui/jobs/trial-20b-fp8/retry").text)
+    (new_id,) = [e.attributes["value"] for e in trial.all("input") if e.attributes.get("name") == "new_id"]
+    assert new_id.startswith("trial-of-20b-")
+    for wrong in (
+        {"rows": "status=ok"},
+        {"rows": ""},
+        {"max_tokens": "-1"},
+        {"max_tokens": "9" * 5000},
+        {"max_tokens": "\u0663"},
+    ):
+        refused = browser.post(path, data={**form, **wrong}, headers=ORIGIN)
+        assert refused.status_code == 409, wrong
+    assert browser.post(path, data={**form, "mark": "x"}, headers=ORIGIN).status_code == 403
+    assert len(asked) == 1
+    assert browser.get("/ui/jobs/claims-2026-11-27/retry").status_code == 409, "it has no rows"
+
+
+def test_a_repair_that_is_refused_says_why(browse: Browse, root: Path) -> None:
+    browser = browse(root=root, allow_actions=True)
+    mark = Page(browser.get("/ui/jobs/trial-20b-fp8/retry").text).mark
+    form = {"mark": mark, "rows": "loops", "new_id": "again"}
+    answer = browser.post("/ui/jobs/trial-20b-fp8/retry", data=form, headers=ORIGIN)
+    assert answer.status_code == 409
+    assert "No row of job trial-20b-fp8 meets finish_reason=repetition." in Page(answer.text).text
+    assert Ledger(LocalStore(root), "again").created_at() is None
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_forms_of_others_change_nothing(browse: Browse, root: Path, action: str) -> None:
+    job_id = "trial-20b-fp8" if action in ("retry", "delete") else "backfill-2025"
+    browser, store = browse(root=root, token=TOKEN, allow_actions=True), LocalStore(root)
+    before = {info.key for info in store.list(f"{job_id}/")}
     sign_in(browser)
-    path = "/ui/jobs/backfill-2025/cancel"
+    path = f"/ui/jobs/{job_id}/{action}"
     mark = Page(browser.get(path).text).mark
     other = browse(root=root, token=TOKEN, allow_actions=True)
     sign_in(other)
@@ -223,7 +343,7 @@ def test_forms_of_others_change_nothing(browse: Browse, root: Path) -> None:
     assert browser.request("PUT", path, headers=ORIGIN).status_code == 405
     browser.cookies.delete(COOKIE)
     assert browser.post(path, data={"mark": mark}, headers=ORIGIN).status_code == 401
-    assert ledger.terminal() is None
+    assert {info.key for info in store.list(f"{job_id}/")} == before
 
 
 def test_a_form_that_is_too_long_or_none_is_refused(browse: Browse, root: Path) -> None:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
+from threading import Event
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
@@ -265,3 +269,32 @@ def contrast(a: str, b: str) -> float:
 
     high, low = sorted((luminance(a), luminance(b)), reverse=True)
     return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("month", ["0001-01", "9999-12", "1000-06", "2026-13", "-1", "x"])
+def test_a_month_that_no_calendar_has_is_this_month(browse: Callable[..., TestClient], month: str) -> None:
+    answer = browse().get(f"/ui/schedules/reviews?month={month}")
+    assert (answer.status_code, "November 2026" in answer.text) == (200, True)
+
+
+def test_many_reports_at_once_leave_the_other_pages_quick(
+    browse: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    browser, let_go = browse(), Event()
+    monkeypatch.setattr("jobs.ui.routes_pages._WAIT_S", 0.2)
+    monkeypatch.setattr("jobs.ui.routes_pages.report", lambda *_, **__: let_go.wait(60) and "<p>done</p>")
+    path = "/ui/jobs/reviews-2026-11-29/report"
+    with ThreadPoolExecutor(60) as threads:
+        answers = [threads.submit(browser.get, path) for _ in range(60)]
+        busy = [answer.result() for answer in as_completed(answers) if not let_go.is_set() and _enough(answers, let_go)]
+        assert busy
+    statuses = Counter(answer.result().status_code for answer in answers)
+    assert statuses == {200: 2, 503: 58}
+    assert browser.get(path).status_code == 200, "a turn is given back"
+
+
+def _enough(answers: list[Future[Any]], let_go: Event) -> bool:
+    """Once all but those at work have an answer, let these go."""
+    if sum(answer.done() for answer in answers) >= len(answers) - 2:
+        let_go.set()
+    return True

@@ -13,6 +13,7 @@ import pytest
 
 from jobs.ledger import Ledger
 from jobs.planning.shards import row_ids_digest
+from jobs.staged import Staged
 from jobs.store.local import LocalStore
 from schemas.codes import RowError
 from schemas.records import Plan, ShardPlan
@@ -167,7 +168,7 @@ def stage(ledger: Ledger, spec: JobSpec, shards: list[list[str]]) -> Plan:
                 "error_message": pa.array([None] * len(ids), pa.string()),
             }
         )
-        ledger.stage(number, write_parquet(table), writer="test")
+        Staged(ledger).write(number, write_parquet(table), writer="test")
         plans.append(
             ShardPlan(
                 index=number,
@@ -319,8 +320,8 @@ async def test_damaged_staged_rows_are_asked_for_again_and_the_rest_goes_on(tmp_
 
     def on_damage(shard: int) -> None:
         asked.append(shard)
-        ledger.delete_staged([shard])
-        assert ledger.stage(shard, sound, writer="again")
+        Staged(ledger).delete([shard])
+        assert Staged(ledger).write(shard, sound, writer="again")
         dispatcher.stage([shard])
 
     replicas = Replicas(ledger, spec, "driver", cluster, lambda _: None, on_damage=on_damage)

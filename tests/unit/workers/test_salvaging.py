@@ -12,6 +12,7 @@ import pytest
 
 from jobs.ledger import Ledger
 from jobs.salvage import Salvage, Salvaged
+from jobs.staged import Staged
 from jobs.store.local import LocalStore
 from schemas import keys
 from schemas.codes import RowError
@@ -83,12 +84,12 @@ def stage_with_repeats(ledger: Ledger) -> Plan:
     """Six rows, of which one is invalid and one equals another."""
     prompts = [*PROMPTS[:5], PROMPTS[0]]
     plan = stage(ledger, spec_with(), [prompts])
-    table = read_parquet(ledger.read_staged(0))
+    table = read_parquet(Staged(ledger).read(0))
     table = table.set_column(4, "error_code", pa.array([None, None, "EMPTY_PROMPT", None, None, None], pa.string()))
     prints = pa.array([None if n == 2 else p.encode().ljust(16, b"0") for n, p in enumerate(prompts)], pa.binary(16))
     table = table.append_column("fingerprint", prints)
-    ledger.delete_staged([0])
-    ledger.stage(0, write_parquet(table), writer="test")
+    Staged(ledger).delete([0])
+    Staged(ledger).write(0, write_parquet(table), writer="test")
     return plan
 
 

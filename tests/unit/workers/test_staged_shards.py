@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.ledger import Ledger, Missing
+from jobs.ledger import Ledger
+from jobs.staged import Missing, Staged
 from jobs.store.local import LocalStore
 from schemas.records import Plan
 from tests.unit.workers.test_replicas_faults import spec_with, stage
@@ -40,7 +41,7 @@ def test_no_flipped_bit_and_no_cut_goes_unseen(tmp_path: Path) -> None:
 
 def test_an_object_of_an_older_version_has_no_hash_and_is_known_by_its_rows(tmp_path: Path) -> None:
     ledger, plan, sound = made(tmp_path)
-    ledger.delete_staged([0])
+    Staged(ledger).delete([0])
     assert ledger.store.put_new(KEY, sound, writer="old")
     assert len(read_staged(ledger, SPEC, plan, 0)[1]) == 2
     (tmp_path / KEY).write_bytes((tmp_path / KEY.replace("00000", "00001")).read_bytes())
@@ -50,7 +51,7 @@ def test_an_object_of_an_older_version_has_no_hash_and_is_known_by_its_rows(tmp_
 
 def test_an_object_of_this_version_without_its_hash_was_put_there_by_another(tmp_path: Path) -> None:
     ledger, plan, sound = made(tmp_path)
-    ledger.delete_staged([0])
+    Staged(ledger).delete([0])
     assert ledger.store.put_new(KEY, sound, writer="who")
     ours = plan.evolve(shards=tuple(shard.evolve(num_bytes=1) for shard in plan.shards))
     with pytest.raises(Missing, match="is damaged"):

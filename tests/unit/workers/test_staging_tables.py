@@ -12,6 +12,7 @@ import pytest
 
 from jobs.ledger import Ledger
 from jobs.spec.build import build_spec
+from jobs.staged import Staged
 from jobs.store import open_store
 from schemas.records import Plan
 from workers.staging.staging import stage
@@ -39,7 +40,7 @@ def test_a_resumed_job_reads_the_version_of_its_plan(tmp_path: Path) -> None:
     assert [(column.name, column.type) for column in first.columns] == [("prompt", "string"), ("lang", "string")]
     deltalake.write_deltalake(table, pa.table({"prompt": ["c"], "lang": ["fr"]}), mode="append")
     deltalake.DeltaTable(table).delete("lang = 'de'")
-    ledger.delete_staged(ledger.staged_shards())
+    Staged(ledger).delete(Staged(ledger).shards())
     again, same = staged(ledger, spec)
     assert again == first
     assert {shard: of.to_pylist() for shard, of in same.items()} == {
@@ -66,7 +67,7 @@ def test_a_driver_that_comes_second_takes_the_plan_that_stands(tmp_path: Path, m
         deltalake.write_deltalake(table, pa.table({"prompt": ["b"]}), mode="append")
         other, _ = staged(Ledger(ledger.store, "job"), spec, "driver/other")
         assert other.tables[0].version == "1"
-        ledger.delete_staged(ledger.staged_shards())
+        Staged(ledger).delete(Staged(ledger).shards())
         return create(self, plan, writer=writer)
 
     monkeypatch.setattr(Ledger, "create_plan", late)
@@ -85,7 +86,7 @@ def test_a_plan_of_an_older_version_is_resumed(tmp_path: Path) -> None:
     said = json.loads(path.read_text())
     del said["columns"], said["tables"]
     path.write_text(json.dumps(said))
-    ledger.delete_staged(ledger.staged_shards())
+    Staged(ledger).delete(Staged(ledger).shards())
     again, same = staged(Ledger(open_store(f"{tmp_path}/jobs"), "job"), spec)
     assert again == plan.model_copy(update={"columns": ()})
     assert {shard: of.to_pylist() for shard, of in same.items()} == {
