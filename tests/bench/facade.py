@@ -40,36 +40,48 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.facade", description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--batches", type=int, default=20, help="of each arm (20)")
+    parser.add_argument("--own-batches", type=int, help="of the arm with engines of its own")
     parser.add_argument("--rows", type=int, default=50, help="of each batch (50)")
     parser.add_argument("--engine", choices=ENGINES, default="fake", help="small: vLLM with a small random InternLM2")
+    parser.add_argument("--gpu-model", type=Path, help="on one GPU, with random weights; one arm after the other")
     given = parser.parse_args()
+    own_batches = given.batches if given.own_batches is None else given.own_batches
     report: dict[str, Any] = {"machine": machine(), "engine": given.engine, "rows": given.rows}
     seconds: dict[str, list[float]] = {"own engines": [], "pool": []}
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         work = Path(folder)
         os.environ |= {"JOBS_STATE_DIR": f"{work}/state", "JOBS_ROOT": f"{work}/root", "NO_COLOR": "1"}
         engine = list(ENGINES[given.engine])
-        if given.engine == "small":
+        if given.gpu_model:
+            report["engine"] = "20B configuration"
+            engine = ["--model", str(given.gpu_model), "--set", "engine.load_format=dummy"]
+            engine += ["--set", "engine.max_model_len=8192"]
+        elif given.engine == "small":
             write_random_model(work / "model", **MODEL)
             engine += ["--model", str(work / "model")]
         jobs("cluster", "up")
         stack.callback(jobs, "cluster", "down", "--yes", check=False)
+
+        def measure(arm: str, client: OpenAI, number: int) -> None:
+            seconds[arm].append(_batch(client, number, given.rows))
+            report["seconds"] = seconds
+            report["whole_s"] = {name: round(sum(took), 1) for name, took in seconds.items()}
+            report["median_s"] = {name: statistics.median(took) for name, took in seconds.items() if took}
+            report["machine"]["load_at_end"] = os.getloadavg()
+            given.out.write_text(json.dumps(report, indent=1) + "\n")
+            print(arm, number, seconds[arm][-1], flush=True)
+
+        own = stack.enter_context(_serving(work / "own", engine))
+        for number in range(own_batches if given.gpu_model else 0):  # there is room for one engine
+            measure("own engines", own, number)
         began = time.monotonic()
         jobs("pool", "up", POOL, *engine, "--wait", "-q")
         report["pool_up_s"] = elapsed(began)
-        clients = {
-            "own engines": stack.enter_context(_serving(work / "own", engine)),
-            "pool": stack.enter_context(_serving(work / "pooled", ["--pool", POOL])),
-        }
+        clients = {"own engines": own, "pool": stack.enter_context(_serving(work / "pooled", ["--pool", POOL]))}
         for number in range(given.batches):
             for arm, client in clients.items() if number % 2 else reversed(clients.items()):
-                seconds[arm].append(_batch(client, number, given.rows))
-                report["seconds"] = seconds
-                report["whole_s"] = {name: round(sum(took), 1) for name, took in seconds.items()}
-                report["median_s"] = {name: statistics.median(took) for name, took in seconds.items() if took}
-                report["machine"]["load_at_end"] = os.getloadavg()
-                given.out.write_text(json.dumps(report, indent=1) + "\n")
-                print(arm, number, seconds[arm][-1], flush=True)
+                if arm == "pool" or len(seconds[arm]) < own_batches:
+                    measure(arm, client, number)
 
 
 def _batch(client: OpenAI, number: int, rows: int) -> float:
