@@ -25,6 +25,12 @@ MAX_MANIFEST_BYTES = 4 << 20
 MAX_PACK_BYTES = 16 << 30
 _COPY_BYTES = 1 << 20
 _SKIPPED = frozenset({"locks"})
+_WITH_PATHS = "vllm_compile_cache.py"
+"""Index of vLLM's cache; some versions (0.26) write the absolute paths of compiled graphs into it."""
+
+_HERE = b"@NIGHTBATCH-CACHE@"
+"""Stands in an archive for the directory that the cache lies in."""
+
 _AGAIN = "Run `jobs model warm-up DIR` again and submit a new job. This one goes on and compiles by itself."
 
 
@@ -55,6 +61,8 @@ def add_pack(model_dir: str | Path, made_for: CompiledFor, cache: Path) -> Compi
         archive = Path(work) / "pack.tar"
         with tarfile.open(archive, "w") as tar:
             for path in _files(cache):
+                if path.name == _WITH_PATHS:
+                    _replace(path, os.fsencode(cache), _HERE)
                 tar.add(path, arcname=str(path.relative_to(cache)), recursive=False, filter=_plain)
         with archive.open("rb") as file:
             name = f"{hashlib.file_digest(file, 'sha256').hexdigest()}.tar"
@@ -93,9 +101,16 @@ def restore(model_dir: str | Path, pinned: str, made_for: CompiledFor, local: Pa
     with _new_folder(local, key) as work:
         for pack in packs:
             _unpack(folder_of(model_dir) / pack.file, pack, work)
+        for path in work.rglob(_WITH_PATHS):
+            _replace(path, _HERE, os.fsencode(target))
         with suppress(OSError):  # another replica of this node was faster
             work.replace(target)
     return target
+
+
+def _replace(path: Path, old: bytes, new: bytes) -> None:
+    """Replace text in a small file."""
+    path.write_bytes(path.read_bytes().replace(old, new))
 
 
 def _unpack(archive: Path, pack: CompiledPack, target: Path) -> None:

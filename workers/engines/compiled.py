@@ -12,6 +12,7 @@ import os
 import platform
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -23,6 +24,9 @@ log = logging.getLogger(__name__)
 
 LOCAL = "~/.cache/nightbatch/compiled"
 """On each node, as vLLM's own cache is."""
+
+REJECTED = "rejected"
+"""File in caches with which no engine started."""
 
 
 def caches(root: Path) -> Mapping[str, str]:
@@ -58,8 +62,33 @@ def made_for(model: str, *, on_gpu: bool) -> CompiledFor:
     )
 
 
-def use(model_path: str, fingerprint: str | None, pinned: str | None, *, on_gpu: bool) -> bool:
-    """Let the engine that starts next find the compiled code of a model; return whether there is some that fits.
+class Used:
+    """Compiled code that the engine which starts next will find.
+
+    Args:
+        folder: the caches, on this node.
+        before: what the environment was.
+    """
+
+    def __init__(self, folder: Path, before: Mapping[str, str | None]) -> None:
+        self._folder, self._before = folder, before
+
+    def leave(self) -> None:
+        """Let the engine that starts next compile by itself."""
+        for name, value in self._before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+    def reject(self) -> None:
+        """Never use this code on this node again: an engine started without it, and not with it."""
+        with suppress(OSError):
+            (self._folder / REJECTED).touch()
+
+
+def use(model_path: str, fingerprint: str | None, pinned: str | None, *, on_gpu: bool) -> Used | None:
+    """Let the engine that starts next find the compiled code of a model; return None if there is none that fits.
 
     Whatever is wrong with it costs only time: the engine then compiles by itself, and the log says why.
 
@@ -68,22 +97,27 @@ def use(model_path: str, fingerprint: str | None, pinned: str | None, *, on_gpu:
         pinned: hash of the manifest of compiled code, likewise.
     """
     if fingerprint is None or pinned is None:
-        return False
+        return None
     wanted = made_for(fingerprint, on_gpu=on_gpu)
     try:
         found = restore(model_path, pinned, wanted, Path(LOCAL).expanduser())
     except InvalidModel as error:
         log.warning("compiled code is not loaded: %s", error)
-        return False
+        return None
     except OSError as error:
         log.warning("compiled code cannot be unpacked on this node: %s", error.strerror)
-        return False
+        return None
     if found is None:
         log.info("no compiled code beside the model fits %s, %s", wanted.engine, wanted.device)
-        return False
-    os.environ.update(caches(found))
+        return None
+    if (found / REJECTED).exists():
+        log.info("compiled code in %s is not used: an engine did not start with it", found)
+        return None
+    settings = caches(found)
+    used = Used(found, {name: os.environ.get(name) for name in settings})
+    os.environ.update(settings)
     log.info("compiled code of %s for %s is in %s", wanted.engine, wanted.device, found)
-    return True
+    return used
 
 
 def _engine() -> str:

@@ -79,13 +79,15 @@ class VllmEngine:
             scores=self._scores,
         )
         log.info("engine limits for %s: %s", "the planned rows" if self._plan else "rows of any length", limits)
-        args = AsyncEngineArgs(**self._arguments(limits))
         fork_server.use()
-        if not args.enforce_eager:
-            code.use(self._model_path, self._fingerprint, self._compiled, on_gpu=self._on_gpu)
         others = set(psutil.Process().children(recursive=True))
-        with start_log.phases(self._on_phase):
-            self._llm = AsyncLLM.from_engine_args(args, stat_loggers=[self._pulse, *_stat_loggers()])
+
+        def open_engine() -> None:
+            args = AsyncEngineArgs(**self._arguments(limits))
+            with start_log.phases(self._on_phase):
+                self._llm = AsyncLLM.from_engine_args(args, stat_loggers=[self._pulse, *_stat_loggers()])
+
+        self._with_compiled_code(open_engine)
         self._processes = set(psutil.Process().children(recursive=True)) - others
         config = self._llm.vllm_config
         return EngineInfo(
@@ -104,6 +106,26 @@ class VllmEngine:
                 "cuda_graph_sizes": " ".join(map(str, limits.graph_sizes)),
             },
         )
+
+    @property
+    def _compiles(self) -> bool:
+        return self._on_gpu and not self._spec.enforce_eager
+
+    def _with_compiled_code(self, open_engine: Callable[[], None]) -> None:
+        """Open the engine with the code that was compiled before, if there is any; if it fails, once more without."""
+        used = None
+        if self._compiles:
+            used = code.use(self._model_path, self._fingerprint, self._compiled, on_gpu=self._on_gpu)
+        if used is None:
+            open_engine()
+            return
+        try:
+            open_engine()
+        except Exception as error:  # noqa: BLE001 - vLLM raises anything; if the code is not at fault, it does so again
+            log.warning("the engine did not start with compiled code (%s) and compiles by itself", type(error).__name__)
+            used.leave()
+            open_engine()
+            used.reject()
 
     async def generate(
         self, request_id: str, token_ids: Sequence[int], sampling: Sampling, salt: str | None = None
@@ -235,7 +257,7 @@ class VllmEngine:
             "enable_prefix_caching": True,
             "enable_chunked_prefill": True,
             # On the CPU, torch.compile needs a C++ compiler at run time and half a minute, for little gain.
-            "enforce_eager": spec.enforce_eager or not self._on_gpu,
+            "enforce_eager": not self._compiles,
             "max_logprobs": 20,
             # The compiler that `jobs.rows.structured` checks with: what planning accepts, the engine can do.
             "structured_outputs_config": StructuredOutputsConfig(backend="guidance"),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import os
 import shutil
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,11 +16,13 @@ import workers.demo
 from jobs.cli import main
 from jobs.ledger import Ledger
 from jobs.models.compiled import InvalidCompiled, add_pack, folder_of, manifest_digest, restore
+from jobs.models.encoding import BytesEncoder
 from jobs.models.snapshot import fingerprint, verify
 from jobs.store.local import LocalStore
 from schemas.compiled import CompiledFor, CompiledManifest
-from schemas.spec import InputSpec, JobSpec, ModelSpec
+from schemas.spec import EngineSpec, InputSpec, JobSpec, ModelSpec
 from workers.engines import compiled
+from workers.engines.vllm import VllmEngine
 
 MADE_FOR = CompiledFor(model="sha256:1", engine="vllm 0.32.0", torch="2.13", python="3.11", machine="x", device="H200")
 
@@ -134,6 +138,47 @@ def test_an_engine_finds_its_caches_there(model: Path, tmp_path: Path, monkeypat
     assert (tmp_path / "home") in Path(os.environ["TRITON_CACHE_DIR"]).parents
     assert not compiled.use(str(model), "sha256:1", None, on_gpu=True)
     assert not compiled.use(str(model), None, pinned(model), on_gpu=True)
+
+
+def test_paths_in_an_index_are_those_of_the_node(model: Path, tmp_path: Path) -> None:
+    made = cache_with(tmp_path / "made")
+    cache_with(made, vllm__h__vllm_compile_cache__py="", vllm__graph="g")
+    index = made / "vllm/h/vllm_compile_cache.py"
+    index.parent.mkdir(exist_ok=True)
+    index.write_text(f"{{(1, 0): ('key', '{made}/vllm/graph')}}")
+    add_pack(model, MADE_FOR, made)
+    shutil.rmtree(made)
+    found = restore(model, pinned(model), MADE_FOR, tmp_path / "node")
+    assert found is not None
+    ((_, path),) = ast.literal_eval((found / "vllm/h/vllm_compile_cache.py").read_text()).values()
+    assert Path(path).read_text() == "g"
+
+
+@pytest.mark.parametrize("fault", ["code", "engine"])
+def test_code_with_which_no_engine_starts_costs_time_only(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    monkeypatch.setattr(compiled, "made_for", lambda *_, **__: MADE_FOR)
+    monkeypatch.setattr(os, "environ", dict(os.environ) | {"HOME": str(tmp_path / "home")})
+    add_pack(model, MADE_FOR, cache_with(tmp_path / "1", vllm__a="a"))
+    options: dict[str, Any] = {"on_gpu": True, "fingerprint": "sha256:1", "compiled": pinned(model)}
+    engine = VllmEngine(EngineSpec(), str(model), BytesEncoder(), **options)
+    opened: list[bool] = []
+
+    def open_engine() -> None:
+        opened.append("VLLM_CACHE_ROOT" in os.environ)
+        if opened[-1] or fault == "engine":
+            raise FileNotFoundError("an artefact")
+
+    if fault == "engine":
+        with pytest.raises(FileNotFoundError):
+            engine._with_compiled_code(open_engine)
+    else:
+        engine._with_compiled_code(open_engine)
+    assert opened == [True, False]
+    # Only code that an engine does better without is not used again.
+    used = compiled.use(str(model), "sha256:1", pinned(model), on_gpu=True)
+    assert (used is None) == (fault == "code")
 
 
 def test_compiled_code_makes_no_other_job(tmp_path: Path) -> None:
