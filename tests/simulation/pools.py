@@ -390,7 +390,8 @@ class PoolRun:
     def _check_seats(self, driver: SimDriver) -> None:
         """Check that a driver that is dead has no seat any more."""
         for replica in self.replicas:
-            seats = () if replica.process.dead else replica.target._seats.values()
+            # One that stands still sees no silence; the pool ends it.
+            seats = () if replica.process.dead or replica.process.stopped else replica.target._seats.values()
             if any(seat.ticket.driver == driver.id for seat in seats) and "stops for" not in "".join(self.world.trace):
                 self.world.violation(f"I5: {replica.process} has rows of {driver.process}, dead for {SEAT_S:.0f} s")
 

@@ -95,13 +95,13 @@ def test_a_crash_at_many_steps_of_a_job_that_needs_no_engine(simulation: Simulat
 @pytest.mark.parametrize("ends", ["tell driver", "cancel"])
 def test_a_crash_at_every_step_of_an_orderly_end(simulation: Simulator, ends: Any) -> None:
     """Whatever dies while finished rows are salvaged, none of them is lost, doubled or given to another row."""
-    actions = tuple(Action(at_s=at, what=w) for at, w in ((0.0, "submit"), (8.0, ends), (40.0, "resume")))
+    actions = tuple(Action(at_s=at, what=w) for at, w in ((0.0, "submit"), (9.0, ends), (40.0, "resume")))
     quiet = History(seed=1, case=len(simulation.cases) - 1, actions=actions)
     outcome, run = simulation.run(quiet)
     assert outcome.state == ("CANCELLED" if ends == "cancel" else "SUCCEEDED")
     kept = [change for change in run.world.bucket.changes if "/salvage/" in change.key and change.kind == "created"]
     assert sum(int(change.metadata["rows"]) for change in kept) >= 4
-    steps = [re.search(r"#(\d+)", line) for line in run.world.trace if 8.0 <= float(line.split()[0]) <= 13.0]
+    steps = [re.search(r"#(\d+)", line) for line in run.world.trace if 9.0 <= float(line.split()[0]) <= 14.0]
     numbers = [int(step[1]) for step in steps if step]
     for number in numbers:
         simulation.run(replace(quiet, faults=Faults(crashes={number: ("kill", 0.0)})))

@@ -14,12 +14,10 @@ from schemas.pools import Placement, PoolRange
 from tests.simulation.pool_cluster import POOL
 from tests.simulation.pools import Blow, PoolAction, PoolHistory, PoolRun, draw_pool, pool_cases
 from tests.simulation.runner import SEED_VARIABLE, Simulator, chunk_name, chunks, simulator
-from tests.simulation.shares import draw_shares, long_cases, unfair
 from tests.support.quick import QUICK
 from workers.pool.slots import PoolSlot
 
 CHUNK = 25
-FAIR, NIGHTLY_FAIR = range(3 if QUICK else 8), range(8, 308)
 HISTORIES, NIGHTLY = range(25 if QUICK else 75), range(75, 5_075)
 
 
@@ -90,34 +88,6 @@ def test_a_replica_that_stays_on_its_node_is_noticed(
     monkeypatch.setattr(PoolSlot, "retire", lambda *_: None)
     with pytest.raises(AssertionError, match="drain: a row of"):
         run(pool_simulation, _drained("drain", 60.0))
-
-
-@pytest.fixture(scope="module")
-def long_simulation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulator]:
-    with simulator(tmp_path_factory.mktemp("shares"), long_cases) as running:
-        yield running
-
-
-def judge_shares(simulation: Simulator, seed: int) -> int:
-    """Run one history of shares; return how many windows were judged."""
-    _, running = run(simulation, draw_shares(seed, len(simulation.cases)))
-    wrong, judged = unfair(
-        running.world.stays, {job_id: (case.rows, placement) for job_id, case, placement in running.jobs}
-    )
-    assert not wrong, f"{wrong}\n{running.history}"
-    return judged
-
-
-def test_jobs_in_a_pool_get_the_shares_of_their_classes_and_weights(long_simulation: Simulator) -> None:
-    judged = [judge_shares(long_simulation, seed) for seed in FAIR]
-    assert sum(map(bool, judged)) >= len(judged) / 2, "in most histories there are windows"
-
-
-@pytest.mark.nightly
-@pytest.mark.parametrize("seeds", chunks(NIGHTLY_FAIR, 10), ids=chunk_name)
-def test_shares_hold_over_many_histories(long_simulation: Simulator, seeds: range) -> None:
-    for seed in seeds:
-        judge_shares(long_simulation, seed)
 
 
 @pytest.mark.skipif(SEED_VARIABLE not in os.environ, reason=f"runs the history that {SEED_VARIABLE} names")
