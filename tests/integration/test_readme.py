@@ -103,7 +103,7 @@ def terminal(reader: Reader) -> Iterator[Terminal]:
 @pytest.mark.vllm
 @pytest.mark.skipif(shutil.which("tmux") is None, reason="needs tmux: apt-get install tmux")
 def test_the_tour_shows_what_comes(reader: Reader, terminal: Terminal) -> None:
-    submit, watch, results = steps(section("A 60-second tour")).items()
+    submit, watch, results, pool, pooled = steps(section("A 60-second tour")).items()
 
     done = reader.types(submit[0])
     assert done.returncode == 0, done.stdout
@@ -122,6 +122,16 @@ def test_the_tour_shows_what_comes(reader: Reader, terminal: Terminal) -> None:
     done = reader.types(results[0])
     assert done.returncode == 0
     assert [line.split() for line in done.stdout.splitlines()] == [line.split() for line in results[1] if line]
+
+    try:
+        done = reader.types(pool[0])
+        assert [done.stdout.strip()] == [line for line in pool[1] if line]
+        time.sleep(5)  # a pool that is up prepares a driver
+        done = reader.types(pooled[0])
+        said = [shape(line) for line in done.stdout.splitlines() if line]
+        assert said == [shape(line) for line in pooled[1] if line], done.stdout
+    finally:
+        reader.types("jobs pool down tour")
 
 
 @pytest.mark.nightly

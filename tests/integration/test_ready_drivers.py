@@ -77,6 +77,9 @@ def test_a_job_runs_in_the_driver_that_was_ready_and_ray_shows_it(
     assert progress.process.pid == ready
     user.driver_ended(job_id)
     assert "is replica-0 of pool" in user.logs(job_id), "the driver's output is the submission's"
+    beginning = user.json("status", job_id)["beginning"]
+    assert beginning["to_first_row_s"] > 0
+    assert [each["process"] for each in beginning["processes"]] == ["command", "driver", "replica-0"]
     assert not psutil.pid_exists(ready) or psutil.Process(ready).status() == psutil.STATUS_ZOMBIE
 
 

@@ -37,7 +37,8 @@ class RayPoolCluster:
     def start_replica(self, pool: PoolSpec, name: str, resources: Resources) -> RayPoolReplica:
         options = {**resources.actor_options, "max_concurrency": MAX_CALLS}
         actor = ray.remote(self._replica).options(**options, name=name)
-        return RayPoolReplica(actor.remote(pool, self._root, name, on_gpu=resources.on_gpu, heeds_sigterm=True))
+        told = {"on_gpu": resources.on_gpu, "heeds_sigterm": True, "traced": True}
+        return RayPoolReplica(actor.remote(pool, self._root, name, **told))
 
     async def draining_nodes(self) -> Mapping[str, float]:
         return await asyncio.to_thread(draining_nodes)

@@ -59,13 +59,16 @@ class PoolReplica:
         name: the replica's name in logs and metrics.
         on_gpu: whether the engine runs on GPUs.
         heeds_sigterm: whether it has a process of its own, and retires when that gets SIGTERM.
+        traced: whether to store when a job's first row left the engine.
     """
 
-    def __init__(self, pool: PoolSpec, root: str, name: str, *, on_gpu: bool, heeds_sigterm: bool = False) -> None:
+    def __init__(
+        self, pool: PoolSpec, root: str, name: str, *, on_gpu: bool, heeds_sigterm: bool = False, traced: bool = False
+    ) -> None:
         logs.set_up()
         self._recent = logs.recent_lines(name)
         route_lines(name)
-        self._pool, self._root, self._name, self._on_gpu = pool, root, name, on_gpu
+        self._pool, self._root, self._name, self._on_gpu, self._traced = pool, root, name, on_gpu, traced
         self._engine: Engine | None = None
         self._dead: EngineDead | None = None
         self._info: EngineInfo
@@ -187,7 +190,7 @@ class PoolReplica:
             raise SeatRefused(why)
         placement = ticket.placement
         door = self._admission.open(seat, priority=placement.priority, weight=placement.weight)
-        self._seats[seat] = Seat(ledger, spec, ticket, name, self._engine, self._encoder, door)
+        self._seats[seat] = Seat(ledger, spec, ticket, name, self._engine, self._encoder, door, traced=self._traced)
         log.info("job %s has a seat: %s, weight %g", ticket.job_id, placement.priority, placement.weight)
         return Loaded(node=os.uname().nodename, pid=os.getpid(), load_s=0.0, engine=self._info)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 from contextvars import ContextVar
@@ -10,6 +11,7 @@ from functools import cache
 
 from jobs.ledger import Ledger
 from jobs.models.encoding import Encoder
+from jobs.starting import StartClock
 from schemas.logs import LogLine
 from schemas.spec import JobSpec
 from workers.engines.base import Engine
@@ -33,21 +35,39 @@ class Seat(JobWork):
     Args:
         ledger, spec: of the job.
         door: its way into the engine.
+        traced: whether to store when the first row left the engine.
     """
 
     def __init__(
-        self, ledger: Ledger, spec: JobSpec, ticket: Ticket, name: str, engine: Engine, encoder: Encoder, door: Door
+        self,
+        ledger: Ledger,
+        spec: JobSpec,
+        ticket: Ticket,
+        name: str,
+        engine: Engine,
+        encoder: Encoder,
+        door: Door,
+        *,
+        traced: bool = False,
     ) -> None:
         super().__init__(ledger, name, ticket.driver)
         self.ticket, self.door = ticket, door
         self._spec, self._encoder, self._engine = spec, encoder, engine
         salt = ticket.job_id if ticket.placement.isolated else None
         self._feed = Feed(engine, door, encoder.vocab_size, salt=salt)
+        if traced:
+            self._starting = StartClock("replica")
+            self._feed.on_first = self._first_row
         self._metrics = ReplicaMetrics(ledger.job_id, name, pool=ticket.placement.pool)
         self._heard_at = time.monotonic()
         self.lines = RecentLines()
         self.engine_s = 0.0
         self.charged_tokens = 0
+
+    def _first_row(self) -> None:
+        self._starting.first_row()
+        writing = asyncio.to_thread(self._starting.write, self._ledger, self.ticket.driver, self._name)
+        self._storing_start = asyncio.create_task(writing)
 
     @property
     def is_silent(self) -> bool:
