@@ -40,6 +40,7 @@ def set_up() -> None:
     hide_messages_in_logs()
     for name in OWN_LOGGERS:
         logging.getLogger(name).setLevel(logging.INFO)
+    logging.getLogger("botocore").setLevel(logging.WARNING)  # else each process tells where its credentials are from
 
 
 class LineHandler(logging.Handler):

@@ -30,8 +30,12 @@ SLOW_TOKEN_S = 0.1
 
 NUM_SUBMITS = 16
 
-JOB_FAILPOINTS = tuple(name for name in FAILPOINTS if not name.startswith(("schedule.", "pause.", "limit.", "delete.")))
-"""Failpoints that every job passes; the others are the scheduler's, and of jobs that are paused, limited or deleted."""
+ELSEWHERE = ("schedule.", "pause.", "limit.", "delete.", "export.", "replica.before_salvage", "replica.after_salvage")
+"""Failpoints of schedulers, and of jobs that are paused, limited, deleted, exported or told to stop: other tests and the
+simulation have them."""
+
+JOB_FAILPOINTS = tuple(name for name in FAILPOINTS if not name.startswith(ELSEWHERE))
+"""Failpoints that every job passes."""
 
 
 @dataclass(frozen=True, kw_only=True)

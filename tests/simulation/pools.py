@@ -211,6 +211,7 @@ class PoolRun:
         self.generation = 0
         self._random = Random(f"blows/{history.seed}")
         self._commands = 0
+        self._over = False
 
     def _connect(self, world: World, driver: SimDriver, ledger: Ledger) -> Cluster:
         own = SimCluster(world, driver)
@@ -248,6 +249,7 @@ class PoolRun:
             self._check_replicas()
             return [self._check(number) for number in range(len(self.jobs))]
         finally:
+            self._over = True
             world.end()
             loop.run(float("inf"))
             if stuck := [process for process in world.processes if not process.unwound]:
@@ -353,7 +355,7 @@ class PoolRun:
                 replica.process.kill()
 
     def _up_again(self) -> None:
-        if self.manager is None or self.manager.process.dead:
+        if not self._over and (self.manager is None or self.manager.process.dead):
             self._up()
 
     def _command(self, name: str, call: Callable[[BatchClient], Any]) -> None:
