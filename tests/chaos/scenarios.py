@@ -31,8 +31,8 @@ SLOW_TOKEN_S = 0.1
 NUM_SUBMITS = 16
 
 ELSEWHERE = ("schedule.", "pause.", "limit.", "delete.", "export.", "replica.before_salvage", "replica.after_salvage")
-"""Failpoints of schedulers, and of jobs that are paused, limited, deleted, exported or told to stop: other tests and the
-simulation have them."""
+"""Failpoints of schedulers, and of jobs that are paused, limited, deleted, exported or told to stop; they have tests of
+their own."""
 
 JOB_FAILPOINTS = tuple(name for name in FAILPOINTS if not name.startswith(ELSEWHERE))
 """Failpoints that every job passes."""
