@@ -148,10 +148,16 @@ class PoolReplicaCounters:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Offer:
-    """A replica of a pool that a job may take a seat in. `reference` is how its driver reaches it."""
+    """A replica of a pool that a job may take a seat in.
+
+    Attributes:
+        reference: how the job's driver reaches it.
+        pool: which run of the pool it belongs to: one that is started again names its replicas alike.
+    """
 
     replica: str
     reference: Any
+    pool: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

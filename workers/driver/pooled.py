@@ -240,7 +240,7 @@ class PooledReplica:
 
     async def report_stall(self) -> None:
         assert self._offer is not None
-        await self._cluster.link.ask_pool("accuse", self._offer.replica)
+        await self._cluster.link.ask_pool("accuse", self._offer.replica, self._offer.pool)
 
     async def last_lines(self) -> str:
         return self._fate.lines if self._fate is not None else ""
@@ -275,7 +275,7 @@ class PooledReplica:
     async def _judged(self, offer: Offer, lost: ReplicaLost) -> Exception:
         """Return what a lost replica is to count as, by what the pool knows of it."""
         try:
-            fate: Fate = await within(ASK_S, self._cluster.link.ask_pool("fate", offer.replica))
+            fate: Fate = await within(ASK_S, self._cluster.link.ask_pool("fate", offer.replica, offer.pool))
         except (PoolGone, TimeoutError):
             # Its replicas die with the pool.
             return ReplicaLost(f"the pool is gone: {lost}", blameless=True)

@@ -88,13 +88,13 @@ class Manager:
         """See `Pool.depart`."""
         (await self._standing()).depart(ticket)
 
-    async def fate(self, replica: str) -> Fate:
+    async def fate(self, replica: str, run_id: str) -> Fate:
         """See `Pool.fate`."""
-        return await (await self._standing()).fate(replica)
+        return await (await self._standing()).fate(replica, run_id)
 
-    async def accuse(self, replica: str) -> None:
+    async def accuse(self, replica: str, run_id: str) -> None:
         """See `Pool.accuse`."""
-        (await self._standing()).accuse(replica)
+        (await self._standing()).accuse(replica, run_id)
 
     async def _standing(self) -> Pool:
         await self._ready.wait()

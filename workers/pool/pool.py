@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections import Counter
 from collections.abc import Collection
@@ -76,6 +77,7 @@ class Pool:
         phase, reason: what the pool does; why it has ended or does not start.
         slots: the replicas, by name of their present incarnation in each.
         members: the drivers of jobs, by submission id.
+        run_id: tells the replicas of this process from those of one before.
     """
 
     def __init__(self, spec: PoolSpec, cluster: PoolCluster) -> None:
@@ -84,6 +86,7 @@ class Pool:
         self.reason = ""
         self.slots: list[PoolSlot] = []
         self.members: dict[str, Member] = {}
+        self.run_id = f"{os.getpid()}-{time.monotonic():.3f}"
         self._fates: dict[str, Fate] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._news = asyncio.Event()
@@ -148,7 +151,7 @@ class Pool:
             if free:
                 slot = min(free, key=lambda slot: (len(slot.jobs), slot.number))
                 assert slot.replica is not None
-                return Offer(replica=slot.name, reference=slot.replica.reference)
+                return Offer(replica=slot.name, reference=slot.replica.reference, pool=self.run_id)
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 return None
@@ -169,8 +172,14 @@ class Pool:
         """Forget a driver that has ended."""
         self.members.pop(ticket.driver, None)
 
-    async def fate(self, replica: str) -> Fate:
-        """Return what has become of a replica, once that is known; `alive` if it serves others."""
+    async def fate(self, replica: str, run_id: str) -> Fate:
+        """Return what has become of a replica, once that is known; `alive` if it serves others.
+
+        Args:
+            run_id: as in the offer. Replicas of an earlier run of the pool died with it.
+        """
+        if run_id != self.run_id:
+            return Fate(kind="gone")
         deadline = time.monotonic() + FATE_S
         while replica not in self._fates and time.monotonic() < deadline:
             slot = next((slot for slot in self.slots if slot.name == replica), None)
@@ -181,10 +190,10 @@ class Pool:
             await asyncio.sleep(TICK_S / 4)
         return self._fates.get(replica, Fate(kind="alive"))
 
-    def accuse(self, replica: str) -> None:
-        """End a replica whose engine stands still, as a job's driver has seen."""
+    def accuse(self, replica: str, run_id: str) -> None:
+        """End a replica whose engine stands still, as a job's driver has seen; `run_id` as in the offer."""
         for slot in self.slots:
-            if slot.name == replica and slot.state == "ready":
+            if run_id == self.run_id and slot.name == replica and slot.state == "ready":
                 slot.fail(EngineStalled("the driver of a job saw it stand still"))
 
     def _member(self, ticket: Ticket) -> Member:

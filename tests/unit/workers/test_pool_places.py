@@ -14,12 +14,12 @@ from jobs.models.encoding import BYTES_MODEL
 from jobs.pools.book import PoolBook
 from jobs.store import open_store
 from schemas.codes import JobError
-from schemas.pools import PoolRange, PoolSpec
+from schemas.pools import Placement, PoolRange, PoolSpec
 from schemas.spec import EngineSpec, ModelSpec
 from workers.driver.resources import Resources
 from workers.engines.base import EngineInfo
 from workers.failures import JobFailure
-from workers.messages import Loaded, PoolReplicaCounters
+from workers.messages import Loaded, PoolReplicaCounters, Ticket
 from workers.pool import manager as managers
 from workers.pool import pool as pools
 from workers.pool.manager import Manager
@@ -116,6 +116,24 @@ async def test_a_replica_that_waits_for_ever_holds_up_no_newer_generation() -> N
         await until(lambda: ("replica-0.1", 2) in cluster.started)
         await until(lambda: pool.slots[0].state == "ready")
     assert cluster.started == [("replica-0", 1), ("replica-1", 1), ("replica-0.1", 2)]
+
+
+async def test_a_pool_that_was_started_again_judges_no_replica_of_the_one_before() -> None:
+    """They died with it, whatever the new ones are called: that is no fault of rows that were inside."""
+    pool = Pool(SPEC.evolve(replicas=PoolRange(min=1, max=1)), Cluster())
+    ticket = Ticket(
+        root="r", job_id="j", driver="d", placement=Placement(pool="demo", priority="normal"), version=__version__
+    )
+    async with running(pool):
+        await until(lambda: [slot.state for slot in pool.slots] == ["ready"])
+        offer = await pool.offer(ticket, ())
+        assert offer is not None
+        assert (await pool.fate(offer.replica, "an earlier one")).kind == "gone"
+        pool.accuse(offer.replica, "an earlier one")
+        await asyncio.sleep(0.05)
+        assert pool.slots[0].state == "ready"
+        pool.accuse(offer.replica, offer.pool)
+        assert (await pool.fate(offer.replica, offer.pool)).kind == "stalled"
 
 
 async def test_a_pool_that_fits_on_no_node_ends_and_says_why(tmp_path: Path) -> None:
