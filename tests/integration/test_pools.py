@@ -84,7 +84,7 @@ def test_jobs_share_an_engine_and_a_row_that_kills_costs_that_row(user: User, po
         "urgent": submit(
             user,
             pool,
-            write_prompts(tmp_path / "u.parquet", [f"u {n}" for n in range(30)]),
+            write_prompts(tmp_path / "u.parquet", [f"u {n}" for n in range(160)]),
             "--priority",
             "urgent",
             "--isolated",
@@ -101,7 +101,7 @@ def test_jobs_share_an_engine_and_a_row_that_kills_costs_that_row(user: User, po
     assert classes == {jobs["bulk"]: ("bulk", 2.0), jobs["deadly"]: ("normal", 1.0), jobs["urgent"]: ("urgent", 1.0)}
     for job_id in jobs.values():
         user.run("wait", job_id, "--timeout", "240", timeout_s=260, code=None)
-    for name, rows in (("bulk", 600), ("deadly", 40), ("urgent", 30)):
+    for name, rows in (("bulk", 600), ("deadly", 40), ("urgent", 160)):
         table = check_invariants(user.ledger(jobs[name]), rows)
         codes = dict(zip(table["row_id"].to_pylist(), table["error_code"].to_pylist(), strict=True))
         killed = {row for row, code in codes.items() if code is not None}
