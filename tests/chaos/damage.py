@@ -72,7 +72,8 @@ def play(cell: Cell, world: World, _: random.Random) -> Run:
     run.submit()
     _stop_at(run, cell.stage)
     undo = _damage(world, run, cell)
-    said = [run.user.run(command, run.job_id, code=None) for command in ("status", "report")]
+    report = str(world.folder / f"{run.job_id}.html")
+    said = [run.user.run(*command, code=None) for command in (("status", run.job_id), ("report", run.job_id, report))]
     if not cell.mended:
         if cell.kind in ("result", "metadata"):
             # The job itself never reads a result's bytes; a command that needs them reports the damage.
